@@ -1,0 +1,176 @@
+//! How the process lives and ends.
+//!
+//! Every background task is spawned on one [`Lifecycle`]. A first SIGTERM or SIGINT starts the drain: the
+//! token of [`Lifecycle::draining`] fires, services stop taking new work and finish what they hold. The
+//! drain has a bound; a second signal ends it at once. A service task that ends or panics while nobody
+//! asked it to takes the process down, loudly: half a service is worse than a restart.
+
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
+
+/// How long in-flight work may take after the first signal.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The tracker of all background tasks.
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle {
+    tracker: TaskTracker,
+    draining: CancellationToken,
+    failed: CancellationToken,
+}
+
+/// How the process came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All tasks ended within the bound.
+    Drained,
+    /// The bound ran out, or a second signal came.
+    Aborted,
+    /// A service task died.
+    Failed,
+}
+
+impl Lifecycle {
+    /// Nothing runs yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Fires when the drain starts. Services stop taking new work then.
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
+    }
+
+    /// Starts the drain, as the first signal does.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Runs a task that must not end before the drain. If it does, or panics, the process ends.
+    pub fn spawn_service<F>(&self, name: &'static str, service: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Self { draining, failed, .. } = self.clone();
+        self.tracker.spawn(async move {
+            let outcome = AssertUnwindSafe(service).catch_unwind().await;
+            if outcome.is_err() {
+                tracing::error!(
+                    service = name,
+                    "a service panicked; the process ends so that it is restarted whole"
+                );
+                failed.cancel();
+            } else if !draining.is_cancelled() {
+                tracing::error!(
+                    service = name,
+                    "a service ended by itself; the process ends so that it is restarted whole"
+                );
+                failed.cancel();
+            }
+        });
+    }
+
+    /// Runs a task that ends by itself (one connection, one job). A panic in it is logged and ends it alone.
+    pub fn spawn<F>(&self, name: &'static str, task: F) -> tokio::task::JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tracker.spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                tracing::error!(task = name, "a task panicked");
+            }
+        })
+    }
+
+    /// Counts as a running task for as long as it is held.
+    pub fn token(&self) -> TaskTrackerToken {
+        self.tracker.token()
+    }
+
+    /// Waits for a signal (or a failed service), then drains.
+    pub async fn run_to_end(&self) -> Ending {
+        let mut signals = Signals::new();
+        tokio::select! {
+            name = signals.next() => tracing::info!(signal = name, "draining: no new work is taken; a second signal aborts"),
+            () = self.failed.cancelled() => {}
+            () = self.draining.cancelled() => {}
+        }
+        self.draining.cancel();
+        self.tracker.close();
+        tokio::select! {
+            () = self.tracker.wait() => {}
+            () = tokio::time::sleep(DRAIN_TIMEOUT) => {
+                tracing::warn!(tasks = self.tracker.len(), "the drain took too long; what is unfinished is done again after the restart");
+                return Ending::Aborted;
+            }
+            name = signals.next() => {
+                tracing::warn!(signal = name, "aborted by a second signal");
+                return Ending::Aborted;
+            }
+        }
+        if self.failed.is_cancelled() { Ending::Failed } else { Ending::Drained }
+    }
+}
+
+/// SIGTERM and SIGINT, as one stream.
+struct Signals {
+    #[cfg(unix)]
+    term: Option<tokio::signal::unix::Signal>,
+}
+
+impl Signals {
+    fn new() -> Self {
+        Self {
+            #[cfg(unix)]
+            term: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok(),
+        }
+    }
+
+    async fn next(&mut self) -> &'static str {
+        #[cfg(unix)]
+        if let Some(term) = &mut self.term {
+            return tokio::select! {
+                _ = tokio::signal::ctrl_c() => "SIGINT",
+                _ = term.recv() => "SIGTERM",
+            };
+        }
+        let _ = tokio::signal::ctrl_c().await;
+        "SIGINT"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn drains_when_asked() {
+        let life = Lifecycle::new();
+        let draining = life.draining();
+        life.spawn_service("patient", async move { draining.cancelled().await });
+        life.drain();
+        assert_eq!(life.run_to_end().await, Ending::Drained);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_dies_takes_the_process_with_it() {
+        for panics in [true, false] {
+            let life = Lifecycle::new();
+            life.spawn_service("mortal", async move { assert!(!panics, "on purpose") });
+            assert_eq!(life.run_to_end().await, Ending::Failed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_drain_has_a_bound() {
+        let life = Lifecycle::new();
+        life.spawn("stubborn", std::future::pending());
+        life.drain();
+        assert_eq!(life.run_to_end().await, Ending::Aborted);
+    }
+}

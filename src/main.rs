@@ -1,0 +1,2 @@
+//! `polyhook`
+fn main() {}

@@ -1,0 +1,363 @@
+//! Whether a delivery is PolyAI's: HMAC-SHA256 over the raw bytes, in constant time.
+//!
+//! Two forms are in use. The quickstart of June 2026 signs the body alone (`X-PolyAI-Signature`, hex);
+//! the API reference of August 2026 signs `{timestamp}.{body}`, sends the timestamp along in
+//! `X-PolyAI-Timestamp` (Unix seconds of this attempt) and asks receivers to refuse more than 300 s of skew.
+//! [`Scheme`] says which to accept. The tolerance applies whenever the timestamped form is what matched.
+//!
+//! Every active secret is tried in every accepted form and nothing stops at the first match, so the time
+//! taken says nothing about which secret, form or byte was right.
+
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use thiserror::Error;
+
+use crate::secret::Secret;
+
+/// Carries the signature: hex in either case, an optional `sha256=` before it.
+pub const SIGNATURE_HEADER: &str = "x-polyai-signature";
+/// Carries Unix seconds of the attempt; part of what is signed in the timestamped form.
+pub const TIMESTAMP_HEADER: &str = "x-polyai-timestamp";
+/// Carries the event's id, the same on a retry. It is not covered by the signature.
+pub const EVENT_ID_HEADER: &str = "x-polyai-event-id";
+
+/// A shorter secret can be guessed; no deployment starts with one.
+pub const MIN_SECRET_LENGTH: usize = 16;
+
+/// Which of the two signed forms to accept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// Either: the timestamped form where there is a timestamp header, else (or failing that) the body form.
+    #[default]
+    Auto,
+    /// Only `{timestamp}.{body}`.
+    Timestamped,
+    /// Only the body.
+    Body,
+}
+
+/// The form a signature was found to match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// `{timestamp}.{body}`
+    Timestamped,
+    /// The body alone.
+    Body,
+}
+
+/// A proof that a delivery is genuine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Genuine {
+    /// The form that matched.
+    pub form: Form,
+    /// The position of the matching secret among the active ones.
+    pub secret: usize,
+}
+
+/// Why a delivery is not accepted. For the log and for people; the sender is told none of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// No signature header, or an empty one.
+    #[error("the signature header is missing")]
+    SignatureMissing,
+    /// Not 64 hex digits, or several headers.
+    #[error("the signature is not 64 hex digits")]
+    SignatureMalformed,
+    /// The scheme needs a timestamp and there is none.
+    #[error("the timestamp header is missing")]
+    TimestampMissing,
+    /// The timestamp is no Unix time in seconds.
+    #[error("the timestamp is not a Unix time in seconds")]
+    TimestampMalformed,
+    /// Signed with our secret, but too long ago or in the future. Often our own clock.
+    #[error("the signature is genuine but {skew_s} s away from our clock")]
+    Stale {
+        /// Our time less the sender's, in seconds.
+        skew_s: i64,
+    },
+    /// No active secret gives this signature.
+    #[error("no active secret gives this signature")]
+    Mismatch,
+}
+
+impl Rejection {
+    /// A short constant word for logs and metric labels.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::SignatureMissing => "signature_missing",
+            Self::SignatureMalformed => "signature_malformed",
+            Self::TimestampMissing => "timestamp_missing",
+            Self::TimestampMalformed => "timestamp_malformed",
+            Self::Stale { .. } => "stale",
+            Self::Mismatch => "mismatch",
+        }
+    }
+}
+
+/// Checks deliveries against the active secrets.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    keys: Vec<Hmac<Sha256>>,
+    scheme: Scheme,
+    tolerance: Duration,
+}
+
+impl Verifier {
+    /// Accepts what any of `secrets` signed in a form of `scheme`, at most `tolerance` from our clock.
+    pub fn new(secrets: &[Secret], scheme: Scheme, tolerance: Duration) -> Self {
+        Self { keys: secrets.iter().map(key).collect(), scheme, tolerance }
+    }
+
+    /// Checks the raw header values and the raw body of one delivery at the time `now`.
+    pub fn verify(
+        &self,
+        signature: Option<&[u8]>,
+        timestamp: Option<&[u8]>,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<Genuine, Rejection> {
+        let given = parse_signature(signature)?;
+        let (timestamp, needed) = match (self.scheme, timestamp) {
+            (Scheme::Body, _) | (Scheme::Auto, None) => (None, false),
+            (Scheme::Timestamped, None) => return Err(Rejection::TimestampMissing),
+            (scheme, Some(raw)) => {
+                (parse_timestamp(raw).map(|seconds| (raw, seconds)), scheme == Scheme::Timestamped)
+            }
+        };
+        if needed && timestamp.is_none() {
+            return Err(Rejection::TimestampMalformed);
+        }
+
+        let mut timestamped = Match::none();
+        let mut body_only = Match::none();
+        for (index, key) in self.keys.iter().enumerate() {
+            if let Some((raw, _)) = timestamp {
+                timestamped.note(index, &given, &sign_timestamped(key.clone(), raw, body));
+            }
+            if self.scheme != Scheme::Timestamped {
+                body_only.note(index, &given, &sign_body(key.clone(), body));
+            }
+        }
+
+        if let (Some(secret), Some((_, seconds))) = (timestamped.found(), timestamp) {
+            let skew_s = now.as_second().saturating_sub(seconds);
+            return if skew_s.unsigned_abs() <= self.tolerance.as_secs() {
+                Ok(Genuine { form: Form::Timestamped, secret })
+            } else {
+                Err(Rejection::Stale { skew_s })
+            };
+        }
+        body_only.found().map(|secret| Genuine { form: Form::Body, secret }).ok_or(Rejection::Mismatch)
+    }
+}
+
+/// The hex signature PolyAI would send for `body`; with `timestamp`, in the timestamped form.
+pub fn sign(secret: &Secret, timestamp: Option<i64>, body: &[u8]) -> String {
+    let key = key(secret);
+    hex::encode(match timestamp {
+        Some(seconds) => sign_timestamped(key, seconds.to_string().as_bytes(), body),
+        None => sign_body(key, body),
+    })
+}
+
+/// The first match of several, kept without a branch on it.
+struct Match {
+    any: Choice,
+    index: u64,
+}
+
+impl Match {
+    fn none() -> Self {
+        Self { any: Choice::from(0), index: 0 }
+    }
+
+    fn note(&mut self, index: usize, given: &[u8; 32], expected: &[u8; 32]) {
+        let hit = given.ct_eq(expected);
+        self.index.conditional_assign(&(index as u64), hit & !self.any);
+        self.any |= hit;
+    }
+
+    fn found(&self) -> Option<usize> {
+        bool::from(self.any).then(|| usize::try_from(self.index).unwrap_or_default())
+    }
+}
+
+fn key(secret: &Secret) -> Hmac<Sha256> {
+    Hmac::new_from_slice(secret.expose().as_bytes())
+        .unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"))
+}
+
+fn sign_timestamped(mut key: Hmac<Sha256>, timestamp: &[u8], body: &[u8]) -> [u8; 32] {
+    key.update(timestamp);
+    key.update(b".");
+    key.update(body);
+    key.finalize().into_bytes().into()
+}
+
+fn sign_body(mut key: Hmac<Sha256>, body: &[u8]) -> [u8; 32] {
+    key.update(body);
+    key.finalize().into_bytes().into()
+}
+
+fn parse_signature(raw: Option<&[u8]>) -> Result<[u8; 32], Rejection> {
+    let raw = raw.map(<[u8]>::trim_ascii).filter(|raw| !raw.is_empty()).ok_or(Rejection::SignatureMissing)?;
+    let digits = match raw.split_at_checked(7) {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case(b"sha256=") => rest,
+        _ => raw,
+    };
+    let mut signature = [0; 32];
+    hex::decode_to_slice(digits, &mut signature).map_err(|_| Rejection::SignatureMalformed)?;
+    Ok(signature)
+}
+
+/// Digits only: what `i64::from_str` takes besides (`+1`, `-1`) PolyAI does not send.
+fn parse_timestamp(raw: &[u8]) -> Option<i64> {
+    let digits = (1..=12).contains(&raw.len()) && raw.iter().all(u8::is_ascii_digit);
+    digits.then(|| std::str::from_utf8(raw).ok()?.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: i64 = 1_780_000_000;
+    const TOLERANCE: Duration = Duration::from_mins(5);
+
+    fn secret(n: u8) -> Secret {
+        Secret::new(format!("whsec_{n:032}"))
+    }
+
+    fn verifier(scheme: Scheme) -> Verifier {
+        Verifier::new(&[secret(1), secret(2)], scheme, TOLERANCE)
+    }
+
+    fn check(
+        scheme: Scheme,
+        signature: &str,
+        timestamp: Option<&str>,
+        body: &[u8],
+    ) -> Result<Genuine, Rejection> {
+        verifier(scheme).verify(
+            Some(signature.as_bytes()),
+            timestamp.map(str::as_bytes),
+            body,
+            Timestamp::from_second(NOW).unwrap(),
+        )
+    }
+
+    /// RFC 4231, test case 2: an implementation that is not ours.
+    #[test]
+    fn agrees_with_the_rfc() {
+        assert_eq!(
+            sign(&Secret::new("Jefe"), None, b"what do ya want for nothing?"),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+    }
+
+    #[test]
+    fn accepts_what_each_scheme_allows() {
+        let stamp = NOW.to_string();
+        let timestamped = sign(&secret(2), Some(NOW), b"{}");
+        let body = sign(&secret(1), None, b"{}");
+        let timestamped_ok = Ok(Genuine { form: Form::Timestamped, secret: 1 });
+        let body_ok = Ok(Genuine { form: Form::Body, secret: 0 });
+
+        assert_eq!(check(Scheme::Auto, &timestamped, Some(&stamp), b"{}"), timestamped_ok);
+        assert_eq!(check(Scheme::Auto, &body, Some(&stamp), b"{}"), body_ok);
+        assert_eq!(check(Scheme::Auto, &body, None, b"{}"), body_ok);
+        assert_eq!(check(Scheme::Auto, &timestamped, None, b"{}"), Err(Rejection::Mismatch));
+        assert_eq!(check(Scheme::Timestamped, &timestamped, Some(&stamp), b"{}"), timestamped_ok);
+        assert_eq!(check(Scheme::Timestamped, &body, Some(&stamp), b"{}"), Err(Rejection::Mismatch));
+        assert_eq!(check(Scheme::Timestamped, &timestamped, None, b"{}"), Err(Rejection::TimestampMissing));
+        assert_eq!(
+            check(Scheme::Timestamped, &timestamped, Some("now"), b"{}"),
+            Err(Rejection::TimestampMalformed)
+        );
+        assert_eq!(check(Scheme::Body, &body, Some(&stamp), b"{}"), body_ok);
+        assert_eq!(check(Scheme::Body, &timestamped, Some(&stamp), b"{}"), Err(Rejection::Mismatch));
+        // A proxy's garbage in a header that the body form does not sign costs no event.
+        assert_eq!(check(Scheme::Auto, &body, Some("garbage"), b"{}"), body_ok);
+    }
+
+    #[test]
+    fn tolerates_case_prefix_and_white_space() {
+        let signature = sign(&secret(1), None, b"x");
+        for form in [
+            signature.to_uppercase(),
+            format!("sha256={signature}"),
+            format!("SHA256={}", signature.to_uppercase()),
+            format!("  {signature}\t"),
+        ] {
+            assert!(check(Scheme::Auto, &form, None, b"x").is_ok(), "{form}");
+        }
+    }
+
+    #[test]
+    fn names_what_is_wrong() {
+        let now = Timestamp::from_second(NOW).unwrap();
+        let verify = |signature: Option<&[u8]>| verifier(Scheme::Auto).verify(signature, None, b"x", now);
+        assert_eq!(verify(None), Err(Rejection::SignatureMissing));
+        assert_eq!(verify(Some(b" ")), Err(Rejection::SignatureMissing));
+        assert_eq!(verify(Some(b"sha256=")), Err(Rejection::SignatureMalformed));
+        assert_eq!(verify(Some("é".repeat(32).as_bytes())), Err(Rejection::SignatureMalformed));
+        assert_eq!(verify(Some(&[b'0'; 63])), Err(Rejection::SignatureMalformed));
+        assert_eq!(verify(Some(&[b'0'; 64])), Err(Rejection::Mismatch));
+    }
+
+    #[test]
+    fn holds_the_window_on_both_sides() {
+        for (offset, accepted) in [(-301, false), (-300, true), (300, true), (301, false)] {
+            let stamp = NOW + offset;
+            let result =
+                check(Scheme::Auto, &sign(&secret(1), Some(stamp), b"x"), Some(&stamp.to_string()), b"x");
+            assert_eq!(result.is_ok(), accepted, "{offset}");
+            if !accepted {
+                assert_eq!(result, Err(Rejection::Stale { skew_s: -offset }));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_never_accepts_noise(
+            signature in proptest::collection::vec(any::<u8>(), 0..80),
+            timestamp in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..30)),
+            body in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            for scheme in [Scheme::Auto, Scheme::Timestamped, Scheme::Body] {
+                let now = Timestamp::from_second(NOW).unwrap();
+                prop_assert!(verifier(scheme).verify(Some(&signature), timestamp.as_deref(), &body, now).is_err());
+            }
+        }
+
+        #[test]
+        fn one_changed_byte_is_refused(
+            body in proptest::collection::vec(any::<u8>(), 1..200),
+            at in any::<prop::sample::Index>(),
+            flip in 1..=255u8,
+        ) {
+            let signature = sign(&secret(1), Some(NOW), &body);
+            let stamp = NOW.to_string();
+            prop_assert!(check(Scheme::Auto, &signature, Some(&stamp), &body).is_ok());
+            let mut changed = body.clone();
+            changed[at.index(body.len())] ^= flip;
+            prop_assert_eq!(check(Scheme::Auto, &signature, Some(&stamp), &changed), Err(Rejection::Mismatch));
+            // Shifting a byte between the timestamp and the body is another message too.
+            let mut moved = stamp.clone().into_bytes();
+            moved.push(b'.');
+            moved.extend(&body);
+            prop_assert!(check(Scheme::Auto, &signature, None, &moved).is_ok(), "the body form signs what it is given");
+            prop_assert!(check(Scheme::Timestamped, &signature, Some("17"), &moved).is_err());
+        }
+    }
+}

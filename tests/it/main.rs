@@ -1,0 +1,1 @@
+//! Everything that needs more than one module: real processes, real brokers, a real object store.
