@@ -53,7 +53,7 @@ impl Event {
             kind: names.kind.map_or_else(|| UNKNOWN.to_owned(), |kind| routing_word(&kind, MAX_TYPE, true)),
             environment: names
                 .environment
-                .map_or_else(|| UNKNOWN.to_owned(), |name| routing_word(&name, MAX_ENVIRONMENT, false)),
+                .map_or_else(|| UNKNOWN.to_owned(), |name| environment_word(&name)),
             conversation_id: names.conversation_id,
             account_id: names.account_id,
             project_id: names.project_id,
@@ -74,6 +74,11 @@ impl Event {
     pub fn routing_key(&self) -> String {
         routing_key(&self.kind, &self.environment)
     }
+}
+
+/// An environment as a routing key carries it: without dots, bounded, [`UNKNOWN`] where it is empty.
+pub fn environment_word(name: &str) -> String {
+    routing_word(name, MAX_ENVIRONMENT, false)
 }
 
 /// `<event type>.<environment>`

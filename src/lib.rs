@@ -1,12 +1,20 @@
 #![doc = include_str!("../docs/architecture.md")]
 
+pub mod app;
 pub mod archive;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod event;
 pub mod lifecycle;
+pub mod polyai;
 pub mod queue;
+pub mod reconcile;
 pub mod retry;
 pub mod secret;
 pub mod signature;
 pub mod simulator;
+pub mod telemetry;
 pub mod wav;
+pub mod web;
+pub mod worker;

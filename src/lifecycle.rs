@@ -8,10 +8,7 @@
 use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
-use tokio_util::{
-    sync::CancellationToken,
-    task::{TaskTracker, task_tracker::TaskTrackerToken},
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long in-flight work may take after the first signal.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +36,18 @@ impl Lifecycle {
     /// Nothing runs yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A lifecycle whose tasks outlive this one's: same signals and failures, but waited for separately (see
+    /// [`Lifecycle::wait`]). For what the others need until their own end, such as the queue.
+    pub fn outer(&self) -> Self {
+        Self { tracker: TaskTracker::new(), ..self.clone() }
+    }
+
+    /// Waits until all tasks have ended; the drain must have started.
+    pub async fn wait(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
     }
 
     /// Fires when the drain starts. Services stop taking new work then.
@@ -85,11 +94,6 @@ impl Lifecycle {
                 tracing::error!(task = name, "a task panicked");
             }
         })
-    }
-
-    /// Counts as a running task for as long as it is held.
-    pub fn token(&self) -> TaskTrackerToken {
-        self.tracker.token()
     }
 
     /// Waits for a signal (or a failed service), then drains.

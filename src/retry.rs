@@ -46,6 +46,11 @@ impl Ladder {
         self.delays.get(failures.checked_sub(1)?).map(|delay| self.jittered(*delay))
     }
 
+    /// The longest wait of all, for what is waited for however long it takes.
+    pub fn last(&self) -> Option<Duration> {
+        self.delays.last().map(|delay| self.jittered(*delay))
+    }
+
     fn jittered(&self, delay: Duration) -> Duration {
         delay.mul_f64(1.0 - self.jitter * fastrand::f64())
     }

@@ -1,9 +1,11 @@
-//! `[queue]`: which queue, and how to reach it.
+//! `[queue]` and `[spool]`: which queue, how to reach it, and where deliveries wait while it is away.
 
 use std::{path::PathBuf, time::Duration};
 
+use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::secret::Secret;
 
@@ -67,5 +69,89 @@ impl Urls {
             Self::One(url) => std::slice::from_ref(url),
             Self::Many(urls) => urls,
         }
+    }
+}
+
+/// Which implementation the URLs ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The embedded queue in this file.
+    Sqlite(PathBuf),
+    /// RabbitMQ.
+    RabbitMq,
+}
+
+/// The URLs make no queue. Shows no URL: it may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum UrlError {
+    /// Nothing is set.
+    #[error("it is empty; use sqlite:PATH or amqp://user:password@host:5672/vhost")]
+    Empty,
+    /// Another scheme.
+    #[error("it starts with neither sqlite: nor amqp:// nor amqps://")]
+    Scheme,
+    /// Several, but not all of RabbitMQ.
+    #[error("several URLs must all be amqp:// or amqps:// URLs of one RabbitMQ cluster")]
+    Mixed,
+    /// `sqlite:` without a path.
+    #[error("sqlite: needs a path, as in sqlite:polyhook-data/queue.db")]
+    NoPath,
+}
+
+impl QueueConfig {
+    /// Which implementation the URLs ask for.
+    pub fn backend(&self) -> Result<Backend, UrlError> {
+        let urls = self.url.as_slice();
+        let amqp = |url: &Secret| url.expose().starts_with("amqp://") || url.expose().starts_with("amqps://");
+        match urls {
+            [] => Err(UrlError::Empty),
+            [url] if url.is_empty() => Err(UrlError::Empty),
+            [url] if url.expose().starts_with("sqlite:") => {
+                let path = url.expose().trim_start_matches("sqlite:");
+                let path = path.strip_prefix("//").unwrap_or(path);
+                if path.is_empty() { Err(UrlError::NoPath) } else { Ok(Backend::Sqlite(PathBuf::from(path))) }
+            }
+            urls if urls.iter().all(amqp) => Ok(Backend::RabbitMq),
+            [_] => Err(UrlError::Scheme),
+            _ => Err(UrlError::Mixed),
+        }
+    }
+}
+
+/// `[spool]`: where deliveries wait while RabbitMQ is away.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpoolConfig {
+    /// The spool's file. Empty: no spool, so broker trouble is a 503 and PolyAI tries again.
+    pub path: PathBuf,
+    /// How large it may grow.
+    #[schemars(with = "String")]
+    pub max_bytes: ByteSize,
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), max_bytes: ByteSize::gib(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(urls: &[&str]) -> Result<Backend, UrlError> {
+        let url = Urls::Many(urls.iter().copied().map(Secret::new).collect());
+        QueueConfig { url, ..QueueConfig::default() }.backend()
+    }
+
+    #[test]
+    fn the_url_names_the_backend() {
+        assert_eq!(backend(&["sqlite:a/b.db"]), Ok(Backend::Sqlite("a/b.db".into())));
+        assert_eq!(backend(&["sqlite:///a/b.db"]), Ok(Backend::Sqlite("/a/b.db".into())));
+        assert_eq!(backend(&["amqp://a", "amqps://b"]), Ok(Backend::RabbitMq));
+        assert_eq!(backend(&["amqp://a", "sqlite:b"]), Err(UrlError::Mixed));
+        assert_eq!(backend(&["redis://a"]), Err(UrlError::Scheme));
+        assert_eq!(backend(&["sqlite:"]), Err(UrlError::NoPath));
+        assert_eq!(backend(&[]), Err(UrlError::Empty));
     }
 }

@@ -25,7 +25,7 @@ mod config;
 pub mod rabbitmq;
 pub mod sqlite;
 
-pub use config::{QueueConfig, Urls};
+pub use config::{Backend, QueueConfig, SpoolConfig, UrlError, Urls};
 
 /// A genuine delivery on its way: PolyAI's bytes and what the envelope needs.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,226 @@
+//! The only composition root: from a configuration to running services, and their ordered end.
+//!
+//! Start: queue, then listeners are bound, then the worker. End: the first signal makes the process not ready,
+//! listeners stop accepting, open requests are answered, the worker finishes or hands back what it holds; the
+//! queue is closed last, when nobody needs it any more.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+use crate::{
+    archive::{Archive, ArchiveError},
+    clock::Clock,
+    config::{Config, Roles},
+    lifecycle::{Ending, Lifecycle},
+    polyai::{self, PolyAi},
+    queue::{
+        Backend, Queue, UrlError,
+        rabbitmq::{self, RabbitMq},
+        sqlite::{self, Sqlite},
+    },
+    retry::Ladder,
+    web::{self, Receiver, admin::Admin},
+    worker::Worker,
+};
+
+/// How long the queue may take to hand everything back.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why nothing runs.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The queue's URL makes no sense.
+    #[error("queue.url: {0}")]
+    QueueUrl(#[from] UrlError),
+    /// The embedded queue cannot be opened.
+    #[error("queue.url: {0}")]
+    Sqlite(#[from] sqlite::OpenError),
+    /// RabbitMQ's settings make no sense.
+    #[error("queue: {0}")]
+    RabbitMq(#[from] rabbitmq::OpenError),
+    /// The archive cannot be opened.
+    #[error("archive.url: {0}")]
+    Archive(#[from] ArchiveError),
+    /// The projects make no sense.
+    #[error("{0}")]
+    PolyAi(#[from] polyai::ConfigError),
+    /// A port is taken, or not ours to take.
+    #[error("{key}: cannot listen on {address}: {source}")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// What it says.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// Whether a person must change the configuration (as opposed to the machine's state).
+    pub fn is_config(&self) -> bool {
+        matches!(self, Self::QueueUrl(_) | Self::RabbitMq(_) | Self::PolyAi(_))
+    }
+}
+
+/// A queue in use, and its own concrete form where it is the embedded one.
+#[derive(Clone, Debug)]
+pub struct OpenQueue {
+    /// Whichever it is.
+    pub queue: Arc<dyn Queue>,
+    /// The embedded queue, which can also be read.
+    pub sqlite: Option<Arc<Sqlite>>,
+}
+
+/// Opens the configured queue; with `consume`, jobs can be taken from it, that many at a time.
+pub fn open_queue(
+    config: &Config,
+    consume: Option<usize>,
+    clock: Clock,
+    life: &Lifecycle,
+) -> Result<OpenQueue, StartError> {
+    Ok(match config.queue.backend()? {
+        Backend::Sqlite(path) => {
+            let options = sqlite::Options {
+                retention: config.queue.retention,
+                publish_timeout: config.queue.publish_timeout,
+                clock,
+            };
+            let queue = Sqlite::open(&path, options, life)?;
+            OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue) }
+        }
+        Backend::RabbitMq => {
+            let options =
+                rabbitmq::Options { config: &config.queue, delays: config.retry.delays.clone(), consume, clock };
+            OpenQueue { queue: RabbitMq::open(options, life)?, sqlite: None }
+        }
+    })
+}
+
+/// The worker of a configuration.
+pub fn worker(config: &Config, queue: Arc<dyn Queue>, clock: Clock) -> Result<Worker, StartError> {
+    let polyai = PolyAi::new(&config.polyai, &config.projects, clock.clone())?;
+    let archive = Archive::open(&config.archive)?;
+    Ok(Worker::new(config.worker.clone(), Ladder::new(&config.retry), queue, polyai, archive, clock))
+}
+
+/// Running services.
+#[derive(Debug)]
+pub struct App {
+    life: Lifecycle,
+    queue_life: Lifecycle,
+    queue: OpenQueue,
+    public: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+}
+
+impl App {
+    /// Starts the services of `roles`; with `metrics`, the admin listener too.
+    pub async fn start(
+        config: &Config,
+        roles: Roles,
+        metrics: Option<PrometheusHandle>,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let life = Lifecycle::new();
+        let queue_life = life.outer();
+        if !config.spool.path.as_os_str().is_empty() {
+            tracing::warn!("spool.path is set, but this version has no spool yet: broker trouble is answered 503, and PolyAI retries");
+        }
+
+        // Everything that can fail comes before anything that takes work.
+        let consume = roles.work.then_some(config.worker.concurrency);
+        let public = match roles.receive {
+            true => Some(bind("server.listen", config.server.listen).await?),
+            false => None,
+        };
+        let admin = match metrics {
+            Some(handle) => Some((bind("admin.listen", config.admin.listen).await?, handle)),
+            None => None,
+        };
+        let queue = open_queue(config, consume, clock.clone(), &queue_life)?;
+        let worker = roles.work.then(|| worker(config, Arc::clone(&queue.queue), clock.clone())).transpose();
+        let worker = match worker {
+            Ok(worker) => worker,
+            Err(error) => {
+                life.drain();
+                queue.queue.close().await;
+                return Err(error);
+            }
+        };
+
+        let mut app = Self { life: life.clone(), queue_life, queue, public: None, admin: None };
+        if let Some(listener) = public {
+            let address = local("server.listen", config.server.listen, &listener)?;
+            let receiver =
+                Receiver::new(&config.server, &config.signature, Arc::clone(&app.queue.queue), clock.clone());
+            let router = receiver.router(&config.server.path);
+            let serve = web::serve(listener, router, config.server.ack_budget, life.clone());
+            life.spawn_service("receiver", serve);
+            tracing::info!(%address, path = config.server.path, "receiving deliveries");
+            app.public = Some(address);
+        }
+        if let Some((listener, metrics)) = admin {
+            let address = local("admin.listen", config.admin.listen, &listener)?;
+            let admin = Admin { queue: Arc::clone(&app.queue.queue), metrics, draining: life.draining() };
+            life.spawn_service("admin", web::serve(listener, admin.router(), config.server.ack_budget, life.clone()));
+            tracing::info!(%address, "serving /livez, /readyz and /metrics");
+            app.admin = Some(address);
+        }
+        if let Some(worker) = worker {
+            life.spawn_service("worker", worker.run(life.clone()));
+            tracing::info!(
+                concurrency = config.worker.concurrency,
+                environments = config.worker.environments.join(","),
+                archive = config.archive.url,
+                "fetching conversations"
+            );
+        }
+        Ok(app)
+    }
+
+    /// Where deliveries come in.
+    pub fn public(&self) -> Option<SocketAddr> {
+        self.public
+    }
+
+    /// Where metrics are served.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// The queue in use.
+    pub fn queue(&self) -> &OpenQueue {
+        &self.queue
+    }
+
+    /// The tracker of all services; draining it ends them.
+    pub fn life(&self) -> &Lifecycle {
+        &self.life
+    }
+
+    /// Runs until a signal, then ends everything in order.
+    pub async fn run_to_end(self) -> Ending {
+        let ending = self.life.run_to_end().await;
+        let closed = tokio::time::timeout(CLOSE_TIMEOUT, async {
+            self.queue.queue.close().await;
+            self.queue_life.wait().await;
+        });
+        if closed.await.is_err() {
+            tracing::warn!("the queue did not close in time; leases run out by themselves");
+        }
+        tracing::info!(?ending, "stopped");
+        ending
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+fn local(key: &'static str, address: SocketAddr, listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Listen { key, address, source })
+}

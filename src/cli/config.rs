@@ -1,0 +1,77 @@
+//! `polyhook config check|show|schema`
+
+use super::{CliError, Global, output};
+use crate::config::{Config, Roles};
+
+/// Check or show the configuration.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Say what is wrong with the configuration, all of it at once; exit code 78 if anything is
+    Check {
+        /// The role it is for; `run` needs everything
+        #[arg(long, value_enum, default_value_t = Role::Run)]
+        role: Role,
+        /// One JSON object: {"ok", "problems"}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the configuration in force, merged from all layers, without secrets
+    Show {
+        /// As JSON instead of TOML
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of the configuration file
+    Schema,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum Role {
+    Run,
+    Receive,
+    Work,
+}
+
+pub(super) fn run(global: &Global, command: &Command) -> Result<(), CliError> {
+    match *command {
+        Command::Check { role, json } => check(global, role, json),
+        Command::Show { json } => {
+            let config = global.load()?;
+            if json {
+                output::pretty_json(&config);
+            } else {
+                let text = toml::to_string(&config).map_err(|error| CliError::Failed(error.to_string()))?;
+                output::line(text.trim_end());
+            }
+            Ok(())
+        }
+        Command::Schema => {
+            output::pretty_json(&Config::schema());
+            Ok(())
+        }
+    }
+}
+
+fn check(global: &Global, role: Role, json: bool) -> Result<(), CliError> {
+    let roles = match role {
+        Role::Run => Roles::ALL,
+        Role::Receive => Roles::RECEIVE,
+        Role::Work => Roles::WORK,
+    };
+    let checked = global.load().and_then(|config| config.check(roles));
+    if json {
+        let problems: Vec<String> = match &checked {
+            Ok(()) => Vec::new(),
+            Err(error) => error.to_string().lines().map(str::to_owned).collect(),
+        };
+        output::json(&serde_json::json!({ "ok": checked.is_ok(), "problems": problems }));
+    }
+    match checked {
+        Ok(()) if json => Ok(()),
+        Ok(()) => {
+            output::line(output::good("the configuration is good"));
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,50 @@
+//! `polyhook healthcheck`
+
+use std::{net::IpAddr, time::Duration};
+
+use url::Url;
+
+use super::{CliError, Global, output};
+use crate::{config::Config, polyai::http};
+
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Ask a running polyhook whether it is ready; exit code 1 if it is not.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What to ask, instead of /readyz of the configured admin listener
+    #[arg(long)]
+    url: Option<Url>,
+}
+
+pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let url = match args.url {
+        Some(url) => url,
+        None => readyz(&global.load()?)?,
+    };
+    let failed = |reason: &str| CliError::Failed(format!("{url}: {reason}"));
+    let client = http::client().map_err(|_| failed("no HTTP client"))?;
+    let answer = client.get(url.clone()).timeout(TIMEOUT).send().await.map_err(|error| {
+        failed(if error.is_timeout() { "no answer in time" } else { "no answer; is polyhook running?" })
+    })?;
+    let status = answer.status();
+    let text = answer.text().await.unwrap_or_default();
+    if !status.is_success() {
+        return Err(failed(text.trim()));
+    }
+    output::line(text.trim());
+    Ok(())
+}
+
+/// The admin listener as this machine reaches it.
+fn readyz(config: &Config) -> Result<Url, CliError> {
+    let listen = config.admin.listen;
+    let host = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
+        IpAddr::V6(ip) if ip.is_unspecified() => "[::1]".to_owned(),
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    Url::parse(&format!("http://{host}:{}/readyz", listen.port()))
+        .map_err(|error| CliError::Failed(error.to_string()))
+}

@@ -1,0 +1,181 @@
+//! The command line: one file a subcommand, each with its `Args` and its `run`.
+//!
+//! Results go to standard output, logs and progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
+//! usage, 78 bad configuration (`EX_CONFIG` of sysexits.h), found before any socket is bound.
+
+mod config;
+mod demo;
+mod fetch;
+mod healthcheck;
+pub mod output;
+mod send;
+mod serve;
+mod simulate;
+mod verify;
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use thiserror::Error;
+
+use crate::{
+    app::StartError,
+    config::{Config, Error as ConfigError, Roles, Sources},
+    telemetry::{self, TelemetryError},
+};
+
+/// The configuration is bad (sysexits.h).
+const EX_CONFIG: u8 = 78;
+
+/// Turns PolyAI webhooks into archived conversations: verified, durable before they are answered, fetched
+/// whole with their audio, announced on the bus.
+#[derive(Debug, Parser)]
+#[command(name = "polyhook", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  polyhook demo                                  see it work, without any configuration
+  polyhook config check --config polyhook.toml   find what is wrong before a deployment does
+  polyhook run --config polyhook.toml            receiver and worker in one process
+  polyhook fetch CA0123456789abcdef              archive one conversation now
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.";
+
+#[derive(Debug, Args)]
+struct Global {
+    /// The configuration file (TOML)
+    #[arg(long, global = true, value_name = "FILE", env = "POLYHOOK_CONFIG")]
+    config: Option<PathBuf>,
+    /// Set one key, over file and environment; may be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole path at work: simulator, receiver, worker, archive; needs no configuration
+    Demo(demo::Args),
+    /// Run receiver and worker in one process
+    Run,
+    /// Run the receiver: verify deliveries and make them durable
+    Receive,
+    /// Run the worker: fetch, archive and announce conversations
+    Work,
+    /// Run a stand-in for PolyAI: its APIs, and signed deliveries with its retry policy
+    Simulate(simulate::Args),
+    /// Sign deliveries as PolyAI does and post them
+    Send(send::Args),
+    /// Explain why a signature matches, or why it does not
+    Verify(verify::Args),
+    /// Fetch conversations by id and archive them now
+    Fetch(fetch::Args),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Ask a running polyhook whether it is ready (for container health checks)
+    Healthcheck(healthcheck::Args),
+}
+
+/// Why a command did not succeed.
+#[derive(Debug, Error)]
+pub enum CliError {
+    /// Exit code 78.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Exit code 78 or 1, by what was in the way.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Exit code 78.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// Exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Exit code 1.
+    #[error("{0}")]
+    Failed(String),
+    /// Exit code 1; everything has been said.
+    #[error("")]
+    Said,
+}
+
+impl CliError {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Telemetry(_) => EX_CONFIG,
+            Self::Start(error) if error.is_config() => EX_CONFIG,
+            Self::Usage(_) => 2,
+            Self::Start(_) | Self::Failed(_) | Self::Said => 1,
+        }
+    }
+}
+
+/// Parses `arguments` and runs the command; the exit code says how it went.
+pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let Cli { global, command } = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = match command {
+        Command::Demo(args) => demo::run(args).await,
+        Command::Run => serve::run(&global, Roles::ALL).await,
+        Command::Receive => serve::run(&global, Roles::RECEIVE).await,
+        Command::Work => serve::run(&global, Roles::WORK).await,
+        Command::Simulate(args) => simulate::run(args).await,
+        Command::Send(args) => send::run(&global, args).await,
+        Command::Verify(args) => verify::run(&global, &args),
+        Command::Fetch(args) => fetch::run(&global, args).await,
+        Command::Config(command) => config::run(&global, &command),
+        Command::Healthcheck(args) => healthcheck::run(&global, args).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error.to_string());
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+impl Global {
+    /// The merged configuration, read but not yet checked for a role.
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&Sources::new(self.config.clone(), self.set.clone()))
+    }
+
+    /// The same, checked, with logs set up as it says.
+    fn start(&self, roles: Roles) -> Result<Config, CliError> {
+        let config = self.load()?;
+        config.check(roles)?;
+        telemetry::init_logs(&config.log)?;
+        Ok(config)
+    }
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as section.key=value")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_tree_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,190 @@
+//! The whole configuration: composed of the leaves' own types, layered, checked, and shown without secrets.
+//!
+//! Layers, later ones win: built-in defaults, the quickstart's `POLYAI_*` variables, the TOML file
+//! (`--config` or `POLYHOOK_CONFIG`), `POLYHOOK__SECTION__KEY` variables, `--set section.key=value`. A bad
+//! configuration ends the process with exit code 78 before any socket is bound; an unknown key is an error that
+//! names the nearest known one. No message shows a value that may be a secret.
+
+mod keys;
+mod layers;
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    archive::{Archive, ArchiveConfig},
+    clock::Clock,
+    polyai::{PolyAi, PolyAiConfig, ProjectConfig},
+    queue::{QueueConfig, SpoolConfig, Urls},
+    reconcile::ReconcileConfig,
+    retry::RetryConfig,
+    secret::Secret,
+    telemetry::{self, LogConfig},
+    web::{AdminConfig, ServerConfig, SignatureConfig},
+    worker::WorkerConfig,
+};
+
+pub use layers::Sources;
+
+/// Every key there is. `config/polyhook.example.toml` explains each.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The public listener.
+    pub server: ServerConfig,
+    /// Liveness, readiness, metrics.
+    pub admin: AdminConfig,
+    /// How a delivery proves that it is PolyAI's.
+    pub signature: SignatureConfig,
+    /// What carries deliveries to the worker.
+    pub queue: QueueConfig,
+    /// Where deliveries wait while RabbitMQ is away.
+    pub spool: SpoolConfig,
+    /// PolyAI's APIs.
+    pub polyai: PolyAiConfig,
+    /// Whose conversations to fetch.
+    pub projects: Vec<ProjectConfig>,
+    /// Fetching and archiving.
+    pub worker: WorkerConfig,
+    /// When a failed job is tried again.
+    pub retry: RetryConfig,
+    /// Where conversations are kept.
+    pub archive: ArchiveConfig,
+    /// Finding what no webhook announced.
+    pub reconcile: ReconcileConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+/// What a process does, which decides what its configuration must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Takes deliveries: needs a signing secret.
+    pub receive: bool,
+    /// Fetches and archives: needs a project and an archive.
+    pub work: bool,
+}
+
+impl Roles {
+    /// `polyhook run`
+    pub const ALL: Self = Self { receive: true, work: true };
+    /// `polyhook receive`
+    pub const RECEIVE: Self = Self { receive: true, work: false };
+    /// `polyhook work`
+    pub const WORK: Self = Self { receive: false, work: true };
+    /// A command that needs neither.
+    pub const NONE: Self = Self { receive: false, work: false };
+}
+
+/// What is wrong with a configuration, for the person who wrote it.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{}, line {line}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Without the line itself: it may hold a secret.
+        message: String,
+    },
+    /// A key that does not exist.
+    #[error("{0}")]
+    UnknownKey(keys::UnknownKey),
+    /// A value of the wrong form.
+    #[error("{0}")]
+    Value(String),
+    /// Everything can be read, but it does not make sense.
+    #[error("{}", .0.join("\n"))]
+    Invalid(Vec<String>),
+}
+
+impl Config {
+    /// Reads and merges all layers, and the files that hold secrets.
+    pub fn load(sources: &Sources) -> Result<Self, Error> {
+        let mut config: Self = layers::merge(sources)?;
+        config.read_secret_files()?;
+        Ok(config)
+    }
+
+    /// Everything that stands in the way of `roles`, all at once.
+    pub fn check(&self, roles: Roles) -> Result<(), Error> {
+        let mut problems = Vec::new();
+        if roles.receive {
+            problems.extend(self.signature.problem());
+            if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?', '#']) {
+                problems.push("server.path must start with a slash and be a plain path".to_owned());
+            }
+            if self.server.ack_budget < std::time::Duration::from_millis(200) {
+                problems.push("server.ack_budget is below 200ms, in which nothing can be made durable".to_owned());
+            }
+            if self.server.max_in_flight == 0 {
+                problems.push("server.max_in_flight is 0, so every delivery would be refused".to_owned());
+            }
+        }
+        if roles.work {
+            if self.projects.is_empty() {
+                problems.push(
+                    "there is no project to fetch conversations of: add [[projects]] with account_id, project_id and \
+                     api_key_file, or set POLYAI_ACCOUNT_ID, POLYAI_PROJECT_ID and POLYAI_API_KEY"
+                        .to_owned(),
+                );
+            }
+            problems.extend(
+                PolyAi::new(&self.polyai, &self.projects, Clock::System).err().map(|error| error.to_string()),
+            );
+            problems.extend(Archive::check_config(&self.archive).err().map(|error| format!("archive.url: {error}")));
+            if self.worker.concurrency == 0 {
+                problems.push("worker.concurrency is 0, so nothing would be fetched".to_owned());
+            }
+            if self.worker.environments.is_empty() {
+                problems.push("worker.environments is empty, so nothing would be archived".to_owned());
+            }
+        }
+        if !(0.0..=0.9).contains(&self.retry.jitter) {
+            problems.push("retry.jitter must be between 0 and 0.9".to_owned());
+        }
+        problems.extend(self.queue.backend().err().map(|error| format!("queue.url: {error}")));
+        problems.extend(telemetry::check_level(&self.log.level).err().map(|error| error.to_string()));
+        if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+    }
+
+    /// The JSON Schema of the TOML file.
+    pub fn schema() -> schemars::Schema {
+        schemars::schema_for!(Self)
+    }
+
+    fn read_secret_files(&mut self) -> Result<(), Error> {
+        if let Some(path) = &self.signature.secrets_file {
+            self.signature.secrets.extend(read(path, Secret::read_lines)?);
+        }
+        if let Some(path) = &self.queue.url_file {
+            self.queue.url = Urls::Many(read(path, Secret::read_lines)?);
+        }
+        for project in &mut self.projects {
+            if let Some(path) = &project.api_key_file {
+                project.api_key = read(path, Secret::read)?;
+            }
+            if let Some(path) = &project.data_api_key_file {
+                project.data_api_key = Some(read(path, Secret::read)?);
+            }
+        }
+        self.archive.read_secret_files().map_err(|(path, source)| Error::Unreadable { path, source })
+    }
+}
+
+fn read<T>(path: &Path, read: impl Fn(&Path) -> std::io::Result<T>) -> Result<T, Error> {
+    read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })
+}

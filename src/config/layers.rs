@@ -1,0 +1,237 @@
+//! Merging the layers into one configuration.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use config::{Config as Merged, ConfigError, Map, Source, Value, ValueKind};
+
+use super::{Config, Error, keys::Keys};
+
+/// Where the configuration comes from, beside the built-in defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `--config` or `POLYHOOK_CONFIG`.
+    pub file: Option<PathBuf>,
+    /// The process's environment.
+    pub env: Vec<(String, String)>,
+    /// `--set section.key=value`, in order.
+    pub set: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The process's own environment, a file and settings from the command line.
+    pub fn new(file: Option<PathBuf>, set: Vec<(String, String)>) -> Self {
+        let text = |text: OsString| text.into_string().ok();
+        let env = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
+        Self { file, env, set }
+    }
+}
+
+/// The variables that PolyAI's quickstart has people set, and what they are here.
+const QUICKSTART: [(&str, &str); 6] = [
+    ("POLYAI_API_KEY", "projects[0].api_key"),
+    ("POLYAI_ACCOUNT_ID", "projects[0].account_id"),
+    ("POLYAI_PROJECT_ID", "projects[0].project_id"),
+    ("POLYAI_BASE_URL", "polyai.base_url"),
+    ("POLYAI_PLATFORM_URL", "polyai.platform_url"),
+    ("POLYAI_WEBHOOK_SECRET", "signature.secrets"),
+];
+
+const PREFIX: &str = "POLYHOOK__";
+
+pub(super) fn merge(sources: &Sources) -> Result<Config, Error> {
+    let keys = Keys::new();
+    let quickstart = QUICKSTART.iter().filter_map(|(name, path)| {
+        let (_, value) = sources.env.iter().find(|(known, value)| known == name && !value.is_empty())?;
+        Some(((*path).to_owned(), value.clone()))
+    });
+    let own = sources.env.iter().filter_map(|(name, value)| Some((path_of(name)?, value.clone())));
+
+    let mut builder = Merged::builder().add_source(Pairs::new(&keys, quickstart));
+    if let Some(path) = &sources.file {
+        let table = read_toml(path)?;
+        builder = builder.add_source(Merged::try_from(&table).map_err(|error| Error::Value(error.to_string()))?);
+    }
+    let merged = builder
+        .add_source(Pairs::new(&keys, own))
+        .add_source(Pairs::new(&keys, sources.set.iter().cloned()))
+        .build()
+        .map_err(|error| Error::Value(explain(&error)))?;
+
+    let tree: serde_json::Value = merged.clone().try_deserialize().map_err(|error| Error::Value(explain(&error)))?;
+    if let Some(unknown) = keys.unknown(&tree) {
+        return Err(Error::UnknownKey(unknown));
+    }
+    merged.try_deserialize().map_err(|error| Error::Value(explain(&error)))
+}
+
+/// `POLYHOOK__SERVER__ACK_BUDGET` is `server.ack_budget`, `POLYHOOK__PROJECTS__0__API_KEY` is
+/// `projects[0].api_key`.
+fn path_of(name: &str) -> Option<String> {
+    let mut path = String::new();
+    for part in name.strip_prefix(PREFIX)?.split("__") {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty() {
+            path.push_str(&format!("[{part}]"));
+        } else {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(&part.to_lowercase());
+        }
+    }
+    Some(path)
+}
+
+fn read_toml(path: &std::path::Path) -> Result<toml::Table, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    text.parse().map_err(|error: toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::Syntax { path: path.to_owned(), line, message: error.message().to_owned() }
+    })
+}
+
+/// What is wrong with a value, without the value: it may be a secret that stands in the wrong place.
+fn explain(error: &ConfigError) -> String {
+    match error {
+        ConfigError::Type { expected, key, .. } => {
+            format!("{}: this is not {expected}", key.as_deref().unwrap_or("a value"))
+        }
+        ConfigError::At { error, key, .. } => match key {
+            Some(key) => format!("{key}: {}", explain(error).trim_start_matches("a value: ")),
+            None => explain(error),
+        },
+        ConfigError::NotFound(key) => format!("{key} is missing"),
+        other => unquoted(&other.to_string()),
+    }
+}
+
+/// Drops what stands between double quotes, which is how serde shows a value.
+fn unquoted(text: &str) -> String {
+    if let Some((_, expected)) = text.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`')) {
+        return format!("unknown value{expected}");
+    }
+    text.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
+}
+
+/// Dotted paths and what they are set to, from variables or flags.
+#[derive(Clone, Debug)]
+struct Pairs(Vec<(String, Value)>);
+
+impl Pairs {
+    fn new(keys: &Keys, pairs: impl Iterator<Item = (String, String)>) -> Self {
+        Self(
+            pairs
+                .map(|(path, text)| {
+                    let value = value(keys, &path, text);
+                    (path, value)
+                })
+                .collect(),
+        )
+    }
+}
+
+/// Text stays text (the typed configuration reads numbers and durations from it); a list is written
+/// `a,b` or, where an item has a comma, `["a", "b"]`.
+fn value(keys: &Keys, path: &str, text: String) -> Value {
+    let list = |items: Vec<String>| {
+        let items = items.into_iter().map(|item| Value::new(None, ValueKind::String(item))).collect();
+        Value::new(None, ValueKind::Array(items))
+    };
+    if text.trim_start().starts_with('[')
+        && let Ok(items) = serde_json::from_str(&text)
+    {
+        return list(items);
+    }
+    let several_urls = path == "queue.url" && text.contains(",amqp");
+    if keys.is_list(path) || several_urls {
+        return list(text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect());
+    }
+    Value::new(None, ValueKind::String(text))
+}
+
+impl Source for Pairs {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.iter().cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    fn load(file: &str, env: &[(&str, &str)], set: &[(&str, &str)]) -> Result<Config, Error> {
+        let own = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), file).unwrap();
+        Config::load(&Sources { file: Some(path.path().to_owned()), env: own(env), set: own(set) })
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let file = "[server]\nack_budget = \"3s\"\nbody_limit = \"2MiB\"\n[worker]\nconcurrency = 2\n";
+        let env = [("POLYHOOK__WORKER__CONCURRENCY", "3"), ("POLYHOOK__WORKER__ENVIRONMENTS", "live, sandbox")];
+        let config = load(file, &env, &[("worker.concurrency", "4")]).unwrap();
+        assert_eq!(config.server.ack_budget, Duration::from_secs(3));
+        assert_eq!(config.server.body_limit.as_u64(), 2 << 20);
+        assert_eq!(config.worker.concurrency, 4);
+        assert_eq!(config.worker.environments, ["live", "sandbox"]);
+        assert_eq!(config.server.max_in_flight, 1024, "what nobody sets has its default");
+    }
+
+    #[test]
+    fn the_quickstarts_variables_are_enough() {
+        let env = [
+            ("POLYAI_API_KEY", "1234567890123456789012"),
+            ("POLYAI_BASE_URL", "https://api.uk-1.platform.polyai.app"),
+            ("POLYAI_ACCOUNT_ID", "ws-12345678"),
+            ("POLYAI_PROJECT_ID", "PROJECT-1"),
+            ("POLYAI_WEBHOOK_SECRET", "0123456789abcdef0123"),
+        ];
+        let config = load("", &env, &[]).unwrap();
+        config.check(super::super::Roles::ALL).unwrap();
+        assert_eq!(config.projects[0].api_key, Secret::new("1234567890123456789012"), "digits stay text");
+        assert_eq!(config.signature.secrets, [Secret::new("0123456789abcdef0123")]);
+    }
+
+    #[test]
+    fn projects_and_lists_can_be_set_by_variables() {
+        let env = [
+            ("POLYHOOK__PROJECTS__0__ACCOUNT_ID", "a"),
+            ("POLYHOOK__PROJECTS__0__PROJECT_ID", "p"),
+            ("POLYHOOK__PROJECTS__0__API_KEY", "k"),
+            ("POLYHOOK__SIGNATURE__SECRETS", r#"["with,comma,0123456789", "other"]"#),
+            ("POLYHOOK__QUEUE__URL", "amqp://a,amqp://b"),
+            ("POLYHOOK__RETRY__DELAYS", "1s,2s"),
+        ];
+        let config = load("", &env, &[]).unwrap();
+        assert_eq!(config.projects[0].project_id, "p");
+        assert_eq!(config.signature.secrets[0], Secret::new("with,comma,0123456789"));
+        assert_eq!(config.queue.url.as_slice().len(), 2);
+        assert_eq!(config.retry.delays, [Duration::from_secs(1), Duration::from_secs(2)]);
+    }
+
+    #[test]
+    fn errors_name_the_key_and_no_secret() {
+        for (file, names) in [
+            ("[server]\nack_budgets = \"4s\"", "server.ack_budget?"),
+            ("[signature]\nsecrets = \"hunter2-hunter2\"", "signature.secrets"),
+            ("[signature]\nsecrets = [\"hunter2-hunter2\" x]", "line 2"),
+            ("[server]\nack_budget = \"hunter2-hunter2\"", "ack_budget"),
+            ("[signature]\nscheme = \"hunter2-hunter2\"", "scheme"),
+            ("[[projects]]\nproject_id = \"p\"\naccount_id = { hunter2-hunter2 = 1 }\n", ""),
+        ] {
+            let message = load(file, &[], &[]).unwrap_err().to_string();
+            assert!(message.contains(names), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `[polyai]` and `[[projects]]`: whose conversations, from where, with which key.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use url::Url;
+
+use super::region::{Hosts, Region};
+use crate::secret::Secret;
+
+/// `[polyai]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolyAiConfig {
+    /// The region of all projects that name none. Where only `base_url` is set and is a host of PolyAI's, that
+    /// host's region.
+    pub region: Option<Region>,
+    /// Which API serves conversations.
+    pub api: ApiChoice,
+    /// Replaces the runtime host (`https://api.us-1.platform.polyai.app`).
+    #[schemars(with = "Option<String>")]
+    pub base_url: Option<Url>,
+    /// Replaces the platform host (`https://api.us.poly.ai`).
+    #[schemars(with = "Option<String>")]
+    pub platform_url: Option<Url>,
+    /// How many requests a second one project may cause.
+    #[schemars(range(min = 1))]
+    pub max_requests_per_second: u32,
+}
+
+impl Default for PolyAiConfig {
+    fn default() -> Self {
+        Self {
+            region: None,
+            api: ApiChoice::Auto,
+            base_url: None,
+            platform_url: None,
+            max_requests_per_second: 50,
+        }
+    }
+}
+
+/// Which API serves conversations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiChoice {
+    /// v3 first, the Data API where v3 does not serve the path.
+    #[default]
+    Auto,
+    /// v3 only.
+    V3,
+    /// The Data API only.
+    Data,
+}
+
+/// One entry of `[[projects]]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectConfig {
+    /// The account (workspace): slug (`acme-uk`) or `ws-…`, as it stands in Agent Studio's URL.
+    pub account_id: String,
+    /// The project (agent): slug (`acme-team-4`) or `PROJECT-…`.
+    pub project_id: String,
+    /// The key for the Conversations API of this project and region.
+    #[serde(default)]
+    pub api_key: Secret,
+    /// A file with the key, instead of `api_key`.
+    pub api_key_file: Option<PathBuf>,
+    /// The key for the Data API, where it is another one.
+    pub data_api_key: Option<Secret>,
+    /// A file with that key, instead of `data_api_key`.
+    pub data_api_key_file: Option<PathBuf>,
+    /// The project's region, where it is not `polyai.region`.
+    pub region: Option<Region>,
+    /// Which API serves this project, where it is not `polyai.api`.
+    pub api: Option<ApiChoice>,
+}
+
+/// What is wrong with these sections.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The URL names an API version that polyhook does not speak.
+    #[error(
+        "polyai.base_url ends in /{0}: the Conversations API v1 is unsupported since 31 August 2026 and v2 takes another kind of key; give the host alone and ask PolyAI for a v3 key"
+    )]
+    Version(String),
+    /// `https://api.poly.ai`
+    #[error("{0}: there is no PolyAI host without a region; use https://api.us.poly.ai (or uk, eu, studio)")]
+    NoRegion(&'static str),
+    /// Not http(s).
+    #[error("{0} is not an http or https URL")]
+    NotHttp(&'static str),
+    /// A region without v3 was pinned to v3.
+    #[error("project {0}: Studio tenants have no v3 API; set api = \"data\" (or leave it at \"auto\")")]
+    StudioHasNoV3(String),
+    /// A key was left out.
+    #[error(
+        "project {0}: there is no api_key; set projects.api_key_file (or projects.api_key, or POLYAI_API_KEY)"
+    )]
+    NoKey(String),
+    /// An id was left empty.
+    #[error("a project has an empty {0}")]
+    NoId(&'static str),
+    /// The same project twice.
+    #[error("project {0} is configured twice")]
+    Twice(String),
+    /// A key that cannot stand in a header.
+    #[error(
+        "project {0}: the API key contains characters that no HTTP header can carry; is it the right file?"
+    )]
+    BadKey(String),
+}
+
+impl PolyAiConfig {
+    /// The hosts of a project in `region` (its own, if it names one).
+    pub(super) fn hosts(&self, region: Option<Region>) -> Result<Hosts, ConfigError> {
+        let region = region
+            .or(self.region)
+            .or_else(|| self.base_url.as_ref().and_then(Region::of_host))
+            .or_else(|| self.platform_url.as_ref().and_then(Region::of_host))
+            .unwrap_or_default();
+        let mut hosts = region.hosts();
+        if let Some(url) = &self.base_url {
+            hosts.runtime = Some(base("polyai.base_url", url)?);
+        }
+        if let Some(url) = &self.platform_url {
+            hosts.platform = base("polyai.platform_url", url)?;
+        }
+        Ok(hosts)
+    }
+}
+
+/// An API's base: no trailing slash, no version.
+fn base(name: &'static str, url: &Url) -> Result<Url, ConfigError> {
+    if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
+        return Err(ConfigError::NotHttp(name));
+    }
+    if url.host_str() == Some("api.poly.ai") {
+        return Err(ConfigError::NoRegion(name));
+    }
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    let last =
+        url.path_segments().and_then(|segments| segments.filter(|segment| !segment.is_empty()).next_back());
+    match last.map(str::to_owned).as_deref() {
+        Some(version @ ("v1" | "v2")) => return Err(ConfigError::Version(version.to_owned())),
+        Some("v3") => {
+            if let Ok(mut segments) = url.path_segments_mut() {
+                segments.pop_if_empty().pop();
+            }
+        }
+        _ => {}
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(base_url: &str) -> PolyAiConfig {
+        PolyAiConfig { base_url: Some(base_url.parse().unwrap()), ..PolyAiConfig::default() }
+    }
+
+    #[test]
+    fn the_quickstarts_base_url_names_the_region() {
+        let hosts = config("https://api.uk-1.platform.polyai.app").hosts(None).unwrap();
+        assert_eq!(hosts.platform.as_str(), "https://api.uk.poly.ai/");
+    }
+
+    #[test]
+    fn old_versions_and_wrong_hosts_are_refused_in_words() {
+        assert!(matches!(config("https://h/v1/").hosts(None), Err(ConfigError::Version(_))));
+        assert!(matches!(config("https://h/v2").hosts(None), Err(ConfigError::Version(_))));
+        assert!(matches!(config("https://api.poly.ai").hosts(None), Err(ConfigError::NoRegion(_))));
+        assert!(matches!(config("mailto:x@y.z").hosts(None), Err(ConfigError::NotHttp(_))));
+        assert_eq!(config("https://h/v3/").hosts(None).unwrap().runtime.unwrap().as_str(), "https://h/");
+    }
+}

@@ -1,0 +1,69 @@
+//! Where PolyAI's APIs live (API introduction, June 2026).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// A region of PolyAI. Keys are scoped to one; the wrong one is a 401.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Region {
+    /// United States.
+    #[default]
+    Us,
+    /// United Kingdom.
+    Uk,
+    /// European Union.
+    Eu,
+    /// `studio.poly.ai` tenants: the `poly.ai` host only, no v3.
+    Studio,
+}
+
+/// The two hosts of a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hosts {
+    /// Runtime and v3 conversations; none for [`Region::Studio`].
+    pub runtime: Option<Url>,
+    /// Data, Agents, Alerts and Webhooks APIs.
+    pub platform: Url,
+}
+
+impl Region {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Us, Self::Uk, Self::Eu, Self::Studio];
+
+    /// The region's hosts. Never `api.poly.ai`, which serves no region.
+    pub fn hosts(self) -> Hosts {
+        let (runtime, platform) = match self {
+            Self::Us => (Some("https://api.us-1.platform.polyai.app"), "https://api.us.poly.ai"),
+            Self::Uk => (Some("https://api.uk-1.platform.polyai.app"), "https://api.uk.poly.ai"),
+            Self::Eu => (Some("https://api.euw-1.platform.polyai.app"), "https://api.eu.poly.ai"),
+            Self::Studio => (None, "https://api.studio.poly.ai"),
+        };
+        let parse = |text: &str| Url::parse(text).unwrap_or_else(|_| unreachable!("{text} is a URL"));
+        Hosts { runtime: runtime.map(parse), platform: parse(platform) }
+    }
+
+    /// The region that a host of PolyAI's belongs to: who set only `POLYAI_BASE_URL`, as the quickstart has
+    /// it, has named the region by it.
+    pub fn of_host(url: &Url) -> Option<Self> {
+        Self::ALL.into_iter().find(|region| {
+            let hosts = region.hosts();
+            hosts.platform.host_str() == url.host_str()
+                || hosts.runtime.is_some_and(|runtime| runtime.host_str() == url.host_str())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_host_names_its_region() {
+        let region = |url: &str| Region::of_host(&Url::parse(url).unwrap());
+        assert_eq!(region("https://api.euw-1.platform.polyai.app/"), Some(Region::Eu));
+        assert_eq!(region("https://api.studio.poly.ai"), Some(Region::Studio));
+        assert_eq!(region("https://api.poly.ai"), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! Logs and metrics.
+//!
+//! Logs go to standard error: pretty on a terminal, one JSON object a line elsewhere. Field names follow
+//! `entity.attribute` with the unit as a suffix (`elapsed_ms`, `body_bytes`). No field ever holds a secret, a
+//! body, a transcript or a phone number; the types make the first impossible ([`crate::secret::Secret`]).
+
+use std::io::{self, IsTerminal};
+
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tracing_subscriber::{EnvFilter, filter::ParseError, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `pretty` or `json`; where it is not set, pretty on a terminal and JSON elsewhere.
+    pub format: Option<LogFormat>,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,polyhook::worker=debug`.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: None, level: "info".to_owned() }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// For programs: one object a line.
+    Json,
+}
+
+/// Why telemetry could not be set up.
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    /// `log.level` is none.
+    #[error("log.level is no level and no list of directives: {0}")]
+    Level(#[from] ParseError),
+    /// Something else has been set up before.
+    #[error("logs are set up already: {0}")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+    /// The metrics recorder is there already, or its buckets are wrong.
+    #[error("metrics: {0}")]
+    Metrics(#[from] BuildError),
+}
+
+/// Whether `level` can be understood.
+pub fn check_level(level: &str) -> Result<(), TelemetryError> {
+    EnvFilter::try_new(level).map(drop).map_err(Into::into)
+}
+
+/// Sends logs to standard error from here on.
+pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(&config.level)?;
+    let terminal = io::stderr().is_terminal();
+    let format = config.format.unwrap_or(if terminal { LogFormat::Pretty } else { LogFormat::Json });
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Pretty => {
+            // On a terminal the layer itself honours NO_COLOR.
+            let layer = fmt::layer().with_writer(io::stderr).with_target(false);
+            let layer = if terminal { layer } else { layer.with_ansi(false) };
+            registry.with(layer).try_init()?;
+        }
+        LogFormat::Json => {
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()?;
+        }
+    }
+    Ok(())
+}
+
+/// Installs the metrics recorder and describes every metric.
+pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
+    const SECONDS: &[f64] =
+        &[0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 120.0, 600.0];
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
+        .install_recorder()?;
+    describe_counter!("polyhook_deliveries_total", "Requests to the webhook path, by outcome");
+    describe_histogram!("polyhook_ack_seconds", "From request header to answer");
+    describe_histogram!("polyhook_publish_seconds", "From publish to durable");
+    describe_gauge!("polyhook_queue_depth", "Messages in a queue");
+    describe_counter!("polyhook_jobs_total", "Tries of jobs, by outcome");
+    describe_histogram!("polyhook_job_seconds", "One try of a job");
+    describe_counter!("polyhook_api_requests_total", "Requests to PolyAI, by operation and status");
+    describe_histogram!("polyhook_api_seconds", "From request to response header");
+    describe_counter!("polyhook_archive_bytes_total", "Bytes written to the archive, by kind");
+    describe_counter!("polyhook_dead_letters_total", "Jobs that ended as dead letters, by reason");
+    describe_counter!("polyhook_announcements_total", "Announcements, by outcome");
+    gauge!("polyhook_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}

@@ -1,0 +1,170 @@
+//! The extractor: from a request to a delivery that is proved to be PolyAI's.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, Request};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Receiver,
+    answer::{About, Deadline, Outcome},
+    config::OnMismatch,
+};
+use crate::{
+    event::{self, DedupKey, Event},
+    queue::Message,
+    signature::{EVENT_ID_HEADER, Rejection, SIGNATURE_HEADER, TIMESTAMP_HEADER},
+};
+
+/// What a body is charged for at a time.
+const BUDGET_STEP_BYTES: usize = 16 << 10;
+
+/// A genuine delivery, read and ready to be published.
+#[derive(Debug)]
+pub(super) struct SignedDelivery {
+    pub(super) message: Message,
+    pub(super) about: About,
+    pub(super) deadline: Instant,
+    /// Gives the body's bytes back to the budget when the delivery is over.
+    pub(super) _held: Vec<OwnedSemaphorePermit>,
+}
+
+impl FromRequest<Receiver> for SignedDelivery {
+    type Rejection = Outcome;
+
+    async fn from_request(request: Request, receiver: &Receiver) -> Result<Self, Outcome> {
+        let receiver = &receiver.inner;
+        let Deadline(deadline) = request
+            .extensions()
+            .get()
+            .copied()
+            .unwrap_or_else(|| Deadline(Instant::now() + receiver.ack_budget));
+        let (head, body) = request.into_parts();
+        if content_length(&head.headers).is_some_and(|length| length > receiver.body_limit as u64) {
+            return Err(Outcome::TooLarge);
+        }
+        // A quarter of the budget is kept for making it durable.
+        let read_by = deadline - receiver.ack_budget / 4;
+        let mut held = Vec::new();
+        let body = timeout_at(read_by, read(body, receiver.body_limit, &receiver.body_budget, &mut held))
+            .await
+            .unwrap_or(Err(Outcome::SlowBody))?;
+
+        let now = receiver.clock.now();
+        let timestamp = single(&head.headers, TIMESTAMP_HEADER).map_err(|()| Rejection::TimestampMalformed);
+        let signature = single(&head.headers, SIGNATURE_HEADER).map_err(|()| Rejection::SignatureMalformed);
+        signature
+            .and_then(|signature| receiver.verifier.verify(signature, timestamp?, &body, now))
+            .map_err(|rejection| match (rejection, receiver.on_mismatch) {
+                (Rejection::Mismatch, OnMismatch::Retry) => Outcome::UnverifiedRetry(rejection),
+                _ => Outcome::Unverified(rejection),
+            })?;
+
+        // Nothing before this line has looked inside the body.
+        let event = Event::read(&body);
+        let id = event::message_id(head.headers.get(EVENT_ID_HEADER).map(|id| id.as_bytes()), &body);
+        let trace = Trace::continued(&head.headers);
+        let message = Message {
+            dedup: DedupKey::new(&id, &body),
+            kind: event.kind.clone(),
+            environment: event.environment.clone(),
+            received_at: now,
+            traceparent: Some(trace.parent),
+            content_type: content_type(&head.headers),
+            body: body.clone(),
+            id: id.clone(),
+        };
+        let about = About { message_id: id, event, body_bytes: body.len(), trace_id: trace.id };
+        Ok(Self { message, about, deadline, _held: held })
+    }
+}
+
+/// Reads a body of at most `limit` bytes, charging the budget as it grows: a client that announces much and
+/// sends little costs little.
+async fn read(
+    mut body: axum::body::Body,
+    limit: usize,
+    budget: &Arc<Semaphore>,
+    held: &mut Vec<OwnedSemaphorePermit>,
+) -> Result<Bytes, Outcome> {
+    let mut bytes = BytesMut::new();
+    let mut charged = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(part) = frame.map_err(|_| Outcome::BrokenBody)?.into_data() else { continue };
+        let length = bytes.len() + part.len();
+        if length > limit {
+            return Err(Outcome::TooLarge);
+        }
+        while charged < length {
+            let kib = u32::try_from(BUDGET_STEP_BYTES / 1024).unwrap_or(u32::MAX);
+            held.push(Arc::clone(budget).try_acquire_many_owned(kib).map_err(|_| Outcome::Overloaded)?);
+            charged += BUDGET_STEP_BYTES;
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes.freeze())
+}
+
+/// A header that may stand there once; twice is no way to sign anything.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, ()> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next().map(http::HeaderValue::as_bytes);
+    if values.next().is_some() { Err(()) } else { Ok(first) }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// An AMQP short string holds 255 bytes.
+fn content_type(headers: &HeaderMap) -> String {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    given.filter(|given| (1..=255).contains(&given.len())).unwrap_or("application/json").to_owned()
+}
+
+/// W3C trace context: the sender's trace continued with a span of ours, or a new one.
+struct Trace {
+    id: String,
+    parent: String,
+}
+
+impl Trace {
+    fn continued(headers: &HeaderMap) -> Self {
+        let given = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(trace_id);
+        let id = given.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned);
+        let span = fastrand::u64(1..);
+        Self { parent: format!("00-{id}-{span:016x}-01"), id }
+    }
+}
+
+/// The trace id of a valid `traceparent` of version 00.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    let mut parts = traceparent.split('-');
+    let (version, id, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length| {
+        text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let valid = version == "00" && hex(id, 32) && hex(span, 16) && hex(flags, 2) && parts.next().is_none();
+    (valid && id.bytes().any(|byte| byte != b'0')).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_valid_trace_is_continued() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        assert_eq!(trace_id(&format!("00-{id}-b7ad6b7169203331-01")), Some(id));
+        for bad in ["", "00", "00-xyz-b7ad6b7169203331-01", "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
+            assert_eq!(trace_id(bad), None, "{bad}");
+        }
+        assert_eq!(trace_id(&format!("00-{}-b7ad6b7169203331-01", "0".repeat(32))), None);
+    }
+}

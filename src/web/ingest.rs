@@ -1,0 +1,27 @@
+//! The handler: enqueues, and answers when the queue says "durable".
+
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use tokio::time::timeout_at;
+
+use super::{Receiver, answer::Outcome, delivery::SignedDelivery};
+use crate::queue::Published;
+
+/// `POST {path}`
+pub(super) async fn ingest(State(receiver): State<Receiver>, delivery: SignedDelivery) -> Response {
+    let SignedDelivery { message, about, deadline, _held } = delivery;
+    let outcome = match receiver.inner.in_flight.try_acquire() {
+        Err(_) => Outcome::Overloaded,
+        Ok(_permit) => match timeout_at(deadline, receiver.inner.queue.publish(message)).await {
+            Ok(Ok(Published::New)) => Outcome::Accepted,
+            Ok(Ok(Published::Duplicate)) => Outcome::Duplicate,
+            Ok(Err(error)) => Outcome::NotDurable(error),
+            Err(_) => Outcome::Late,
+        },
+    };
+    let mut response = outcome.into_response();
+    response.extensions_mut().insert(about);
+    response
+}

@@ -1,0 +1,83 @@
+//! The public listener, where PolyAI's deliveries enter, and the admin listener.
+//!
+//! A request goes through [`deadline`](answer::answer_in_time), is read and verified by the
+//! [`SignedDelivery`](delivery::SignedDelivery) extractor (body limit, then signature over the raw bytes, and
+//! only then a lenient look inside), and is published by the [handler](ingest::ingest). A 204 leaves only after
+//! the queue has said "durable". Whatever happens, an answer leaves within `ack_budget`, and our own trouble
+//! is a 503 with `Retry-After`, never a 4xx: PolyAI retries the one and throws the event away on the other.
+//!
+//! Bounds: bodies being read hold at most 64 MiB together, at most `max_in_flight` deliveries wait for the
+//! queue, and a connection that does not finish its header within the ack budget is closed.
+
+pub mod admin;
+mod answer;
+mod config;
+mod delivery;
+mod ingest;
+mod server;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, middleware, routing::post};
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{clock::Clock, queue::Queue, signature::Verifier};
+
+pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
+pub use server::serve;
+
+/// How many bytes of bodies may be in memory at a time, over all requests.
+const BODY_BUDGET_BYTES: usize = 64 << 20;
+
+/// What the receiver needs; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Receiver {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    queue: Arc<dyn Queue>,
+    verifier: Verifier,
+    on_mismatch: OnMismatch,
+    clock: Clock,
+    ack_budget: Duration,
+    body_limit: usize,
+    in_flight: Semaphore,
+    /// One permit is one KiB of body held in memory.
+    body_budget: Arc<Semaphore>,
+}
+
+impl Receiver {
+    /// A receiver that publishes to `queue` what `signature` accepts.
+    pub fn new(server: &ServerConfig, signature: &SignatureConfig, queue: Arc<dyn Queue>, clock: Clock) -> Self {
+        let inner = Inner {
+            queue,
+            verifier: Verifier::new(&signature.secrets, signature.scheme, signature.tolerance),
+            on_mismatch: signature.on_mismatch,
+            clock,
+            ack_budget: server.ack_budget,
+            body_limit: usize::try_from(server.body_limit.as_u64()).unwrap_or(usize::MAX),
+            in_flight: Semaphore::new(server.max_in_flight.min(Semaphore::MAX_PERMITS)),
+            body_budget: Arc::new(Semaphore::new(BODY_BUDGET_BYTES / 1024)),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The public listener's routes: the one path, with or without a slash at its end.
+    pub fn router(&self, path: &str) -> Router {
+        let path = path.trim_end_matches('/');
+        let ingest = || post(ingest::ingest);
+        let mut router = Router::new().route(&format!("{path}/"), ingest());
+        if !path.is_empty() {
+            router = router.route(path, ingest());
+        }
+        router
+            .method_not_allowed_fallback(answer::method_not_allowed)
+            .fallback(answer::not_found)
+            .layer(CatchPanicLayer::custom(answer::panicked))
+            .layer(middleware::from_fn_with_state(self.clone(), answer::answer_in_time))
+            .with_state(self.clone())
+    }
+}

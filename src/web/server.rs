@@ -1,0 +1,65 @@
+//! The accept loop: HTTP/1.1 and cleartext HTTP/2, header timeouts, graceful shutdown.
+
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::net::TcpListener;
+
+use crate::lifecycle::Lifecycle;
+
+/// A peer's header block. PolyAI's is below one KiB.
+const MAX_HEADER_BYTES: usize = 32 << 10;
+const MAX_HTTP2_STREAMS: u32 = 256;
+/// After an `accept` that failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves `router` on `listener` until the drain, then lets open requests finish. A connection that is
+/// silent, or has not sent a whole header, for `header_timeout` is closed.
+pub async fn serve(listener: TcpListener, router: Router, header_timeout: Duration, life: Lifecycle) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_HTTP2_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .keep_alive_interval(Some(header_timeout))
+        .keep_alive_timeout(header_timeout);
+
+    let graceful = GracefulShutdown::new();
+    let draining = life.draining();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = draining.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted; raise the limit of open files if this persists");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Answers are small and must leave at once.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        life.spawn("connection", async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}

@@ -1,0 +1,98 @@
+//! Why a try failed, and what follows.
+
+use std::{borrow::Cow, time::Duration};
+
+use jiff::Timestamp;
+
+use crate::{
+    archive::ArchiveError,
+    polyai::{Advice, ApiError, UnknownProject},
+    queue::{Attempt, QueueError},
+};
+
+/// A try that did not end in the archive.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// A constant word, also a metric label.
+    pub reason: &'static str,
+    /// What happened, what it means, what to do. Nothing private.
+    pub detail: String,
+    /// PolyAI's HTTP status.
+    pub status: Option<u16>,
+    /// PolyAI's `X-PolyAI-Correlation-Id`.
+    pub correlation_id: Option<String>,
+    /// What follows.
+    pub next: Next,
+}
+
+/// What follows a failed try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next rung of the ladder, or a known time; a dead letter once the ladder is climbed.
+    Retry(Option<Duration>),
+    /// The next rung of the ladder, but no later than this; never a dead letter. For what comes with time.
+    Wait(Duration),
+    /// Not tried at all: come back then, and count no failure.
+    Postpone(Duration),
+    /// A dead letter at once: only a person can help.
+    Dead,
+}
+
+impl Failure {
+    pub(super) fn new(reason: &'static str, detail: impl Into<String>, next: Next) -> Self {
+        Self { reason, detail: detail.into(), status: None, correlation_id: None, next }
+    }
+
+    pub(super) fn panicked() -> Self {
+        Self::new(
+            "panicked",
+            "a bug in polyhook; the log has the place. Please report it, update, then replay",
+            Next::Retry(None),
+        )
+    }
+
+    /// As the job's history keeps it.
+    pub fn attempt(&self, at: Timestamp) -> Attempt {
+        Attempt {
+            at,
+            reason: Cow::Borrowed(self.reason),
+            detail: self.detail.clone(),
+            status: self.status,
+            correlation_id: self.correlation_id.clone(),
+        }
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        let next = match error.advice() {
+            Advice::Retry(after) => Next::Retry(after),
+            Advice::GiveUp => Next::Dead,
+        };
+        Self {
+            reason: error.kind.label(),
+            detail: error.to_string(),
+            status: error.status,
+            correlation_id: error.correlation_id,
+            next,
+        }
+    }
+}
+
+impl From<UnknownProject> for Failure {
+    fn from(unknown: UnknownProject) -> Self {
+        Self::new("unknown_project", unknown.to_string(), Next::Dead)
+    }
+}
+
+impl From<ArchiveError> for Failure {
+    fn from(error: ArchiveError) -> Self {
+        Self::new("archive", error.to_string(), Next::Retry(None))
+    }
+}
+
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Self {
+        Self::new("announce", format!("archived, but not announced: {error}"), Next::Retry(None))
+    }
+}

@@ -1,0 +1,234 @@
+//! From a job to an archived, announced conversation.
+//!
+//! A job is leased from the queue, its conversation and recordings are fetched, written to the archive
+//! (manifest last), announced, and only then is the job acknowledged. A crash anywhere before that leaves the
+//! job in the queue; doing it again changes nothing that is already right. Every failure says what follows:
+//! another try at a known time, or a dead letter that names what a person must do.
+//!
+//! At a drain no new job is taken, running ones get [`FINISH_TIMEOUT`], and what is still unfinished goes back
+//! to the queue at once.
+
+mod announce;
+mod config;
+mod failure;
+mod job;
+mod recordings;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use metrics::{counter, histogram};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    archive::Archive,
+    clock::Clock,
+    lifecycle::Lifecycle,
+    polyai::PolyAi,
+    queue::{History, Job, Lease, Outcome, Queue, QueueError},
+    retry::Ladder,
+};
+
+pub use config::{AudioChoice, WorkerConfig};
+pub use failure::{Failure, Next};
+pub use job::{Archived, Done, Request};
+
+/// How long running jobs may take after the drain has started.
+pub const FINISH_TIMEOUT: Duration = Duration::from_secs(7);
+/// A settlement that fails is tried again this often; after that the lease runs out by itself.
+const SETTLE_TRIES: u32 = 5;
+
+/// Fetches, archives and announces.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: WorkerConfig,
+    ladder: Ladder,
+    queue: Arc<dyn Queue>,
+    polyai: PolyAi,
+    archive: Archive,
+    clock: Clock,
+}
+
+impl Worker {
+    /// A worker on `queue`.
+    pub fn new(
+        config: WorkerConfig,
+        ladder: Ladder,
+        queue: Arc<dyn Queue>,
+        polyai: PolyAi,
+        archive: Archive,
+        clock: Clock,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { config, ladder, queue, polyai, archive, clock }) }
+    }
+
+    /// Takes jobs until the drain, `concurrency` at a time.
+    pub async fn run(self, life: Lifecycle) {
+        let draining = life.draining();
+        let free = Arc::new(Semaphore::new(self.inner.config.concurrency.min(Semaphore::MAX_PERMITS)));
+        let mut running = JoinSet::new();
+        loop {
+            let next = async {
+                let slot = Arc::clone(&free).acquire_owned().await.ok()?;
+                Some((slot, self.inner.queue.next().await.ok()?))
+            };
+            let (slot, job) = tokio::select! {
+                biased;
+                () = draining.cancelled() => break,
+                next = next => match next {
+                    Some(next) => next,
+                    None => break,
+                },
+            };
+            let worker = self.clone();
+            running.spawn(async move {
+                worker.inner.handle(job).await;
+                drop(slot);
+            });
+            while running.try_join_next().is_some() {}
+        }
+        let finish = async { while running.join_next().await.is_some() {} };
+        if timeout(FINISH_TIMEOUT, finish).await.is_err() {
+            tracing::warn!(jobs = running.len(), "unfinished jobs go back to the queue");
+        }
+    }
+
+    /// Fetches, archives and announces one conversation now, outside the queue.
+    pub async fn archive_now(&self, request: &Request) -> Result<Done, Failure> {
+        self.inner.archive_and_announce(request).await
+    }
+
+    /// The configured projects.
+    pub fn polyai(&self) -> &PolyAi {
+        &self.inner.polyai
+    }
+}
+
+impl Inner {
+    /// One try of one job, to its settlement.
+    async fn handle(&self, job: Job) {
+        let Job { message, mut history, lease } = job;
+        let started = Instant::now();
+        let result = match Request::of_message(&message, &self.config.environments) {
+            Ok(Some(request)) => AssertUnwindSafe(self.archive_and_announce(&request))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(Failure::panicked())),
+            Ok(None) => Ok(Done::Skipped),
+            Err(failure) => Err(failure),
+        };
+        let elapsed = started.elapsed();
+        histogram!("polyhook_job_seconds").record(elapsed.as_secs_f64());
+
+        let attempt = history.failures + 1;
+        let (label, outcome) = match &result {
+            Ok(done) => (done.label(), Outcome::Done),
+            Err(failure) => self.after(failure, &mut history),
+        };
+        counter!("polyhook_jobs_total", "outcome" => label).increment(1);
+        let line = JobLine { message: &message, outcome: label, attempt, elapsed };
+        line.log(&result, &outcome);
+        if let Err(error) = self.settle(lease, outcome).await {
+            tracing::warn!(event.id = message.id, %error, "the job could not be settled and will be done again");
+        }
+    }
+
+    /// What follows a failure.
+    fn after(&self, failure: &Failure, history: &mut History) -> (&'static str, Outcome) {
+        if let Next::Postpone(after) = failure.next {
+            return ("postponed", Outcome::Retry { after, history: history.clone() });
+        }
+        history.push(failure.attempt(self.clock.now()));
+        let rung = self.ladder.delay(history.failures);
+        let after = match failure.next {
+            Next::Dead => None,
+            Next::Retry(known) => rung.map(|rung| known.map_or(rung, |known| known.max(Duration::from_secs(1)))),
+            Next::Wait(left) => Some(rung.or_else(|| self.ladder.last()).unwrap_or(left).min(left)),
+            Next::Postpone(after) => Some(after),
+        };
+        match after {
+            Some(after) => ("retried", Outcome::Retry { after, history: history.clone() }),
+            None => {
+                counter!("polyhook_dead_letters_total", "reason" => failure.reason).increment(1);
+                ("dead", Outcome::Dead { history: history.clone() })
+            }
+        }
+    }
+
+    /// A settlement is as good as the queue is; trouble that passes is waited for.
+    async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError> {
+        let mut pause = Duration::from_millis(200);
+        for _ in 1..SETTLE_TRIES {
+            match self.queue.settle(lease, outcome.clone()).await {
+                Err(QueueError::Unavailable(_) | QueueError::Timeout(_) | QueueError::Refused(_)) => {}
+                other => return other,
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        self.queue.settle(lease, outcome).await
+    }
+}
+
+/// One line a try.
+struct JobLine<'a> {
+    message: &'a crate::queue::Message,
+    outcome: &'static str,
+    attempt: usize,
+    elapsed: Duration,
+}
+
+impl JobLine<'_> {
+    fn log(&self, result: &Result<Done, Failure>, settled: &Outcome) {
+        let Self { message, outcome, attempt, elapsed } = self;
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let trace_id = message.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)).unwrap_or_default();
+        match result {
+            Ok(Done::Archived(archived)) => {
+                let Archived { conversation_id, manifest, .. } = archived.as_ref();
+                tracing::info!(
+                    outcome, attempt, elapsed_ms, trace_id,
+                    event.id = message.id,
+                    conversation.id = conversation_id,
+                    revision = manifest.revision,
+                    objects = manifest.objects.len(),
+                    archived_bytes = manifest.objects.iter().map(|object| object.size_bytes).sum::<u64>(),
+                    audio = manifest.audio.status.as_str(),
+                    api = manifest.provenance.served_by.as_str(),
+                    "job"
+                );
+            }
+            Ok(_) => tracing::info!(outcome, attempt, elapsed_ms, trace_id, event.id = message.id, "job"),
+            Err(failure) => {
+                let Failure { reason, detail, status, correlation_id, .. } = failure;
+                let correlation = correlation_id.as_deref().unwrap_or_default();
+                match settled {
+                    Outcome::Retry { after, .. } => tracing::info!(
+                        outcome, attempt, elapsed_ms, trace_id,
+                        event.id = message.id,
+                        reason, status,
+                        polyai.correlation_id = correlation,
+                        retry_in_s = after.as_secs(),
+                        "job: {detail}"
+                    ),
+                    _ => tracing::error!(
+                        outcome, attempt, elapsed_ms, trace_id,
+                        event.id = message.id,
+                        reason, status,
+                        polyai.correlation_id = correlation,
+                        "job is a dead letter: {detail}"
+                    ),
+                }
+            }
+        }
+    }
+}
