@@ -1,0 +1,128 @@
+//! `polyhook fetch ID…`: archive conversations now, without waiting for a webhook.
+
+use std::sync::Arc;
+
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use super::{CliError, Global, output};
+use crate::{
+    app,
+    archive::Trigger,
+    clock::Clock,
+    config::Roles,
+    lifecycle::Lifecycle,
+    queue::Queue,
+    worker::{Archived, Done, Failure, Request},
+};
+
+/// How long the queue may take to become ready for the announcements.
+const READY_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Fetch conversations by id, archive them now and announce them; exit code 1 if one is not archived.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  polyhook fetch CA0123456789abcdef
+  polyhook fetch --project-id acme-front-desk $(cat ids.txt) --json")]
+pub(super) struct Args {
+    /// PolyAI's conversation ids
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+    /// The project to ask; each configured one in turn where absent
+    #[arg(long)]
+    project_id: Option<String>,
+    /// The account to ask
+    #[arg(long)]
+    account_id: Option<String>,
+    /// One JSON object a line for each conversation
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let mut config = global.load()?;
+    config.check(Roles::WORK)?;
+    // The result is what matters here; the log tells of trouble only.
+    if config.log == crate::telemetry::LogConfig::default() {
+        "warn".clone_into(&mut config.log.level);
+    }
+    crate::telemetry::init_logs(&config.log)?;
+    let life = Lifecycle::new();
+    let clock = Clock::System;
+    let queue = app::open_queue(&config, None, clock.clone(), &life)?.queue;
+    let done = fetch_all(&config, &args, Arc::clone(&queue), &clock).await;
+    life.drain();
+    queue.close().await;
+    life.wait().await;
+    done
+}
+
+async fn fetch_all(
+    config: &crate::config::Config,
+    args: &Args,
+    queue: Arc<dyn Queue>,
+    clock: &Clock,
+) -> Result<(), CliError> {
+    let worker = app::worker(config, Arc::clone(&queue), clock.clone())?;
+    let ready = tokio::time::timeout(READY_WITHIN, async {
+        while queue.ready().await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    });
+    if ready.await.is_err() {
+        let why = queue.ready().await.err().map(|error| error.to_string()).unwrap_or_default();
+        return Err(CliError::Failed(format!("queue.url: {why}")));
+    }
+    let bar = if args.ids.len() > 1 && !args.json { ProgressBar::new(args.ids.len() as u64) } else { ProgressBar::hidden() };
+    let mut missing = 0;
+    for id in &args.ids {
+        let request = Request {
+            conversation_id: id.clone(),
+            account_id: args.account_id.clone(),
+            project_id: args.project_id.clone(),
+            trigger: Trigger::Command,
+            event_id: None,
+            received_at: clock.now(),
+            traceparent: None,
+            any_environment: true,
+        };
+        let result = worker.archive_now(&request).await;
+        missing += usize::from(result.is_err());
+        bar.suspend(|| show(id, &result, args.json));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if missing == 0 { Ok(()) } else { Err(CliError::Said) }
+}
+
+fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
+    match result {
+        Ok(Done::Archived(archived)) => {
+            let Archived { outcome, manifest, urls, .. } = archived.as_ref();
+            if json {
+                output::json(&json!({ "conversation_id": id, "outcome": outcome, "manifest": manifest, "urls": urls }));
+                return;
+            }
+            output::line(format!("{} {id} (revision {}, audio {})", output::good(outcome), manifest.revision, manifest.audio.status.as_str()));
+            for url in urls.values() {
+                output::line(format!("  {url}"));
+            }
+        }
+        Ok(Done::Skipped) => output::line(format!("skipped {id}")),
+        Err(failure) => {
+            let Failure { reason, detail, status, correlation_id, .. } = failure;
+            if json {
+                output::json(&json!({
+                    "conversation_id": id, "outcome": "failed", "reason": reason, "detail": detail, "status": status,
+                    "correlation_id": correlation_id,
+                }));
+                return;
+            }
+            output::line(format!("{} {id}: {detail}", output::bad(reason)));
+            if let Some(correlation_id) = correlation_id {
+                output::line(format!("  PolyAI correlation id {correlation_id}"));
+            }
+        }
+    }
+}

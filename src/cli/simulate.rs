@@ -1,0 +1,194 @@
+//! `polyhook simulate`: the stand-in PolyAI as a process of its own.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use futures_util::stream;
+use serde::Serialize;
+use url::Url;
+
+use super::{CliError, output};
+use crate::{
+    clock::Clock,
+    lifecycle::{Ending, Lifecycle},
+    signature::Form,
+    simulator::{BodyForm, Delivery, EventOptions, Scenario, SenderOptions, Simulator},
+    telemetry::{self, LogConfig},
+};
+
+/// Run a stand-in for PolyAI: its APIs, and signed deliveries with its retry policy.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  polyhook simulate                                          APIs only, twenty calls
+  polyhook simulate --deliver-to http://127.0.0.1:8080/polyai-events --rate 5
+  polyhook simulate --scenario faults.toml --calls 1000
+
+It prints the variables that `polyhook run` needs to talk to it. /_simulator/ on its address scripts it while it runs.")]
+pub(super) struct Args {
+    /// Where its APIs are served
+    #[arg(long, default_value = "127.0.0.1:8088", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// What there is and what goes wrong (TOML)
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// How many calls there are, over the scenario's
+    #[arg(long)]
+    calls: Option<u64>,
+    /// Decides every call, word and sample, over the scenario's
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Deliver the events of all calls to this URL
+    #[arg(long, value_name = "URL")]
+    deliver_to: Option<Url>,
+    /// Deliveries a second; as fast as they are taken where absent
+    #[arg(long, requires = "deliver_to")]
+    rate: Option<f64>,
+    /// What is signed
+    #[arg(long, value_enum, default_value_t = SignedForm::Timestamped)]
+    scheme: SignedForm,
+    /// Whose field names bodies have
+    #[arg(long, value_enum, default_value_t = Names::Quickstart)]
+    form: Names,
+    /// Multiplies PolyAI's waits between attempts (0.001: a minute is 60 ms)
+    #[arg(long, default_value_t = 1.0, requires = "deliver_to")]
+    time_scale: f64,
+    /// The share of deliveries that are sent twice
+    #[arg(long, default_value_t = 0.0, requires = "deliver_to")]
+    duplicates: f64,
+    /// Shuffle deliveries within a window of so many
+    #[arg(long, default_value_t = 0, requires = "deliver_to")]
+    reorder: usize,
+    /// End when everything is delivered; exit code 1 if something was not
+    #[arg(long, requires = "deliver_to")]
+    exit: bool,
+    /// One JSON object a line instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is signed.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum SignedForm {
+    /// `{timestamp}.{body}`, as in the API reference
+    Timestamped,
+    /// The body alone, as in the quickstart
+    Body,
+}
+
+impl From<SignedForm> for Form {
+    fn from(form: SignedForm) -> Self {
+        match form {
+            SignedForm::Timestamped => Self::Timestamped,
+            SignedForm::Body => Self::Body,
+        }
+    }
+}
+
+/// Whose field names bodies have.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum Names {
+    /// `type` and `data`
+    Quickstart,
+    /// `event_type`
+    Reference,
+}
+
+impl From<Names> for BodyForm {
+    fn from(names: Names) -> Self {
+        match names {
+            Names::Quickstart => Self::Quickstart,
+            Names::Reference => Self::Reference,
+        }
+    }
+}
+
+/// What a receiver needs to know. Everything in it is made up.
+#[derive(Serialize)]
+struct Access<'a> {
+    url: &'a str,
+    api_key: &'a str,
+    account_id: &'a str,
+    project_id: &'a str,
+    signing_secret: &'a str,
+    calls: usize,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    telemetry::init_logs(&LogConfig { level: "warn".to_owned(), ..LogConfig::default() })?;
+    let life = Lifecycle::new();
+    let simulator = Simulator::start(args.listen, scenario(&args)?, Clock::System, &life)
+        .await
+        .map_err(|error| CliError::Failed(format!("--listen: cannot listen on {}: {error}", args.listen)))?;
+    show_access(&simulator, args.json);
+    let Some(target) = args.deliver_to.clone() else { return ended(life.run_to_end().await) };
+
+    let options = SenderOptions {
+        form: args.scheme.into(),
+        rate: args.rate,
+        time_scale: args.time_scale,
+        duplicates: args.duplicates,
+        reorder: args.reorder,
+        ..SenderOptions::default()
+    };
+    let sender = simulator.sender(target, options).map_err(|error| CliError::Failed(error.to_string()))?;
+    let events = EventOptions { form: args.form.into(), seed: simulator.state().seed(), ..EventOptions::default() };
+    let calls = simulator.calls();
+    let deliveries: Vec<_> = Delivery::of_calls(&calls, &events).collect();
+    let sent = deliveries.len();
+    let summary = tokio::select! {
+        summary = simulator.state().run(&sender, stream::iter(deliveries)) => summary,
+        ending = life.run_to_end() => return ended(ending),
+    };
+    if args.json {
+        output::json(&summary);
+    } else {
+        output::line(format!("{} of {sent} deliveries accepted", summary.accepted));
+    }
+    if !args.exit {
+        return ended(life.run_to_end().await);
+    }
+    life.drain();
+    life.wait().await;
+    if summary.accepted == summary.deliveries { Ok(()) } else { Err(CliError::Said) }
+}
+
+fn scenario(args: &Args) -> Result<Scenario, CliError> {
+    let mut scenario = match &args.scenario {
+        Some(path) => {
+            let usage = |error: &dyn std::fmt::Display| CliError::Usage(format!("{}: {error}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|error| usage(&error))?;
+            Scenario::from_toml(&text).map_err(|error| usage(&error))?
+        }
+        None => Scenario::default(),
+    };
+    scenario.calls = args.calls.unwrap_or(scenario.calls);
+    scenario.seed = args.seed.unwrap_or(scenario.seed);
+    Ok(scenario)
+}
+
+fn show_access(simulator: &Simulator, json: bool) {
+    let url = simulator.url().as_str().trim_end_matches('/');
+    let access = Access {
+        url,
+        api_key: simulator.api_key().expose(),
+        account_id: simulator.account_id(),
+        project_id: simulator.project_id(),
+        signing_secret: simulator.signing_secret().expose(),
+        calls: simulator.calls().len(),
+    };
+    if json {
+        output::json(&access);
+        return;
+    }
+    let Access { api_key, account_id, project_id, signing_secret, calls, .. } = access;
+    output::line(format!(
+        "# PolyAI, simulated, with {calls} calls. For `polyhook run` in another shell:\n\
+         export POLYAI_BASE_URL={url}\nexport POLYAI_PLATFORM_URL={url}\nexport POLYAI_API_KEY={api_key}\n\
+         export POLYAI_ACCOUNT_ID={account_id}\nexport POLYAI_PROJECT_ID={project_id}\n\
+         export POLYAI_WEBHOOK_SECRET={signing_secret}"
+    ));
+}
+
+fn ended(ending: Ending) -> Result<(), CliError> {
+    if ending == Ending::Drained { Ok(()) } else { Err(CliError::Said) }
+}

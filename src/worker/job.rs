@@ -1,0 +1,334 @@
+//! One try: which conversation, from which project, into the archive, onto the bus.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use metrics::counter;
+
+use super::{
+    Inner,
+    announce::announcement,
+    failure::{Failure, Next},
+    recordings::Recordings,
+};
+use crate::{
+    archive::{Audio, Committed, Draft, Facts, Handoff, Location, MANIFEST, Manifest, Provenance, ServedBy, Stored, Trigger},
+    event::{self, CONVERSATION_DISCOVERED, Event},
+    polyai::{Api, Conversation, ErrorKind, Project, Summary},
+    queue::{Announced, Message},
+};
+
+/// How long a call may be in progress before a person should look: no phone call lasts a day.
+const IN_PROGRESS_LIMIT: std::time::Duration = std::time::Duration::from_hours(24);
+
+/// A conversation to be archived, and who asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// PolyAI's id.
+    pub conversation_id: String,
+    /// As the event or the person names it.
+    pub account_id: Option<String>,
+    /// As the event or the person names it.
+    pub project_id: Option<String>,
+    /// What asked.
+    pub trigger: Trigger,
+    /// The event's id.
+    pub event_id: Option<String>,
+    /// When it was asked for.
+    pub received_at: Timestamp,
+    /// The trace to continue.
+    pub traceparent: Option<String>,
+    /// Archive conversations of any environment, not only of the configured ones.
+    pub any_environment: bool,
+}
+
+/// How a try ended well.
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// Archived (now, or before) and announced.
+    Archived(Box<Archived>),
+    /// Of an environment nobody wants.
+    Skipped,
+}
+
+/// What lies in the archive.
+#[derive(Clone, Debug)]
+pub struct Archived {
+    /// PolyAI's id.
+    pub conversation_id: String,
+    /// `archived`, `unchanged` or `stale`.
+    pub outcome: &'static str,
+    /// What lies there now.
+    pub manifest: Manifest,
+    /// Where, by the object's name.
+    pub urls: BTreeMap<String, String>,
+}
+
+impl Done {
+    /// The metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Archived(archived) => archived.outcome,
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+impl Request {
+    /// What an event asks for; nothing where its environment is not wanted.
+    pub(super) fn of_message(message: &Message, environments: &[String]) -> Result<Option<Self>, Failure> {
+        if message.environment != event::UNKNOWN && !wanted(environments, &message.environment) {
+            return Ok(None);
+        }
+        let event = Event::read(&message.body);
+        let Some(conversation_id) = event.conversation_id else {
+            return Err(Failure::new(
+                "no_conversation_id",
+                "the event names no conversation, so there is nothing to fetch: look at its body, then drop it",
+                Next::Dead,
+            ));
+        };
+        let discovered = message.kind.starts_with(CONVERSATION_DISCOVERED);
+        Ok(Some(Self {
+            conversation_id,
+            account_id: event.account_id,
+            project_id: event.project_id,
+            trigger: if discovered { Trigger::Reconcile } else { Trigger::Webhook },
+            event_id: Some(message.id.clone()),
+            received_at: message.received_at,
+            traceparent: message.traceparent.clone(),
+            any_environment: false,
+        }))
+    }
+
+    /// From when on a recording's time counts. A webhook comes right after the call; who asks for an old call
+    /// need not wait for a recording that is not there after all this time.
+    pub(super) fn recording_due(&self, summary: &Summary) -> Timestamp {
+        match self.trigger {
+            Trigger::Webhook => self.received_at,
+            _ => summary.ended_at().unwrap_or(self.received_at).min(self.received_at),
+        }
+    }
+}
+
+impl Inner {
+    pub(super) async fn archive_and_announce(&self, request: &Request) -> Result<Done, Failure> {
+        let (project, conversation) = self.fetch(request).await?;
+        let Conversation { summary, .. } = &conversation;
+        let environment = summary.environment.as_deref().unwrap_or(event::UNKNOWN);
+        if !request.any_environment && environment != event::UNKNOWN && !wanted(&self.config.environments, environment) {
+            return Ok(Done::Skipped);
+        }
+        if summary.in_progress {
+            return Err(self.in_progress(request));
+        }
+
+        let started_at = summary.started_at.unwrap_or(request.received_at);
+        let location =
+            Location::new(project.account_id(), project.project_id(), &request.conversation_id, started_at);
+        let stored = self.archive.read(&location).await?;
+        let recordings = self.recordings(request, project, &conversation, &location, stored.as_ref()).await?;
+        let committed = match recordings {
+            Recordings::AlreadyThere(stored) => Committed::Unchanged(stored),
+            Recordings::Fetched { audio, staged, warnings } => {
+                let draft = self.draft(request, &conversation, started_at, audio, warnings);
+                self.archive.commit(&location, &draft, conversation.json.clone(), staged).await?
+            }
+        };
+        let outcome = match &committed {
+            Committed::Written(_) => "archived",
+            Committed::Unchanged(_) => "unchanged",
+            Committed::Stale(_) => "stale",
+        };
+        let manifest = committed.into_manifest();
+        let urls = self.urls(&location, &manifest)?;
+        self.announce(&manifest, urls.clone(), request.traceparent.clone()).await?;
+        Ok(Done::Archived(Box::new(Archived {
+            conversation_id: request.conversation_id.clone(),
+            outcome,
+            manifest,
+            urls,
+        })))
+    }
+
+    /// Asks the project the event names; where it names none of several, each in turn until one knows the
+    /// conversation (the quickstart's events carry no project).
+    async fn fetch(&self, request: &Request) -> Result<(&Project, Conversation), Failure> {
+        let candidates = self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
+        let several = candidates.len() > 1;
+        let mut unknown = None;
+        for project in candidates {
+            if let Some(left) = project.paused_for() {
+                let detail = "PolyAI asked this project to slow down; the job waits for the end of the pause";
+                return Err(Failure::new("paused", detail, Next::Postpone(left)));
+            }
+            match self.polyai.conversation(project, &request.conversation_id).await {
+                Ok(conversation) => return Ok((project, conversation)),
+                Err(error)
+                    if several
+                        && matches!(
+                            error.kind,
+                            ErrorKind::UnknownConversation
+                                | ErrorKind::UnknownProject
+                                | ErrorKind::NotServed
+                                | ErrorKind::KeyLacksScope
+                        ) =>
+                {
+                    unknown = Some(error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(unknown.map_or_else(
+            || Failure::new("unknown_project", "no project is configured", Next::Dead),
+            Failure::from,
+        ))
+    }
+
+    fn in_progress(&self, request: &Request) -> Failure {
+        let age = std::time::Duration::try_from(self.clock.now().duration_since(request.received_at)).unwrap_or_default();
+        let detail = "the call is still in progress; it is fetched again when it may be over";
+        match IN_PROGRESS_LIMIT.checked_sub(age).filter(|left| !left.is_zero()) {
+            Some(left) => Failure::new("in_progress", detail, Next::Wait(left)),
+            None => Failure::new(
+                "in_progress",
+                "PolyAI has called this conversation in progress for over a day: ask their support, then replay",
+                Next::Dead,
+            ),
+        }
+    }
+
+    fn draft(
+        &self,
+        request: &Request,
+        conversation: &Conversation,
+        started_at: Timestamp,
+        audio: Audio,
+        mut warnings: Vec<String>,
+    ) -> Draft {
+        let Summary { channel, environment, handoff, .. } = &conversation.summary;
+        let summary = &conversation.summary;
+        let unknown = || event::UNKNOWN.to_owned();
+        if summary.transcript_hidden() {
+            counter!("polyhook_hidden_transcripts_total").increment(1);
+            tracing::warn!(conversation.id = request.conversation_id, turns = summary.num_turns, "the transcript is hidden: enable Conversation transcript under API Keys > Configuration in Agent Studio");
+            warnings.push(format!(
+                "transcript_hidden: {} turns happened and none is shown; transcript visibility is off for the project",
+                summary.num_turns
+            ));
+        }
+        if summary.started_at.is_none() {
+            warnings.push("started_at_unknown: the date in the key is the day the event arrived".to_owned());
+        }
+        Draft {
+            facts: Facts {
+                channel: channel.clone().unwrap_or_else(unknown),
+                environment: environment.clone().unwrap_or_else(unknown),
+                direction: summary.direction.clone(),
+                started_at,
+                finished_at: summary.finished_at,
+                total_duration_s: summary.total_duration_s,
+                polyai_duration_s: summary.polyai_duration_s,
+                handoff: handoff.happened.then(|| Handoff {
+                    reason: handoff.reason.clone(),
+                    destination: handoff.destination.clone(),
+                }),
+                turn_count: summary.num_turns,
+                in_progress: summary.in_progress,
+                summarised: summary.has_summary,
+            },
+            provenance: Provenance {
+                served_by: match conversation.api {
+                    Api::V3 => ServedBy::V3,
+                    Api::Data => ServedBy::Data,
+                },
+                trigger: request.trigger,
+                event_id: request.event_id.clone(),
+            },
+            received_at: Some(request.received_at),
+            fetched_at: conversation.fetched_at,
+            audio,
+            warnings,
+        }
+    }
+
+    fn urls(
+        &self,
+        location: &Location,
+        manifest: &Manifest,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let names = manifest.objects.iter().map(|object| object.name.as_str()).chain([MANIFEST]);
+        names.map(|name| Ok((name.to_owned(), self.archive.object_url(location, name)?))).collect()
+    }
+
+    async fn announce(
+        &self,
+        manifest: &Manifest,
+        urls: BTreeMap<String, String>,
+        traceparent: Option<String>,
+    ) -> Result<(), Failure> {
+        let announcement = announcement(manifest, urls, traceparent)
+            .map_err(|error| Failure::new("announce", error.to_string(), Next::Retry(None)))?;
+        let outcome = match self.queue.announce(announcement).await? {
+            Announced::Delivered => "delivered",
+            Announced::Unrouted => {
+                tracing::debug!(conversation.id = manifest.conversation_id, "announced, but no queue is bound for it");
+                "unrouted"
+            }
+        };
+        counter!("polyhook_announcements_total", "outcome" => outcome).increment(1);
+        Ok(())
+    }
+}
+
+/// Whether the stored copy is of these very bytes, with all that is wanted of the recordings.
+pub(super) fn covers(stored: &Stored, conversation: &Conversation, wanted: &[crate::archive::Direction]) -> bool {
+    stored.covers(&conversation.json, wanted)
+}
+
+fn wanted(environments: &[String], environment: &str) -> bool {
+    environments.iter().any(|wanted| wanted == environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::DedupKey;
+
+    fn message(body: &str) -> Message {
+        let event = Event::read(body.as_bytes());
+        Message {
+            id: "evt".to_owned(),
+            dedup: DedupKey::new("evt", body.as_bytes()),
+            kind: event.kind,
+            environment: event.environment,
+            received_at: Timestamp::UNIX_EPOCH,
+            traceparent: None,
+            content_type: "application/json".to_owned(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        }
+    }
+
+    fn live() -> Vec<String> {
+        vec!["live".to_owned()]
+    }
+
+    #[test]
+    fn only_wanted_environments_are_fetched() {
+        let of = |environment: &str| {
+            let body = format!(r#"{{"type":"conversation.completed","data":{{"conversation_id":"C"{environment}}}}}"#);
+            Request::of_message(&message(&body), &live()).unwrap().is_some()
+        };
+        assert!(of(r#","environment":"live""#));
+        assert!(!of(r#","environment":"sandbox""#));
+        assert!(of(""), "what the event does not say, the conversation will");
+    }
+
+    #[test]
+    fn an_event_without_a_conversation_is_a_dead_letter() {
+        let failure = Request::of_message(&message(r#"{"type":"conversation.completed"}"#), &live()).unwrap_err();
+        assert_eq!((failure.reason, failure.next), ("no_conversation_id", Next::Dead));
+    }
+}

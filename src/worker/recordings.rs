@@ -1,0 +1,134 @@
+//! The recordings of a call, from PolyAI into the archive's hands, never held in memory.
+
+use futures_util::StreamExt;
+
+use super::{
+    Inner,
+    failure::{Failure, Next},
+    job::{Request, covers},
+};
+use crate::{
+    archive::{self, Audio, AudioError, AudioStatus, Location, Manifest, StagedAudio, Stored},
+    polyai::{Conversation, Direction, ErrorKind, Project, Recording},
+};
+
+/// What became of the recordings.
+pub(super) enum Recordings {
+    /// The archive has this very conversation with all its recordings: nothing is downloaded again.
+    AlreadyThere(Manifest),
+    /// What is to be committed.
+    Fetched {
+        /// Whether they are there, and if not, why.
+        audio: Audio,
+        /// Stored, but not visible yet.
+        staged: Vec<StagedAudio>,
+        /// For the manifest.
+        warnings: Vec<String>,
+    },
+}
+
+impl Inner {
+    pub(super) async fn recordings(
+        &self,
+        request: &Request,
+        project: &Project,
+        conversation: &Conversation,
+        location: &Location,
+        stored: Option<&Stored>,
+    ) -> Result<Recordings, Failure> {
+        let directions = self.config.audio.directions();
+        let redacted = self.config.redacted;
+        let none = |status| Recordings::Fetched {
+            audio: Audio { status, redacted },
+            staged: Vec::new(),
+            warnings: Vec::new(),
+        };
+        if directions.is_empty() {
+            return Ok(none(AudioStatus::Disabled));
+        }
+        if !conversation.summary.is_voice() {
+            return Ok(none(AudioStatus::NotApplicable));
+        }
+        let wanted: Vec<_> = directions.iter().copied().map(archived_as).collect();
+        if let Some(stored) = stored.filter(|stored| {
+            covers(stored, conversation, &wanted) && stored.manifest.audio.redacted == redacted
+        }) {
+            return Ok(Recordings::AlreadyThere(stored.manifest.clone()));
+        }
+
+        let mut staged = Vec::new();
+        let mut warnings = Vec::new();
+        for direction in directions {
+            match self.polyai.audio(project, &request.conversation_id, *direction, redacted).await {
+                Ok(recording) => staged.push(self.stage(location, *direction, recording).await?),
+                Err(error) if matches!(error.kind, ErrorKind::RecordingNotFound | ErrorKind::NotServed) => {
+                    let waited = self.clock.now().duration_since(request.recording_due(&conversation.summary));
+                    let waited = std::time::Duration::try_from(waited).unwrap_or_default();
+                    if let Some(left) = self.config.audio_wait.checked_sub(waited).filter(|left| !left.is_zero()) {
+                        return Err(Failure {
+                            reason: "recording_not_ready",
+                            next: Next::Wait(left),
+                            ..Failure::from(error)
+                        });
+                    }
+                    warnings.push(format!("recording_absent: PolyAI had no {} recording", direction.label()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let status = if warnings.is_empty() { AudioStatus::Ready } else { AudioStatus::Absent };
+        Ok(Recordings::Fetched { audio: Audio { status, redacted }, staged, warnings })
+    }
+
+    /// Streams one recording; what is not a whole WAV is never kept.
+    async fn stage(
+        &self,
+        location: &Location,
+        direction: Direction,
+        recording: Recording,
+    ) -> Result<StagedAudio, Failure> {
+        let Recording { mut body, content_length, content_type, correlation_id } = recording;
+        let bad = |what: String| Failure {
+            correlation_id: correlation_id.clone(),
+            status: Some(200),
+            ..Failure::new("bad_recording", format!("{what}; it is not archived but asked for again"), Next::Retry(None))
+        };
+        if content_type.as_deref().is_some_and(|kind| !is_audio(kind)) {
+            return Err(bad("the answer to a request for audio is of another content type".to_owned()));
+        }
+        let mut writer = self.archive.audio(location, archived_as(direction)).await?;
+        let failed = |error: AudioError| match error {
+            AudioError::Bad(error) => bad(format!("the recording is not whole: {error}")),
+            AudioError::Archive(error) => error.into(),
+        };
+        while let Some(part) = body.next().await {
+            writer.write(part?).await.map_err(failed)?;
+        }
+        writer.finish(content_length).await.map_err(failed)
+    }
+}
+
+/// `audio/*`, or the types of servers that do not know better.
+fn is_audio(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind.starts_with("audio/") || matches!(kind.as_str(), "application/octet-stream" | "binary/octet-stream")
+}
+
+fn archived_as(direction: Direction) -> archive::Direction {
+    match direction {
+        Direction::Combined => archive::Direction::Combined,
+        Direction::User => archive::Direction::User,
+        Direction::Agent => archive::Direction::Agent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_no_audio() {
+        assert!(is_audio("audio/wav") && is_audio("Audio/X-WAV; rate=8000") && is_audio("application/octet-stream"));
+        assert!(!is_audio("text/html; charset=utf-8") && !is_audio("application/json"));
+    }
+}
