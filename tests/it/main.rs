@@ -1,1 +1,3 @@
 //! Everything that needs more than one module: real processes, real brokers, a real object store.
+
+mod queue_contract;
