@@ -7,7 +7,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
@@ -141,16 +141,18 @@ pub(super) fn hint(error: &rusqlite::Error) -> &'static str {
 
 /// Opens the file for writing, makes it if need be, and brings it to the present layout.
 pub(super) fn connect(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Result<Connection, OpenError> {
-    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(20);
     create(path)?;
-    for _ in 1..TRIES {
+    let deadline = Instant::now() + busy;
+    loop {
         match prepare(path, busy, max_bytes) {
             // Going over to the write-ahead log does not wait for others who do the same at this moment.
-            Err(OpenError::Store { source, .. }) if is_busy(&source) => thread::sleep(busy / TRIES),
+            Err(OpenError::Store { source, .. }) if is_busy(&source) && Instant::now() < deadline => {
+                thread::sleep(PAUSE);
+            }
             other => return other,
         }
     }
-    prepare(path, busy, max_bytes)
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, named_params, types::Type};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::{
     SqliteOptions,
@@ -37,8 +37,7 @@ impl Store {
     /// Opens (or makes) the file. `holder` tells this queue's leases from those of other processes.
     pub(super) fn open(path: &Path, holder: i64, options: SqliteOptions) -> Result<Self, OpenError> {
         let connection = schema::connect(path, options.publish_timeout, options.max_bytes)?;
-        let store = Self { connection, identity: Identity::of(path), holder, options };
-        Ok(store)
+        Ok(Self { connection, identity: Identity::of(path), holder, options })
     }
 
     /// Whether what is at `path` is still the file that was opened.
@@ -270,8 +269,8 @@ impl Store {
         Ok(messages.max(announcements) == SWEEP_ROWS as usize)
     }
 
-    /// Gives some of the file's unused pages back to the file system, if they are many; whether there are
-    /// more. Outside of a transaction.
+    /// Gives some of the file's unused pages back to the file system, if they are many; whether it could.
+    /// Outside of a transaction.
     pub(super) fn shrink(&self) -> rusqlite::Result<bool> {
         let count = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
         let (unused, all) = (count("freelist_count")?, count("page_count")?);
@@ -279,7 +278,8 @@ impl Store {
             return Ok(false);
         }
         self.connection.execute_batch(&format!("PRAGMA incremental_vacuum({SWEEP_PAGES})"))?;
-        Ok(true)
+        // A file that somebody has restored may be unable to.
+        Ok(count("freelist_count")? < unused)
     }
 
     /// Writes the log back into the file and empties it, as far as nobody is reading.
@@ -303,12 +303,12 @@ pub(super) fn read_message(row: &Row<'_>, body: Bytes) -> rusqlite::Result<Messa
     })
 }
 
+/// A time. One that cannot be must not stand in the way of every job behind it.
 pub(super) fn read_time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
-    Timestamp::from_millisecond(row.get(column)?)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Integer, error.into()))
+    Ok(Timestamp::from_millisecond(row.get(column)?).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
-/// The tries so far. A history that cannot be read must not stand in the way of every job behind it.
+/// The tries so far. For a history that cannot be read the same holds.
 pub(super) fn read_history(row: &Row<'_>) -> rusqlite::Result<History> {
     let text: Option<String> = row.get("history")?;
     Ok(text.map_or_else(History::default, |text| {

@@ -101,6 +101,15 @@ impl Trouble {
         }
     }
 
+    /// Whether the connection is as good as before.
+    fn leaves_the_file_usable(&self) -> bool {
+        self.is_one_requests()
+            || matches!(self, Self::Sqlite(error) if matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
+            ))
+    }
+
     fn to_queue_error(&self) -> QueueError {
         QueueError::Unavailable(self.to_string())
     }
@@ -217,49 +226,32 @@ impl Writer {
     /// One transaction, and the hand-over of the jobs claimed in it. On an error nothing was written, or
     /// it is unknown whether it was.
     fn transact(&mut self, batch: &mut [Box<dyn Pending>]) -> Result<(), Trouble> {
-        let done = self.try_transact(batch);
-        match &done {
-            Ok(()) if self.in_trouble && self.store.is_some() => {
-                self.in_trouble = false;
-                tracing::info!("the queue can be written again");
+        let done = self.transact_quietly(batch);
+        if let Err(trouble) = &done {
+            let again = Instant::now() + POLL;
+            self.poll_at = again;
+            self.extend_at = self.extend_at.max(again);
+            if !self.in_trouble && !trouble.is_one_requests() {
+                self.in_trouble = true;
+                tracing::error!(error = %trouble, "the queue cannot be written; deliveries are refused until it can");
             }
-            Err(trouble) => {
-                self.poll_at = Instant::now() + POLL;
-                if !self.in_trouble && !trouble.is_one_requests() {
-                    self.in_trouble = true;
-                    tracing::error!(error = %trouble, "the queue cannot be written; deliveries are refused until it can");
-                }
-            }
-            Ok(()) => {}
         }
         done
     }
 
-    fn try_transact(&mut self, batch: &mut [Box<dyn Pending>]) -> Result<(), Trouble> {
+    fn transact_quietly(&mut self, batch: &mut [Box<dyn Pending>]) -> Result<(), Trouble> {
         self.waiting.retain(|waiter| !waiter.is_closed());
         let extend = Instant::now() >= self.extend_at;
         if batch.is_empty() && self.owed.is_empty() && self.waiting.is_empty() && !extend {
             return Ok(());
         }
-        let store = match self.store.take() {
-            Some(store) if store.is_at(&self.path) => store,
-            Some(_) => {
-                tracing::error!(error = %Trouble::Gone, "the queue file is opened anew");
-                self.open()?
+        let store = self.take_store()?;
+        let jobs = match self.write_all(&store, batch, extend) {
+            Ok(jobs) => jobs,
+            Err(trouble) => {
+                self.store = Some(store).filter(|_| trouble.leaves_the_file_usable());
+                return Err(trouble);
             }
-            None => self.open()?,
-        };
-        let idle = batch.is_empty()
-            && self.owed.is_empty()
-            && !(extend && store.has_leases()?)
-            && (self.waiting.is_empty() || !store.is_claimable()?);
-        let jobs = if idle {
-            Vec::new()
-        } else {
-            let jobs = self.write_all(&store, batch, extend)?;
-            self.commits.fetch_add(1, Ordering::Relaxed);
-            self.owed.clear();
-            jobs
         };
         if extend {
             self.extend_at = Instant::now() + self.options.lease / 3;
@@ -272,10 +264,22 @@ impl Writer {
         Ok(())
     }
 
+    /// The open file; opened anew after trouble, or if another lies in its place.
+    fn take_store(&mut self) -> Result<Store, Trouble> {
+        if let Some(store) = self.store.take() {
+            if store.is_at(&self.path) {
+                return Ok(store);
+            }
+            tracing::error!(error = %Trouble::Gone, "the queue file is opened anew");
+        }
+        self.open()
+    }
+
     fn open(&self) -> Result<Store, Trouble> {
         Store::open(&self.path, self.holder, self.options.clone()).map_err(Trouble::Open)
     }
 
+    /// Writes what there is to write, if anything, and claims jobs for those who wait.
     fn write_all(
         &mut self,
         store: &Store,
@@ -283,6 +287,13 @@ impl Writer {
         extend: bool,
     ) -> Result<Vec<Job>, Trouble> {
         let mut jobs = Vec::new();
+        if batch.is_empty()
+            && self.owed.is_empty()
+            && !(extend && store.has_leases()?)
+            && (self.waiting.is_empty() || !store.is_claimable()?)
+        {
+            return Ok(jobs);
+        }
         store.begin()?;
         let written =
             self.write_in_transaction(store, batch, extend, &mut jobs).and_then(|()| store.commit());
@@ -292,7 +303,16 @@ impl Writer {
             store.roll_back()?;
             return Err(error.into());
         }
-        if store.is_at(&self.path) { Ok(jobs) } else { Err(Trouble::Gone) }
+        if !store.is_at(&self.path) {
+            return Err(Trouble::Gone);
+        }
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.owed.clear();
+        if self.in_trouble {
+            self.in_trouble = false;
+            tracing::info!("the queue can be written again");
+        }
+        Ok(jobs)
     }
 
     fn write_in_transaction(
@@ -356,7 +376,7 @@ impl Writer {
 
     fn close(&mut self) {
         self.waiting.clear();
-        if let Err(trouble) = self.try_transact(&mut []) {
+        if let Err(trouble) = self.transact_quietly(&mut []) {
             tracing::warn!(error = %trouble, "the end of some leases could not be written");
         }
         let Some(store) = self.store.take() else { return };
