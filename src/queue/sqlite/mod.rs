@@ -1,0 +1,255 @@
+//! The embedded queue: one SQLite file on a local disk, no broker. The default.
+//!
+//! * **Durable**: write-ahead log with `synchronous=FULL`; a publish is answered after the fsync of its commit.
+//!   One thread writes ([`writer`]) and commits for all who wait at that moment.
+//! * **Leases**: a claimed job is extended while this queue lives. When its process dies the job comes back
+//!   within [`SqliteOptions::lease`], at [`Queue::close`] at once.
+//! * **Several processes** of one machine may share the file. Theirs are found by a look four times a second,
+//!   one's own at once.
+//! * **Trouble of the file** (full disk, read-only, locked, damaged, deleted) is an error for who asks at that
+//!   time and is over when it is over: nothing needs a restart.
+//! * **Retention**: of what is done, the names and the key by which a duplicate is known stay for
+//!   [`SqliteOptions::retention`]; its body goes at once. Events that ask for nothing and announcements stay
+//!   that long in full. Dead letters stay.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use tokio::{
+    sync::{Mutex, Semaphore, oneshot},
+    time::timeout,
+};
+
+use super::{
+    Announced, Announcement, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig, QueueError,
+};
+use crate::{clock::Clock, lifecycle::Lifecycle};
+
+mod read;
+mod request;
+mod schema;
+mod store;
+mod writer;
+
+pub use read::DeadLetter;
+pub use schema::OpenError;
+
+use request::{Asked, Probe, Request, Settle, Write};
+use writer::Writer;
+
+/// How many writes may wait for the thread at a time. Those beyond wait for a place, with the same timeout.
+const PLACES: usize = 1024;
+/// How long [`Queue::ready`] waits for its write.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How the embedded queue behaves.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    /// See [`QueueConfig::retention`].
+    pub retention: Duration,
+    /// How long a caller waits for its commit before it gets [`QueueError::Timeout`]. Also how long another
+    /// process may keep the file locked.
+    pub publish_timeout: Duration,
+    /// How long after its process died a job is taken for unfinished. Extended every third of it.
+    pub lease: Duration,
+    /// How often what is older than the retention is looked for.
+    pub housekeeping: Duration,
+    /// How large the file may grow before the queue says that the disk is full; `None`: as large as the disk.
+    /// Its write-ahead log, some MB, comes on top.
+    pub max_bytes: Option<u64>,
+    /// Tells the time of everything that is stored.
+    pub clock: Clock,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self::new(&QueueConfig::default(), Clock::default())
+    }
+}
+
+impl SqliteOptions {
+    /// What a configuration asks for.
+    pub fn new(config: &QueueConfig, clock: Clock) -> Self {
+        Self {
+            retention: config.retention,
+            publish_timeout: config.publish_timeout,
+            lease: Duration::from_secs(30),
+            housekeeping: Duration::from_mins(1),
+            max_bytes: None,
+            clock,
+        }
+    }
+}
+
+/// The embedded queue. Dropping it without [`Queue::close`] is as if the process had died: its leases run out.
+pub struct Sqlite {
+    path: PathBuf,
+    options: SqliteOptions,
+    requests: mpsc::Sender<Request>,
+    places: Arc<Semaphore>,
+    commits: Arc<AtomicU64>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sqlite")
+            .field("path", &self.path)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sqlite {
+    /// Opens the file, makes it (mode 0600) and its folders if they are missing, and starts the thread.
+    ///
+    /// Blocks for the time of a few writes; within a tokio runtime. If the thread dies before the drain, the
+    /// process ends by way of `life`.
+    pub fn open(path: &Path, options: SqliteOptions, life: &Lifecycle) -> Result<Arc<Self>, OpenError> {
+        let (requests, received) = mpsc::channel();
+        let commits = Arc::new(AtomicU64::new(0));
+        let writer = Writer::new(
+            path.to_owned(),
+            options.clone(),
+            (received, requests.clone()),
+            Arc::clone(&commits),
+        )?;
+        let (alive, ended) = oneshot::channel::<()>();
+        let thread = thread::Builder::new()
+            .name("queue-writer".to_owned())
+            .spawn(move || {
+                // Dropped at the end, also by a panic.
+                let _alive = alive;
+                writer.run();
+            })
+            .map_err(OpenError::Thread)?;
+        let draining = life.draining();
+        life.spawn_service("queue writer", async move {
+            tokio::select! {
+                _ = ended => {}
+                () = draining.cancelled() => {}
+            }
+        });
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            options,
+            requests,
+            places: Arc::new(Semaphore::new(PLACES)),
+            commits,
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    /// How many transactions were committed; under load far fewer than messages.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Up to `limit` announcements after the one numbered `seq` (0: from the start), in order, with their
+    /// numbers. Numbers rise and are never used again. Times are to the millisecond.
+    pub async fn announcements_after(
+        &self,
+        seq: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, Announcement)>, QueueError> {
+        self.look(move |connection| read::announcements_after(connection, seq, limit)).await
+    }
+
+    /// The first `limit` dead letters, in order of arrival.
+    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        self.look(move |connection| read::dead_letters(connection, limit)).await
+    }
+
+    /// Asks the thread for a write and waits until it is durable.
+    async fn ask<W: Write>(&self, write: W, limit: Duration) -> Result<W::Answer, QueueError> {
+        let answered = async {
+            let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueueError::Closed)?;
+            let (reply, answer) = oneshot::channel();
+            self.requests
+                .send(Request::Write(Box::new(Asked::new(write, reply, place))))
+                .map_err(|_| QueueError::Closed)?;
+            answer.await.unwrap_or(Err(QueueError::Closed))
+        };
+        timeout(limit, answered).await.unwrap_or(Err(QueueError::Timeout(limit)))
+    }
+
+    /// Reads with a connection of its own, off the runtime's threads.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        let (path, busy) = (self.path.clone(), self.options.publish_timeout);
+        tokio::task::spawn_blocking(move || look(&schema::connect_to_read(&path, busy)?))
+            .await
+            .map_err(|_| QueueError::Closed)?
+            .map_err(|error| {
+                QueueError::Unavailable(format!(
+                    "cannot read the queue file: {error}{}",
+                    schema::hint(&error)
+                ))
+            })
+    }
+}
+
+#[async_trait]
+impl Queue for Sqlite {
+    async fn publish(&self, message: Message) -> Result<Published, QueueError> {
+        self.ask(message, self.options.publish_timeout).await
+    }
+
+    async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
+        self.ask(announcement, self.options.publish_timeout).await
+    }
+
+    async fn next(&self) -> Result<Job, QueueError> {
+        let (waiter, handover) = oneshot::channel();
+        self.requests.send(Request::Next(waiter)).map_err(|_| QueueError::Closed)?;
+        handover.await.ok().and_then(request::Handover::take).ok_or(QueueError::Closed)
+    }
+
+    async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError> {
+        let held = self.ask(Settle(lease, outcome), self.options.publish_timeout).await?;
+        if held { Ok(()) } else { Err(QueueError::LeaseLost) }
+    }
+
+    async fn ready(&self) -> Result<(), QueueError> {
+        self.ask(Probe, READY_TIMEOUT).await
+    }
+
+    async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+        let now = self.options.clock.now();
+        self.look(move |connection| read::depths(connection, now)).await
+    }
+
+    async fn close(&self) {
+        // Who comes second waits for the first.
+        let mut thread = self.thread.lock().await;
+        let Some(handle) = thread.take() else { return };
+        let (done, closed) = oneshot::channel();
+        if self.requests.send(Request::Close(done)).is_ok() {
+            // An error says that the thread has ended by itself.
+            let _ = closed.await;
+        }
+        if tokio::task::spawn_blocking(move || handle.join()).await.is_ok_and(|ended| ended.is_err()) {
+            tracing::error!("the queue's thread panicked");
+        }
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        // After a close there is nobody to hear it.
+        let _ = self.requests.send(Request::Abandon);
+    }
+}
