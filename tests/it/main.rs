@@ -1,1 +1,4 @@
 //! Everything that needs more than one module: real processes, real brokers, a real object store.
+
+mod archive;
+mod support;
