@@ -1,4 +1,6 @@
 //! Everything that needs more than one module: real processes, real brokers, a real object store.
 
+mod archive;
 mod queue_contract;
 mod sqlite;
+mod support;
