@@ -1,0 +1,315 @@
+//! Messages as AMQP carries them: PolyAI's bytes as the body, everything else in properties and headers.
+//!
+//! The other way is lenient, because anybody may publish to the fetch queue: what is absent is read from
+//! the body or made up, as the receiver would have done.
+//!
+//! Properties and headers have to fit one frame (128 KiB at RabbitMQ's default), so everything that comes
+//! from outside is bounded here. Headers of others are not carried over to a retry.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+
+use crate::{
+    event::{self, DedupKey, Event},
+    queue::{Announcement, History, Message},
+};
+
+const ENVIRONMENT: &str = "polyhook-environment";
+const RECEIVED_AT: &str = "polyhook-received-at";
+const HISTORY: &str = "polyhook-history";
+const REASON: &str = "polyhook-reason";
+const DETAIL: &str = "polyhook-detail";
+const FAILURES: &str = "polyhook-failures";
+const CORRELATION_ID: &str = "polyhook-correlation-id";
+const TRACEPARENT: &str = "traceparent";
+
+/// Who the events are from, as `CloudEvents` names it.
+const SOURCE: &str = "urn:polyai:webhooks";
+const PERSISTENT: u8 = 2;
+/// An AMQP short string.
+const SHORT: usize = 255;
+/// Longest header of ours that holds what somebody else wrote.
+const LONGEST_HEADER: usize = 2048;
+/// Longest history, as JSON.
+const LONGEST_HISTORY: usize = 64 * 1024;
+
+/// Why a message cannot be sent at all.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooLong(&'static str);
+
+impl std::fmt::Display for TooLong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "its {} is longer than the 255 bytes AMQP has for it", self.0)
+    }
+}
+
+/// A short string, if it is one.
+pub(super) fn short(text: &str, what: &'static str) -> Result<ShortString, TooLong> {
+    ShortString::try_new(text).map_err(|_| TooLong(what))
+}
+
+/// Properties and headers of an event.
+pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
+    let mut headers = FieldTable::default();
+    put(&mut headers, "cloudEvents:specversion", "1.0");
+    put(&mut headers, "cloudEvents:id", &message.id);
+    put(&mut headers, "cloudEvents:source", SOURCE);
+    put(&mut headers, "cloudEvents:type", &message.kind);
+    put(&mut headers, "cloudEvents:time", &message.received_at.to_string());
+    if let Some(subject) = Event::read(&message.body).conversation_id.filter(|id| id.len() <= SHORT) {
+        put(&mut headers, "cloudEvents:subject", &subject);
+    }
+    put(&mut headers, RECEIVED_AT, &message.received_at.to_string());
+    put(&mut headers, ENVIRONMENT, &message.environment);
+    put_trace(&mut headers, message.traceparent.as_deref());
+    let content_type = match short(&message.content_type, "content type") {
+        Ok(content_type) => content_type,
+        // It is not covered by the signature, and no reason to lose a genuine event.
+        Err(_) => "application/octet-stream".into(),
+    };
+    Ok(properties(message.received_at, headers)
+        .with_message_id(short(&message.id, "id")?)
+        .with_type(short(&message.kind, "type")?)
+        .with_content_type(content_type))
+}
+
+/// A message that is tried again.
+pub(super) fn retry(
+    message: &Message,
+    history: &History,
+    stay: std::time::Duration,
+) -> Result<BasicProperties, TooLong> {
+    let properties = event(message)?.with_expiration(stay.as_millis().to_string().into());
+    Ok(with_history(properties, history))
+}
+
+/// A message that is not tried again, with the reason where an operator sees it.
+pub(super) fn dead(message: &Message, history: &History) -> Result<BasicProperties, TooLong> {
+    let properties = with_history(event(message)?, history);
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(FAILURES.into(), i64::try_from(history.failures).unwrap_or(i64::MAX).into());
+    if let Some(last) = history.attempts.last() {
+        put(&mut headers, REASON, &last.reason);
+        put(&mut headers, DETAIL, cut(&last.detail, LONGEST_HEADER));
+        if let Some(id) = &last.correlation_id {
+            put(&mut headers, CORRELATION_ID, cut(id, LONGEST_HEADER));
+        }
+    }
+    Ok(properties.with_headers(headers))
+}
+
+/// Properties and headers of an announcement. Its body is a whole `CloudEvent`, so the content type says so;
+/// the headers repeat what a consumer may want to filter by.
+pub(super) fn announcement(announcement: &Announcement) -> Result<BasicProperties, TooLong> {
+    let mut headers = FieldTable::default();
+    put(&mut headers, "cloudEvents:specversion", "1.0");
+    put(&mut headers, "cloudEvents:id", &announcement.id);
+    put(&mut headers, "cloudEvents:type", &announcement.kind);
+    put(&mut headers, "cloudEvents:time", &announcement.time.to_string());
+    put(&mut headers, "cloudEvents:subject", cut(&announcement.subject, LONGEST_HEADER));
+    put(&mut headers, ENVIRONMENT, &announcement.environment);
+    put_trace(&mut headers, announcement.traceparent.as_deref());
+    Ok(properties(announcement.time, headers)
+        .with_message_id(short(&announcement.id, "id")?)
+        .with_type(short(&announcement.kind, "type")?)
+        .with_content_type("application/cloudevents+json; charset=utf-8".into()))
+}
+
+/// Reads a job, whoever published it. `now` stands in where nothing says when it was received.
+pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) -> (Message, History) {
+    let body = Bytes::from(body);
+    let id = event::message_id(properties.message_id().as_ref().map(|id| id.as_str().as_bytes()), &body);
+    let said = properties.kind().as_ref().map(ShortString::as_str).filter(|kind| !kind.is_empty());
+    let environment = text(properties, ENVIRONMENT).filter(|name| !name.is_empty() && name.len() <= SHORT);
+    let (kind, environment) = match (said, environment) {
+        (Some(kind), Some(environment)) => (kind.to_owned(), environment),
+        (said, environment) => {
+            let event = Event::read(&body);
+            (said.map_or(event.kind, str::to_owned), environment.unwrap_or(event.environment))
+        }
+    };
+    let sent = || {
+        let seconds = i64::try_from((*properties.timestamp())?).ok()?;
+        Timestamp::from_second(seconds).ok()
+    };
+    let received_at =
+        text(properties, RECEIVED_AT).and_then(|time| time.parse().ok()).or_else(sent).unwrap_or(now);
+    let history = text(properties, HISTORY).and_then(|json| serde_json::from_str(&json).ok());
+    let message = Message {
+        dedup: DedupKey::new(&id, &body),
+        id,
+        kind,
+        environment,
+        received_at,
+        traceparent: text(properties, TRACEPARENT),
+        content_type: properties
+            .content_type()
+            .as_ref()
+            .map_or("application/json", ShortString::as_str)
+            .to_owned(),
+        body,
+    };
+    (message, history.unwrap_or_default())
+}
+
+fn properties(time: Timestamp, headers: FieldTable) -> BasicProperties {
+    BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_app_id("polyhook".into())
+        .with_timestamp(u64::try_from(time.as_second()).unwrap_or_default())
+        .with_headers(headers)
+}
+
+fn with_history(properties: BasicProperties, history: &History) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    put(&mut headers, HISTORY, &bounded(history));
+    properties.with_headers(headers)
+}
+
+/// The history as JSON, its texts cut as far as it takes to fit. Nothing but text can make it long:
+/// the number of tries in it is bounded.
+fn bounded(history: &History) -> String {
+    let mut history = history.clone();
+    let mut longest = LONGEST_HEADER;
+    loop {
+        for attempt in &mut history.attempts {
+            attempt.detail.truncate(cut(&attempt.detail, longest).len());
+            if let Some(id) = &mut attempt.correlation_id {
+                id.truncate(cut(id, longest).len());
+            }
+        }
+        let json = serde_json::to_string(&history).unwrap_or_default();
+        if json.len() <= LONGEST_HISTORY || longest == 0 {
+            return json;
+        }
+        longest /= 2;
+    }
+}
+
+/// The beginning of `text`, at most `longest` bytes.
+fn cut(text: &str, longest: usize) -> &str {
+    &text[..text.floor_char_boundary(longest)]
+}
+
+fn put(headers: &mut FieldTable, name: &'static str, value: &str) {
+    headers.insert(name.into(), AMQPValue::LongString(value.into()));
+}
+
+fn put_trace(headers: &mut FieldTable, traceparent: Option<&str>) {
+    if let Some(trace) = traceparent.filter(|trace| trace.len() <= SHORT) {
+        put(headers, TRACEPARENT, trace);
+    }
+}
+
+fn text(properties: &BasicProperties, name: &str) -> Option<String> {
+    match properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::queue::Attempt;
+
+    fn message(body: &[u8]) -> Message {
+        Message {
+            id: "evt_1".to_owned(),
+            dedup: DedupKey::new("evt_1", body),
+            kind: "conversation.completed".to_owned(),
+            environment: "live".to_owned(),
+            received_at: "2026-11-22T10:20:30.123456Z".parse().unwrap(),
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            content_type: "application/json".to_owned(),
+            body: Bytes::copy_from_slice(body),
+        }
+    }
+
+    fn history(failures: usize, detail: &str) -> History {
+        let mut history = History::default();
+        for _ in 0..failures {
+            history.push(Attempt {
+                at: "2026-11-22T10:20:30Z".parse().unwrap(),
+                reason: "rate_limited".into(),
+                detail: detail.to_owned(),
+                status: Some(429),
+                correlation_id: Some("corr-1".to_owned()),
+            });
+        }
+        history
+    }
+
+    #[test]
+    fn goes_there_and_back() {
+        let sent = message(br#"{"data":{"conversation_id":"CA1"}}"#);
+        let history = history(15, "said \"später\"");
+        let properties = retry(&sent, &history, Duration::from_millis(9500)).unwrap();
+        assert_eq!(properties.expiration().as_ref().unwrap().as_str(), "9500");
+        assert_eq!(text(&properties, "cloudEvents:subject").as_deref(), Some("CA1"));
+        assert_eq!(read(&properties, sent.body.to_vec(), Timestamp::UNIX_EPOCH), (sent, history));
+    }
+
+    #[test]
+    fn a_stranger_is_read_from_its_body() {
+        let body =
+            br#"{"type":"conversation.completed","data":{"conversation_id":"CA1","environment":"live"}}"#;
+        let now = "2026-11-22T10:20:30Z".parse().unwrap();
+        let (read, history) = read(&BasicProperties::default(), body.to_vec(), now);
+        assert_eq!(read.routing_key(), "conversation.completed.live");
+        assert_eq!(read.id, event::message_id(None, body));
+        assert_eq!((read.received_at, history), (now, History::default()));
+    }
+
+    #[test]
+    fn a_dead_letter_says_why() {
+        let dead = dead(&message(b"{}"), &history(3, "no such project")).unwrap();
+        assert_eq!(text(&dead, REASON).as_deref(), Some("rate_limited"));
+        assert_eq!(text(&dead, DETAIL).as_deref(), Some("no such project"));
+        assert_eq!(text(&dead, CORRELATION_ID).as_deref(), Some("corr-1"));
+        assert_eq!(dead.headers().as_ref().unwrap().inner().get(FAILURES), Some(&AMQPValue::LongLongInt(3)));
+        // And nobody but us, when it is read again.
+        assert!(super::dead(&message(b"{}"), &History::default()).is_ok());
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_or_refused() {
+        let long = Message { content_type: "x".repeat(300), ..message(b"{}") };
+        assert!(event(&long).is_ok());
+        assert_eq!(event(&Message { id: "x".repeat(300), ..message(b"{}") }), Err(TooLong("id")));
+        // Control characters take six bytes each in JSON.
+        let json = bounded(&history(20, &"\u{1}é".repeat(20_000)));
+        assert!(json.len() <= LONGEST_HISTORY);
+        assert_eq!(serde_json::from_str::<History>(&json).unwrap().failures, 20);
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_readable(
+            value in ".{0,300}",
+            kind in ".{0,60}",
+            time in any::<u64>(),
+            body in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut headers = FieldTable::default();
+            for name in [ENVIRONMENT, RECEIVED_AT, HISTORY, TRACEPARENT] {
+                put(&mut headers, name, &value);
+            }
+            let mut properties = BasicProperties::default().with_headers(headers).with_timestamp(time);
+            if let Ok(kind) = ShortString::try_new(kind) {
+                properties = properties.with_type(kind);
+            }
+            let (message, _) = read(&properties, body, Timestamp::UNIX_EPOCH);
+            prop_assert!(event(&message).is_ok());
+        }
+    }
+}

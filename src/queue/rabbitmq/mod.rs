@@ -1,0 +1,424 @@
+//! The queue on RabbitMQ.
+//!
+//! What is promised, and where it is kept:
+//!
+//! * A published message is durable: persistent, mandatory, and the confirm is read in full ([`publisher`]).
+//! * Trouble is told at once where it is known: while the broker is away, or takes nothing because it is
+//!   short of memory or disk, publishing fails without waiting. `publish_timeout` bounds the rest. A message
+//!   that timed out may still arrive: a duplicate, never a loss.
+//! * Nobody has to restart us: connections come back by themselves ([`connection`]), and declare what is
+//!   missing ([`topology`]).
+//! * A job leaves the fetch queue only when it is acknowledged. A retry and a dead letter are confirmed in
+//!   their new queue first; where that fails the job keeps its lease for ten seconds, in which settling may
+//!   be tried again, and then goes back to the broker. AMQP does not confirm the acknowledgement itself: one
+//!   that is lost with its connection means that the job is done again, which the archive does not mind.
+//! * Duplicates are recognised for six hours, by this process; another process may let one through.
+//!
+//! The broker must be one that may be trusted with the jobs' content: bodies travel as PolyAI sent them.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lapin::{
+    options::{BasicAckOptions, BasicNackOptions, QueueDeclareOptions},
+    types::{FieldTable, ShortString},
+};
+use moka::{future::Cache, policy::EvictionPolicy};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    connection::{Link, Role, Session},
+    consumer::Taker,
+    desk::Desk,
+    endpoint::Broker,
+    publisher::{Manner, Parcel, Publishers, Receipt},
+    topology::Topology,
+};
+use crate::{
+    clock::Clock,
+    event::DedupKey,
+    lifecycle::Lifecycle,
+    queue::{
+        Announced, Announcement, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig,
+        QueueError,
+    },
+};
+
+mod connection;
+mod consumer;
+mod desk;
+mod endpoint;
+mod message;
+mod publisher;
+mod tls;
+mod topology;
+
+/// Deliveries, by four tasks: more are not faster, and one is slower.
+const EVENTS: Manner = Manner { tasks: 4, window: 128, metered: true };
+/// Announcements, retries and dead letters: one at a time on a channel, so that what is returned is known
+/// exactly.
+const OTHERS: Manner = Manner { tasks: 4, window: 1, metered: false };
+/// For how long, and of how many messages, duplicates are recognised. PolyAI's last retry comes after about
+/// five and a half hours.
+const REMEMBERED: Duration = Duration::from_hours(6);
+const REMEMBERED_MESSAGES: u64 = 100_000;
+/// How long counting may take.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the tasks have to end, twice: first those that use the connections, then those that keep them.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What [`RabbitMq::open`] needs.
+#[derive(Debug)]
+pub struct Options<'a> {
+    /// `[queue]`
+    pub config: &'a QueueConfig,
+    /// The waits that retries may have: the ladder of `[retry]`.
+    pub delays: Vec<Duration>,
+    /// How many jobs this process may hold at a time; `None` takes none.
+    pub consume: Option<usize>,
+    /// Says when a message of somebody else's was received.
+    pub clock: Clock,
+}
+
+/// Why the queue cannot be opened; a matter of configuration, always. A broker that is away is none.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// No URL at all.
+    #[error(
+        "queue.url names no broker: write \"amqps://user:password@host/vhost\", or \"sqlite:PATH\" for the embedded queue"
+    )]
+    NoUrl,
+    /// A URL that is none.
+    #[error(
+        "URL {number} of queue.url cannot be used: {reason}; write amqps://user:password@host:port/vhost, special characters percent-encoded"
+    )]
+    Url {
+        /// Counted from one.
+        number: usize,
+        /// What is wrong, without the URL: it holds the password.
+        reason: String,
+    },
+    /// A file that is not there or may not be read.
+    #[error("queue.{key}: {} cannot be read: {source}", path.display())]
+    File {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Certificates or keys that do not work.
+    #[error("{0}")]
+    Tls(String),
+    /// A prefix that no name can begin with.
+    #[error("queue.prefix must be 1 to 64 letters, digits, dots, dashes or underscores")]
+    Prefix,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct RabbitMq {
+    topology: Topology,
+    publish_timeout: Duration,
+    link: watch::Receiver<Link>,
+    events: Publishers,
+    others: Publishers,
+    desk: Arc<Desk>,
+    seen: Cache<DedupKey, ()>,
+    services: Services,
+}
+
+/// The tasks, and how they end: those that use the connections first.
+#[derive(Debug)]
+struct Services {
+    life: Lifecycle,
+    closing: CancellationToken,
+    users: TaskTracker,
+    hangup: CancellationToken,
+    keepers: TaskTracker,
+}
+
+impl Services {
+    fn new(life: &Lifecycle) -> Self {
+        Self {
+            life: life.clone(),
+            closing: CancellationToken::new(),
+            users: TaskTracker::new(),
+            hangup: CancellationToken::new(),
+            keepers: TaskTracker::new(),
+        }
+    }
+
+    fn spawn(
+        &self,
+        tracker: &TaskTracker,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let task = tracker.track_future(task);
+        let (closing, draining) = (self.closing.clone(), self.life.draining());
+        self.life.spawn_service(name, async move {
+            task.await;
+            // One that ends by itself is the lifecycle's to report; one that was asked to end before the
+            // drain has not failed.
+            if closing.is_cancelled() {
+                draining.cancelled().await;
+            }
+        });
+    }
+
+    async fn close(&self) {
+        for (token, tracker) in [(&self.closing, &self.users), (&self.hangup, &self.keepers)] {
+            token.cancel();
+            tracker.close();
+            if tokio::time::timeout(CLOSE_TIMEOUT, tracker.wait()).await.is_err() {
+                tracing::warn!(tasks = tracker.len(), "the queue's tasks did not end in time");
+            }
+        }
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        self.closing.cancel();
+        self.hangup.cancel();
+    }
+}
+
+impl RabbitMq {
+    /// Checks the configuration and starts the tasks that connect. Returns at once, whether the broker is
+    /// there or not: [`Queue::ready`] tells. Call it within a tokio runtime.
+    pub fn open(options: Options<'_>, life: &Lifecycle) -> Result<Arc<Self>, OpenError> {
+        let Options { config, delays, consume, clock } = options;
+        let topology = Topology::new(&config.prefix, &delays)?;
+        let broker = Arc::new(Broker::new(config)?);
+        let services = Services::new(life);
+        let desk = Arc::new(Desk::default());
+        let connecting = || watch::channel(Link::away("connecting to the broker"));
+
+        let (sender, link) = connecting();
+        let role = Role::Publish(topology.clone());
+        let keeper = connection::keep(Arc::clone(&broker), role, sender, services.hangup.clone());
+        services.spawn(&services.keepers, "queue connection (publish)", keeper);
+        let (events, event_tasks) = Publishers::new(EVENTS, &link, &services.closing);
+        let (others, other_tasks) = Publishers::new(OTHERS, &link, &services.closing);
+        for task in event_tasks.into_iter().chain(other_tasks) {
+            services.spawn(&services.users, "queue publisher", task.run());
+        }
+
+        if let Some(prefetch) = consume {
+            let (sender, consuming) = connecting();
+            let role = Role::Consume(link.clone());
+            let keeper = connection::keep(broker, role, sender, services.hangup.clone());
+            services.spawn(&services.keepers, "queue connection (consume)", keeper);
+            let taker = Taker {
+                queue: topology.fetch.clone(),
+                // Zero would be "no limit".
+                prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX).max(1),
+                desk: Arc::clone(&desk),
+                clock,
+                link: consuming,
+                publishing: link.clone(),
+                closing: services.closing.clone(),
+            };
+            services.spawn(&services.users, "queue consumer", taker.run());
+        }
+
+        let seen = Cache::builder()
+            .max_capacity(REMEMBERED_MESSAGES)
+            .time_to_live(config.retention.min(REMEMBERED))
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        let publish_timeout = config.publish_timeout;
+        Ok(Arc::new(Self { topology, publish_timeout, link, events, others, desk, seen, services }))
+    }
+
+    /// The connection, if messages can be sent over it now.
+    fn session(&self) -> Result<Arc<Session>, QueueError> {
+        if self.services.closing.is_cancelled() {
+            return Err(QueueError::Closed);
+        }
+        match &*self.link.borrow() {
+            Link::Away(reason) => Err(QueueError::Unavailable(reason.to_string())),
+            Link::Up(session) => match session.blocked() {
+                Some(reason) => Err(QueueError::Unavailable(reason)),
+                None => Ok(Arc::clone(session)),
+            },
+        }
+    }
+
+    async fn store_event(&self, message: Message) -> Result<(), QueueError> {
+        self.session()?;
+        let parcel = Parcel {
+            exchange: self.topology.events.clone(),
+            routing_key: message::short(&message.routing_key(), "routing key").map_err(refused)?,
+            properties: message::event(&message).map_err(refused)?,
+            body: message.body,
+        };
+        match self.events.publish(parcel).await? {
+            Receipt::Stored => Ok(()),
+            Receipt::Returned => Err(QueueError::Refused(format!(
+                "a message was returned by `{}`: no queue takes it, so its alternate exchange `{}` is missing (a policy or a deleted binding?)",
+                self.topology.events, self.topology.unrouted
+            ))),
+        }
+    }
+
+    /// Stores a message in one queue, by the default exchange.
+    async fn store_in(
+        &self,
+        queue: &ShortString,
+        parcel: impl FnOnce(ShortString, ShortString) -> Parcel,
+    ) -> Result<(), QueueError> {
+        self.session()?;
+        let published = self.others.publish(parcel(ShortString::default(), queue.clone()));
+        match self.in_time(published).await? {
+            Receipt::Stored => Ok(()),
+            Receipt::Returned => {
+                if let Link::Up(session) = &*self.link.borrow() {
+                    session.fail(format!("the queue `{queue}` is gone; it is declared again"));
+                }
+                Err(QueueError::Refused(format!("there is no queue `{queue}`")))
+            }
+        }
+    }
+
+    /// Publishes a job anew, with its history, where it waits or stays.
+    async fn relay(&self, message: &Message, outcome: &Outcome) -> Result<(), QueueError> {
+        let (queue, properties) = match outcome {
+            Outcome::Done | Outcome::Release => return Ok(()),
+            Outcome::Retry { after, history } => {
+                let Some((rung, stay)) = self.topology.rung(*after) else {
+                    return Err(QueueError::Refused("there is no queue to wait in".to_owned()));
+                };
+                (&rung.queue, message::retry(message, history, stay))
+            }
+            Outcome::Dead { history } => (&self.topology.dead, message::dead(message, history)),
+        };
+        let (properties, body) = (properties.map_err(refused)?, message.body.clone());
+        self.store_in(queue, |exchange, routing_key| Parcel { exchange, routing_key, properties, body }).await
+    }
+
+    async fn in_time<T>(&self, task: impl Future<Output = Result<T, QueueError>>) -> Result<T, QueueError> {
+        match tokio::time::timeout(self.publish_timeout, task).await {
+            Ok(answer) => answer,
+            Err(_) => Err(QueueError::Timeout(self.publish_timeout)),
+        }
+    }
+
+    async fn count(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+        let link = self.link.borrow().clone();
+        let session = match link {
+            Link::Up(session) => session,
+            Link::Away(reason) => return Err(QueueError::Unavailable(reason.to_string())),
+        };
+        let channel = session.channel().await.map_err(QueueError::Unavailable)?;
+        let count = async |queue: &ShortString| {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            match channel.queue_declare(queue.clone(), passive, FieldTable::default()).await {
+                Ok(queue) => Ok(u64::from(queue.message_count())),
+                Err(error) => Err(QueueError::Unavailable(format!("`{queue}` cannot be counted: {error}"))),
+            }
+        };
+        let mut waiting = 0;
+        for rung in &self.topology.rungs {
+            waiting += count(&rung.queue).await?;
+        }
+        // The broker counts what can be taken; what this process holds is taken, but not done.
+        let fetch = count(&self.topology.fetch).await? + self.desk.holds();
+        Ok(vec![
+            (Lane::Fetch, fetch),
+            (Lane::Retry, waiting),
+            (Lane::Dead, count(&self.topology.dead).await?),
+            (Lane::Unrouted, count(&self.topology.unrouted).await?),
+        ])
+    }
+}
+
+fn refused(error: message::TooLong) -> QueueError {
+    QueueError::Refused(error.to_string())
+}
+
+#[async_trait]
+impl Queue for RabbitMq {
+    async fn publish(&self, message: Message) -> Result<Published, QueueError> {
+        if self.services.closing.is_cancelled() {
+            return Err(QueueError::Closed);
+        }
+        let mut first = false;
+        // Of several at once, one publishes and the others wait for its confirm. If its caller hangs up,
+        // the next of them publishes.
+        let stored = self.seen.try_get_with(message.dedup, async {
+            first = true;
+            self.store_event(message).await
+        });
+        self.in_time(async { stored.await.map_err(|error| QueueError::clone(&error)) }).await?;
+        Ok(if first { Published::New } else { Published::Duplicate })
+    }
+
+    async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
+        self.session()?;
+        let parcel = Parcel {
+            exchange: self.topology.conversations.clone(),
+            routing_key: message::short(&announcement.routing_key(), "routing key").map_err(refused)?,
+            properties: message::announcement(&announcement).map_err(refused)?,
+            body: announcement.body,
+        };
+        Ok(match self.in_time(self.others.publish(parcel)).await? {
+            Receipt::Stored => Announced::Delivered,
+            Receipt::Returned => Announced::Unrouted,
+        })
+    }
+
+    async fn next(&self) -> Result<Job, QueueError> {
+        self.desk.next().await
+    }
+
+    async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError> {
+        let ending = self.desk.end(lease)?;
+        let Some(held) = ending.held() else { return Err(QueueError::LeaseLost) };
+        if !held.acker.usable() {
+            ending.done();
+            return Err(QueueError::LeaseLost);
+        }
+        self.relay(&held.message, &outcome).await?;
+        let told = match outcome {
+            Outcome::Release => held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await,
+            _ => held.acker.ack(BasicAckOptions { multiple: false }).await,
+        };
+        ending.done();
+        match told {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(QueueError::LeaseLost),
+        }
+    }
+
+    async fn ready(&self) -> Result<(), QueueError> {
+        let session = self.session()?;
+        if session.publishing_channels() == 0 {
+            return Err(QueueError::Unavailable(
+                "connected, but no publishing channel is open yet".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+        if self.services.closing.is_cancelled() {
+            return Err(QueueError::Closed);
+        }
+        match tokio::time::timeout(COUNT_TIMEOUT, self.count()).await {
+            Ok(counted) => counted,
+            Err(_) => Err(QueueError::Timeout(COUNT_TIMEOUT)),
+        }
+    }
+
+    async fn close(&self) {
+        self.services.closing.cancel();
+        self.desk.close();
+        self.services.close().await;
+    }
+}

@@ -1,0 +1,235 @@
+//! The exchanges and queues, by name and argument.
+//!
+//! Declared on every connect, which changes nothing where they are right. What a customer's own workers
+//! bind to (`events`, `conversations`) is here too, so that either side may start first. Works from
+//! RabbitMQ 3.10 to 4.x: quorum queues whose delivery limit is always said, because 4.x has a default of 20
+//! and drops what exceeds it.
+
+use std::time::Duration;
+
+use lapin::{
+    Channel, ErrorKind, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable, ShortString},
+};
+
+use super::OpenError;
+use crate::event::{CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED};
+
+/// How often a job may be lost by dying workers and connections before it is a dead letter.
+const FETCH_DELIVERY_LIMIT: i64 = 100;
+/// Where nothing may be dropped, however often somebody looks at it. 3.10 does not take -1.
+const NO_DELIVERY_LIMIT: i64 = 2_000_000_000;
+/// The wait for jobs that ask for one while the ladder has no rungs.
+const ONLY_RUNG: Duration = Duration::from_secs(60);
+const LONGEST_PREFIX: usize = 64;
+
+/// A queue that holds jobs for a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rung {
+    pub(super) queue: ShortString,
+    pub(super) wait: Duration,
+}
+
+/// All names.
+#[derive(Clone, Debug)]
+pub(super) struct Topology {
+    pub(super) events: ShortString,
+    pub(super) conversations: ShortString,
+    pub(super) fetch: ShortString,
+    pub(super) dead: ShortString,
+    /// Both the exchange and the queue behind it.
+    pub(super) unrouted: ShortString,
+    /// Shortest first.
+    pub(super) rungs: Vec<Rung>,
+}
+
+impl Topology {
+    pub(super) fn new(prefix: &str, delays: &[Duration]) -> Result<Self, OpenError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if prefix.is_empty() || prefix.len() > LONGEST_PREFIX || !prefix.chars().all(fits) {
+            return Err(OpenError::Prefix);
+        }
+        let name = |rest: &str| ShortString::from(format!("{prefix}.{rest}"));
+        let mut delays: Vec<_> = delays.iter().copied().map(whole_milliseconds).collect();
+        if delays.is_empty() {
+            delays.push(ONLY_RUNG);
+        }
+        delays.sort_unstable();
+        delays.dedup();
+        let rungs = delays
+            .into_iter()
+            .map(|wait| Rung { queue: name(&format!("fetch.retry.{}", written(wait))), wait })
+            .collect();
+        Ok(Self {
+            events: name("events"),
+            conversations: name("conversations"),
+            fetch: name("fetch"),
+            dead: name("dead"),
+            unrouted: name("unrouted"),
+            rungs,
+        })
+    }
+
+    /// The shortest rung that is long enough for `after`, or the longest there is; and how long the
+    /// message may stay in it. A message does not overtake those that came into the rung before it, so it
+    /// may wait longer than asked, up to the rung's own length.
+    pub(super) fn rung(&self, after: Duration) -> Option<(&Rung, Duration)> {
+        let rung = self.rungs.iter().find(|rung| rung.wait >= after).or(self.rungs.last())?;
+        Some((rung, whole_milliseconds(after).min(rung.wait)))
+    }
+
+    /// Declares everything. The error names the object and what to do.
+    pub(super) async fn declare(&self, channel: &Channel) -> Result<(), String> {
+        self.exchange(channel, &self.unrouted, ExchangeKind::Fanout, FieldTable::default()).await?;
+        self.queue(channel, &self.unrouted, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]).await?;
+        self.bind(channel, &self.unrouted, &self.unrouted, "").await?;
+        let alternate = arguments(&[("alternate-exchange", long_string(self.unrouted.as_str()))]);
+        self.exchange(channel, &self.events, ExchangeKind::Topic, alternate).await?;
+        self.exchange(channel, &self.conversations, ExchangeKind::Topic, FieldTable::default()).await?;
+        self.queue(channel, &self.dead, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]).await?;
+        self.queue(channel, &self.fetch, &dead_lettered(&self.dead, FETCH_DELIVERY_LIMIT)).await?;
+        for kind in [CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED] {
+            self.bind(channel, &self.fetch, &self.events, &format!("{kind}.#")).await?;
+        }
+        for rung in &self.rungs {
+            let mut arguments = dead_lettered(&self.fetch, NO_DELIVERY_LIMIT);
+            let wait = i64::try_from(rung.wait.as_millis()).unwrap_or(i64::MAX);
+            arguments.push(("x-message-ttl", wait.into()));
+            self.queue(channel, &rung.queue, &arguments).await?;
+        }
+        // The channel is the caller's to drop, which closes it.
+        Ok(())
+    }
+
+    async fn exchange(
+        &self,
+        channel: &Channel,
+        name: &ShortString,
+        kind: ExchangeKind,
+        arguments: FieldTable,
+    ) -> Result<(), String> {
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let declared = channel.exchange_declare(name.clone(), kind, options, arguments).await;
+        declared.map_err(|error| explain(&error, "exchange", name))
+    }
+
+    async fn queue(
+        &self,
+        channel: &Channel,
+        name: &ShortString,
+        more: &[(&'static str, AMQPValue)],
+    ) -> Result<(), String> {
+        let mut arguments = arguments(more);
+        arguments.insert("x-queue-type".into(), long_string("quorum"));
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(name.clone(), options, arguments).await;
+        declared.map(drop).map_err(|error| explain(&error, "queue", name))
+    }
+
+    async fn bind(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+        exchange: &ShortString,
+        key: &str,
+    ) -> Result<(), String> {
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        let bound = channel.queue_bind(queue.clone(), exchange.clone(), key.into(), options, arguments);
+        bound.await.map_err(|error| explain(&error, "binding of queue", queue))
+    }
+}
+
+/// Dead letters go to `queue`, and leave only when they have arrived there (at-least-once, which asks for
+/// `reject-publish`: <https://www.rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering>).
+fn dead_lettered(queue: &ShortString, delivery_limit: i64) -> Vec<(&'static str, AMQPValue)> {
+    vec![
+        ("x-delivery-limit", delivery_limit.into()),
+        ("x-dead-letter-exchange", long_string("")),
+        ("x-dead-letter-routing-key", long_string(queue.as_str())),
+        ("x-dead-letter-strategy", long_string("at-least-once")),
+        ("x-overflow", long_string("reject-publish")),
+    ]
+}
+
+fn arguments(pairs: &[(&'static str, AMQPValue)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (key, value) in pairs {
+        table.insert((*key).into(), value.clone());
+    }
+    table
+}
+
+fn long_string(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
+
+/// `10s`, `1m`, `1m30s`
+fn written(wait: Duration) -> String {
+    humantime::format_duration(wait).to_string().replace(' ', "")
+}
+
+fn whole_milliseconds(wait: Duration) -> Duration {
+    // RabbitMQ takes no more than a hundred years; nor should we.
+    Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX)))
+}
+
+fn explain(error: &lapin::Error, what: &str, name: &ShortString) -> String {
+    let ErrorKind::ProtocolError(said) = error.kind() else {
+        return format!("the {what} `{name}` could not be declared: {error}");
+    };
+    let text = said.get_message();
+    match said.get_id() {
+        406 => format!(
+            "the {what} `{name}` exists with other properties than ours ({text}): remove it once it is empty, or choose another queue.prefix"
+        ),
+        403 => format!(
+            "the broker does not let us declare the {what} `{name}` ({text}): grant the user configure, write and read on everything that begins with queue.prefix"
+        ),
+        _ => format!("the {what} `{name}` could not be declared: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(delays: &[u64]) -> Vec<Duration> {
+        delays.iter().copied().map(Duration::from_secs).collect()
+    }
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let topology = Topology::new("polyhook", &seconds(&[10, 60, 300, 1800, 7200, 21600, 90])).unwrap();
+        let rungs: Vec<_> = topology.rungs.iter().map(|rung| rung.queue.as_str()).collect();
+        assert_eq!(
+            rungs,
+            ["10s", "1m", "1m30s", "5m", "30m", "2h", "6h"]
+                .map(|wait| format!("polyhook.fetch.retry.{wait}"))
+        );
+        assert_eq!(topology.events.as_str(), "polyhook.events");
+    }
+
+    #[test]
+    fn a_wait_gets_the_rung_that_is_long_enough() {
+        let topology = Topology::new("p", &seconds(&[60, 10])).unwrap();
+        for (after, rung, stay) in
+            [(0.0, 10, 0.001), (9.5, 10, 9.5), (10.0, 10, 10.0), (10.1, 60, 10.1), (999.0, 60, 60.0)]
+        {
+            let (found, found_stay) = topology.rung(Duration::from_secs_f64(after)).unwrap();
+            assert_eq!((found.wait.as_secs(), found_stay.as_secs_f64()), (rung, stay), "{after}");
+        }
+    }
+
+    #[test]
+    fn without_a_ladder_there_is_one_rung() {
+        assert_eq!(Topology::new("p", &[]).unwrap().rungs[0].queue.as_str(), "p.fetch.retry.1m");
+    }
+
+    #[test]
+    fn a_prefix_that_fits_no_name_is_an_error() {
+        for prefix in ["", "a b", "a#", &"x".repeat(65)] {
+            assert!(Topology::new(prefix, &[]).is_err(), "{prefix}");
+        }
+    }
+}
