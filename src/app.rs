@@ -19,7 +19,7 @@ use crate::{
     queue::{
         Backend, Queue, UrlError,
         rabbitmq::{self, RabbitMq},
-        sqlite::{self, Sqlite},
+        sqlite::{self, Sqlite, SqliteOptions},
     },
     retry::Ladder,
     web::{self, Receiver, admin::Admin},
@@ -62,7 +62,10 @@ pub enum StartError {
 impl StartError {
     /// Whether a person must change the configuration (as opposed to the machine's state).
     pub fn is_config(&self) -> bool {
-        matches!(self, Self::QueueUrl(_) | Self::RabbitMq(_) | Self::PolyAi(_))
+        matches!(
+            self,
+            Self::QueueUrl(_) | Self::RabbitMq(_) | Self::PolyAi(_) | Self::Archive(ArchiveError::Config(_))
+        )
     }
 }
 
@@ -84,17 +87,16 @@ pub fn open_queue(
 ) -> Result<OpenQueue, StartError> {
     Ok(match config.queue.backend()? {
         Backend::Sqlite(path) => {
-            let options = sqlite::Options {
-                retention: config.queue.retention,
-                publish_timeout: config.queue.publish_timeout,
-                clock,
-            };
-            let queue = Sqlite::open(&path, options, life)?;
+            let queue = Sqlite::open(&path, SqliteOptions::new(&config.queue, clock), life)?;
             OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue) }
         }
         Backend::RabbitMq => {
-            let options =
-                rabbitmq::Options { config: &config.queue, delays: config.retry.delays.clone(), consume, clock };
+            let options = rabbitmq::Options {
+                config: &config.queue,
+                delays: config.retry.delays.clone(),
+                consume,
+                clock,
+            };
             OpenQueue { queue: RabbitMq::open(options, life)?, sqlite: None }
         }
     })
@@ -103,7 +105,7 @@ pub fn open_queue(
 /// The worker of a configuration.
 pub fn worker(config: &Config, queue: Arc<dyn Queue>, clock: Clock) -> Result<Worker, StartError> {
     let polyai = PolyAi::new(&config.polyai, &config.projects, clock.clone())?;
-    let archive = Archive::open(&config.archive)?;
+    let archive = Archive::open(&config.archive, clock.clone())?;
     Ok(Worker::new(config.worker.clone(), Ladder::new(&config.retry), queue, polyai, archive, clock))
 }
 
@@ -128,7 +130,9 @@ impl App {
         let life = Lifecycle::new();
         let queue_life = life.outer();
         if !config.spool.path.as_os_str().is_empty() {
-            tracing::warn!("spool.path is set, but this version has no spool yet: broker trouble is answered 503, and PolyAI retries");
+            tracing::warn!(
+                "spool.path is set, but this version has no spool yet: broker trouble is answered 503, and PolyAI retries"
+            );
         }
 
         // Everything that can fail comes before anything that takes work.
@@ -166,7 +170,10 @@ impl App {
         if let Some((listener, metrics)) = admin {
             let address = local("admin.listen", config.admin.listen, &listener)?;
             let admin = Admin { queue: Arc::clone(&app.queue.queue), metrics, draining: life.draining() };
-            life.spawn_service("admin", web::serve(listener, admin.router(), config.server.ack_budget, life.clone()));
+            life.spawn_service(
+                "admin",
+                web::serve(listener, admin.router(), config.server.ack_budget, life.clone()),
+            );
             tracing::info!(%address, "serving /livez, /readyz and /metrics");
             app.admin = Some(address);
         }

@@ -128,7 +128,9 @@ impl Config {
                 problems.push("server.path must start with a slash and be a plain path".to_owned());
             }
             if self.server.ack_budget < std::time::Duration::from_millis(200) {
-                problems.push("server.ack_budget is below 200ms, in which nothing can be made durable".to_owned());
+                problems.push(
+                    "server.ack_budget is below 200ms, in which nothing can be made durable".to_owned(),
+                );
             }
             if self.server.max_in_flight == 0 {
                 problems.push("server.max_in_flight is 0, so every delivery would be refused".to_owned());
@@ -145,7 +147,7 @@ impl Config {
             problems.extend(
                 PolyAi::new(&self.polyai, &self.projects, Clock::System).err().map(|error| error.to_string()),
             );
-            problems.extend(Archive::check_config(&self.archive).err().map(|error| format!("archive.url: {error}")));
+            problems.extend(Archive::check_config(&self.archive).err().map(|error| error.to_string()));
             if self.worker.concurrency == 0 {
                 problems.push("worker.concurrency is 0, so nothing would be fetched".to_owned());
             }
@@ -181,7 +183,7 @@ impl Config {
                 project.data_api_key = Some(read(path, Secret::read)?);
             }
         }
-        self.archive.read_secret_files().map_err(|(path, source)| Error::Unreadable { path, source })
+        Ok(())
     }
 }
 

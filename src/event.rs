@@ -51,9 +51,7 @@ impl Event {
         };
         Self {
             kind: names.kind.map_or_else(|| UNKNOWN.to_owned(), |kind| routing_word(&kind, MAX_TYPE, true)),
-            environment: names
-                .environment
-                .map_or_else(|| UNKNOWN.to_owned(), |name| environment_word(&name)),
+            environment: names.environment.map_or_else(|| UNKNOWN.to_owned(), |name| environment_word(&name)),
             conversation_id: names.conversation_id,
             account_id: names.account_id,
             project_id: names.project_id,

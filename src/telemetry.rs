@@ -80,8 +80,10 @@ pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
 
 /// Installs the metrics recorder and describes every metric.
 pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
-    const SECONDS: &[f64] =
-        &[0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 120.0, 600.0];
+    const SECONDS: &[f64] = &[
+        0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 120.0,
+        600.0,
+    ];
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
         .install_recorder()?;

@@ -43,6 +43,15 @@ pub(super) struct Backend {
 }
 
 impl Backend {
+    /// What [`Backend::open`] would say, without making a folder.
+    pub(super) fn check(config: &ArchiveConfig) -> Result<(), ArchiveError> {
+        match config.url.strip_prefix("file:") {
+            Some("") => Err(invalid("`url` names no folder: write file:FOLDER")),
+            Some(_) => Ok(()),
+            None => Self::open(config).map(drop),
+        }
+    }
+
     /// Reads files and makes folders, but speaks to no server. Blocking.
     pub(super) fn open(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
         if let Some(folder) = config.url.strip_prefix("file:") {
@@ -72,7 +81,9 @@ impl Backend {
             "gs" => Arc::new(google(config, bucket)?),
             "az" | "azure" => Arc::new(azure(config, bucket)?),
             other => {
-                return Err(invalid(format!("`url` begins with {other}:, which is none of file, s3, gs, az")));
+                return Err(invalid(format!(
+                    "`url` begins with {other}:, which is none of file, s3, gs, az"
+                )));
             }
         };
         let mut base = url.clone();

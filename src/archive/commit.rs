@@ -55,6 +55,13 @@ impl Committed {
         }
     }
 
+    /// The same, taken out.
+    pub fn into_manifest(self) -> Manifest {
+        match self {
+            Self::Written(manifest) | Self::Unchanged(manifest) | Self::Stale(manifest) => manifest,
+        }
+    }
+
     /// A short constant word for metric labels.
     pub fn label(&self) -> &'static str {
         match self {

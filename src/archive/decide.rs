@@ -21,9 +21,8 @@ pub enum Decision {
 /// Compares the copy in the archive with a `new` one, whose revision does not matter.
 ///
 /// The same bytes are worth writing again only for a recording that was missing. Other bytes are newer if
-/// the conversation is over where it was not, else if it has more turns, else a longer duration, else more
-/// bytes (a summary that came later; compared only between answers of the same API), else if they were
-/// fetched later. So a copy that was fetched before the call had ended never replaces the final one, however
+/// the conversation is over where it was not, else if it has more turns, else a longer duration, else a
+/// summary (compared only between answers of the same API: v3 has none), else if they were fetched later. So a copy that was fetched before the call had ended never replaces the final one, however
 /// late it is written.
 pub fn decide(existing: &Manifest, new: &Manifest) -> Decision {
     let write = Decision::Write { revision: existing.revision.saturating_add(1) };
@@ -50,13 +49,13 @@ fn age(a: &Manifest, b: &Manifest) -> Ordering {
     let over = |manifest: &Manifest| !manifest.facts.in_progress;
     let turns = |manifest: &Manifest| manifest.facts.turn_count;
     let duration = |manifest: &Manifest| manifest.facts.total_duration_s.unwrap_or(f64::NEG_INFINITY);
-    let size = |manifest: &Manifest| manifest.conversation().map(|object| object.size_bytes);
+    let summarised = |manifest: &Manifest| manifest.facts.summarised;
     over(a)
         .cmp(&over(b))
         .then_with(|| turns(a).cmp(&turns(b)))
         .then_with(|| duration(a).total_cmp(&duration(b)))
         .then_with(|| match a.provenance.served_by == b.provenance.served_by {
-            true => size(a).cmp(&size(b)),
+            true => summarised(a).cmp(&summarised(b)),
             false => Ordering::Equal,
         })
         .then_with(|| a.timings.fetched_at.cmp(&b.timings.fetched_at))
@@ -113,7 +112,7 @@ mod tests {
             |m, new| m.facts.in_progress = !new,
             |m, new| m.facts.turn_count = if new { 9 } else { 3 },
             |m, new| m.facts.total_duration_s = new.then_some(0.0),
-            |m, new| m.objects[0].size_bytes = if new { 900 } else { 300 },
+            |m, new| m.facts.summarised = new,
             |m, new| {
                 let at = if new { "2026-12-02T00:00:00Z" } else { "2026-12-01T00:00:00Z" };
                 m.timings.fetched_at = at.parse().unwrap();
@@ -138,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn sizes_of_different_apis_are_not_compared() {
-        let existing = manifest(|m| m.objects[0].size_bytes = 10_000);
+    fn summaries_of_different_apis_are_not_compared() {
+        let existing = manifest(|m| m.facts.summarised = true);
         let new = manifest(|m| {
             other_bytes(m);
             m.provenance.served_by = crate::archive::manifest::ServedBy::Data;

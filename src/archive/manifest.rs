@@ -90,6 +90,9 @@ pub struct Facts {
     pub turn_count: u64,
     /// It may still change.
     pub in_progress: bool,
+    /// PolyAI has written its summary, which comes some time after the call.
+    #[serde(default)]
+    pub summarised: bool,
 }
 
 /// A conversation that went on elsewhere.

@@ -103,6 +103,11 @@ impl Stored {
 }
 
 impl Archive {
+    /// Whether `config` makes an archive; touches nothing.
+    pub fn check_config(config: &ArchiveConfig) -> Result<(), ArchiveError> {
+        Backend::check(config)
+    }
+
     /// Opens the archive. A folder is made if it is not there; a bucket is not spoken to yet, so that a
     /// store that is down does not keep the service from starting: [`Archive::check`] asks it.
     pub fn open(config: &ArchiveConfig, clock: Clock) -> Result<Self, ArchiveError> {

@@ -62,11 +62,37 @@ pub(super) struct Args {
 #[derive(Serialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 enum Step<'a> {
-    Started { url: String, admin: String, simulator: String, archive: String },
-    Received { conversation_id: &'a str, event: &'a str, status: String, latency_ms: f64 },
-    Fetched { conversation_id: &'a str },
-    Archived { conversation_id: &'a str, path: String, objects: usize, bytes: u64, audio: &'static str, audio_s: f64 },
-    Summary { calls: u64, archived: usize, audio_s: f64, bytes: u64, seconds: f64, archive: String },
+    Started {
+        url: String,
+        admin: String,
+        simulator: String,
+        archive: String,
+    },
+    Received {
+        conversation_id: &'a str,
+        event: &'a str,
+        status: String,
+        latency_ms: f64,
+    },
+    Fetched {
+        conversation_id: &'a str,
+    },
+    Archived {
+        conversation_id: &'a str,
+        path: String,
+        objects: usize,
+        bytes: u64,
+        audio: &'static str,
+        audio_s: f64,
+    },
+    Summary {
+        calls: u64,
+        archived: usize,
+        audio_s: f64,
+        bytes: u64,
+        seconds: f64,
+        archive: String,
+    },
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
@@ -80,7 +106,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         .map_err(|error| failed(&error))?;
     let app = App::start(&config(&args, &simulator), Roles::ALL, Some(metrics), Clock::System).await?;
     let sqlite = app.queue().sqlite.clone().ok_or_else(|| failed(&"the demo runs on the embedded queue"))?;
-    let target = format!("http://{}/polyai-events", app.public().unwrap_or_else(|| ([127, 0, 0, 1], 0).into()));
+    let target =
+        format!("http://{}/polyai-events", app.public().unwrap_or_else(|| ([127, 0, 0, 1], 0).into()));
     let target = target.parse().map_err(|error| failed(&error))?;
     // What an earlier demo announced into this folder is not this one's.
     let seen = last_announcement(&sqlite).await.map_err(|error| failed(&error))?;
@@ -92,7 +119,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let sender = simulator.sender(target, options).map_err(|error| failed(&error))?;
     let activity = simulator.state().watch();
     let calls = simulator.calls();
-    let events = EventOptions { alerts: 0.1, seed: simulator.state().seed(), ..EventOptions::default() };
+    let events = EventOptions { alerts: 0.1, ..EventOptions::default() };
     let deliveries: Vec<_> = Delivery::of_calls(&calls, &events).collect();
     let state = simulator.state().clone();
     let sending = world.spawn("demo sender", async move {
@@ -252,7 +279,8 @@ impl Show {
             at(app.admin()),
             simulator.url(),
         );
-        let step = Step::Started { url, admin: at(app.admin()), simulator: simulator.url().to_string(), archive };
+        let step =
+            Step::Started { url, admin: at(app.admin()), simulator: simulator.url().to_string(), archive };
         self.say(&step, &text);
     }
 
@@ -271,10 +299,16 @@ impl Show {
                     output::dim("received"),
                     output::dim(format!("{} answered {status} after {latency_ms:.1} ms", report.kind))
                 );
-                self.say(&Step::Received { conversation_id: id, event: &report.kind, status, latency_ms }, &text);
+                self.say(
+                    &Step::Received { conversation_id: id, event: &report.kind, status, latency_ms },
+                    &text,
+                );
             }
             Activity::ConversationServed { id } => {
-                self.say(&Step::Fetched { conversation_id: id }, &format!("{}   {id}", output::dim("fetched")));
+                self.say(
+                    &Step::Fetched { conversation_id: id },
+                    &format!("{}   {id}", output::dim("fetched")),
+                );
             }
             Activity::AudioServed { .. } | Activity::Refused { .. } => {}
         }
@@ -291,10 +325,12 @@ impl Show {
             urls: HashMap<String, String>,
         }
         let Ok(Ready { data: Data { manifest, urls } }) = serde_json::from_slice(body) else { return };
-        let audio_s: f64 = manifest.objects.iter().filter_map(|object| object.wav.as_ref()).map(|wav| wav.seconds).sum();
+        let audio_s: f64 =
+            manifest.objects.iter().filter_map(|object| object.wav.as_ref()).map(|wav| wav.seconds).sum();
         let bytes: u64 = manifest.objects.iter().map(|object| object.size_bytes).sum();
         let path = urls.get("manifest.json").map(|url| self.short(url)).unwrap_or_default();
-        let sound = if audio_s > 0.0 { format!(", {audio_s:.0} s of audio") } else { ", no audio".to_owned() };
+        let sound =
+            if audio_s > 0.0 { format!(", {audio_s:.0} s of audio") } else { ", no audio".to_owned() };
         let text = format!(
             "{}  {:<36}  {} turns{sound}, {}",
             output::good("archived"),

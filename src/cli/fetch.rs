@@ -74,7 +74,11 @@ async fn fetch_all(
         let why = queue.ready().await.err().map(|error| error.to_string()).unwrap_or_default();
         return Err(CliError::Failed(format!("queue.url: {why}")));
     }
-    let bar = if args.ids.len() > 1 && !args.json { ProgressBar::new(args.ids.len() as u64) } else { ProgressBar::hidden() };
+    let bar = if args.ids.len() > 1 && !args.json {
+        ProgressBar::new(args.ids.len() as u64)
+    } else {
+        ProgressBar::hidden()
+    };
     let mut missing = 0;
     for id in &args.ids {
         let request = Request {
@@ -101,10 +105,17 @@ fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
         Ok(Done::Archived(archived)) => {
             let Archived { outcome, manifest, urls, .. } = archived.as_ref();
             if json {
-                output::json(&json!({ "conversation_id": id, "outcome": outcome, "manifest": manifest, "urls": urls }));
+                output::json(
+                    &json!({ "conversation_id": id, "outcome": outcome, "manifest": manifest, "urls": urls }),
+                );
                 return;
             }
-            output::line(format!("{} {id} (revision {}, audio {})", output::good(outcome), manifest.revision, manifest.audio.status.as_str()));
+            output::line(format!(
+                "{} {id} (revision {}, audio {})",
+                output::good(outcome),
+                manifest.revision,
+                manifest.audio.status.as_str()
+            ));
             for url in urls.values() {
                 output::line(format!("  {url}"));
             }

@@ -13,11 +13,7 @@ mod serve;
 mod simulate;
 mod verify;
 
-use std::{
-    ffi::OsString,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;

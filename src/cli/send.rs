@@ -138,7 +138,9 @@ fn whereto(global: &Global, args: &Args) -> Result<(Url, Secret), CliError> {
         None => config.and_then(|config| config.signature.secrets.into_iter().next()),
     };
     secret.map(|secret| (target, secret)).ok_or_else(|| {
-        CliError::Usage("there is no secret to sign with: give --secret-file, or set POLYAI_WEBHOOK_SECRET".to_owned())
+        CliError::Usage(
+            "there is no secret to sign with: give --secret-file, or set POLYAI_WEBHOOK_SECRET".to_owned(),
+        )
     })
 }
 

@@ -131,7 +131,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         ..SenderOptions::default()
     };
     let sender = simulator.sender(target, options).map_err(|error| CliError::Failed(error.to_string()))?;
-    let events = EventOptions { form: args.form.into(), seed: simulator.state().seed(), ..EventOptions::default() };
+    let events = EventOptions { form: args.form.into(), ..EventOptions::default() };
     let calls = simulator.calls();
     let deliveries: Vec<_> = Delivery::of_calls(&calls, &events).collect();
     let sent = deliveries.len();
@@ -155,7 +155,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 fn scenario(args: &Args) -> Result<Scenario, CliError> {
     let mut scenario = match &args.scenario {
         Some(path) => {
-            let usage = |error: &dyn std::fmt::Display| CliError::Usage(format!("{}: {error}", path.display()));
+            let usage =
+                |error: &dyn std::fmt::Display| CliError::Usage(format!("{}: {error}", path.display()));
             let text = std::fs::read_to_string(path).map_err(|error| usage(&error))?;
             Scenario::from_toml(&text).map_err(|error| usage(&error))?
         }

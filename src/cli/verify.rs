@@ -71,7 +71,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), CliError> {
         ));
     }
     let body = read_body(&args.body)?;
-    let verdict = examine(&signature.secrets, signature.scheme, signature.tolerance, args, &body, Clock::System.now());
+    let verdict =
+        examine(&signature.secrets, signature.scheme, signature.tolerance, args, &body, Clock::System.now());
     if args.json {
         output::json(&verdict);
     } else if verdict.genuine {
@@ -141,7 +142,8 @@ fn likely_mistake(
     let found = |body: &[u8]| verify(Scheme::Auto, Duration::MAX, body).is_ok();
     if scheme != Scheme::Auto && found(body) {
         return Some(
-            "the signature is of the other form: set signature.scheme = \"auto\", or pin the other one".to_owned(),
+            "the signature is of the other form: set signature.scheme = \"auto\", or pin the other one"
+                .to_owned(),
         );
     }
     let trimmed = body.trim_ascii_end();
@@ -168,7 +170,9 @@ fn spaced_json(value: &serde_json::Value) -> String {
         serde_json::Value::Object(fields) => {
             let fields: Vec<_> = fields
                 .iter()
-                .map(|(key, value)| format!("{}: {}", serde_json::Value::from(key.as_str()), spaced_json(value)))
+                .map(|(key, value)| {
+                    format!("{}: {}", serde_json::Value::from(key.as_str()), spaced_json(value))
+                })
                 .collect();
             format!("{{{}}}", fields.join(", "))
         }
@@ -206,7 +210,8 @@ mod tests {
             json: false,
         };
         let secrets = [Secret::new("another-secret-entirely"), secret()];
-        examine(&secrets, scheme, Duration::from_mins(5), &args, body, Timestamp::from_second(NOW).unwrap()).hint
+        examine(&secrets, scheme, Duration::from_mins(5), &args, body, Timestamp::from_second(NOW).unwrap())
+            .hint
     }
 
     fn secret() -> Secret {
@@ -215,7 +220,10 @@ mod tests {
 
     #[test]
     fn says_which_secret_and_form_matched() {
-        assert!(hint(sign(&secret(), Some(NOW), b"{}"), Some(NOW), Scheme::Auto, b"{}").contains("secret number 2 signed timestamp"));
+        assert!(
+            hint(sign(&secret(), Some(NOW), b"{}"), Some(NOW), Scheme::Auto, b"{}")
+                .contains("secret number 2 signed timestamp")
+        );
     }
 
     #[test]
@@ -226,7 +234,10 @@ mod tests {
         assert!(hint(signature(), Some(NOW), Scheme::Timestamped, body).contains("other form"));
         let sorted = sign(&secret(), None, br#"{"a": [1, 2], "b": 1}"#);
         assert!(hint(sorted, None, Scheme::Auto, br#"{"a":[1,2],"b":1}"#).contains("written again"));
-        assert!(hint(sign(&secret(), Some(NOW - 900), body), Some(NOW - 900), Scheme::Auto, body).contains("900 s behind"));
+        assert!(
+            hint(sign(&secret(), Some(NOW - 900), body), Some(NOW - 900), Scheme::Auto, body)
+                .contains("900 s behind")
+        );
         assert!(hint(sign(&Secret::new("wrong"), None, body), None, Scheme::Auto, body).contains("rotated"));
     }
 }

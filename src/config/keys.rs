@@ -65,7 +65,9 @@ impl Keys {
 
     /// The most similar sibling, or a key of that very name in another section.
     fn nearest(&self, siblings: &Map<String, Value>, path: &str, name: &str) -> Option<String> {
-        let dotted = |section: &str, key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+        let dotted = |section: &str, key: &str| {
+            if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
+        };
         let alike = siblings
             .keys()
             .map(|key| (strsim::jaro_winkler(key, name), key))
@@ -136,7 +138,11 @@ mod tests {
     #[test]
     fn knows_which_keys_are_lists() {
         let keys = Keys::new();
-        assert!(keys.is_list("signature.secrets") && keys.is_list("worker.environments") && keys.is_list("retry.delays"));
+        assert!(
+            keys.is_list("signature.secrets")
+                && keys.is_list("worker.environments")
+                && keys.is_list("retry.delays")
+        );
         assert!(!keys.is_list("queue.url") && !keys.is_list("projects[0].api_key"));
     }
 }

@@ -49,7 +49,8 @@ pub(super) fn merge(sources: &Sources) -> Result<Config, Error> {
     let mut builder = Merged::builder().add_source(Pairs::new(&keys, quickstart));
     if let Some(path) = &sources.file {
         let table = read_toml(path)?;
-        builder = builder.add_source(Merged::try_from(&table).map_err(|error| Error::Value(error.to_string()))?);
+        builder =
+            builder.add_source(Merged::try_from(&table).map_err(|error| Error::Value(error.to_string()))?);
     }
     let merged = builder
         .add_source(Pairs::new(&keys, own))
@@ -57,7 +58,8 @@ pub(super) fn merge(sources: &Sources) -> Result<Config, Error> {
         .build()
         .map_err(|error| Error::Value(explain(&error)))?;
 
-    let tree: serde_json::Value = merged.clone().try_deserialize().map_err(|error| Error::Value(explain(&error)))?;
+    let tree: serde_json::Value =
+        merged.clone().try_deserialize().map_err(|error| Error::Value(explain(&error)))?;
     if let Some(unknown) = keys.unknown(&tree) {
         return Err(Error::UnknownKey(unknown));
     }
@@ -82,7 +84,8 @@ fn path_of(name: &str) -> Option<String> {
 }
 
 fn read_toml(path: &std::path::Path) -> Result<toml::Table, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -107,7 +110,8 @@ fn explain(error: &ConfigError) -> String {
 
 /// Drops what stands between double quotes, which is how serde shows a value.
 fn unquoted(text: &str) -> String {
-    if let Some((_, expected)) = text.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`')) {
+    if let Some((_, expected)) = text.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`'))
+    {
         return format!("unknown value{expected}");
     }
     text.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
@@ -144,7 +148,9 @@ fn value(keys: &Keys, path: &str, text: String) -> Value {
     }
     let several_urls = path == "queue.url" && text.contains(",amqp");
     if keys.is_list(path) || several_urls {
-        return list(text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect());
+        return list(
+            text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect(),
+        );
     }
     Value::new(None, ValueKind::String(text))
 }
@@ -178,7 +184,8 @@ mod tests {
     #[test]
     fn later_layers_win() {
         let file = "[server]\nack_budget = \"3s\"\nbody_limit = \"2MiB\"\n[worker]\nconcurrency = 2\n";
-        let env = [("POLYHOOK__WORKER__CONCURRENCY", "3"), ("POLYHOOK__WORKER__ENVIRONMENTS", "live, sandbox")];
+        let env =
+            [("POLYHOOK__WORKER__CONCURRENCY", "3"), ("POLYHOOK__WORKER__ENVIRONMENTS", "live, sandbox")];
         let config = load(file, &env, &[("worker.concurrency", "4")]).unwrap();
         assert_eq!(config.server.ack_budget, Duration::from_secs(3));
         assert_eq!(config.server.body_limit.as_u64(), 2 << 20);

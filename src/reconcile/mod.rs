@@ -25,6 +25,10 @@ pub struct ReconcileConfig {
 
 impl Default for ReconcileConfig {
     fn default() -> Self {
-        Self { every: Duration::from_mins(15), lookback: Duration::from_hours(24), settle: Duration::from_mins(5) }
+        Self {
+            every: Duration::from_mins(15),
+            lookback: Duration::from_hours(24),
+            settle: Duration::from_mins(5),
+        }
     }
 }

@@ -12,8 +12,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use metrics::gauge;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -56,9 +56,7 @@ async fn ready(State(admin): State<Admin>) -> Response {
     match timeout(READY_TIMEOUT, admin.queue.ready()).await {
         Ok(Ok(())) => "ready\n".into_response(),
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
-        Err(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready: the queue does not answer\n").into_response()
-        }
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the queue does not answer\n").into_response(),
     }
 }
 

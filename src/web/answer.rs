@@ -91,9 +91,11 @@ impl Outcome {
             Self::Unverified(_) => StatusCode::UNAUTHORIZED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody | Self::BrokenBody => StatusCode::REQUEST_TIMEOUT,
-            Self::UnverifiedRetry(_) | Self::Overloaded | Self::NotDurable(_) | Self::Late | Self::Panicked => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::UnverifiedRetry(_)
+            | Self::Overloaded
+            | Self::NotDurable(_)
+            | Self::Late
+            | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         }
@@ -130,9 +132,17 @@ impl Outcome {
         }
         match self {
             Self::Unverified(reason) | Self::UnverifiedRetry(reason) => {
-                tracing::warn!(outcome, status, reason = reason.label(), elapsed_ms, "delivery refused: {reason}");
+                tracing::warn!(
+                    outcome,
+                    status,
+                    reason = reason.label(),
+                    elapsed_ms,
+                    "delivery refused: {reason}"
+                );
             }
-            Self::NotFound | Self::MethodNotAllowed => tracing::debug!(outcome, status, elapsed_ms, "not a delivery"),
+            Self::NotFound | Self::MethodNotAllowed => {
+                tracing::debug!(outcome, status, elapsed_ms, "not a delivery")
+            }
             _ => tracing::warn!(outcome, status, elapsed_ms, "delivery not taken"),
         }
     }
@@ -163,7 +173,11 @@ impl IntoResponse for Outcome {
 }
 
 /// Outermost: sets the deadline, answers in its stead when it passes, logs and counts once.
-pub(super) async fn answer_in_time(State(receiver): State<Receiver>, mut request: Request, next: Next) -> Response {
+pub(super) async fn answer_in_time(
+    State(receiver): State<Receiver>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let deadline = started + receiver.inner.ack_budget.saturating_sub(ANSWER_MARGIN);
     request.extensions_mut().insert(Deadline(deadline));

@@ -59,12 +59,12 @@ impl FromRequest<Receiver> for SignedDelivery {
         let now = receiver.clock.now();
         let timestamp = single(&head.headers, TIMESTAMP_HEADER).map_err(|()| Rejection::TimestampMalformed);
         let signature = single(&head.headers, SIGNATURE_HEADER).map_err(|()| Rejection::SignatureMalformed);
-        signature
-            .and_then(|signature| receiver.verifier.verify(signature, timestamp?, &body, now))
-            .map_err(|rejection| match (rejection, receiver.on_mismatch) {
+        signature.and_then(|signature| receiver.verifier.verify(signature, timestamp?, &body, now)).map_err(
+            |rejection| match (rejection, receiver.on_mismatch) {
                 (Rejection::Mismatch, OnMismatch::Retry) => Outcome::UnverifiedRetry(rejection),
                 _ => Outcome::Unverified(rejection),
-            })?;
+            },
+        )?;
 
         // Nothing before this line has looked inside the body.
         let event = Event::read(&body);
@@ -148,7 +148,8 @@ fn trace_id(traceparent: &str) -> Option<&str> {
     let mut parts = traceparent.split('-');
     let (version, id, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |text: &str, length| {
-        text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        text.len() == length
+            && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     };
     let valid = version == "00" && hex(id, 32) && hex(span, 16) && hex(flags, 2) && parts.next().is_none();
     (valid && id.bytes().any(|byte| byte != b'0')).then_some(id)
@@ -162,7 +163,12 @@ mod tests {
     fn only_a_valid_trace_is_continued() {
         let id = "0af7651916cd43dd8448eb211c80319c";
         assert_eq!(trace_id(&format!("00-{id}-b7ad6b7169203331-01")), Some(id));
-        for bad in ["", "00", "00-xyz-b7ad6b7169203331-01", "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
+        for bad in [
+            "",
+            "00",
+            "00-xyz-b7ad6b7169203331-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
             assert_eq!(trace_id(bad), None, "{bad}");
         }
         assert_eq!(trace_id(&format!("00-{}-b7ad6b7169203331-01", "0".repeat(32))), None);

@@ -51,7 +51,12 @@ struct Inner {
 
 impl Receiver {
     /// A receiver that publishes to `queue` what `signature` accepts.
-    pub fn new(server: &ServerConfig, signature: &SignatureConfig, queue: Arc<dyn Queue>, clock: Clock) -> Self {
+    pub fn new(
+        server: &ServerConfig,
+        signature: &SignatureConfig,
+        queue: Arc<dyn Queue>,
+        clock: Clock,
+    ) -> Self {
         let inner = Inner {
             queue,
             verifier: Verifier::new(&signature.secrets, signature.scheme, signature.tolerance),

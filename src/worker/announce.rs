@@ -45,7 +45,7 @@ pub(super) fn announcement(
         source: format!("/polyhook/{}/{}", manifest.account_id, manifest.project_id),
         r#type: CONVERSATION_READY,
         subject: &manifest.conversation_id,
-        time: manifest.archived_at.to_string(),
+        time: manifest.timings.archived_at.to_string(),
         datacontenttype: "application/json",
         traceparent: traceparent.as_deref(),
         data: Data { manifest, urls },
@@ -55,7 +55,7 @@ pub(super) fn announcement(
         kind: CONVERSATION_READY.to_owned(),
         environment: crate::event::environment_word(&manifest.facts.environment),
         subject: manifest.conversation_id.clone(),
-        time: manifest.archived_at,
+        time: manifest.timings.archived_at,
         traceparent,
         body: Bytes::from(body),
     })

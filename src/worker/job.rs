@@ -12,7 +12,10 @@ use super::{
     recordings::Recordings,
 };
 use crate::{
-    archive::{Audio, Committed, Draft, Facts, Handoff, Location, MANIFEST, Manifest, Provenance, ServedBy, Stored, Trigger},
+    archive::{
+        Audio, Committed, Draft, Facts, Handoff, Location, MANIFEST, Manifest, Provenance, ServedBy, Stored,
+        Trigger,
+    },
     event::{self, CONVERSATION_DISCOVERED, Event},
     polyai::{Api, Conversation, ErrorKind, Project, Summary},
     queue::{Announced, Message},
@@ -116,7 +119,10 @@ impl Inner {
         let (project, conversation) = self.fetch(request).await?;
         let Conversation { summary, .. } = &conversation;
         let environment = summary.environment.as_deref().unwrap_or(event::UNKNOWN);
-        if !request.any_environment && environment != event::UNKNOWN && !wanted(&self.config.environments, environment) {
+        if !request.any_environment
+            && environment != event::UNKNOWN
+            && !wanted(&self.config.environments, environment)
+        {
             return Ok(Done::Skipped);
         }
         if summary.in_progress {
@@ -154,7 +160,8 @@ impl Inner {
     /// Asks the project the event names; where it names none of several, each in turn until one knows the
     /// conversation (the quickstart's events carry no project).
     async fn fetch(&self, request: &Request) -> Result<(&Project, Conversation), Failure> {
-        let candidates = self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
+        let candidates =
+            self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
         let several = candidates.len() > 1;
         let mut unknown = None;
         for project in candidates {
@@ -186,7 +193,8 @@ impl Inner {
     }
 
     fn in_progress(&self, request: &Request) -> Failure {
-        let age = std::time::Duration::try_from(self.clock.now().duration_since(request.received_at)).unwrap_or_default();
+        let age = std::time::Duration::try_from(self.clock.now().duration_since(request.received_at))
+            .unwrap_or_default();
         let detail = "the call is still in progress; it is fetched again when it may be over";
         match IN_PROGRESS_LIMIT.checked_sub(age).filter(|left| !left.is_zero()) {
             Some(left) => Failure::new("in_progress", detail, Next::Wait(left)),
@@ -211,7 +219,11 @@ impl Inner {
         let unknown = || event::UNKNOWN.to_owned();
         if summary.transcript_hidden() {
             counter!("polyhook_hidden_transcripts_total").increment(1);
-            tracing::warn!(conversation.id = request.conversation_id, turns = summary.num_turns, "the transcript is hidden: enable Conversation transcript under API Keys > Configuration in Agent Studio");
+            tracing::warn!(
+                conversation.id = request.conversation_id,
+                turns = summary.num_turns,
+                "the transcript is hidden: enable Conversation transcript under API Keys > Configuration in Agent Studio"
+            );
             warnings.push(format!(
                 "transcript_hidden: {} turns happened and none is shown; transcript visibility is off for the project",
                 summary.num_turns
@@ -252,11 +264,7 @@ impl Inner {
         }
     }
 
-    fn urls(
-        &self,
-        location: &Location,
-        manifest: &Manifest,
-    ) -> Result<BTreeMap<String, String>, Failure> {
+    fn urls(&self, location: &Location, manifest: &Manifest) -> Result<BTreeMap<String, String>, Failure> {
         let names = manifest.objects.iter().map(|object| object.name.as_str()).chain([MANIFEST]);
         names.map(|name| Ok((name.to_owned(), self.archive.object_url(location, name)?))).collect()
     }
@@ -272,7 +280,10 @@ impl Inner {
         let outcome = match self.queue.announce(announcement).await? {
             Announced::Delivered => "delivered",
             Announced::Unrouted => {
-                tracing::debug!(conversation.id = manifest.conversation_id, "announced, but no queue is bound for it");
+                tracing::debug!(
+                    conversation.id = manifest.conversation_id,
+                    "announced, but no queue is bound for it"
+                );
                 "unrouted"
             }
         };
@@ -282,7 +293,11 @@ impl Inner {
 }
 
 /// Whether the stored copy is of these very bytes, with all that is wanted of the recordings.
-pub(super) fn covers(stored: &Stored, conversation: &Conversation, wanted: &[crate::archive::Direction]) -> bool {
+pub(super) fn covers(
+    stored: &Stored,
+    conversation: &Conversation,
+    wanted: &[crate::archive::Direction],
+) -> bool {
     stored.covers(&conversation.json, wanted)
 }
 
@@ -318,7 +333,9 @@ mod tests {
     #[test]
     fn only_wanted_environments_are_fetched() {
         let of = |environment: &str| {
-            let body = format!(r#"{{"type":"conversation.completed","data":{{"conversation_id":"C"{environment}}}}}"#);
+            let body = format!(
+                r#"{{"type":"conversation.completed","data":{{"conversation_id":"C"{environment}}}}}"#
+            );
             Request::of_message(&message(&body), &live()).unwrap().is_some()
         };
         assert!(of(r#","environment":"live""#));
@@ -328,7 +345,8 @@ mod tests {
 
     #[test]
     fn an_event_without_a_conversation_is_a_dead_letter() {
-        let failure = Request::of_message(&message(r#"{"type":"conversation.completed"}"#), &live()).unwrap_err();
+        let failure =
+            Request::of_message(&message(r#"{"type":"conversation.completed"}"#), &live()).unwrap_err();
         assert_eq!((failure.reason, failure.next), ("no_conversation_id", Next::Dead));
     }
 }

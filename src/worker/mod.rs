@@ -151,7 +151,9 @@ impl Inner {
         let rung = self.ladder.delay(history.failures);
         let after = match failure.next {
             Next::Dead => None,
-            Next::Retry(known) => rung.map(|rung| known.map_or(rung, |known| known.max(Duration::from_secs(1)))),
+            Next::Retry(known) => {
+                rung.map(|rung| known.map_or(rung, |known| known.max(Duration::from_secs(1))))
+            }
             Next::Wait(left) => Some(rung.or_else(|| self.ladder.last()).unwrap_or(left).min(left)),
             Next::Postpone(after) => Some(after),
         };
@@ -191,12 +193,16 @@ impl JobLine<'_> {
     fn log(&self, result: &Result<Done, Failure>, settled: &Outcome) {
         let Self { message, outcome, attempt, elapsed } = self;
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        let trace_id = message.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)).unwrap_or_default();
+        let trace_id =
+            message.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)).unwrap_or_default();
         match result {
             Ok(Done::Archived(archived)) => {
                 let Archived { conversation_id, manifest, .. } = archived.as_ref();
                 tracing::info!(
-                    outcome, attempt, elapsed_ms, trace_id,
+                    outcome,
+                    attempt,
+                    elapsed_ms,
+                    trace_id,
                     event.id = message.id,
                     conversation.id = conversation_id,
                     revision = manifest.revision,
@@ -213,17 +219,25 @@ impl JobLine<'_> {
                 let correlation = correlation_id.as_deref().unwrap_or_default();
                 match settled {
                     Outcome::Retry { after, .. } => tracing::info!(
-                        outcome, attempt, elapsed_ms, trace_id,
+                        outcome,
+                        attempt,
+                        elapsed_ms,
+                        trace_id,
                         event.id = message.id,
-                        reason, status,
+                        reason,
+                        status,
                         polyai.correlation_id = correlation,
                         retry_in_s = after.as_secs(),
                         "job: {detail}"
                     ),
                     _ => tracing::error!(
-                        outcome, attempt, elapsed_ms, trace_id,
+                        outcome,
+                        attempt,
+                        elapsed_ms,
+                        trace_id,
                         event.id = message.id,
-                        reason, status,
+                        reason,
+                        status,
                         polyai.correlation_id = correlation,
                         "job is a dead letter: {detail}"
                     ),

@@ -62,9 +62,12 @@ impl Inner {
             match self.polyai.audio(project, &request.conversation_id, *direction, redacted).await {
                 Ok(recording) => staged.push(self.stage(location, *direction, recording).await?),
                 Err(error) if matches!(error.kind, ErrorKind::RecordingNotFound | ErrorKind::NotServed) => {
-                    let waited = self.clock.now().duration_since(request.recording_due(&conversation.summary));
+                    let waited =
+                        self.clock.now().duration_since(request.recording_due(&conversation.summary));
                     let waited = std::time::Duration::try_from(waited).unwrap_or_default();
-                    if let Some(left) = self.config.audio_wait.checked_sub(waited).filter(|left| !left.is_zero()) {
+                    if let Some(left) =
+                        self.config.audio_wait.checked_sub(waited).filter(|left| !left.is_zero())
+                    {
                         return Err(Failure {
                             reason: "recording_not_ready",
                             next: Next::Wait(left),
@@ -91,7 +94,11 @@ impl Inner {
         let bad = |what: String| Failure {
             correlation_id: correlation_id.clone(),
             status: Some(200),
-            ..Failure::new("bad_recording", format!("{what}; it is not archived but asked for again"), Next::Retry(None))
+            ..Failure::new(
+                "bad_recording",
+                format!("{what}; it is not archived but asked for again"),
+                Next::Retry(None),
+            )
         };
         if content_type.as_deref().is_some_and(|kind| !is_audio(kind)) {
             return Err(bad("the answer to a request for audio is of another content type".to_owned()));
@@ -128,7 +135,11 @@ mod tests {
 
     #[test]
     fn pages_are_no_audio() {
-        assert!(is_audio("audio/wav") && is_audio("Audio/X-WAV; rate=8000") && is_audio("application/octet-stream"));
+        assert!(
+            is_audio("audio/wav")
+                && is_audio("Audio/X-WAV; rate=8000")
+                && is_audio("application/octet-stream")
+        );
         assert!(!is_audio("text/html; charset=utf-8") && !is_audio("application/json"));
     }
 }

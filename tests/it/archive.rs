@@ -195,6 +195,7 @@ fn draft(turns: u64, audio: AudioStatus) -> Draft {
             }),
             turn_count: turns,
             in_progress: false,
+            summarised: false,
         },
         provenance: Provenance {
             served_by: ServedBy::V3,
