@@ -1,0 +1,242 @@
+//! From `[archive]` to an object store: the four kinds of URL, their clients' timeouts, and what differs
+//! between a folder and a bucket.
+
+use std::{sync::Arc, time::Duration};
+
+use object_store::{
+    Attribute, Attributes, BackoffConfig, ClientConfigKey, ObjectStore, PutMode, RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
+    local::LocalFileSystem,
+    path::Path,
+};
+use url::Url;
+
+use super::{ArchiveConfig, ArchiveError, folder::Folder};
+use crate::secret::Secret;
+
+/// One part of 5 MiB (the least S3 and Google accept) must pass within it.
+const REQUEST_TIMEOUT: &str = "60 seconds";
+const CONNECT_TIMEOUT: &str = "5 seconds";
+/// Beyond it the job's own retries take over, which wait longer and hold nothing.
+const RETRY: RetryConfig = RetryConfig {
+    backoff: BackoffConfig {
+        init_backoff: Duration::from_millis(100),
+        max_backoff: Duration::from_secs(5),
+        base: 2.,
+    },
+    max_retries: 4,
+    retry_timeout: Duration::from_secs(30),
+};
+
+/// An opened store.
+#[derive(Debug)]
+pub(super) struct Backend {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// Before every key.
+    pub(super) prefix: Path,
+    /// A folder needs locks where a bucket has conditional writes.
+    pub(super) folder: Option<Folder>,
+    /// `file:///…/` or `s3://bucket/`: what a key is appended to.
+    base: Url,
+}
+
+impl Backend {
+    /// Reads files and makes folders, but speaks to no server. Blocking.
+    pub(super) fn open(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
+        if let Some(folder) = config.url.strip_prefix("file:") {
+            return Self::file(folder);
+        }
+        // Whoever runs us may have chosen a provider already; any will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = Url::parse(&config.url).map_err(|error| {
+            invalid(format!("`url` is no URL ({error}); write file:FOLDER or s3://BUCKET"))
+        })?;
+        let Some(bucket) = url.host_str().filter(|host| !host.is_empty()) else {
+            return Err(invalid(format!("`url` names no bucket: {}://BUCKET/PREFIX", url.scheme())));
+        };
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            return Err(invalid("`url` holds nothing but bucket and prefix; keys have their own settings"));
+        }
+        let prefix = Path::from_url_path(url.path().trim_end_matches('/'))
+            .map_err(|error| invalid(format!("the prefix in `url` is not usable: {error}")))?;
+        if let Some(endpoint) = &config.endpoint
+            && !endpoint.starts_with("https://")
+            && !(config.allow_http && endpoint.starts_with("http://"))
+        {
+            return Err(invalid("`endpoint` must be https://, or http:// with `allow_http = true`"));
+        }
+        let store: Arc<dyn ObjectStore> = match url.scheme() {
+            "s3" | "s3a" => Arc::new(s3(config, bucket)?),
+            "gs" => Arc::new(google(config, bucket)?),
+            "az" | "azure" => Arc::new(azure(config, bucket)?),
+            other => {
+                return Err(invalid(format!(
+                    "`url` begins with {other}:, which is none of file, s3, gs, az"
+                )));
+            }
+        };
+        let mut base = url.clone();
+        base.set_path("/");
+        Ok(Self { store, prefix, folder: None, base })
+    }
+
+    fn file(folder: &str) -> Result<Self, ArchiveError> {
+        let path = if folder.starts_with("//") {
+            Url::parse(&format!("file:{folder}"))
+                .ok()
+                .and_then(|url| url.to_file_path().ok())
+                .ok_or_else(|| invalid("`url` is no local folder: write file:FOLDER or file:///FOLDER"))?
+        } else if folder.is_empty() {
+            return Err(invalid("`url` names no folder: write file:FOLDER"));
+        } else {
+            folder.into()
+        };
+        let failed = |source| ArchiveError::Folder { path: path.clone(), source };
+        create_durably(&path).map_err(failed)?;
+        let root = path.canonicalize().map_err(failed)?;
+        let base = Url::from_directory_path(&root)
+            .map_err(|()| invalid(format!("{} has no URL", root.display())))?;
+        // An archived job is acknowledged, so it must survive a power cut.
+        let store = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
+        Ok(Self { store: Arc::new(store), prefix: Path::ROOT, folder: Some(Folder::open(&root)?), base })
+    }
+
+    /// The URL of an object. Of a bucket: its name and the key as it is, as the providers' tools write it.
+    pub(super) fn url(&self, key: &Path) -> String {
+        if self.folder.is_none() {
+            return format!("{}{key}", self.base);
+        }
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(key.parts());
+        }
+        url.into()
+    }
+
+    /// Says to a browser what an object is; files tell by their name.
+    pub(super) fn attributes(&self, content_type: &'static str) -> Attributes {
+        match self.folder {
+            Some(_) => Attributes::new(),
+            None => Attributes::from_iter([(Attribute::ContentType, content_type)]),
+        }
+    }
+
+    /// How to replace `existing` and nothing else. A folder knows no such write, and is locked instead.
+    pub(super) fn replace(&self, existing: Option<object_store::UpdateVersion>) -> PutMode {
+        match (existing, &self.folder) {
+            (None, _) => PutMode::Create,
+            (Some(_), Some(_)) => PutMode::Overwrite,
+            (Some(version), None) => PutMode::Update(version),
+        }
+    }
+
+    /// Bytes of one part of a large object: what a store requires at least, for memory's sake.
+    pub(super) fn part_size(&self) -> usize {
+        if self.folder.is_some() { 1 << 20 } else { 5 << 20 }
+    }
+}
+
+/// Like `create_dir_all`, and the new entries survive a power cut.
+fn create_durably(path: &std::path::Path) -> std::io::Result<()> {
+    let absolute = std::path::absolute(path)?;
+    let existing = absolute.ancestors().find(|ancestor| ancestor.is_dir()).map(std::path::Path::to_owned);
+    std::fs::create_dir_all(&absolute)?;
+    for ancestor in absolute.ancestors() {
+        // Folders that cannot be opened for it (Windows) need no such care.
+        if let Ok(folder) = std::fs::File::open(ancestor) {
+            folder.sync_all()?;
+        }
+        if Some(ancestor) == existing.as_deref() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn s3(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, ArchiveError> {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::UserAgent), USER_AGENT)
+        .with_retry(RETRY)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_bucket_name(bucket);
+    if config.allow_http {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp), "true");
+    }
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+    }
+    if let Some(region) = &config.region {
+        builder = builder.with_region(region);
+    }
+    if let Some((id, key)) = key_pair(config)? {
+        builder = builder.with_access_key_id(id).with_secret_access_key(key.expose());
+    }
+    builder.build().map_err(|error| invalid(error.to_string()))
+}
+
+fn google(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, ArchiveError> {
+    let mut builder = GoogleCloudStorageBuilder::from_env()
+        .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
+        .with_config(GoogleConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
+        .with_config(GoogleConfigKey::Client(ClientConfigKey::UserAgent), USER_AGENT)
+        .with_retry(RETRY)
+        .with_bucket_name(bucket);
+    if config.allow_http {
+        builder = builder.with_config(GoogleConfigKey::Client(ClientConfigKey::AllowHttp), "true");
+    }
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_base_url(endpoint.trim_end_matches('/'));
+    }
+    if let Some(path) = &config.service_account_file {
+        builder = builder.with_service_account_path(path.display().to_string());
+    }
+    builder.build().map_err(|error| invalid(error.to_string()))
+}
+
+fn azure(config: &ArchiveConfig, container: &str) -> Result<impl ObjectStore, ArchiveError> {
+    let mut builder = MicrosoftAzureBuilder::from_env()
+        .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
+        .with_config(AzureConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
+        .with_config(AzureConfigKey::Client(ClientConfigKey::UserAgent), USER_AGENT)
+        .with_retry(RETRY)
+        .with_container_name(container);
+    if config.allow_http {
+        builder = builder.with_config(AzureConfigKey::Client(ClientConfigKey::AllowHttp), "true");
+    }
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+    }
+    if let Some((account, key)) = key_pair(config)? {
+        builder = builder.with_account(account).with_access_key(key.expose());
+    }
+    builder.build().map_err(|error| invalid(error.to_string()))
+}
+
+const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
+
+/// Both halves of the key, or none.
+fn key_pair(config: &ArchiveConfig) -> Result<Option<(&str, Secret)>, ArchiveError> {
+    let secret = match (&config.secret_access_key, &config.secret_access_key_file) {
+        (Some(_), Some(_)) => {
+            return Err(invalid("`secret_access_key` and `secret_access_key_file` are both set"));
+        }
+        (Some(secret), None) => Some(secret.clone()),
+        (None, Some(path)) => Some(Secret::read(path).map_err(|error| {
+            invalid(format!("`secret_access_key_file` {} cannot be read: {error}", path.display()))
+        })?),
+        (None, None) => None,
+    };
+    match (config.access_key_id.as_deref(), secret) {
+        (None, None) => Ok(None),
+        (Some(id), Some(secret)) if !id.is_empty() && !secret.is_empty() => Ok(Some((id, secret))),
+        _ => Err(invalid("`access_key_id` and `secret_access_key` go together, and neither may be empty")),
+    }
+}
+
+fn invalid(message: impl Into<String>) -> ArchiveError {
+    ArchiveError::Config(message.into())
+}

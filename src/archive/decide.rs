@@ -1,0 +1,175 @@
+//! Which of two copies of a conversation is kept. Pure.
+
+use std::cmp::Ordering;
+
+use super::manifest::{AudioStatus, Kind, Manifest};
+
+/// What to do with a copy that arrives where another one lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is newer, or adds a recording: write it under this revision.
+    Write {
+        /// One more than that of the copy it replaces; 1 for the first.
+        revision: u64,
+    },
+    /// The archive has it already.
+    Unchanged,
+    /// The archive has a newer one.
+    Stale,
+}
+
+/// Compares the copy in the archive with a `new` one, whose revision does not matter.
+///
+/// The same bytes are worth writing again only for a recording that was missing. Other bytes are newer if
+/// the conversation is over where it was not, else if it has more turns, else a longer duration, else more
+/// bytes (a summary that came later; compared only between answers of the same API), else if they were
+/// fetched later. So a copy that was fetched before the call had ended never replaces the final one, however
+/// late it is written.
+pub fn decide(existing: &Manifest, new: &Manifest) -> Decision {
+    let write = Decision::Write { revision: existing.revision.saturating_add(1) };
+    let hash = |manifest: &Manifest| manifest.conversation().map(|object| object.sha256.clone());
+    if hash(existing) == hash(new) {
+        return if adds_audio(existing, new) { write } else { Decision::Unchanged };
+    }
+    match age(existing, new) {
+        Ordering::Less => write,
+        Ordering::Equal => Decision::Unchanged,
+        Ordering::Greater => Decision::Stale,
+    }
+}
+
+fn adds_audio(existing: &Manifest, new: &Manifest) -> bool {
+    let missing = |name: &str| !existing.objects.iter().any(|object| object.name == name);
+    new.audio.status == AudioStatus::Ready
+        && (existing.audio.status != AudioStatus::Ready
+            || new.objects.iter().any(|object| object.kind == Kind::Audio && missing(&object.name)))
+}
+
+/// How `a` stands to `b`: less is older.
+fn age(a: &Manifest, b: &Manifest) -> Ordering {
+    let over = |manifest: &Manifest| !manifest.facts.in_progress;
+    let turns = |manifest: &Manifest| manifest.facts.turn_count;
+    let duration = |manifest: &Manifest| manifest.facts.total_duration_s.unwrap_or(f64::NEG_INFINITY);
+    let size = |manifest: &Manifest| manifest.conversation().map(|object| object.size_bytes);
+    over(a)
+        .cmp(&over(b))
+        .then_with(|| turns(a).cmp(&turns(b)))
+        .then_with(|| duration(a).total_cmp(&duration(b)))
+        .then_with(|| {
+            let same_shape = a.provenance.served_by == b.provenance.served_by;
+            if same_shape { size(a).cmp(&size(b)) } else { Ordering::Equal }
+        })
+        .then_with(|| a.timings.fetched_at.cmp(&b.timings.fetched_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::manifest::Direction;
+
+    const WRITE: Decision = Decision::Write { revision: 8 };
+
+    fn manifest(change: impl FnOnce(&mut Manifest)) -> Manifest {
+        let json = include_str!("fixtures/manifest.json");
+        let mut manifest: Manifest = serde_json::from_str(json).unwrap();
+        change(&mut manifest);
+        manifest
+    }
+
+    fn other_bytes(manifest: &mut Manifest) {
+        manifest.objects[0].sha256 = "other".to_owned();
+    }
+
+    fn without_audio(manifest: &mut Manifest, status: AudioStatus) {
+        manifest.objects.truncate(1);
+        manifest.audio.status = status;
+    }
+
+    #[test]
+    fn the_same_bytes_change_nothing() {
+        let existing = manifest(|_| ());
+        let later = |m: &mut Manifest| m.timings.fetched_at = "2027-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(decide(&existing, &manifest(later)), Decision::Unchanged);
+        for status in [AudioStatus::Absent, AudioStatus::Disabled, AudioStatus::Unknown] {
+            let none = manifest(|m| without_audio(m, status));
+            assert_eq!(decide(&existing, &none), Decision::Unchanged);
+            assert_eq!(decide(&none, &none), Decision::Unchanged);
+            assert_eq!(decide(&none, &existing), WRITE, "a recording came");
+        }
+        let more = manifest(|m| {
+            let mut user = m.objects[1].clone();
+            user.name = Direction::User.file_name().to_owned();
+            m.objects.push(user);
+        });
+        assert_eq!(decide(&existing, &more), WRITE, "one more direction");
+        assert_eq!(decide(&more, &existing), Decision::Unchanged);
+    }
+
+    /// Each step outranks all that follow it.
+    #[test]
+    fn newer_replaces_older_and_never_the_other_way_round() {
+        type Step = fn(&mut Manifest, bool);
+        let steps: [Step; 5] = [
+            |m, new| m.facts.in_progress = !new,
+            |m, new| m.facts.turn_count = if new { 9 } else { 3 },
+            |m, new| m.facts.total_duration_s = new.then_some(0.0),
+            |m, new| m.objects[0].size_bytes = if new { 900 } else { 300 },
+            |m, new| {
+                let at = if new { "2026-12-02T00:00:00Z" } else { "2026-12-01T00:00:00Z" };
+                m.timings.fetched_at = at.parse().unwrap();
+            },
+        ];
+        for (rank, step) in steps.iter().enumerate() {
+            let build = |new: bool| {
+                manifest(|m| {
+                    step(m, new);
+                    for lower in &steps[rank + 1..] {
+                        lower(m, !new);
+                    }
+                    if new {
+                        other_bytes(m);
+                    }
+                })
+            };
+            let (old, new) = (build(false), build(true));
+            assert_eq!(decide(&old, &new), WRITE, "step {rank}");
+            assert_eq!(decide(&new, &old), Decision::Stale, "step {rank}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_different_apis_are_not_compared() {
+        let existing = manifest(|m| m.objects[0].size_bytes = 10_000);
+        let new = manifest(|m| {
+            other_bytes(m);
+            m.provenance.served_by = crate::archive::manifest::ServedBy::Data;
+            m.timings.fetched_at = "2027-01-01T00:00:00Z".parse().unwrap();
+        });
+        assert_eq!(decide(&existing, &new), WRITE);
+    }
+
+    #[test]
+    fn neither_is_newer() {
+        assert_eq!(decide(&manifest(|_| ()), &manifest(other_bytes)), Decision::Unchanged);
+    }
+
+    #[test]
+    fn a_later_version_can_be_read() {
+        let mut json: serde_json::Value =
+            serde_json::from_str(include_str!("fixtures/manifest.json")).unwrap();
+        json["sentiment"] = serde_json::json!({ "score": 3 });
+        json["audio"]["status"] = "transcoded".into();
+        json["served_by"] = "v4".into();
+        json["objects"][1]["kind"] = "video".into();
+        json["objects"][1]["direction"] = "supervisor".into();
+        let read: Manifest = serde_json::from_value(json).unwrap();
+        assert_eq!(read.audio.status, AudioStatus::Unknown);
+        assert_eq!(read.objects[1].kind, Kind::Unknown);
+    }
+
+    #[test]
+    fn the_written_form_is_the_published_contract() {
+        let json: serde_json::Value = serde_json::from_str(include_str!("fixtures/manifest.json")).unwrap();
+        assert_eq!(serde_json::to_value(manifest(|_| ())).unwrap(), json);
+    }
+}
