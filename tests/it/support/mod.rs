@@ -1,0 +1,3 @@
+//! What the tests share: private servers that end with the test, whatever its end.
+
+pub(crate) mod seaweed;
