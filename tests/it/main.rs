@@ -1,5 +1,11 @@
 //! Everything that needs more than one module: real processes, real brokers, a real object store.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a helper of tests may fail as loudly as a test"
+)]
+
 mod archive;
 mod queue_contract;
 mod sqlite;
