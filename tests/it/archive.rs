@@ -338,7 +338,8 @@ async fn newer_replaces_older_and_never_the_other_way_round(bench: Bench) {
     let stale = commit(archive, &place, &early, "early", None).await.unwrap();
     assert_eq!(stale, Committed::Stale(manifest.clone()));
     // A summary was written afterwards; the recording of the older copy stays.
-    let summarised = draft(5, AudioStatus::Absent);
+    let mut summarised = draft(5, AudioStatus::Absent);
+    summarised.facts.summarised = true;
     let manifest = written(commit(archive, &place, &summarised, "late and summarised", None).await.unwrap());
     assert_eq!((manifest.revision, manifest.audio.status), (3, AudioStatus::Ready));
     assert_eq!(bench.assert_consistent(&place).await.objects.len(), 2);

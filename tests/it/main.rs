@@ -7,6 +7,7 @@
 )]
 
 mod archive;
+mod layering;
 mod queue_contract;
 mod sqlite;
 mod support;
