@@ -1,0 +1,125 @@
+//! The Webhooks API: `/v1/webhook-endpoints` of the reference, `/v1/webhooks/endpoints` of the quickstart.
+
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{
+    endpoints::{Attributes, Endpoint, invalid},
+    errors::ApiError,
+    gate::Admitted,
+    query::Query,
+    state::State as Simulated,
+};
+
+/// The account a request acts for: the one its key belongs to.
+fn account(state: &Simulated, project: usize) -> String {
+    state.scenario().projects.get(project).map(|project| project.account_id.clone()).unwrap_or_default()
+}
+
+fn read(body: &Bytes) -> Result<Value, ApiError> {
+    serde_json::from_slice(body).map_err(|_| {
+        ApiError::validation(StatusCode::BAD_REQUEST, "WEBHOOKS_VALIDATION_FAILED", "body", "must be JSON")
+    })
+}
+
+/// The only answer, beside a rotation's, that has the secret in it.
+fn created(endpoint: &Endpoint) -> Response {
+    let mut shape = json!(endpoint);
+    shape["signing_secret"] = json!(endpoint.secret.expose());
+    (StatusCode::CREATED, Json(shape)).into_response()
+}
+
+pub(super) async fn create(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let rules = &state.scenario().webhooks;
+    let given = Attributes::read(&read(&body)?, rules)?;
+    let account = account(&state, project);
+    let endpoint = state.endpoints().create(&account, given, rules.max_endpoints, state.now())?;
+    Ok(created(&endpoint))
+}
+
+pub(super) async fn quickstart_create(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let rules = &state.scenario().webhooks;
+    let given = Attributes::read_quickstart(&read(&body)?, rules)?;
+    let account = account(&state, project);
+    let endpoint = state.endpoints().create(&account, given, rules.max_endpoints, state.now())?;
+    let shape = json!({
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "description": endpoint.name,
+        "events": endpoint.event_types,
+        "signing_secret": endpoint.secret.expose(),
+    });
+    Ok((StatusCode::CREATED, Json(shape)).into_response())
+}
+
+pub(super) async fn list(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let query = Query::parse(query.as_deref());
+    let enabled = query.flag("enabled")?;
+    let event_type = query.get("event_type");
+    if event_type.is_some_and(|name| !state.scenario().webhooks.event_types.iter().any(|known| known == name))
+    {
+        return Err(invalid("event_type", "is not a known event type"));
+    }
+    let mut all = state.endpoints().of(&account(&state, project));
+    all.retain(|endpoint| {
+        enabled.is_none_or(|wanted| endpoint.enabled == wanted)
+            && event_type.is_none_or(|name| endpoint.event_types.iter().any(|event| event == name))
+    });
+    Ok(Json(json!({ "data": all })).into_response())
+}
+
+pub(super) async fn get(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let endpoint = state.endpoints().get_mut(&account(&state, project), &id)?.clone();
+    Ok(Json(endpoint).into_response())
+}
+
+pub(super) async fn update(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let given = Attributes::read(&read(&body)?, &state.scenario().webhooks)?;
+    let endpoint = state.endpoints().update(&account(&state, project), &id, given, state.now())?;
+    Ok(Json(endpoint).into_response())
+}
+
+pub(super) async fn delete(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    state.endpoints().delete(&account(&state, project), &id)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn rotate(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let secret = state.endpoints().rotate(&account(&state, project), &id, state.now())?;
+    Ok(Json(json!({ "signing_secret": secret.expose() })).into_response())
+}
