@@ -147,6 +147,7 @@ pub(super) struct Call {
 
 /// One exchange: what was heard, and what was said to it. Times are milliseconds from the start.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a turn, as PolyAI has them")]
 pub(super) struct Turn {
     pub(super) user: String,
     pub(super) user_english: String,

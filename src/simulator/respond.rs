@@ -36,10 +36,10 @@ where
         });
         std::future::ready(item)
     });
-    let fields: String =
-        rest.as_object().into_iter().flatten().map(|(name, value)| format!(",\"{name}\":{value}")).collect();
+    let rest = rest.to_string();
+    let close = format!("],{}", rest.trim_start_matches('{'));
     let open = stream::iter([Bytes::from_static(b"{\"conversations\":[")]);
-    let close = stream::iter([Bytes::from(format!("]{fields}}}"))]);
+    let close = stream::iter([Bytes::from(close)]);
     let body = Body::from_stream(open.chain(items).chain(close).map(Ok::<_, Infallible>));
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }

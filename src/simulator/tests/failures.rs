@@ -123,7 +123,7 @@ async fn recordings_that_are_none() {
     for (action, length, kind) in [
         (Action::Empty, 0, "audio/wav"),
         (Action::HeaderOnly, 44, "audio/wav"),
-        (Action::Html, 91, "audio/wav"),
+        (Action::Html, 92, "audio/wav"),
         (Action::Json, 34, "application/json"),
     ] {
         once(&stand, action.clone());
@@ -195,6 +195,7 @@ async fn it_is_driven_from_outside() {
     for (path, body) in [
         ("faults", json!({ "fault": 1 })),
         ("calls", json!({ "turns": -1 })),
+        ("calls", json!({ "turn": 1 })),
         ("deliver", json!({ "urll": 1 })),
     ] {
         assert_eq!(control(Method::POST, path, body).await.0, StatusCode::BAD_REQUEST, "{path}");
