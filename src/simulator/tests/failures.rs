@@ -6,6 +6,10 @@ use bytesize::ByteSize;
 use futures_util::StreamExt;
 use http::{Method, StatusCode};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::{Stand, answer};
 use crate::simulator::{Action, Activity, Envelope, Fault, Operation, RetryAfter, Scenario, Script};
@@ -204,4 +208,37 @@ async fn it_is_driven_from_outside() {
     assert_eq!(about["signing_secret"], stand.simulator.signing_secret().expose());
     assert_eq!(control(Method::GET, "calls", json!(null)).await.1["calls"].as_array().unwrap().len(), 23);
     stand.stop().await;
+}
+
+#[tokio::test]
+async fn garbage_does_not_stop_it() {
+    let (stand, path) = stand().await;
+    for garbage in [
+        &b"\x16\x03\x01\x02\x00\x01\x00"[..],
+        b"GET /v3/a/b/conversations/%ff%00%2e%2e HTTP/1.1\r\nhost: x\r\nx-api-key: simulated-key-0001\r\nconnection: close\r\n\r\n",
+        b"GET /v3/ws-5a11d0c5/PROJECT-C0NC1ERG/conversations?cursor=%ff&limit=-1&=&&%zz HTTP/1.1\r\nhost: x\r\nx-api-key: \xff\xfe\r\nconnection: close\r\n\r\n",
+        b"POST /v1/webhook-endpoints HTTP/1.1\r\nhost: x\r\nx-api-key: simulated-key-0001\r\ncontent-length: 3\r\nconnection: close\r\n\r\n\xff{[",
+        b"DELETE / HTTP/9.9\r\n\r\n",
+    ] {
+        let mut connection = TcpStream::connect(stand.simulator.address()).await.unwrap();
+        connection.write_all(garbage).await.unwrap();
+        connection.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        let _ = connection.read_to_end(&mut heard).await;
+        assert!(!heard.starts_with(b"HTTP/1.1 5"), "{}", String::from_utf8_lossy(&heard));
+    }
+    assert_eq!(stand.get(&path).send().await.unwrap().status(), StatusCode::OK);
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_does_not_hold_up_the_drain() {
+    let (stand, path) = stand().await;
+    once(&stand, Action::Drip { bytes: 1, pause: Duration::from_hours(1) });
+    let response = stand.get(&path).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let started = Instant::now();
+    stand.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(response.bytes().await.is_err());
 }

@@ -16,9 +16,9 @@ use crate::{
     simulator::{Answer, Delivery, EventOptions, Scenario, SenderOptions},
 };
 
-/// A minute is 6 ms.
+/// A minute is 0.6 ms.
 fn quick() -> SenderOptions {
-    SenderOptions { time_scale: 0.0001, timeout: Duration::from_millis(300), ..SenderOptions::default() }
+    SenderOptions { time_scale: 0.00001, timeout: Duration::from_millis(300), ..SenderOptions::default() }
 }
 
 async fn outcome(answers: &[u16], options: SenderOptions) -> (crate::simulator::Report, usize) {
