@@ -1,1 +1,7 @@
 //! Everything that needs more than one module: real processes, real brokers, a real object store.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests may fail as loudly as a test")]
+
+mod rabbitmq;
+mod rabbitmq_faults;
+mod support;

@@ -1,0 +1,3 @@
+//! What the tests start and stop.
+
+pub(crate) mod rabbit;
