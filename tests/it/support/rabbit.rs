@@ -19,7 +19,7 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, killpg},
     unistd::Pid,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -180,7 +180,7 @@ impl Node {
 
     fn signal(&self, signal: Signal) {
         let server = self.server.lock().unwrap();
-        kill(server.as_ref().expect("the server runs").pid, signal).expect("the server is there");
+        killpg(server.as_ref().expect("the server runs").group, signal).expect("the server is there");
     }
 
     fn environment(&self) -> Vec<(&'static str, String)> {
@@ -207,7 +207,7 @@ impl Node {
 #[derive(Debug)]
 struct Leashed {
     leash: Child,
-    pid: Pid,
+    group: Pid,
 }
 
 impl Leashed {
@@ -218,16 +218,19 @@ impl Leashed {
         folder: &Path,
         remove_folder: bool,
     ) -> Self {
-        // The end of the input is the end of whoever holds the leash.
+        // The end of the input is the end of whoever holds the leash. The program leads a process group,
+        // because RabbitMQ's is a script that starts the server.
         const LEASH: &str = r#"
             folder=$1 remove=$2; shift 2
-            "$@" </dev/null >>"$folder/output" 2>&1 &
+            setsid "$@" </dev/null >>"$folder/output" 2>&1 &
             echo $!
             exec >&-
             cat >/dev/null
-            kill -9 $! 2>/dev/null
+            # epmd goes last, or the server would start another that nobody holds.
+            if [ "$remove" = true ]; then sleep 1; fi
+            kill -9 -$! 2>/dev/null
             wait $! 2>/dev/null
-            if [ "$remove" = true ]; then sleep 1; rm -rf "$folder"; fi
+            if [ "$remove" = true ]; then rm -rf "$folder"; fi
         "#;
         let mut leash = Command::new("sh")
             .args(["-c", LEASH, "leash"])
@@ -246,8 +249,8 @@ impl Leashed {
         let mut line = String::new();
         let output = leash.stdout.take().expect("a pipe");
         BufReader::new(output).read_line(&mut line).expect("a process id");
-        let pid = Pid::from_raw(line.trim().parse().expect("a process id"));
-        Self { leash, pid }
+        let group = Pid::from_raw(line.trim().parse().expect("a process id"));
+        Self { leash, group }
     }
 }
 
