@@ -9,5 +9,7 @@
 mod archive;
 mod layering;
 mod queue_contract;
+mod rabbitmq;
+mod rabbitmq_faults;
 mod sqlite;
 mod support;

@@ -351,10 +351,13 @@ impl Queue for RabbitMq {
         let mut first = false;
         // Of several at once, one publishes and the others wait for its confirm. If its caller hangs up,
         // the next of them publishes.
-        let stored = self.seen.try_get_with(message.dedup, async {
+        let dedup = message.dedup;
+        // Boxed, because the cache holds it by value several times.
+        let store = Box::pin(async {
             first = true;
             self.store_event(message).await
         });
+        let stored = self.seen.try_get_with(dedup, store);
         self.in_time(async { stored.await.map_err(|error| QueueError::clone(&error)) }).await?;
         Ok(if first { Published::New } else { Published::Duplicate })
     }
