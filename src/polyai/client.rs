@@ -166,15 +166,17 @@ impl PolyAi {
             let get = async {
                 let response = self.get(project, access, url, "application/json", "conversation").await?;
                 let correlation = correlation_id(response.headers());
-                let json = read_whole(response, MAX_CONVERSATION_BYTES, host).await?;
-                let bad = || ApiError {
+                let answered = |error| ApiError {
                     correlation_id: correlation.clone(),
-                    status: Some(200),
-                    ..ApiError::new(ErrorKind::BadAnswer, host)
+                    status: Some(StatusCode::OK.as_u16()),
+                    ..error
                 };
+                let bad = || answered(ApiError::new(ErrorKind::BadAnswer, host));
+                let json = read_whole(response, MAX_CONVERSATION_BYTES, host).await.map_err(answered)?;
                 let summary = Summary::read(&json).map_err(|_| bad())?;
-                // Another conversation under this name would be worse than none.
-                if summary.id.as_deref().is_some_and(|other| other != id) {
+                // Another conversation under this name would be worse than none, and so would something
+                // that is JSON but no conversation.
+                if summary.id.as_deref() != Some(id) {
                     return Err(bad());
                 }
                 Ok(Conversation { json, summary, api, fetched_at: self.clock.now() })
@@ -204,15 +206,18 @@ impl PolyAi {
                 |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
             let content_type = header(CONTENT_TYPE).map(str::to_owned);
             let host = host.to_owned();
+            let correlation = correlation_id(response.headers());
             Ok(Recording {
                 content_length: response.content_length(),
                 content_type,
-                correlation_id: correlation_id(response.headers()),
-                body: Box::pin(
-                    response
-                        .bytes_stream()
-                        .map(move |part| part.map_err(|error| ApiError::transport(&error, &host))),
-                ),
+                correlation_id: correlation.clone(),
+                body: Box::pin(response.bytes_stream().map(move |part| {
+                    part.map_err(|error| ApiError {
+                        correlation_id: correlation.clone(),
+                        status: Some(StatusCode::OK.as_u16()),
+                        ..ApiError::transport(&error, &host)
+                    })
+                })),
             })
         })
         .await
