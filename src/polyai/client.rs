@@ -273,7 +273,16 @@ impl PolyAi {
         accept: &'static str,
         operation: &'static str,
     ) -> Result<Response, ApiError> {
+        let awake = || match project.throttle.paused_for() {
+            Some(left) => {
+                Err(ApiError { retry_after: Some(left), ..ApiError::new(ErrorKind::Paused, access.host()) })
+            }
+            None => Ok(()),
+        };
+        awake()?;
         project.throttle.turn().await;
+        // Somebody else's 429 may have come meanwhile.
+        awake()?;
         let started = Instant::now();
         let sent = self
             .http
