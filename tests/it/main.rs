@@ -13,3 +13,4 @@ mod rabbitmq;
 mod rabbitmq_faults;
 mod sqlite;
 mod support;
+mod worker;
