@@ -145,7 +145,7 @@ async fn what_is_never_whole_is_a_dead_letter_that_says_so() {
 }
 
 #[tokio::test]
-async fn one_of_two_recordings_is_kept_when_the_other_never_comes() {
+async fn of_two_recordings_none_is_seen_before_both_are_whole() {
     let world = World::with(|_, config| {
         config.worker.audio = AudioChoice::Both;
         config.retry.delays = vec![Duration::from_millis(50); 2];
