@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests may fail as loudly as a test")]
 
+mod queue_contract;
 mod rabbitmq;
+mod rabbitmq_contract;
 mod rabbitmq_faults;
 mod support;

@@ -1,0 +1,558 @@
+//! What every queue promises (`queue::Queue`), told as tests that each backend runs.
+//!
+//! A backend joins with a [`Backend`] of its own and `mod mine { crate::queue_contract::contract_suite!(super::Mine); }`.
+//! Where two backends may differ (does it recognise duplicates? how fine are its delays?) the harness says
+//! so in a constant; everything else is the same for all.
+
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use polyhook::{
+    event::{CONVERSATION_COMPLETED, DedupKey},
+    queue::{
+        Announced, Announcement, Attempt, History, Job, Lane, Lease, Message, Outcome, Published, Queue,
+        QueueError,
+    },
+};
+use tokio::{task::JoinSet, time::timeout};
+
+/// How the suite gets queues of one kind. Dropping it removes the store.
+pub(crate) trait Backend: Send + Sync + Sized + 'static {
+    /// Whether `publish` tells a duplicate from a new message.
+    const RECOGNISES_DUPLICATES: bool;
+    /// What becomes of an announcement that nobody has asked for.
+    const UNASKED_ANNOUNCEMENT: Announced;
+    /// A wait that the backend offers exactly (the shortest rung of its ladder).
+    const SHORT_WAIT: Duration = Duration::from_secs(1);
+    /// A wait that the backend offers and no test lives to see.
+    const LONG_WAIT: Duration = Duration::from_mins(10);
+
+    /// An empty store of its own.
+    fn start() -> impl Future<Output = Self> + Send;
+    /// A queue on that store, as another process would open it.
+    fn open(&self) -> impl Future<Output = Arc<dyn Queue>> + Send;
+}
+
+/// Makes one test of each promise for a backend.
+macro_rules! contract_suite {
+    ($backend:ty) => {
+        $crate::queue_contract::contract_suite!(@tests $backend:
+            a_job_comes_out_as_it_went_in
+            an_event_that_asks_for_nothing_is_kept_but_no_job
+            a_duplicate_is_one_job
+            one_id_with_two_bodies_is_two_jobs
+            many_publishers_lose_and_double_nothing
+            the_same_message_at_once_is_new_once
+            a_lease_has_one_holder
+            done_is_over
+            released_comes_back_at_once
+            a_retry_waits_and_remembers
+            a_long_history_survives
+            dead_stays_dead
+            a_lease_ends_once
+            an_abandoned_wait_loses_nothing
+            a_waiting_consumer_is_woken
+            closing_hands_everything_back
+            closing_wakes_those_who_wait
+            announcements_are_taken_again_and_again
+            ready_says_so
+            depths_count
+        );
+    };
+    (@tests $backend:ty: $($promise:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $promise() {
+                $crate::queue_contract::$promise::<$backend>().await;
+            }
+        )*
+    };
+}
+pub(crate) use contract_suite;
+
+/// Long enough for a busy machine, shorter than any lease: what comes back only because a lease ran out
+/// comes too late.
+const SOON: Duration = Duration::from_secs(15);
+/// Long enough for something wrong to show.
+const A_WHILE: Duration = Duration::from_millis(700);
+
+pub(crate) fn message(id: &str, body: &[u8]) -> Message {
+    Message {
+        id: id.to_owned(),
+        dedup: DedupKey::new(id, body),
+        kind: CONVERSATION_COMPLETED.to_owned(),
+        environment: "live".to_owned(),
+        received_at: "2026-11-22T10:20:30.123Z".parse().unwrap(),
+        traceparent: None,
+        content_type: "application/json".to_owned(),
+        body: Bytes::copy_from_slice(body),
+    }
+}
+
+pub(crate) fn event(id: &str) -> Message {
+    Message { kind: "handoff.created".to_owned(), ..message(id, b"{}") }
+}
+
+pub(crate) fn history(failures: usize) -> History {
+    let mut history = History::default();
+    for n in 1..=failures {
+        history.push(Attempt {
+            at: Timestamp::from_millisecond(1_790_000_000_000 + i64::try_from(n).unwrap()).unwrap(),
+            reason: "rate_limited".into(),
+            detail: format!("try {n}: PolyAI asked for patience — \"später\""),
+            status: (n % 2 == 1).then_some(429),
+            correlation_id: (n % 2 == 1).then(|| format!("corr-{n}")),
+        });
+    }
+    history
+}
+
+pub(crate) fn announcement(id: &str) -> Announcement {
+    Announcement {
+        id: id.to_owned(),
+        kind: "conversation.ready".to_owned(),
+        environment: "live".to_owned(),
+        subject: "CA1".to_owned(),
+        time: "2026-11-22T10:20:30.123Z".parse().unwrap(),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        body: Bytes::from_static(br#"{"specversion":"1.0"}"#),
+    }
+}
+
+pub(crate) async fn take(queue: &Arc<dyn Queue>) -> Job {
+    timeout(SOON, queue.next()).await.expect("a job in time").expect("an open queue")
+}
+
+pub(crate) async fn assert_empty(queue: &Arc<dyn Queue>) {
+    if let Ok(job) = timeout(A_WHILE, queue.next()).await {
+        panic!("a job that should not be there: {job:?}");
+    }
+}
+
+async fn publish(queue: &Arc<dyn Queue>, message: Message) -> Published {
+    timeout(SOON, queue.publish(message)).await.expect("an answer in time").expect("published")
+}
+
+async fn settle(queue: &Arc<dyn Queue>, lease: Lease, outcome: Outcome) {
+    queue.settle(lease, outcome).await.expect("settled");
+}
+
+/// Depths are counted a little later than they change in some backends.
+pub(crate) async fn assert_depths(queue: &Arc<dyn Queue>, wanted: [(Lane, u64); 4]) {
+    let wanted = HashMap::from(wanted);
+    let deadline = Instant::now() + SOON;
+    loop {
+        let found: HashMap<_, _> = queue.depths().await.expect("depths").into_iter().collect();
+        if found == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "depths are {found:?}, not {wanted:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub(crate) async fn a_job_comes_out_as_it_went_in<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let big: Vec<u8> = (0..1u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for (n, body) in [b"" as &[u8], b"{}", &every_byte, "{\"naïve\":\"\u{1f4de}\0\"}".as_bytes(), &big]
+        .into_iter()
+        .enumerate()
+    {
+        let sent = Message {
+            kind: "conversation.completed.v2".to_owned(),
+            environment: "pre-release".to_owned(),
+            traceparent: (n % 2 == 0)
+                .then(|| "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            content_type: "application/json; charset=utf-8".to_owned(),
+            ..message(&format!("evt_{n}"), body)
+        };
+        assert_eq!(publish(&queue, sent.clone()).await, Published::New);
+        let job = take(&queue).await;
+        assert!(job.message == sent, "body {n} or its properties changed");
+        assert_eq!(job.history, History::default());
+        settle(&queue, job.lease, Outcome::Done).await;
+    }
+    queue.close().await;
+}
+
+pub(crate) async fn an_event_that_asks_for_nothing_is_kept_but_no_job<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    for id in ["evt_a", "evt_b"] {
+        assert_eq!(publish(&queue, event(id)).await, Published::New);
+    }
+    assert_empty(&queue).await;
+    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 2)]).await;
+    queue.close().await;
+}
+
+pub(crate) async fn a_duplicate_is_one_job<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    if !B::RECOGNISES_DUPLICATES {
+        // Such a backend leaves it to the archive, which is idempotent: there is no promise to check.
+        return;
+    }
+    let again = Published::Duplicate;
+    assert_eq!(publish(&queue, message("evt_1", b"{}")).await, Published::New);
+    assert_eq!(publish(&queue, message("evt_1", b"{}")).await, again);
+    let job = take(&queue).await;
+    assert_eq!(publish(&queue, message("evt_1", b"{}")).await, again, "while it is being worked on");
+    settle(&queue, job.lease, Outcome::Done).await;
+    assert_eq!(publish(&queue, message("evt_1", b"{}")).await, again, "when it is done");
+    assert_empty(&queue).await;
+    queue.close().await;
+}
+
+pub(crate) async fn one_id_with_two_bodies_is_two_jobs<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    assert_eq!(publish(&queue, message("evt_1", b"{\"a\":1}")).await, Published::New);
+    assert_eq!(publish(&queue, message("evt_1", b"{\"a\":2}")).await, Published::New);
+    let bodies: HashSet<_> = [take(&queue).await.message.body, take(&queue).await.message.body].into();
+    assert_eq!(bodies.len(), 2);
+    queue.close().await;
+}
+
+pub(crate) async fn many_publishers_lose_and_double_nothing<B: Backend>() {
+    const PUBLISHERS: usize = 64;
+    const EACH: usize = 50;
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    let mut publishers = JoinSet::new();
+    for p in 0..PUBLISHERS {
+        let queue = Arc::clone(&queue);
+        publishers.spawn(async move {
+            for n in 0..EACH {
+                let body = format!("{{\"p\":{p},\"n\":{n}}}");
+                assert_eq!(
+                    publish(&queue, message(&format!("evt_{p}_{n}"), body.as_bytes())).await,
+                    Published::New
+                );
+            }
+        });
+    }
+    let mut seen = HashSet::new();
+    for _ in 0..PUBLISHERS * EACH {
+        let job = take(&queue).await;
+        assert_eq!(job.message.dedup, DedupKey::new(&job.message.id, &job.message.body), "bodies mixed up");
+        assert!(seen.insert(job.message.id), "handed out twice");
+        settle(&queue, job.lease, Outcome::Done).await;
+    }
+    while let Some(publisher) = publishers.join_next().await {
+        publisher.unwrap();
+    }
+    assert_empty(&queue).await;
+    queue.close().await;
+}
+
+pub(crate) async fn the_same_message_at_once_is_new_once<B: Backend>() {
+    let backend = B::start().await;
+    if !B::RECOGNISES_DUPLICATES {
+        return;
+    }
+    let queues = [backend.open().await, backend.open().await];
+    let mut publishers = JoinSet::new();
+    for n in 0..100 {
+        let queue = Arc::clone(&queues[n % 2]);
+        publishers.spawn(async move { publish(&queue, message("evt_1", b"{}")).await });
+    }
+    let published = publishers.join_all().await;
+    assert_eq!(published.iter().filter(|published| **published == Published::New).count(), 1);
+    take(&queues[0]).await;
+    assert_empty(&queues[1]).await;
+    for queue in queues {
+        queue.close().await;
+    }
+}
+
+pub(crate) async fn a_lease_has_one_holder<B: Backend>() {
+    const JOBS: usize = 200;
+    let backend = B::start().await;
+    let queues = [backend.open().await, backend.open().await];
+    for n in 0..JOBS {
+        publish(&queues[0], message(&format!("evt_{n}"), b"{}")).await;
+    }
+    let (taken, mut jobs) = tokio::sync::mpsc::unbounded_channel();
+    let mut consumers = JoinSet::new();
+    for n in 0..16 {
+        let (queue, taken) = (Arc::clone(&queues[n % 2]), taken.clone());
+        consumers.spawn(async move {
+            while let Ok(job) = queue.next().await {
+                taken.send((n % 2, job)).unwrap();
+            }
+        });
+    }
+    let mut held = HashMap::new();
+    while held.len() < JOBS {
+        let (holder, job) = timeout(SOON, jobs.recv()).await.expect("a job in time").unwrap();
+        assert!(held.insert(job.message.id, (holder, job.lease)).is_none(), "two hold one job");
+    }
+    assert!(timeout(A_WHILE, jobs.recv()).await.is_err(), "two hold one job");
+    for (holder, lease) in held.into_values() {
+        settle(&queues[holder], lease, Outcome::Done).await;
+    }
+    for queue in queues {
+        queue.close().await;
+    }
+    consumers.join_all().await;
+}
+
+pub(crate) async fn done_is_over<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    publish(&queue, message("evt_1", b"{}")).await;
+    let job = take(&queue).await;
+    settle(&queue, job.lease, Outcome::Done).await;
+    assert_empty(&queue).await;
+    queue.close().await;
+    let queue = backend.open().await;
+    assert_empty(&queue).await;
+    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    queue.close().await;
+}
+
+pub(crate) async fn released_comes_back_at_once<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    let sent = message("evt_1", b"{}");
+    publish(&queue, sent.clone()).await;
+    for _ in 0..5 {
+        let job = take(&queue).await;
+        assert_eq!(job.message, sent);
+        assert_eq!(job.history, History::default(), "a release is no failure");
+        settle(&queue, job.lease, Outcome::Release).await;
+    }
+    queue.close().await;
+}
+
+pub(crate) async fn a_retry_waits_and_remembers<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    let sent = Message { traceparent: Some("00-1-2-01".to_owned()), ..message("evt_1", b"\0{}\xff") };
+    publish(&queue, sent.clone()).await;
+    let mut job = take(&queue).await;
+    for failures in 1..=3 {
+        let started = Instant::now();
+        settle(&queue, job.lease, Outcome::Retry { after: B::SHORT_WAIT, history: history(failures) }).await;
+        job = take(&queue).await;
+        let waited = started.elapsed();
+        assert!(waited >= B::SHORT_WAIT.mul_f64(0.9), "came back after {waited:?}");
+        assert!(waited <= B::SHORT_WAIT + Duration::from_secs(5), "came back after {waited:?}");
+        assert_eq!(job.message, sent);
+        assert_eq!(job.history, history(failures));
+    }
+    // A release forgets nothing of it, nor does a queue that ends.
+    settle(&queue, job.lease, Outcome::Release).await;
+    assert_eq!(take(&queue).await.history, history(3));
+    queue.close().await;
+    let queue = backend.open().await;
+    assert_eq!(take(&queue).await.history, history(3));
+    queue.close().await;
+}
+
+pub(crate) async fn a_long_history_survives<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    publish(&queue, message("evt_1", b"{}")).await;
+    let mut long = history(40);
+    for attempt in &mut long.attempts {
+        attempt.detail = "long ".repeat(200);
+    }
+    let job = take(&queue).await;
+    settle(&queue, job.lease, Outcome::Retry { after: B::SHORT_WAIT, history: long.clone() }).await;
+    assert_eq!(take(&queue).await.history, long);
+    queue.close().await;
+}
+
+pub(crate) async fn dead_stays_dead<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    publish(&queue, message("evt_1", b"{}")).await;
+    let job = take(&queue).await;
+    settle(&queue, job.lease, Outcome::Dead { history: history(2) }).await;
+    assert_empty(&queue).await;
+    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 1), (Lane::Unrouted, 0)]).await;
+    queue.close().await;
+    let queue = backend.open().await;
+    assert_empty(&queue).await;
+    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 1), (Lane::Unrouted, 0)]).await;
+    queue.close().await;
+}
+
+pub(crate) async fn a_lease_ends_once<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    for outcome in [
+        Outcome::Done,
+        Outcome::Release,
+        Outcome::Retry { after: B::LONG_WAIT, history: history(1) },
+        Outcome::Dead { history: history(1) },
+    ] {
+        // Something new each time, or what was released is found again.
+        publish(&queue, message(&format!("{outcome:?}"), b"{}")).await;
+        let job = take(&queue).await;
+        settle(&queue, job.lease, outcome.clone()).await;
+        for second in [outcome.clone(), Outcome::Done, Outcome::Release] {
+            let error = queue.settle(job.lease, second).await.expect_err("settled twice");
+            assert!(matches!(error, QueueError::LeaseLost), "{outcome:?}: {error}");
+        }
+        if matches!(outcome, Outcome::Release) {
+            let again = take(&queue).await;
+            assert_ne!(again.lease, job.lease, "a lease is named once");
+            let error = queue.settle(job.lease, Outcome::Done).await.expect_err("somebody else's job");
+            assert!(matches!(error, QueueError::LeaseLost), "{error}");
+            settle(&queue, again.lease, Outcome::Done).await;
+        }
+    }
+    let error = queue.settle(Lease(u64::MAX), Outcome::Done).await.expect_err("nobody's lease");
+    assert!(matches!(error, QueueError::LeaseLost), "{error}");
+    queue.close().await;
+}
+
+pub(crate) async fn an_abandoned_wait_loses_nothing<B: Backend>() {
+    const JOBS: usize = 300;
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    let publisher = {
+        let queue = Arc::clone(&queue);
+        async move {
+            for n in 0..JOBS {
+                publish(&queue, message(&format!("evt_{n}"), b"{}")).await;
+            }
+        }
+    };
+    let consumer = {
+        let queue = Arc::clone(&queue);
+        async move {
+            let deadline = Instant::now() + SOON;
+            let mut seen = HashSet::new();
+            let mut rounds = 0u64;
+            while seen.len() < JOBS {
+                assert!(Instant::now() < deadline, "only {} of {JOBS} came out", seen.len());
+                rounds += 1;
+                // Between not even polled twice and just about answered.
+                let patience = Duration::from_micros(rounds * 37 % 1500);
+                if let Ok(job) = timeout(patience, queue.next()).await {
+                    let job = job.expect("an open queue");
+                    assert!(seen.insert(job.message.id), "handed out twice");
+                    settle(&queue, job.lease, Outcome::Done).await;
+                }
+            }
+        }
+    };
+    tokio::join!(publisher, consumer);
+    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    queue.close().await;
+}
+
+pub(crate) async fn a_waiting_consumer_is_woken<B: Backend>() {
+    let backend = B::start().await;
+    let (near, far) = (backend.open().await, backend.open().await);
+    for (n, publisher) in [&near, &far].into_iter().enumerate() {
+        let job = async {
+            let job = take(&near).await;
+            settle(&near, job.lease, Outcome::Done).await;
+            Instant::now()
+        };
+        let sent = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            publish(publisher, message(&format!("evt_{n}"), b"{}")).await;
+            Instant::now()
+        };
+        let (came, sent) = tokio::join!(job, sent);
+        let waited = came.saturating_duration_since(sent);
+        assert!(waited < Duration::from_secs(2), "woken after {waited:?}");
+    }
+    near.close().await;
+    far.close().await;
+}
+
+pub(crate) async fn closing_hands_everything_back<B: Backend>() {
+    let backend = B::start().await;
+    let (first, second) = (backend.open().await, backend.open().await);
+    for n in 0..5 {
+        publish(&first, message(&format!("evt_{n}"), b"{}")).await;
+    }
+    let held = [take(&first).await, take(&first).await, take(&first).await];
+    first.close().await;
+    assert!(matches!(first.next().await, Err(QueueError::Closed)));
+    assert!(first.settle(held[0].lease, Outcome::Done).await.is_err(), "it is somebody else's now");
+    let mut seen = HashSet::new();
+    for _ in 0..5 {
+        let job = take(&second).await;
+        assert_eq!(job.history, History::default(), "a shutdown is no failure");
+        assert!(seen.insert(job.message.id));
+        settle(&second, job.lease, Outcome::Done).await;
+    }
+    // Once more does no harm.
+    first.close().await;
+    second.close().await;
+}
+
+pub(crate) async fn closing_wakes_those_who_wait<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    let mut waiting = JoinSet::new();
+    for _ in 0..4 {
+        let queue = Arc::clone(&queue);
+        waiting.spawn(async move { queue.next().await });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    timeout(SOON, queue.close()).await.expect("closed in time");
+    for ended in timeout(SOON, waiting.join_all()).await.expect("woken in time") {
+        assert!(matches!(ended, Err(QueueError::Closed)), "{ended:?}");
+    }
+}
+
+pub(crate) async fn announcements_are_taken_again_and_again<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    for _ in 0..2 {
+        let announced = queue.announce(announcement("ready-1")).await.expect("announced");
+        assert_eq!(announced, B::UNASKED_ANNOUNCEMENT);
+    }
+    assert_empty(&queue).await;
+    queue.close().await;
+}
+
+pub(crate) async fn ready_says_so<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    for _ in 0..3 {
+        queue.ready().await.expect("ready");
+    }
+    queue.close().await;
+    assert!(queue.ready().await.is_err(), "a closed queue is ready for nothing");
+    assert!(queue.publish(message("evt_1", b"{}")).await.is_err(), "a closed queue keeps nothing");
+}
+
+pub(crate) async fn depths_count<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    assert_depths(&queue, Lane::ALL.map(|lane| (lane, 0))).await;
+    for n in 0..5 {
+        publish(&queue, message(&format!("evt_{n}"), b"{}")).await;
+    }
+    publish(&queue, event("evt_event")).await;
+    assert_depths(&queue, [(Lane::Fetch, 5), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 1)]).await;
+    for outcome in [
+        Outcome::Done,
+        Outcome::Retry { after: B::LONG_WAIT, history: history(1) },
+        Outcome::Dead { history: history(1) },
+    ] {
+        let job = take(&queue).await;
+        settle(&queue, job.lease, outcome).await;
+    }
+    let _leased = take(&queue).await;
+    assert_depths(&queue, [(Lane::Fetch, 2), (Lane::Retry, 1), (Lane::Dead, 1), (Lane::Unrouted, 1)]).await;
+    queue.close().await;
+}
