@@ -10,6 +10,7 @@ mod archive;
 mod layering;
 mod queue_contract;
 mod rabbitmq;
+mod rabbitmq_contract;
 mod rabbitmq_faults;
 mod sqlite;
 mod support;
