@@ -56,10 +56,10 @@ mod tls;
 mod topology;
 
 /// Deliveries, by four tasks: more are not faster, and one is slower.
-const EVENTS: Manner = Manner { tasks: 4, window: 128, metered: true };
+const EVENTS: Manner = Manner { tasks: 4, window: 128 };
 /// Announcements, retries and dead letters: one at a time on a channel, so that what is returned is known
 /// exactly.
-const OTHERS: Manner = Manner { tasks: 4, window: 1, metered: false };
+const OTHERS: Manner = Manner { tasks: 4, window: 1 };
 /// For how long, and of how many messages, duplicates are recognised. PolyAI's last retry comes after about
 /// five and a half hours.
 const REMEMBERED: Duration = Duration::from_hours(6);
