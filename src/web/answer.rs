@@ -21,6 +21,9 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// What is left of the ack budget for writing the answer itself.
 const ANSWER_MARGIN: std::time::Duration = std::time::Duration::from_millis(50);
 
+/// How much of a conversation's id is logged. Genuine ones are far shorter; the body says how long this one is.
+const LOGGED_ID_BYTES: usize = 128;
+
 /// When a request's answer must be on its way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline(pub(super) Instant);
@@ -121,6 +124,7 @@ impl Outcome {
         if let Some(About { message_id, event, body_bytes, trace_id }) = about {
             let Event { kind, environment, conversation_id, .. } = event;
             let conversation = conversation_id.as_deref().unwrap_or_default();
+            let conversation = &conversation[..conversation.floor_char_boundary(LOGGED_ID_BYTES)];
             if let Self::NotDurable(error) = self {
                 tracing::warn!(outcome, status, event.id = message_id, event.type = kind, event.environment = environment, conversation.id = conversation, body_bytes, elapsed_ms, trace_id, %error, "delivery not taken; PolyAI will send it again");
             } else if self.status().is_success() {
@@ -141,7 +145,7 @@ impl Outcome {
                 );
             }
             Self::NotFound | Self::MethodNotAllowed => {
-                tracing::debug!(outcome, status, elapsed_ms, "not a delivery")
+                tracing::debug!(outcome, status, elapsed_ms, "not a delivery");
             }
             _ => tracing::warn!(outcome, status, elapsed_ms, "delivery not taken"),
         }
@@ -201,7 +205,6 @@ pub(super) async fn answer_in_time(
 }
 
 /// A panic in a handler: the delivery is not durable, so PolyAI shall try again.
-#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
 pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     Outcome::Panicked.into_response()
 }
