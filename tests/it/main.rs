@@ -2,5 +2,6 @@
 
 mod archive;
 mod queue_contract;
+mod receiver;
 mod sqlite;
 mod support;
