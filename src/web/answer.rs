@@ -21,6 +21,9 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// What is left of the ack budget for writing the answer itself.
 const ANSWER_MARGIN: std::time::Duration = std::time::Duration::from_millis(50);
 
+/// How much of a conversation's id is logged. Genuine ones are far shorter; the body says how long this one is.
+const LOGGED_ID_BYTES: usize = 128;
+
 /// When a request's answer must be on its way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline(pub(super) Instant);
@@ -134,11 +137,19 @@ impl Outcome {
                     tracing::debug!(outcome, status, request.id = request_id, elapsed_ms, "not a delivery");
                 }
                 _ => {
-                    tracing::warn!(outcome, status, request.id = request_id, elapsed_ms, "delivery not taken")
+                    tracing::warn!(
+                        outcome,
+                        status,
+                        request.id = request_id,
+                        elapsed_ms,
+                        "delivery not taken"
+                    );
                 }
             }
             return;
         };
+        let conversation = event.conversation_id.as_deref().unwrap_or_default();
+        let conversation = &conversation[..conversation.floor_char_boundary(LOGGED_ID_BYTES)];
         // The same fields at another level; a macro's level is not a value.
         macro_rules! delivery {
             ($level:ident, $($rest:tt)*) => {
@@ -148,7 +159,7 @@ impl Outcome {
                     event.id = message_id,
                     event.type = event.kind,
                     event.environment = event.environment,
-                    conversation.id = event.conversation_id.as_deref().unwrap_or_default(),
+                    conversation.id = conversation,
                     $($rest)*
                 )
             };
@@ -226,7 +237,6 @@ fn request_id(headers: &HeaderMap) -> String {
 }
 
 /// A panic in a handler: the delivery is not durable, so PolyAI shall try again.
-#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
 pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     Outcome::Panicked.into_response()
 }

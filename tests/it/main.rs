@@ -12,5 +12,6 @@ mod queue_contract;
 mod rabbitmq;
 mod rabbitmq_contract;
 mod rabbitmq_faults;
+mod receiver;
 mod sqlite;
 mod support;
