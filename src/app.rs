@@ -137,10 +137,8 @@ impl App {
 
         // Everything that can fail comes before anything that takes work.
         let consume = roles.work.then_some(config.worker.concurrency);
-        let public = match roles.receive {
-            true => Some(bind("server.listen", config.server.listen).await?),
-            false => None,
-        };
+        let public =
+            if roles.receive { Some(bind("server.listen", config.server.listen).await?) } else { None };
         let admin = match metrics {
             Some(handle) => Some((bind("admin.listen", config.admin.listen).await?, handle)),
             None => None,

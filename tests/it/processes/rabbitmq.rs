@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
@@ -18,7 +17,8 @@ use crate::support::{
     rabbit,
 };
 
-/// How many deliveries, and so many calls are behind them.
+/// How many deliveries are sent at least. Every call is announced twice, so half as many conversations are behind
+/// them; with `POLYHOOK_TEST_LONG=1` each has its own, and only some are announced twice.
 const DELIVERIES: usize = 10_000;
 
 /// `support/consumer.py` at work.
@@ -127,9 +127,9 @@ impl Pair {
 
 #[test]
 fn ten_thousand_deliveries_are_archived_once_and_announced() {
-    let mut scenario = PolyAi::CHATS.to_owned();
-    write!(scenario, "\nseed = 7").unwrap();
-    let polyai = PolyAi::start(&scenario, DELIVERIES);
+    let long = std::env::var_os("POLYHOOK_TEST_LONG").is_some();
+    let (calls, duplicates) = if long { (DELIVERIES, "0.01") } else { (DELIVERIES / 2, "1") };
+    let polyai = PolyAi::start(PolyAi::CHATS, calls);
     let Pair { site, url, prefix } = Pair::new(&polyai.access, "worker.concurrency = 32");
     let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
     let mut work = site.polyhook(["work"]).private("guest:guest").start();
@@ -138,14 +138,14 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
 
     // Another process of the same seed knows the same calls; it sends as fast as it gets its answers.
     let target = format!("http://{}/polyai-events", receive.receiver());
-    site.write("scenario.toml", &scenario);
-    let calls = DELIVERIES.to_string();
+    site.write("scenario.toml", PolyAi::CHATS);
+    let number = calls.to_string();
     let arguments = [
         "simulate",
         "--scenario",
         "scenario.toml",
         "--calls",
-        &calls,
+        &number,
         "--listen",
         "127.0.0.1:0",
         "--exit",
@@ -153,7 +153,7 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
         "--deliver-to",
         &target,
         "--duplicates",
-        "0.01",
+        duplicates,
         "--reorder",
         "50",
         "--time-scale",
@@ -165,14 +165,14 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
     let sent_in = start.elapsed();
     let accepted = summary["accepted"].as_u64().unwrap();
     assert_eq!(accepted, summary["deliveries"].as_u64().unwrap(), "{summary}");
-    assert!(accepted > DELIVERIES as u64, "copies too: {summary}");
+    assert!(accepted >= DELIVERIES as u64, "copies too: {summary}");
 
     let ids: BTreeSet<String> = polyai.ids().into_iter().collect();
-    assert_eq!(ids.len(), DELIVERIES);
+    assert_eq!(ids.len(), calls);
     let mut events: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let mut announced: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut known = BTreeSet::new();
-    while events.len() < DELIVERIES || announced.len() < DELIVERIES {
+    while events.len() < calls || announced.len() < calls {
         let line = consumer.next();
         if line["exchange"] == format!("{prefix}.events") {
             assert_event(&line);
@@ -193,7 +193,7 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
         }
     }
     let archived_in = start.elapsed();
-    assert_eq!((&known, events.len()), (&ids, DELIVERIES), "every call's event, nothing else");
+    assert_eq!((&known, events.len()), (&ids, calls), "every call's event, nothing else");
     assert_eq!(announced.keys().collect::<BTreeSet<_>>(), ids.iter().collect());
     for (id, announcements) in &announced {
         assert_eq!(announcements.len(), 1, "{id} is announced under one id");
@@ -214,7 +214,7 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
     work.stop();
     receive.stop();
     let manifests = manifests(&site.archive());
-    assert_eq!(manifests.len(), DELIVERIES);
+    assert_eq!(manifests.len(), calls);
     for path in manifests {
         let manifest = read_json(&path);
         assert!(ids.contains(manifest["conversation_id"].as_str().unwrap()));
