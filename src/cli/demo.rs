@@ -122,27 +122,38 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let calls = simulator.calls();
     let events = EventOptions { alerts: 0.1, ..EventOptions::default() };
     let deliveries: Vec<_> = Delivery::of_calls(&calls, &events).collect();
-    let state = simulator.state().clone();
+    let (state, over) = (simulator.state().clone(), world.draining());
     let sending = world.spawn("demo sender", async move {
-        state.run(&sender, stream::iter(deliveries)).await;
+        // A delivery that waits for PolyAI's next attempt must not hold up the end.
+        tokio::select! {
+            _ = state.run(&sender, stream::iter(deliveries)) => {}
+            () = over.cancelled() => {}
+        }
     });
 
-    let life = app.life().clone();
-    let following = follow(&mut show, activity, sqlite, seen, sending);
-    let complete = tokio::select! {
-        complete = following => complete,
-        _ = tokio::signal::ctrl_c() => false,
+    let (life, admin) = (app.life().clone(), app.admin());
+    // From here on, so that a signal drains at any time, and a second one aborts.
+    let mut ending = std::pin::pin!(app.run_to_end());
+    let followed = tokio::select! {
+        complete = follow(&mut show, activity, sqlite, seen, sending) => Ok(complete),
+        ended = &mut ending => Err(ended),
     };
     show.finish();
-    if complete && !args.exit {
-        show.stay(&app);
-    } else {
-        life.drain();
-    }
-    let ending = app.run_to_end().await;
+    let (complete, ended) = match followed {
+        Ok(complete) => {
+            if complete && !args.exit {
+                show.stay(admin);
+            } else {
+                life.drain();
+            }
+            (complete, ending.await)
+        }
+        // Who ends it before its time has seen enough; a script has not.
+        Err(ended) => (!args.exit, ended),
+    };
     world.drain();
     world.wait().await;
-    match (complete, ending) {
+    match (complete, ended) {
         (true, Ending::Drained) => Ok(()),
         (false, _) => Err(failed(&format!(
             "{} of {} conversations are archived; the log above says why the others are not",
@@ -403,9 +414,9 @@ impl Show {
         self.say(&step, &text);
     }
 
-    fn stay(&self, app: &App) {
+    fn stay(&self, admin: Option<std::net::SocketAddr>) {
         if !self.json {
-            let admin = app.admin().map(|address| address.to_string()).unwrap_or_default();
+            let admin = admin.map(|address| address.to_string()).unwrap_or_default();
             output::line(format!("  curl http://{admin}/metrics\n\nCtrl-C ends it."));
         }
     }

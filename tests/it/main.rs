@@ -8,6 +8,7 @@
 
 mod archive;
 mod layering;
+mod processes;
 mod queue_contract;
 mod rabbitmq;
 mod rabbitmq_contract;
