@@ -167,7 +167,7 @@ impl Outcome {
         match self {
             Self::Accepted | Self::Duplicate => delivery!(info, "delivery"),
             Self::NotDurable(error) => {
-                delivery!(warn, %error, "delivery not taken; PolyAI will send it again")
+                delivery!(warn, %error, "delivery not taken; PolyAI will send it again");
             }
             _ => delivery!(warn, "delivery not taken; PolyAI will send it again"),
         }
