@@ -28,6 +28,8 @@ use crate::{
 
 /// How long the queue may take to hand everything back.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often measured durations are added up.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// Why nothing runs.
 #[derive(Debug, Error)]
@@ -167,6 +169,7 @@ impl App {
         }
         if let Some((listener, metrics)) = admin {
             let address = local("admin.listen", config.admin.listen, &listener)?;
+            life.spawn_service("metrics", keep_up(metrics.clone(), life.clone()));
             let admin = Admin { queue: Arc::clone(&app.queue.queue), metrics, draining: life.draining() };
             life.spawn_service(
                 "admin",
@@ -219,6 +222,15 @@ impl App {
         }
         tracing::info!(?ending, "stopped");
         ending
+    }
+}
+
+/// Adds up what was measured until the drain. Without it the recorder keeps every single duration until
+/// somebody scrapes, which may be never.
+async fn keep_up(metrics: PrometheusHandle, life: Lifecycle) {
+    let draining = life.draining();
+    while tokio::time::timeout(METRICS_UPKEEP, draining.cancelled()).await.is_err() {
+        metrics.run_upkeep();
     }
 }
 

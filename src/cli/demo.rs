@@ -1,7 +1,7 @@
 //! `polyhook demo`: the whole path in one process, against the simulator.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,6 +18,7 @@ use crate::{
     archive::Manifest,
     clock::Clock,
     config::{Config, Roles},
+    event::CONVERSATION_COMPLETED,
     lifecycle::{Ending, Lifecycle},
     polyai::ProjectConfig,
     queue::{Urls, sqlite::Sqlite},
@@ -121,27 +122,38 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let calls = simulator.calls();
     let events = EventOptions { alerts: 0.1, ..EventOptions::default() };
     let deliveries: Vec<_> = Delivery::of_calls(&calls, &events).collect();
-    let state = simulator.state().clone();
+    let (state, over) = (simulator.state().clone(), world.draining());
     let sending = world.spawn("demo sender", async move {
-        state.run(&sender, stream::iter(deliveries)).await;
+        // A delivery that waits for PolyAI's next attempt must not hold up the end.
+        tokio::select! {
+            _ = state.run(&sender, stream::iter(deliveries)) => {}
+            () = over.cancelled() => {}
+        }
     });
 
-    let life = app.life().clone();
-    let following = follow(&mut show, activity, sqlite, seen, sending);
-    let complete = tokio::select! {
-        complete = following => complete,
-        _ = tokio::signal::ctrl_c() => false,
+    let (life, admin) = (app.life().clone(), app.admin());
+    // From here on, so that a signal drains at any time, and a second one aborts.
+    let mut ending = std::pin::pin!(app.run_to_end());
+    let followed = tokio::select! {
+        complete = follow(&mut show, activity, sqlite, seen, sending) => Ok(complete),
+        ended = &mut ending => Err(ended),
     };
     show.finish();
-    if complete && !args.exit {
-        show.stay(&app);
-    } else {
-        life.drain();
-    }
-    let ending = app.run_to_end().await;
+    let (complete, ended) = match followed {
+        Ok(complete) => {
+            if complete && !args.exit {
+                show.stay(admin);
+            } else {
+                life.drain();
+            }
+            (complete, ending.await)
+        }
+        // Who ends it before its time has seen enough; a script has not.
+        Err(ended) => (!args.exit, ended),
+    };
     world.drain();
     world.wait().await;
-    match (complete, ending) {
+    match (complete, ended) {
         (true, Ending::Drained) => Ok(()),
         (false, _) => Err(failed(&format!(
             "{} of {} conversations are archived; the log above says why the others are not",
@@ -238,6 +250,9 @@ struct Show {
     started: Instant,
     archived: HashMap<String, f64>,
     bytes: u64,
+    /// Conversations whose delivery has been shown, and those that were fetched before its answer was read.
+    received: HashSet<String>,
+    fetched_early: HashSet<String>,
 }
 
 impl Show {
@@ -256,6 +271,8 @@ impl Show {
             started: Instant::now(),
             archived: HashMap::new(),
             bytes: 0,
+            received: HashSet::new(),
+            fetched_early: HashSet::new(),
         }
     }
 
@@ -284,7 +301,7 @@ impl Show {
         self.say(&step, &text);
     }
 
-    fn happened(&self, activity: &Activity) {
+    fn happened(&mut self, activity: &Activity) {
         match activity {
             Activity::Delivered(report) => {
                 let id = report.conversation_id.as_deref().unwrap_or("-");
@@ -303,15 +320,24 @@ impl Show {
                     &Step::Received { conversation_id: id, event: &report.kind, status, latency_ms },
                     &text,
                 );
+                if report.kind == CONVERSATION_COMPLETED {
+                    self.received.insert(id.to_owned());
+                    if self.fetched_early.remove(id) {
+                        self.fetched(id);
+                    }
+                }
             }
-            Activity::ConversationServed { id } => {
-                self.say(
-                    &Step::Fetched { conversation_id: id },
-                    &format!("{}   {id}", output::dim("fetched")),
-                );
+            // The worker may be faster than the sender reads its answer.
+            Activity::ConversationServed { id } if !self.received.contains(id) => {
+                self.fetched_early.insert(id.clone());
             }
+            Activity::ConversationServed { id } => self.fetched(id),
             Activity::AudioServed { .. } | Activity::Refused { .. } => {}
         }
+    }
+
+    fn fetched(&self, id: &str) {
+        self.say(&Step::Fetched { conversation_id: id }, &format!("{}   {id}", output::dim("fetched")));
     }
 
     fn announced(&mut self, body: &[u8]) {
@@ -332,10 +358,11 @@ impl Show {
         let sound =
             if audio_s > 0.0 { format!(", {audio_s:.0} s of audio") } else { ", no audio".to_owned() };
         let text = format!(
-            "{}  {:<36}  {} turns{sound}, {}",
+            "{}  {:<36}  {} turn{}{sound}, {}",
             output::good("archived"),
             manifest.conversation_id,
             manifest.facts.turn_count,
+            if manifest.facts.turn_count == 1 { "" } else { "s" },
             bytesize::ByteSize(bytes),
         );
         let step = Step::Archived {
@@ -387,9 +414,9 @@ impl Show {
         self.say(&step, &text);
     }
 
-    fn stay(&self, app: &App) {
+    fn stay(&self, admin: Option<std::net::SocketAddr>) {
         if !self.json {
-            let admin = app.admin().map(|address| address.to_string()).unwrap_or_default();
+            let admin = admin.map(|address| address.to_string()).unwrap_or_default();
             output::line(format!("  curl http://{admin}/metrics\n\nCtrl-C ends it."));
         }
     }

@@ -89,6 +89,21 @@ impl Keys {
         self.at(path).and_then(|schema| schema.get("type")).is_some_and(|kind| kind == "array")
     }
 
+    /// The words a value may be, where it is one of a few.
+    pub(super) fn choices(&self, path: &str) -> Vec<&str> {
+        self.at(path).map(|schema| self.words(schema)).unwrap_or_default()
+    }
+
+    fn words<'a>(&'a self, schema: &'a Value) -> Vec<&'a str> {
+        let schema = self.resolve(schema);
+        if let Some(word) = schema.get("const").and_then(Value::as_str) {
+            return vec![word];
+        }
+        let listed = |key| schema.get(key).and_then(Value::as_array).into_iter().flatten();
+        let plain = listed("enum").filter_map(Value::as_str);
+        plain.chain(listed("oneOf").chain(listed("anyOf")).flat_map(|schema| self.words(schema))).collect()
+    }
+
     fn at(&self, path: &str) -> Option<&Value> {
         path.split('.').try_fold(self.resolve(&self.root), |schema, name| {
             let name = name.split('[').next()?;
@@ -144,5 +159,14 @@ mod tests {
                 && keys.is_list("retry.delays")
         );
         assert!(!keys.is_list("queue.url") && !keys.is_list("projects[0].api_key"));
+    }
+
+    #[test]
+    fn knows_which_words_a_value_may_be() {
+        let keys = Keys::new();
+        assert_eq!(keys.choices("signature.scheme"), ["auto", "timestamped", "body"]);
+        assert_eq!(keys.choices("log.format"), ["pretty", "json"]);
+        assert_eq!(keys.choices("projects[0].region"), ["us", "uk", "eu", "studio"]);
+        assert!(keys.choices("server.listen").is_empty() && keys.choices("queue.url").is_empty());
     }
 }

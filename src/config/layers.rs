@@ -1,6 +1,6 @@
 //! Merging the layers into one configuration.
 
-use std::{ffi::OsString, fmt::Write, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf};
 
 use config::{Config as Merged, ConfigError, Map, Source, Value, ValueKind};
 
@@ -52,18 +52,18 @@ pub(super) fn merge(sources: &Sources) -> Result<Config, Error> {
         builder =
             builder.add_source(Merged::try_from(&table).map_err(|error| Error::Value(error.to_string()))?);
     }
+    let value_error = |error: ConfigError| Error::Value(explain(&error, &keys));
     let merged = builder
         .add_source(Pairs::new(&keys, own))
         .add_source(Pairs::new(&keys, sources.set.iter().cloned()))
         .build()
-        .map_err(|error| Error::Value(explain(&error)))?;
+        .map_err(value_error)?;
 
-    let tree: serde_json::Value =
-        merged.clone().try_deserialize().map_err(|error| Error::Value(explain(&error)))?;
+    let tree: serde_json::Value = merged.clone().try_deserialize().map_err(value_error)?;
     if let Some(unknown) = keys.unknown(&tree) {
         return Err(Error::UnknownKey(unknown));
     }
-    merged.try_deserialize().map_err(|error| Error::Value(explain(&error)))
+    merged.try_deserialize().map_err(value_error)
 }
 
 /// `POLYHOOK__SERVER__ACK_BUDGET` is `server.ack_budget`, `POLYHOOK__PROJECTS__0__API_KEY` is
@@ -72,7 +72,7 @@ fn path_of(name: &str) -> Option<String> {
     let mut path = String::new();
     for part in name.strip_prefix(PREFIX)?.split("__") {
         if part.bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty() {
-            let _ = write!(path, "[{part}]");
+            path.extend(["[", part, "]"]);
         } else {
             if !path.is_empty() {
                 path.push('.');
@@ -88,21 +88,23 @@ fn read_toml(path: &std::path::Path) -> Result<toml::Table, Error> {
         .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text[..text.floor_char_boundary(start)].matches('\n').count() + 1;
+        let line = text.get(..start).unwrap_or(&text).matches('\n').count() + 1;
         Error::Syntax { path: path.to_owned(), line, message: error.message().to_owned() }
     })
 }
 
 /// What is wrong with a value, without the value: it may be a secret that stands in the wrong place.
-fn explain(error: &ConfigError) -> String {
+fn explain(error: &ConfigError, keys: &Keys) -> String {
     match error {
         ConfigError::Type { expected, key, .. } => {
             format!("{}: this is not {expected}", key.as_deref().unwrap_or("a value"))
         }
-        ConfigError::At { error, key, .. } => match key {
-            Some(key) => format!("{key}: {}", explain(error).trim_start_matches("a value: ")),
-            None => explain(error),
+        ConfigError::At { error, key: Some(key), .. } => match keys.choices(key).as_slice() {
+            // What the library says of a word it does not know repeats the word.
+            choices @ [_, ..] => format!("{key}: this is none of {}", choices.join(", ")),
+            [] => format!("{key}: {}", explain(error, keys).trim_start_matches("a value: ")),
         },
+        ConfigError::At { error, key: None, .. } => explain(error, keys),
         ConfigError::NotFound(key) => format!("{key} is missing"),
         other => unquoted(&other.to_string()),
     }
@@ -110,9 +112,8 @@ fn explain(error: &ConfigError) -> String {
 
 /// Drops what stands between double quotes, which is how serde shows a value.
 fn unquoted(text: &str) -> String {
-    if let Some((_, expected)) = text.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`'))
-    {
-        return format!("unknown value{expected}");
+    if text.contains("variant") {
+        return "this word is not known here".to_owned();
     }
     text.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
 }

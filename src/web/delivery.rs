@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -51,15 +51,16 @@ impl FromRequest<Receiver> for SignedDelivery {
         }
         // A quarter of the budget is kept for making it durable.
         let read_by = deadline - receiver.ack_budget / 4;
-        let mut held = Vec::new();
-        let body = timeout_at(read_by, read(body, receiver.body_limit, &receiver.body_budget, &mut held))
+        let mut charged = Vec::new();
+        let body = timeout_at(read_by, read(body, receiver.body_limit, &receiver.body_budget, &mut charged))
             .await
             .unwrap_or(Err(Outcome::SlowBody))?;
 
         let now = receiver.clock.now();
-        let timestamp = single(&head.headers, TIMESTAMP_HEADER).map_err(|()| Rejection::TimestampMalformed);
+        // Several timestamps are none. The body form does not sign one, so they must not cost such an event.
+        let timestamp = single(&head.headers, TIMESTAMP_HEADER).unwrap_or(Some(b""));
         let signature = single(&head.headers, SIGNATURE_HEADER).map_err(|()| Rejection::SignatureMalformed);
-        signature.and_then(|signature| receiver.verifier.verify(signature, timestamp?, &body, now)).map_err(
+        signature.and_then(|signature| receiver.verifier.verify(signature, timestamp, &body, now)).map_err(
             |rejection| match (rejection, receiver.on_mismatch) {
                 (Rejection::Mismatch, OnMismatch::Retry) => Outcome::UnverifiedRetry(rejection),
                 _ => Outcome::Unverified(rejection),
@@ -68,7 +69,7 @@ impl FromRequest<Receiver> for SignedDelivery {
 
         // Nothing before this line has looked inside the body.
         let event = Event::read(&body);
-        let id = event::message_id(head.headers.get(EVENT_ID_HEADER).map(|id| id.as_bytes()), &body);
+        let id = event::message_id(head.headers.get(EVENT_ID_HEADER).map(HeaderValue::as_bytes), &body);
         let trace = Trace::continued(&head.headers);
         let message = Message {
             dedup: DedupKey::new(&id, &body),
@@ -81,7 +82,7 @@ impl FromRequest<Receiver> for SignedDelivery {
             id: id.clone(),
         };
         let about = About { message_id: id, event, body_bytes: body.len(), trace_id: trace.id };
-        Ok(Self { message, about, deadline, _held: held })
+        Ok(Self { message, about, deadline, _held: charged })
     }
 }
 
@@ -114,7 +115,7 @@ async fn read(
 /// A header that may stand there once; twice is no way to sign anything.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, ()> {
     let mut values = headers.get_all(name).iter();
-    let first = values.next().map(http::HeaderValue::as_bytes);
+    let first = values.next().map(HeaderValue::as_bytes);
     if values.next().is_some() { Err(()) } else { Ok(first) }
 }
 

@@ -1,14 +1,22 @@
 //! The accept loop: HTTP/1.1 and cleartext HTTP/2, header timeouts, graceful shutdown.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Router, extract::Request};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
+use tower::ServiceExt;
 
 use crate::lifecycle::Lifecycle;
 
@@ -51,15 +59,36 @@ pub async fn serve(listener: TcpListener, router: Router, header_timeout: Durati
         };
         // Answers are small and must leave at once.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let heard = Arc::new(AtomicBool::new(false));
+        let service = TowerToHyperService::new(router.clone().map_request({
+            let heard = Arc::clone(&heard);
+            move |request: Request<Incoming>| {
+                heard.store(true, Ordering::Relaxed);
+                request.map(axum::body::Body::new)
+            }
+        }));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         life.spawn("connection", async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended early");
+                },
+                () = never_heard(&heard, header_timeout) => {
+                    tracing::debug!("a connection without a request was closed");
+                }
             }
         });
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// Ends when `within` has passed without a first request. The HTTP library times a header only once it knows
+/// which version is spoken, and HTTP/2 headers not at all.
+async fn never_heard(heard: &AtomicBool, within: Duration) {
+    sleep(within).await;
+    if heard.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
 }

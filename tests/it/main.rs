@@ -8,9 +8,12 @@
 
 mod archive;
 mod layering;
+mod processes;
 mod queue_contract;
 mod rabbitmq;
+mod rabbitmq_contract;
 mod rabbitmq_faults;
+mod receiver;
 mod sqlite;
 mod support;
 mod worker;

@@ -1,0 +1,121 @@
+//! The command line itself: help, usage, colours, readers that go away.
+
+use std::process::{Command, Stdio};
+
+use crate::support::process::{Polyhook, interpreter};
+
+const COMMANDS: &[&[&str]] = &[
+    &[],
+    &["demo"],
+    &["run"],
+    &["receive"],
+    &["work"],
+    &["simulate"],
+    &["send"],
+    &["verify"],
+    &["fetch"],
+    &["config"],
+    &["config", "check"],
+    &["config", "show"],
+    &["config", "schema"],
+    &["healthcheck"],
+];
+
+#[test]
+fn every_command_explains_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in COMMANDS {
+        for help in ["--help", "-h"] {
+            let said = Polyhook::new(folder.path(), command.iter().chain([&help])).run().expect(0);
+            let usage = [&["Usage: polyhook"], *command].concat().join(" ");
+            assert!(said.stdout.contains(&usage), "{command:?}: {}", said.stdout);
+            assert!(said.stderr.is_empty() && !said.stdout.contains('\x1b'));
+            // What it is for comes first.
+            assert!(!said.stdout.starts_with("Usage"), "{command:?}: {}", said.stdout);
+        }
+        if let [name, ..] = command {
+            let all = Polyhook::new(folder.path(), ["--help"]).run().stdout;
+            assert!(all.contains(&format!("\n  {name} ")), "{name} is not listed");
+        }
+    }
+    let listed = Polyhook::new(folder.path(), ["--help"]).run().stdout;
+    let commands = listed.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
+    for line in commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")) {
+        let name = line.split_whitespace().next().unwrap();
+        assert!(name == "help" || COMMANDS.contains(&&[name][..]), "{name} is not tested here");
+    }
+    let version = Polyhook::new(folder.path(), ["--version"]).run().expect(0);
+    assert_eq!(version.stdout, format!("polyhook {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &[][..],
+        &["bogus"],
+        &["run", "--bogus"],
+        &["fetch"],
+        &["verify"],
+        &["verify", "--signature", "00"],
+        &["send", "--url", "http://127.0.0.1:9/"],
+        &["send", "--url", "no url"],
+        &["simulate", "--exit"],
+        &["simulate", "--scenario", "not-there.toml"],
+        &["demo", "--calls", "0"],
+        &["run", "--set", "no-equals-sign"],
+    ] {
+        let said = Polyhook::new(folder.path(), arguments).run().expect(2);
+        assert!(!said.stderr.is_empty() && said.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    const IN_A_TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
+    let binary = env!("CARGO_BIN_EXE_polyhook");
+    let run = |no_color: &str, arguments: &[&str]| {
+        let output = interpreter("python3")
+            .args(["-c", IN_A_TERMINAL, binary])
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("TERM", "xterm-256color")
+            .envs((!no_color.is_empty()).then_some(("NO_COLOR", no_color)))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let check = ["config", "check", "--role", "receive", "--set", "signature.secrets=0123456789abcdef"];
+    for (arguments, says) in
+        [(&check[..], "is good"), (&["config", "check"][..], "error"), (&["bogus"], "error")]
+    {
+        let colourful = run("", arguments);
+        assert!(colourful.contains(says) && colourful.contains("\x1b["), "{colourful:?}");
+        let plain = run("1", arguments);
+        assert!(plain.contains(says) && !plain.contains("\x1b["), "{plain:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_nothing_badly() {
+    let binary = env!("CARGO_BIN_EXE_polyhook");
+    for arguments in
+        [&["config", "schema"][..], &["config", "show"], &["--help"], &["demo", "--calls", "2", "--exit"]]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new(binary)
+            .args(arguments)
+            .current_dir(&folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    }
+}

@@ -1,0 +1,139 @@
+//! `fetch`, `healthcheck`, `send`, `verify`: what scripts rely on.
+
+use std::net::TcpListener;
+
+use serde_json::Value;
+
+use super::sound_archive;
+use crate::support::process::{PolyAi, Polyhook, Site};
+
+#[test]
+fn fetch_archives_and_says_where() {
+    let polyai = PolyAi::start(PolyAi::CALLS, 3);
+    let ids = polyai.ids();
+    let site = Site::new(&polyai.access, "");
+    let said = site.polyhook(["fetch", &ids[0]]).run().expect(0);
+    assert!(said.stdout.contains(&ids[0]) && said.stdout.contains("audio.wav"), "{}", said.stdout);
+    assert!(said.stderr.is_empty() && !said.stdout.contains('\x1b'), "{}", said.stderr);
+    let archived = sound_archive(&site.archive());
+    assert_eq!(archived.keys().collect::<Vec<_>>(), [&ids[0]]);
+    assert_eq!(archived[&ids[0]]["trigger"], "command");
+
+    // Again, with others: what is there is left as it is; the unknown one is told and spoils the exit code only.
+    let said = site.polyhook(["fetch", "--json", &ids[0], "CAnobodysconversation", &ids[1]]).run().expect(1);
+    let lines: Vec<Value> = said.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[0]["manifest"]["revision"], 1);
+    assert_ne!(lines[0]["outcome"], lines[2]["outcome"], "one was there, one is new");
+    assert_eq!(lines[1]["outcome"], "failed");
+    assert_eq!(lines[1]["status"], 404);
+    assert!(!lines[1]["correlation_id"].as_str().unwrap().is_empty());
+    for url in lines[2]["urls"].as_object().unwrap().values() {
+        let path = url::Url::parse(url.as_str().unwrap()).unwrap().to_file_path().unwrap();
+        assert!(path.exists(), "{}", path.display());
+    }
+    assert_eq!(sound_archive(&site.archive()).len(), 2);
+
+    let said = site.polyhook(["fetch", "CAnobodysconversation"]).run().expect(1);
+    let hint = said.stdout.to_lowercase();
+    assert!(hint.contains("region") || hint.contains("project"), "what to look at: {}", said.stdout);
+    assert!(hint.contains("correlation id"), "{}", said.stdout);
+
+    // A wrong key is no reason to say what it was.
+    site.write("key", "a-key-of-nobody");
+    let said = site.polyhook(["fetch", &ids[2]]).private("a-key-of-nobody").run().expect(1);
+    assert!(said.stdout.contains("key"), "{}", said.stdout);
+}
+
+#[test]
+fn healthcheck_tells_ready_from_not() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let site = Site::new(&polyai.access, &format!("admin.listen = \"0.0.0.0:{port}\""));
+    let said = site.polyhook(["healthcheck"]).run().expect(1);
+    assert!(said.stderr.contains("is polyhook running?"), "{}", said.stderr);
+    let mut run = site.polyhook(["run"]).start();
+    run.ready();
+    assert_eq!(site.polyhook(["healthcheck"]).run().expect(0).stdout, "ready\n");
+    run.stop();
+    site.polyhook(["healthcheck"]).run().expect(1);
+
+    // Running, but nothing could be made durable.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let broker = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{nobody}/%2f\"");
+    let site = Site::new(&polyai.access, &broker);
+    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
+    let admin = receive.address("serving /livez, /readyz and /metrics");
+    let url = format!("http://{admin}/readyz");
+    let said = site.polyhook(["healthcheck", "--url", &url]).run().expect(1);
+    assert!(said.stderr.contains("not ready"), "{}", said.stderr);
+    let live = format!("http://{admin}/livez");
+    site.polyhook(["healthcheck", "--url", &live]).run().expect(0);
+    // And the delivery is answered, in time, with the promise of another try.
+    let target = format!("http://{}/polyai-events", receive.receiver());
+    let said = site.polyhook(["send", "--json", "--url", &target]).run().expect(1);
+    assert_eq!(said.json()["answer"]["status"], 503, "{said:?}");
+    assert!(said.json()["latency_us"].as_u64().unwrap() < 5_000_000, "{said:?}");
+    receive.stop();
+}
+
+#[test]
+fn send_tells_accepted_from_refused() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "");
+    let mut receive = site.polyhook(["receive"]).start();
+    receive.ready();
+    let target = format!("http://{}/polyai-events", receive.receiver());
+    let send = |more: &[&str]| {
+        let arguments = [&["send", "--url", target.as_str()], more].concat();
+        site.polyhook(arguments).run()
+    };
+    let said = send(&[]).expect(0);
+    assert!(said.stdout.contains("answered 204"), "{}", said.stdout);
+    for scheme in ["body", "timestamped"] {
+        assert_eq!(send(&["--scheme", scheme, "--json"]).expect(0).json()["answer"]["status"], 204);
+    }
+    let said = send(&["--bad-signature"]).expect(1);
+    assert!(said.stdout.contains("answered 401"), "{}", said.stdout);
+    let summary = send(&["--count", "300", "--json"]).expect(0).json();
+    assert_eq!(summary["accepted"], 300);
+    let summary = send(&["--count", "20", "--bad-signature", "--json"]).expect(1).json();
+    assert_eq!((&summary["accepted"], &summary["refused"]), (&0.into(), &20.into()));
+    site.write("body", "\u{feff}no JSON at all\r\n");
+    send(&["--body", "body", "--type", "whatever"]).expect(0);
+    receive.stop();
+    let said = send(&["--json"]).expect(1);
+    assert_eq!(said.json()["answer"], "network");
+}
+
+#[test]
+fn verify_explains() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = polyhook::secret::Secret::new("whsec_0123456789abcdef");
+    std::fs::write(folder.path().join("secret"), format!("another-secret-of-ours\n{}\n", secret.expose()))
+        .unwrap();
+    let body = br#"{"type":"x"}"#;
+    let signature = polyhook::signature::sign(&secret, None, body);
+    let verify = |signature: &str, body: &[u8], more: &[&str]| {
+        let arguments = [&["verify", "--secret-file", "secret", "--signature", signature], more].concat();
+        Polyhook::new(folder.path(), arguments).private(secret.expose()).input(body).run()
+    };
+    assert!(
+        verify(&signature, body, &[]).expect(0).stdout.contains("genuine: secret number 2 signed the body")
+    );
+    let found = verify(&format!("sha256={}", signature.to_uppercase()), body, &["--json"]).expect(0).json();
+    assert_eq!((&found["genuine"], &found["secret"]), (&true.into(), &2.into()));
+    std::fs::write(folder.path().join("body"), body).unwrap();
+    verify(&signature, b"", &["--body", "body"]).expect(0);
+
+    let said = verify(&signature, b"{\"type\":\"x\"}\n", &[]).expect(1);
+    assert!(said.stdout.contains("line end"), "{}", said.stdout);
+    let found = verify(&signature, b"{}", &["--json"]).expect(1).json();
+    assert_eq!((&found["genuine"], &found["reason"]), (&false.into(), &"mismatch".into()));
+    verify("no hex", body, &[]).expect(1);
+    verify("", body, &[]).expect(1);
+    let old = polyhook::signature::sign(&secret, Some(1_700_000_000), body);
+    let said = verify(&old, body, &["--timestamp", "1700000000"]).expect(1);
+    assert!(said.stdout.contains("behind our clock"), "{}", said.stdout);
+    verify(&signature, body, &["--body", "not-there"]).expect(2);
+}

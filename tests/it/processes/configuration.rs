@@ -1,0 +1,370 @@
+//! What a configuration is told before anything runs, and that the shipped ones are true.
+
+use std::{collections::BTreeSet, net::TcpListener, path::Path};
+
+use serde_json::{Map, Value, json};
+
+use crate::support::process::{Finished, Polyhook};
+
+const EXAMPLE: &str = include_str!("../../../config/polyhook.example.toml");
+const PRODUCTION: &str = include_str!("../../../config/production.toml");
+const SECRET: &str = "a-signing-secret-of-tests";
+
+/// Runs the receiver on ports that are taken: whatever ends it with 78 has come before a socket was bound.
+fn refused(file: &str, more: &[&str]) -> Finished {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("server.listen={}", taken.local_addr().unwrap());
+    std::fs::write(folder.path().join("polyhook.toml"), file).unwrap();
+    let arguments =
+        ["receive", "--config", "polyhook.toml", "--set", &listen, "--set", "admin.listen=127.0.0.1:0"];
+    let said = Polyhook::new(folder.path(), arguments.iter().chain(more)).private("hunter2").run();
+    let left: Vec<_> = std::fs::read_dir(&folder).unwrap().collect();
+    if said.code == Some(78) {
+        assert_eq!(left.len(), 1, "it left something behind: {left:?}");
+    }
+    said
+}
+
+#[test]
+fn no_secret_no_start() {
+    for (file, says) in [
+        ("", "signature.secrets_file"),
+        ("signature.secrets = []", "signature.secrets_file"),
+        ("signature.secrets = [\"\"]", "secret"),
+        ("signature.secrets = [\"hunter2-hunter2\"]", "16"),
+        ("signature.secrets = [\"hunter2-hunter2-hunter2\", \"hunter2\"]", "16"),
+    ] {
+        let said = refused(file, &[]).expect(78);
+        assert!(said.stderr.contains(says), "{file}: {}", said.stderr);
+        assert!(said.stdout.is_empty());
+    }
+    for role in ["run", "work"] {
+        let folder = tempfile::tempdir().unwrap();
+        Polyhook::new(folder.path(), [role]).run().expect(78);
+    }
+}
+
+#[test]
+fn a_taken_port_is_1_and_names_its_key() {
+    let said = refused(&format!("signature.secrets = [\"{SECRET}\"]"), &[]).expect(1);
+    assert!(said.stderr.contains("server.listen: cannot listen on 127.0.0.1:"), "{}", said.stderr);
+}
+
+#[test]
+fn every_mistake_says_where_it_is_and_shows_no_content() {
+    for (file, more, says) in [
+        (
+            "[server]\nack_bugdet = \"4s\"",
+            &[][..],
+            "there is no key server.ack_bugdet; did you mean server.ack_budget?",
+        ),
+        ("", &["--set", "worker.concurency=3"], "did you mean worker.concurrency?"),
+        ("signature.secrets_file = \"not/there\"", &[], "not/there"),
+        ("[queue]\nurl_file = \"gone\"", &[], "gone"),
+        ("[server]\n\nlisten = = \"hunter2\"", &[], "polyhook.toml, line 3"),
+        ("[signature]\nsecrets = [\"hunter2-hunter2\" \"x\"]", &[], "polyhook.toml, line 2"),
+        ("a = \"hunter2\nb = 1", &[], "polyhook.toml, line 1"),
+        ("[signature]\nsecrets = \"hunter2-hunter2-hunter2\"", &[], "signature.secrets"),
+        (
+            "[signature]\nscheme = \"hunter2\"",
+            &[],
+            "signature.scheme: this is none of auto, timestamped, body",
+        ),
+        (
+            "[worker]\naudio = \"hunter2\"",
+            &[],
+            "worker.audio: this is none of combined, user, agent, both, off",
+        ),
+        ("[polyai]\nregion = \"hunter2\"", &[], "polyai.region: this is none of us, uk, eu, studio"),
+        ("", &["--set", "log.format=hunter2"], "log.format: this is none of pretty, json"),
+        ("[queue]\nurl = \"http://hunter2:hunter2@rabbit\"", &[], "queue.url"),
+        ("[log]\nlevel = \"polyhook=hunter2\"", &[], "log.level"),
+        ("", &["--set", "server.listen=hunter2"], "server.listen"),
+        ("[server]\nack_budget = \"hunter2\"", &[], "server.ack_budget"),
+        ("[server]\nbody_limit = \"hunter2\"", &[], "server.body_limit"),
+        ("[worker]\nconcurrency = \"hunter2\"", &[], "worker.concurrency"),
+        ("[server]\npath = \"no-slash\"", &[], "server.path"),
+        ("[retry]\njitter = 3.0", &[], "retry.jitter"),
+    ] {
+        // A good secret, unless the file has its own section.
+        let secret = format!("signature.secrets={SECRET}");
+        let with = if file.contains("signature") { vec![] } else { vec!["--set", &secret] };
+        let said = refused(file, &[&with, more].concat()).expect(78);
+        assert!(said.stderr.contains(says), "{file}: {}", said.stderr);
+        assert!(said.stderr.starts_with("error: "), "{}", said.stderr);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let missing = Polyhook::new(folder.path(), ["run", "--config", "none.toml"]).run().expect(78);
+    assert!(missing.stderr.contains("none.toml"), "{}", missing.stderr);
+    let variable = Polyhook::new(folder.path(), ["run"]).env("POLYHOOK__SERVER__LISTN", "x").run().expect(78);
+    assert!(variable.stderr.contains("server.listen?"), "{}", variable.stderr);
+}
+
+/// The shipped example with its secrets where it says, below `folder`.
+fn example(folder: &Path, text: &str) -> String {
+    let secrets = folder.join("secrets");
+    std::fs::create_dir_all(&secrets).unwrap();
+    for (name, content) in [
+        ("polyai-webhook", SECRET),
+        ("polyai-api-key", "hunter2-hunter2"),
+        ("amqp-url", "amqp://polyhook:hunter2@127.0.0.1:1/calls"),
+    ] {
+        std::fs::write(secrets.join(name), content).unwrap();
+    }
+    assert!(text.contains("/run/secrets/"));
+    text.replace("/run/secrets/", &format!("{}/", secrets.display()))
+}
+
+#[test]
+fn the_shipped_files_are_good() {
+    for text in [EXAMPLE, PRODUCTION] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("polyhook.toml"), example(folder.path(), text)).unwrap();
+        let run = |arguments: &[&str]| {
+            let config = ["--config", "polyhook.toml"];
+            Polyhook::new(folder.path(), arguments.iter().chain(&config))
+                .private(SECRET)
+                .private("hunter2")
+                .run()
+        };
+        assert_eq!(run(&["config", "check"]).expect(0).stdout, "the configuration is good\n");
+        assert_eq!(
+            run(&["config", "check", "--json"]).expect(0).json(),
+            json!({ "ok": true, "problems": [] })
+        );
+        // Everything merged is shown, and no secret (the process's words are searched for them).
+        let shown = run(&["config", "show"]).expect(0).stdout;
+        assert!(shown.contains("[redacted]"), "{shown}");
+        let shown: toml::Table = toml::from_str(&shown).unwrap();
+        assert_eq!(shown["projects"][0]["project_id"].as_str(), Some("acme-front-desk"));
+        let shown = run(&["config", "show", "--json"]).expect(0).json();
+        assert_eq!(shown["projects"][0]["api_key"], "[redacted]");
+        assert_eq!(shown["signature"]["secrets"], json!(["[redacted]"]));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bad = Polyhook::new(folder.path(), ["config", "check", "--json"]).run().expect(78).json();
+    assert_eq!(bad["ok"], false);
+    assert_eq!(bad["problems"].as_array().unwrap().len(), 2, "all of them at once: {bad}");
+}
+
+#[test]
+fn no_secret_is_shown_wherever_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"
+        signature.secrets = ["hunter2-hunter2-hunter2"]
+        queue.url = ["amqp://polyhook:hunter2@a:5672/v", "amqp://polyhook:hunter2@b:5672/v"]
+        archive.url = "s3://bucket/prefix"
+        archive.secret_access_key = "hunter2"
+        [[projects]]
+        account_id = "a"
+        project_id = "p"
+        api_key = "hunter2"
+        data_api_key = "hunter2"
+    "#;
+    std::fs::write(folder.path().join("polyhook.toml"), text).unwrap();
+    for more in [None, Some("--json")] {
+        let arguments = ["config", "show", "--config", "polyhook.toml"].into_iter().chain(more);
+        let shown = Polyhook::new(folder.path(), arguments).private("hunter2").run().expect(0).stdout;
+        assert_eq!(shown.matches("[redacted]").count(), 6, "{shown}");
+    }
+}
+
+#[test]
+fn the_example_has_every_key_and_the_real_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| Polyhook::new(folder.path(), arguments).run().expect(0).json();
+    let schema = run(&["config", "schema"]);
+
+    // Every key, set or commented out.
+    let known = keys_of_schema(&schema);
+    let written = keys_of_text(EXAMPLE);
+    assert_eq!(
+        known.difference(&written).collect::<Vec<_>>(),
+        Vec::<&String>::new(),
+        "missing in the example"
+    );
+    assert_eq!(written.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "no such keys");
+
+    // What is set there is the default, but for what has none and no process can do without.
+    std::fs::write(folder.path().join("polyhook.toml"), example(folder.path(), EXAMPLE)).unwrap();
+    let mut shown = run(&["config", "show", "--json", "--config", "polyhook.toml"]);
+    let defaults = run(&["config", "show", "--json"]);
+    assert_eq!(shown["projects"].as_array().unwrap().len(), 1);
+    shown["projects"] = json!([]);
+    shown["signature"]["secrets"] = json!([]);
+    let secrets_file = shown["signature"].as_object_mut().unwrap().remove("secrets_file");
+    assert!(secrets_file.is_some_and(|path| path.as_str().unwrap().ends_with("/polyai-webhook")));
+    let mut defaults = defaults;
+    defaults["signature"].as_object_mut().unwrap().remove("secrets_file");
+    assert_eq!(shown, defaults);
+
+    // And a default that is no value of its own (null) is not set there.
+    let set: toml::Table = toml::from_str(EXAMPLE).unwrap();
+    for (section, keys) in set.iter().filter_map(|(name, keys)| Some((name, keys.as_table()?))) {
+        for key in keys.keys().filter(|key| *key != "secrets_file") {
+            assert!(!defaults[section][key].is_null(), "{section}.{key} has no default");
+        }
+    }
+}
+
+fn keys_of_schema(schema: &Value) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for (section, of) in schema["properties"].as_object().unwrap() {
+        let of = resolved(schema, of);
+        let of = of.get("items").map_or(of, |items| resolved(schema, items));
+        keys.extend(of["properties"].as_object().unwrap().keys().map(|key| format!("{section}.{key}")));
+    }
+    keys
+}
+
+fn keys_of_text(text: &str) -> BTreeSet<String> {
+    let mut section = String::new();
+    let mut keys = BTreeSet::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            line.trim_matches(['[', ']']).clone_into(&mut section);
+        }
+        let line = line.trim_start_matches("# ");
+        let Some((key, _)) = line.split_once(" = ") else { continue };
+        if key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+            keys.insert(format!("{section}.{key}"));
+        }
+    }
+    keys
+}
+
+#[test]
+fn the_schema_accepts_the_example_and_refuses_mistakes() {
+    let folder = tempfile::tempdir().unwrap();
+    let schema = Polyhook::new(folder.path(), ["config", "schema"]).run().expect(0).json();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_well_formed(&schema, &schema);
+    for text in [EXAMPLE, PRODUCTION] {
+        let value: Value = toml::from_str(text).unwrap();
+        assert_eq!(problem(&schema, &schema, &value), None);
+    }
+    let defaults = Polyhook::new(folder.path(), ["config", "show", "--json"]).run().json();
+    assert_eq!(problem(&schema, &schema, &defaults), None);
+    for wrong in [
+        json!({ "server": { "listn": "0.0.0.0:1" } }),
+        json!({ "server": [] }),
+        json!({ "worker": { "audio": "loud" } }),
+        json!({ "worker": { "concurrency": 0 } }),
+        json!({ "projects": [{ "account_id": "a" }] }),
+        json!({ "retry": { "delays": "10s" } }),
+    ] {
+        assert!(problem(&schema, &schema, &wrong).is_some(), "{wrong}");
+    }
+}
+
+fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    match schema.get("$ref").and_then(Value::as_str) {
+        Some(target) => root.pointer(target.strip_prefix('#').unwrap()).expect(target),
+        None => schema,
+    }
+}
+
+const KEYWORDS: [&str; 18] = [
+    "$schema",
+    "$defs",
+    "$ref",
+    "title",
+    "description",
+    "default",
+    "format",
+    "writeOnly",
+    "type",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "const",
+    "enum",
+    "anyOf",
+    "oneOf",
+    "minimum",
+];
+
+/// Nothing but keywords that [`problem`] knows, each of its type, and no reference that leads nowhere.
+fn assert_well_formed(root: &Value, schema: &Value) {
+    let fields = schema.as_object().expect("a schema is an object");
+    resolved(root, schema);
+    for (word, value) in fields {
+        assert!(KEYWORDS.contains(&word.as_str()) || word == "maximum", "{word}");
+        match word.as_str() {
+            "properties" | "$defs" => {
+                value.as_object().unwrap().values().for_each(|of| assert_well_formed(root, of));
+            }
+            "items" => assert_well_formed(root, value),
+            "anyOf" | "oneOf" => value.as_array().unwrap().iter().for_each(|of| assert_well_formed(root, of)),
+            "title" | "description" | "format" | "$ref" | "$schema" => assert!(value.is_string()),
+            "additionalProperties" | "writeOnly" => assert!(value.is_boolean()),
+            "minimum" | "maximum" => assert!(value.is_number()),
+            _ => {}
+        }
+    }
+}
+
+/// The first thing a validator would object to.
+fn problem(root: &Value, schema: &Value, value: &Value) -> Option<String> {
+    let fits = |of: &Value| problem(root, of, value).is_none();
+    let none = Map::new();
+    for (word, said) in schema.as_object().unwrap_or(&none) {
+        let list = || said.as_array().unwrap();
+        let good = match word.as_str() {
+            "$ref" => match problem(root, resolved(root, schema), value) {
+                None => true,
+                problem => return problem,
+            },
+            "type" => match said {
+                Value::Array(kinds) => kinds.iter().any(|kind| is(kind, value)),
+                kind => is(kind, value),
+            },
+            "const" => said == value,
+            "enum" => list().contains(value),
+            "anyOf" => list().iter().any(fits),
+            "oneOf" => list().iter().filter(|of| fits(of)).count() == 1,
+            "minimum" => value.as_f64().is_none_or(|value| value >= said.as_f64().unwrap()),
+            "maximum" => value.as_f64().is_none_or(|value| value <= said.as_f64().unwrap()),
+            "required" => value
+                .as_object()
+                .is_none_or(|fields| list().iter().all(|name| fields.contains_key(name.as_str().unwrap()))),
+            "items" => {
+                match value.as_array().into_iter().flatten().find_map(|item| problem(root, said, item)) {
+                    None => true,
+                    problem => return problem,
+                }
+            }
+            "properties" => {
+                for (name, of) in value.as_object().into_iter().flatten() {
+                    match said.get(name).map(|schema| problem(root, schema, of)) {
+                        Some(None) => {}
+                        None if schema["additionalProperties"] != false => {}
+                        None => return Some(format!("{name} is unknown")),
+                        Some(Some(problem)) => return Some(format!("{name}: {problem}")),
+                    }
+                }
+                true
+            }
+            _ => true,
+        };
+        if !good {
+            return Some(format!("{value} against {word}: {said}"));
+        }
+    }
+    None
+}
+
+fn is(kind: &Value, value: &Value) -> bool {
+    match kind.as_str().unwrap() {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("no such type: {other}"),
+    }
+}

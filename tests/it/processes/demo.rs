@@ -1,0 +1,65 @@
+//! `polyhook demo`: what a person sees first.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::sound_archive;
+use crate::support::process::Polyhook;
+
+#[test]
+fn twenty_calls_lie_in_the_archive() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = |more: &[&str]| {
+        let arguments = ["demo", "--calls", "20", "--exit", "--rate", "100"];
+        Polyhook::new(folder.path(), arguments.iter().chain(more)).run().expect(0)
+    };
+    let first = demo(&[]);
+    assert!(first.stdout.contains("20 of 20 conversations archived"), "{}", first.stdout);
+    assert!(!first.stdout.contains('\x1b') && !first.stderr.contains('\x1b'));
+    let archive = folder.path().join("polyhook-demo/archive");
+    let manifests = sound_archive(&archive);
+    assert_eq!(manifests.len(), 20);
+    assert!(manifests.values().any(|manifest| manifest["audio"]["status"] == "ready"));
+
+    // Again in the same folder: what is there stays, what is new is told apart from it.
+    let second = demo(&["--json"]);
+    let steps: Vec<Value> =
+        second.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let archived: Vec<_> = steps.iter().filter(|step| step["step"] == "archived").collect();
+    assert_eq!(archived.len(), 20, "{}", second.stdout);
+    for step in &archived {
+        let path = folder.path().join(step["path"].as_str().unwrap()).join("manifest.json");
+        assert!(path.exists(), "{}", path.display());
+        assert!(!manifests.contains_key(step["conversation_id"].as_str().unwrap()));
+    }
+    let summary = steps.last().unwrap();
+    assert_eq!((&summary["step"], &summary["archived"]), (&"summary".into(), &20.into()));
+    assert_eq!(sound_archive(&archive).len(), 40);
+}
+
+#[test]
+fn stays_up_until_a_signal() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut demo = Polyhook::new(folder.path(), ["demo", "--calls", "2", "--rate", "100"]).start();
+        demo.wait_for("the invitation to end it", |line| line.contains("Ctrl-C").then_some(()));
+        assert!(demo.is_running());
+        demo.signal(signal);
+        assert_eq!(demo.wait(Duration::from_secs(12)).code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn can_be_ended_before_its_time() {
+    for (exit, code) in [(None, 0), (Some("--exit"), 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let slow = ["demo", "--calls", "1000", "--rate", "2", "--json"];
+        let mut demo = Polyhook::new(folder.path(), slow.into_iter().chain(exit)).start();
+        demo.wait_for("a call", |line| line.contains("archived\"").then_some(()));
+        demo.signal(Signal::SIGTERM);
+        assert_eq!(demo.wait(Duration::from_secs(12)).code(), Some(code), "{exit:?}");
+        assert!(demo.stdout().last().unwrap().contains("summary"));
+    }
+}

@@ -1,0 +1,70 @@
+//! One line a delivery, one line a try of a job, and the trace that ties them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::support::process::{PolyAi, Site, deliver, eventually, exchange, get};
+
+#[test]
+fn a_delivery_can_be_followed_through_both_processes() {
+    const CALLS: usize = 12;
+    let polyai = PolyAi::start(PolyAi::CALLS, CALLS);
+    let ids = polyai.ids();
+    // One that has to be tried twice, one that nobody knows.
+    polyai.control("PUT", &format!("calls/{}/script", ids[0]), &json!({ "in_progress_requests": 1 }));
+    polyai.control("PUT", &format!("calls/{}/script", ids[1]), &json!({ "missing": true }));
+    let site = Site::new(&polyai.access, "");
+    let mut receive = site.polyhook(["receive"]).start();
+    let mut work = site.polyhook(["work"]).start();
+    let admin = work.ready();
+    receive.ready();
+    let to = receive.receiver();
+    for id in &ids {
+        assert_eq!(deliver(to, &site.secret, &format!("evt-{id}"), &polyai.event(id)), Some(204));
+    }
+    // What is refused is told too, without what was sent.
+    assert_eq!(deliver(to, "not-the-secret-of-ours", "evt-bad", b"{}"), Some(401));
+    assert_eq!(exchange(to, "GET", "/polyai-events", "", b"").map(|(status, _)| status), Some(405));
+    eventually("archived", || site.manifests().len() == CALLS - 1);
+    eventually("a dead letter", || {
+        get(admin, "/metrics").is_some_and(|(_, text)| text.contains("polyhook_dead_letters_total{"))
+    });
+    receive.stop();
+    work.stop();
+
+    let by_event = |log: &[Value], message: &str| {
+        let mut lines: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for line in log.iter().filter(|line| line["message"].as_str().unwrap().starts_with(message)) {
+            if let Some(id) = line["event.id"].as_str() {
+                lines.entry(id.to_owned()).or_default().push(line.clone());
+            }
+        }
+        lines
+    };
+    let deliveries = by_event(&receive.log(), "delivery");
+    let jobs = by_event(&work.log(), "job");
+    assert_eq!((deliveries.len(), jobs.len()), (CALLS, CALLS));
+    for (number, id) in ids.iter().enumerate() {
+        let event_id = format!("evt-{id}");
+        let [delivery] = &deliveries[&event_id][..] else { panic!("one line a delivery: {deliveries:?}") };
+        assert_eq!(delivery["level"], "INFO");
+        assert_eq!(delivery["outcome"], "accepted");
+        assert_eq!(delivery["conversation.id"], id.as_str());
+        let trace = delivery["trace_id"].as_str().unwrap();
+        assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{trace}");
+        let tries = &jobs[&event_id];
+        assert_eq!(tries.len(), if number == 0 { 2 } else { 1 }, "{tries:?}");
+        assert!(tries.iter().all(|line| line["trace_id"] == trace && line["elapsed_ms"].is_u64()));
+        let last = tries.last().unwrap();
+        if number == 1 {
+            assert_eq!((&last["level"], &last["outcome"]), (&"ERROR".into(), &"dead".into()));
+            assert!(!last["polyai.correlation_id"].as_str().unwrap().is_empty());
+        } else {
+            assert_eq!((&last["level"], &last["conversation.id"]), (&"INFO".into(), &id.as_str().into()));
+        }
+    }
+    let refused: Vec<_> = receive.log().into_iter().filter(|line| line["outcome"] == "unverified").collect();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0]["reason"], "mismatch");
+}

@@ -1,0 +1,79 @@
+//! Memory does not depend on the size of a recording.
+//!
+//! `POLYHOOK_TEST_LONG=1` streams 2 GiB, once alone and eight at a time.
+
+use serde_json::json;
+
+use super::{read_json, sound_archive};
+use crate::support::process::{PolyAi, Site, deliver, eventually};
+
+/// The worker's peak resident memory in KiB while recordings of that size stream into the archive.
+fn peak_kib(recordings: usize, size: &str, bytes: u64) -> u64 {
+    let polyai = PolyAi::start(PolyAi::CALLS, recordings);
+    let ids = polyai.ids();
+    for id in &ids {
+        polyai.control("PUT", &format!("calls/{id}/script"), &json!({ "audio_size": size }));
+    }
+    let site = Site::new(&polyai.access, &format!("worker.concurrency = {}", recordings.max(2)));
+    let mut receive = site.polyhook(["receive"]).start();
+    receive.ready();
+    for id in &ids {
+        assert_eq!(
+            deliver(receive.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(id)),
+            Some(204)
+        );
+    }
+    receive.stop();
+    let start = std::time::Instant::now();
+    let mut work = site.polyhook(["work"]).start();
+    work.ready();
+    let idle = work.status_kib("VmHWM");
+    let done = || {
+        assert!(start.elapsed().as_secs() < 1800, "it takes too long: {:?}", work.stderr().last());
+        site.manifests().len() == recordings
+    };
+    crate::support::process::within(std::time::Duration::from_secs(1800), "archived", done);
+    let peak = work.status_kib("VmHWM");
+    let seconds = start.elapsed().as_secs_f64();
+    work.stop();
+    for manifest in site.manifests() {
+        let manifest = read_json(&manifest);
+        let audio = manifest["objects"].as_array().unwrap().iter().find(|object| object["kind"] == "audio");
+        assert_eq!(audio.unwrap()["size_bytes"], bytes, "{manifest}");
+    }
+    println!(
+        "{recordings} x {size}: peak {:.1} MiB resident (idle {:.1}), {seconds:.1} s",
+        peak as f64 / 1024.0,
+        idle as f64 / 1024.0
+    );
+    peak
+}
+
+#[test]
+fn a_large_recording_streams_through_a_small_process() {
+    assert!(peak_kib(1, "256 MiB", 256 << 20) < 64 << 10);
+    if std::env::var_os("POLYHOOK_TEST_LONG").is_some() {
+        assert!(peak_kib(1, "2 GiB", 2 << 30) < 64 << 10);
+        assert!(peak_kib(8, "2 GiB", 2 << 30) < 64 << 10);
+    }
+}
+
+#[test]
+fn many_small_ones_do_not_add_up() {
+    let polyai = PolyAi::start(PolyAi::CALLS, 40);
+    let site = Site::new(&polyai.access, "");
+    let mut run = site.polyhook(["run"]).start();
+    run.ready();
+    for id in polyai.ids() {
+        assert_eq!(
+            deliver(run.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(&id)),
+            Some(204)
+        );
+    }
+    eventually("archived", || site.manifests().len() == 40);
+    let peak = run.status_kib("VmHWM");
+    println!("run, 40 calls: peak {} KiB resident", peak);
+    assert!(peak < 64 << 10, "{peak} KiB");
+    run.stop();
+    assert_eq!(sound_archive(&site.archive()).len(), 40);
+}

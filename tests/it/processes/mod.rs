@@ -1,0 +1,61 @@
+//! The program as people and machines meet it: processes, exit codes, signals, files.
+
+mod arguments;
+mod commands;
+mod configuration;
+mod demo;
+mod logs;
+mod memory;
+mod rabbitmq;
+mod s3;
+mod signals;
+mod signatures;
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::support::process::manifests;
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// The manifests of an archive in a folder by conversation, after everything they name was found as they say.
+#[track_caller]
+fn sound_archive(folder: &Path) -> BTreeMap<String, Value> {
+    let mut found = BTreeMap::new();
+    for path in manifests(folder) {
+        let manifest = read_json(&path);
+        let objects = manifest["objects"].as_array().unwrap();
+        assert_eq!(objects[0]["name"], "conversation.json");
+        for object in objects {
+            let file = path.with_file_name(object["name"].as_str().unwrap());
+            let bytes = std::fs::read(&file).unwrap();
+            assert_eq!(object["size_bytes"], bytes.len(), "{}", file.display());
+            assert_eq!(object["sha256"], sha256(&bytes), "{}", file.display());
+            if object["kind"] == "audio" {
+                assert_plays(&bytes, &object["wav"]);
+            }
+        }
+        let id = manifest["conversation_id"].as_str().unwrap().to_owned();
+        assert!(found.insert(id, manifest).is_none(), "archived twice: {}", path.display());
+    }
+    found
+}
+
+/// Another implementation reads every sample and finds the length the manifest tells.
+#[track_caller]
+fn assert_plays(bytes: &[u8], wav: &Value) {
+    let mut reader = hound::WavReader::new(bytes).unwrap();
+    let (samples, spec) = (reader.duration(), reader.spec());
+    let seconds = f64::from(samples) / f64::from(spec.sample_rate);
+    assert!(seconds > 0.0 && (wav["seconds"].as_f64().unwrap() - seconds).abs() < 0.001, "{seconds}: {wav}");
+    let read = reader.samples::<i32>().map(Result::unwrap).count();
+    assert_eq!(read, samples as usize * usize::from(spec.channels));
+}

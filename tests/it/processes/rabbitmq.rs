@@ -1,0 +1,265 @@
+//! Two processes and a broker: what was answered 204 is archived, announced, and readable for anybody.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    time::Instant,
+};
+
+use serde_json::Value;
+
+use super::read_json;
+use crate::support::{
+    process::{Access, PATIENCE, PolyAi, Polyhook, Site, deliver, eventually, manifests, metric},
+    rabbit,
+};
+
+/// How many deliveries are sent at least. Every call is announced twice, so half as many conversations are behind
+/// them; with `POLYHOOK_TEST_LONG=1` each has its own, and only some are announced twice.
+const DELIVERIES: usize = 10_000;
+
+/// `support/consumer.py` at work.
+struct Consumer {
+    child: Child,
+    lines: Receiver<Value>,
+}
+
+impl Consumer {
+    fn start(url: &str, prefix: &str) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join(".tools/venv/bin/python");
+        assert!(python.exists(), "no Python with pika here: run scripts/install-test-tools");
+        let mut child = Command::new(python)
+            .arg(root.join("tests/it/support/consumer.py"))
+            .args([url, prefix])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (tell, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if tell.send(serde_json::from_str(&line).expect("JSON")).is_err() {
+                    return;
+                }
+            }
+        });
+        let consumer = Self { child, lines };
+        assert_eq!(consumer.next()["bound"], true);
+        consumer
+    }
+
+    fn next(&self) -> Value {
+        self.lines.recv_timeout(PATIENCE).expect("the consumer goes on reading")
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// What every message has, whatever it is.
+#[track_caller]
+fn assert_envelope(line: &Value) {
+    let headers = &line["headers"];
+    assert_eq!(line["delivery_mode"], 2, "{line}");
+    assert_eq!(line["app_id"], "polyhook", "{line}");
+    assert!(line["timestamp"].as_u64().unwrap() > 1_600_000_000, "{line}");
+    assert_eq!(headers["cloudEvents:specversion"], "1.0", "{line}");
+    assert_eq!(headers["cloudEvents:id"], line["message_id"], "{line}");
+    assert_eq!(headers["cloudEvents:type"], line["type"], "{line}");
+    let kind = line["type"].as_str().unwrap();
+    let environment = headers["polyhook-environment"].as_str().unwrap();
+    assert_eq!(line["routing_key"], format!("{kind}.{environment}"), "{line}");
+    let trace: Vec<_> = headers["traceparent"].as_str().unwrap().split('-').collect();
+    assert_eq!(trace.iter().map(|part| part.len()).collect::<Vec<_>>(), [2, 32, 16, 2], "{line}");
+}
+
+#[track_caller]
+fn assert_event(line: &Value) {
+    assert_envelope(line);
+    let received = line["headers"]["polyhook-received-at"].as_str().unwrap();
+    let received: jiff::Timestamp = received.parse().unwrap();
+    assert_eq!(line["timestamp"], received.as_second(), "{line}");
+    assert_eq!(line["content_type"], "application/json", "{line}");
+}
+
+fn body(line: &Value) -> Vec<u8> {
+    // One decoder more would be a dependency more.
+    let text = line["body"].as_str().unwrap().trim_end_matches('=');
+    let value = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let mut bytes = Vec::new();
+    for four in text.as_bytes().chunks(4) {
+        let bits = four.iter().fold(0u32, |bits, byte| bits << 6 | u32::from(value(*byte)));
+        let bits = bits << (6 * (4 - four.len()));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+    }
+    bytes
+}
+
+struct Pair {
+    site: Site,
+    url: String,
+    prefix: String,
+}
+
+impl Pair {
+    fn new(access: &Access, worker: &str) -> Self {
+        let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+        let queue =
+            format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\", publish_timeout = \"3s\" }}\n");
+        Self { site: Site::new(access, &(queue + worker)), url, prefix }
+    }
+}
+
+#[test]
+fn ten_thousand_deliveries_are_archived_once_and_announced() {
+    let long = std::env::var_os("POLYHOOK_TEST_LONG").is_some();
+    let (calls, duplicates) = if long { (DELIVERIES, "0.01") } else { (DELIVERIES / 2, "1") };
+    let polyai = PolyAi::start(PolyAi::CHATS, calls);
+    let Pair { site, url, prefix } = Pair::new(&polyai.access, "worker.concurrency = 32");
+    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
+    let mut work = site.polyhook(["work"]).private("guest:guest").start();
+    let (receiver_admin, worker_admin) = (receive.ready(), work.ready());
+    let consumer = Consumer::start(&url, &prefix);
+
+    // Another process of the same seed knows the same calls; it sends as fast as it gets its answers.
+    let target = format!("http://{}/polyai-events", receive.receiver());
+    site.write("scenario.toml", PolyAi::CHATS);
+    let number = calls.to_string();
+    let arguments = [
+        "simulate",
+        "--scenario",
+        "scenario.toml",
+        "--calls",
+        &number,
+        "--listen",
+        "127.0.0.1:0",
+        "--exit",
+        "--json",
+        "--deliver-to",
+        &target,
+        "--duplicates",
+        duplicates,
+        "--reorder",
+        "50",
+        "--time-scale",
+        "0.01",
+    ];
+    let start = Instant::now();
+    let sent = Polyhook::new(site.path(), arguments).shows_secrets().run().expect(0);
+    let summary: Value = serde_json::from_str(sent.stdout.lines().last().unwrap()).unwrap();
+    let sent_in = start.elapsed();
+    let accepted = summary["accepted"].as_u64().unwrap();
+    assert_eq!(accepted, summary["deliveries"].as_u64().unwrap(), "{summary}");
+    assert!(accepted >= DELIVERIES as u64, "copies too: {summary}");
+
+    let ids: BTreeSet<String> = polyai.ids().into_iter().collect();
+    assert_eq!(ids.len(), calls);
+    let mut events: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut announced: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut known = BTreeSet::new();
+    while events.len() < calls || announced.len() < calls {
+        let line = consumer.next();
+        if line["exchange"] == format!("{prefix}.events") {
+            assert_event(&line);
+            let message: Value = serde_json::from_slice(&body(&line)).unwrap();
+            assert_eq!(message["type"], line["type"]);
+            let id = message["data"]["conversation_id"].as_str().unwrap();
+            assert_eq!(line["headers"]["cloudEvents:subject"], id);
+            known.insert(id.to_owned());
+            let before = events.insert(line["message_id"].as_str().unwrap().to_owned(), body(&line));
+            assert!(before.is_none_or(|before| before == body(&line)), "a copy has the same bytes");
+        } else {
+            assert_envelope(&line);
+            assert_eq!(line["type"], "conversation.ready");
+            let ready: Value = serde_json::from_slice(&body(&line)).unwrap();
+            assert_eq!((&ready["id"], &ready["specversion"]), (&line["message_id"], &"1.0".into()));
+            let id = ready["data"]["manifest"]["conversation_id"].as_str().unwrap().to_owned();
+            announced.entry(id).or_default().insert(line["message_id"].as_str().unwrap().to_owned());
+        }
+    }
+    let archived_in = start.elapsed();
+    assert_eq!((&known, events.len()), (&ids, calls), "every call's event, nothing else");
+    assert_eq!(announced.keys().collect::<BTreeSet<_>>(), ids.iter().collect());
+    for (id, announcements) in &announced {
+        assert_eq!(announcements.len(), 1, "{id} is announced under one id");
+    }
+
+    eventually("the queue is empty", || metric(worker_admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0.0);
+    for queue in ["dead", "retry"] {
+        assert_eq!(
+            metric(worker_admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}")),
+            0.0,
+            "{queue}"
+        );
+    }
+    let answered = |outcome: &str| {
+        metric(receiver_admin, &format!("polyhook_deliveries_total{{outcome=\"{outcome}\"}}")) as u64
+    };
+    assert_eq!(answered("accepted") + answered("duplicate"), accepted);
+    work.stop();
+    receive.stop();
+    let manifests = manifests(&site.archive());
+    assert_eq!(manifests.len(), calls);
+    for path in manifests {
+        let manifest = read_json(&path);
+        assert!(ids.contains(manifest["conversation_id"].as_str().unwrap()));
+        assert_eq!(manifest["revision"], 1, "archived once: {manifest}");
+    }
+    let seconds = sent_in.as_secs_f64();
+    println!(
+        "{accepted} deliveries taken in {seconds:.1} s ({:.0}/s), all archived and announced after {:.1} s",
+        accepted as f64 / seconds,
+        archived_in.as_secs_f64()
+    );
+}
+
+#[test]
+fn a_plain_consumer_reads_the_very_bytes() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let Pair { site, url, prefix } = Pair::new(&polyai.access, "");
+    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
+    receive.ready();
+    let consumer = Consumer::start(&url, &prefix);
+    let deliveries: [(&[u8], &str); 5] = [
+        (
+            b"{ \"type\" : \"alerts.triggered\",\t\"alert\": {\"name\": \"Antwortzeit \xc3\xbc\"} }\r\n",
+            "alerts.triggered.unknown",
+        ),
+        (
+            br#"{"event_type":"handoff.created","data":{"environment":"pre-release"}}"#,
+            "handoff.created.pre-release",
+        ),
+        (br#"{"type":"one.nobody.knows","data":{"environment":"live"}}"#, "one.nobody.knows.live"),
+        (b"\x00\xff no JSON \xfe", "unparsed.unknown"),
+        (b"", "unparsed.unknown"),
+    ];
+    for (number, (sent, routing_key)) in deliveries.iter().enumerate() {
+        let event_id = format!("evt-{number}");
+        assert_eq!(deliver(receive.receiver(), &site.secret, &event_id, sent), Some(204));
+        let line = consumer.next();
+        assert_event(&line);
+        assert_eq!(body(&line), *sent);
+        assert_eq!((&line["message_id"], &line["routing_key"]), (&event_id.into(), &(*routing_key).into()));
+        // So whoever has the secret can check it again.
+        let signature =
+            polyhook::signature::sign(&polyhook::secret::Secret::new(&*site.secret), None, &body(&line));
+        let verify = ["verify", "--signature", &signature];
+        site.polyhook(verify).input(sent).run().expect(0);
+    }
+    receive.stop();
+}

@@ -1,0 +1,185 @@
+//! What survives the end of a process, however it comes.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::{Value, json};
+
+use super::sound_archive;
+use crate::support::process::{PolyAi, Polyhook, Site, deliver, eventually, exchange, metric};
+
+/// Senders that go on until nobody answers, or every call is delivered.
+struct Load {
+    accepted: Arc<Mutex<BTreeSet<String>>>,
+    senders: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn on(to: std::net::SocketAddr, polyai: &PolyAi, ids: &Arc<Vec<String>>) -> Self {
+        let accepted = Arc::new(Mutex::new(BTreeSet::new()));
+        let next = Arc::new(AtomicUsize::new(0));
+        let polyai = Arc::new((polyai.access.secret.clone(), polyai.event("ID")));
+        let senders = (0..8).map(|_| {
+            let (accepted, next) = (Arc::clone(&accepted), Arc::clone(&next));
+            let (ids, polyai) = (Arc::clone(ids), Arc::clone(&polyai));
+            std::thread::spawn(move || {
+                let (secret, template) = &*polyai;
+                let template = String::from_utf8(template.clone()).unwrap();
+                while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let body = template.replace("\"ID\"", &format!("\"{id}\""));
+                    match deliver(to, secret, &format!("evt-{id}"), body.as_bytes()) {
+                        Some(204) => drop(accepted.lock().unwrap().insert(id.clone())),
+                        Some(503) => {}
+                        None => return,
+                        Some(other) => panic!("answered {other}"),
+                    }
+                }
+            })
+        });
+        Self { senders: senders.collect(), accepted }
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.lock().unwrap().len()
+    }
+
+    fn end(self) -> BTreeSet<String> {
+        for sender in self.senders {
+            sender.join().unwrap();
+        }
+        Arc::into_inner(self.accepted).unwrap().into_inner().unwrap()
+    }
+}
+
+/// What the embedded queue's file says, `query` giving one number.
+fn count(site: &Site, query: &str) -> u64 {
+    let path = site.path().join("polyhook-data/queue.db");
+    let open = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    open.busy_timeout(Duration::from_secs(10)).unwrap();
+    open.query_row(query, [], |row| row.get(0)).unwrap()
+}
+
+fn every_204_is_archived_once_after(signal: Signal) {
+    let polyai = PolyAi::start(PolyAi::CHATS, 3000);
+    let site = Site::new(&polyai.access, "worker.concurrency = 4");
+    let ids = Arc::new(polyai.ids());
+    let mut run = site.polyhook(["run"]).start();
+    run.ready();
+    let load = Load::on(run.receiver(), &polyai, &ids);
+    eventually("some are taken", || load.accepted() >= 300);
+    assert!(load.accepted() < 3000, "the load is over too soon to show anything");
+    if signal == Signal::SIGKILL {
+        run.kill();
+    } else {
+        run.signal(signal);
+        assert_eq!(run.wait(Duration::from_secs(10)).code(), Some(0), "{:?}", run.stderr().last());
+    }
+    let accepted = load.end();
+    assert!((300..3000).contains(&accepted.len()), "{}", accepted.len());
+    let archived = site.manifests().len();
+    assert!(archived < accepted.len(), "everything was done before the signal: it shows nothing");
+    println!("{signal}: {} answered 204, {archived} archived at the end", accepted.len());
+    if signal != Signal::SIGKILL {
+        assert_eq!(count(&site, "SELECT count(*) FROM messages WHERE state = 'leased'"), 0, "handed back");
+    }
+
+    let mut run = site.polyhook(["run"]).start();
+    let admin = run.ready();
+    eventually("empty", || {
+        let open = count(&site, "SELECT count(*) FROM messages WHERE state <> 'done'");
+        open == 0 && metric(admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0.0
+    });
+    run.stop();
+    let archived = sound_archive(&site.archive());
+    for id in &accepted {
+        assert_eq!(archived.get(id).unwrap_or_else(|| panic!("{id} is lost"))["revision"], 1);
+    }
+    // A delivery that was made durable and cut off before its 204 is welcome too; an invention is not.
+    assert!(archived.keys().all(|id| ids.contains(id)));
+    let announced = count(&site, "SELECT count(DISTINCT subject) FROM announcements");
+    assert_eq!(announced, archived.len() as u64);
+    assert_eq!(count(&site, "SELECT count(*) FROM announcements"), announced, "each with one id");
+}
+
+#[test]
+fn sigterm_under_load_loses_nothing() {
+    every_204_is_archived_once_after(Signal::SIGTERM);
+}
+
+#[test]
+fn sigint_under_load_loses_nothing() {
+    every_204_is_archived_once_after(Signal::SIGINT);
+}
+
+#[test]
+fn kill_9_under_load_loses_nothing() {
+    every_204_is_archived_once_after(Signal::SIGKILL);
+}
+
+#[test]
+fn a_second_signal_aborts_and_the_job_comes_back() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let ids = polyai.ids();
+    let fault = json!({ "fault": { "operations": ["v3_conversation"], "action": { "delay": "60s" } } });
+    polyai.control("POST", "faults", &fault);
+    let site = Site::new(&polyai.access, "");
+    let mut run = site.polyhook(["run"]).start();
+    run.ready();
+    assert_eq!(deliver(run.receiver(), &site.secret, "evt-1", &polyai.event(&ids[0])), Some(204));
+    let leased = || count(&site, "SELECT count(*) FROM messages WHERE state = 'leased'") == 1;
+    eventually("under way", leased);
+    run.signal(Signal::SIGTERM);
+    run.wait_for("the drain", |line| line.contains("draining").then_some(()));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(run.is_running(), "the first signal waits for what is under way");
+    run.signal(Signal::SIGTERM);
+    let code = run.wait(Duration::from_secs(3)).code();
+    assert_eq!(code, Some(1), "{:#?}", run.stderr());
+    assert!(run.stderr().iter().any(|line| line.contains("aborted by a second signal")));
+    polyai.control("DELETE", "faults", &Value::Null);
+    let mut run = site.polyhook(["run"]).start();
+    eventually("archived", || site.manifests().len() == 1);
+    run.stop();
+}
+
+#[test]
+fn the_quickstarts_variables_are_enough() {
+    let polyai = PolyAi::start(PolyAi::CALLS, 1);
+    let ids = polyai.ids();
+    let folder = tempfile::tempdir().unwrap();
+    let access = &polyai.access;
+    let mut run = Polyhook::new(folder.path(), ["run"])
+        .env("POLYAI_API_KEY", &access.api_key)
+        .env("POLYAI_BASE_URL", &access.url)
+        .env("POLYAI_ACCOUNT_ID", &access.account_id)
+        .env("POLYAI_PROJECT_ID", &access.project_id)
+        .env("POLYAI_WEBHOOK_SECRET", &access.secret)
+        // Somebody may have the default ports.
+        .env("POLYHOOK__SERVER__LISTEN", "127.0.0.1:0")
+        .env("POLYHOOK__ADMIN__LISTEN", "127.0.0.1:0")
+        .private(&access.secret)
+        .start();
+    run.ready();
+    let to = run.receiver();
+    // As the quickstart has it: no timestamp, no event id, no identifiers of account and project.
+    let body = json!({ "type": "conversation.completed", "data": { "conversation_id": ids[0], "environment": "live" } });
+    let body = body.to_string();
+    let secret = polyhook::secret::Secret::new(access.secret.clone());
+    let signature = polyhook::signature::sign(&secret, None, body.as_bytes());
+    let headers = format!("x-polyai-signature: {signature}\r\n");
+    let answer = exchange(to, "POST", "/polyai-events", &headers, body.as_bytes());
+    assert_eq!(answer, Some((204, String::new())));
+    let archive = folder.path().join("polyhook-data/archive");
+    eventually("archived", || sound_archive(&archive).len() == 1);
+    assert_eq!(sound_archive(&archive)[&ids[0]]["audio"]["status"], "ready");
+    run.stop();
+}

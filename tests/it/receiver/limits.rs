@@ -1,0 +1,219 @@
+//! Promise 8 at the door: bodies, deliveries in flight and slow clients are bounded, and honest traffic
+//! beside them does not notice.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use polyhook::signature::EVENT_ID_HEADER;
+use tokio::{
+    io::AsyncWriteExt,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    harness::{PATH, SLACK, Server, budget, server, signature, timed, until},
+    queues::{Behaviour, FakeQueue},
+    wire::{Request, Wire},
+};
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn a_mebibyte_is_taken_and_a_byte_more_is_not() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::start(&queue).await;
+    for (size, chunked, taken) in
+        [(MIB, false, true), (MIB, true, true), (MIB + 1, false, false), (MIB + 1, true, false)]
+    {
+        let body: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let request = Request::signed(body).with(EVENT_ID_HEADER, "evt-1");
+        let before = queue.stored().len();
+        let mut wire = server.open().await;
+        // Who is refused may be cut off before everything was sent.
+        let sent = wire.try_send(&if chunked { request.chunked(8 << 10) } else { request.sized() }).await;
+        let answer = wire.answer().await;
+        if taken {
+            sent.unwrap();
+            answer.assert_taken();
+            assert_eq!(queue.stored().pop().unwrap().body, request.body);
+        } else {
+            assert_eq!(answer.status, 413);
+            assert_eq!(answer.body, "{\"error\":\"payload too large\"}\n");
+            assert_eq!(queue.stored().len(), before);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_announced_excess_is_refused_without_reading_it() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::start(&queue).await;
+    for length in ["1048577", "99999999999"] {
+        for expect in [false, true] {
+            let mut request = Request::signed("{}");
+            if expect {
+                // A client that asks first is not told to go on.
+                request = request.with("expect", "100-continue");
+            }
+            let mut wire = server.open().await;
+            wire.send(&request.head(&format!("content-length: {length}"))).await;
+            let (answer, time) = timed(wire.answer()).await;
+            assert_eq!((answer.status, answer.header("connection")), (413, Some("close")));
+            assert!(time < SLACK, "{time:?}");
+            wire.closed().await;
+        }
+    }
+}
+
+/// Who cannot send the rest of the body still finds the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_413_arrives_although_nobody_reads_the_body() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::start(&queue).await;
+    let request = Request::signed(vec![b'x'; 16 * MIB]).sized();
+    for _ in 0..5 {
+        let mut wire = server.open().await;
+        let _ = wire.try_send(&request).await;
+        assert_eq!(wire.answer().await.status, 413);
+    }
+}
+
+#[tokio::test]
+async fn the_limit_can_be_set() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let mut config = server();
+    config.body_limit = "10B".parse().unwrap();
+    let server = Server::with(&config, &signature(), &queue).await;
+    server.ask(&Request::signed("0123456789")).await.assert_taken();
+    assert_eq!(server.ask(&Request::signed("0123456789a")).await.status, 413);
+}
+
+#[tokio::test]
+async fn beyond_max_in_flight_is_a_503_at_once() {
+    let queue = FakeQueue::new(Behaviour::Hold);
+    let mut config = server();
+    config.max_in_flight = 4;
+    let server = Server::with(&config, &signature(), &queue).await;
+    for round in 1..=3 {
+        let mut held = join_all((0..4).map(|_| server.open())).await;
+        for (n, wire) in held.iter_mut().enumerate() {
+            wire.send(&Request::event(&format!("evt-{n}")).sized()).await;
+        }
+        until("all four wait for the queue", || queue.inside() == 4).await;
+        for _ in 0..3 {
+            let request = Request::event("evt-5");
+            let (answer, time) = timed(server.ask(&request)).await;
+            answer.assert_unavailable();
+            assert!(time < SLACK, "{time:?}");
+        }
+        assert_eq!(queue.inside(), 4, "the fifth never reached the queue");
+        queue.release(4);
+        for wire in &mut held {
+            wire.answer().await.assert_taken();
+        }
+        assert_eq!(queue.stored().len(), 4 * round);
+    }
+}
+
+/// 64 MiB of bodies that are being read is the bound, and it comes back whole when the clients are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_in_memory_are_bounded() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::with(&budget(Duration::from_secs(30)), &signature(), &queue).await;
+    let request = Request::signed(vec![b'x'; MIB]);
+    let all_but_one = &request.sized()[..];
+    let all_but_one = &all_but_one[..all_but_one.len() - 1];
+    for _ in 0..2 {
+        let mut held = join_all((0..64).map(|_| server.open())).await;
+        join_all(held.iter_mut().map(|wire| wire.send(all_but_one))).await;
+        let mut last = Request::event("evt-1");
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while server.ask(&last).await.status == 204 {
+            assert!(Instant::now() < give_up, "64 MiB are held, and there is room for more");
+            sleep(Duration::from_millis(20)).await;
+            last = Request::event("evt-2");
+        }
+        server.ask(&last).await.assert_unavailable();
+
+        // The first to finish is taken, and so is whoever comes then.
+        held[0].send(b"x").await;
+        held[0].answer().await.assert_taken();
+        server.ask(&last).await.assert_taken();
+        drop(held);
+        let give_up = Instant::now() + Duration::from_secs(10);
+        let whole = Request::signed(vec![b'y'; MIB]);
+        while server.ask(&whole).await.status != 204 {
+            assert!(Instant::now() < give_up, "they hung up, and their memory is still charged");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// A thousand clients at a byte a second; far fewer slots than that; nobody honest waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_clients_hinder_nobody() {
+    const SLOW: usize = 1000;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most.min(10_000), most).unwrap();
+
+    let queue = FakeQueue::new(Behaviour::Store);
+    let mut config = server();
+    config.max_in_flight = 8;
+    let server = Server::with(&config, &signature(), &queue).await;
+    let address = server.address;
+
+    let mut slow = JoinSet::new();
+    for n in 0..SLOW {
+        slow.spawn(async move {
+            let bytes = Request::event(&format!("slow-{n}")).sized();
+            let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+            // Half of them are slow with the header, half with the body.
+            let at = if n % 2 == 0 { 30 } else { head };
+            let mut wire = Wire::open(address).await;
+            wire.send(&bytes[..at]).await;
+            let mut stream = wire.into_stream();
+            for byte in &bytes[at..] {
+                sleep(Duration::from_secs(1)).await;
+                if stream.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    sleep(Duration::from_millis(700)).await;
+
+    let mut times = Vec::new();
+    let started = Instant::now();
+    let mut wire = server.open().await;
+    while started.elapsed() < Duration::from_millis(2500) {
+        let request = Request::event(&format!("honest-{}", times.len()));
+        // On a new connection every other time: accepting is part of it.
+        if times.len() % 2 == 0 {
+            wire = server.open().await;
+        }
+        let (answer, time) = timed(wire.ask(&request)).await;
+        answer.assert_taken();
+        times.push(time);
+        sleep(Duration::from_millis(5)).await;
+    }
+    times.sort();
+    let p99 = times[times.len() * 99 / 100];
+    assert!(times.len() > 50 && p99 < Duration::from_millis(500), "{} answers, p99 {p99:?}", times.len());
+    assert_eq!(queue.entered(), times.len(), "no slow one got through");
+    slow.shutdown().await;
+}
+
+/// What is not worth an answer yet must not keep one from others: the path is checked before the body.
+#[tokio::test]
+async fn other_paths_do_not_wait_for_a_body() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::start(&queue).await;
+    let mut request = Request::signed("{}");
+    request.path = format!("{PATH}/elsewhere");
+    let mut wire = server.open().await;
+    wire.send(&request.head("content-length: 1000")).await;
+    let answer = timeout(SLACK, wire.answer()).await.expect("at once");
+    assert_eq!(answer.status, 404);
+}

@@ -1,0 +1,287 @@
+//! Promise 4: no signature, no entry; and a stranger learns from the answer nothing but that. Promise 9: the
+//! log says what was wrong, without the signature, the secret or the body.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use polyhook::{
+    secret::Secret,
+    signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, Scheme, TIMESTAMP_HEADER, sign},
+    web::{OnMismatch, SignatureConfig},
+};
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::{
+    harness::{NOW, SECRET, Server, server, signature},
+    queues::{Behaviour, FakeQueue},
+    wire::{Answer, Request},
+};
+
+const BODY: &str =
+    r#"{"type":"conversation.completed","data":{"conversation_id":"CA1","from_number":"+4915112345678"}}"#;
+const OTHER_SECRET: &str = "whsec_ffffffffffffffffffffffffffffffff";
+const TOLERANCE: i64 = 300;
+
+fn hex(body: &str) -> String {
+    sign(&Secret::new(SECRET), None, body.as_bytes())
+}
+
+fn stamped_hex(timestamp: i64) -> String {
+    sign(&Secret::new(SECRET), Some(timestamp), BODY.as_bytes())
+}
+
+fn signed_with(signature: impl Into<Vec<u8>>) -> Request {
+    Request::unsigned(BODY).with(SIGNATURE_HEADER, signature)
+}
+
+/// Missing, malformed or stale: never worth another try, whatever secret we have.
+fn hopeless() -> Vec<(&'static str, Request)> {
+    let good = hex(BODY);
+    vec![
+        ("missing", Request::unsigned(BODY)),
+        ("missing, with a timestamp", Request::unsigned(BODY).with(TIMESTAMP_HEADER, NOW.to_string())),
+        ("empty", signed_with("")),
+        ("white space", signed_with(" \t ")),
+        ("a prefix alone", signed_with("sha256=")),
+        ("a digit short", signed_with(&good[1..])),
+        ("a digit long", signed_with(format!("{good}0"))),
+        ("twice in one", signed_with(format!("{good}{good}"))),
+        ("a list", signed_with(format!("{good}, {good}"))),
+        ("another algorithm", signed_with(format!("sha1={good}"))),
+        ("the prefix twice", signed_with(format!("sha256=sha256={good}"))),
+        ("0x", signed_with(format!("0x{good}"))),
+        ("a letter that is no digit", signed_with(good.replacen(|_: char| true, "g", 1))),
+        ("base64", signed_with("w0mcVaGmXXpTIJ2BXfp4jUpsGP3LIbU1UhZUMQbo2sY=")),
+        ("no ASCII", signed_with(b"\xff\xfe\x80".repeat(20))),
+        ("eight kilobytes", signed_with(vec![b'a'; 8 << 10])),
+        ("two headers, both right", signed_with(good.clone()).with(SIGNATURE_HEADER, good.clone())),
+        ("two headers, one right", signed_with(good.clone()).with(SIGNATURE_HEADER, "0".repeat(64))),
+        ("two headers, one empty", signed_with("").with(SIGNATURE_HEADER, good)),
+        ("too old", Request::stamped(NOW - TOLERANCE - 1, BODY)),
+        ("from the future", Request::stamped(NOW + TOLERANCE + 1, BODY)),
+        ("from 1970", Request::stamped(0, BODY)),
+    ]
+}
+
+/// Well-formed, and no active secret explains it.
+fn unexplained() -> Vec<(&'static str, Request)> {
+    let stamp = |timestamp: &str| signed_with(stamped_hex(NOW)).with(TIMESTAMP_HEADER, timestamp);
+    vec![
+        ("zeros", signed_with("0".repeat(64))),
+        ("another secret", signed_with(sign(&Secret::new(OTHER_SECRET), None, BODY.as_bytes()))),
+        ("another body", signed_with(hex("{}"))),
+        ("one bit off", Request { body: BODY.replacen('C', "B", 1).into(), ..signed_with(hex(BODY)) }),
+        ("no body", Request { body: Vec::new(), ..signed_with(hex(BODY)) }),
+        ("a stamped one without its timestamp", signed_with(stamped_hex(NOW))),
+        ("another timestamp", stamp(&(NOW + 1).to_string())),
+        ("a timestamp in another form", stamp(&format!("+{NOW}"))),
+        ("a timestamp that is none", stamp("yesterday")),
+        ("an endless timestamp", stamp(&"9".repeat(400))),
+        ("two timestamps", stamp(&NOW.to_string()).with(TIMESTAMP_HEADER, NOW.to_string())),
+    ]
+}
+
+#[tokio::test]
+async fn every_refusal_looks_the_same() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::start(&queue).await;
+    let expected = Answer {
+        status: 401,
+        headers: vec![
+            ("content-type".to_owned(), "application/json".to_owned()),
+            ("content-length".to_owned(), "25".to_owned()),
+        ],
+        body: "{\"error\":\"unauthorized\"}\n".to_owned(),
+    };
+    // The same connection: a refusal does not end it, or the end would be a difference.
+    let mut wire = server.open().await;
+    for (what, request) in hopeless().into_iter().chain(unexplained()) {
+        assert_eq!(wire.ask(&request).await, expected, "{what}");
+    }
+    assert_eq!(queue.entered(), 0);
+    wire.ask(&Request::signed(BODY)).await.assert_taken();
+}
+
+/// Only what a new secret could explain is asked for again.
+#[tokio::test]
+async fn during_a_rotation_only_a_mismatch_is_asked_for_again() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let rotation = SignatureConfig { on_mismatch: OnMismatch::Retry, ..signature() };
+    let server = Server::with(&server(), &rotation, &queue).await;
+    for (what, request) in hopeless() {
+        assert_eq!(server.ask(&request).await.status, 401, "{what}");
+    }
+    for (what, request) in unexplained() {
+        let answer = server.ask(&request).await;
+        assert_eq!(answer.status, 503, "{what}");
+        answer.assert_unavailable();
+    }
+    assert_eq!(queue.entered(), 0);
+}
+
+#[tokio::test]
+async fn what_polyai_and_proxies_write_is_understood() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::start(&queue).await;
+    let good = hex(BODY);
+    let stamped = stamped_hex(NOW);
+    for request in [
+        signed_with(good.clone()),
+        signed_with(good.to_uppercase()),
+        signed_with(format!("sha256={good}")),
+        signed_with(format!("SHA256={}", good.to_uppercase())),
+        signed_with(format!("  {good}\t")),
+        Request::unsigned(BODY).with("X-POLYAI-SIGNATURE", good.clone()),
+        signed_with(stamped.clone()).with(TIMESTAMP_HEADER, NOW.to_string()),
+        signed_with(stamped.to_uppercase()).with(TIMESTAMP_HEADER, NOW.to_string()),
+        Request::stamped(NOW - TOLERANCE, BODY),
+        Request::stamped(NOW + TOLERANCE, BODY),
+        // The body form does not sign the timestamp, so no timestamp can cost a genuine event.
+        signed_with(good.clone()).with(TIMESTAMP_HEADER, "17"),
+        signed_with(good.clone()).with(TIMESTAMP_HEADER, "yesterday"),
+        signed_with(good.clone()).with(TIMESTAMP_HEADER, "1").with(TIMESTAMP_HEADER, "2"),
+    ] {
+        server.ask(&request).await.assert_taken();
+    }
+    assert_eq!(queue.entered(), 13);
+}
+
+#[tokio::test]
+async fn a_pinned_scheme_takes_its_form_only() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let body_form = || signed_with(hex(BODY));
+    let stamp = |timestamp: &str| signed_with(stamped_hex(NOW)).with(TIMESTAMP_HEADER, timestamp);
+    let now = NOW.to_string();
+
+    let pinned = SignatureConfig { scheme: Scheme::Timestamped, ..signature() };
+    let receiver = Server::with(&server(), &pinned, &queue).await;
+    for (request, status) in [
+        (stamp(&now), 204),
+        (body_form(), 401),
+        (body_form().with(TIMESTAMP_HEADER, now.clone()), 401),
+        (signed_with(stamped_hex(NOW)), 401),
+        (stamp(""), 401),
+        (stamp("now"), 401),
+        (stamp(&now).with(TIMESTAMP_HEADER, now.clone()), 401),
+    ] {
+        assert_eq!(receiver.ask(&request).await.status, status, "{request:?}");
+    }
+
+    let pinned = SignatureConfig { scheme: Scheme::Body, ..signature() };
+    let receiver = Server::with(&server(), &pinned, &queue).await;
+    for (request, status) in
+        [(body_form(), 204), (body_form().with(TIMESTAMP_HEADER, now.clone()), 204), (stamp(&now), 401)]
+    {
+        assert_eq!(receiver.ask(&request).await.status, status, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn any_active_secret_will_do_and_no_other() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let secrets = [OTHER_SECRET, SECRET, "a third one, of words and \u{e9}"].map(Secret::new);
+    let several = SignatureConfig { secrets: secrets.to_vec(), ..signature() };
+    let server = Server::with(&server(), &several, &queue).await;
+    for secret in &secrets {
+        server.ask(&signed_with(sign(secret, None, BODY.as_bytes()))).await.assert_taken();
+        let stamped = signed_with(sign(secret, Some(NOW), BODY.as_bytes()));
+        server.ask(&stamped.with(TIMESTAMP_HEADER, NOW.to_string())).await.assert_taken();
+    }
+    let retired = Secret::new("whsec_0000000000000000000000000000");
+    assert_eq!(server.ask(&signed_with(sign(&retired, None, BODY.as_bytes()))).await.status, 401);
+    assert_eq!(queue.entered(), 6);
+}
+
+/// Everything that is logged while it lives, on this thread.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// At the most talkative level there is, libraries included. The runtime has one thread, so that all of it is
+/// heard here.
+#[tokio::test]
+async fn the_log_says_what_was_wrong_and_nothing_private() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(log.clone())
+        .with_ansi(false);
+    // With one dispatcher alone, a call site that another test's thread meets first would be off for good.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+
+    let queue = FakeQueue::new(Behaviour::Store);
+    let receiver = Server::start(&queue).await;
+    let rotation = SignatureConfig { on_mismatch: OnMismatch::Retry, ..signature() };
+    let rotating = Server::with(&server(), &rotation, &queue).await;
+    let mut signatures = Vec::new();
+    for (_, request) in hopeless().into_iter().chain(unexplained()) {
+        for server in [&receiver, &rotating] {
+            server.ask(&request).await;
+        }
+        signatures.extend(request.headers.into_iter().filter(|(name, _)| name == SIGNATURE_HEADER));
+    }
+    let taken = Request::signed(BODY).with(EVENT_ID_HEADER, "evt-in-the-log");
+    receiver.ask(&taken).await.assert_taken();
+    for behaviour in [
+        Behaviour::Know,
+        Behaviour::Panic,
+        Behaviour::Fail(polyhook::queue::QueueError::Timeout(Duration::from_secs(1))),
+    ] {
+        queue.behave(behaviour);
+        receiver.ask(&taken).await;
+    }
+
+    // What is logged of an event is bounded, whatever it says of itself.
+    let endless = "Z".repeat(1000);
+    queue.behave(Behaviour::Store);
+    let names = format!(
+        r#"{{"type":"{endless}","data":{{"conversation_id":"{endless}","environment":"{endless}"}}}}"#
+    );
+    receiver.ask(&Request::signed(names)).await.assert_taken();
+
+    let text = log.text();
+    assert!(text.contains("ZZZ") && !text.contains(&"Z".repeat(200)), "an endless name is in the log");
+    for reason in ["signature_missing", "signature_malformed", "stale", "mismatch", "unverified_retry"] {
+        assert!(text.contains(reason), "the log does not say {reason}");
+    }
+    for outcome in ["accepted", "duplicate", "panicked", "not_durable", "evt-in-the-log", "CA1", "trace_id"] {
+        assert!(text.contains(outcome), "the log does not say {outcome}");
+    }
+    signatures.push((SIGNATURE_HEADER.to_owned(), hex(BODY).into_bytes()));
+    for (_, signature) in signatures {
+        let signature = String::from_utf8_lossy(&signature).trim().to_owned();
+        if signature.len() > 8 {
+            assert!(!text.contains(&signature), "the log has a signature: {signature}");
+        }
+    }
+    for private in [SECRET, OTHER_SECRET, "+4915112345678", "from_number", BODY] {
+        assert!(!text.contains(private), "the log has {private}");
+    }
+}

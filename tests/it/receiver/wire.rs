@@ -1,0 +1,220 @@
+//! HTTP/1.1 as bytes, so that a test can stop, stutter, hang up and see exactly what comes back.
+
+use std::{net::SocketAddr, time::Duration};
+
+use polyhook::{
+    secret::Secret,
+    signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::harness::{PATH, SECRET};
+
+/// No answer at all by then is a failed test, not a hanging one.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A request to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) method: &'static str,
+    pub(super) path: String,
+    pub(super) headers: Vec<(String, Vec<u8>)>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Request {
+    /// A POST without a signature.
+    pub(super) fn unsigned(body: impl Into<Vec<u8>>) -> Self {
+        Self { method: "POST", path: PATH.to_owned(), headers: Vec::new(), body: body.into() }
+    }
+
+    /// As the quickstart has it: the body alone is signed.
+    pub(super) fn signed(body: impl Into<Vec<u8>>) -> Self {
+        let body = body.into();
+        let signature = sign(&Secret::new(SECRET), None, &body);
+        Self::unsigned(body).with(SIGNATURE_HEADER, signature)
+    }
+
+    /// As the API reference has it: `{timestamp}.{body}` is signed.
+    pub(super) fn stamped(timestamp: i64, body: impl Into<Vec<u8>>) -> Self {
+        let body = body.into();
+        let signature = sign(&Secret::new(SECRET), Some(timestamp), &body);
+        Self::unsigned(body).with(SIGNATURE_HEADER, signature).with(TIMESTAMP_HEADER, timestamp.to_string())
+    }
+
+    /// A quickstart event of its own.
+    pub(super) fn event(id: &str) -> Self {
+        Self::signed(event_body(id)).with(EVENT_ID_HEADER, id)
+    }
+
+    pub(super) fn with(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Everything up to the body.
+    pub(super) fn head(&self, framing: &str) -> Vec<u8> {
+        let mut bytes =
+            format!("{} {} HTTP/1.1\r\nhost: polyhook.test\r\n{framing}\r\n", self.method, self.path)
+                .into_bytes();
+        for (name, value) in &self.headers {
+            bytes.extend(name.as_bytes());
+            bytes.extend(b": ");
+            bytes.extend(value);
+            bytes.extend(b"\r\n");
+        }
+        bytes.extend(b"\r\n");
+        bytes
+    }
+
+    /// With its length told in advance.
+    pub(super) fn sized(&self) -> Vec<u8> {
+        let mut bytes = self.head(&format!("content-length: {}", self.body.len()));
+        bytes.extend(&self.body);
+        bytes
+    }
+
+    /// In chunks of at most `size` bytes.
+    pub(super) fn chunked(&self, size: usize) -> Vec<u8> {
+        let mut bytes = self.head("transfer-encoding: chunked");
+        for chunk in self.body.chunks(size) {
+            bytes.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+            bytes.extend(chunk);
+            bytes.extend(b"\r\n");
+        }
+        bytes.extend(b"0\r\n\r\n");
+        bytes
+    }
+}
+
+/// A body that names its event.
+pub(super) fn event_body(id: &str) -> String {
+    format!(r#"{{"type":"conversation.completed","data":{{"conversation_id":"{id}","environment":"live"}}}}"#)
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// In the order received, names in lower case, without `date`.
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: String,
+}
+
+impl Answer {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
+    }
+
+    /// 503 that asks for another try.
+    #[track_caller]
+    pub(super) fn assert_unavailable(&self) {
+        assert_eq!(self.status, 503, "{self:?}");
+        let seconds: u32 = self.header("retry-after").expect("Retry-After").parse().expect("seconds");
+        assert!((1..=60).contains(&seconds), "{seconds}");
+        assert_eq!(self.body, "{\"error\":\"service unavailable\"}\n");
+    }
+
+    /// 204, and nothing else with it.
+    #[track_caller]
+    pub(super) fn assert_taken(&self) {
+        assert_eq!((self.status, self.body.as_str()), (204, ""), "{self:?}");
+        assert_eq!(self.header("content-type"), None);
+    }
+}
+
+/// One connection, seen from the client.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl Wire {
+    pub(super) async fn open(address: SocketAddr) -> Self {
+        let stream =
+            timeout(PATIENCE, TcpStream::connect(address)).await.expect("in time").expect("connected");
+        stream.set_nodelay(true).unwrap();
+        Self { stream, unread: Vec::new() }
+    }
+
+    pub(super) async fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).await.expect("sent");
+    }
+
+    pub(super) async fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the peer reads")
+    }
+
+    pub(super) async fn ask(&mut self, request: &Request) -> Answer {
+        self.send(&request.sized()).await;
+        self.answer().await
+    }
+
+    /// The next answer.
+    pub(super) async fn answer(&mut self) -> Answer {
+        self.try_answer().await.expect("an answer before the end of the connection")
+    }
+
+    /// The next answer, or `None` where the connection ended without one.
+    pub(super) async fn try_answer(&mut self) -> Option<Answer> {
+        timeout(PATIENCE, self.read_answer()).await.expect("an answer, or an end, in time")
+    }
+
+    async fn read_answer(&mut self) -> Option<Answer> {
+        let end = loop {
+            if let Some(at) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.more().await {
+                assert!(
+                    self.unread.is_empty(),
+                    "half an answer: {:?}",
+                    String::from_utf8_lossy(&self.unread)
+                );
+                return None;
+            }
+        };
+        let head: Vec<u8> = self.unread.drain(..end).collect();
+        let head = String::from_utf8(head).expect("a header of ASCII");
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status line");
+        let status: u16 = status.parse().expect("a status");
+        let headers: Vec<(String, String)> = lines
+            .map(|line| line.split_once(": ").expect("a header line"))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .filter(|(name, _)| name != "date")
+            .collect();
+        let length = headers.iter().find(|(name, _)| name == "content-length");
+        let length: usize = length.map_or(0, |(_, length)| length.parse().expect("a length"));
+        while self.unread.len() < length {
+            assert!(self.more().await, "the end in the middle of an answer");
+        }
+        let body = String::from_utf8(self.unread.drain(..length).collect()).expect("a body of UTF-8");
+        Some(Answer { status, headers, body })
+    }
+
+    /// Reads on; false at the end of the connection, however it came.
+    async fn more(&mut self) -> bool {
+        matches!(self.stream.read_buf(&mut self.unread).await, Ok(1..))
+    }
+
+    /// Whether nothing at all arrives for `span`.
+    pub(super) async fn is_silent_for(&mut self, span: Duration) -> bool {
+        self.unread.is_empty() && timeout(span, self.more()).await.is_err()
+    }
+
+    /// Waits until the peer closes; what it sends before does not matter.
+    pub(super) async fn closed(&mut self) {
+        timeout(PATIENCE, async { while self.more().await {} }).await.expect("closed in time");
+    }
+
+    /// Parts for reading and writing at the same time.
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}
