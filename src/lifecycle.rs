@@ -40,6 +40,7 @@ impl Lifecycle {
 
     /// A lifecycle whose tasks outlive this one's: same signals and failures, but waited for separately (see
     /// [`Lifecycle::wait`]). For what the others need until their own end, such as the queue.
+    #[must_use]
     pub fn outer(&self) -> Self {
         Self { tracker: TaskTracker::new(), ..self.clone() }
     }

@@ -39,6 +39,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// lapin logs returned messages with their bodies; what it has to say reaches us as errors anyway.
+const NO_LAPIN: &str = "lapin=off";
+
 /// Why telemetry could not be set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
@@ -60,7 +63,7 @@ pub fn check_level(level: &str) -> Result<(), TelemetryError> {
 
 /// Sends logs to standard error from here on.
 pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&config.level)?;
+    let filter = EnvFilter::try_new(&config.level)?.add_directive(NO_LAPIN.parse()?);
     let terminal = io::stderr().is_terminal();
     let format = config.format.unwrap_or(if terminal { LogFormat::Pretty } else { LogFormat::Json });
     let registry = tracing_subscriber::registry().with(filter);

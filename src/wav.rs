@@ -12,8 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Sizes that streaming writers leave behind because they cannot go back: 0 (GStreamer), all ones
-/// (FFmpeg), the largest positive number and a page below it (SoX).
+/// Sizes that streaming writers leave behind because they cannot go back: 0 (`GStreamer`), all ones
+/// (`FFmpeg`), the largest positive number and a page below it (`SoX`).
 const PLACEHOLDERS: [u32; 4] = [0, u32::MAX, 0x7FFF_FFFF, 0x7FFF_F000];
 /// `WAVEFORMATEXTENSIBLE`, the longest header that is looked into.
 const LONGEST: usize = 40;
@@ -215,7 +215,7 @@ impl WavCheck {
             State::Riff => self.gather(12, bytes, Self::riff),
             State::Chunk => self.gather(8, bytes, Self::chunk),
             State::Format(size) => self.gather(size, bytes, Self::format),
-            State::Sizes(size) => self.gather(size, bytes, Self::sizes),
+            State::Sizes(size) => self.gather(size, bytes, |check| Ok(check.sizes())),
             State::Skip(left) => {
                 let taken = left.min(available);
                 self.state = if taken == left { State::Chunk } else { State::Skip(left - taken) };
@@ -297,10 +297,10 @@ impl WavCheck {
         }
     }
 
-    fn sizes(&mut self) -> Result<State, BadWav> {
+    fn sizes(&mut self) -> State {
         let data = u64::from(self.u32_at(8)) | u64::from(self.u32_at(12)) << 32;
         self.long_data = Some(data).filter(|data| *data != 0 && *data != u64::MAX);
-        Ok(self.after_body())
+        self.after_body()
     }
 
     fn format(&mut self) -> Result<State, BadWav> {
@@ -415,7 +415,7 @@ mod tests {
         hound(spec, samples)
     }
 
-    fn chunk(name: &[u8; 4], size: u32, body: &[u8]) -> Vec<u8> {
+    fn chunk(name: &[u8], size: u32, body: &[u8]) -> Vec<u8> {
         [name, &size.to_le_bytes()[..], body].concat()
     }
 

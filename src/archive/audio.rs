@@ -117,7 +117,7 @@ impl AudioWriter {
                 self.store_part().await?;
             }
             if self.torn {
-                return Err(ArchiveError::Raced.into());
+                return Err(ArchiveError::Torn.into());
             }
             let abandoned = Arc::clone(&self.upload.abandoned);
             let upload = std::mem::replace(&mut self.upload, Upload { running: None, abandoned });
@@ -144,7 +144,7 @@ impl AudioWriter {
 
     async fn store_part(&mut self) -> Result<(), ArchiveError> {
         if self.torn {
-            return Err(ArchiveError::Raced);
+            return Err(ArchiveError::Torn);
         }
         self.torn = true;
         let part = self.gathered();
@@ -223,13 +223,13 @@ impl StagedAudio {
                 backend.store.put_opts(key, payload, options).await?
             }
             Content::Upload(mut upload) => {
-                let Some(running) = &mut upload.running else { return Err(ArchiveError::Raced) };
+                let Some(running) = &mut upload.running else { return Err(ArchiveError::Torn) };
                 let result = running.complete().await?;
                 upload.running = None;
                 result
             }
             Content::File(mut file) => {
-                let Some(staged) = &file.key else { return Err(ArchiveError::Raced) };
+                let Some(staged) = &file.key else { return Err(ArchiveError::Torn) };
                 backend.store.rename(staged, key).await?;
                 file.key = None;
                 return Ok(object);

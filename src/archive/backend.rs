@@ -184,7 +184,7 @@ fn s3(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, ArchiveE
     if let Some((id, key)) = key_pair(config)? {
         builder = builder.with_access_key_id(id).with_secret_access_key(key.expose());
     }
-    builder.build().map_err(misconfigured)
+    builder.build().map_err(|error| invalid(error.to_string()))
 }
 
 fn google(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, ArchiveError> {
@@ -203,7 +203,7 @@ fn google(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, Arch
     if let Some(path) = &config.service_account_file {
         builder = builder.with_service_account_path(path.display().to_string());
     }
-    builder.build().map_err(misconfigured)
+    builder.build().map_err(|error| invalid(error.to_string()))
 }
 
 fn azure(config: &ArchiveConfig, container: &str) -> Result<impl ObjectStore, ArchiveError> {
@@ -222,7 +222,7 @@ fn azure(config: &ArchiveConfig, container: &str) -> Result<impl ObjectStore, Ar
     if let Some((account, key)) = key_pair(config)? {
         builder = builder.with_account(account).with_access_key(key.expose());
     }
-    builder.build().map_err(misconfigured)
+    builder.build().map_err(|error| invalid(error.to_string()))
 }
 
 const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
@@ -248,8 +248,4 @@ fn key_pair(config: &ArchiveConfig) -> Result<Option<(&str, Secret)>, ArchiveErr
 
 fn invalid(message: impl Into<String>) -> ArchiveError {
     ArchiveError::Config(message.into())
-}
-
-fn misconfigured(error: object_store::Error) -> ArchiveError {
-    invalid(error.to_string())
 }

@@ -74,7 +74,7 @@ impl Committed {
 
 /// What to do about what lies there.
 enum Verdict {
-    Leave(Committed),
+    Leave(Box<Committed>),
     /// Somebody else is writing.
     Wait,
     Write(Box<Plan>),
@@ -115,7 +115,7 @@ impl Archive {
                 Verdict::Leave(committed) => {
                     drop(audio);
                     self.tidy().await;
-                    return Ok(committed);
+                    return Ok(*committed);
                 }
                 Verdict::Write(plan) => match self.claim(location, &plan, &conversation).await? {
                     Some(claim) => {
@@ -163,7 +163,7 @@ impl Archive {
         let revision = match decide(&existing, candidate) {
             Decision::Write { revision } => revision,
             Decision::Unchanged if intact || held => {
-                return Ok(Verdict::Leave(Committed::Unchanged(existing)));
+                return Ok(Verdict::Leave(Box::new(Committed::Unchanged(existing))));
             }
             // Something was removed or replaced by other hands: put it right.
             Decision::Unchanged => existing.revision.saturating_add(1),
@@ -174,7 +174,7 @@ impl Archive {
                         "archived objects are not what their manifest names; fetching the conversation again mends it"
                     );
                 }
-                return Ok(Verdict::Leave(Committed::Stale(existing)));
+                return Ok(Verdict::Leave(Box::new(Committed::Stale(existing))));
             }
         };
         if held {

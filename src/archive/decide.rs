@@ -54,9 +54,9 @@ fn age(a: &Manifest, b: &Manifest) -> Ordering {
         .cmp(&over(b))
         .then_with(|| turns(a).cmp(&turns(b)))
         .then_with(|| duration(a).total_cmp(&duration(b)))
-        .then_with(|| match a.provenance.served_by == b.provenance.served_by {
-            true => summarised(a).cmp(&summarised(b)),
-            false => Ordering::Equal,
+        .then_with(|| {
+            let same_shape = a.provenance.served_by == b.provenance.served_by;
+            if same_shape { summarised(a).cmp(&summarised(b)) } else { Ordering::Equal }
         })
         .then_with(|| a.timings.fetched_at.cmp(&b.timings.fetched_at))
 }

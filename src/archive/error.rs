@@ -22,7 +22,7 @@ pub enum ArchiveError {
         source: std::io::Error,
     },
     /// The store knows us not, or does not let us.
-    #[error("the object store refused the credentials or lacks a permission: {0}")]
+    #[error("the object store refused the credentials, or they lack a permission: {0}")]
     Denied(String),
     /// The store is away, slow, full, or answered what it should not.
     #[error("the object store failed: {0}")]
@@ -33,6 +33,9 @@ pub enum ArchiveError {
     /// Somebody else is archiving the same conversation, or replaced objects while we did.
     #[error("the conversation is being archived by somebody else; it will be tried again")]
     Raced,
+    /// Taking the recording was broken off in the middle of a part; nobody knows whether it arrived.
+    #[error("the recording was broken off on its way to the object store; it will be tried again")]
+    Torn,
     /// A manifest that is no manifest.
     #[error("{key} cannot be read as a manifest ({reason}); move it away to have it written again")]
     Manifest {
@@ -67,6 +70,7 @@ impl ArchiveError {
             Self::Store(_) => "store",
             Self::Unconditional => "unconditional",
             Self::Raced => "raced",
+            Self::Torn => "torn",
             Self::Manifest { .. } => "manifest",
             Self::Newer { .. } => "newer",
             Self::Collision { .. } => "collision",
@@ -78,10 +82,19 @@ impl From<object_store::Error> for ArchiveError {
     fn from(error: object_store::Error) -> Self {
         use object_store::Error as E;
         match error {
-            E::PermissionDenied { .. } | E::Unauthenticated { .. } => Self::Denied(error.to_string()),
+            E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
+                Self::Denied(reason(&error.to_string()))
+            }
             other => Self::Store(other),
         }
     }
+}
+
+/// The store's own word for a refusal (`SignatureDoesNotMatch`), which is what manuals are indexed by. The
+/// rest of its answer repeats the request, key id included.
+fn reason(answer: &str) -> String {
+    let code = answer.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    code.map_or_else(|| answer.chars().take(200).collect(), |(code, _)| code.to_owned())
 }
 
 /// Why a recording was not taken.

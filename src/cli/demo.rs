@@ -1,7 +1,7 @@
 //! `polyhook demo`: the whole path in one process, against the simulator.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,6 +18,7 @@ use crate::{
     archive::Manifest,
     clock::Clock,
     config::{Config, Roles},
+    event::CONVERSATION_COMPLETED,
     lifecycle::{Ending, Lifecycle},
     polyai::ProjectConfig,
     queue::{Urls, sqlite::Sqlite},
@@ -249,6 +250,9 @@ struct Show {
     started: Instant,
     archived: HashMap<String, f64>,
     bytes: u64,
+    /// Conversations whose delivery has been shown, and those that were fetched before its answer was read.
+    received: HashSet<String>,
+    fetched_early: HashSet<String>,
 }
 
 impl Show {
@@ -267,6 +271,8 @@ impl Show {
             started: Instant::now(),
             archived: HashMap::new(),
             bytes: 0,
+            received: HashSet::new(),
+            fetched_early: HashSet::new(),
         }
     }
 
@@ -295,7 +301,7 @@ impl Show {
         self.say(&step, &text);
     }
 
-    fn happened(&self, activity: &Activity) {
+    fn happened(&mut self, activity: &Activity) {
         match activity {
             Activity::Delivered(report) => {
                 let id = report.conversation_id.as_deref().unwrap_or("-");
@@ -314,15 +320,24 @@ impl Show {
                     &Step::Received { conversation_id: id, event: &report.kind, status, latency_ms },
                     &text,
                 );
+                if report.kind == CONVERSATION_COMPLETED {
+                    self.received.insert(id.to_owned());
+                    if self.fetched_early.remove(id) {
+                        self.fetched(id);
+                    }
+                }
             }
-            Activity::ConversationServed { id } => {
-                self.say(
-                    &Step::Fetched { conversation_id: id },
-                    &format!("{}   {id}", output::dim("fetched")),
-                );
+            // The worker may be faster than the sender reads its answer.
+            Activity::ConversationServed { id } if !self.received.contains(id) => {
+                self.fetched_early.insert(id.clone());
             }
+            Activity::ConversationServed { id } => self.fetched(id),
             Activity::AudioServed { .. } | Activity::Refused { .. } => {}
         }
+    }
+
+    fn fetched(&self, id: &str) {
+        self.say(&Step::Fetched { conversation_id: id }, &format!("{}   {id}", output::dim("fetched")));
     }
 
     fn announced(&mut self, body: &[u8]) {
@@ -343,10 +358,11 @@ impl Show {
         let sound =
             if audio_s > 0.0 { format!(", {audio_s:.0} s of audio") } else { ", no audio".to_owned() };
         let text = format!(
-            "{}  {:<36}  {} turns{sound}, {}",
+            "{}  {:<36}  {} turn{}{sound}, {}",
             output::good("archived"),
             manifest.conversation_id,
             manifest.facts.turn_count,
+            if manifest.facts.turn_count == 1 { "" } else { "s" },
             bytesize::ByteSize(bytes),
         );
         let step = Step::Archived {

@@ -143,8 +143,7 @@ fn base(name: &'static str, url: &Url) -> Result<Url, ConfigError> {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
-    let last =
-        url.path_segments().and_then(|segments| segments.filter(|segment| !segment.is_empty()).next_back());
+    let last = url.path_segments().and_then(|mut segments| segments.rfind(|segment| !segment.is_empty()));
     match last.map(str::to_owned).as_deref() {
         Some(version @ ("v1" | "v2")) => return Err(ConfigError::Version(version.to_owned())),
         Some("v3") => {

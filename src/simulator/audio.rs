@@ -325,7 +325,7 @@ mod tests {
 
     fn call() -> Call {
         let mix = Mix { webchat: 0.0, chat: 0.0, foreign: 0.0, min_turns: 8, max_turns: 8, ..Mix::default() };
-        (0..)
+        (0..1_000)
             .map(|index| Call::draw(5, &Profile::draw(5, index, &mix), 0))
             .find(|call| call.turns.iter().any(|turn| turn.private))
             .unwrap()

@@ -34,6 +34,7 @@ pub struct NewCall {
 
 /// A call, without its words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a call")]
 pub struct CallInfo {
     /// The conversation's id.
     pub id: String,

@@ -78,17 +78,18 @@ async fn calls(State(state): State<Simulated>) -> Response {
     Json(json!({ "calls": state.calls() })).into_response()
 }
 
-/// One call or several alike.
-#[derive(Deserialize)]
-struct Add {
-    count: Option<u32>,
-    #[serde(flatten)]
-    call: NewCall,
-}
+/// Calls that one request may add; each of them stays in memory.
+const MOST_CALLS: u64 = 100_000;
 
+/// One call, or `count` alike.
 async fn add(State(state): State<Simulated>, body: Bytes) -> Result<Response, ApiError> {
-    let Add { count, call } = read(&body)?;
-    let added: Option<Vec<_>> = (0..count.unwrap_or(1)).map(|_| state.add_call(&call)).collect();
+    let mut fields: serde_json::Map<String, serde_json::Value> = read(&body)?;
+    let count =
+        fields.remove("count").map_or(Some(1), |count| count.as_u64().filter(|count| *count <= MOST_CALLS));
+    let count =
+        count.ok_or_else(|| ApiError::invalid("count", &format!("must be a number up to {MOST_CALLS}")))?;
+    let call: NewCall = read(&Bytes::from(serde_json::Value::Object(fields).to_string()))?;
+    let added: Option<Vec<_>> = (0..count).map(|_| state.add_call(&call)).collect();
     let added = added.ok_or_else(ApiError::unknown_project)?;
     Ok((StatusCode::CREATED, Json(json!({ "calls": added }))).into_response())
 }

@@ -61,21 +61,15 @@ impl Delivery {
 
     /// `conversation.completed`
     pub fn completed(call: &CallInfo, options: &EventOptions) -> Self {
-        Self::about(call, "conversation.completed", Map::new(), options)
+        Self::about(call, "conversation.completed", options)
     }
 
     /// `handoff.created`
     pub fn handoff(call: &CallInfo, options: &EventOptions) -> Self {
-        let more = Map::from_iter([("handoff_reason".to_owned(), json!("REQUESTED"))]);
-        Self::about(call, "handoff.created", more, options)
+        Self::about(call, "handoff.created", options)
     }
 
-    fn about(
-        call: &CallInfo,
-        kind: &str,
-        more: Map<String, serde_json::Value>,
-        options: &EventOptions,
-    ) -> Self {
+    fn about(call: &CallInfo, kind: &str, options: &EventOptions) -> Self {
         let mut data = Map::from_iter([
             ("conversation_id".to_owned(), json!(call.id)),
             ("environment".to_owned(), json!(call.environment)),
@@ -86,7 +80,6 @@ impl Delivery {
             data.insert("account_id".to_owned(), json!(call.account_id));
             data.insert("project_id".to_owned(), json!(call.project_id));
         }
-        data.extend(more);
         let event_id = event_id(options.seed, kind, &call.id);
         let body = match options.form {
             BodyForm::Quickstart => json!({ "type": kind, "data": data }),

@@ -35,6 +35,7 @@ mod calls;
 pub mod control;
 mod conversation;
 mod delivery;
+mod dialogue;
 mod endpoints;
 mod errors;
 mod faults;

@@ -20,31 +20,32 @@ where
             stream::iter(std::iter::once((delivery, false)).chain(copy))
         })
         .flatten();
-    let held = Held { from: Box::pin(doubled), held: Vec::new(), window, dice: rng(seed, 0, Purpose::Order) };
+    let held =
+        Held { from: Box::pin(doubled), waiting: Vec::new(), window, dice: rng(seed, 0, Purpose::Order) };
     stream::unfold(held, Held::next)
 }
 
 /// Holds a window of what is to come and gives away any of it.
 struct Held<S> {
     from: std::pin::Pin<Box<S>>,
-    held: Vec<(Delivery, bool)>,
+    waiting: Vec<(Delivery, bool)>,
     window: usize,
     dice: fastrand::Rng,
 }
 
 impl<S: Stream<Item = (Delivery, bool)>> Held<S> {
     async fn next(mut self) -> Option<((Delivery, bool), Self)> {
-        while self.held.len() < self.window {
+        while self.waiting.len() < self.window {
             match self.from.next().await {
-                Some(next) => self.held.push(next),
+                Some(next) => self.waiting.push(next),
                 None => self.window = 0,
             }
         }
-        if self.held.is_empty() {
+        if self.waiting.is_empty() {
             return None;
         }
-        let at = self.dice.usize(..self.held.len());
-        let next = self.held.remove(at);
+        let at = self.dice.usize(..self.waiting.len());
+        let next = self.waiting.remove(at);
         Some((next, self))
     }
 }

@@ -26,16 +26,20 @@ where
     F: Fn(&State, &Found) -> Value + Send + 'static,
 {
     let state = state.clone();
-    let items = stream::iter(keys.into_iter().enumerate()).map(move |(at, key)| {
-        let comma = if at == 0 { "" } else { "," };
-        // A call replaced since the page was cut leaves a gap, and a gap must not leave a comma.
-        let item = state.show(key).map_or(Value::Null, |found| shape(&state, &found));
-        Bytes::from(format!("{comma}{item}"))
+    let mut comma = "";
+    // A call that was replaced since the page was cut is left out.
+    let items = stream::iter(keys).filter_map(move |key| {
+        let item = state.show(key).map(|found| {
+            let item = Bytes::from(format!("{comma}{}", shape(&state, &found)));
+            comma = ",";
+            item
+        });
+        std::future::ready(item)
     });
-    let fields: String =
-        rest.as_object().into_iter().flatten().map(|(name, value)| format!(",\"{name}\":{value}")).collect();
+    let rest = rest.to_string();
+    let close = format!("],{}", rest.trim_start_matches('{'));
     let open = stream::iter([Bytes::from_static(b"{\"conversations\":[")]);
-    let close = stream::iter([Bytes::from(format!("]{fields}}}"))]);
+    let close = stream::iter([Bytes::from(close)]);
     let body = Body::from_stream(open.chain(items).chain(close).map(Ok::<_, Infallible>));
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }

@@ -190,6 +190,7 @@ impl Default for Mix {
 /// as a path does that is not served on a host.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each door is open or not")]
 pub struct Served {
     /// `GET /v3/…/conversations`
     pub v3_list: bool,

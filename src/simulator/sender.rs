@@ -87,6 +87,7 @@ mod form {
         Body,
     }
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
     pub(super) fn serialize<S: Serializer>(form: &Form, serializer: S) -> Result<S::Ok, S::Error> {
         form.serialize(serializer)
     }

@@ -1,7 +1,7 @@
 //! A [`Call`] in the two shapes PolyAI serves it in.
 //!
-//! v3 is snake_case and has empty strings where the Data API has `null`; the Data API is a camelCase
-//! envelope around snake_case turns. Both carry what recorded answers have and the published schema has not
+//! v3 is `snake_case` and has empty strings where the Data API has `null`; the Data API is a camelCase
+//! envelope around `snake_case` turns. Both carry what recorded answers have and the published schema has not
 //! (June 2026): times with microseconds and `+00:00`, latency as an object, metrics as lists of
 //! `{timestamp, value}`, lists that are `null`. v3 can be told to keep to its schema.
 
@@ -16,6 +16,7 @@ use super::{
 
 /// What of a v3 conversation is asked for.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "as many switches as the query has")]
 pub(super) struct V3 {
     /// Only what the published schema allows.
     pub(super) strict: bool,
@@ -108,7 +109,7 @@ pub(super) fn data_summary(call: &Call) -> Map<String, Value> {
         "handoffDestination": call.handoff.map(|(destination, _)| destination),
         "handoffReason": call.handoff.map(|(_, reason)| reason),
         "inProgress": call.in_progress,
-        "language": call.language,
+        "language": (call.turns.len() > 1).then_some(call.language),
         "note": call.note,
         "polyScore": call.score,
         "polyaiDuration": call.polyai_ms.div_ceil(1000),
@@ -150,13 +151,17 @@ fn data_turn(call: &Call, at: usize, turn: &Turn, functions: &[Value]) -> Value 
     let short: Vec<_> = functions
         .iter()
         .map(|event| {
-            json!({
+            let mut short = json!({
                 "arguments": event["arguments"],
                 "duration": event["duration"],
                 "function_id": event["function_id"],
                 "name": event["name"],
                 "utterance": turn.agent,
-            })
+            });
+            if !event["handoff"].is_null() {
+                short["handoff"] = event["handoff"].clone();
+            }
+            short
         })
         .collect();
     let heard =

@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use metrics::{counter, histogram};
 use tokio::time::Instant;
 
@@ -115,35 +115,50 @@ impl Outcome {
     }
 
     /// One line a delivery. Neither the signature nor the body is in it.
-    fn log(&self, about: Option<&About>, elapsed_ms: u64) {
+    fn log(&self, about: Option<&About>, request_id: &str, elapsed_ms: u64) {
         let outcome = self.label();
         let status = self.status().as_u16();
-        if let Some(About { message_id, event, body_bytes, trace_id }) = about {
-            let Event { kind, environment, conversation_id, .. } = event;
-            let conversation = conversation_id.as_deref().unwrap_or_default();
-            if let Self::NotDurable(error) = self {
-                tracing::warn!(outcome, status, event.id = message_id, event.type = kind, event.environment = environment, conversation.id = conversation, body_bytes, elapsed_ms, trace_id, %error, "delivery not taken; PolyAI will send it again");
-            } else if self.status().is_success() {
-                tracing::info!(outcome, status, event.id = message_id, event.type = kind, event.environment = environment, conversation.id = conversation, body_bytes, elapsed_ms, trace_id, "delivery");
-            } else {
-                tracing::warn!(outcome, status, event.id = message_id, event.type = kind, event.environment = environment, conversation.id = conversation, body_bytes, elapsed_ms, trace_id, "delivery not taken; PolyAI will send it again");
+        let Some(About { message_id, event, body_bytes, trace_id }) = about else {
+            match self {
+                Self::Unverified(reason) | Self::UnverifiedRetry(reason) => {
+                    tracing::warn!(
+                        outcome,
+                        status,
+                        request.id = request_id,
+                        reason = reason.label(),
+                        elapsed_ms,
+                        "delivery refused: {reason}"
+                    );
+                }
+                Self::NotFound | Self::MethodNotAllowed => {
+                    tracing::debug!(outcome, status, request.id = request_id, elapsed_ms, "not a delivery");
+                }
+                _ => {
+                    tracing::warn!(outcome, status, request.id = request_id, elapsed_ms, "delivery not taken")
+                }
             }
             return;
+        };
+        // The same fields at another level; a macro's level is not a value.
+        macro_rules! delivery {
+            ($level:ident, $($rest:tt)*) => {
+                tracing::$level!(
+                    outcome, status, elapsed_ms, body_bytes, trace_id,
+                    request.id = request_id,
+                    event.id = message_id,
+                    event.type = event.kind,
+                    event.environment = event.environment,
+                    conversation.id = event.conversation_id.as_deref().unwrap_or_default(),
+                    $($rest)*
+                )
+            };
         }
         match self {
-            Self::Unverified(reason) | Self::UnverifiedRetry(reason) => {
-                tracing::warn!(
-                    outcome,
-                    status,
-                    reason = reason.label(),
-                    elapsed_ms,
-                    "delivery refused: {reason}"
-                );
+            Self::Accepted | Self::Duplicate => delivery!(info, "delivery"),
+            Self::NotDurable(error) => {
+                delivery!(warn, %error, "delivery not taken; PolyAI will send it again")
             }
-            Self::NotFound | Self::MethodNotAllowed => {
-                tracing::debug!(outcome, status, elapsed_ms, "not a delivery")
-            }
-            _ => tracing::warn!(outcome, status, elapsed_ms, "delivery not taken"),
+            _ => delivery!(warn, "delivery not taken; PolyAI will send it again"),
         }
     }
 }
@@ -182,6 +197,7 @@ pub(super) async fn answer_in_time(
     let deadline = started + receiver.inner.ack_budget.saturating_sub(ANSWER_MARGIN);
     request.extensions_mut().insert(Deadline(deadline));
     let http2 = request.version() == http::Version::HTTP_2;
+    let request_id = request_id(request.headers());
     let mut response = tokio::time::timeout_at(deadline, next.run(request))
         .await
         .unwrap_or_else(|_| Outcome::Late.into_response());
@@ -195,9 +211,18 @@ pub(super) async fn answer_in_time(
     if let Some(outcome) = response.extensions_mut().remove::<Outcome>() {
         counter!("polyhook_deliveries_total", "outcome" => outcome.label()).increment(1);
         histogram!("polyhook_ack_seconds").record(elapsed.as_secs_f64());
-        outcome.log(about.as_ref(), u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        outcome.log(about.as_ref(), &request_id, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
     }
     response
+}
+
+/// The ingress's `X-Request-Id`, if it is one that a log can carry, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get("x-request-id").map(HeaderValue::as_bytes);
+    given
+        .filter(|id| (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic))
+        .and_then(|id| String::from_utf8(id.to_vec()).ok())
+        .unwrap_or_else(|| uuid::Uuid::now_v7().to_string())
 }
 
 /// A panic in a handler: the delivery is not durable, so PolyAI shall try again.

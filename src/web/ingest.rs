@@ -4,7 +4,8 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use tokio::time::timeout_at;
+use metrics::histogram;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Receiver, answer::Outcome, delivery::SignedDelivery};
 use crate::queue::Published;
@@ -14,12 +15,17 @@ pub(super) async fn ingest(State(receiver): State<Receiver>, delivery: SignedDel
     let SignedDelivery { message, about, deadline, _held } = delivery;
     let outcome = match receiver.inner.in_flight.try_acquire() {
         Err(_) => Outcome::Overloaded,
-        Ok(_permit) => match timeout_at(deadline, receiver.inner.queue.publish(message)).await {
-            Ok(Ok(Published::New)) => Outcome::Accepted,
-            Ok(Ok(Published::Duplicate)) => Outcome::Duplicate,
-            Ok(Err(error)) => Outcome::NotDurable(error),
-            Err(_) => Outcome::Late,
-        },
+        Ok(_permit) => {
+            let started = Instant::now();
+            let published = timeout_at(deadline, receiver.inner.queue.publish(message)).await;
+            histogram!("polyhook_publish_seconds").record(started.elapsed().as_secs_f64());
+            match published {
+                Ok(Ok(Published::New)) => Outcome::Accepted,
+                Ok(Ok(Published::Duplicate)) => Outcome::Duplicate,
+                Ok(Err(error)) => Outcome::NotDurable(error),
+                Err(_) => Outcome::Late,
+            }
+        }
     };
     let mut response = outcome.into_response();
     response.extensions_mut().insert(about);

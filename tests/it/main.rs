@@ -1,7 +1,17 @@
 //! Everything that needs more than one module: real processes, real brokers, a real object store.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a helper of tests may fail as loudly as a test"
+)]
+
 mod archive;
+mod layering;
 mod processes;
 mod queue_contract;
+mod rabbitmq;
+mod rabbitmq_contract;
+mod rabbitmq_faults;
 mod sqlite;
 mod support;

@@ -31,7 +31,7 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     /// A wait that the backend offers exactly (the shortest rung of its ladder).
     const SHORT_WAIT: Duration = Duration::from_secs(1);
     /// A wait that the backend offers and no test lives to see.
-    const LONG_WAIT: Duration = Duration::from_secs(600);
+    const LONG_WAIT: Duration = Duration::from_mins(10);
 
     /// An empty store of its own.
     fn start() -> impl Future<Output = Self> + Send;

@@ -190,13 +190,13 @@ async fn a_moved_clock_is_noticed_by_who_waits() {
     let job = take(&queue).await;
     let after = Duration::from_hours(6);
     queue.settle(job.lease, Outcome::Retry { after, history: history(1) }).await.unwrap();
-    let waits = take(&queue);
-    let moves = async {
+    let waiting = take(&queue);
+    let advancing = async {
         tokio::time::sleep(Duration::from_millis(400)).await;
         clock.advance(after);
         Instant::now()
     };
-    let (job, moved) = tokio::join!(waits, moves);
+    let (job, moved) = tokio::join!(waiting, advancing);
     assert_eq!(job.history, history(1));
     assert!(moved.elapsed() < Duration::from_secs(2));
     queue.close().await;

@@ -152,7 +152,7 @@ impl Endpoint {
         }
         let mut uri: AMQPUri = match parsed.host() {
             Some(Host::Domain("")) | None => return Err("it names no host".to_owned()),
-            Some(_) => text.parse().map_err(|reason| format!("{reason}"))?,
+            Some(_) => text.parse()?,
         };
         // lapin knows names only, and would take the default, localhost, for an address like this.
         if let Some(Host::Ipv6(address)) = parsed.host() {
@@ -287,7 +287,7 @@ mod tests {
         ] {
             let error = Broker::new(&config(&["amqp://mq", bad])).err().unwrap();
             let told = format!("{error} {error:?}");
-            assert!(told.contains("2"), "{told}");
+            assert!(told.contains('2'), "{told}");
             assert!(!told.contains("hunter2"), "{told}");
         }
         assert!(matches!(Broker::new(&config(&[])), Err(OpenError::NoUrl)));

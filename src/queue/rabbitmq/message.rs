@@ -38,7 +38,7 @@ const LONGEST_HEADER: usize = 2048;
 const LONGEST_HISTORY: usize = 64 * 1024;
 
 /// Why a message cannot be sent at all.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooLong(&'static str);
 
 impl std::fmt::Display for TooLong {

@@ -2,12 +2,12 @@
 //!
 //! What is promised, and where it is kept:
 //!
-//! * A published message is durable: persistent, mandatory, and the confirm is read in full ([`publisher`]).
+//! * A published message is durable: persistent, mandatory, and the confirm is read in full (`publisher.rs`).
 //! * Trouble is told at once where it is known: while the broker is away, or takes nothing because it is
 //!   short of memory or disk, publishing fails without waiting. `publish_timeout` bounds the rest. A message
 //!   that timed out may still arrive: a duplicate, never a loss.
-//! * Nobody has to restart us: connections come back by themselves ([`connection`]), and declare what is
-//!   missing ([`topology`]).
+//! * Nobody has to restart us: connections come back by themselves (`connection.rs`), and declare what is
+//!   missing (`topology.rs`).
 //! * A job leaves the fetch queue only when it is acknowledged. A retry and a dead letter are confirmed in
 //!   their new queue first; where that fails the job keeps its lease for ten seconds, in which settling may
 //!   be tried again, and then goes back to the broker. AMQP does not confirm the acknowledgement itself: one
@@ -56,10 +56,10 @@ mod tls;
 mod topology;
 
 /// Deliveries, by four tasks: more are not faster, and one is slower.
-const EVENTS: Manner = Manner { tasks: 4, window: 128, metered: true };
+const EVENTS: Manner = Manner { tasks: 4, window: 128 };
 /// Announcements, retries and dead letters: one at a time on a channel, so that what is returned is known
 /// exactly.
-const OTHERS: Manner = Manner { tasks: 4, window: 1, metered: false };
+const OTHERS: Manner = Manner { tasks: 4, window: 1 };
 /// For how long, and of how many messages, duplicates are recognised. PolyAI's last retry comes after about
 /// five and a half hours.
 const REMEMBERED: Duration = Duration::from_hours(6);
@@ -351,10 +351,13 @@ impl Queue for RabbitMq {
         let mut first = false;
         // Of several at once, one publishes and the others wait for its confirm. If its caller hangs up,
         // the next of them publishes.
-        let stored = self.seen.try_get_with(message.dedup, async {
+        let dedup = message.dedup;
+        // Boxed, because the cache holds it by value several times.
+        let store = Box::pin(async {
             first = true;
             self.store_event(message).await
         });
+        let stored = self.seen.try_get_with(dedup, store);
         self.in_time(async { stored.await.map_err(|error| QueueError::clone(&error)) }).await?;
         Ok(if first { Published::New } else { Published::Duplicate })
     }

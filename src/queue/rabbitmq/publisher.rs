@@ -68,8 +68,6 @@ pub(super) struct Manner {
     pub(super) tasks: usize,
     /// How many messages may be unconfirmed on a channel.
     pub(super) window: usize,
-    /// Whether the time to the confirm is recorded.
-    pub(super) metered: bool,
 }
 
 /// The way in, for everybody.
@@ -190,7 +188,7 @@ impl Publisher {
                 _ = session.ended() => return self.lost(session, unanswered).await,
                 Some(first) = flights.next(), if !flights.is_empty() => {
                     let landed = all_that_landed(first, &mut flights);
-                    if let Err(reason) = unanswered.settle(landed, self.manner.metered) {
+                    if let Err(reason) = unanswered.settle(landed) {
                         // What closed the channel (a deleted exchange?) may need a new declaration.
                         session.fail(reason);
                     }
@@ -326,7 +324,7 @@ impl Unanswered {
     }
 
     /// Answers those whose messages landed. The error is a reason why the channel is over.
-    fn settle(&mut self, landed: Vec<Landed>, metered: bool) -> Result<(), String> {
+    fn settle(&mut self, landed: Vec<Landed>) -> Result<(), String> {
         let came_back = |landed: &Landed| {
             matches!(&landed.outcome, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))))
         };
@@ -350,10 +348,7 @@ impl Unanswered {
                     Err(QueueError::Unavailable(format!("the connection to the broker was lost: {error}")))
                 }
             };
-            if let Some((waiting, since)) = self.waiting.remove(&number) {
-                if metered {
-                    metrics::histogram!("polyhook_publish_seconds").record(since.elapsed());
-                }
+            if let Some((waiting, _)) = self.waiting.remove(&number) {
                 let _ = waiting.send(answer);
             }
         }

@@ -4,7 +4,7 @@
 //! the start and not the first reconnect at night. lapin's own way would build it on every connect, and
 //! would refuse to work on a machine without system authorities even where an own one is configured.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lapin::tcp::{RustlsConnector, RustlsConnectorConfig};
 use rustls::{
@@ -76,7 +76,7 @@ fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'st
     Ok(certificates)
 }
 
-fn private_key(path: &PathBuf) -> Result<PrivateKeyDer<'static>, OpenError> {
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, OpenError> {
     let pem = zeroize::Zeroizing::new(read(path, "client_key_file")?);
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
         OpenError::Tls(format!(

@@ -21,7 +21,7 @@ const FETCH_DELIVERY_LIMIT: i64 = 100;
 /// Where nothing may be dropped, however often somebody looks at it. 3.10 does not take -1.
 const NO_DELIVERY_LIMIT: i64 = 2_000_000_000;
 /// The wait for jobs that ask for one while the ladder has no rungs.
-const ONLY_RUNG: Duration = Duration::from_secs(60);
+const ONLY_RUNG: Duration = Duration::from_mins(1);
 const LONGEST_PREFIX: usize = 64;
 
 /// A queue that holds jobs for a time.

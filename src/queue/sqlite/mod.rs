@@ -1,7 +1,7 @@
 //! The embedded queue: one SQLite file on a local disk, no broker. The default.
 //!
 //! * **Durable**: write-ahead log with `synchronous=FULL`; a publish is answered after the fsync of its commit.
-//!   One thread writes ([`writer`]) and commits for all who wait at that moment.
+//!   One thread writes (`writer.rs`) and commits for all who wait at that moment.
 //! * **Leases**: a claimed job is extended while this queue lives. When its process dies the job comes back
 //!   within [`SqliteOptions::lease`], at [`Queue::close`] at once.
 //! * **Several processes** of one machine may share the file. Theirs are found by a look four times a second,
@@ -40,6 +40,7 @@ mod read;
 mod request;
 mod schema;
 mod store;
+mod trouble;
 mod writer;
 
 pub use read::DeadLetter;
@@ -196,7 +197,7 @@ impl Sqlite {
             .map_err(|error| {
                 QueueError::Unavailable(format!(
                     "cannot read the queue file: {error}{}",
-                    schema::hint(&error)
+                    trouble::hint(&error)
                 ))
             })
     }

@@ -13,6 +13,8 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use thiserror::Error;
 
+use super::trouble::hint;
+
 /// `plhk`
 const APPLICATION_ID: i32 = 0x706c_686b;
 
@@ -119,24 +121,6 @@ pub enum OpenError {
     /// The writer's thread could not be started.
     #[error("cannot start a thread for the queue: {0}; raise the limit of processes")]
     Thread(io::Error),
-}
-
-/// What a person can do about an error of SQLite's.
-pub(super) fn hint(error: &rusqlite::Error) -> &'static str {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => "; free space on its disk",
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-            "; it and its folder must be writable for the user polyhook runs as"
-        }
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            "; another process keeps it locked: close what has it open (a shell, a backup)"
-        }
-        Some(ErrorCode::SystemIoFailure) => "; look for errors of its disk in the system's log",
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            "; it is damaged: move it away (polyhook begins a new one) and recover it with `sqlite3 FILE .recover`"
-        }
-        _ => "",
-    }
 }
 
 /// Opens the file for writing, makes it if need be, and brings it to the present layout.

@@ -12,7 +12,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt,
     path::PathBuf,
     sync::{
         Arc,
@@ -22,16 +21,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
 use super::{
     SqliteOptions,
     request::{Handover, Pending, Request},
-    schema::{self, OpenError},
+    schema::OpenError,
     store::Store,
+    trouble::Trouble,
 };
-use crate::queue::{Job, Lease, Outcome, QueueError};
+use crate::queue::{Job, Lease, Outcome};
 
 /// How often a waiting consumer looks for jobs of other processes, and for a clock that was moved.
 const POLL: Duration = Duration::from_millis(250);
@@ -57,62 +56,6 @@ pub(super) struct Writer {
     sweep_at: Instant,
     poll_at: Instant,
     in_trouble: bool,
-}
-
-/// Why a transaction came to nothing.
-enum Trouble {
-    Open(OpenError),
-    Sqlite(rusqlite::Error),
-    Gone,
-}
-
-impl From<rusqlite::Error> for Trouble {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open(error) => write!(f, "{error}"),
-            Self::Sqlite(error) => {
-                write!(f, "cannot write the queue file: {error}{}", schema::hint(error))
-            }
-            Self::Gone => f.write_str(
-                "the queue file was deleted or replaced while it was in use; what was in it is lost unless you put it back",
-            ),
-        }
-    }
-}
-
-impl Trouble {
-    /// Whether it is a single request's own and the others would have got through.
-    fn is_one_requests(&self) -> bool {
-        match self {
-            Self::Open(_) | Self::Gone => false,
-            Self::Sqlite(error) => match error.sqlite_error_code() {
-                Some(code) => matches!(
-                    code,
-                    ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch
-                ),
-                None => true,
-            },
-        }
-    }
-
-    /// Whether the connection is as good as before.
-    fn leaves_the_file_usable(&self) -> bool {
-        self.is_one_requests()
-            || matches!(self, Self::Sqlite(error) if matches!(
-                error.sqlite_error_code(),
-                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
-            ))
-    }
-
-    fn to_queue_error(&self) -> QueueError {
-        QueueError::Unavailable(self.to_string())
-    }
 }
 
 /// What [`Writer::gather`] found beside things to write.

@@ -87,7 +87,7 @@ impl Seaweed {
     async fn takes_objects(&self) -> bool {
         let store = self.client();
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(60) {
+        while start.elapsed() < Duration::from_mins(1) {
             if TcpStream::connect(("127.0.0.1", self.port)).is_ok()
                 && store.put(&"ready".into(), "ready".into()).await.is_ok()
             {
@@ -125,14 +125,22 @@ impl Seaweed {
         }
     }
 
-    /// What the server's own file view says of the uploads that are neither finished nor aborted, as text.
-    pub(crate) fn unfinished_uploads(&self) -> String {
+    /// The keys of uploads that are neither finished nor aborted, from the server's own view of its files.
+    pub(crate) fn unfinished_uploads(&self) -> Vec<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.filer)).unwrap();
         let path = format!("/buckets/{BUCKET}/.uploads/?limit=1000");
         write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        answer
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        if head.contains(" 404 ") {
+            return Vec::new();
+        }
+        assert!(head.contains(" 200 "), "{head}");
+        let listing: serde_json::Value = serde_json::from_str(body).unwrap();
+        let entries = listing["Entries"].as_array().cloned().unwrap_or_default();
+        let key = |entry: serde_json::Value| decoded(entry["Extended"]["key"].as_str().unwrap());
+        entries.into_iter().map(key).collect()
     }
 }
 
@@ -141,6 +149,22 @@ impl Drop for Seaweed {
         drop(self.pipe.take());
         let _ = self.watch.wait();
     }
+}
+
+/// Base64, of a text.
+fn decoded(text: &str) -> String {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let sextets = text.bytes().filter_map(|byte| ALPHABET.iter().position(|letter| *letter == byte));
+    let (mut bits, mut held, mut bytes) = (0usize, 0, Vec::new());
+    for sextet in sextets {
+        bits = bits << 6 | sextet;
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push(u8::try_from(bits >> held & 0xFF).unwrap());
+        }
+    }
+    String::from_utf8(bytes).unwrap()
 }
 
 fn weed() -> PathBuf {

@@ -1,0 +1,54 @@
+//! The queue on RabbitMQ keeps what every queue promises.
+
+use std::sync::Arc;
+
+use polyhook::{
+    clock::Clock,
+    lifecycle::Lifecycle,
+    queue::{
+        Announced, Queue,
+        rabbitmq::{Options, RabbitMq},
+    },
+};
+use tokio::time::{Duration, sleep, timeout};
+
+use crate::{
+    queue_contract::{Backend, contract_suite},
+    rabbitmq::config,
+    support::rabbit::{SHARED, prefix},
+};
+
+struct Rabbit {
+    prefix: String,
+    life: Lifecycle,
+}
+
+impl Backend for Rabbit {
+    // Each process remembers for itself, and the suite asks two of them.
+    const RECOGNISES_DUPLICATES: bool = false;
+    const UNASKED_ANNOUNCEMENT: Announced = Announced::Unrouted;
+
+    async fn start() -> Self {
+        Self { prefix: prefix(), life: Lifecycle::new() }
+    }
+
+    async fn open(&self) -> Arc<dyn Queue> {
+        let options = Options {
+            config: &config(&SHARED.url(), &self.prefix),
+            delays: vec![Self::SHORT_WAIT, Self::LONG_WAIT],
+            // The suite holds many jobs at a time.
+            consume: Some(250),
+            clock: Clock::System,
+        };
+        let queue = RabbitMq::open(options, &self.life).unwrap();
+        let ready = async {
+            while queue.ready().await.is_err() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), ready).await.expect("ready in time");
+        queue
+    }
+}
+
+contract_suite!(Rabbit);

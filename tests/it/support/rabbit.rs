@@ -1,0 +1,298 @@
+//! A private RabbitMQ node: own name, ports, data and epmd, on loopback only.
+//!
+//! Everything is on a leash: a shell that waits for its standard input to end, as it does when this process
+//! dies in whatever way, and then kills what it started and removes the data. So nothing is left behind,
+//! even by a node in a `static`, which is never dropped.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::{TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        LazyLock, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+const CTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A node that all tests may use, as long as they leave it in peace: each takes a prefix of its own.
+pub(crate) static SHARED: LazyLock<Node> = LazyLock::new(|| Node::start(ClientCertificate::Optional));
+
+/// A prefix that nobody else has.
+pub(crate) fn prefix() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Whether the TLS port lets in those who have no certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientCertificate {
+    Optional,
+    Required,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Node {
+    name: String,
+    folder: PathBuf,
+    port: u16,
+    tls_port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+    server: Mutex<Option<Leashed>>,
+    _epmd: Leashed,
+}
+
+impl Node {
+    /// Starts a node and waits until it takes connections.
+    pub(crate) fn start(client_certificate: ClientCertificate) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        assert!(
+            Path::new(SERVER).exists(),
+            "these tests run against a real RabbitMQ, and {SERVER} is missing: apt-get install rabbitmq-server (its own service need not run)"
+        );
+        let folder = tempfile::Builder::new().prefix("polyhook-rabbit-").tempdir().unwrap().keep();
+        let [port, tls_port, dist_port, epmd_port] = free_ports();
+        make_certificates(&folder);
+        let shown = folder.display();
+        let required = client_certificate == ClientCertificate::Required;
+        let config = format!(
+            "listeners.tcp.1 = 127.0.0.1:{port}\n\
+             listeners.ssl.1 = 127.0.0.1:{tls_port}\n\
+             ssl_options.cacertfile = {shown}/ca.pem\n\
+             ssl_options.certfile = {shown}/server.pem\n\
+             ssl_options.keyfile = {shown}/server.key\n\
+             ssl_options.verify = verify_peer\n\
+             ssl_options.fail_if_no_peer_cert = {required}\n\
+             disk_free_limit.absolute = 1MB\n\
+             log.file.level = info\n"
+        );
+        fs::write(folder.join("rabbitmq.conf"), config).unwrap();
+        fs::write(folder.join("enabled_plugins"), "[].\n").unwrap();
+        let cookie = folder.join(".erlang.cookie");
+        fs::write(&cookie, format!("polyhook{}", fastrand::u64(..))).unwrap();
+        fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400)).unwrap();
+        let epmd_arguments = ["-port", &epmd_port.to_string(), "-address", "127.0.0.1"];
+        let epmd = Leashed::start("epmd", &epmd_arguments, &[], &folder, true);
+        wait_for_port(epmd_port, &folder);
+        let node = Self {
+            name: format!(
+                "polyhook{}-{}@localhost",
+                std::process::id(),
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            ),
+            folder,
+            port,
+            tls_port,
+            dist_port,
+            epmd_port,
+            server: Mutex::new(None),
+            _epmd: epmd,
+        };
+        node.restart();
+        node
+    }
+
+    /// `amqp://…`, as the user that may do everything.
+    pub(crate) fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// `amqps://…`
+    pub(crate) fn tls_url(&self) -> String {
+        format!("amqps://guest:guest@localhost:{}/%2f", self.tls_port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A file of this node's: `ca.pem`, `client.pem`, `client.key`, `stranger.pem` (another authority).
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Starts the server, again if need be, on the same ports and data, and waits for it.
+    pub(crate) fn restart(&self) {
+        let mut server = self.server.lock().unwrap();
+        *server = None;
+        *server = Some(Leashed::start(SERVER, &[], &self.environment(), &self.folder, false));
+        wait_for_port(self.port, &self.folder);
+        wait_for_port(self.tls_port, &self.folder);
+    }
+
+    /// `kill -9`
+    pub(crate) fn kill(&self) {
+        *self.server.lock().unwrap() = None;
+    }
+
+    /// An orderly end.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            assert!(Instant::now() < deadline, "the node does not stop");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.kill();
+    }
+
+    /// Freezes the server: its sockets stay open, and nobody is there.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets a frozen server go on.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Runs `rabbitmqctl` and returns what it printed.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new(CTL)
+            .args(["-q", "-n", &self.name])
+            .args(arguments)
+            .envs(self.environment())
+            .output()
+            .expect("rabbitmqctl runs");
+        assert!(
+            output.status.success(),
+            "rabbitmqctl {arguments:?}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let server = self.server.lock().unwrap();
+        killpg(server.as_ref().expect("the server runs").group, signal).expect("the server is there");
+    }
+
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let path = |name: &str| self.folder.join(name).display().to_string();
+        let loopback = "-kernel inet_dist_use_interface {127,0,0,1}".to_owned();
+        vec![
+            ("HOME", self.folder.display().to_string()),
+            ("RABBITMQ_NODENAME", self.name.clone()),
+            ("RABBITMQ_DIST_PORT", self.dist_port.to_string()),
+            ("RABBITMQ_MNESIA_BASE", path("mnesia")),
+            ("RABBITMQ_LOG_BASE", path("log")),
+            ("RABBITMQ_CONFIG_FILE", path("rabbitmq")),
+            ("RABBITMQ_CONF_ENV_FILE", "/dev/null".to_owned()),
+            ("RABBITMQ_ENABLED_PLUGINS_FILE", path("enabled_plugins")),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", loopback.clone()),
+            ("RABBITMQ_CTL_ERL_ARGS", loopback),
+            ("ERL_EPMD_PORT", self.epmd_port.to_string()),
+            ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+        ]
+    }
+}
+
+/// A process that ends with this one, or when dropped.
+#[derive(Debug)]
+struct Leashed {
+    leash: Child,
+    group: Pid,
+}
+
+impl Leashed {
+    fn start(
+        program: &str,
+        arguments: &[&str],
+        environment: &[(&'static str, String)],
+        folder: &Path,
+        remove_folder: bool,
+    ) -> Self {
+        // The end of the input is the end of whoever holds the leash. The program leads a process group,
+        // because RabbitMQ's is a script that starts the server.
+        const LEASH: &str = r#"
+            folder=$1 remove=$2; shift 2
+            setsid "$@" </dev/null >>"$folder/output" 2>&1 &
+            echo $!
+            exec >&-
+            cat >/dev/null
+            # epmd goes last, or the server would start another that nobody holds.
+            if [ "$remove" = true ]; then sleep 1; fi
+            kill -9 -$! 2>/dev/null
+            wait $! 2>/dev/null
+            if [ "$remove" = true ]; then rm -rf "$folder"; fi
+        "#;
+        let mut leash = Command::new("sh")
+            .args(["-c", LEASH, "leash"])
+            .arg(folder)
+            .arg(remove_folder.to_string())
+            .arg(program)
+            .args(arguments)
+            .envs(environment.iter().map(|(key, value)| (*key, value.as_str())))
+            // A terminal's signals are for us; the leash is told by our end.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let mut line = String::new();
+        let output = leash.stdout.take().expect("a pipe");
+        BufReader::new(output).read_line(&mut line).expect("a process id");
+        let group = Pid::from_raw(line.trim().parse().expect("a process id"));
+        Self { leash, group }
+    }
+}
+
+impl Drop for Leashed {
+    fn drop(&mut self) {
+        drop(self.leash.stdin.take());
+        let _ = self.leash.wait();
+    }
+}
+
+fn free_ports<const N: usize>() -> [u16; N] {
+    // All are held until all are found, or one could be given twice.
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("an address").port())
+}
+
+fn wait_for_port(port: u16, folder: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if Instant::now() > deadline {
+            let output = fs::read_to_string(folder.join("output")).unwrap_or_default();
+            panic!("nobody listens on port {port} after {PATIENCE:?}:\n{output}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn make_certificates(folder: &Path) {
+    let authority = || {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("authority {}", fastrand::u64(..)));
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    };
+    let (ours, stranger) = (authority(), authority());
+    let write = |name: &str, content: String| fs::write(folder.join(name), content).unwrap();
+    write("ca.pem", ours.as_ref().pem());
+    write("stranger.pem", stranger.as_ref().pem());
+    for (name, subject) in [("server", "localhost"), ("client", "polyhook")] {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([subject.to_owned()]).unwrap();
+        write(&format!("{name}.pem"), params.signed_by(&key, &ours).unwrap().pem());
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
+}
