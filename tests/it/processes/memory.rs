@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{read_json, sound_archive};
-use crate::support::process::{PolyAi, Site, deliver, eventually, within};
+use crate::support::process::{PATIENCE, PolyAi, Site, deliver, eventually, within};
 
 /// The worker's peak resident memory in KiB while recordings of that size stream into the archive.
 fn peak_kib(recordings: usize, each: &str, bytes: u64) -> u64 {
@@ -30,7 +30,8 @@ fn peak_kib(recordings: usize, each: &str, bytes: u64) -> u64 {
     let mut work = site.polyhook(["work"]).start();
     work.ready();
     let idle = work.status_kib("VmHWM");
-    within(Duration::from_mins(30), "archived", || site.manifests().len() == recordings);
+    let patience = if bytes > 1 << 30 { Duration::from_mins(30) } else { PATIENCE };
+    within(patience, "archived", || site.manifests().len() == recordings);
     let peak = work.status_kib("VmHWM");
     let elapsed = start.elapsed();
     work.stop();
