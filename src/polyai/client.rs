@@ -15,6 +15,7 @@ use http::{
 };
 use jiff::Timestamp;
 use metrics::{counter, histogram};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Response;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -34,6 +35,8 @@ use crate::{clock::Clock, secret::Secret};
 const MAX_CONVERSATION_BYTES: usize = 32 << 20;
 /// How much of an error's body is read for its code.
 const MAX_ERROR_BYTES: usize = 16 << 10;
+/// What of an identifier stands as it is in a path: the unreserved characters of RFC 3986.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// For one conversation, from request to last byte.
 const CONVERSATION_TIMEOUT: Duration = Duration::from_mins(1);
 /// A pause where a 429 does not say for how long.
@@ -163,15 +166,17 @@ impl PolyAi {
             let get = async {
                 let response = self.get(project, access, url, "application/json", "conversation").await?;
                 let correlation = correlation_id(response.headers());
-                let json = read_whole(response, MAX_CONVERSATION_BYTES, host).await?;
-                let bad = || ApiError {
+                let answered = |error| ApiError {
                     correlation_id: correlation.clone(),
-                    status: Some(200),
-                    ..ApiError::new(ErrorKind::BadAnswer, host)
+                    status: Some(StatusCode::OK.as_u16()),
+                    ..error
                 };
+                let bad = || answered(ApiError::new(ErrorKind::BadAnswer, host));
+                let json = read_whole(response, MAX_CONVERSATION_BYTES, host).await.map_err(answered)?;
                 let summary = Summary::read(&json).map_err(|_| bad())?;
-                // Another conversation under this name would be worse than none.
-                if summary.id.as_deref().is_some_and(|other| other != id) {
+                // Another conversation under this name would be worse than none, and so would something
+                // that is JSON but no conversation.
+                if summary.id.as_deref() != Some(id) {
                     return Err(bad());
                 }
                 Ok(Conversation { json, summary, api, fetched_at: self.clock.now() })
@@ -201,15 +206,18 @@ impl PolyAi {
                 |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
             let content_type = header(CONTENT_TYPE).map(str::to_owned);
             let host = host.to_owned();
+            let correlation = correlation_id(response.headers());
             Ok(Recording {
                 content_length: response.content_length(),
                 content_type,
-                correlation_id: correlation_id(response.headers()),
-                body: Box::pin(
-                    response
-                        .bytes_stream()
-                        .map(move |part| part.map_err(|error| ApiError::transport(&error, &host))),
-                ),
+                correlation_id: correlation.clone(),
+                body: Box::pin(response.bytes_stream().map(move |part| {
+                    part.map_err(|error| ApiError {
+                        correlation_id: correlation.clone(),
+                        status: Some(StatusCode::OK.as_u16()),
+                        ..ApiError::transport(&error, &host)
+                    })
+                })),
             })
         })
         .await
@@ -265,7 +273,16 @@ impl PolyAi {
         accept: &'static str,
         operation: &'static str,
     ) -> Result<Response, ApiError> {
+        let awake = || match project.throttle.paused_for() {
+            Some(left) => {
+                Err(ApiError { retry_after: Some(left), ..ApiError::new(ErrorKind::Paused, access.host()) })
+            }
+            None => Ok(()),
+        };
+        awake()?;
         project.throttle.turn().await;
+        // Somebody else's 429 may have come meanwhile.
+        awake()?;
         let started = Instant::now();
         let sent = self
             .http
@@ -364,18 +381,17 @@ impl Access {
         if matches!(id, "" | "." | "..") {
             return None;
         }
+        // Encoded here and not by the URL's segments, which drop tabs and newlines and so would ask for the
+        // conversation of another id.
+        let word = |id: &str| utf8_percent_encode(id, SEGMENT).to_string();
+        let (account, agent, id) = (word(&project.account_id), word(&project.project_id), word(id));
+        let base = self.base.path().trim_end_matches('/');
+        let audio_path = if audio.is_some() { "/audio" } else { "" };
         let mut url = self.base.clone();
-        {
-            let mut path = url.path_segments_mut().ok()?;
-            path.pop_if_empty();
-            match api {
-                Api::V3 => path.extend(["v3", &project.account_id, &project.project_id, "conversations", id]),
-                Api::Data => path.extend(["v1", "agents", &project.project_id, "conversations", id]),
-            };
-            if audio.is_some() {
-                path.push("audio");
-            }
-        }
+        url.set_path(&match api {
+            Api::V3 => format!("{base}/v3/{account}/{agent}/conversations/{id}{audio_path}"),
+            Api::Data => format!("{base}/v1/agents/{agent}/conversations/{id}{audio_path}"),
+        });
         if let Some((direction, redacted)) = audio {
             url.query_pairs_mut()
                 .append_pair("direction", direction.label())
@@ -469,6 +485,9 @@ mod tests {
         let url = |id: &str| access.url(Api::V3, project, id, None).map(|url| url.path().to_owned());
         assert_eq!(url("CA1").unwrap(), "/v3/a%2Fc/p%3Fq/conversations/CA1");
         assert_eq!(url("../../x%2f#?").unwrap(), "/v3/a%2Fc/p%3Fq/conversations/..%2F..%2Fx%252f%23%3F");
+        assert_eq!(url("\tC\nA1\0").unwrap(), "/v3/a%2Fc/p%3Fq/conversations/%09C%0AA1%00");
+        assert_eq!(url(".\t.").unwrap(), "/v3/a%2Fc/p%3Fq/conversations/.%09.");
+        assert_eq!(url("%2e%2e").unwrap(), "/v3/a%2Fc/p%3Fq/conversations/%252e%252e");
         assert_eq!(url(".."), None);
         assert_eq!(url(""), None);
     }

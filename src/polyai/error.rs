@@ -36,6 +36,8 @@ pub enum ErrorKind {
     NotServed,
     /// 429
     RateLimited,
+    /// Not asked: a 429 paused the project and the pause is not over.
+    Paused,
     /// 408 or 5xx
     Unavailable,
     /// No connection, a reset, a name that does not resolve, TLS.
@@ -80,6 +82,7 @@ impl ErrorKind {
             Self::UnknownProject => "unknown_project",
             Self::NotServed => "not_served",
             Self::RateLimited => "rate_limited",
+            Self::Paused => "paused",
             Self::Unavailable => "api_unavailable",
             Self::Network => "network",
             Self::Timeout => "timeout",
@@ -112,6 +115,7 @@ impl ErrorKind {
             Self::RateLimited => {
                 "too many requests: the project is paused; lower polyai.max_requests_per_second if it persists"
             }
+            Self::Paused => "not asked, because the project is paused by a 429; it is when the pause is over",
             Self::Unavailable => "PolyAI's API has trouble of its own",
             Self::Network => "the host cannot be reached: check DNS, proxy and firewall if it persists",
             Self::Timeout => "the host did not answer in time",
@@ -154,6 +158,7 @@ impl ApiError {
             | ErrorKind::Refused => Advice::GiveUp,
             ErrorKind::RecordingNotFound
             | ErrorKind::RateLimited
+            | ErrorKind::Paused
             | ErrorKind::Unavailable
             | ErrorKind::Network
             | ErrorKind::Timeout

@@ -18,7 +18,9 @@ pub(super) struct Throttle {
 impl Throttle {
     pub(super) fn new(per_second: u32) -> Self {
         let per_second = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
-        Self { rate: RateLimiter::direct(Quota::per_second(per_second)), paused_until: Mutex::new(None) }
+        // Without a burst: with one, the first second would have twice as many.
+        let quota = Quota::per_second(per_second).allow_burst(NonZeroU32::MIN);
+        Self { rate: RateLimiter::direct(quota), paused_until: Mutex::new(None) }
     }
 
     /// Waits for this request's turn.

@@ -79,6 +79,9 @@ pub struct Attempt {
 pub struct History {
     /// How many tries have failed.
     pub failures: usize,
+    /// How many of them only waited for what comes with time; these climb no ladder.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waits: usize,
     /// The first try and the latest ones, in order.
     pub attempts: Vec<Attempt>,
 }
@@ -95,6 +98,17 @@ impl History {
         }
         self.attempts.push(attempt);
     }
+
+    /// Adds a try that came too early, such as one for a call that is not over.
+    pub fn push_wait(&mut self, attempt: Attempt) {
+        self.waits += 1;
+        self.push(attempt);
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A leased message.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     archive::ArchiveError,
-    polyai::{Advice, ApiError, UnknownProject},
+    polyai::{Advice, ApiError, ErrorKind, UnknownProject},
     queue::{Attempt, QueueError},
 };
 
@@ -66,6 +66,10 @@ impl Failure {
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         let next = match error.advice() {
+            // PolyAI was not asked at all.
+            Advice::Retry(after) if error.kind == ErrorKind::Paused => {
+                Next::Postpone(after.unwrap_or_default())
+            }
             Advice::Retry(after) => Next::Retry(after),
             Advice::GiveUp => Next::Dead,
         };

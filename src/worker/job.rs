@@ -17,7 +17,7 @@ use crate::{
         Trigger,
     },
     event::{self, CONVERSATION_DISCOVERED, Event},
-    polyai::{Api, Conversation, ErrorKind, Project, Summary},
+    polyai::{Advice, Api, ApiError, Conversation, ErrorKind, Project, Summary},
     queue::{Announced, Message},
 };
 
@@ -162,34 +162,18 @@ impl Inner {
     async fn fetch(&self, request: &Request) -> Result<(&Project, Conversation), Failure> {
         let candidates =
             self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
-        let several = candidates.len() > 1;
-        let mut unknown = None;
-        for project in candidates {
-            if let Some(left) = project.paused_for() {
-                let detail = "PolyAI asked this project to slow down; the job waits for the end of the pause";
-                return Err(Failure::new("paused", detail, Next::Postpone(left)));
-            }
+        if let [project] = candidates[..] {
+            return Ok((project, self.polyai.conversation(project, &request.conversation_id).await?));
+        }
+        let mut failures = Vec::new();
+        for project in &candidates {
             match self.polyai.conversation(project, &request.conversation_id).await {
                 Ok(conversation) => return Ok((project, conversation)),
-                Err(error)
-                    if several
-                        && matches!(
-                            error.kind,
-                            ErrorKind::UnknownConversation
-                                | ErrorKind::UnknownProject
-                                | ErrorKind::NotServed
-                                | ErrorKind::KeyLacksScope
-                        ) =>
-                {
-                    unknown = Some(error);
-                }
-                Err(error) => return Err(error.into()),
+                // Trouble of one project must not hide what another has.
+                Err(error) => failures.push((project.project_id(), error)),
             }
         }
-        Err(unknown.map_or_else(
-            || Failure::new("unknown_project", "no project is configured", Next::Dead),
-            Failure::from,
-        ))
+        Err(nobody_knows(failures))
     }
 
     fn in_progress(&self, request: &Request) -> Failure {
@@ -289,6 +273,29 @@ impl Inner {
         };
         counter!("polyhook_announcements_total", "outcome" => outcome).increment(1);
         Ok(())
+    }
+}
+
+/// Several projects were asked and none had the conversation. Who could not be asked now may have it; failing
+/// that, who could not be asked for good; only what all have denied is unknown.
+fn nobody_knows(failures: Vec<(&str, ApiError)>) -> Failure {
+    let asked: Vec<_> = failures.iter().map(|(project, _)| *project).collect();
+    let asked = asked.join(", ");
+    let rank = |(_, error): &(&str, ApiError)| match (error.advice(), error.kind) {
+        (Advice::Retry(_), _) => 2,
+        (Advice::GiveUp, ErrorKind::UnknownConversation | ErrorKind::UnknownProject) => 0,
+        (Advice::GiveUp, _) => 1,
+    };
+    let Some((project, error)) = failures.into_iter().max_by_key(rank) else {
+        return Failure::new("unknown_project", "no project is configured", Next::Dead);
+    };
+    let failure = Failure::from(error);
+    Failure {
+        detail: format!(
+            "the event names no project; of {asked} none gave the conversation, {project}: {}",
+            failure.detail
+        ),
+        ..failure
     }
 }
 

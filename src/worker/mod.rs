@@ -39,6 +39,9 @@ pub use job::{Archived, Done, Request};
 
 /// How long running jobs may take after the drain has started.
 pub const FINISH_TIMEOUT: Duration = Duration::from_secs(7);
+/// A `Retry-After` of nothing at all would be a tight loop, and one of a century a job that is lost.
+const SHORTEST_KNOWN: Duration = Duration::from_secs(1);
+const LONGEST_KNOWN: Duration = Duration::from_hours(24);
 /// A settlement that fails is tried again this often; after that the lease runs out by itself.
 const SETTLE_TRIES: u32 = 5;
 
@@ -147,14 +150,22 @@ impl Inner {
         if let Next::Postpone(after) = failure.next {
             return ("postponed", Outcome::Retry { after, history: history.clone() });
         }
-        history.push(failure.attempt(self.clock.now()));
-        let rung = self.ladder.delay(history.failures);
+        let attempt = failure.attempt(self.clock.now());
+        match failure.next {
+            // A call that lasts an hour must not have used up the tries for real trouble after it.
+            Next::Wait(_) => history.push_wait(attempt),
+            _ => history.push(attempt),
+        }
         let after = match failure.next {
             Next::Dead => None,
-            Next::Retry(known) => {
-                rung.map(|rung| known.map_or(rung, |known| known.max(Duration::from_secs(1))))
+            Next::Retry(known) => self
+                .ladder
+                .delay(history.failures.saturating_sub(history.waits))
+                .map(|rung| known.map_or(rung, |known| known.clamp(SHORTEST_KNOWN, LONGEST_KNOWN))),
+            Next::Wait(left) => {
+                let rung = self.ladder.delay(history.waits).or_else(|| self.ladder.last());
+                Some(rung.unwrap_or(left).min(left))
             }
-            Next::Wait(left) => Some(rung.or_else(|| self.ladder.last()).unwrap_or(left).min(left)),
             Next::Postpone(after) => Some(after),
         };
         match after {

@@ -16,3 +16,4 @@ mod rabbitmq_faults;
 mod receiver;
 mod sqlite;
 mod support;
+mod worker;

@@ -1,0 +1,130 @@
+//! Two APIs serve the same conversations: which one is asked, and what difference it makes.
+
+use polyhook::{
+    archive::{AudioStatus, Facts, ServedBy},
+    polyai::ApiChoice,
+    simulator::{NewCall, Operation, Script, Served},
+};
+
+use super::{World, assert_consistent, scripted, second_project, voice};
+
+#[tokio::test]
+async fn the_data_api_steps_in_and_is_remembered() {
+    let world = World::with(|scenario, _| {
+        scenario.projects.push(second_project());
+        scenario.served = Served { v3_by_id: false, ..Served::default() };
+    })
+    .await;
+    for project in ["PROJECT-C0NC1ERG", "PROJECT-SECOND"] {
+        for _ in 0..3 {
+            let call = NewCall { project_id: Some(project.to_owned()), ..voice() };
+            let call = world.archive(&call).await;
+            let manifest = assert_consistent(&world.place(&call));
+            assert_eq!(manifest.provenance.served_by, ServedBy::Data);
+            assert_eq!(manifest.audio.status, AudioStatus::Ready);
+        }
+    }
+    assert_eq!(world.requests(Operation::V3Conversation), 2, "once for each project");
+    assert_eq!(world.requests(Operation::DataConversation), 6);
+    assert_eq!((world.requests(Operation::V3Audio), world.requests(Operation::DataAudio)), (6, 0));
+}
+
+#[tokio::test]
+async fn recordings_have_a_memory_of_their_own() {
+    let world = World::with(|scenario, _| {
+        scenario.served = Served { v3_audio: false, ..Served::default() };
+    })
+    .await;
+    for _ in 0..3 {
+        let call = world.archive(&voice()).await;
+        let manifest = assert_consistent(&world.place(&call));
+        assert_eq!(
+            (manifest.provenance.served_by, manifest.audio.status),
+            (ServedBy::V3, AudioStatus::Ready)
+        );
+    }
+    assert_eq!(world.requests(Operation::V3Audio), 1);
+    assert_eq!(world.requests(Operation::DataAudio), 3);
+    assert_eq!(
+        (world.requests(Operation::V3Conversation), world.requests(Operation::DataConversation)),
+        (3, 0)
+    );
+}
+
+#[tokio::test]
+async fn what_worked_once_is_given_up_when_it_stops_working() {
+    let world = World::with(|scenario, _| {
+        scenario.served = Served { v3_by_id: false, v3_audio: false, ..Served::default() };
+    })
+    .await;
+    world.archive(&voice()).await;
+    world.sim.state().serve(Served { data_api: false, ..Served::default() });
+    let call = world.archive(&voice()).await;
+    assert_eq!(world.manifest(&call).provenance.served_by, ServedBy::V3);
+    assert_eq!(world.manifest(&call).audio.status, AudioStatus::Ready);
+}
+
+#[tokio::test]
+async fn pinned_to_v3_a_closed_door_is_said() {
+    let world = World::with(|scenario, config| {
+        scenario.served = Served { v3_by_id: false, ..Served::default() };
+        config.polyai.api = ApiChoice::V3;
+    })
+    .await;
+    world.archive(&voice()).await;
+    let dead = world.only_dead().await;
+    let last = dead.history.attempts.last().unwrap();
+    assert_eq!((last.reason.as_ref(), last.status, dead.history.failures), ("not_served", Some(404), 1));
+    assert!(last.detail.contains("polyai.base_url") && last.detail.contains("replay"), "{}", last.detail);
+    assert_eq!(world.requests(Operation::DataConversation), 0);
+    assert!(world.visible().is_empty());
+}
+
+#[tokio::test]
+async fn pinned_to_the_data_api_v3_is_never_asked() {
+    let world = World::with(|_, config| config.polyai.api = ApiChoice::Data).await;
+    let call = world.archive(&voice()).await;
+    assert_eq!(world.manifest(&call).provenance.served_by, ServedBy::Data);
+    assert_eq!(world.manifest(&call).audio.status, AudioStatus::Ready);
+    assert_eq!(world.requests(Operation::V3Conversation) + world.requests(Operation::V3Audio), 0);
+}
+
+#[tokio::test]
+async fn both_shapes_say_the_same_of_a_call() {
+    let mut facts = Vec::new();
+    for api in [ApiChoice::V3, ApiChoice::Data] {
+        let world = World::with(|scenario, config| {
+            scenario.mix.handoffs = 1.0;
+            config.polyai.api = api;
+        })
+        .await;
+        let mut own = Vec::new();
+        for _ in 0..4 {
+            let call = world.archive(&voice()).await;
+            let manifest = assert_consistent(&world.place(&call));
+            assert!(manifest.facts.handoff.as_ref().is_some_and(|handoff| handoff.reason.is_some()));
+            own.push((call.id.clone(), manifest.objects[1].sha256.clone(), manifest.facts));
+        }
+        facts.push(own);
+    }
+    assert!(facts[1].iter().all(|(.., facts)| facts.finished_at.is_some() && facts.direction.is_some()));
+    for (.., facts) in &mut facts[1] {
+        // v3 has nothing of the kind.
+        *facts = Facts { finished_at: None, direction: None, summarised: false, ..facts.clone() };
+    }
+    assert_eq!(facts[0], facts[1]);
+}
+
+#[tokio::test]
+async fn a_hidden_transcript_is_archived_with_a_warning() {
+    let world = World::start().await;
+    let call = world.archive(&scripted(Script { hidden_transcript: true, ..Script::default() })).await;
+    let manifest = assert_consistent(&world.place(&call));
+    assert_eq!(manifest.facts.turn_count, call.turns as u64);
+    assert!(
+        matches!(&manifest.warnings[..], [warning] if warning.starts_with("transcript_hidden:")),
+        "{:?}",
+        manifest.warnings
+    );
+    assert_eq!(manifest.audio.status, AudioStatus::Ready);
+}

@@ -1,0 +1,361 @@
+//! The worker's promises, kept against the stand-in PolyAI over real sockets: a signed delivery goes in at
+//! the receiver, and what counts is what then lies in the archive, on the bus and among the dead letters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use polyhook::{
+    app::App,
+    archive::Manifest,
+    clock::Clock,
+    config::{Config, Roles},
+    lifecycle::{Ending, Lifecycle},
+    polyai::{self, ProjectConfig},
+    queue::{
+        Announcement, Lane, Queue, Urls,
+        sqlite::{DeadLetter, Sqlite},
+    },
+    secret::Secret,
+    simulator::{
+        CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Operation, Scenario, Script, Sender,
+        SenderOptions, Simulator,
+    },
+};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+mod answers;
+mod apis;
+mod endurance;
+mod main_path;
+mod patience;
+mod recordings;
+mod refusals;
+mod states;
+mod stub;
+
+/// Nothing here takes longer, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// When every call began: late enough in the day that another zone would have another date.
+const BEGAN: &str = "2026-11-03T23:59:58.500Z";
+
+/// A PolyAI, a polyhook that is connected to it, and a folder for both queue and archive.
+struct World {
+    sim: Simulator,
+    app: App,
+    config: Config,
+    sender: Sender,
+    folder: Arc<TempDir>,
+    /// Of everything but the app.
+    life: Lifecycle,
+}
+
+impl World {
+    async fn start() -> Self {
+        Self::with(|_, _| ()).await
+    }
+
+    /// One whose scenario and configuration are changed first. Retries come after 100 ms, up to four.
+    async fn with(change: impl FnOnce(&mut Scenario, &mut Config)) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut scenario = Scenario { calls: 0, ..Scenario::default() };
+        let mut config = Config::default();
+        config.server.listen = ([127, 0, 0, 1], 0).into();
+        config.queue.publish_timeout = Duration::from_secs(3);
+        config.polyai.max_requests_per_second = 500;
+        config.retry.delays = vec![Duration::from_millis(100); 4];
+        config.retry.jitter = 0.0;
+        config.archive.url.clear();
+        change(&mut scenario, &mut config);
+
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let place = |name: &str| folder.path().join(name).display().to_string();
+        config.queue.url = Urls::One(Secret::new(format!("sqlite:{}", place("queue.db"))));
+        if config.archive.url.is_empty() {
+            config.archive.url = format!("file:{}", place("archive"));
+        }
+        if config.projects.is_empty() {
+            config.projects = scenario.projects.iter().map(project).collect();
+        }
+        let life = Lifecycle::new();
+        let local = ([127, 0, 0, 1], 0).into();
+        let sim = Simulator::start(local, scenario, Clock::System, &life).await.unwrap();
+        config.polyai.base_url.get_or_insert_with(|| sim.url().clone());
+        config.polyai.platform_url.get_or_insert_with(|| sim.url().clone());
+        config.signature.secrets = vec![sim.signing_secret().clone()];
+        let (app, sender) = connect(&sim, &config).await;
+        Self { sim, app, config, sender, folder, life }
+    }
+
+    /// A second polyhook on the same archive, with a queue of its own.
+    async fn twin(&self) -> Self {
+        let mut config = self.config.clone();
+        let queue = self.folder.path().join("twin.db").display().to_string();
+        config.queue.url = Urls::One(Secret::new(format!("sqlite:{queue}")));
+        let (app, sender) = connect(&self.sim, &config).await;
+        let (sim, folder) = (self.sim.clone(), Arc::clone(&self.folder));
+        Self { sim, app, config, sender, folder, life: self.life.clone() }
+    }
+
+    fn queue(&self) -> &Sqlite {
+        self.app.queue().sqlite.as_ref().unwrap()
+    }
+
+    fn call(&self, call: &NewCall) -> CallInfo {
+        self.sim.state().add_call(call).unwrap()
+    }
+
+    /// A signed delivery over HTTP, answered with a 204.
+    async fn deliver(&self, call: &CallInfo) {
+        self.deliver_as(call, EventOptions::default()).await;
+    }
+
+    async fn deliver_as(&self, call: &CallInfo, options: EventOptions) {
+        self.send(Delivery::completed(call, &options)).await;
+    }
+
+    /// An event of a chosen body.
+    async fn deliver_body(&self, body: &serde_json::Value) {
+        let bytes = Bytes::from(body.to_string());
+        let id = format!("evt-{}", &sha256(&bytes)[..16]);
+        self.send(Delivery::new(id, "conversation.completed", bytes)).await;
+    }
+
+    async fn send(&self, delivery: Delivery) {
+        let report = self.sender.deliver(delivery).await;
+        assert!(report.answer.accepted(), "{report:?}");
+    }
+
+    /// A call that is over, delivered and settled.
+    async fn archive(&self, call: &NewCall) -> CallInfo {
+        let call = self.add(call).await;
+        self.idle().await;
+        call
+    }
+
+    /// A call that is over and delivered.
+    async fn add(&self, call: &NewCall) -> CallInfo {
+        let call = self.call(call);
+        self.deliver(&call).await;
+        call
+    }
+
+    /// Waits until every job is archived or dead.
+    async fn idle(&self) {
+        eventually("the queue is empty", async || {
+            let depths = self.queue().depths().await.unwrap();
+            depths.iter().all(|(lane, depth)| !matches!(lane, Lane::Fetch | Lane::Retry) || *depth == 0)
+        })
+        .await;
+    }
+
+    async fn dead(&self) -> Vec<DeadLetter> {
+        self.queue().dead_letters(100).await.unwrap()
+    }
+
+    /// The one dead letter there is.
+    async fn only_dead(&self) -> DeadLetter {
+        self.idle().await;
+        let mut dead = self.dead().await;
+        assert_eq!(dead.len(), 1, "{dead:?}");
+        dead.remove(0)
+    }
+
+    async fn announcements(&self) -> Vec<Announcement> {
+        let all = self.queue().announcements_after(0, 1000).await.unwrap();
+        all.into_iter().map(|(_, announcement)| announcement).collect()
+    }
+
+    fn requests(&self, operation: Operation) -> u64 {
+        self.sim.state().requests_for(operation)
+    }
+
+    fn root(&self) -> PathBuf {
+        PathBuf::from(self.config.archive.url.trim_start_matches("file:"))
+    }
+
+    /// Where a call lies, spelled out.
+    fn place(&self, call: &CallInfo) -> PathBuf {
+        self.root().join(format!(
+            "account_id={}/project_id={}/date=2026-11-03/{}",
+            call.account_id, call.project_id, call.id
+        ))
+    }
+
+    fn manifest(&self, call: &CallInfo) -> Manifest {
+        manifest(&self.place(call))
+    }
+
+    /// Everything that is to be seen in the archive.
+    fn visible(&self) -> BTreeMap<PathBuf, (SystemTime, u64, String)> {
+        let files = files(&self.root());
+        let look = |path: PathBuf| {
+            let (meta, bytes) = (fs::metadata(&path).unwrap(), fs::read(&path).unwrap());
+            (path, (meta.modified().unwrap(), meta.len(), sha256(&bytes)))
+        };
+        files.into_iter().map(look).collect()
+    }
+
+    /// The names in a call's folder, in order.
+    fn names(&self, call: &CallInfo) -> Vec<String> {
+        let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+        files(&self.place(call)).into_iter().map(name).collect()
+    }
+
+    /// What PolyAI answers to somebody else.
+    async fn get(&self, path: &str) -> Bytes {
+        let client = polyai::http::client().unwrap();
+        let url = self.sim.url().join(path).unwrap();
+        let key = self.sim.api_key().expose();
+        let answer = client.get(url).header("x-api-key", key).send().await.unwrap();
+        answer.error_for_status().unwrap().bytes().await.unwrap()
+    }
+
+    async fn get_v3(&self, call: &CallInfo, rest: &str) -> Bytes {
+        self.get(&format!("v3/{}/{}/conversations/{}{rest}", call.account_id, call.project_id, call.id)).await
+    }
+
+    /// As the first signal does.
+    async fn end(self) -> (Ending, Arc<TempDir>, Config) {
+        self.app.life().drain();
+        (self.app.run_to_end().await, self.folder, self.config)
+    }
+}
+
+async fn connect(sim: &Simulator, config: &Config) -> (App, Sender) {
+    config.check(Roles::ALL).unwrap();
+    let app = App::start(config, Roles::ALL, None, Clock::System).await.unwrap();
+    let target = format!("http://{}{}", app.public().unwrap(), config.server.path);
+    let sender = sim.sender(target.parse().unwrap(), SenderOptions::default()).unwrap();
+    (app, sender)
+}
+
+fn project(of: &polyhook::simulator::Project) -> ProjectConfig {
+    ProjectConfig {
+        account_id: of.account_id.clone(),
+        project_id: of.project_id.clone(),
+        api_key: of.api_key.clone(),
+        ..ProjectConfig::default()
+    }
+}
+
+/// Another project of the same account.
+fn second_project() -> polyhook::simulator::Project {
+    polyhook::simulator::Project {
+        project_id: "PROJECT-SECOND".to_owned(),
+        project_slug: "second".to_owned(),
+        api_key: Secret::new("simulated-key-0002"),
+        ..polyhook::simulator::Project::default()
+    }
+}
+
+fn call_on(channel: Channel) -> NewCall {
+    NewCall {
+        environment: Some(Environment::Live),
+        channel: Some(channel),
+        turns: Some(2),
+        started_at: Some(BEGAN.parse().unwrap()),
+        ..NewCall::default()
+    }
+}
+
+fn voice() -> NewCall {
+    call_on(Channel::Voice)
+}
+
+fn scripted(script: Script) -> NewCall {
+    NewCall { script: Some(script), ..voice() }
+}
+
+async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let started = Instant::now();
+    while !holds().await {
+        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+fn manifest(folder: &Path) -> Manifest {
+    serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap()
+}
+
+/// The manifest, after every byte it names was looked at.
+fn assert_consistent(folder: &Path) -> Manifest {
+    let manifest = manifest(folder);
+    for object in &manifest.objects {
+        let bytes = fs::read(folder.join(&object.name)).unwrap();
+        assert_eq!((bytes.len() as u64, sha256(&bytes)), (object.size_bytes, object.sha256.clone()));
+    }
+    manifest
+}
+
+/// All files below, but the archive's own and what the store is still writing under a name nobody reads.
+fn files(root: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && name != ".polyhook" => folders.push(path),
+                Ok(kind) if kind.is_file() && !name.to_string_lossy().contains('#') => {
+                    found.insert(path);
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Looks at the archive all the while, as a reader would, and keeps what it has seen.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<BTreeMap<PathBuf, BTreeSet<String>>>,
+}
+
+impl Watch {
+    fn over(root: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut seen = BTreeMap::<PathBuf, BTreeSet<String>>::new();
+            let mut known = BTreeMap::new();
+            while !stopped.load(Ordering::SeqCst) {
+                for path in files(&root) {
+                    let state = fs::metadata(&path).ok().map(|meta| (meta.len(), meta.modified().ok()));
+                    if known.insert(path.clone(), state) != Some(state)
+                        && let Ok(bytes) = fs::read(&path)
+                    {
+                        seen.entry(path).or_default().insert(sha256(&bytes));
+                    }
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            seen
+        });
+        Self { stop, thread }
+    }
+
+    /// The hashes each file had, in no order.
+    fn end(self) -> BTreeMap<PathBuf, BTreeSet<String>> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap()
+    }
+}

@@ -1,0 +1,163 @@
+//! Recordings that come late, never, or not whole.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use bytesize::ByteSize;
+use polyhook::{
+    archive::AudioStatus,
+    simulator::{Action, Fault, Operation, Recording, Script},
+    worker::AudioChoice,
+};
+use tokio::time::Instant;
+
+use super::{Watch, World, assert_consistent, eventually, scripted, sha256};
+
+#[tokio::test]
+async fn a_late_recording_is_waited_for() {
+    // One rung: waiting must not end in a dead letter.
+    let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(60)]).await;
+    let script = Script { recording: Recording::AfterRequests(3), ..Script::default() };
+    let watch = Watch::over(world.root());
+    let call = world.archive(&scripted(script)).await;
+    assert_eq!(world.dead().await, []);
+    assert_eq!(assert_consistent(&world.place(&call)).audio.status, AudioStatus::Ready);
+    assert_eq!(world.requests(Operation::V3Audio), 4);
+    for (path, hashes) in watch.end() {
+        assert_eq!(hashes.len(), 1, "{} changed: it was there without its recording", path.display());
+    }
+    assert_eq!(world.announcements().await.len(), 1, "announced once it was whole");
+}
+
+#[tokio::test]
+async fn a_recording_that_never_comes_is_not_waited_for_for_ever() {
+    let wait = Duration::from_millis(500);
+    let world = World::with(|_, config| config.worker.audio_wait = wait).await;
+    let started = Instant::now();
+    let call = world.archive(&scripted(Script { recording: Recording::Never, ..Script::default() })).await;
+    assert!(started.elapsed() >= wait, "{:?}", started.elapsed());
+    assert_eq!(world.dead().await, []);
+    assert_eq!(world.names(&call), ["conversation.json", "manifest.json"]);
+    let manifest = assert_consistent(&world.place(&call));
+    assert_eq!(manifest.audio.status, AudioStatus::Absent);
+    assert!(manifest.warnings[0].starts_with("recording_absent:"), "{:?}", manifest.warnings);
+    assert!(world.requests(Operation::V3Audio) >= 3);
+    assert_eq!(world.announcements().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_recording_that_comes_after_all_is_added_by_the_next_delivery() {
+    let world = World::with(|_, config| config.worker.audio_wait = Duration::ZERO).await;
+    let call = world.archive(&scripted(Script { recording: Recording::Never, ..Script::default() })).await;
+    assert_eq!(world.manifest(&call).audio.status, AudioStatus::Absent);
+    world.sim.state().script(&call.id, Script::default());
+    world.deliver_as(&call, polyhook::simulator::EventOptions { seed: 2, ..Default::default() }).await;
+    world.idle().await;
+    let manifest = assert_consistent(&world.place(&call));
+    assert_eq!((manifest.audio.status, manifest.revision), (AudioStatus::Ready, 2));
+}
+
+#[tokio::test]
+async fn what_is_not_whole_is_never_seen_and_asked_for_again() {
+    let world = World::start().await;
+    let watch = Watch::over(world.root());
+    let mut calls = Vec::new();
+    for size in [None, Some(ByteSize::kib(2600))] {
+        for action in [
+            Action::Truncate(1_000),
+            Action::Truncate(2_000_000),
+            Action::Cut(1_000),
+            Action::Cut(2_000_000),
+            Action::Reset(3_000),
+            Action::Reset(2_000_000),
+            Action::Empty,
+            Action::HeaderOnly,
+            Action::Html,
+            Action::Json,
+        ] {
+            let beyond =
+                matches!(action, Action::Truncate(b) | Action::Cut(b) | Action::Reset(b) if b > 1_000_000);
+            if beyond && size.is_none() {
+                continue;
+            }
+            let fault = Fault::new(&[Operation::V3Audio], action.clone()).times(2);
+            let script = Script { faults: vec![fault], audio_size: size, ..Script::default() };
+            let call = world.call(&scripted(script));
+            world.deliver(&call).await;
+            calls.push((action, call));
+        }
+    }
+    world.idle().await;
+    let seen = watch.end();
+    assert_eq!(world.dead().await, []);
+    assert_eq!(world.requests(Operation::V3Audio), 3 * calls.len() as u64);
+    for (action, call) in &calls {
+        let good = sha256(&world.get_v3(call, "/audio?direction=combined&redacted=false").await);
+        let hashes: Vec<_> =
+            seen.get(&world.place(call).join("audio.wav")).into_iter().flatten().cloned().collect();
+        assert!(hashes.iter().all(|hash| *hash == good), "{action:?}: half a recording was to be seen");
+        assert_eq!(assert_consistent(&world.place(call)).objects[1].sha256, good, "{action:?}");
+    }
+    for (path, hashes) in &seen {
+        assert_eq!(hashes.len(), 1, "{} was there before it was right", path.display());
+    }
+    assert_eq!(staged(&world), Vec::<String>::new(), "what was refused is taken back");
+}
+
+/// What waits to be published.
+fn staged(world: &World) -> Vec<String> {
+    let staging = world.root().join(".polyhook/staging");
+    let folders = fs::read_dir(staging).unwrap().flatten();
+    let files = folders.flat_map(|folder| fs::read_dir(folder.path()).unwrap().flatten());
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name != "lock").collect()
+}
+
+#[tokio::test]
+async fn what_is_never_whole_is_a_dead_letter_that_says_so() {
+    let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(30); 2]).await;
+    let mut reasons = BTreeMap::new();
+    for (action, expected) in [
+        (Action::Cut(5_000), "cut off"),
+        (Action::Empty, "empty"),
+        (Action::HeaderOnly, "without sound"),
+        (Action::Html, "not a WAV"),
+        (Action::Json, "content type"),
+    ] {
+        let fault = Fault::new(&[Operation::V3Audio], action);
+        let script = Script { faults: vec![fault], ..Script::default() };
+        let call = world.call(&scripted(script));
+        reasons.insert(call.id.clone(), expected);
+        world.deliver(&call).await;
+    }
+    world.idle().await;
+    let dead = world.dead().await;
+    assert_eq!(dead.len(), reasons.len());
+    for letter in dead {
+        let event = polyhook::event::Event::read(&letter.message.body);
+        let last = letter.history.attempts.last().unwrap();
+        let expected = reasons[&event.conversation_id.unwrap()];
+        assert!(last.detail.contains(expected), "{expected}: {}", last.detail);
+        assert_eq!((last.reason.as_ref(), last.status), ("bad_recording", Some(200)));
+        assert!(last.correlation_id.is_some());
+        assert_eq!(letter.history.failures, 3);
+    }
+    assert!(world.visible().is_empty(), "nothing without what was wanted of it");
+}
+
+#[tokio::test]
+async fn of_two_recordings_none_is_seen_before_both_are_whole() {
+    let world = World::with(|_, config| {
+        config.worker.audio = AudioChoice::Both;
+        config.retry.delays = vec![Duration::from_millis(50); 2];
+    })
+    .await;
+    // The second request of every try; the first is the user's side.
+    let broken = Fault::new(&[Operation::V3Audio], Action::Reset(1_000)).times(1);
+    let call = world.call(&scripted(Script { faults: vec![broken], ..Script::default() }));
+    world.deliver(&call).await;
+    eventually("the first try has failed", async || world.requests(Operation::V3Audio) >= 1).await;
+    assert!(world.visible().is_empty());
+    world.idle().await;
+    let manifest = assert_consistent(&world.place(&call));
+    assert_eq!((manifest.objects.len(), manifest.audio.status), (3, AudioStatus::Ready));
+}

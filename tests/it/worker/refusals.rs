@@ -1,0 +1,147 @@
+//! What no try will help: a dead letter at once, and what it tells the person who reads it.
+
+use polyhook::{
+    polyai::ProjectConfig,
+    queue::Attempt,
+    secret::Secret,
+    simulator::{Action, EventOptions, Fault, NewCall, Operation, Script},
+};
+use serde_json::json;
+
+use super::{World, assert_consistent, project, scripted, second_project, voice};
+
+/// Exactly one try, its reason, PolyAI's status and id, and a hint.
+async fn assert_refused(world: &World, reason: &str, status: u16, hints: &[&str]) {
+    let dead = world.only_dead().await;
+    let [Attempt { reason: said, detail, status: got, correlation_id, .. }] = &dead.history.attempts[..]
+    else {
+        panic!("{:?}", dead.history)
+    };
+    assert_eq!((said.as_ref(), *got), (reason, Some(status)), "{detail}");
+    assert!(correlation_id.as_ref().is_some_and(|id| id.len() >= 8), "{correlation_id:?}");
+    for hint in hints {
+        assert!(detail.contains(hint), "{hint}: {detail}");
+    }
+    assert!(world.visible().is_empty());
+    assert!(world.announcements().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_said_at_once() {
+    let world = World::with(|scenario, config| {
+        let right = project(&scenario.projects[0]);
+        config.projects = vec![ProjectConfig { api_key: Secret::new("of-another-region"), ..right }];
+    })
+    .await;
+    world.archive(&voice()).await;
+    assert_refused(&world, "key_rejected", 401, &["api_key_file", "replay"]).await;
+    assert_eq!(world.requests(Operation::V3Conversation), 1);
+}
+
+#[tokio::test]
+async fn a_key_of_another_project_is_said_at_once() {
+    let world = World::with(|scenario, config| {
+        scenario.projects.push(second_project());
+        let key = scenario.projects[0].api_key.clone();
+        config.projects = vec![ProjectConfig { api_key: key, ..project(&second_project()) }];
+    })
+    .await;
+    let call = NewCall { project_id: Some("PROJECT-SECOND".to_owned()), ..voice() };
+    world.archive(&call).await;
+    assert_refused(&world, "key_lacks_scope", 403, &["provision", "replay"]).await;
+}
+
+#[tokio::test]
+async fn an_unknown_conversation_is_said_at_once() {
+    let world = World::start().await;
+    world.archive(&scripted(Script { missing: true, ..Script::default() })).await;
+    let hints = ["CONVERSATIONS_NOT_FOUND", "project_id", "region", "replay"];
+    assert_refused(&world, "unknown_conversation", 404, &hints).await;
+    assert_eq!(world.requests(Operation::DataConversation), 0, "that was an answer, not a closed door");
+}
+
+#[tokio::test]
+async fn a_project_polyai_does_not_know_is_said_at_once() {
+    let world = World::with(|scenario, config| {
+        let right = project(&scenario.projects[0]);
+        config.projects = vec![ProjectConfig { project_id: "PROJECT-TYPO".to_owned(), ..right }];
+    })
+    .await;
+    world.archive(&voice()).await;
+    assert_refused(&world, "unknown_project", 404, &["projects.project_id", "replay"]).await;
+}
+
+#[tokio::test]
+async fn an_event_of_a_project_that_is_not_configured_names_it() {
+    let world = World::with(|scenario, _| scenario.projects.push(second_project())).await;
+    let data = json!({ "conversation_id": "CA1", "environment": "live",
+                       "account_id": "ws-elsewhere", "project_id": "PROJECT-THIRD" });
+    world.deliver_body(&json!({ "type": "conversation.completed", "data": data })).await;
+    let dead = world.only_dead().await;
+    let last = dead.history.attempts.last().unwrap();
+    assert_eq!((last.reason.as_ref(), last.status), ("unknown_project", None));
+    for named in ["ws-elsewhere", "PROJECT-THIRD", "[[projects]]", "replay"] {
+        assert!(last.detail.contains(named), "{}", last.detail);
+    }
+    assert!(world.sim.state().requests().is_empty(), "nobody was asked");
+}
+
+#[tokio::test]
+async fn an_event_without_a_conversation_is_said_at_once() {
+    let world = World::start().await;
+    world.deliver_body(&json!({ "type": "conversation.completed", "data": { "environment": "live" } })).await;
+    assert_eq!(world.only_dead().await.history.attempts[0].reason, "no_conversation_id");
+    assert!(world.sim.state().requests().is_empty());
+}
+
+/// Two projects, and an event of the quickstart, which names neither.
+async fn of_second(world: &World) {
+    let call = NewCall { project_id: Some("PROJECT-SECOND".to_owned()), ..voice() };
+    let call = world.call(&call);
+    world.deliver_as(&call, EventOptions { identifiers: false, ..EventOptions::default() }).await;
+    world.idle().await;
+    assert_eq!(world.dead().await, []);
+    let manifest = assert_consistent(&world.place(&call));
+    assert_eq!(manifest.project_id, "PROJECT-SECOND");
+}
+
+#[tokio::test]
+async fn where_an_event_names_no_project_each_is_asked() {
+    let world = World::with(|scenario, _| scenario.projects.push(second_project())).await;
+    of_second(&world).await;
+    assert_eq!(world.requests(Operation::V3Conversation), 2);
+}
+
+#[tokio::test]
+async fn trouble_of_one_project_does_not_hide_what_another_has() {
+    for trouble in [Action::Status(401), Action::Status(403), Action::Status(503), Action::HangUp] {
+        let world = World::with(|scenario, _| scenario.projects.push(second_project())).await;
+        world.sim.state().fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], trouble));
+        of_second(&world).await;
+        assert_eq!(world.requests(Operation::V3Audio), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_knows_is_told_by_who_could_not_say() {
+    for (trouble, reason, failures) in [
+        (None, "unknown_conversation", 1),
+        (Some(Action::Status(401)), "key_rejected", 1),
+        (Some(Action::Status(503)), "api_unavailable", 5),
+    ] {
+        let world = World::with(|scenario, config| {
+            scenario.projects.push(second_project());
+            config.retry.delays = vec![std::time::Duration::from_millis(10); 4];
+        })
+        .await;
+        if let Some(trouble) = trouble {
+            world.sim.state().fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], trouble));
+        }
+        let data = json!({ "conversation_id": "CA-nobody", "environment": "live" });
+        world.deliver_body(&json!({ "type": "conversation.completed", "data": data })).await;
+        let dead = world.only_dead().await;
+        let last = dead.history.attempts.last().unwrap();
+        assert_eq!((last.reason.as_ref(), dead.history.failures), (reason, failures));
+        assert!(last.detail.contains("PROJECT-C0NC1ERG, PROJECT-SECOND"), "{}", last.detail);
+    }
+}

@@ -1,0 +1,123 @@
+//! Conversations that are not over, not wanted, or not what they were.
+
+use std::{fs, time::Duration};
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use polyhook::{
+    polyai::ApiChoice,
+    queue::{Lane, Queue},
+    simulator::{Action, Change, Environment, EventOptions, Fault, NewCall, Operation, Script},
+};
+use serde_json::json;
+
+use super::{World, assert_consistent, eventually, scripted, voice};
+
+#[tokio::test]
+async fn a_call_in_progress_is_fetched_when_it_is_over() {
+    // One rung, which the trouble after the call needs for itself.
+    let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(40)]).await;
+    let script = Script {
+        in_progress_requests: 6,
+        faults: vec![Fault::new(&[Operation::V3Audio], Action::Status(503)).times(1)],
+        ..Script::default()
+    };
+    let call = world.call(&NewCall { turns: Some(6), ..scripted(script) });
+    world.deliver(&call).await;
+    eventually("it was looked at", async || world.requests(Operation::V3Conversation) >= 3).await;
+    assert!(world.visible().is_empty());
+    assert_eq!((world.dead().await.len(), world.requests(Operation::V3Audio)), (0, 0));
+    world.idle().await;
+    assert_eq!(world.dead().await, []);
+    let manifest = assert_consistent(&world.place(&call));
+    assert_eq!((manifest.facts.turn_count, manifest.facts.in_progress), (6, false));
+    assert_eq!(manifest.objects.len(), 2);
+    assert_eq!(world.requests(Operation::V3Conversation), 8);
+}
+
+#[tokio::test]
+async fn only_wanted_environments_are_archived() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let world =
+        World::with(|_, config| config.worker.environments = vec!["live".into(), "pre-release".into()]).await;
+    let sandbox = NewCall { environment: Some(Environment::Sandbox), ..voice() };
+
+    world.archive(&sandbox).await;
+    assert!(world.sim.state().requests().is_empty(), "the event says it all");
+
+    let call = world.call(&sandbox);
+    let body = json!({ "type": "conversation.completed", "data": { "conversation_id": call.id } });
+    world.deliver_body(&body).await;
+    world.idle().await;
+    assert_eq!(world.requests(Operation::V3Conversation), 1, "only the conversation knows");
+    assert_eq!(world.requests(Operation::V3Audio), 0);
+    assert!(world.visible().is_empty() && world.announcements().await.is_empty());
+
+    let wanted = world.archive(&NewCall { environment: Some(Environment::PreRelease), ..voice() }).await;
+    assert_eq!(world.manifest(&wanted).facts.environment, "pre-release");
+    assert_eq!(world.announcements().await[0].routing_key(), "conversation.ready.pre-release");
+    for (lane, depth) in world.queue().depths().await.unwrap() {
+        assert_eq!(depth, 0, "{lane:?}: acknowledged");
+    }
+    let metrics = handle.render();
+    assert!(metrics.contains(r#"polyhook_jobs_total{outcome="skipped"} 2"#), "{metrics}");
+    assert!(metrics.contains(r#"polyhook_jobs_total{outcome="archived"} 1"#), "{metrics}");
+}
+
+fn again(seed: u64) -> EventOptions {
+    EventOptions { seed, ..EventOptions::default() }
+}
+
+#[tokio::test]
+async fn a_longer_conversation_is_a_new_revision_and_never_the_other_way_round() {
+    let world = World::start().await;
+    let call = world.archive(&voice()).await;
+    let first = world.manifest(&call);
+
+    let change = Change { after: None, after_requests: None, more_turns: 3, summarised: false };
+    world.sim.state().script(&call.id, Script { change: Some(change), ..Script::default() });
+    world.deliver_as(&call, again(2)).await;
+    world.idle().await;
+    let second = assert_consistent(&world.place(&call));
+    assert_eq!((first.revision, second.revision), (1, 2));
+    assert_eq!(second.facts.turn_count, first.facts.turn_count + 3);
+    assert!(second.objects[1].size_bytes > first.objects[1].size_bytes, "and more to hear");
+    assert_eq!(
+        fs::read(world.place(&call).join("conversation.json")).unwrap(),
+        world.get_v3(&call, "").await
+    );
+
+    // An old copy, from a cache perhaps.
+    let before = world.visible();
+    world.sim.state().script(&call.id, Script::default());
+    world.deliver_as(&call, again(3)).await;
+    world.idle().await;
+    assert_eq!(world.visible(), before);
+    let ids: Vec<_> = world.announcements().await.into_iter().map(|a| a.id).collect();
+    assert_ne!(ids[0], ids[1], "other content, other id");
+    assert!(ids[2..].iter().all(|id| *id == ids[1]), "what lies there is announced, not what was fetched");
+    assert_eq!(world.dead().await, []);
+}
+
+#[tokio::test]
+async fn a_summary_that_comes_later_is_a_new_revision() {
+    let world = World::with(|_, config| config.polyai.api = ApiChoice::Data).await;
+    let change = Change { after: None, after_requests: Some(1), more_turns: 0, summarised: true };
+    let call = world.archive(&scripted(Script { change: Some(change), ..Script::default() })).await;
+    assert!(!world.manifest(&call).facts.summarised);
+    world.deliver_as(&call, again(2)).await;
+    world.idle().await;
+    let manifest = assert_consistent(&world.place(&call));
+    assert_eq!((manifest.revision, manifest.facts.summarised), (2, true));
+    let before = world.visible();
+    world.sim.state().script(
+        &call.id,
+        Script { change: Some(Change { after_requests: Some(9), ..change }), ..Script::default() },
+    );
+    world.deliver_as(&call, again(3)).await;
+    world.idle().await;
+    assert_eq!(world.visible(), before, "a copy without the summary is the older one");
+    let depths = world.queue().depths().await.unwrap();
+    assert!(depths.iter().all(|(lane, depth)| *lane != Lane::Dead || *depth == 0));
+}

@@ -1,0 +1,47 @@
+//! A server that is not PolyAI: what a key must not reach, and answers PolyAI would never give.
+
+use std::{
+    future::IntoFuture,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    extract::Request,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use polyhook::lifecycle::Lifecycle;
+use tokio::net::TcpListener;
+use url::Url;
+
+pub(super) struct Stub {
+    pub(super) url: Url,
+    seen: Arc<Mutex<Vec<(String, HeaderMap)>>>,
+}
+
+impl Stub {
+    /// Answers each path as `answer` says, until `life` ends.
+    pub(super) async fn start<F>(life: &Lifecycle, answer: F) -> Self
+    where
+        F: Fn(&str) -> Response + Clone + Send + Sync + 'static,
+    {
+        let seen = Arc::<Mutex<Vec<_>>>::default();
+        let noted = Arc::clone(&seen);
+        let router = Router::new().fallback(async move |request: Request| {
+            let path = request.uri().path().to_owned();
+            noted.lock().unwrap().push((path.clone(), request.headers().clone()));
+            answer(&path).into_response()
+        });
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let serving = axum::serve(listener, router).into_future();
+        drop(life.spawn("stub", async move { serving.await.unwrap() }));
+        Self { url, seen }
+    }
+
+    /// Paths and headers of all requests.
+    pub(super) fn seen(&self) -> Vec<(String, HeaderMap)> {
+        self.seen.lock().unwrap().clone()
+    }
+}
