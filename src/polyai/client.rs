@@ -54,6 +54,7 @@ pub struct PolyAi {
 #[derive(Debug)]
 pub struct Project {
     account_id: String,
+    #[expect(clippy::struct_field_names, reason = "PolyAI's name of it, next to account_id")]
     project_id: String,
     v3: Option<Access>,
     data: Option<Access>,
@@ -446,7 +447,7 @@ mod tests {
         PolyAi::new(&PolyAiConfig::default(), projects, Clock::System)
     }
 
-    fn ids<'a>(found: Result<Vec<&'a Project>, UnknownProject>) -> Vec<&'a str> {
+    fn ids(found: Result<Vec<&Project>, UnknownProject>) -> Vec<&str> {
         found.map(|projects| projects.into_iter().map(Project::project_id).collect()).unwrap_or_default()
     }
 

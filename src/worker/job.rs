@@ -135,9 +135,9 @@ impl Inner {
         let stored = self.archive.read(&location).await?;
         let recordings = self.recordings(request, project, &conversation, &location, stored.as_ref()).await?;
         let committed = match recordings {
-            Recordings::AlreadyThere(stored) => Committed::Unchanged(stored),
+            Recordings::AlreadyThere(stored) => Committed::Unchanged(*stored),
             Recordings::Fetched { audio, staged, warnings } => {
-                let draft = self.draft(request, &conversation, started_at, audio, warnings);
+                let draft = draft(request, &conversation, started_at, audio, warnings);
                 self.archive.commit(&location, &draft, conversation.json.clone(), staged).await?
             }
         };
@@ -190,64 +190,6 @@ impl Inner {
         }
     }
 
-    fn draft(
-        &self,
-        request: &Request,
-        conversation: &Conversation,
-        started_at: Timestamp,
-        audio: Audio,
-        mut warnings: Vec<String>,
-    ) -> Draft {
-        let Summary { channel, environment, handoff, .. } = &conversation.summary;
-        let summary = &conversation.summary;
-        let unknown = || event::UNKNOWN.to_owned();
-        if summary.transcript_hidden() {
-            counter!("polyhook_hidden_transcripts_total").increment(1);
-            tracing::warn!(
-                conversation.id = request.conversation_id,
-                turns = summary.num_turns,
-                "the transcript is hidden: enable Conversation transcript under API Keys > Configuration in Agent Studio"
-            );
-            warnings.push(format!(
-                "transcript_hidden: {} turns happened and none is shown; transcript visibility is off for the project",
-                summary.num_turns
-            ));
-        }
-        if summary.started_at.is_none() {
-            warnings.push("started_at_unknown: the date in the key is the day the event arrived".to_owned());
-        }
-        Draft {
-            facts: Facts {
-                channel: channel.clone().unwrap_or_else(unknown),
-                environment: environment.clone().unwrap_or_else(unknown),
-                direction: summary.direction.clone(),
-                started_at,
-                finished_at: summary.finished_at,
-                total_duration_s: summary.total_duration_s,
-                polyai_duration_s: summary.polyai_duration_s,
-                handoff: handoff.happened.then(|| Handoff {
-                    reason: handoff.reason.clone(),
-                    destination: handoff.destination.clone(),
-                }),
-                turn_count: summary.num_turns,
-                in_progress: summary.in_progress,
-                summarised: summary.has_summary,
-            },
-            provenance: Provenance {
-                served_by: match conversation.api {
-                    Api::V3 => ServedBy::V3,
-                    Api::Data => ServedBy::Data,
-                },
-                trigger: request.trigger,
-                event_id: request.event_id.clone(),
-            },
-            received_at: Some(request.received_at),
-            fetched_at: conversation.fetched_at,
-            audio,
-            warnings,
-        }
-    }
-
     fn urls(&self, location: &Location, manifest: &Manifest) -> Result<BTreeMap<String, String>, Failure> {
         let names = manifest.objects.iter().map(|object| object.name.as_str()).chain([MANIFEST]);
         names.map(|name| Ok((name.to_owned(), self.archive.object_url(location, name)?))).collect()
@@ -273,6 +215,63 @@ impl Inner {
         };
         counter!("polyhook_announcements_total", "outcome" => outcome).increment(1);
         Ok(())
+    }
+}
+
+fn draft(
+    request: &Request,
+    conversation: &Conversation,
+    started_at: Timestamp,
+    audio: Audio,
+    mut warnings: Vec<String>,
+) -> Draft {
+    let Summary { channel, environment, handoff, .. } = &conversation.summary;
+    let summary = &conversation.summary;
+    let unknown = || event::UNKNOWN.to_owned();
+    if summary.transcript_hidden() {
+        counter!("polyhook_hidden_transcripts_total").increment(1);
+        tracing::warn!(
+            conversation.id = request.conversation_id,
+            turns = summary.num_turns,
+            "the transcript is hidden: enable Conversation transcript under API Keys > Configuration in Agent Studio"
+        );
+        warnings.push(format!(
+            "transcript_hidden: {} turns happened and none is shown; transcript visibility is off for the project",
+            summary.num_turns
+        ));
+    }
+    if summary.started_at.is_none() {
+        warnings.push("started_at_unknown: the date in the key is the day the event arrived".to_owned());
+    }
+    Draft {
+        facts: Facts {
+            channel: channel.clone().unwrap_or_else(unknown),
+            environment: environment.clone().unwrap_or_else(unknown),
+            direction: summary.direction.clone(),
+            started_at,
+            finished_at: summary.finished_at,
+            total_duration_s: summary.total_duration_s,
+            polyai_duration_s: summary.polyai_duration_s,
+            handoff: handoff.happened.then(|| Handoff {
+                reason: handoff.reason.clone(),
+                destination: handoff.destination.clone(),
+            }),
+            turn_count: summary.num_turns,
+            in_progress: summary.in_progress,
+            summarised: summary.has_summary,
+        },
+        provenance: Provenance {
+            served_by: match conversation.api {
+                Api::V3 => ServedBy::V3,
+                Api::Data => ServedBy::Data,
+            },
+            trigger: request.trigger,
+            event_id: request.event_id.clone(),
+        },
+        received_at: Some(request.received_at),
+        fetched_at: conversation.fetched_at,
+        audio,
+        warnings,
     }
 }
 

@@ -168,12 +168,11 @@ impl Inner {
             }
             Next::Postpone(after) => Some(after),
         };
-        match after {
-            Some(after) => ("retried", Outcome::Retry { after, history: history.clone() }),
-            None => {
-                counter!("polyhook_dead_letters_total", "reason" => failure.reason).increment(1);
-                ("dead", Outcome::Dead { history: history.clone() })
-            }
+        if let Some(after) = after {
+            ("retried", Outcome::Retry { after, history: history.clone() })
+        } else {
+            counter!("polyhook_dead_letters_total", "reason" => failure.reason).increment(1);
+            ("dead", Outcome::Dead { history: history.clone() })
         }
     }
 
@@ -228,8 +227,8 @@ impl JobLine<'_> {
             Err(failure) => {
                 let Failure { reason, detail, status, correlation_id, .. } = failure;
                 let correlation = correlation_id.as_deref().unwrap_or_default();
-                match settled {
-                    Outcome::Retry { after, .. } => tracing::info!(
+                if let Outcome::Retry { after, .. } = settled {
+                    tracing::info!(
                         outcome,
                         attempt,
                         elapsed_ms,
@@ -240,8 +239,9 @@ impl JobLine<'_> {
                         polyai.correlation_id = correlation,
                         retry_in_s = after.as_secs(),
                         "job: {detail}"
-                    ),
-                    _ => tracing::error!(
+                    );
+                } else {
+                    tracing::error!(
                         outcome,
                         attempt,
                         elapsed_ms,
@@ -251,7 +251,7 @@ impl JobLine<'_> {
                         status,
                         polyai.correlation_id = correlation,
                         "job is a dead letter: {detail}"
-                    ),
+                    );
                 }
             }
         }

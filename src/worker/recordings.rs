@@ -15,7 +15,7 @@ use crate::{
 /// What became of the recordings.
 pub(super) enum Recordings {
     /// The archive has this very conversation with all its recordings: nothing is downloaded again.
-    AlreadyThere(Manifest),
+    AlreadyThere(Box<Manifest>),
     /// What is to be committed.
     Fetched {
         /// Whether they are there, and if not, why.
@@ -49,11 +49,11 @@ impl Inner {
         if !conversation.summary.is_voice() {
             return Ok(none(AudioStatus::NotApplicable));
         }
-        let wanted: Vec<_> = directions.iter().copied().map(archived_as).collect();
+        let names: Vec<_> = directions.iter().copied().map(archived_as).collect();
         if let Some(stored) = stored.filter(|stored| {
-            covers(stored, conversation, &wanted) && stored.manifest.audio.redacted == redacted
+            covers(stored, conversation, &names) && stored.manifest.audio.redacted == redacted
         }) {
-            return Ok(Recordings::AlreadyThere(stored.manifest.clone()));
+            return Ok(Recordings::AlreadyThere(Box::new(stored.manifest.clone())));
         }
 
         let mut staged = Vec::new();
@@ -62,11 +62,10 @@ impl Inner {
             match self.polyai.audio(project, &request.conversation_id, *direction, redacted).await {
                 Ok(recording) => staged.push(self.stage(location, *direction, recording).await?),
                 Err(error) if matches!(error.kind, ErrorKind::RecordingNotFound | ErrorKind::NotServed) => {
-                    let waited =
-                        self.clock.now().duration_since(request.recording_due(&conversation.summary));
-                    let waited = std::time::Duration::try_from(waited).unwrap_or_default();
+                    let since = self.clock.now().duration_since(request.recording_due(&conversation.summary));
+                    let since = std::time::Duration::try_from(since).unwrap_or_default();
                     if let Some(left) =
-                        self.config.audio_wait.checked_sub(waited).filter(|left| !left.is_zero())
+                        self.config.audio_wait.checked_sub(since).filter(|left| !left.is_zero())
                     {
                         return Err(Failure {
                             reason: "recording_not_ready",

@@ -111,8 +111,7 @@ fn answer(path: &str) -> Response {
                      "started_at": super::BEGAN, "num_turns": 1, "turns": turns }))
     };
     let body = match id.as_str() {
-        "good" => call("good", json!([{}])),
-        "another" => call("good", json!([{}])),
+        "good" | "another" => call("good", json!([{}])),
         "nameless" => json(json!({ "channel": "CHAT", "environment": "live", "turns": [{}] })),
         "status" => json(json!({ "status": "processing", "url": null })),
         "list" => json(json!([{ "id": "list" }])),
