@@ -132,7 +132,9 @@ mod tests {
     #[test]
     fn only_secrets_that_could_be_polyais_will_do() {
         assert_eq!(problem(&["0123456789abcdef", "whsec_0123456789abcdef"]), None);
-        for bad in [&[][..], &[""], &["0123456789abcde"], &["                    "], &["0123456789abcdef", "x"]] {
+        for bad in
+            [&[][..], &[""], &["0123456789abcde"], &["                    "], &["0123456789abcdef", "x"]]
+        {
             assert!(problem(bad).is_some(), "{bad:?}");
         }
         assert!(problem(&["0123456789abcdef", "short"]).unwrap().contains("number 2"));
