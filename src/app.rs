@@ -26,8 +26,8 @@ use crate::{
     worker::Worker,
 };
 
-/// How long the queue may take to hand everything back.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the queue may take to hand everything back. With the drain before it, ten seconds.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often measured durations are added up.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long in-flight work may take after the first signal.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The tracker of all background tasks.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
 //! Merging the layers into one configuration.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, fmt::Write, path::PathBuf};
 
 use config::{Config as Merged, ConfigError, Map, Source, Value, ValueKind};
 
@@ -72,7 +72,7 @@ fn path_of(name: &str) -> Option<String> {
     let mut path = String::new();
     for part in name.strip_prefix(PREFIX)?.split("__") {
         if part.bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty() {
-            path.extend(["[", part, "]"]);
+            let _ = write!(path, "[{part}]");
         } else {
             if !path.is_empty() {
                 path.push('.');
@@ -88,7 +88,7 @@ fn read_toml(path: &std::path::Path) -> Result<toml::Table, Error> {
         .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text.get(..start).unwrap_or(&text).matches('\n').count() + 1;
+        let line = text[..text.floor_char_boundary(start)].matches('\n').count() + 1;
         Error::Syntax { path: path.to_owned(), line, message: error.message().to_owned() }
     })
 }

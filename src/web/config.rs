@@ -100,7 +100,7 @@ impl SignatureConfig {
                     .to_owned(),
             );
         }
-        self.secrets.iter().position(|secret| secret.expose().chars().count() < MIN_SECRET_LENGTH).map(|index| {
+        self.secrets.iter().position(|secret| secret.expose().trim().chars().count() < MIN_SECRET_LENGTH).map(|index| {
             format!(
                 "signing secret number {} is shorter than {MIN_SECRET_LENGTH} characters: it is not PolyAI's, or was cut off",
                 index + 1
@@ -118,4 +118,25 @@ pub enum OnMismatch {
     Reject,
     /// 503: PolyAI tries again later.
     Retry,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(secrets: &[&str]) -> Option<String> {
+        let secrets = secrets.iter().copied().map(Secret::new).collect();
+        SignatureConfig { secrets, ..SignatureConfig::default() }.problem()
+    }
+
+    #[test]
+    fn only_secrets_that_could_be_polyais_will_do() {
+        assert_eq!(problem(&["0123456789abcdef", "whsec_0123456789abcdef"]), None);
+        for bad in
+            [&[][..], &[""], &["0123456789abcde"], &["                    "], &["0123456789abcdef", "x"]]
+        {
+            assert!(problem(bad).is_some(), "{bad:?}");
+        }
+        assert!(problem(&["0123456789abcdef", "short"]).unwrap().contains("number 2"));
+    }
 }

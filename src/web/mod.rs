@@ -1,8 +1,8 @@
 //! The public listener, where PolyAI's deliveries enter, and the admin listener.
 //!
-//! A request goes through [`deadline`](answer::answer_in_time), is read and verified by the
-//! [`SignedDelivery`](delivery::SignedDelivery) extractor (body limit, then signature over the raw bytes, and
-//! only then a lenient look inside), and is published by the [handler](ingest::ingest). A 204 leaves only after
+//! A request goes through a deadline (`answer`), is read and verified by the
+//! `SignedDelivery` extractor (body limit, then signature over the raw bytes, and
+//! only then a lenient look inside), and is published by the handler (`ingest`). A 204 leaves only after
 //! the queue has said "durable". Whatever happens, an answer leaves within `ack_budget`, and our own trouble
 //! is a 503 with `Retry-After`, never a 4xx: PolyAI retries the one and throws the event away on the other.
 //!

@@ -67,7 +67,7 @@ const REMEMBERED_MESSAGES: u64 = 100_000;
 /// How long counting may take.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the tasks have to end, twice: first those that use the connections, then those that keep them.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// What [`RabbitMq::open`] needs.
 #[derive(Debug)]

@@ -66,7 +66,7 @@ async fn the_same_objects_as_in_a_folder() {
     let admin = (on_folder.ready(), on_bucket.ready());
     deliver_all(&polyai, &on_folder, 1);
     deliver_all(&polyai, &on_bucket, 1);
-    let archived = |admin| metric(admin, "polyhook_jobs_total{outcome=\"archived\"}") as usize;
+    let archived = |admin| metric(admin, "polyhook_jobs_total{outcome=\"archived\"}");
     eventually("archived in both", || archived(admin.0) == CALLS && archived(admin.1) == CALLS);
 
     let in_folder = sound_archive(&folder.archive());
@@ -76,21 +76,21 @@ async fn the_same_objects_as_in_a_folder() {
     for path in folder.manifests() {
         let place =
             path.parent().unwrap().strip_prefix(folder.archive()).unwrap().to_str().unwrap().to_owned();
-        let of_folder: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let in_file: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         let (bytes, _) = &in_bucket[&format!("{place}/manifest.json")];
-        let of_bucket: Value = serde_json::from_slice(bytes).unwrap();
-        assert_eq!(content(&of_folder), content(&of_bucket));
-        for object in of_bucket["objects"].as_array().unwrap() {
+        let in_store: Value = serde_json::from_slice(bytes).unwrap();
+        assert_eq!(content(&in_file), content(&in_store));
+        for object in in_store["objects"].as_array().unwrap() {
             let (bytes, etag) = &in_bucket[&format!("{place}/{}", object["name"].as_str().unwrap())];
             assert_eq!(object["sha256"], sha256(bytes));
             assert_eq!(object["etag"].as_str(), etag.as_deref(), "the manifest names the very object");
         }
-        names += 1 + of_bucket["objects"].as_array().unwrap().len();
+        names += 1 + in_store["objects"].as_array().unwrap().len();
     }
     assert_eq!(in_bucket.len(), names, "nothing else lies there: {:?}", in_bucket.keys());
 
-    // Other events of the same calls, at both: no object is written again.
-    let unchanged = |admin| metric(admin, "polyhook_jobs_total{outcome=\"unchanged\"}") as usize;
+    // Other events of the same calls: no object is written again, not even with the same bytes.
+    let unchanged = |admin| metric(admin, "polyhook_jobs_total{outcome=\"unchanged\"}");
     deliver_all(&polyai, &on_bucket, 2);
     eventually("done again", || unchanged(admin.1) == CALLS);
     let later = objects(&store, prefix).await;

@@ -87,7 +87,7 @@ fn every_204_is_archived_once_after(signal: Signal) {
     assert!((300..3000).contains(&accepted.len()), "{}", accepted.len());
     let archived = site.manifests().len();
     assert!(archived < accepted.len(), "everything was done before the signal: it shows nothing");
-    println!("{signal}: {} answered 204, {archived} archived at the end", accepted.len());
+    eprintln!("{signal}: {} answered 204, {archived} archived at the end", accepted.len());
     if signal != Signal::SIGKILL {
         assert_eq!(count(&site, "SELECT count(*) FROM messages WHERE state = 'leased'"), 0, "handed back");
     }
@@ -96,7 +96,7 @@ fn every_204_is_archived_once_after(signal: Signal) {
     let admin = run.ready();
     eventually("empty", || {
         let open = count(&site, "SELECT count(*) FROM messages WHERE state <> 'done'");
-        open == 0 && metric(admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0.0
+        open == 0 && metric(admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0
     });
     run.stop();
     let archived = sound_archive(&site.archive());

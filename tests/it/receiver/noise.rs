@@ -18,7 +18,7 @@ use super::{
 fn for_all<S: Strategy>(
     cases: u32,
     strategy: &S,
-    property: impl AsyncFn(&Server, &FakeQueue, S::Value) -> Result<(), TestCaseError>,
+    property: &impl AsyncFn(&Server, &FakeQueue, S::Value) -> Result<(), TestCaseError>,
 ) {
     let runtime = Runtime::new().unwrap();
     let queue = FakeQueue::new(Behaviour::Store);
@@ -58,7 +58,7 @@ fn headers() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
 #[test]
 fn no_headers_open_the_door() {
     let body = proptest::collection::vec(any::<u8>(), 0..200);
-    for_all(300, &(headers(), body), async |server, queue, (headers, body)| {
+    for_all(300, &(headers(), body), &async |server, queue, (headers, body)| {
         let request = Request { headers, ..Request::unsigned(body) };
         let answer = server.open().await.ask(&request).await;
         // A control character in a header is a 400 of the HTTP library's.
@@ -77,7 +77,7 @@ fn no_bytes_break_it() {
         Just(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
     ];
     let noise = proptest::collection::vec(any::<u8>(), 1..300);
-    for_all(300, &(start, noise), async |server, queue, (start, noise)| {
+    for_all(300, &(start, noise), &async |server, queue, (start, noise)| {
         let mut wire = server.open().await;
         let _ = wire.try_send(&[start, noise].concat()).await;
         drop(wire);
@@ -91,7 +91,7 @@ fn whatever_is_signed_is_kept() {
     let body = proptest::collection::vec(any::<u8>(), 0..2000);
     let printable = "[ -~]{0,80}";
     let strategy = (body, printable, printable, any::<bool>(), 1..600usize);
-    for_all(200, &strategy, async |server, queue, (body, id, trace, stamped, chunk)| {
+    for_all(200, &strategy, &async |server, queue, (body, id, trace, stamped, chunk)| {
         let request = if stamped { Request::stamped(NOW, body) } else { Request::signed(body) };
         let request = request.with(EVENT_ID_HEADER, id).with("traceparent", trace);
         let mut wire = server.open().await;

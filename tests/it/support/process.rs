@@ -21,7 +21,7 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::Value;
 
 /// Longer than anything takes on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 const BINARY: &str = env!("CARGO_BIN_EXE_polyhook");
 
@@ -53,7 +53,7 @@ impl Polyhook {
 
     /// What comes in on its standard input.
     pub(crate) fn input(mut self, input: &[u8]) -> Self {
-        self.input = input.to_owned();
+        input.clone_into(&mut self.input);
         self
     }
 
@@ -345,12 +345,9 @@ impl Said {
         let said = Arc::clone(self);
         std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                let mut lines = said.lines.lock().unwrap();
-                if errors {
-                    lines.stderr.push(line)
-                } else {
-                    lines.stdout.push(line)
-                }
+                let lines = &mut *said.lines.lock().unwrap();
+                let stream = if errors { &mut lines.stderr } else { &mut lines.stdout };
+                stream.push(line);
                 said.changed.notify_all();
             }
             said.lines.lock().unwrap().open -= 1;
@@ -617,8 +614,8 @@ pub(crate) fn within(patience: Duration, what: &str, mut look: impl FnMut() -> b
     }
 }
 
-/// The value of a metric, labels as they are printed; 0 where it is not there yet.
-pub(crate) fn metric(admin: SocketAddr, name: &str) -> f64 {
+/// The value of a metric that counts, labels as they are printed; 0 where it is not there yet.
+pub(crate) fn metric(admin: SocketAddr, name: &str) -> usize {
     let (_, text) = get(admin, "/metrics").expect("metrics");
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
