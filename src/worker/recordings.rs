@@ -73,7 +73,17 @@ impl Inner {
                             ..Failure::from(error)
                         });
                     }
-                    warnings.push(format!("recording_absent: PolyAI had no {} recording", direction.label()));
+                    if error.kind == ErrorKind::NotServed {
+                        tracing::warn!(
+                            conversation.id = request.conversation_id,
+                            "archived without a recording, because no host serves the path of recordings: check polyai.api and the hosts"
+                        );
+                    }
+                    warnings.push(format!(
+                        "recording_absent: PolyAI had no {} recording ({})",
+                        direction.label(),
+                        error.kind.label()
+                    ));
                 }
                 Err(error) => return Err(error.into()),
             }
