@@ -130,6 +130,7 @@ impl App {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let life = Lifecycle::new();
+        life.catch_signals();
         let queue_life = life.outer();
         if !config.spool.path.as_os_str().is_empty() {
             tracing::warn!(

@@ -5,9 +5,13 @@
 //! drain has a bound; a second signal ends it at once. A service task that ends or panics while nobody
 //! asked it to takes the process down, loudly: half a service is worse than a restart.
 
-use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Mutex,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long in-flight work may take after the first signal.
@@ -19,6 +23,7 @@ pub struct Lifecycle {
     tracker: TaskTracker,
     draining: CancellationToken,
     failed: CancellationToken,
+    signals: Arc<Mutex<Option<Signals>>>,
 }
 
 /// How the process came to its end.
@@ -97,9 +102,18 @@ impl Lifecycle {
         })
     }
 
+    /// Takes signals from here on, for [`Lifecycle::run_to_end`] to act on. As the first process of a
+    /// container one has no default for SIGTERM: what came while services start would be ignored.
+    pub fn catch_signals(&self) {
+        if let Ok(mut signals) = self.signals.try_lock() {
+            signals.get_or_insert_with(Signals::new);
+        }
+    }
+
     /// Waits for a signal (or a failed service), then drains.
     pub async fn run_to_end(&self) -> Ending {
-        let mut signals = Signals::new();
+        let mut signals = self.signals.lock().await;
+        let signals = signals.get_or_insert_with(Signals::new);
         tokio::select! {
             name = signals.next() => tracing::info!(signal = name, "draining: no new work is taken; a second signal aborts"),
             () = self.failed.cancelled() => {}
@@ -122,30 +136,32 @@ impl Lifecycle {
     }
 }
 
-/// SIGTERM and SIGINT, as one stream.
+/// SIGTERM and SIGINT, as one stream. What comes after it was made is remembered.
+#[derive(Debug)]
 struct Signals {
-    #[cfg(unix)]
-    term: Option<tokio::signal::unix::Signal>,
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
 }
 
 impl Signals {
     fn new() -> Self {
         Self {
-            #[cfg(unix)]
-            term: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok(),
+            terminate: signal(SignalKind::terminate()).ok(),
+            interrupt: signal(SignalKind::interrupt()).ok(),
         }
     }
 
     async fn next(&mut self) -> &'static str {
-        #[cfg(unix)]
-        if let Some(term) = &mut self.term {
-            return tokio::select! {
-                _ = tokio::signal::ctrl_c() => "SIGINT",
-                _ = term.recv() => "SIGTERM",
-            };
+        async fn of(signal: &mut Option<Signal>) {
+            match signal {
+                Some(signal) => drop(signal.recv().await),
+                None => std::future::pending().await,
+            }
         }
-        let _ = tokio::signal::ctrl_c().await;
-        "SIGINT"
+        tokio::select! {
+            () = of(&mut self.terminate) => "SIGTERM",
+            () = of(&mut self.interrupt) => "SIGINT",
+        }
     }
 }
 
