@@ -17,6 +17,8 @@ pub const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
 /// follows a redirect wherever it leads.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that decides")]
 pub fn client() -> Result<Client, reqwest::Error> {
+    // Whoever runs us may have chosen a provider already; any will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
