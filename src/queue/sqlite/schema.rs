@@ -221,12 +221,14 @@ fn prepare(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Result<Connec
 /// How many migrations the file has seen, if it is ours and not too new.
 fn recognise(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
     let store = |source| OpenError::Store { path: path.to_owned(), source };
+    // One snapshot: another process may just be making the tables and the marks, in one transaction.
+    let snapshot = connection.unchecked_transaction().map_err(store)?;
     let application: i32 =
-        connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(store)?;
+        snapshot.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(store)?;
     let tables: u32 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(store)?;
-    let found: usize =
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(store)?;
+        snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(store)?;
+    let found: usize = snapshot.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(store)?;
+    drop(snapshot);
     if application != APPLICATION_ID && (tables > 0 || application != 0 || found != 0) {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
