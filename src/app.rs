@@ -14,6 +14,7 @@ use crate::{
     archive::{Archive, ArchiveError},
     clock::Clock,
     config::{Config, Roles},
+    health::Health,
     lifecycle::{Ending, Lifecycle},
     polyai::{self, PolyAi},
     queue::{
@@ -132,6 +133,7 @@ impl App {
         let life = Lifecycle::new();
         life.catch_signals();
         let queue_life = life.outer();
+        let health = Health::default();
         if !config.spool.path.as_os_str().is_empty() {
             tracing::warn!(
                 "spool.path is set, but this version has no spool yet: broker trouble is answered 503, and PolyAI retries"
@@ -171,7 +173,8 @@ impl App {
         if let Some((listener, metrics)) = admin {
             let address = local("admin.listen", config.admin.listen, &listener)?;
             life.spawn_service("metrics", keep_up(metrics.clone(), life.clone()));
-            let admin = Admin { queue: Arc::clone(&app.queue.queue), metrics, draining: life.draining() };
+            let admin =
+                Admin { queue: Arc::clone(&app.queue.queue), metrics, draining: life.draining(), health };
             life.spawn_service(
                 "admin",
                 web::serve(listener, admin.router(), config.server.ack_budget, life.clone()),

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod event;
+pub mod health;
 pub mod lifecycle;
 pub mod polyai;
 pub mod queue;

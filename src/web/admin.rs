@@ -1,7 +1,8 @@
 //! `/livez`, `/readyz` and `/metrics`, on a listener of their own that is never public.
 //!
 //! Liveness says that the process answers; it does not look at the queue, because restarting polyhook heals no
-//! broker. Readiness is the truth about promise 1: ready means that a delivery could be made durable now.
+//! broker. Readiness is the truth about promise 1: ready means that a delivery could be made durable now. Below it
+//! stands what a person should know of all the same ([`Health`]), a line each.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +18,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::queue::Queue;
+use crate::{health::Health, queue::Queue};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -30,6 +31,8 @@ pub struct Admin {
     pub metrics: PrometheusHandle,
     /// Once it fires the process is no longer ready.
     pub draining: CancellationToken,
+    /// What is wrong although the process is ready.
+    pub health: Health,
 }
 
 impl std::fmt::Debug for Admin {
@@ -54,10 +57,20 @@ async fn ready(State(admin): State<Admin>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
     match timeout(READY_TIMEOUT, admin.queue.ready()).await {
-        Ok(Ok(())) => "ready\n".into_response(),
-        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
+        Ok(Ok(())) => with_conditions("ready", &admin.health).into_response(),
+        Ok(Err(error)) => {
+            let text = with_conditions(&format!("not ready: {error}"), &admin.health);
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the queue does not answer\n").into_response(),
     }
+}
+
+/// A line, and one more for each open condition.
+fn with_conditions(line: &str, health: &Health) -> String {
+    let conditions =
+        health.conditions().into_iter().map(|(what, text)| format!("degraded: {what}: {text}\n"));
+    std::iter::once(format!("{line}\n")).chain(conditions).collect()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use polyhook::{
     clock::Clock,
     config::Config,
+    health::Health,
     lifecycle::{Ending, Lifecycle},
     queue::{Queue, Urls},
     secret::Secret,
@@ -93,7 +94,7 @@ impl Server {
     /// The admin listener of a process that lives and drains with `life`.
     pub(super) async fn admin(queue: &Arc<impl Queue>, life: Lifecycle) -> Self {
         let queue = Arc::clone(queue) as Arc<dyn Queue>;
-        let admin = Admin { queue, metrics: metrics(), draining: life.draining() };
+        let admin = Admin { queue, metrics: metrics(), draining: life.draining(), health: Health::default() };
         // What is shown is that it answers while draining, so it must outlive the drain.
         Self::serve(admin.router(), Duration::from_secs(4), Lifecycle::new()).await
     }
