@@ -7,6 +7,7 @@
 )]
 
 mod archive;
+mod faults;
 mod layering;
 mod processes;
 mod queue_contract;
