@@ -9,10 +9,12 @@
 //! crash at. Each scenario prints one line of JSON after `faults: `, and `FAULTS_REPORT=FILE` gathers the lines.
 //! `FAULTS_SEED=N` repeats what was left to chance.
 
+mod crashes;
 mod kills;
 mod load;
 mod oracle;
 mod stage;
+mod tracer;
 
 use std::{
     fs::OpenOptions,

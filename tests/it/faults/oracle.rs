@@ -151,6 +151,36 @@ impl Customer {
     pub(super) fn announced(&self) -> usize {
         self.seen.lock().unwrap().announced.len()
     }
+
+    /// The ids under which a conversation was announced.
+    pub(super) fn ids(&self, conversation: &str) -> BTreeSet<String> {
+        let seen = self.seen.lock().unwrap();
+        seen.announced.get(conversation).into_iter().flatten().cloned().collect()
+    }
+
+    pub(super) fn is_announced(&self, conversation: &str) -> bool {
+        !self.ids(conversation).is_empty()
+    }
+
+    /// Whether a conversation is announced by now, or within the moment that it takes a broker to tell.
+    pub(super) fn hears(&self, conversation: &str) -> bool {
+        listen(|| self.is_announced(conversation))
+    }
+
+    /// The same of an event.
+    pub(super) fn hears_event(&self, id: &str) -> bool {
+        listen(|| self.seen.lock().unwrap().events.contains(id))
+    }
+}
+
+fn listen(heard: impl Fn() -> bool) -> bool {
+    (0..15).any(|_| {
+        let heard = heard();
+        if !heard {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        heard
+    })
 }
 
 impl Drop for Customer {
