@@ -55,9 +55,17 @@ struct Eye {
 
 impl Eye {
     fn on(site: &Site, polyai: &PolyAi, conversation: &str) -> Self {
+        // A recording of several parts, or it would be held in memory until it is whole.
+        let script = serde_json::json!({ "audio_size": "2500 KiB" });
+        polyai.control("PUT", &format!("calls/{conversation}/script"), &script);
         let access = polyai.access.clone();
         let fetched_before = fetched(&access);
-        Self { archive: site.archive(), conversation: conversation.to_owned(), polyai: access, fetched_before }
+        Self {
+            archive: site.archive(),
+            conversation: conversation.to_owned(),
+            polyai: access,
+            fetched_before,
+        }
     }
 
     fn is_fetched(&self) -> bool {
@@ -83,16 +91,17 @@ impl Eye {
         }
     }
 
-    /// The same and the rest, by the embedded queue's file.
-    fn embedded(&self, queue: &Path) -> Step {
+    /// The same and the rest, by the embedded queue's file; nothing while a stopped thread has it locked.
+    fn embedded(&self, queue: &Path) -> Option<Step> {
         let state = || -> rusqlite::Result<(Option<String>, bool)> {
             let file = Connection::open_with_flags(queue, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             file.busy_timeout(Duration::from_secs(1))?;
             let id = format!("evt-{}", self.conversation);
-            let state = match file.query_row("SELECT state FROM messages WHERE id = ?1", [id], |row| row.get(0)) {
-                Err(rusqlite::Error::QueryReturnedNoRows) => None,
-                state => Some(state?),
-            };
+            let state =
+                match file.query_row("SELECT state FROM messages WHERE id = ?1", [id], |row| row.get(0)) {
+                    Err(rusqlite::Error::QueryReturnedNoRows) => None,
+                    state => Some(state?),
+                };
             let announced: u32 = file.query_row(
                 "SELECT count(*) FROM announcements WHERE subject = ?1",
                 [&self.conversation],
@@ -100,12 +109,12 @@ impl Eye {
             )?;
             Ok((state, announced > 0))
         };
-        match state().expect("the queue file can be read") {
+        Some(match state().ok()? {
             (None, _) => Step::Nothing,
             (Some(state), _) if state == "done" => Step::Acknowledged,
             (_, true) => Step::Announced,
             _ => self.archived().unwrap_or(Step::Durable),
-        }
+        })
     }
 }
 
@@ -113,7 +122,9 @@ fn fetched(polyai: &Access) -> u64 {
     let address = polyai.url.trim_start_matches("http://").parse().unwrap();
     let (_, counts) = crate::support::process::get(address, "/_simulator/requests").expect("an answer");
     let counts: Value = serde_json::from_str(&counts).unwrap();
-    counts["v3_conversation"].as_object().map_or(0, |by_status| by_status.values().filter_map(Value::as_u64).sum())
+    counts["v3_conversation"]
+        .as_object()
+        .map_or(0, |by_status| by_status.values().filter_map(Value::as_u64).sum())
 }
 
 /// The folder of that name, wherever it is.
@@ -162,7 +173,7 @@ fn crash(
     site: &Site,
     event: (&str, &[u8]),
     point: Point,
-    step: impl Fn() -> Step + Clone + Send + 'static,
+    step: impl Fn() -> Option<Step> + Clone + Send + 'static,
     finished: Step,
 ) -> Crash {
     let to = process.receiver();
@@ -171,7 +182,7 @@ fn crash(
     let tracer = Tracer::of(process.pid(), move |call| match point {
         Point::Call(number) => call.number == number,
         Point::After(step, wanted) => {
-            wanted.is_none_or(|wanted| wanted == was_answered.load(Ordering::SeqCst)) && look() == step
+            wanted.is_none_or(|wanted| wanted == was_answered.load(Ordering::SeqCst)) && look() == Some(step)
         }
     });
     if deliver(to, &site.secret, event.0, event.1) == Some(204) {
@@ -184,7 +195,7 @@ fn crash(
 fn finish(
     process: &mut Process,
     tracer: Tracer,
-    step: impl Fn() -> Step,
+    step: impl Fn() -> Option<Step>,
     finished: Step,
     answered: bool,
 ) -> Crash {
@@ -192,7 +203,7 @@ fn finish(
     let mut done_at = None;
     while !tracer.is_over() {
         assert!(start.elapsed() < PATIENCE, "neither killed nor finished");
-        if done_at.is_none() && step() >= finished {
+        if done_at.is_none() && step() >= Some(finished) {
             done_at = Some(Instant::now());
         }
         // What comes after the last step, if anything does.
@@ -208,7 +219,12 @@ fn finish(
     } else {
         process.wait(PATIENCE);
     }
-    Crash { step: step(), answered, calls, survived }
+    let mut last = None;
+    eventually("to be seen", || {
+        last = step();
+        last.is_some()
+    });
+    Crash { step: last.unwrap(), answered, calls, survived }
 }
 
 /// Counts the crashes by where they were.
@@ -313,7 +329,7 @@ fn a_crash_at_any_step_on_the_embedded_queue() {
             }
             let queue = site.path().join("polyhook-data/queue.db");
             let eye = Eye::on(site, &polyai, id);
-            eventually("settled", || eye.embedded(&queue) == Step::Acknowledged);
+            eventually("settled", || eye.embedded(&queue) == Some(Step::Acknowledged));
             run.stop();
             assert_archived_once(site, std::slice::from_ref(id));
             let announced = oracle::embedded(&queue).unwrap();
@@ -370,13 +386,13 @@ fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
         let (ears, conversation) = (Arc::clone(&customer), id.clone());
         let step = move || match eye.archived() {
             // It takes a moment to be heard.
-            Some(Step::ManifestWritten) if ears.hears(&conversation) => Step::Announced,
-            step => step.unwrap_or(Step::Durable),
+            Some(Step::ManifestWritten) if ears.hears(&conversation) => Some(Step::Announced),
+            step => step.or(Some(Step::Durable)),
         };
         let look = step.clone();
         let tracer = Tracer::of(work.pid(), move |call| match point {
             Point::Call(number) => call.number == number,
-            Point::After(step, _) => look() == step,
+            Point::After(step, _) => look() == Some(step),
         });
         let answer = deliver(receive.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(&id));
         assert_eq!(answer, Some(204));
@@ -431,7 +447,7 @@ fn a_crash_of_the_receiver_at_any_step_on_rabbitmq() {
         let (event_id, ears) = (format!("evt-{id}"), Arc::clone(&customer));
         let step = {
             let event_id = event_id.clone();
-            move || if ears.hears_event(&event_id) { Step::Durable } else { Step::Nothing }
+            move || Some(if ears.hears_event(&event_id) { Step::Durable } else { Step::Nothing })
         };
         let event = polyai.event(&id);
         let crash = crash(&mut receive, &site, (&event_id, &event), Point::Call(number), step, Step::Durable);

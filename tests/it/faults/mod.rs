@@ -9,6 +9,8 @@
 //! crash at. Each scenario prints one line of JSON after `faults: `, and `FAULTS_REPORT=FILE` gathers the lines.
 //! `FAULTS_SEED=N` repeats what was left to chance.
 
+mod broker;
+mod cluster;
 mod crashes;
 mod kills;
 mod load;

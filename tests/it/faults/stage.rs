@@ -1,7 +1,10 @@
 //! What most scenarios play on: a receiver and a worker of their own on a broker, a customer who listens, and load.
 
 use std::{
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -34,6 +37,7 @@ pub(super) struct Stage {
     pub(super) receiver: Mutex<Process>,
     pub(super) worker: Mutex<Process>,
     pub(super) customer: Customer,
+    thrown_away: AtomicUsize,
 }
 
 impl Stage {
@@ -44,7 +48,8 @@ impl Stage {
         let config = format!(
             "queue = {{ url = {urls:?}, prefix = \"{prefix}\" }}\n\
              spool = {{ path = \"spool.db\" }}\n\
-             worker.concurrency = 8\n"
+             worker.concurrency = 8\n\
+             retry.delays = [\"1s\", \"2s\", \"4s\", \"8s\", \"15s\", \"30s\"]\n"
         );
         let site = Site::new(&polyai.access, &config);
         let receiver = start(&site, "receive");
@@ -52,7 +57,20 @@ impl Stage {
         receiver.ready();
         worker.ready();
         let customer = Customer::start(urls, &prefix);
-        Self { polyai, site, prefix, receiver: Mutex::new(receiver), worker: Mutex::new(worker), customer }
+        Self {
+            polyai,
+            site,
+            prefix,
+            receiver: Mutex::new(receiver),
+            worker: Mutex::new(worker),
+            customer,
+            thrown_away: AtomicUsize::new(0),
+        }
+    }
+
+    /// Somebody has thrown away so many deliveries that were acknowledged.
+    pub(super) fn may_lose(&self, deliveries: usize) {
+        self.thrown_away.fetch_add(deliveries, Ordering::SeqCst);
     }
 
     pub(super) fn load(&self) -> Load {
@@ -89,7 +107,13 @@ impl Stage {
     #[track_caller]
     pub(super) fn judge(self, load: Load, mut figures: Figures) {
         let record = load.finish();
-        oracle::judge(&record, &self.site.archive(), &Bus::RabbitMq(&self.customer), &mut figures);
+        oracle::judge(
+            &record,
+            &self.site.archive(),
+            &Bus::RabbitMq(&self.customer),
+            self.thrown_away.into_inner(),
+            &mut figures,
+        );
         let mut worker = self.worker.into_inner().unwrap();
         let admin = worker.ready();
         figures.set("dead", metric(admin, "polyhook_queue_depth{queue=\"dead\"}"));

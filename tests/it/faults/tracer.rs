@@ -41,7 +41,8 @@ impl Call {
     /// The call and the kind of thing it is made on.
     pub(super) fn describe(&self) -> String {
         let file = self.target.rsplit('/').next().unwrap_or_default();
-        let known = ["queue.db-wal", "queue.db", "spool.db-wal", "spool.db", "conversation.json", "manifest.json"];
+        let known =
+            ["queue.db-wal", "queue.db", "spool.db-wal", "spool.db", "conversation.json", "manifest.json"];
         let what = known.into_iter().find(|name| file.starts_with(name)).unwrap_or(match &*self.target {
             "" => "a path",
             target if target.starts_with("socket:") => "a socket",
