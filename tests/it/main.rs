@@ -8,6 +8,7 @@
 
 mod archive;
 mod faults;
+mod fuzz;
 mod layering;
 mod processes;
 mod queue_contract;

@@ -31,7 +31,8 @@ const MARGIN: Duration = Duration::from_millis(250);
 /// An answer that has not come by then never comes.
 const SILENCE: Duration = Duration::from_secs(15);
 /// PolyAI waits 1, 5, 15, 60 and 240 minutes; the last one again and again.
-const WAITS: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
+const WAITS: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(8)];
 
 /// Deliveries in progress.
 #[derive(Debug)]

@@ -12,6 +12,7 @@
 mod broker;
 mod cluster;
 mod crashes;
+mod disk;
 mod kills;
 mod load;
 mod oracle;

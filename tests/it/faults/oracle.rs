@@ -89,6 +89,11 @@ pub(super) fn judge(
     assert_eq!(changed, 0, "announced under two ids: {figures:?}");
 }
 
+/// Whether this conversation is in the archive.
+pub(super) fn is_archived(archive: &Path, conversation: &str) -> bool {
+    archived(archive).contains_key(conversation)
+}
+
 /// The revision of every manifest there is, by conversation. Each is whole.
 fn archived(archive: &Path) -> BTreeMap<String, Vec<u64>> {
     let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();

@@ -16,6 +16,7 @@ use super::{
 use crate::support::{
     process::{self, PolyAi, Process, Site, metric},
     rabbit,
+    small_disk::SmallDisk,
 };
 
 /// How long anything may take to come right again.
@@ -37,21 +38,34 @@ pub(super) struct Stage {
     pub(super) receiver: Mutex<Process>,
     pub(super) worker: Mutex<Process>,
     pub(super) customer: Customer,
+    /// Where the spool is, if that is a disk of its own.
+    pub(super) disk: Option<SmallDisk>,
     thrown_away: AtomicUsize,
 }
 
 impl Stage {
     /// Everything on the brokers at `urls`, with so many conversations to deliver.
     pub(super) fn set(urls: &[String], calls: usize) -> Self {
+        Self::set_with(urls, calls, "spool = { path = \"spool.db\" }", |_| None)
+    }
+
+    /// The same with another spool, and with a disk that is there before the processes are.
+    pub(super) fn set_with(
+        urls: &[String],
+        calls: usize,
+        spool: &str,
+        disk: impl FnOnce(&Site) -> Option<SmallDisk>,
+    ) -> Self {
         let polyai = PolyAi::start(CALLS, calls);
         let prefix = rabbit::prefix();
         let config = format!(
             "queue = {{ url = {urls:?}, prefix = \"{prefix}\" }}\n\
-             spool = {{ path = \"spool.db\" }}\n\
+             {spool}\n\
              worker.concurrency = 8\n\
              retry.delays = [\"1s\", \"2s\", \"4s\", \"8s\", \"15s\", \"30s\"]\n"
         );
         let site = Site::new(&polyai.access, &config);
+        let disk = disk(&site);
         let receiver = start(&site, "receive");
         let worker = start(&site, "work");
         receiver.ready();
@@ -64,6 +78,7 @@ impl Stage {
             receiver: Mutex::new(receiver),
             worker: Mutex::new(worker),
             customer,
+            disk,
             thrown_away: AtomicUsize::new(0),
         }
     }

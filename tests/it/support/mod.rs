@@ -4,3 +4,4 @@ pub(crate) mod cluster;
 pub(crate) mod process;
 pub(crate) mod rabbit;
 pub(crate) mod seaweed;
+pub(crate) mod small_disk;
