@@ -79,13 +79,17 @@ pub(super) struct Record {
 impl Load {
     /// Starts sending the conversations of `polyai` to `target`, so many a second.
     pub(super) fn start(polyai: &PolyAi, target: SocketAddr, per_second: u32) -> Self {
-        let ids = polyai.ids();
-        Self::of(ids, polyai, target, per_second)
+        let deliveries = polyai.ids().into_iter().map(|id| (id.clone(), polyai.event(&id))).collect();
+        Self::of(deliveries, polyai, target, per_second)
     }
 
-    /// The same with these conversations only.
-    pub(super) fn of(ids: Vec<String>, polyai: &PolyAi, target: SocketAddr, per_second: u32) -> Self {
-        let deliveries = ids.into_iter().map(|id| (id.clone(), polyai.event(&id))).collect();
+    /// The same with these bodies, by conversation.
+    pub(super) fn of(
+        deliveries: Vec<(String, Vec<u8>)>,
+        polyai: &PolyAi,
+        target: SocketAddr,
+        per_second: u32,
+    ) -> Self {
         let shared = Arc::new(Shared {
             target: Mutex::new(target),
             secret: Secret::new(&*polyai.access.secret),
@@ -243,8 +247,12 @@ impl Record {
     }
 }
 
-fn request(target: SocketAddr, secret: &Secret, id: &str, body: &[u8]) -> Vec<u8> {
-    let now = Clock::System.now().as_second();
+pub(super) fn request(target: SocketAddr, secret: &Secret, id: &str, body: &[u8]) -> Vec<u8> {
+    request_at(target, secret, id, body, Clock::System.now().as_second())
+}
+
+/// The same, signed at a time of one's own.
+pub(super) fn request_at(target: SocketAddr, secret: &Secret, id: &str, body: &[u8], now: i64) -> Vec<u8> {
     let signature = signature::sign(secret, Some(now), body);
     let head = format!(
         "POST /polyai-events HTTP/1.1\r\nhost: {target}\r\nconnection: close\r\ncontent-type: application/json\r\n\
@@ -256,7 +264,7 @@ fn request(target: SocketAddr, secret: &Secret, id: &str, body: &[u8]) -> Vec<u8
 }
 
 /// The head of the answer, if there is a whole one.
-async fn exchange(target: SocketAddr, request: &[u8]) -> Option<String> {
+pub(super) async fn exchange(target: SocketAddr, request: &[u8]) -> Option<String> {
     let mut stream = TcpStream::connect(target).await.ok()?;
     stream.write_all(request).await.ok()?;
     let mut answer = Vec::new();

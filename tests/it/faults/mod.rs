@@ -16,6 +16,9 @@ mod disk;
 mod kills;
 mod load;
 mod oracle;
+mod polyai;
+mod pressure;
+mod repeats;
 mod stage;
 mod tracer;
 
