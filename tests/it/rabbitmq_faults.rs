@@ -21,7 +21,7 @@ use crate::{
 static FRAGILE: LazyLock<Mutex<Node>> =
     LazyLock::new(|| Mutex::new(Node::start(ClientCertificate::Required)));
 
-async fn fragile() -> MutexGuard<'static, Node> {
+pub(crate) async fn fragile() -> MutexGuard<'static, Node> {
     block_in_place(|| LazyLock::force(&FRAGILE)).lock().await
 }
 
