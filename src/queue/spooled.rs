@@ -247,7 +247,8 @@ impl Queue for Spooled {
             return Err(QueueError::Closed);
         }
         let dedup = message.dedup;
-        self.recent.once(dedup, self.store(message)).await
+        // Boxed, because it is large and would be moved several times.
+        self.recent.once(dedup, Box::pin(self.store(message))).await
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {

@@ -25,6 +25,11 @@ pub(crate) async fn fragile() -> MutexGuard<'static, Node> {
     block_in_place(|| LazyLock::force(&FRAGILE)).lock().await
 }
 
+/// The same, for those who are not asynchronous.
+pub(crate) fn fragile_now() -> MutexGuard<'static, Node> {
+    FRAGILE.blocking_lock()
+}
+
 /// Publishing fails, and does not take the time a timeout takes.
 async fn assert_fails_fast(bench: &Bench) {
     let begun = Instant::now();

@@ -222,7 +222,7 @@ impl Writer {
             }
             match store.put_back(&self.path) {
                 Ok(true) => {
-                    tracing::error!("{}; it was put back with everything that was in it", Trouble::Gone)
+                    tracing::error!("{}; it was put back with everything that was in it", Trouble::Gone);
                 }
                 Ok(false) => tracing::error!(
                     "{}, and another lies there: it is opened; what was in the first is lost unless you put it back",
