@@ -40,7 +40,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) struct Bench {
     pub(crate) queue: Arc<Spooled>,
     pub(crate) prefix: String,
-    _life: Lifecycle,
+    life: Lifecycle,
 }
 
 pub(crate) fn config(url: &str, prefix: &str) -> QueueConfig {
@@ -62,7 +62,7 @@ pub(crate) fn try_open(config: &QueueConfig) -> Result<Bench, OpenError> {
     };
     let broker = RabbitMq::open(options, &life)?;
     let queue = Spooled::new(broker, None, config, Clock::System, Health::default(), &life);
-    Ok(Bench { queue, prefix: config.prefix.clone(), _life: life })
+    Ok(Bench { queue, prefix: config.prefix.clone(), life })
 }
 
 impl Bench {
@@ -538,6 +538,30 @@ async fn who_asks_for_no_job_takes_none() {
     }
     idle.queue.close().await;
     busy.queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_hands_back_at_once_what_nobody_has_begun() {
+    let ending = Bench::new().await;
+    for n in 0..4 {
+        ending.queue.publish(message(&format!("evt_{n}"), "{}")).await.unwrap();
+    }
+    let running = ending.take().await;
+    // All four are in its hands, and nobody else gets one.
+    ending.assert_depths([(Lane::Fetch, 4), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    let other = Bench::with(&config(&SHARED.url(), &ending.prefix)).await;
+    assert!(timeout(Duration::from_millis(300), other.queue.next()).await.is_err());
+    ending.life.drain();
+    for _ in 0..3 {
+        let job = other.take().await;
+        assert_ne!(job.message.id, running.message.id);
+        other.queue.settle(job.lease, Outcome::Done).await.unwrap();
+    }
+    // What runs may end well.
+    ending.queue.settle(running.lease, Outcome::Done).await.unwrap();
+    other.assert_depths([(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    ending.queue.close().await;
+    other.queue.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
