@@ -71,12 +71,18 @@ pub struct Usage {
 pub(super) fn usage(connection: &Connection) -> rusqlite::Result<Usage> {
     let look = connection.unchecked_transaction()?;
     let pragma = |name| look.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
-    let (messages, oldest): (u64, Option<i64>) = look.query_row(
-        "SELECT count(*), min(received_at) FROM messages INDEXED BY messages_open
-         WHERE state IN ('ready', 'leased', 'retry') AND state <> 'done'",
-        [],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
+    let (mut messages, mut oldest) = (0, None);
+    for state in ["ready", "leased", "retry"] {
+        // By the index alone, however many there are.
+        let (count, first): (u64, Option<i64>) = look.query_row(
+            "SELECT count(*), (SELECT received_at FROM messages WHERE seq = min(open.seq))
+             FROM messages AS open INDEXED BY messages_open WHERE open.state = ?1 AND open.state <> 'done'",
+            [state],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        messages += count;
+        oldest = [oldest, first].into_iter().flatten().min();
+    }
     let pages = pragma("page_count")?.saturating_sub(pragma("freelist_count")?);
     Ok(Usage {
         messages,
