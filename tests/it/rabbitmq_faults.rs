@@ -22,12 +22,16 @@ static FRAGILE: LazyLock<Mutex<Node>> =
     LazyLock::new(|| Mutex::new(Node::start(ClientCertificate::Required)));
 
 pub(crate) async fn fragile() -> MutexGuard<'static, Node> {
-    block_in_place(|| LazyLock::force(&FRAGILE)).lock().await
+    let node = block_in_place(|| LazyLock::force(&FRAGILE)).lock().await;
+    block_in_place(|| node.revive());
+    node
 }
 
 /// The same, for those who are not asynchronous.
 pub(crate) fn fragile_now() -> MutexGuard<'static, Node> {
-    FRAGILE.blocking_lock()
+    let node = FRAGILE.blocking_lock();
+    node.revive();
+    node
 }
 
 /// Publishing fails, and does not take the time a timeout takes.

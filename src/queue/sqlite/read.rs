@@ -4,7 +4,7 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     schema,
@@ -74,13 +74,19 @@ pub(super) fn usage(connection: &Connection) -> rusqlite::Result<Usage> {
     let (mut messages, mut oldest) = (0, None);
     for state in ["ready", "leased", "retry"] {
         // By the index alone, however many there are.
-        let (count, first): (u64, Option<i64>) = look.query_row(
-            "SELECT count(*), (SELECT received_at FROM messages WHERE seq = min(open.seq))
-             FROM messages AS open INDEXED BY messages_open WHERE open.state = ?1 AND open.state <> 'done'",
+        messages += look.query_row(
+            "SELECT count(*) FROM messages INDEXED BY messages_open WHERE state = ?1 AND state <> 'done'",
             [state],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| row.get::<_, u64>(0),
         )?;
-        messages += count;
+        let first: Option<i64> = look
+            .query_row(
+                "SELECT received_at FROM messages INDEXED BY messages_open
+                 WHERE state = ?1 AND state <> 'done' ORDER BY seq LIMIT 1",
+                [state],
+                |row| row.get(0),
+            )
+            .optional()?;
         oldest = [oldest, first].into_iter().flatten().min();
     }
     let pages = pragma("page_count")?.saturating_sub(pragma("freelist_count")?);
