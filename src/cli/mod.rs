@@ -11,6 +11,7 @@ pub mod output;
 mod send;
 mod serve;
 mod simulate;
+mod spool;
 mod verify;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -75,6 +76,9 @@ enum Command {
     Verify(verify::Args),
     /// Fetch conversations by id and archive them now
     Fetch(fetch::Args),
+    /// Look at the spool, where deliveries wait while RabbitMQ is away, or empty it
+    #[command(subcommand)]
+    Spool(spool::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -134,6 +138,7 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Send(args) => send::run(&global, args).await,
         Command::Verify(args) => verify::run(&global, &args),
         Command::Fetch(args) => fetch::run(&global, args).await,
+        Command::Spool(command) => spool::run(&global, &command).await,
         Command::Config(command) => config::run(&global, &command),
         Command::Healthcheck(args) => healthcheck::run(&global, args).await,
     };

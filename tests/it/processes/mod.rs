@@ -10,6 +10,7 @@ mod rabbitmq;
 mod s3;
 mod signals;
 mod signatures;
+mod spool;
 
 use std::{collections::BTreeMap, path::Path};
 

@@ -173,6 +173,16 @@ impl Node {
         self.ctl(&["start_app"]);
     }
 
+    /// Brings it back to how a test expects to find it, whatever became of the one before.
+    pub(crate) fn revive(&self) {
+        let running = self.server.lock().unwrap().is_some();
+        if running {
+            self.resume();
+        } else {
+            self.restart();
+        }
+    }
+
     /// `kill -9`
     pub(crate) fn kill(&self) {
         *self.server.lock().unwrap() = None;
