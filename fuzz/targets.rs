@@ -26,7 +26,7 @@ pub fn signature(data: &[u8]) {
         let verifier = Verifier::new(
             &[Secret::new("another-secret-of-ours"), secret.clone()],
             scheme,
-            Duration::from_secs(300),
+            Duration::from_mins(5),
         );
         let verdict = verifier.verify(Some(signature), timestamp, body, now);
         if verdict.is_ok() {

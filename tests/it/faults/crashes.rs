@@ -430,7 +430,7 @@ fn a_crash_of_the_receiver_at_any_step_on_rabbitmq() {
     let (site, prefix) = on_rabbitmq(&polyai);
     let mut work = site.polyhook(["work"]).private("guest:guest").start();
     work.ready();
-    let customer = Arc::new(Customer::start(&[rabbit::SHARED.url()], &prefix));
+    let customer = Arc::new(Customer::of_everything(&[rabbit::SHARED.url()], &prefix));
     let mut figures = Figures::of("crash of the receiver at every step, RabbitMQ");
     let mut sweep = Sweep::default();
     let mut done: Vec<(String, bool)> = Vec::new();

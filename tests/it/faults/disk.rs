@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{
@@ -27,7 +28,7 @@ use crate::support::{
 
 /// Whether what was in a queue file that is deleted or moved away under a running process is taken over into the new
 /// one. Otherwise it is lost with the file, by the hand that removes it, and only what comes after must be archived.
-const RESCUED: bool = false;
+const RESCUED: bool = true;
 
 /// `polyhook run` with its queue on a disk of its own.
 struct Embedded {
@@ -73,8 +74,8 @@ impl Embedded {
 
     /// Starts it as a supervisor does: again and again, until it stays.
     fn start_again(&mut self) {
+        self.run = self.site.polyhook(["run"]).start();
         loop {
-            self.run = self.site.polyhook(["run"]).start();
             let mut is_up = false;
             eventually("up or gone", || {
                 is_up = self.run.stderr().iter().any(|line| line.contains("receiving deliveries"));
@@ -84,6 +85,7 @@ impl Embedded {
                 self.load.aim(self.run.receiver());
                 return;
             }
+            self.run = self.site.polyhook(["run"]).start();
         }
     }
 
@@ -138,15 +140,13 @@ fn a_read_only_disk_under_the_embedded_queue() {
     // The kernel lets nobody take a disk's writability away while files are open for writing.
     stage.run.stop();
     stage.disk.make_read_only(true);
-    thread::scope(|scope| {
-        let disk = &stage.disk;
-        let mended = scope.spawn(|| {
-            thread::sleep(Duration::from_secs(1));
-            disk.make_read_only(false);
-        });
-        stage.run = stage.site.polyhook(["run"]).start();
-        mended.join().unwrap();
-    });
+    let mut failing = stage.site.polyhook(["run"]).start();
+    thread::sleep(Duration::from_secs(1));
+    if failing.is_running() {
+        failing.signal(Signal::SIGTERM);
+        failing.wait(PATIENCE);
+    }
+    stage.disk.make_read_only(false);
     stage.start_again();
     stage.recovers(&mut figures);
     stage.judge(None, figures);
@@ -170,21 +170,15 @@ fn a_queue_file_that_is_damaged() {
 
     stage.run.stop();
     overwrite(&stage.disk.file("queue.db"));
-    let moved = thread::scope(|scope| {
-        let disk = &stage.disk;
-        let moving = scope.spawn(|| {
-            thread::sleep(Duration::from_secs(1));
-            move_away(disk);
-            Instant::now()
-        });
-        let mut failing = stage.site.polyhook(["run"]).start();
-        let moved = moving.join().unwrap();
-        // It may have given up, or go on with the new file; both are right.
-        if failing.is_running() {
-            failing.kill();
-        }
-        moved
-    });
+    let mut failing = stage.site.polyhook(["run"]).start();
+    thread::sleep(Duration::from_secs(1));
+    // It may have given up, or refuse deliveries until somebody does something; both are right.
+    if failing.is_running() {
+        failing.signal(Signal::SIGTERM);
+        failing.wait(PATIENCE);
+    }
+    move_away(&stage.disk);
+    let moved = Instant::now();
     stage.start_again();
     stage.recovers(&mut figures);
     stage.judge(Some(moved), figures);

@@ -7,7 +7,7 @@
 //!
 //! Short by default. `FAULTS=long` takes the figures that are published: more kills, longer outages, every point to
 //! crash at. Each scenario prints one line of JSON after `faults: `, and `FAULTS_REPORT=FILE` gathers the lines.
-//! `FAULTS_SEED=N` repeats what was left to chance.
+//! `FAULTS_SEED=N` repeats what was left to chance. Namespaces and mounts need root.
 
 mod broker;
 mod cluster;

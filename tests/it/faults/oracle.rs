@@ -142,11 +142,20 @@ struct Seen {
 }
 
 impl Customer {
-    /// Binds a durable queue on the brokers at `urls`. The exchanges have to be there.
+    /// Binds a durable queue for announcements on the brokers at `urls`.
     pub(super) fn start(urls: &[String], prefix: &str) -> Self {
+        Self::of("announcements", urls, prefix)
+    }
+
+    /// The same for events too. Their exchange has to be there.
+    pub(super) fn of_everything(urls: &[String], prefix: &str) -> Self {
+        Self::of("everything", urls, prefix)
+    }
+
+    fn of(wanted: &str, urls: &[String], prefix: &str) -> Self {
         let mut child = python()
             .arg(root().join("tests/it/support/customer.py"))
-            .args([prefix, &format!("{prefix}.customer")])
+            .args([wanted, prefix, &format!("{prefix}.customer")])
             .args(urls)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -34,7 +34,7 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     let polyai = Simulator::start(local, scenario, clock.clone(), &life).await.unwrap();
     let call = NewCall {
         environment: Some(Environment::Live),
-        channel: Some(Channel::WebChat),
+        channel: Some(Channel::Webchat),
         turns: Some(2),
         ..NewCall::default()
     };
@@ -98,7 +98,7 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let depths = tokio::time::timeout(Duration::from_secs(60), idle).await.expect("the queue is emptied");
+    let depths = tokio::time::timeout(Duration::from_mins(1), idle).await.expect("the queue is emptied");
     assert!(depths.iter().all(|(lane, depth)| *lane != Lane::Dead || *depth == 0), "{depths:?}");
     app.life().drain();
     app.run_to_end().await;

@@ -1,8 +1,8 @@
 """A customer's worker that outlives brokers: a durable queue, acknowledged after it was told, and no end of patience.
 
-    customer.py PREFIX NAME URL...
+    customer.py announcements|everything PREFIX NAME URL...
 
-Says {"bound": true} when its queue NAME is bound for announcements and events, then {"exchange", "id", "subject"} of each message, as a
+Says {"bound": true} when its queue NAME is bound for announcements, or for events as well, then {"exchange", "id", "subject"} of each message, as a
 line of JSON. When a broker goes it tries the URLs in turn. Goes on until its input ends.
 """
 
@@ -26,7 +26,7 @@ def say(line):
     sys.stdout.flush()
 
 
-def consume(url, prefix, name):
+def consume(url, wanted, prefix, name):
     parameters = pika.URLParameters(url)
     parameters.heartbeat = 5
     parameters.socket_timeout = parameters.stack_timeout = 5
@@ -36,12 +36,10 @@ def consume(url, prefix, name):
     channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
     channel.queue_bind(name, f"{prefix}.conversations", "#")
     channel.basic_qos(prefetch_count=200)
-    # The other exchange has arguments that are polyhook's business: it is bound when it is there.
-    events = name + ".events"
-    channel.queue_declare(events, durable=True, arguments={"x-queue-type": "quorum"})
+    if wanted == "everything":
+        # This exchange has arguments that are polyhook's business: it is bound when it is there.
+        channel.queue_bind(name, f"{prefix}.events", "#")
     channel.basic_consume(name, show)
-    channel.basic_consume(events, show)
-    channel.queue_bind(events, f"{prefix}.events", "#")
     say({"bound": True})
     channel.start_consuming()
 
@@ -52,11 +50,11 @@ def show(channel, method, properties, body):
     channel.basic_ack(method.delivery_tag)
 
 
-def main(prefix, name, *urls):
+def main(wanted, prefix, name, *urls):
     threading.Thread(target=leash, daemon=True).start()
     for url in itertools.cycle(urls):
         try:
-            consume(url, prefix, name)
+            consume(url, wanted, prefix, name)
         except (pika.exceptions.AMQPError, OSError) as error:
             print(f"customer: {type(error).__name__}", file=sys.stderr, flush=True)
             time.sleep(0.2)
