@@ -26,9 +26,14 @@ use crate::support::{
     small_disk::SmallDisk,
 };
 
-/// Whether what was in a queue file that is deleted or moved away under a running process is taken over into the new
-/// one. Otherwise it is lost with the file, by the hand that removes it, and only what comes after must be archived.
-const RESCUED: bool = true;
+/// What becomes of what was in a queue file that is no longer there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// It is put back.
+    Nothing,
+    /// Lost with the file, by the hand that moved it away at this moment, unless it had been archived.
+    Before(Instant),
+}
 
 /// `polyhook run` with its queue on a disk of its own.
 struct Embedded {
@@ -89,20 +94,15 @@ impl Embedded {
         }
     }
 
-    /// Everything acknowledged is archived; what was acknowledged before `loss` may be lost, unless it is rescued.
-    fn judge(mut self, loss: Option<Instant>, mut figures: Figures) {
+    /// Everything acknowledged is archived, but for the loss.
+    fn judge(mut self, loss: Loss, mut figures: Figures) {
         let mut record = self.load.finish();
         let queue = self.disk.file("queue.db");
         let mut thrown_away = 0;
-        if let Some(loss) = loss {
-            let before = forget(&mut record, loss);
-            let is_archived = |id: &&String| oracle::is_archived(&self.site.archive(), id);
-            thrown_away = before.len() - before.iter().filter(is_archived).count();
-            if RESCUED {
-                within(PATIENCE, "rescued", || {
-                    before.iter().all(|id| oracle::is_archived(&self.site.archive(), id))
-                });
-            }
+        if let Loss::Before(moved) = loss {
+            let archived = oracle::archived(&self.site.archive());
+            let before = forget(&mut record, moved);
+            thrown_away = before.iter().filter(|id| !archived.contains_key(*id)).count();
         }
         oracle::judge(&record, &self.site.archive(), &Bus::Embedded(&queue), 0, &mut figures);
         figures.set("thrown_away", thrown_away);
@@ -130,7 +130,7 @@ fn a_full_disk_under_the_embedded_queue() {
     thread::sleep(pick(Duration::from_secs(1), Duration::from_mins(1)));
     stage.disk.free();
     stage.recovers(&mut figures);
-    stage.judge(None, figures);
+    stage.judge(Loss::Nothing, figures);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_read_only_disk_under_the_embedded_queue() {
     stage.disk.make_read_only(false);
     stage.start_again();
     stage.recovers(&mut figures);
-    stage.judge(None, figures);
+    stage.judge(Loss::Nothing, figures);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_queue_file_that_is_damaged() {
     let moved = Instant::now();
     stage.start_again();
     stage.recovers(&mut figures);
-    stage.judge(Some(moved), figures);
+    stage.judge(Loss::Before(moved), figures);
 }
 
 #[test]
@@ -192,13 +192,12 @@ fn a_queue_file_that_is_deleted() {
     stage.polyai.control("POST", "faults", &json!({ "fault": { "action": { "delay": "2s" } } }));
     let before = stage.load.acknowledged();
     eventually("some are waiting", || stage.load.acknowledged() > before + 100);
-    let deleted = Instant::now();
     for name in ["queue.db", "queue.db-wal", "queue.db-shm"] {
         fs::remove_file(stage.disk.file(name)).unwrap();
     }
     stage.polyai.control("DELETE", "faults", &Value::Null);
     stage.recovers(&mut figures);
-    stage.judge(Some(deleted), figures);
+    stage.judge(Loss::Nothing, figures);
 }
 
 /// Every page but the first, which says that it is ours.

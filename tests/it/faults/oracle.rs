@@ -95,7 +95,7 @@ pub(super) fn is_archived(archive: &Path, conversation: &str) -> bool {
 }
 
 /// The revision of every manifest there is, by conversation. Each is whole.
-fn archived(archive: &Path) -> BTreeMap<String, Vec<u64>> {
+pub(super) fn archived(archive: &Path) -> BTreeMap<String, Vec<u64>> {
     let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for path in manifests(archive) {
         let manifest: Value =

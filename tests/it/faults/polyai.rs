@@ -29,16 +29,19 @@ const PROJECTS: &str = r#"
 /// Longer than any trouble here.
 const LADDER: &str = r#"["1s", "1s", "2s", "4s", "8s", "8s", "30s", "60s", "60s", "60s", "60s"]"#;
 
+/// Soon enough on a busy machine.
+const QUICK: Duration = Duration::from_secs(8);
+
 /// What is wrong, and how long a conversation of the other project may take from 204 to archive meanwhile.
 fn troubles() -> Vec<(&'static str, Value, Duration)> {
-    let quick = Duration::from_secs(3);
     vec![
-        ("down", json!({ "status": 503 }), quick),
-        ("429 storm", json!({ "rate_limited": { "seconds": 1 } }), quick),
-        ("429 without a time", json!({ "rate_limited": "absent" }), quick),
-        ("hanging up", json!("hang_up"), quick),
-        ("HTML for an answer", json!("html"), quick),
-        ("broken off", json!({ "truncate": 10 }), quick),
+        ("down", json!({ "status": 503 }), QUICK),
+        ("429 storm", json!({ "rate_limited": { "seconds": 1 } }), QUICK),
+        ("429 without a time", json!({ "rate_limited": "absent" }), QUICK),
+        ("hanging up", json!("hang_up"), QUICK),
+        ("HTML for an answer", json!("html"), QUICK),
+        ("broken off", json!({ "truncate": 10 }), QUICK),
+        // Measured only: its jobs take the worker's places until they time out, and the other's wait for one.
         ("never answering", json!({ "delay": "10m" }), Duration::MAX),
     ]
 }
@@ -97,7 +100,8 @@ fn trouble_of_polyai_is_waited_for_and_is_nobody_elses() {
         });
         let next = next.unwrap();
         eventually("the other project's is archived", || {
-            oracle::is_archived(&site.archive(), &next) || start.elapsed() > Duration::from_secs(15)
+            oracle::is_archived(&site.archive(), &next)
+                || start.elapsed() > pick(QUICK, Duration::from_secs(40))
         });
         let lag = start.elapsed();
         lags.insert(name.to_owned(), u64::try_from(lag.as_millis()).unwrap().into());
