@@ -89,10 +89,12 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     }
     let idle = async {
         loop {
-            let depths = queue.depths().await.unwrap();
-            let open =
-                depths.iter().any(|(lane, depth)| matches!(lane, Lane::Fetch | Lane::Retry) && *depth > 0);
-            if !open && !manifests(folder.path()).is_empty() {
+            let open = |lane: &Lane| matches!(lane, Lane::Fetch | Lane::Retry);
+            // It may be connecting again.
+            if let Ok(depths) = queue.depths().await
+                && !depths.iter().any(|(lane, depth)| open(lane) && *depth > 0)
+                && !manifests(folder.path()).is_empty()
+            {
                 return depths;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
