@@ -41,13 +41,14 @@ use crate::{
     event::DedupKey,
     lifecycle::Lifecycle,
     queue::{
-        Announced, Announcement, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig,
-        QueueError,
+        Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue,
+        QueueConfig, QueueError,
     },
 };
 
 mod connection;
 mod consumer;
+mod dead;
 mod desk;
 mod endpoint;
 mod message;
@@ -128,6 +129,7 @@ pub struct RabbitMq {
     others: Publishers,
     desk: Arc<Desk>,
     seen: Cache<DedupKey, ()>,
+    clock: Clock,
     services: Services,
 }
 
@@ -219,7 +221,7 @@ impl RabbitMq {
                 // Zero would be "no limit".
                 prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX).max(1),
                 desk: Arc::clone(&desk),
-                clock,
+                clock: clock.clone(),
                 link: consuming,
                 publishing: link.clone(),
                 closing: services.closing.clone(),
@@ -233,7 +235,7 @@ impl RabbitMq {
             .eviction_policy(EvictionPolicy::lru())
             .build();
         let publish_timeout = config.publish_timeout;
-        Ok(Arc::new(Self { topology, publish_timeout, link, events, others, desk, seen, services }))
+        Ok(Arc::new(Self { topology, publish_timeout, link, events, others, desk, seen, clock, services }))
     }
 
     /// The connection, if messages can be sent over it now.
@@ -407,6 +409,10 @@ impl Queue for RabbitMq {
             ));
         }
         Ok(())
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
+        Ok(Box::new(dead::Letters::open(self).await?))
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {

@@ -10,7 +10,7 @@
 //!   time and is over when it is over: nothing needs a restart.
 //! * **Retention**: of what is done, the names and the key by which a duplicate is known stay for
 //!   [`SqliteOptions::retention`]; its body goes at once. Events that ask for nothing and announcements stay
-//!   that long in full. Dead letters stay.
+//!   that long in full. Dead letters stay until they are replayed or dropped; one that is dropped is then done.
 
 use std::{
     fmt,
@@ -32,10 +32,12 @@ use tokio::{
 };
 
 use super::{
-    Announced, Announcement, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig, QueueError,
+    Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig,
+    QueueError,
 };
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
+mod dead;
 mod read;
 mod request;
 mod schema;
@@ -43,7 +45,6 @@ mod store;
 mod trouble;
 mod writer;
 
-pub use read::DeadLetter;
 pub use schema::OpenError;
 
 use request::{Asked, Probe, Request, Settle, Write};
@@ -167,11 +168,6 @@ impl Sqlite {
         self.look(move |connection| read::announcements_after(connection, seq, limit)).await
     }
 
-    /// The first `limit` dead letters, in order of arrival.
-    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.look(move |connection| read::dead_letters(connection, limit)).await
-    }
-
     /// Asks the thread for a write and waits until it is durable.
     async fn ask<W: Write>(&self, write: W, limit: Duration) -> Result<W::Answer, QueueError> {
         let answered = async {
@@ -226,6 +222,10 @@ impl Queue for Sqlite {
 
     async fn ready(&self) -> Result<(), QueueError> {
         self.ask(Probe, READY_TIMEOUT).await
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
+        Ok(Box::new(dead::Letters::open(self).await?))
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
