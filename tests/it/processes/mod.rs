@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod configuration;
+mod dead;
 mod demo;
 mod logs;
 mod memory;
