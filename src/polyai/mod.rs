@@ -13,6 +13,7 @@ mod config;
 mod conversation;
 mod error;
 pub mod http;
+mod key;
 mod region;
 mod throttle;
 

@@ -87,7 +87,8 @@ impl Server {
         signature: &SignatureConfig,
         queue: &Arc<impl Queue>,
     ) -> Self {
-        let receiver = Receiver::new(server, signature, Arc::clone(queue) as Arc<dyn Queue>, clock());
+        let queue = Arc::clone(queue) as Arc<dyn Queue>;
+        let receiver = Receiver::new(server, signature, queue, clock(), &Health::default());
         Self::serve(receiver.router(&server.path), server.ack_budget, Lifecycle::new()).await
     }
 
