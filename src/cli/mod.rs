@@ -5,6 +5,7 @@
 
 mod config;
 mod demo;
+mod endpoint;
 mod fetch;
 mod healthcheck;
 pub mod output;
@@ -75,6 +76,9 @@ enum Command {
     Verify(verify::Args),
     /// Fetch conversations by id and archive them now
     Fetch(fetch::Args),
+    /// Manage the webhook endpoints registered with PolyAI
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -134,6 +138,7 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Send(args) => send::run(&global, args).await,
         Command::Verify(args) => verify::run(&global, &args),
         Command::Fetch(args) => fetch::run(&global, args).await,
+        Command::Endpoint(command) => endpoint::run(&global, command).await,
         Command::Config(command) => config::run(&global, &command),
         Command::Healthcheck(args) => healthcheck::run(&global, args).await,
     };

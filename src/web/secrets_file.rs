@@ -20,13 +20,18 @@
 //! Times are RFC 3339. One that cannot be read makes the file unusable: ignored, it would keep a secret alive
 //! for ever. Any other comment, `polyhook:` or not, is kept as it stands.
 
-use std::{fmt, io, path::Path, time::Duration};
+use std::{
+    fmt::{self, Write},
+    io,
+    path::Path,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use crate::{secret::Secret, signature::MIN_SECRET_LENGTH};
 
 /// A window that is never closed would hide a wrong secret behind retries.
 pub const LONGEST_WINDOW: Duration = Duration::from_hours(24);
@@ -121,7 +126,7 @@ impl SecretsFile {
     pub fn render(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::new());
         let mark = |text: &mut String, name: &str, value: &dyn fmt::Display| {
-            *text += &format!("# {MARK}{name}={value}\n");
+            let _ = writeln!(text, "# {MARK}{name}={value}");
         };
         if let Some(window) = self.window {
             mark(&mut text, "window", &window);
@@ -155,6 +160,13 @@ impl SecretsFile {
     /// The secrets that are valid at `now`.
     pub fn valid(&self, now: Timestamp) -> impl Iterator<Item = &Secret> {
         self.entries().filter(move |entry| entry.is_valid(now)).map(|entry| &entry.secret)
+    }
+
+    /// Whether `secret` can stand in such a file and be taken for one.
+    pub fn can_hold(secret: &Secret) -> bool {
+        let text = secret.expose();
+        let one_line = text.lines().count() == 1 && text.trim() == text && !text.starts_with('#');
+        one_line && text.chars().count() >= MIN_SECRET_LENGTH
     }
 
     /// Until when what no secret explains is to be asked for again.
@@ -266,6 +278,17 @@ mod tests {
         let ending = file.rotate("whe_a", Secret::new("newer"), true, until, now);
         assert_eq!(ending, Ending { expiring: 4, unmarked: 0 });
         assert_eq!(valid(&file, "2026-11-25T03:00:00Z"), ["newer", "of-b"]);
+    }
+
+    #[test]
+    fn only_what_is_read_back_can_be_held() {
+        let can_hold = |text: &str| SecretsFile::can_hold(&Secret::new(text));
+        assert!(can_hold("whsec_0123456789"));
+        for bad in
+            ["", "short", "# 0123456789abcdef", " 0123456789abcdef", "0123456789abcdef\n0123456789abcdef"]
+        {
+            assert!(!can_hold(bad), "{bad:?}");
+        }
     }
 
     #[test]

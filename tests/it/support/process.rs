@@ -528,6 +528,15 @@ impl PolyAi {
         serde_json::from_str(&body).unwrap_or_default()
     }
 
+    /// Asks one of its APIs, with the key.
+    pub(crate) fn api(&self, method: &str, path: &str, body: &Value) -> Value {
+        let headers = format!("content-type: application/json\r\nx-api-key: {}\r\n", self.access.api_key);
+        let (status, body) =
+            exchange(self.address(), method, path, &headers, body.to_string().as_bytes()).expect("an answer");
+        assert!((200..300).contains(&status), "{method} {path}: {status} {body}");
+        serde_json::from_str(&body).unwrap_or_default()
+    }
+
     /// The ids of all calls.
     pub(crate) fn ids(&self) -> Vec<String> {
         let calls = self.control("GET", "calls", &Value::Null);
