@@ -155,6 +155,8 @@ impl PolyAi {
             health.well(KEY_CONDITION);
             return;
         }
+        // Projects may share a file.
+        trouble.dedup();
         let why = trouble.join("; ");
         health.degraded(
             KEY_CONDITION,

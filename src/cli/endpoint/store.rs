@@ -81,10 +81,13 @@ impl Store {
             Ok(()) => return Ok(Written::Replaced),
             Err(error) => error,
         };
-        // A file that is mounted by itself, or lies in a folder that is not ours, can still be written.
+        // A file that is mounted by itself, or lies in a folder that is read-only or not ours, may still be written.
         let unreplaceable = matches!(
             error.kind(),
-            io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices | io::ErrorKind::PermissionDenied
+            io::ErrorKind::ResourceBusy
+                | io::ErrorKind::CrossesDevices
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
         );
         if unreplaceable && self.overwrite(&text).is_ok() { Ok(Written::InPlace) } else { Err(error) }
     }
