@@ -12,7 +12,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -168,12 +168,12 @@ impl Process {
 
     /// Standard output so far.
     pub(crate) fn stdout(&self) -> Vec<String> {
-        self.said.lines.lock().unwrap().stdout.clone()
+        self.said.so_far().stdout.clone()
     }
 
     /// Standard error so far.
     pub(crate) fn stderr(&self) -> Vec<String> {
-        self.said.lines.lock().unwrap().stderr.clone()
+        self.said.so_far().stderr.clone()
     }
 
     /// The log so far; every line must be JSON.
@@ -340,6 +340,11 @@ struct Lines {
 }
 
 impl Said {
+    /// Also for a test that failed while it looked at the lines: what was said is worth more than its poison.
+    fn so_far(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn follow(self: &Arc<Self>, pipe: impl Read + Send + 'static, errors: bool) -> JoinHandle<()> {
         self.lines.lock().unwrap().open += 1;
         let said = Arc::clone(self);
