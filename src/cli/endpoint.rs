@@ -148,7 +148,7 @@ async fn rotate_secret(global: &Global, args: &RotateArgs) -> Result<(), CliErro
                 .to_owned(),
         );
     }
-    if store.path() != path.as_path() {
+    if path.is_symlink() {
         done.notes.push(format!("{} is a link; what it leads to was written", path.display()));
     }
     show(&done, args.json);

@@ -89,7 +89,7 @@ impl Store {
                 | io::ErrorKind::PermissionDenied
                 | io::ErrorKind::ReadOnlyFilesystem
         );
-        if unreplaceable && self.overwrite(&text).is_ok() { Ok(Written::InPlace) } else { Err(error) }
+        if unreplaceable { self.overwrite(&text).map(|()| Written::InPlace) } else { Err(error) }
     }
 
     fn replace(&self, text: &str) -> io::Result<()> {
