@@ -23,6 +23,8 @@ use crate::{
     queue::{
         Backend, Queue, UrlError,
         rabbitmq::{self, RabbitMq},
+        spool::Spool,
+        spooled::Spooled,
         sqlite::{self, Sqlite, SqliteOptions},
     },
     retry::Ladder,
@@ -44,6 +46,9 @@ pub enum StartError {
     /// The embedded queue cannot be opened.
     #[error("queue.url: {0}")]
     Sqlite(#[from] sqlite::OpenError),
+    /// The spool's file can never be used.
+    #[error("spool.path: {0}")]
+    Spool(#[source] sqlite::OpenError),
     /// RabbitMQ's settings make no sense.
     #[error("queue: {0}")]
     RabbitMq(#[from] rabbitmq::OpenError),
@@ -84,28 +89,49 @@ pub struct OpenQueue {
     pub sqlite: Option<Arc<Sqlite>>,
 }
 
-/// Opens the configured queue; with `consume`, jobs can be taken from it, that many at a time.
+/// Opens the configured queue for `roles`.
 pub fn open_queue(
     config: &Config,
-    consume: Option<usize>,
+    roles: Roles,
     clock: Clock,
+    health: &Health,
     life: &Lifecycle,
 ) -> Result<OpenQueue, StartError> {
     Ok(match config.queue.backend()? {
         Backend::Sqlite(path) => {
-            let queue = Sqlite::open(&path, SqliteOptions::new(&config.queue, clock), life)?;
+            // One that was here before may have room again, or be put in order, while we wait.
+            let start_in_trouble = path.metadata().is_ok_and(|file| file.len() > 0);
+            let options = SqliteOptions { start_in_trouble, ..SqliteOptions::new(&config.queue, clock) };
+            let queue = Sqlite::open(&path, options, life)?;
             OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue) }
         }
         Backend::RabbitMq => {
-            let options = rabbitmq::Options {
-                config: &config.queue,
-                delays: config.retry.delays.clone(),
-                consume,
-                clock,
+            let consume = roles.work.then_some(config.worker.concurrency);
+            let broker = open_broker(config, consume, clock.clone(), life)?;
+            if !roles.receive {
+                return Ok(OpenQueue { queue: broker, sqlite: None });
+            }
+            let spool = if config.spool.path.as_os_str().is_empty() {
+                None
+            } else {
+                let spool = Spool::open(&config.spool, &config.queue, clock.clone(), life);
+                Some((spool.map_err(StartError::Spool)?, config.spool.drain_rate))
             };
-            OpenQueue { queue: RabbitMq::open(options, life)?, sqlite: None }
+            let queue = Spooled::new(broker, spool, &config.queue, clock, health.clone(), life);
+            OpenQueue { queue, sqlite: None }
         }
     })
+}
+
+/// Opens RabbitMQ itself; with `consume`, jobs can be taken from it, that many at a time.
+pub fn open_broker(
+    config: &Config,
+    consume: Option<usize>,
+    clock: Clock,
+    life: &Lifecycle,
+) -> Result<Arc<RabbitMq>, StartError> {
+    let delays = config.retry.delays.clone();
+    Ok(RabbitMq::open(rabbitmq::Options { config: &config.queue, delays, consume, clock }, life)?)
 }
 
 /// The worker of a configuration.
@@ -137,21 +163,14 @@ impl App {
         life.catch_signals();
         let queue_life = life.outer();
         let health = Health::default();
-        if !config.spool.path.as_os_str().is_empty() {
-            tracing::warn!(
-                "spool.path is set, but this version has no spool yet: broker trouble is answered 503, and PolyAI retries"
-            );
-        }
-
         // Everything that can fail comes before anything that takes work.
-        let consume = roles.work.then_some(config.worker.concurrency);
         let public =
             if roles.receive { Some(bind("server.listen", config.server.listen).await?) } else { None };
         let admin = match metrics {
             Some(handle) => Some((bind("admin.listen", config.admin.listen).await?, handle)),
             None => None,
         };
-        let queue = open_queue(config, consume, clock.clone(), &queue_life)?;
+        let queue = open_queue(config, roles, clock.clone(), &health, &queue_life)?;
         let worker = roles.work.then(|| worker(config, Arc::clone(&queue.queue), clock.clone())).transpose();
         let worker = match worker {
             Ok(worker) => worker,

@@ -18,7 +18,7 @@ use crate::{
     archive::{Archive, ArchiveConfig},
     clock::Clock,
     polyai::{PolyAi, PolyAiConfig, ProjectConfig},
-    queue::{QueueConfig, SpoolConfig, Urls},
+    queue::{Backend, QueueConfig, SpoolConfig, Urls},
     reconcile::ReconcileConfig,
     retry::RetryConfig,
     secret::Secret,
@@ -158,7 +158,14 @@ impl Config {
         if !(0.0..=0.9).contains(&self.retry.jitter) {
             problems.push("retry.jitter must be between 0 and 0.9".to_owned());
         }
-        problems.extend(self.queue.backend().err().map(|error| format!("queue.url: {error}")));
+        match self.queue.backend() {
+            Ok(Backend::Sqlite(path)) if path == self.spool.path => problems.push(
+                "spool.path is the embedded queue's own file; the spool is for RabbitMQ: leave it empty"
+                    .to_owned(),
+            ),
+            Ok(_) => {}
+            Err(error) => problems.push(format!("queue.url: {error}")),
+        }
         problems.extend(telemetry::check_level(&self.log.level).err().map(|error| error.to_string()));
         if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
     }

@@ -11,6 +11,7 @@ use crate::{
     archive::Trigger,
     clock::Clock,
     config::Roles,
+    health::Health,
     lifecycle::Lifecycle,
     queue::Queue,
     worker::{Archived, Done, Failure, Request},
@@ -50,7 +51,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
     crate::telemetry::init_logs(&config.log)?;
     let life = Lifecycle::new();
     let clock = Clock::System;
-    let queue = app::open_queue(&config, None, clock.clone(), &life)?.queue;
+    let queue = app::open_queue(&config, Roles::NONE, clock.clone(), &Health::default(), &life)?.queue;
     let done = fetch_all(&config, &args, Arc::clone(&queue), &clock).await;
     life.drain();
     queue.close().await;

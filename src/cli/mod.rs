@@ -12,6 +12,7 @@ pub mod output;
 mod send;
 mod serve;
 mod simulate;
+mod spool;
 mod verify;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -79,6 +80,9 @@ enum Command {
     /// Manage the webhook endpoints registered with PolyAI
     #[command(subcommand)]
     Endpoint(endpoint::Command),
+    /// Look at the spool, where deliveries wait while RabbitMQ is away, or empty it
+    #[command(subcommand)]
+    Spool(spool::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -139,6 +143,7 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Verify(args) => verify::run(&global, &args),
         Command::Fetch(args) => fetch::run(&global, args).await,
         Command::Endpoint(command) => endpoint::run(&global, command).await,
+        Command::Spool(command) => spool::run(&global, &command).await,
         Command::Config(command) => config::run(&global, &command),
         Command::Healthcheck(args) => healthcheck::run(&global, args).await,
     };

@@ -9,14 +9,31 @@ use crate::{
     telemetry,
 };
 
+/// Open files asked for; and how few are worth a word.
+const OPEN_FILES: u64 = 65_536;
+const FEW_OPEN_FILES: u64 = 4096;
+
 pub(super) async fn run(global: &Global, roles: Roles) -> Result<(), CliError> {
     // Who sends it early, or where there is nothing to read again, must not end a service by it.
     let _caught = Hangups::catch();
     let config = global.start(roles)?;
+    raise_open_files();
     let metrics = telemetry::init_metrics()?;
     let app = App::start(&config, roles, Some(metrics), Clock::System).await?;
     match app.run_to_end().await {
         Ending::Drained => Ok(()),
         Ending::Aborted | Ending::Failed => Err(CliError::Said),
+    }
+}
+
+/// Each connection is an open file, and many systems allow 1024 unless a process asks for more.
+fn raise_open_files() {
+    match rlimit::increase_nofile_limit(OPEN_FILES) {
+        Ok(limit) if limit < FEW_OPEN_FILES => tracing::warn!(
+            limit,
+            "few open files are allowed, so few connections at a time: raise the hard limit (ulimit -Hn, LimitNOFILE)"
+        ),
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
     }
 }

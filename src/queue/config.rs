@@ -1,6 +1,6 @@
 //! `[queue]` and `[spool]`: which queue, how to reach it, and where deliveries wait while it is away.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
@@ -30,6 +30,11 @@ pub struct QueueConfig {
     pub client_cert_file: Option<PathBuf>,
     /// `amqps://`: PEM file (PKCS#8) of the key to it.
     pub client_key_file: Option<PathBuf>,
+    /// RabbitMQ: how long a delivery is recognised as a duplicate. PolyAI's last retry comes after about five and
+    /// a half hours.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub dedup_window: Duration,
     /// Embedded queue: how long deliveries that are done, and events nobody asked for, are kept. Also the
     /// time over which a duplicate is recognised. Dead letters are kept until somebody drops them.
     #[serde(with = "humantime_serde")]
@@ -47,6 +52,7 @@ impl Default for QueueConfig {
             ca_file: None,
             client_cert_file: None,
             client_key_file: None,
+            dedup_window: Duration::from_hours(6),
             retention: Duration::from_hours(7 * 24),
         }
     }
@@ -118,20 +124,26 @@ impl QueueConfig {
     }
 }
 
-/// `[spool]`: where deliveries wait while RabbitMQ is away.
+/// `[spool]`: where deliveries wait while RabbitMQ is away. Without meaning for the embedded queue.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpoolConfig {
     /// The spool's file. Empty: no spool, so broker trouble is a 503 and PolyAI tries again.
     pub path: PathBuf,
-    /// How large it may grow.
+    /// How large it may grow. A full one is answered 503.
     #[schemars(with = "String")]
     pub max_bytes: ByteSize,
+    /// How many messages a second are handed on when the broker is back.
+    pub drain_rate: NonZeroU32,
 }
 
 impl Default for SpoolConfig {
     fn default() -> Self {
-        Self { path: PathBuf::new(), max_bytes: ByteSize::gib(1) }
+        Self {
+            path: PathBuf::new(),
+            max_bytes: ByteSize::gib(1),
+            drain_rate: NonZeroU32::new(1000).unwrap_or(NonZeroU32::MIN),
+        }
     }
 }
 

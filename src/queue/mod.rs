@@ -22,7 +22,10 @@ use thiserror::Error;
 use crate::event::{self, DedupKey};
 
 mod config;
+mod dedup;
 pub mod rabbitmq;
+pub mod spool;
+pub mod spooled;
 pub mod sqlite;
 
 pub use config::{Backend, QueueConfig, SpoolConfig, UrlError, Urls};

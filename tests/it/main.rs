@@ -14,6 +14,7 @@ mod rabbitmq;
 mod rabbitmq_contract;
 mod rabbitmq_faults;
 mod receiver;
+mod spool;
 mod sqlite;
 mod support;
 mod worker;

@@ -21,8 +21,17 @@ use crate::{
 static FRAGILE: LazyLock<Mutex<Node>> =
     LazyLock::new(|| Mutex::new(Node::start(ClientCertificate::Required)));
 
-async fn fragile() -> MutexGuard<'static, Node> {
-    block_in_place(|| LazyLock::force(&FRAGILE)).lock().await
+pub(crate) async fn fragile() -> MutexGuard<'static, Node> {
+    let node = block_in_place(|| LazyLock::force(&FRAGILE)).lock().await;
+    block_in_place(|| node.revive());
+    node
+}
+
+/// The same, for those who are not asynchronous.
+pub(crate) fn fragile_now() -> MutexGuard<'static, Node> {
+    let node = FRAGILE.blocking_lock();
+    node.revive();
+    node
 }
 
 /// Publishing fails, and does not take the time a timeout takes.

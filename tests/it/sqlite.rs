@@ -373,16 +373,36 @@ async fn a_locked_file_is_an_error_while_it_lasts_and_a_settled_job_stays_settle
 }
 
 #[tokio::test]
-async fn a_deleted_file_is_noticed() {
+async fn a_deleted_file_is_put_back_with_everything_in_it() {
     let store = Embedded::new();
     let (queue, _) = store.with(patient());
     queue.publish(message("evt_1", b"{}")).await.unwrap();
+    let held = take(&queue).await;
+    queue.publish(message("evt_2", b"{}")).await.unwrap();
     for file in fs::read_dir(store.path().parent().unwrap()).unwrap() {
         fs::remove_file(file.unwrap().path()).unwrap();
     }
-    eventually("published", || async { queue.publish(message("evt_2", b"{}")).await.ok() }).await;
-    assert_eq!(store.count("SELECT count(*) FROM messages"), 1, "it went into a file that nobody can see");
+    eventually("published", || async { queue.publish(message("evt_3", b"{}")).await.ok() }).await;
+    assert_eq!(store.count("SELECT count(*) FROM messages"), 3, "it went into a file that nobody can see");
+    queue.settle(held.lease, Outcome::Done).await.expect("leases live on");
     assert_eq!(take(&queue).await.message.id, "evt_2");
+    assert_eq!(queue.publish(message("evt_1", b"{}")).await.unwrap(), Published::Duplicate);
+
+    // The log alone.
+    queue.publish(message("evt_4", b"{}")).await.unwrap();
+    fs::remove_file(store.path().with_extension("db-wal")).unwrap();
+    eventually("published", || async { queue.publish(message("evt_5", b"{}")).await.ok() }).await;
+    assert_eq!(store.count("SELECT count(*) FROM messages"), 5);
+
+    // Another file in its place is not ours to overwrite.
+    let other = Embedded::new();
+    other.with(patient()).0.close().await;
+    for ending in ["db-wal", "db-shm"] {
+        fs::remove_file(store.path().with_extension(ending)).unwrap();
+    }
+    fs::rename(other.path(), store.path()).unwrap();
+    eventually("published", || async { queue.publish(message("evt_6", b"{}")).await.ok() }).await;
+    assert_eq!(store.count("SELECT count(*) FROM messages"), 1);
     queue.close().await;
 }
 

@@ -184,6 +184,16 @@ impl Role {
         }
     }
 
+    /// Until the session's end.
+    async fn look_after(&self, session: &Session) {
+        if let Self::Publish(topology) = self {
+            tokio::select! {
+                _ = session.ended() => {}
+                () = topology.look_after(session) => {}
+            }
+        }
+    }
+
     async fn wait_for_turn(&mut self) {
         if let Self::Consume(publishing) = self {
             // An error is the end of the other connection's keeper: the same end is on its way to us.
@@ -210,9 +220,10 @@ pub(super) async fn keep(
             Ok(session) => {
                 tracing::info!(broker = session.place, connection = role.name(), "connected to the broker");
                 link.send_replace(Link::Up(Arc::clone(&session)));
+                let watched = async { tokio::join!(session.watch(), role.look_after(&session)).0 };
                 let reason = tokio::select! {
                     () = hangup.cancelled() => None,
-                    reason = session.watch() => Some(reason),
+                    reason = watched => Some(reason),
                 };
                 link.send_replace(Link::Away(reason.clone().unwrap_or_else(|| "the queue is closed".into())));
                 session.close().await;

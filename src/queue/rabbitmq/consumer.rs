@@ -12,17 +12,18 @@ use lapin::{
     options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::{FieldTable, ShortString},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Link, Session},
-    desk::Desk,
+    desk::{Desk, Held},
     message,
+    publisher::{Parcel, Publishers, Receipt},
 };
 use crate::{
     clock::Clock,
-    queue::{Job, Lease},
+    queue::{History, Job, Lease, Message},
 };
 
 /// How often jobs are looked for that are to be given back.
@@ -39,7 +40,27 @@ pub(super) struct Taker {
     pub(super) link: watch::Receiver<Link>,
     /// The one that declares the topology.
     pub(super) publishing: watch::Receiver<Link>,
+    /// Publishes anew what was in our hands when somebody deleted the queue.
+    pub(super) publishers: Arc<Publishers>,
+    /// No new jobs are wanted any more; those that are running go on.
+    pub(super) draining: CancellationToken,
     pub(super) closing: CancellationToken,
+}
+
+/// Why a channel ended.
+enum End {
+    /// The queue is closed.
+    Closed,
+    /// The broker has the jobs back.
+    Lost(String),
+    /// The broker took the consumer away, as it does with a deleted queue: nobody but us has the jobs.
+    Deleted(String),
+}
+
+impl From<String> for End {
+    fn from(reason: String) -> Self {
+        Self::Lost(reason)
+    }
 }
 
 impl Taker {
@@ -49,14 +70,39 @@ impl Taker {
             () = self.closing.cancelled() => return,
             () = self.desk.wanted() => {}
         }
+        let mut orphans = Vec::new();
         while let Some(session) = self.session().await {
-            let ended = self.serve(&session).await;
+            self.publish_anew(&mut orphans).await;
+            let reason = match self.serve(&session).await {
+                End::Closed => return,
+                End::Lost(reason) => reason,
+                End::Deleted(reason) => {
+                    orphans.extend(self.desk.take_orphans());
+                    reason
+                }
+            };
             self.desk.forget();
-            if let Err(reason) = ended {
-                session.fail(reason);
-                self.wait_for_end_of(&session).await;
+            session.fail(reason);
+            self.wait_for_end_of(&session).await;
+        }
+        self.publish_anew(&mut orphans).await;
+    }
+
+    /// Puts jobs whose queue was deleted into the new one; those for which that fails wait for the next time.
+    async fn publish_anew(&self, orphans: &mut Vec<(Message, History)>) {
+        let mut left = Vec::new();
+        for (message, history) in orphans.drain(..) {
+            let Ok(properties) = message::anew(&message, &history) else { continue };
+            let (exchange, routing_key) = (ShortString::default(), self.queue.clone());
+            let parcel = Parcel { exchange, routing_key, properties, body: message.body.clone() };
+            match timeout(GOODBYE, self.publishers.publish(parcel)).await {
+                Ok(Ok(Receipt::Stored)) => {
+                    tracing::warn!(event.id = message.id, "a job of the deleted queue was published anew");
+                }
+                _ => left.push((message, history)),
             }
         }
+        *orphans = left;
     }
 
     /// Waits for a connection; `None` once the queue is closed.
@@ -80,29 +126,47 @@ impl Taker {
         }
     }
 
-    /// Takes jobs through one channel. `Ok` once the queue is closed, else why the channel ended.
-    async fn serve(&self, session: &Arc<Session>) -> Result<(), String> {
+    /// Takes jobs through one channel until it ends.
+    async fn serve(&self, session: &Arc<Session>) -> End {
+        match self.take(session).await {
+            Ok(end) | Err(end) => end,
+        }
+    }
+
+    async fn take(&self, session: &Arc<Session>) -> Result<End, End> {
         let channel = session.channel().await?;
         let mut consumer = self.consume(&channel).await?;
         let mut look = tokio::time::interval(LOOK);
+        let mut draining = false;
         loop {
             tokio::select! {
                 biased;
                 () = self.closing.cancelled() => {
                     self.hand_back(&channel, &consumer).await;
-                    return Ok(());
+                    return Ok(End::Closed);
                 }
-                reason = session.ended() => return Err(reason.to_string()),
-                delivery = consumer.next() => match delivery {
-                    Some(Ok(delivery)) => self.desk.put(delivery.acker.clone(), self.read(delivery)),
-                    Some(Err(error)) => return Err(format!("taking jobs from `{}` ended: {error}", self.queue)),
-                    None => return Err(format!("the broker ended taking jobs from `{}`: was it deleted?", self.queue)),
-                },
-                _ = look.tick() => for held in self.desk.overdue() {
-                    let nack = BasicNackOptions { requeue: true, multiple: false };
-                    if held.acker.nack(nack).await.is_ok() {
-                        tracing::warn!(message.id = held.message.id, "the end of a job could not be recorded; it is given back");
+                reason = session.ended() => return Err(End::Lost(reason.to_string())),
+                () = self.draining.cancelled(), if !draining => {
+                    draining = true;
+                    // What comes in between goes back when the channel closes.
+                    let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+                    if timeout(GOODBYE, cancelled).await.is_ok() {
+                        give_back(self.desk.take_waiting()).await;
                     }
+                }
+                delivery = consumer.next(), if !draining => match delivery {
+                    Some(Ok(delivery)) => self.desk.put(delivery.acker.clone(), self.read(delivery)),
+                    Some(Err(error)) => {
+                        return Err(End::Lost(format!("taking jobs from `{}` ended: {error}", self.queue)));
+                    }
+                    // With its channel alive, only the broker can have ended it.
+                    None if channel.status().connected() => {
+                        return Err(End::Deleted(format!("the queue `{}` was deleted; it is declared again", self.queue)));
+                    }
+                    None => return Err(End::Lost("the channel for taking jobs ended".to_owned())),
+                },
+                _ = look.tick() => for held in give_back(self.desk.overdue()).await {
+                    tracing::warn!(event.id = held.message.id, "the end of a job could not be recorded; it is given back");
                 },
             }
         }
@@ -140,10 +204,21 @@ impl Taker {
             channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
             channel.close(200, "OK".into()).await
         };
-        if !matches!(tokio::time::timeout(GOODBYE, goodbye).await, Ok(Ok(()))) {
+        if !matches!(timeout(GOODBYE, goodbye).await, Ok(Ok(()))) {
             tracing::debug!(
                 "the broker did not answer the goodbye; it has the jobs back when the connection ends"
             );
         }
     }
+}
+
+/// Hands jobs back to the broker; those for which that worked.
+async fn give_back(jobs: Vec<Held>) -> Vec<Held> {
+    let mut given = Vec::new();
+    for held in jobs {
+        if held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await.is_ok() {
+            given.push(held);
+        }
+    }
+    given
 }

@@ -13,7 +13,7 @@ use lapin::Acker;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::queue::{Job, Lease, Message, QueueError};
+use crate::queue::{History, Job, Lease, Message, QueueError};
 
 /// A job whose end could not be recorded goes back to the broker after this, unless its worker has more
 /// luck before. Not at once: the reason is the broker's trouble, and would be met again.
@@ -24,6 +24,7 @@ const GIVE_BACK_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct Held {
     pub(super) acker: Acker,
     pub(super) message: Message,
+    history: History,
     give_back_at: Option<Instant>,
 }
 
@@ -77,7 +78,8 @@ impl Desk {
         let mut inner = self.inner();
         inner.last += 1;
         job.lease = Lease(inner.last);
-        let held = Held { acker, message: job.message.clone(), give_back_at: None };
+        let (message, history) = (job.message.clone(), job.history.clone());
+        let held = Held { acker, message, history, give_back_at: None };
         inner.held.insert(job.lease, held);
         inner.waiting.push_back(job);
         drop(inner);
@@ -108,6 +110,19 @@ impl Desk {
     pub(super) fn holds(&self) -> u64 {
         let inner = self.inner();
         inner.held.len() as u64 + inner.settling
+    }
+
+    /// Takes back those that no worker has yet.
+    pub(super) fn take_waiting(&self) -> Vec<Held> {
+        let inner = &mut *self.inner();
+        inner.waiting.drain(..).filter_map(|job| inner.held.remove(&job.lease)).collect()
+    }
+
+    /// The queue that all of them came from is gone, and they with it: what they were. All leases are lost.
+    pub(super) fn take_orphans(&self) -> Vec<(Message, History)> {
+        let orphans = self.inner().held.drain().map(|(_, held)| (held.message, held.history)).collect();
+        self.forget();
+        orphans
     }
 
     /// The channel is gone: all leases are lost.

@@ -13,6 +13,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
+use super::topology::UNROUTED_HEADER;
 use crate::{
     event::{self, DedupKey, Event},
     queue::{Announcement, History, Message},
@@ -66,6 +67,9 @@ pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
     put(&mut headers, RECEIVED_AT, &message.received_at.to_string());
     put(&mut headers, ENVIRONMENT, &message.environment);
     put_trace(&mut headers, message.traceparent.as_deref());
+    if !event::asks_for_fetch(&message.kind) {
+        put(&mut headers, UNROUTED_HEADER.0, UNROUTED_HEADER.1);
+    }
     let content_type = match short(&message.content_type, "content type") {
         Ok(content_type) => content_type,
         // It is not covered by the signature, and no reason to lose a genuine event.
@@ -77,14 +81,18 @@ pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
         .with_content_type(content_type))
 }
 
+/// A job that is published anew as it was, with its history.
+pub(super) fn anew(message: &Message, history: &History) -> Result<BasicProperties, TooLong> {
+    Ok(with_history(event(message)?, history))
+}
+
 /// A message that is tried again.
 pub(super) fn retry(
     message: &Message,
     history: &History,
     stay: std::time::Duration,
 ) -> Result<BasicProperties, TooLong> {
-    let properties = event(message)?.with_expiration(stay.as_millis().to_string().into());
-    Ok(with_history(properties, history))
+    Ok(anew(message, history)?.with_expiration(stay.as_millis().to_string().into()))
 }
 
 /// A message that is not tried again, with the reason where an operator sees it.

@@ -12,18 +12,22 @@
 //!   their new queue first; where that fails the job keeps its lease for ten seconds, in which settling may
 //!   be tried again, and then goes back to the broker. AMQP does not confirm the acknowledgement itself: one
 //!   that is lost with its connection means that the job is done again, which the archive does not mind.
-//! * Duplicates are recognised for six hours, by this process; another process may let one through.
+//! * Duplicates are not recognised here: that is the part of who publishes (`queue::spooled`).
 //!
 //! The broker must be one that may be trusted with the jobs' content: bodies travel as PolyAI sent them.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use lapin::{
     options::{BasicAckOptions, BasicNackOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
-use moka::{future::Cache, policy::EvictionPolicy};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -38,7 +42,6 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    event::DedupKey,
     lifecycle::Lifecycle,
     queue::{
         Announced, Announcement, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig,
@@ -60,10 +63,11 @@ const EVENTS: Manner = Manner { tasks: 4, window: 128 };
 /// Announcements, retries and dead letters: one at a time on a channel, so that what is returned is known
 /// exactly.
 const OTHERS: Manner = Manner { tasks: 4, window: 1 };
-/// For how long, and of how many messages, duplicates are recognised. PolyAI's last retry comes after about
-/// five and a half hours.
-const REMEMBERED: Duration = Duration::from_hours(6);
-const REMEMBERED_MESSAGES: u64 = 100_000;
+/// What has to keep its order: one task, one channel.
+const IN_ORDER: Manner = Manner { tasks: 1, window: 128 };
+/// A connection is not given up for a message that came back more often than this: who comes back again and
+/// again must not take the others with it.
+const REDECLARE_EVERY: Duration = Duration::from_secs(10);
 /// How long counting may take.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the tasks have to end, twice: first those that use the connections, then those that keep them.
@@ -125,9 +129,10 @@ pub struct RabbitMq {
     publish_timeout: Duration,
     link: watch::Receiver<Link>,
     events: Publishers,
-    others: Publishers,
+    in_order: Publishers,
+    others: Arc<Publishers>,
     desk: Arc<Desk>,
-    seen: Cache<DedupKey, ()>,
+    redeclared_at: Mutex<Option<Instant>>,
     services: Services,
 }
 
@@ -204,8 +209,10 @@ impl RabbitMq {
         let keeper = connection::keep(Arc::clone(&broker), role, sender, services.hangup.clone());
         services.spawn(&services.keepers, "queue connection (publish)", keeper);
         let (events, event_tasks) = Publishers::new(EVENTS, &link, &services.closing);
+        let (in_order, in_order_tasks) = Publishers::new(IN_ORDER, &link, &services.closing);
         let (others, other_tasks) = Publishers::new(OTHERS, &link, &services.closing);
-        for task in event_tasks.into_iter().chain(other_tasks) {
+        let others = Arc::new(others);
+        for task in event_tasks.into_iter().chain(in_order_tasks).chain(other_tasks) {
             services.spawn(&services.users, "queue publisher", task.run());
         }
 
@@ -222,18 +229,26 @@ impl RabbitMq {
                 clock,
                 link: consuming,
                 publishing: link.clone(),
+                publishers: Arc::clone(&others),
+                draining: life.draining(),
                 closing: services.closing.clone(),
             };
             services.spawn(&services.users, "queue consumer", taker.run());
         }
 
-        let seen = Cache::builder()
-            .max_capacity(REMEMBERED_MESSAGES)
-            .time_to_live(config.retention.min(REMEMBERED))
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
         let publish_timeout = config.publish_timeout;
-        Ok(Arc::new(Self { topology, publish_timeout, link, events, others, desk, seen, services }))
+        let redeclared_at = Mutex::new(None);
+        Ok(Arc::new(Self {
+            topology,
+            publish_timeout,
+            link,
+            events,
+            in_order,
+            others,
+            desk,
+            redeclared_at,
+            services,
+        }))
     }
 
     /// The connection, if messages can be sent over it now.
@@ -250,20 +265,38 @@ impl RabbitMq {
         }
     }
 
-    async fn store_event(&self, message: Message) -> Result<(), QueueError> {
-        self.session()?;
+    /// Makes an event durable within the publish timeout.
+    pub(super) async fn store(&self, message: Message) -> Result<(), QueueError> {
+        self.in_time(self.store_by(&self.events, message)).await
+    }
+
+    /// The same; of several that are asked for at once the first is published first.
+    pub(super) async fn store_in_order(&self, message: Message) -> Result<(), QueueError> {
+        self.in_time(self.store_by(&self.in_order, message)).await
+    }
+
+    async fn store_by(&self, publishers: &Publishers, message: Message) -> Result<(), QueueError> {
+        let session = self.session()?;
         let parcel = Parcel {
             exchange: self.topology.events.clone(),
             routing_key: message::short(&message.routing_key(), "routing key").map_err(refused)?,
             properties: message::event(&message).map_err(refused)?,
             body: message.body,
         };
-        match self.events.publish(parcel).await? {
+        match publishers.publish(parcel).await? {
             Receipt::Stored => Ok(()),
-            Receipt::Returned => Err(QueueError::Refused(format!(
-                "a message was returned by `{}`: no queue takes it, so its alternate exchange `{}` is missing (a policy or a deleted binding?)",
-                self.topology.events, self.topology.unrouted
-            ))),
+            Receipt::Returned => {
+                let Topology { events, fetch, unrouted, .. } = &self.topology;
+                let why = format!(
+                    "a message was returned by `{events}`: no queue takes it, so `{fetch}`, or the alternate exchange `{unrouted}`, or a binding is missing (deleted, or a policy?); all are declared again"
+                );
+                let mut redeclared_at = self.redeclared_at.lock().unwrap_or_else(PoisonError::into_inner);
+                if redeclared_at.is_none_or(|at| at.elapsed() > REDECLARE_EVERY) {
+                    *redeclared_at = Some(Instant::now());
+                    session.fail(why.clone());
+                }
+                Err(QueueError::Refused(why))
+            }
         }
     }
 
@@ -345,21 +378,7 @@ fn refused(error: message::TooLong) -> QueueError {
 #[async_trait]
 impl Queue for RabbitMq {
     async fn publish(&self, message: Message) -> Result<Published, QueueError> {
-        if self.services.closing.is_cancelled() {
-            return Err(QueueError::Closed);
-        }
-        let mut first = false;
-        // Of several at once, one publishes and the others wait for its confirm. If its caller hangs up,
-        // the next of them publishes.
-        let dedup = message.dedup;
-        // Boxed, because the cache holds it by value several times.
-        let store = Box::pin(async {
-            first = true;
-            self.store_event(message).await
-        });
-        let stored = self.seen.try_get_with(dedup, store);
-        self.in_time(async { stored.await.map_err(|error| QueueError::clone(&error)) }).await?;
-        Ok(if first { Published::New } else { Published::Duplicate })
+        self.store(message).await.map(|()| Published::New)
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {

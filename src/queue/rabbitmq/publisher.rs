@@ -33,6 +33,9 @@ use crate::queue::QueueError;
 /// A confirm that takes longer will not come, or not while anybody waits: a queue that has lost its
 /// majority keeps quiet. The channel is given up then, so that it does not hold up the others for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A channel on which a message was refused is closed after this: RabbitMQ (seen with 3.10) goes on refusing for
+/// a quorum queue that was full, on that channel, when its limit has long been lifted.
+const REFUSING: Duration = Duration::from_secs(5);
 /// How long unconfirmed messages may take when the queue is closed.
 const LAST_CONFIRMS: Duration = Duration::from_secs(2);
 
@@ -130,7 +133,7 @@ enum End {
     /// The connection is over.
     Lost,
     /// Only the channel was given up.
-    Stuck,
+    Renew,
 }
 
 impl Publisher {
@@ -141,7 +144,7 @@ impl Publisher {
                 match self.serve(&session).await {
                     End::Closed => return,
                     End::Lost => break,
-                    End::Stuck => {}
+                    End::Renew => {}
                 }
             }
         }
@@ -178,11 +181,16 @@ impl Publisher {
         let mut incoming = Vec::new();
         let mut deadline = None;
         let mut drained = false;
+        let opened = Instant::now();
         loop {
             if drained && flights.is_empty() {
                 return End::Closed;
             }
-            let room = self.manner.window.saturating_sub(flights.len());
+            let renew = unanswered.refused && opened.elapsed() > REFUSING;
+            if renew && flights.is_empty() {
+                return End::Renew;
+            }
+            let room = if renew { 0 } else { self.manner.window.saturating_sub(flights.len()) };
             tokio::select! {
                 biased;
                 _ = session.ended() => return self.lost(session, unanswered).await,
@@ -208,7 +216,7 @@ impl Publisher {
                     if unanswered.oldest().is_some_and(|age| age > PATIENCE) && session.blocked().is_none() {
                         tracing::warn!(patience = ?PATIENCE, "a message stays unconfirmed; its channel is given up");
                         unanswered.fail(&QueueError::Timeout(PATIENCE));
-                        return End::Stuck;
+                        return End::Renew;
                     }
                 }
                 taken = self.orders.recv_many(&mut incoming, room), if room > 0 && !drained => {
@@ -309,6 +317,8 @@ where
 struct Unanswered {
     waiting: HashMap<u64, (oneshot::Sender<Answer>, Instant)>,
     next: u64,
+    /// One was refused.
+    refused: bool,
 }
 
 impl Unanswered {
@@ -337,9 +347,12 @@ impl Unanswered {
         for Landed { number, outcome } in landed {
             let answer = match outcome {
                 Ok(Confirmation::Ack(_)) => Ok(Receipt::Stored),
-                Ok(Confirmation::Nack(_)) => Err(QueueError::Refused(
-                    "a queue is full or cannot store it (see the broker's log)".to_owned(),
-                )),
+                Ok(Confirmation::Nack(_)) => {
+                    self.refused = true;
+                    Err(QueueError::Refused(
+                        "a queue is full or cannot store it (see the broker's log)".to_owned(),
+                    ))
+                }
                 Ok(Confirmation::NotRequested) => {
                     Err(QueueError::Refused("the channel gives no confirms".to_owned()))
                 }

@@ -13,7 +13,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use super::OpenError;
+use super::{OpenError, connection::Session};
 use crate::event::{CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED};
 
 /// How often a job may be lost by dying workers and connections before it is a dead letter.
@@ -23,6 +23,13 @@ const NO_DELIVERY_LIMIT: i64 = 2_000_000_000;
 /// The wait for jobs that ask for one while the ladder has no rungs.
 const ONLY_RUNG: Duration = Duration::from_mins(1);
 const LONGEST_PREFIX: usize = 64;
+/// How often it is looked whether the fetch queue is there, and after how many looks it is bound again.
+const LOOK: Duration = Duration::from_secs(1);
+const BIND_EVERY: u32 = 10;
+
+/// Marks an event that asks for nothing and may stay in `unrouted` where nobody has bound a queue for it. A job
+/// has no such mark: where its own queue is missing it comes back to its publisher instead.
+pub(super) const UNROUTED_HEADER: (&str, &str) = ("polyhook-unrouted", "keep");
 
 /// A queue that holds jobs for a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,17 +88,17 @@ impl Topology {
 
     /// Declares everything. The error names the object and what to do.
     pub(super) async fn declare(&self, channel: &Channel) -> Result<(), String> {
-        self.exchange(channel, &self.unrouted, ExchangeKind::Fanout, FieldTable::default()).await?;
+        self.exchange(channel, &self.unrouted, ExchangeKind::Headers, FieldTable::default()).await?;
         self.queue(channel, &self.unrouted, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]).await?;
-        self.bind(channel, &self.unrouted, &self.unrouted, "").await?;
+        let (name, value) = UNROUTED_HEADER;
+        let marked = arguments(&[("x-match", long_string("any")), (name, long_string(value))]);
+        self.bind(channel, &self.unrouted, &self.unrouted, "", marked).await?;
         let alternate = arguments(&[("alternate-exchange", long_string(self.unrouted.as_str()))]);
         self.exchange(channel, &self.events, ExchangeKind::Topic, alternate).await?;
         self.exchange(channel, &self.conversations, ExchangeKind::Topic, FieldTable::default()).await?;
         self.queue(channel, &self.dead, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]).await?;
         self.queue(channel, &self.fetch, &dead_lettered(&self.dead, FETCH_DELIVERY_LIMIT)).await?;
-        for kind in [CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED] {
-            self.bind(channel, &self.fetch, &self.events, &format!("{kind}.#")).await?;
-        }
+        self.bind_fetch(channel).await?;
         for rung in &self.rungs {
             let mut arguments = dead_lettered(&self.fetch, NO_DELIVERY_LIMIT);
             let wait = i64::try_from(rung.wait.as_millis()).unwrap_or(i64::MAX);
@@ -99,6 +106,52 @@ impl Topology {
             self.queue(channel, &rung.queue, &arguments).await?;
         }
         // The channel is the caller's to drop, which closes it.
+        Ok(())
+    }
+
+    async fn bind_fetch(&self, channel: &Channel) -> Result<(), String> {
+        for kind in [CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED] {
+            let key = format!("{kind}.#");
+            self.bind(channel, &self.fetch, &self.events, &key, FieldTable::default()).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks again and again whether jobs still have their queue, and ends the session where they have not: a
+    /// customer's own queue may take them meanwhile, and then nothing else would tell that we miss them.
+    pub(super) async fn look_after(&self, session: &Session) {
+        let reason = loop {
+            match self.look(session).await {
+                Ok(()) => {}
+                Err(reason) => break reason,
+            }
+        };
+        session.fail(reason);
+    }
+
+    async fn look(&self, session: &Session) -> Result<(), String> {
+        let channel = session.channel().await?;
+        for turn in 0.. {
+            tokio::time::sleep(LOOK).await;
+            // A broker that is short of memory reads nothing from us.
+            if session.blocked().is_some() {
+                continue;
+            }
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            if let Err(error) =
+                channel.queue_declare(self.fetch.clone(), passive, FieldTable::default()).await
+            {
+                return Err(match error.kind() {
+                    ErrorKind::ProtocolError(said) if said.get_id() == 404 => {
+                        format!("the queue `{}` is gone; it is declared again", self.fetch)
+                    }
+                    _ => format!("the queue `{}` cannot be looked at: {error}", self.fetch),
+                });
+            }
+            if turn % BIND_EVERY == 0 {
+                self.bind_fetch(&channel).await?;
+            }
+        }
         Ok(())
     }
 
@@ -133,8 +186,9 @@ impl Topology {
         queue: &ShortString,
         exchange: &ShortString,
         key: &str,
+        arguments: FieldTable,
     ) -> Result<(), String> {
-        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        let options = QueueBindOptions::default();
         let bound = channel.queue_bind(queue.clone(), exchange.clone(), key.into(), options, arguments);
         bound.await.map_err(|error| explain(&error, "binding of queue", queue))
     }

@@ -6,8 +6,9 @@
 //!   within [`SqliteOptions::lease`], at [`Queue::close`] at once.
 //! * **Several processes** of one machine may share the file. Theirs are found by a look four times a second,
 //!   one's own at once.
-//! * **Trouble of the file** (full disk, read-only, locked, damaged, deleted) is an error for who asks at that
-//!   time and is over when it is over: nothing needs a restart.
+//! * **Trouble of the file** (full disk, read-only, locked, damaged) is an error for who asks at that time and is
+//!   over when it is over: nothing needs a restart. A file that was deleted while it was in use is put back, with
+//!   everything in it, from what the process still has open.
 //! * **Retention**: of what is done, the names and the key by which a duplicate is known stay for
 //!   [`SqliteOptions::retention`]; its body goes at once. Events that ask for nothing and announcements stay
 //!   that long in full. Dead letters stay.
@@ -25,6 +26,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::{
     sync::{Mutex, Semaphore, oneshot},
@@ -43,10 +45,10 @@ mod store;
 mod trouble;
 mod writer;
 
-pub use read::DeadLetter;
+pub use read::{DeadLetter, Usage, look, verify};
 pub use schema::OpenError;
 
-use request::{Asked, Probe, Request, Settle, Write};
+use request::{Asked, Probe, Remember, Request, Settle, Write};
 use writer::Writer;
 
 /// How many writes may wait for the thread at a time. Those beyond wait for a place, with the same timeout.
@@ -69,6 +71,10 @@ pub struct SqliteOptions {
     /// How large the file may grow before the queue says that the disk is full; `None`: as large as the disk.
     /// Its write-ahead log, some MB, comes on top.
     pub max_bytes: Option<u64>,
+    /// Every message is a job, whatever it is about: so for the spool, which hands all of them on.
+    pub everything_is_a_job: bool,
+    /// A file that cannot be used at present is no reason not to start; it is opened when it can be.
+    pub start_in_trouble: bool,
     /// Tells the time of everything that is stored.
     pub clock: Clock,
 }
@@ -88,6 +94,8 @@ impl SqliteOptions {
             lease: Duration::from_secs(30),
             housekeeping: Duration::from_mins(1),
             max_bytes: None,
+            everything_is_a_job: false,
+            start_in_trouble: false,
             clock,
         }
     }
@@ -170,6 +178,21 @@ impl Sqlite {
     /// The first `limit` dead letters, in order of arrival.
     pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.look(move |connection| read::dead_letters(connection, limit)).await
+    }
+
+    /// Keeps a list of keys for as long as the retention, apart from all messages.
+    pub(super) async fn remember(&self, keys: Vec<u8>) -> Result<(), QueueError> {
+        self.ask(Remember(keys), self.options.publish_timeout).await
+    }
+
+    /// All lists that were given to [`Sqlite::remember`] within the retention, oldest first, with their times.
+    pub(super) async fn remembered(&self) -> Result<Vec<(Timestamp, Vec<u8>)>, QueueError> {
+        self.look(read::remembered).await
+    }
+
+    /// What the file holds, and how much of it is in use.
+    pub(super) async fn usage(&self) -> Result<Usage, QueueError> {
+        self.look(read::usage).await
     }
 
     /// Asks the thread for a write and waits until it is durable.

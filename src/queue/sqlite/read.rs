@@ -1,13 +1,20 @@
 //! Looking into the queue without standing in the writer's way: each look has a connection of its own.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
-use super::store::{read_history, read_message, read_time};
+use super::{
+    schema,
+    store::{read_history, read_message, read_time},
+    trouble::hint,
+};
 use crate::queue::{Announcement, History, Lane, Message};
+
+/// How long a look from outside waits for a locked file.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A job that no try will help until a person has done something.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +55,94 @@ pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Resul
             (lane, depth)
         })
         .collect())
+}
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Messages that are still to be handed on.
+    pub messages: u64,
+    /// When the oldest of them was received.
+    pub oldest: Option<Timestamp>,
+    /// Bytes of the file that are in use.
+    pub bytes: u64,
+}
+
+pub(super) fn usage(connection: &Connection) -> rusqlite::Result<Usage> {
+    let look = connection.unchecked_transaction()?;
+    let pragma = |name| look.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+    let (mut messages, mut oldest) = (0, None);
+    for state in ["ready", "leased", "retry"] {
+        // By the index alone, however many there are.
+        messages += look.query_row(
+            "SELECT count(*) FROM messages INDEXED BY messages_open WHERE state = ?1 AND state <> 'done'",
+            [state],
+            |row| row.get::<_, u64>(0),
+        )?;
+        let first: Option<i64> = look
+            .query_row(
+                "SELECT received_at FROM messages INDEXED BY messages_open
+                 WHERE state = ?1 AND state <> 'done' ORDER BY seq LIMIT 1",
+                [state],
+                |row| row.get(0),
+            )
+            .optional()?;
+        oldest = [oldest, first].into_iter().flatten().min();
+    }
+    let pages = pragma("page_count")?.saturating_sub(pragma("freelist_count")?);
+    Ok(Usage {
+        messages,
+        oldest: oldest.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
+        bytes: pages * pragma("page_size")?,
+    })
+}
+
+/// What the file at `path` holds, without opening it for writing; else what is wrong, in words.
+pub fn look(path: &Path) -> Result<Usage, String> {
+    let looked = schema::connect_to_read(path, PATIENCE).and_then(|connection| usage(&connection));
+    looked.map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
+}
+
+/// Reads the whole file at `path` and says what is wrong with it; how many messages were found in order.
+///
+/// Every page is checked by SQLite, and of every message that its body gives the key it was stored under.
+pub fn verify(path: &Path) -> Result<u64, Vec<String>> {
+    let said = |error: rusqlite::Error| vec![error.to_string()];
+    let connection = schema::connect_to_read(path, PATIENCE).map_err(said)?;
+    let mut problems: Vec<String> = connection
+        .prepare("PRAGMA integrity_check")
+        .and_then(|mut check| check.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>())
+        .map_err(said)?;
+    problems.retain(|problem| problem != "ok");
+    let mut sound = 0;
+    let looked = connection
+        .prepare("SELECT * FROM messages LEFT JOIN bodies USING (seq) WHERE state <> 'done'")
+        .and_then(|mut all| {
+            let mut rows = all.query([])?;
+            while let Some(row) = rows.next()? {
+                let seq: i64 = row.get("seq")?;
+                let (key, body): (Vec<u8>, Option<Vec<u8>>) = (row.get("dedup")?, row.get("body")?);
+                let Some(body) = body else {
+                    problems.push(format!("message {seq} has no body"));
+                    continue;
+                };
+                if read_message(row, body.into())?.dedup.as_bytes()[..] == key {
+                    sound += 1;
+                } else {
+                    problems.push(format!("message {seq} is not what was stored"));
+                }
+            }
+            Ok(())
+        });
+    problems.extend(looked.err().map(|error| error.to_string()));
+    if problems.is_empty() { Ok(sound) } else { Err(problems) }
+}
+
+pub(super) fn remembered(connection: &Connection) -> rusqlite::Result<Vec<(Timestamp, Vec<u8>)>> {
+    connection
+        .prepare("SELECT at, keys FROM remembered ORDER BY seq")?
+        .query_map([], |row| Ok((read_time(row, "at")?, row.get("keys")?)))?
+        .collect()
 }
 
 pub(super) fn announcements_after(

@@ -77,6 +77,17 @@ impl Write for Settle {
     }
 }
 
+/// Keeps a list of keys.
+pub(super) struct Remember(pub(super) Vec<u8>);
+
+impl Write for Remember {
+    type Answer = ();
+
+    fn execute(&self, store: &Store) -> rusqlite::Result<()> {
+        store.remember(&self.0)
+    }
+}
+
 /// Finds out whether anything can be made durable.
 pub(super) struct Probe;
 

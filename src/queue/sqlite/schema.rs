@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, backup::Backup};
 use thiserror::Error;
 
 use super::trouble::hint;
@@ -19,7 +19,7 @@ use super::trouble::hint;
 const APPLICATION_ID: i32 = 0x706c_686b;
 
 /// The steps that lead from an empty file to the present layout; a file has seen the first `user_version`.
-const MIGRATIONS: [&str; 1] = [
+const MIGRATIONS: [&str; 2] = [
     // `state`  ready: can be taken; leased: taken, until `due`; retry: waits until `due`; done; dead; stored: an
     //          event that asks for nothing.
     // `holder` and `claims` together name a lease: who has it, and which of its turns this is.
@@ -59,6 +59,12 @@ const MIGRATIONS: [&str; 1] = [
     CREATE INDEX announcements_stored ON announcements (stored_at);
     CREATE TABLE probe (writes INTEGER NOT NULL, room BLOB) STRICT;
     INSERT INTO probe VALUES (0, NULL);",
+    // Keys of messages that were handed on and are known for a while, many in a row.
+    "CREATE TABLE remembered (
+        seq  INTEGER PRIMARY KEY AUTOINCREMENT,
+        at   INTEGER NOT NULL,
+        keys BLOB    NOT NULL
+    ) STRICT;",
 ];
 
 /// Why the queue's file cannot be used, and what to do about it.
@@ -123,6 +129,13 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
+impl OpenError {
+    /// Whether it may be over without anybody changing the configuration.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Folder { .. } | Self::File { .. } | Self::Store { .. })
+    }
+}
+
 /// Opens the file for writing, makes it if need be, and brings it to the present layout.
 pub(super) fn connect(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Result<Connection, OpenError> {
     const PAUSE: Duration = Duration::from_millis(20);
@@ -137,6 +150,27 @@ pub(super) fn connect(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Re
             other => return other,
         }
     }
+}
+
+/// Writes a whole database to a path where there is none. It appears under its name when it is complete.
+pub(super) fn restore(from: &Connection, path: &Path) -> Result<(), OpenError> {
+    let store = |source| OpenError::Store { path: path.to_owned(), source };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".restored");
+    let unfinished = PathBuf::from(unfinished);
+    create(&unfinished)?;
+    let mut to = Connection::open(&unfinished).map_err(store)?;
+    to.pragma_update(None, "synchronous", "FULL").map_err(store)?;
+    Backup::new(from, &mut to)
+        .and_then(|backup| backup.run_to_completion(4096, Duration::ZERO, None))
+        .map_err(store)?;
+    drop(to);
+    // A hard link, unlike a rename, never replaces what somebody has put there meanwhile.
+    fs::hard_link(&unfinished, path)
+        .and_then(|()| fs::remove_file(&unfinished))
+        .and_then(|()| fs::File::open(folder)?.sync_all())
+        .map_err(|source| OpenError::File { path: path.to_owned(), source })
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {
@@ -261,6 +295,11 @@ impl Identity {
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
         Self([inode(path), inode(Path::new(&log))])
+    }
+
+    /// Whether the database itself, whatever its log, is still at `path`.
+    pub(super) fn is_database_of(&self, path: &Path) -> bool {
+        self.0[0] == inode(path)
     }
 }
 

@@ -45,6 +45,20 @@ impl Store {
         self.identity == Identity::of(path)
     }
 
+    /// Puts everything back to `path` after somebody has deleted the file or its log: as long as it is open,
+    /// nothing in it is lost. False where another file lies there now, which is not ours to overwrite.
+    pub(super) fn put_back(&self, path: &Path) -> Result<bool, OpenError> {
+        let store = |source| OpenError::Store { path: path.to_owned(), source };
+        if self.identity.is_database_of(path) {
+            // Only the log is gone; what is in it belongs to the file.
+            return self.checkpoint().map(|()| true).map_err(store);
+        }
+        if path.exists() {
+            return Ok(false);
+        }
+        schema::restore(&self.connection, path).map(|()| true)
+    }
+
     fn now(&self) -> i64 {
         self.options.clock.now().as_millisecond()
     }
@@ -74,7 +88,7 @@ impl Store {
     }
 
     pub(super) fn publish(&self, message: &Message) -> rusqlite::Result<Published> {
-        let job = event::asks_for_fetch(&message.kind);
+        let job = self.options.everything_is_a_job || event::asks_for_fetch(&message.kind);
         let inserted = self.execute(
             "INSERT INTO messages (dedup, state, ended_at, id, kind, environment, received_at, traceparent, content_type)
              VALUES (:dedup, :state, :ended_at, :id, :kind, :environment, :received_at, :traceparent, :content_type)
@@ -118,6 +132,10 @@ impl Store {
             },
         )?;
         Ok(Announced::Delivered)
+    }
+
+    pub(super) fn remember(&self, keys: &[u8]) -> rusqlite::Result<()> {
+        self.execute("INSERT INTO remembered (at, keys) VALUES (?1, ?2)", (self.now(), keys)).map(drop)
     }
 
     /// Takes room as a message would, and gives it back; whether it gets through is whether a message would.
@@ -266,6 +284,7 @@ impl Store {
              )",
             (oldest, SWEEP_ROWS),
         )?;
+        self.execute("DELETE FROM remembered WHERE at < ?1", [oldest])?;
         Ok(messages.max(announcements) == SWEEP_ROWS as usize)
     }
 

@@ -30,9 +30,7 @@ impl fmt::Display for Trouble {
             Self::Sqlite(error) => {
                 write!(f, "cannot write the queue file: {error}{}", hint(error))
             }
-            Self::Gone => f.write_str(
-                "the queue file was deleted or replaced while it was in use; what was in it is lost unless you put it back",
-            ),
+            Self::Gone => f.write_str("the queue file was deleted or replaced while it was in use"),
         }
     }
 }
@@ -52,9 +50,10 @@ impl Trouble {
         }
     }
 
-    /// Whether the connection is as good as before.
+    /// Whether the connection is as good as before. That to a file that is gone has what was in it.
     pub(super) fn leaves_the_file_usable(&self) -> bool {
         self.is_one_requests()
+            || matches!(self, Self::Gone)
             || matches!(self, Self::Sqlite(error) if matches!(
                 error.sqlite_error_code(),
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)

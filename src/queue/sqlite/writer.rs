@@ -75,14 +75,22 @@ impl Writer {
         commits: Arc<AtomicU64>,
     ) -> Result<Self, OpenError> {
         let holder = fastrand::i64(..);
-        let store = Store::open(&path, holder, options.clone())?;
+        let store = match Store::open(&path, holder, options.clone()) {
+            Ok(store) => Some(store),
+            Err(error) if options.start_in_trouble && error.may_pass() => {
+                tracing::error!(%error, "the queue cannot be used yet; it is opened as soon as it can be");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let now = Instant::now();
         Ok(Self {
             path,
             holder,
             requests,
             returns,
-            store: Some(store),
+            in_trouble: store.is_none(),
+            store,
             waiting: VecDeque::new(),
             owed: HashMap::new(),
             commits,
@@ -90,7 +98,6 @@ impl Writer {
             sweep_at: now,
             poll_at: now,
             options,
-            in_trouble: false,
         })
     }
 
@@ -213,7 +220,21 @@ impl Writer {
             if store.is_at(&self.path) {
                 return Ok(store);
             }
-            tracing::error!(error = %Trouble::Gone, "the queue file is opened anew");
+            match store.put_back(&self.path) {
+                Ok(true) => {
+                    tracing::error!("{}; it was put back with everything that was in it", Trouble::Gone);
+                }
+                Ok(false) => tracing::error!(
+                    "{}, and another lies there: it is opened; what was in the first is lost unless you put it back",
+                    Trouble::Gone
+                ),
+                Err(error) => {
+                    let trouble = Trouble::Open(error);
+                    // For the next attempt: it is all there is of the file.
+                    self.store = Some(store);
+                    return Err(trouble);
+                }
+            }
         }
         self.open()
     }

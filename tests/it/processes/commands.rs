@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use super::sound_archive;
-use crate::support::process::{PolyAi, Polyhook, Site};
+use crate::support::process::{PolyAi, Polyhook, Site, eventually};
 
 #[test]
 fn fetch_archives_and_says_where() {
@@ -136,4 +136,28 @@ fn verify_explains() {
     let said = verify(&old, body, &["--timestamp", "1700000000"]).expect(1);
     assert!(said.stdout.contains("behind our clock"), "{}", said.stdout);
     verify(&signature, body, &["--body", "not-there"]).expect(2);
+}
+
+#[test]
+fn a_service_asks_for_more_open_files_than_it_was_given() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "");
+    let mut child = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -Sn 128 && exec \"$0\" receive --config polyhook.toml",
+            env!("CARGO_BIN_EXE_polyhook"),
+        ])
+        .current_dir(site.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let limits = format!("/proc/{}/limits", child.id());
+    eventually("raised", || {
+        let limits = std::fs::read_to_string(&limits).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        line.split_whitespace().nth(3).unwrap().parse::<u64>().unwrap() > 1024
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

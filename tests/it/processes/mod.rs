@@ -12,6 +12,7 @@ mod rotation;
 mod s3;
 mod signals;
 mod signatures;
+mod spool;
 
 use std::{collections::BTreeMap, path::Path};
 

@@ -135,6 +135,16 @@ impl Node {
         wait_for_port(self.tls_port, &self.folder);
     }
 
+    /// Brings it back to how a test expects to find it, whatever became of the one before.
+    pub(crate) fn revive(&self) {
+        let running = self.server.lock().unwrap().is_some();
+        if running {
+            self.resume();
+        } else {
+            self.restart();
+        }
+    }
+
     /// `kill -9`
     pub(crate) fn kill(&self) {
         *self.server.lock().unwrap() = None;

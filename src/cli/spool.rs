@@ -1,0 +1,194 @@
+//! `polyhook spool status|verify|drain`
+
+use std::path::Path;
+
+use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::time::{Duration, timeout};
+
+use super::{CliError, Global, output};
+use crate::{
+    app,
+    clock::Clock,
+    config::{Config, Roles},
+    lifecycle::Lifecycle,
+    queue::{
+        Backend, Queue, QueueError,
+        rabbitmq::RabbitMq,
+        spool::{self, Spool},
+        spooled::{BATCH, hand_on, limiter},
+    },
+};
+
+/// How long the broker may take to become ready.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How long a running receiver may hold messages before it is looked whether any are left.
+const LEASE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Look at the spool, where deliveries wait while RabbitMQ is away, or empty it.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  polyhook spool status --json
+  polyhook spool verify && polyhook spool drain
+
+All of them may be used while polyhook runs.")]
+pub(super) enum Command {
+    /// How many deliveries wait, since when, and how full it is
+    Status {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read the whole file and say what is wrong with it; exit code 1 if anything is
+    Verify {
+        /// One JSON object: {"ok", "messages", "problems"}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hand everything on to the broker now; exit code 1 if something is left
+    Drain {
+        /// One JSON object: {"moved", "left"}
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) async fn run(global: &Global, command: &Command) -> Result<(), CliError> {
+    let config = global.load()?;
+    config.check(Roles::NONE)?;
+    let path = config.spool.path.as_path();
+    if path.as_os_str().is_empty() {
+        return Err(CliError::Failed("there is no spool: spool.path is empty".to_owned()));
+    }
+    match *command {
+        Command::Status { json } => status(&config, path, json),
+        Command::Verify { json } => verify(path, json),
+        Command::Drain { json } => drain(&config, path, json).await,
+    }
+}
+
+fn status(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
+    let there = path.exists();
+    let usage = if there { Some(spool::look(path).map_err(CliError::Failed)?) } else { None };
+    let (messages, bytes) = usage.map_or((0, 0), |usage| (usage.messages, usage.bytes));
+    let oldest = usage.and_then(|usage| usage.oldest);
+    let max = config.spool.max_bytes;
+    if json {
+        output::json(&json!({
+            "path": path, "exists": there, "messages": messages, "oldest_received_at": oldest, "bytes": bytes,
+            "max_bytes": max.as_u64(),
+        }));
+        return Ok(());
+    }
+    output::line(format!("{}{}", path.display(), if there { "" } else { " (not made yet)" }));
+    output::line(match oldest {
+        Some(oldest) => {
+            let age = Duration::try_from(Clock::System.now().duration_since(oldest)).unwrap_or_default();
+            let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+            format!("{messages} deliveries wait, the oldest for {age} (received at {oldest})")
+        }
+        None => "no delivery waits".to_owned(),
+    });
+    output::line(format!("{} of {max} in use", ByteSize(bytes)));
+    Ok(())
+}
+
+fn verify(path: &Path, json: bool) -> Result<(), CliError> {
+    let verified = if path.exists() { spool::verify(path) } else { Ok(0) };
+    let problems = verified.as_ref().err().cloned().unwrap_or_default();
+    if json {
+        let messages = verified.as_ref().ok();
+        output::json(&json!({ "ok": problems.is_empty(), "messages": messages, "problems": problems }));
+    }
+    match verified {
+        Ok(messages) => {
+            if !json {
+                output::line(output::good(format!("{messages} messages, all in order")));
+            }
+            Ok(())
+        }
+        Err(_) if json => Err(CliError::Said),
+        Err(problems) => {
+            let most = 20;
+            let mut text: Vec<_> = problems.iter().take(most).cloned().collect();
+            if problems.len() > most {
+                text.push(format!("and {} more", problems.len() - most));
+            }
+            text.push(format!(
+                "{} is damaged: move it away (polyhook begins a new one by itself) and recover what can be read with `sqlite3 FILE .recover`",
+                path.display()
+            ));
+            Err(CliError::Failed(text.join("\n")))
+        }
+    }
+}
+
+async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
+    if config.queue.backend().ok() != Some(Backend::RabbitMq) {
+        return Err(CliError::Failed(
+            "queue.url is no RabbitMQ, so there is nobody to hand anything on to".to_owned(),
+        ));
+    }
+    crate::telemetry::init_logs(&crate::telemetry::LogConfig {
+        level: "warn".to_owned(),
+        ..config.log.clone()
+    })?;
+    let life = Lifecycle::new();
+    let clock = Clock::System;
+    let (mut moved, mut left) = (0, 0);
+    let mut done = Ok(());
+    if path.exists() {
+        let broker = app::open_broker(config, None, clock.clone(), &life)?;
+        let spool =
+            Spool::open(&config.spool, &config.queue, clock, &life).map_err(app::StartError::Spool)?;
+        done = move_all(config, &broker, &spool, &mut moved, json).await;
+        left = spool.usage().await.map_or(0, |usage| usage.messages);
+        life.drain();
+        spool.close().await;
+        broker.close().await;
+        life.wait().await;
+    }
+    if json {
+        output::json(&json!({ "moved": moved, "left": left }));
+    } else {
+        output::line(format!("{moved} handed on, {left} left"));
+    }
+    done.map_err(|error| CliError::Failed(error.to_string()))?;
+    if left == 0 { Ok(()) } else { Err(CliError::Said) }
+}
+
+async fn move_all(
+    config: &Config,
+    broker: &RabbitMq,
+    spool: &Spool,
+    moved: &mut usize,
+    json: bool,
+) -> Result<(), QueueError> {
+    let ready = async {
+        while broker.ready().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    if timeout(READY_WITHIN, ready).await.is_err() {
+        return broker.ready().await;
+    }
+    let rate = limiter(config.spool.drain_rate);
+    let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(spool.usage().await?.messages) };
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}") {
+        bar.set_style(style);
+    }
+    while spool.usage().await?.messages > 0 {
+        if let Ok(batch) = timeout(LEASE_WITHIN, spool.lease(BATCH)).await {
+            let handed_on = hand_on(batch?, broker, spool, &rate, |_| ()).await?;
+            if handed_on == 0 {
+                return Err(QueueError::Refused("a queue is full, or a policy is in the way".to_owned()));
+            }
+            *moved += handed_on;
+            bar.set_position(*moved as u64);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
