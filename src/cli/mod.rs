@@ -6,6 +6,7 @@
 mod config;
 mod dead;
 mod demo;
+mod endpoint;
 mod fetch;
 mod healthcheck;
 pub mod output;
@@ -84,6 +85,9 @@ enum Command {
     /// List dead letters, show why they are dead, replay or drop them
     #[command(subcommand)]
     Dead(dead::Command),
+    /// Manage the webhook endpoints registered with PolyAI
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
     /// Look at the spool, where deliveries wait while RabbitMQ is away, or empty it
     #[command(subcommand)]
     Spool(spool::Command),
@@ -147,6 +151,7 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Verify(args) => verify::run(&global, &args),
         Command::Fetch(args) => fetch::run(&global, args).await,
         Command::Dead(command) => dead::run(&global, command).await,
+        Command::Endpoint(command) => endpoint::run(&global, command).await,
         Command::Spool(command) => spool::run(&global, &command).await,
         Command::Config(command) => config::run(&global, &command),
         Command::Healthcheck(args) => healthcheck::run(&global, args).await,

@@ -14,6 +14,8 @@ const COMMANDS: &[&[&str]] = &[
     &["send"],
     &["verify"],
     &["fetch"],
+    &["endpoint"],
+    &["endpoint", "rotate-secret"],
     &["spool"],
     &["spool", "status"],
     &["spool", "verify"],

@@ -8,6 +8,8 @@ mod demo;
 mod logs;
 mod memory;
 mod rabbitmq;
+mod reload;
+mod rotation;
 mod s3;
 mod signals;
 mod signatures;
