@@ -7,6 +7,8 @@
 )]
 
 mod archive;
+mod faults;
+mod fuzz;
 mod layering;
 mod processes;
 mod queue_contract;

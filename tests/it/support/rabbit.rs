@@ -1,4 +1,4 @@
-//! A private RabbitMQ node: own name, ports, data and epmd, on loopback only.
+//! Private RabbitMQ nodes: own name, ports, data and epmd, on loopback only; or as a cluster in namespaces of their own.
 //!
 //! Everything is on a leash: a shell that waits for its standard input to end, as it does when this process
 //! dies in whatever way, and then kills what it started and removes the data. So nothing is left behind,
@@ -7,10 +7,10 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{
         LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -26,6 +26,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
+/// Nobody else is in a namespace.
+const EPMD_PORT: u16 = 4369;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A node that all tests may use, as long as they leave it in peace: each takes a prefix of its own.
@@ -49,6 +51,10 @@ pub(crate) enum ClientCertificate {
 pub(crate) struct Node {
     name: String,
     folder: PathBuf,
+    /// Where it listens.
+    host: IpAddr,
+    /// The network namespace it lives in, if not ours.
+    namespace: Option<String>,
     port: u16,
     tls_port: u16,
     dist_port: u16,
@@ -60,42 +66,61 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node and waits until it takes connections.
     pub(crate) fn start(client_certificate: ClientCertificate) -> Self {
+        Self::launch(client_certificate, Ipv4Addr::LOCALHOST.into(), None, fastrand::u64(..), "")
+    }
+
+    /// The same at `host`, which may be of another namespace, for a cluster that shares `cookie`.
+    pub(crate) fn launch(
+        client_certificate: ClientCertificate,
+        host: IpAddr,
+        namespace: Option<String>,
+        cookie: u64,
+        more: &str,
+    ) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         assert!(
             Path::new(SERVER).exists(),
             "these tests run against a real RabbitMQ, and {SERVER} is missing: apt-get install rabbitmq-server (its own service need not run)"
         );
         let folder = tempfile::Builder::new().prefix("polyhook-rabbit-").tempdir().unwrap().keep();
-        let [port, tls_port, dist_port, epmd_port] = free_ports();
+        let [port, tls_port, dist_port, free_port] = free_ports();
+        // The members of a cluster look for each other's where their own is.
+        let epmd_port = if namespace.is_some() { EPMD_PORT } else { free_port };
         make_certificates(&folder);
         let shown = folder.display();
         let required = client_certificate == ClientCertificate::Required;
         let config = format!(
-            "listeners.tcp.1 = 127.0.0.1:{port}\n\
-             listeners.ssl.1 = 127.0.0.1:{tls_port}\n\
+            "listeners.tcp.1 = {host}:{port}\n\
+             listeners.ssl.1 = {host}:{tls_port}\n\
              ssl_options.cacertfile = {shown}/ca.pem\n\
              ssl_options.certfile = {shown}/server.pem\n\
              ssl_options.keyfile = {shown}/server.key\n\
              ssl_options.verify = verify_peer\n\
              ssl_options.fail_if_no_peer_cert = {required}\n\
              disk_free_limit.absolute = 1MB\n\
-             log.file.level = info\n"
+             log.file.level = info\n\
+             {more}"
         );
         fs::write(folder.join("rabbitmq.conf"), config).unwrap();
         fs::write(folder.join("enabled_plugins"), "[].\n").unwrap();
-        let cookie = folder.join(".erlang.cookie");
-        fs::write(&cookie, format!("polyhook{}", fastrand::u64(..))).unwrap();
-        fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400)).unwrap();
-        let epmd_arguments = ["-port", &epmd_port.to_string(), "-address", "127.0.0.1"];
-        let epmd = Leashed::start("epmd", &epmd_arguments, &[], &folder, true);
-        wait_for_port(epmd_port, &folder);
+        let cookie_file = folder.join(".erlang.cookie");
+        fs::write(&cookie_file, format!("polyhook{cookie}")).unwrap();
+        fs::set_permissions(&cookie_file, fs::Permissions::from_mode(0o400)).unwrap();
+        let (epmd_name, epmd_address) = (epmd_port.to_string(), host.to_string());
+        let (program, arguments) =
+            within(namespace.as_deref(), "epmd", &["-port", &epmd_name, "-address", &epmd_address]);
+        let epmd = Leashed::start(&program, &arguments, &[], &folder, true);
+        wait_for_port(host, epmd_port, &folder);
+        let own_name = if namespace.is_some() { host.to_string() } else { "localhost".to_owned() };
         let node = Self {
             name: format!(
-                "polyhook{}-{}@localhost",
+                "polyhook{}-{}@{own_name}",
                 std::process::id(),
                 COUNT.fetch_add(1, Ordering::Relaxed)
             ),
             folder,
+            host,
+            namespace,
             port,
             tls_port,
             dist_port,
@@ -109,7 +134,7 @@ impl Node {
 
     /// `amqp://…`, as the user that may do everything.
     pub(crate) fn url(&self) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+        format!("amqp://guest:guest@{}:{}/%2f", self.host, self.port)
     }
 
     /// `amqps://…`
@@ -130,9 +155,22 @@ impl Node {
     pub(crate) fn restart(&self) {
         let mut server = self.server.lock().unwrap();
         *server = None;
-        *server = Some(Leashed::start(SERVER, &[], &self.environment(), &self.folder, false));
-        wait_for_port(self.port, &self.folder);
-        wait_for_port(self.tls_port, &self.folder);
+        let (program, arguments) = within(self.namespace.as_deref(), SERVER, &[]);
+        *server = Some(Leashed::start(&program, &arguments, &self.environment(), &self.folder, false));
+        wait_for_port(self.host, self.port, &self.folder);
+        wait_for_port(self.host, self.tls_port, &self.folder);
+    }
+
+    /// `name@host`, as it is called among its like.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes it a member of the cluster that `other` is in. It forgets what it had.
+    pub(crate) fn join(&self, other: &Self) {
+        self.ctl(&["stop_app"]);
+        self.ctl(&["join_cluster", &other.name]);
+        self.ctl(&["start_app"]);
     }
 
     /// Brings it back to how a test expects to find it, whatever became of the one before.
@@ -154,7 +192,7 @@ impl Node {
     pub(crate) fn stop(&self) {
         self.signal(Signal::SIGTERM);
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+        while TcpStream::connect((self.host, self.port)).is_ok() {
             assert!(Instant::now() < deadline, "the node does not stop");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -173,12 +211,7 @@ impl Node {
 
     /// Runs `rabbitmqctl` and returns what it printed.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
-        let output = Command::new(CTL)
-            .args(["-q", "-n", &self.name])
-            .args(arguments)
-            .envs(self.environment())
-            .output()
-            .expect("rabbitmqctl runs");
+        let output = self.run_ctl(arguments);
         assert!(
             output.status.success(),
             "rabbitmqctl {arguments:?}: {}{}",
@@ -188,6 +221,22 @@ impl Node {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// The same of a node that may not be well: nothing if it says no.
+    pub(crate) fn try_ctl(&self, arguments: &[&str]) -> Option<String> {
+        let output = self.run_ctl(arguments);
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn run_ctl(&self, arguments: &[&str]) -> Output {
+        let (program, first) = within(self.namespace.as_deref(), CTL, &["-q", "-n", &self.name]);
+        Command::new(program)
+            .args(first)
+            .args(arguments)
+            .envs(self.environment())
+            .output()
+            .expect("rabbitmqctl runs")
+    }
+
     fn signal(&self, signal: Signal) {
         let server = self.server.lock().unwrap();
         killpg(server.as_ref().expect("the server runs").group, signal).expect("the server is there");
@@ -195,7 +244,9 @@ impl Node {
 
     fn environment(&self) -> Vec<(&'static str, String)> {
         let path = |name: &str| self.folder.join(name).display().to_string();
-        let loopback = "-kernel inet_dist_use_interface {127,0,0,1}".to_owned();
+        let interface = format!("{{{}}}", self.host.to_string().replace('.', ","));
+        // A partition is noticed after about a tick.
+        let network = format!("-kernel inet_dist_use_interface {interface} -kernel net_ticktime 8");
         vec![
             ("HOME", self.folder.display().to_string()),
             ("RABBITMQ_NODENAME", self.name.clone()),
@@ -205,10 +256,11 @@ impl Node {
             ("RABBITMQ_CONFIG_FILE", path("rabbitmq")),
             ("RABBITMQ_CONF_ENV_FILE", "/dev/null".to_owned()),
             ("RABBITMQ_ENABLED_PLUGINS_FILE", path("enabled_plugins")),
-            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", loopback.clone()),
-            ("RABBITMQ_CTL_ERL_ARGS", loopback),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", network.clone()),
+            ("RABBITMQ_CTL_ERL_ARGS", network),
+            ("RABBITMQ_USE_LONGNAME", self.namespace.is_some().to_string()),
             ("ERL_EPMD_PORT", self.epmd_port.to_string()),
-            ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+            ("ERL_EPMD_ADDRESS", self.host.to_string()),
         ]
     }
 }
@@ -223,7 +275,7 @@ struct Leashed {
 impl Leashed {
     fn start(
         program: &str,
-        arguments: &[&str],
+        arguments: &[String],
         environment: &[(&'static str, String)],
         folder: &Path,
         remove_folder: bool,
@@ -277,9 +329,21 @@ fn free_ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().expect("an address").port())
 }
 
-fn wait_for_port(port: u16, folder: &Path) {
+/// How a program is run in a namespace.
+fn within(namespace: Option<&str>, program: &str, arguments: &[&str]) -> (String, Vec<String>) {
+    let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+    match namespace {
+        None => (program.to_owned(), arguments.collect()),
+        Some(namespace) => {
+            let enter = ["netns", "exec", namespace, program].map(str::to_owned);
+            ("ip".to_owned(), enter.into_iter().chain(arguments).collect())
+        }
+    }
+}
+
+fn wait_for_port(host: IpAddr, port: u16, folder: &Path) {
     let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+    while TcpStream::connect((host, port)).is_err() {
         if Instant::now() > deadline {
             let output = fs::read_to_string(folder.join("output")).unwrap_or_default();
             panic!("nobody listens on port {port} after {PATIENCE:?}:\n{output}");

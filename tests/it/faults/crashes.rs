@@ -1,0 +1,469 @@
+//! A crash between every two steps: the process is killed right before a call that would change something (a file, a
+//! socket), at every such call there is; then a healthy one finishes.
+//!
+//! How far the process had come is read from what is there afterwards ([`Step`]). Short, one crash is made in each gap
+//! between two steps and some at calls in between; long, one at every call.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+
+use super::{
+    Figures, long,
+    oracle::{self, Customer},
+    stage::PATIENCE,
+    tracer::{Call, Tracer},
+};
+use crate::support::{
+    process::{Access, PolyAi, Process, Site, deliver, eventually, manifests},
+    rabbit,
+};
+
+/// How far a delivery has come: the last step that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Nothing,
+    Durable,
+    Fetched,
+    AudioStaged,
+    ConversationWritten,
+    AudioWritten,
+    ManifestWritten,
+    Announced,
+    Acknowledged,
+}
+
+/// What can be seen of one conversation from outside.
+#[derive(Clone, Debug)]
+struct Eye {
+    archive: PathBuf,
+    conversation: String,
+    polyai: Access,
+    /// Requests for conversations before this one.
+    fetched_before: u64,
+}
+
+impl Eye {
+    fn on(site: &Site, polyai: &PolyAi, conversation: &str) -> Self {
+        // A recording of several parts, or it would be held in memory until it is whole.
+        let script = serde_json::json!({ "audio_size": "2500 KiB" });
+        polyai.control("PUT", &format!("calls/{conversation}/script"), &script);
+        let access = polyai.access.clone();
+        let fetched_before = fetched(&access);
+        Self {
+            archive: site.archive(),
+            conversation: conversation.to_owned(),
+            polyai: access,
+            fetched_before,
+        }
+    }
+
+    fn is_fetched(&self) -> bool {
+        fetched(&self.polyai) > self.fetched_before
+    }
+
+    /// What the worker has done, by the archive and PolyAI.
+    fn archived(&self) -> Option<Step> {
+        let folder = find(&self.archive, &self.conversation);
+        let has = |name: &str| folder.as_ref().is_some_and(|folder| folder.join(name).exists());
+        if has("manifest.json") {
+            Some(Step::ManifestWritten)
+        } else if has("audio.wav") {
+            Some(Step::AudioWritten)
+        } else if has("conversation.json") {
+            Some(Step::ConversationWritten)
+        } else if staged(&self.archive) {
+            Some(Step::AudioStaged)
+        } else if self.is_fetched() {
+            Some(Step::Fetched)
+        } else {
+            None
+        }
+    }
+
+    /// The same and the rest, by the embedded queue's file; nothing while a stopped thread has it locked.
+    fn embedded(&self, queue: &Path) -> Option<Step> {
+        let state = || -> rusqlite::Result<(Option<String>, bool)> {
+            let file = Connection::open_with_flags(queue, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            file.busy_timeout(Duration::from_secs(1))?;
+            let id = format!("evt-{}", self.conversation);
+            let state =
+                match file.query_row("SELECT state FROM messages WHERE id = ?1", [id], |row| row.get(0)) {
+                    Err(rusqlite::Error::QueryReturnedNoRows) => None,
+                    state => Some(state?),
+                };
+            let announced: u32 = file.query_row(
+                "SELECT count(*) FROM announcements WHERE subject = ?1",
+                [&self.conversation],
+                |row| row.get(0),
+            )?;
+            Ok((state, announced > 0))
+        };
+        Some(match state().ok()? {
+            (None, _) => Step::Nothing,
+            (Some(state), _) if state == "done" => Step::Acknowledged,
+            (_, true) => Step::Announced,
+            _ => self.archived().unwrap_or(Step::Durable),
+        })
+    }
+}
+
+fn fetched(polyai: &Access) -> u64 {
+    let address = polyai.url.trim_start_matches("http://").parse().unwrap();
+    let (_, counts) = crate::support::process::get(address, "/_simulator/requests").expect("an answer");
+    let counts: Value = serde_json::from_str(&counts).unwrap();
+    counts["v3_conversation"]
+        .as_object()
+        .map_or(0, |by_status| by_status.values().filter_map(Value::as_u64).sum())
+}
+
+/// The folder of that name, wherever it is.
+fn find(root: &Path, name: &str) -> Option<PathBuf> {
+    for entry in fs::read_dir(root).ok()?.flatten().filter(|entry| entry.path().is_dir()) {
+        if entry.file_name() == name {
+            return Some(entry.path());
+        }
+        if entry.file_name() != ".polyhook"
+            && let Some(found) = find(&entry.path(), name)
+        {
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// Whether a recording has been begun and is not visible yet.
+fn staged(archive: &Path) -> bool {
+    let Ok(folders) = fs::read_dir(archive.join(".polyhook/staging")) else { return false };
+    let files = folders.flatten().filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten().flatten();
+    files.into_iter().any(|file| file.file_name() != "lock")
+}
+
+/// Where to crash.
+#[derive(Clone, Copy, Debug)]
+enum Point {
+    /// At the first call after this step, before or after the delivery was answered.
+    After(Step, Option<bool>),
+    /// At this call.
+    Call(usize),
+}
+
+/// A process that ended at its point.
+struct Crash {
+    step: Step,
+    answered: bool,
+    calls: Vec<Call>,
+    /// It came to its end before its point: there are no more calls than these.
+    survived: bool,
+}
+
+/// Delivers to a process that is killed at `point`. `step` tells how far it has come.
+fn crash(
+    process: &mut Process,
+    site: &Site,
+    event: (&str, &[u8]),
+    point: Point,
+    step: impl Fn() -> Option<Step> + Clone + Send + 'static,
+    finished: Step,
+) -> Crash {
+    let to = process.receiver();
+    let answered = Arc::new(AtomicBool::new(false));
+    let (was_answered, look) = (Arc::clone(&answered), step.clone());
+    let tracer = Tracer::of(process.pid(), move |call| match point {
+        Point::Call(number) => call.number == number,
+        Point::After(step, wanted) => {
+            wanted.is_none_or(|wanted| wanted == was_answered.load(Ordering::SeqCst)) && look() == Some(step)
+        }
+    });
+    if deliver(to, &site.secret, event.0, event.1) == Some(204) {
+        answered.store(true, Ordering::SeqCst);
+    }
+    finish(process, tracer, step, finished, answered.load(Ordering::SeqCst))
+}
+
+/// Waits until the process is killed, or has nothing more to do and is killed by us.
+fn finish(
+    process: &mut Process,
+    tracer: Tracer,
+    step: impl Fn() -> Option<Step>,
+    finished: Step,
+    answered: bool,
+) -> Crash {
+    let start = Instant::now();
+    let mut done_at = None;
+    while !tracer.is_over() {
+        assert!(start.elapsed() < PATIENCE, "neither killed nor finished");
+        if done_at.is_none() && step() >= Some(finished) {
+            done_at = Some(Instant::now());
+        }
+        // What comes after the last step, if anything does.
+        if done_at.is_some_and(|done: Instant| done.elapsed() > Duration::from_millis(300)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let survived = !tracer.is_over();
+    let calls = tracer.end();
+    if survived {
+        process.kill();
+    } else {
+        process.wait(PATIENCE);
+    }
+    let mut last = None;
+    eventually("to be seen", || {
+        last = step();
+        last.is_some()
+    });
+    Crash { step: last.unwrap(), answered, calls, survived }
+}
+
+/// Counts the crashes by where they were.
+#[derive(Debug, Default)]
+struct Sweep {
+    points: usize,
+    by_step: BTreeMap<String, usize>,
+    by_call: BTreeMap<String, usize>,
+    steps: BTreeSet<Step>,
+    receiver: BTreeSet<(bool, bool)>,
+}
+
+impl Sweep {
+    fn note(&mut self, crash: &Crash) {
+        let durable = crash.step > Step::Nothing;
+        self.points += 1;
+        self.steps.insert(crash.step);
+        self.receiver.insert((durable, crash.answered));
+        *self.by_step.entry(format!("{:?}", crash.step)).or_default() += 1;
+        if let (false, Some(call)) = (crash.survived, crash.calls.last()) {
+            *self.by_call.entry(call.describe()).or_default() += 1;
+        }
+    }
+
+    fn figures(&self, figures: &mut Figures) {
+        figures
+            .set("crashes", self.points)
+            .set("after_step", serde_json::json!(self.by_step))
+            .set("before_call", serde_json::json!(self.by_call));
+    }
+
+    /// The gaps that were hit include all of these.
+    #[track_caller]
+    fn assert_hit(&self, steps: &[Step], receiver: &[(bool, bool)]) {
+        for step in steps {
+            assert!(self.steps.contains(step), "no crash came right after {step:?}: {self:?}");
+        }
+        for gap in receiver {
+            assert!(self.receiver.contains(gap), "no crash with (durable, answered) = {gap:?}: {self:?}");
+        }
+        assert!(!self.receiver.contains(&(false, true)), "answered 204 and not durable: {self:?}");
+    }
+}
+
+const WORKER: [Step; 8] = [
+    Step::Durable,
+    Step::Fetched,
+    Step::AudioStaged,
+    Step::ConversationWritten,
+    Step::AudioWritten,
+    Step::ManifestWritten,
+    Step::Announced,
+    Step::Acknowledged,
+];
+
+/// Calls to crash at, of `all`: every one, or some.
+fn some_of(all: usize) -> Vec<usize> {
+    if long() { (1..=all).collect() } else { (1..=all).step_by((all / 6).max(1)).collect() }
+}
+
+#[test]
+fn a_crash_at_any_step_on_the_embedded_queue() {
+    let polyai = PolyAi::start(PolyAi::CALLS, 1000);
+    let mut ids = polyai.ids().into_iter();
+    let mut figures = Figures::of("crash at every step, embedded queue");
+    let mut sweep = Sweep::default();
+    let mut at = |point: Point| {
+        let id = ids.next().expect("enough calls");
+        let site = Site::new(&polyai.access, "");
+        let mut run = site.polyhook(["run"]).start();
+        run.ready();
+        let (eye, queue) = (Eye::on(&site, &polyai, &id), site.path().join("polyhook-data/queue.db"));
+        let event = polyai.event(&id);
+        let step = move || eye.embedded(&queue);
+        let crash = crash(&mut run, &site, (&format!("evt-{id}"), &event), point, step, Step::Acknowledged);
+        sweep.note(&crash);
+        (site, id, crash)
+    };
+    let mut crashed = Vec::new();
+    let mut points = vec![Point::After(Step::Nothing, None), Point::After(Step::Durable, Some(false))];
+    points.extend(WORKER[..7].iter().map(|step| Point::After(*step, None)));
+    for point in points {
+        crashed.push(at(point));
+    }
+    let whole = at(Point::Call(usize::MAX));
+    let calls = whole.2.calls.len();
+    crashed.push(whole);
+    for call in some_of(calls) {
+        crashed.push(at(Point::Call(call)));
+    }
+    figures.set("calls_a_delivery", calls);
+
+    // The leases of the dead run out all at the same time.
+    for batch in crashed.chunks(16) {
+        let healthy: Vec<_> = batch.iter().map(|(site, ..)| site.polyhook(["run"]).start()).collect();
+        for ((site, id, crash), mut run) in batch.iter().zip(healthy) {
+            run.ready();
+            if !crash.answered {
+                // As PolyAI does.
+                let again = deliver(run.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(id));
+                assert_eq!(again, Some(204));
+            }
+            let queue = site.path().join("polyhook-data/queue.db");
+            let eye = Eye::on(site, &polyai, id);
+            eventually("settled", || eye.embedded(&queue) == Some(Step::Acknowledged));
+            run.stop();
+            assert_archived_once(site, std::slice::from_ref(id));
+            let announced = oracle::embedded(&queue).unwrap();
+            assert_eq!(announced[id].len(), 1, "announced once: {announced:?}");
+        }
+    }
+    sweep.figures(&mut figures);
+    sweep.assert_hit(&WORKER, &[(false, false), (true, false), (true, true)]);
+    figures.set("lost", 0).set("archived_twice", 0);
+    figures.print();
+}
+
+/// These conversations and nothing else, each once and whole; and nothing of the dead is left.
+#[track_caller]
+fn assert_archived_once(site: &Site, ids: &[String]) {
+    let found = manifests(&site.archive());
+    assert_eq!(found.len(), ids.len());
+    for path in found {
+        let manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert!(ids.iter().any(|id| manifest["conversation_id"] == **id), "{manifest}");
+        assert_eq!(manifest["revision"], 1, "{manifest}");
+        for object in manifest["objects"].as_array().unwrap() {
+            let file = path.with_file_name(object["name"].as_str().unwrap());
+            assert_eq!(object["size_bytes"], fs::metadata(&file).unwrap().len(), "{}", file.display());
+        }
+    }
+    assert!(!staged(&site.archive()), "an unfinished recording was left");
+}
+
+/// A site on the shared broker, with its customer.
+fn on_rabbitmq(polyai: &PolyAi) -> (Site, String) {
+    let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+    let queue = format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\", publish_timeout = \"3s\" }}\n");
+    (Site::new(&polyai.access, &(queue + "spool = { path = \"spool.db\" }")), prefix)
+}
+
+#[test]
+fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
+    let polyai = PolyAi::start(PolyAi::CALLS, 1000);
+    let (site, prefix) = on_rabbitmq(&polyai);
+    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
+    receive.ready();
+    let customer = Arc::new(Customer::start(&[rabbit::SHARED.url()], &prefix));
+    let mut figures = Figures::of("crash of the worker at every step, RabbitMQ");
+    let mut sweep = Sweep::default();
+    let (mut ids, mut done) = (polyai.ids().into_iter(), Vec::<String>::new());
+    // Each process first finishes what its predecessor has left, then crashes in its turn.
+    let mut at = |point: Point| {
+        let mut work = site.polyhook(["work"]).private("guest:guest").start();
+        work.ready();
+        eventually("the predecessor's is finished", || done.iter().all(|id| customer.is_announced(id)));
+        let id = ids.next().expect("enough calls");
+        let eye = Eye::on(&site, &polyai, &id);
+        let (ears, conversation) = (Arc::clone(&customer), id.clone());
+        let step = move || match eye.archived() {
+            // It takes a moment to be heard.
+            Some(Step::ManifestWritten) if ears.hears(&conversation) => Some(Step::Announced),
+            step => step.or(Some(Step::Durable)),
+        };
+        let look = step.clone();
+        let tracer = Tracer::of(work.pid(), move |call| match point {
+            Point::Call(number) => call.number == number,
+            Point::After(step, _) => look() == Some(step),
+        });
+        let answer = deliver(receive.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(&id));
+        assert_eq!(answer, Some(204));
+        let crash = finish(&mut work, tracer, step, Step::Announced, true);
+        done.push(id);
+        sweep.note(&crash);
+        crash.calls.len()
+    };
+    for step in &WORKER[..7] {
+        at(Point::After(*step, None));
+    }
+    let calls = at(Point::Call(usize::MAX));
+    for call in some_of(calls) {
+        at(Point::Call(call));
+    }
+    let mut work = site.polyhook(["work"]).private("guest:guest").start();
+    eventually("everything is announced", || done.iter().all(|id| customer.is_announced(id)));
+    work.ready();
+    work.stop();
+    receive.stop();
+    assert_archived_once(&site, &done);
+    for id in &done {
+        assert_eq!(customer.ids(id).len(), 1, "{id} is announced under one id");
+    }
+    sweep.figures(&mut figures);
+    // Whether it was acknowledged, the broker knows alone: the last crash came after everything.
+    sweep.assert_hit(&WORKER[..7], &[(true, true)]);
+    figures.set("calls_a_delivery", calls).set("lost", 0).set("archived_twice", 0);
+    figures.print();
+}
+
+#[test]
+fn a_crash_of_the_receiver_at_any_step_on_rabbitmq() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 300);
+    let (site, prefix) = on_rabbitmq(&polyai);
+    let mut work = site.polyhook(["work"]).private("guest:guest").start();
+    work.ready();
+    let customer = Arc::new(Customer::of_everything(&[rabbit::SHARED.url()], &prefix));
+    let mut figures = Figures::of("crash of the receiver at every step, RabbitMQ");
+    let mut sweep = Sweep::default();
+    let mut done: Vec<(String, bool)> = Vec::new();
+    for id in polyai.ids() {
+        let number = done.len() + 1;
+        let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
+        receive.ready();
+        if let Some((before, false)) = done.last() {
+            // As PolyAI does.
+            let event = polyai.event(before);
+            let again = deliver(receive.receiver(), &site.secret, &format!("evt-{before}"), &event);
+            assert_eq!(again, Some(204));
+        }
+        let (event_id, ears) = (format!("evt-{id}"), Arc::clone(&customer));
+        let step = {
+            let event_id = event_id.clone();
+            move || Some(if ears.hears_event(&event_id) { Step::Durable } else { Step::Nothing })
+        };
+        let event = polyai.event(&id);
+        let crash = crash(&mut receive, &site, (&event_id, &event), Point::Call(number), step, Step::Durable);
+        sweep.note(&crash);
+        done.push((id, crash.answered));
+        if crash.survived {
+            break;
+        }
+    }
+    assert!(done.last().unwrap().1, "the sweep ends with one that came through: {sweep:?}");
+    eventually("everything is announced", || done.iter().all(|(id, _)| customer.is_announced(id)));
+    work.stop();
+    let ids: Vec<_> = done.into_iter().map(|(id, _)| id).collect();
+    assert_archived_once(&site, &ids);
+    sweep.figures(&mut figures);
+    sweep.assert_hit(&[], &[(false, false), (true, false), (true, true)]);
+    figures.set("lost", 0).set("archived_twice", 0);
+    figures.print();
+}
