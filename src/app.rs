@@ -4,12 +4,15 @@
 //! listeners stop accepting, open requests are answered, the worker finishes or hands back what it holds; the
 //! queue is closed last, when nobody needs it any more.
 
+mod upkeep;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+use self::upkeep::Upkeep;
 use crate::{
     archive::{Archive, ArchiveError},
     clock::Clock,
@@ -179,11 +182,13 @@ impl App {
         };
 
         let mut app = Self { life: life.clone(), queue_life, queue, public: None, admin: None };
+        let mut kept_up = Upkeep::of(config, worker.clone(), health.clone());
         if let Some(listener) = public {
             let address = local("server.listen", config.server.listen, &listener)?;
-            let receiver =
-                Receiver::new(&config.server, &config.signature, Arc::clone(&app.queue.queue), clock.clone());
+            let queue = Arc::clone(&app.queue.queue);
+            let receiver = Receiver::new(&config.server, &config.signature, queue, clock.clone(), &health);
             let router = receiver.router(&config.server.path);
+            kept_up.receiver = Some(receiver);
             let serve = web::serve(listener, router, config.server.ack_budget, life.clone());
             life.spawn_service("receiver", serve);
             tracing::info!(%address, path = config.server.path, "receiving deliveries");
@@ -210,6 +215,7 @@ impl App {
                 "fetching conversations"
             );
         }
+        life.spawn_service("upkeep", kept_up.run(life.clone()));
         Ok(app)
     }
 

@@ -23,7 +23,7 @@ use crate::{
     retry::RetryConfig,
     secret::Secret,
     telemetry::{self, LogConfig},
-    web::{AdminConfig, ServerConfig, SignatureConfig},
+    web::{AdminConfig, SecretsFile, ServerConfig, SignatureConfig},
     worker::WorkerConfig,
 };
 
@@ -177,7 +177,7 @@ impl Config {
 
     fn read_secret_files(&mut self) -> Result<(), Error> {
         if let Some(path) = &self.signature.secrets_file {
-            self.signature.secrets.extend(read(path, Secret::read_lines)?);
+            self.signature.file_secrets = read(path, SecretsFile::read)?;
         }
         if let Some(path) = &self.queue.url_file {
             self.queue.url = Urls::Many(read(path, Secret::read_lines)?);

@@ -136,6 +136,26 @@ impl Lifecycle {
     }
 }
 
+/// SIGHUP, which asks a service to read its files again. From the first one on it no longer ends the process.
+#[derive(Debug)]
+pub struct Hangups(Option<Signal>);
+
+impl Hangups {
+    /// Takes SIGHUP from here on; what comes after is remembered.
+    #[must_use]
+    pub fn catch() -> Self {
+        Self(signal(SignalKind::hangup()).ok())
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// SIGTERM and SIGINT, as one stream. What comes after it was made is remembered.
 #[derive(Debug)]
 struct Signals {

@@ -17,9 +17,6 @@ use crate::{
     worker::{Archived, Done, Failure, Request},
 };
 
-/// How long the queue may take to become ready for the announcements.
-const READY_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// Fetch conversations by id, archive them now and announce them; exit code 1 if one is not archived.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -42,13 +39,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
-    let mut config = global.load()?;
-    config.check(Roles::WORK)?;
-    // The result is what matters here; the log tells of trouble only.
-    if config.log == crate::telemetry::LogConfig::default() {
-        "warn".clone_into(&mut config.log.level);
-    }
-    crate::telemetry::init_logs(&config.log)?;
+    let config = global.start_quietly(Roles::WORK)?;
     let life = Lifecycle::new();
     let clock = Clock::System;
     let queue = app::open_queue(&config, Roles::NONE, clock.clone(), &Health::default(), &life)?.queue;
@@ -66,15 +57,7 @@ async fn fetch_all(
     clock: &Clock,
 ) -> Result<(), CliError> {
     let worker = app::worker(config, Arc::clone(&queue), clock.clone())?;
-    let ready = tokio::time::timeout(READY_WITHIN, async {
-        while queue.ready().await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    });
-    if ready.await.is_err() {
-        let why = queue.ready().await.err().map(|error| error.to_string()).unwrap_or_default();
-        return Err(CliError::Failed(format!("queue.url: {why}")));
-    }
+    super::wait_for(&*queue).await?;
     let bar = if args.ids.len() > 1 && !args.json {
         ProgressBar::new(args.ids.len() as u64)
     } else {

@@ -4,7 +4,9 @@
 //! usage, 78 bad configuration (`EX_CONFIG` of sysexits.h), found before any socket is bound.
 
 mod config;
+mod dead;
 mod demo;
+mod endpoint;
 mod fetch;
 mod healthcheck;
 pub mod output;
@@ -14,7 +16,7 @@ mod simulate;
 mod spool;
 mod verify;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
@@ -22,11 +24,14 @@ use thiserror::Error;
 use crate::{
     app::StartError,
     config::{Config, Error as ConfigError, Roles, Sources},
-    telemetry::{self, TelemetryError},
+    queue::Queue,
+    telemetry::{self, LogConfig, TelemetryError},
 };
 
 /// The configuration is bad (sysexits.h).
 const EX_CONFIG: u8 = 78;
+/// How long the queue may take to become ready for a command.
+const READY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Turns PolyAI webhooks into archived conversations: verified, durable before they are answered, fetched
 /// whole with their audio, announced on the bus.
@@ -45,6 +50,7 @@ Examples:
   polyhook config check --config polyhook.toml   find what is wrong before a deployment does
   polyhook run --config polyhook.toml            receiver and worker in one process
   polyhook fetch CA0123456789abcdef              archive one conversation now
+  polyhook dead list                             what could not be archived, and why
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.";
 
@@ -76,6 +82,12 @@ enum Command {
     Verify(verify::Args),
     /// Fetch conversations by id and archive them now
     Fetch(fetch::Args),
+    /// List dead letters, show why they are dead, replay or drop them
+    #[command(subcommand)]
+    Dead(dead::Command),
+    /// Manage the webhook endpoints registered with PolyAI
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
     /// Look at the spool, where deliveries wait while RabbitMQ is away, or empty it
     #[command(subcommand)]
     Spool(spool::Command),
@@ -138,6 +150,8 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Send(args) => send::run(&global, args).await,
         Command::Verify(args) => verify::run(&global, &args),
         Command::Fetch(args) => fetch::run(&global, args).await,
+        Command::Dead(command) => dead::run(&global, command).await,
+        Command::Endpoint(command) => endpoint::run(&global, command).await,
         Command::Spool(command) => spool::run(&global, &command).await,
         Command::Config(command) => config::run(&global, &command),
         Command::Healthcheck(args) => healthcheck::run(&global, args).await,
@@ -163,6 +177,33 @@ impl Global {
         config.check(roles)?;
         telemetry::init_logs(&config.log)?;
         Ok(config)
+    }
+
+    /// The same for commands whose result is what matters: the log tells of trouble only.
+    fn start_quietly(&self, roles: Roles) -> Result<Config, CliError> {
+        let mut config = self.load()?;
+        config.check(roles)?;
+        if config.log == LogConfig::default() {
+            "warn".clone_into(&mut config.log.level);
+        }
+        telemetry::init_logs(&config.log)?;
+        Ok(config)
+    }
+}
+
+/// Waits until the queue can store messages.
+async fn wait_for(queue: &dyn Queue) -> Result<(), CliError> {
+    let ready = tokio::time::timeout(READY_WITHIN, async {
+        while queue.ready().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    if ready.await.is_ok() {
+        return Ok(());
+    }
+    match queue.ready().await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(CliError::Failed(format!("queue.url: {error}"))),
     }
 }
 

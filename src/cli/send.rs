@@ -135,7 +135,7 @@ fn whereto(global: &Global, args: &Args) -> Result<(Url, Secret), CliError> {
             .map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?
             .into_iter()
             .next(),
-        None => config.and_then(|config| config.signature.secrets.into_iter().next()),
+        None => config.and_then(|config| config.signature.valid(Clock::System.now()).into_iter().next()),
     };
     secret.map(|secret| (target, secret)).ok_or_else(|| {
         CliError::Usage(

@@ -1,13 +1,21 @@
 //! `polyhook run`, `receive` and `work`: the services.
 
 use super::{CliError, Global};
-use crate::{app::App, clock::Clock, config::Roles, lifecycle::Ending, telemetry};
+use crate::{
+    app::App,
+    clock::Clock,
+    config::Roles,
+    lifecycle::{Ending, Hangups},
+    telemetry,
+};
 
 /// Open files asked for; and how few are worth a word.
 const OPEN_FILES: u64 = 65_536;
 const FEW_OPEN_FILES: u64 = 4096;
 
 pub(super) async fn run(global: &Global, roles: Roles) -> Result<(), CliError> {
+    // Who sends it early, or where there is nothing to read again, must not end a service by it.
+    let _caught = Hangups::catch();
     let config = global.start(roles)?;
     raise_open_files();
     let metrics = telemetry::init_metrics()?;

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::time::{Duration, timeout};
 
-use super::{CliError, Global, output};
+use super::{CliError, Global, output, wait_for};
 use crate::{
     app,
     clock::Clock,
@@ -21,8 +21,6 @@ use crate::{
     },
 };
 
-/// How long the broker may take to become ready.
-const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How long a running receiver may hold messages before it is looked whether any are left.
 const LEASE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -56,8 +54,7 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(global: &Global, command: &Command) -> Result<(), CliError> {
-    let config = global.load()?;
-    config.check(Roles::NONE)?;
+    let config = global.start_quietly(Roles::NONE)?;
     let path = config.spool.path.as_path();
     if path.as_os_str().is_empty() {
         return Err(CliError::Failed("there is no spool: spool.path is empty".to_owned()));
@@ -131,10 +128,6 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
             "queue.url is no RabbitMQ, so there is nobody to hand anything on to".to_owned(),
         ));
     }
-    crate::telemetry::init_logs(&crate::telemetry::LogConfig {
-        level: "warn".to_owned(),
-        ..config.log.clone()
-    })?;
     let life = Lifecycle::new();
     let clock = Clock::System;
     let (mut moved, mut left) = (0, 0);
@@ -143,7 +136,10 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
         let broker = app::open_broker(config, None, clock.clone(), &life)?;
         let spool =
             Spool::open(&config.spool, &config.queue, clock, &life).map_err(app::StartError::Spool)?;
-        done = move_all(config, &broker, &spool, &mut moved, json).await;
+        done = wait_for(&*broker).await;
+        if done.is_ok() {
+            done = move_all(config, &broker, &spool, &mut moved, json).await.map_err(failed);
+        }
         left = spool.usage().await.map_or(0, |usage| usage.messages);
         life.drain();
         spool.close().await;
@@ -155,8 +151,13 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
     } else {
         output::line(format!("{moved} handed on, {left} left"));
     }
-    done.map_err(|error| CliError::Failed(error.to_string()))?;
+    done?;
     if left == 0 { Ok(()) } else { Err(CliError::Said) }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(error: QueueError) -> CliError {
+    CliError::Failed(error.to_string())
 }
 
 async fn move_all(
@@ -166,14 +167,6 @@ async fn move_all(
     moved: &mut usize,
     json: bool,
 ) -> Result<(), QueueError> {
-    let ready = async {
-        while broker.ready().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    if timeout(READY_WITHIN, ready).await.is_err() {
-        return broker.ready().await;
-    }
     let rate = limiter(config.spool.drain_rate);
     let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(spool.usage().await?.messages) };
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}") {

@@ -57,7 +57,8 @@ struct Verdict {
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), CliError> {
-    let signature = match &args.secret_file {
+    let now = Clock::System.now();
+    let mut signature = match &args.secret_file {
         Some(path) => crate::web::SignatureConfig {
             secrets: Secret::read_lines(path)
                 .map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?,
@@ -65,14 +66,14 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), CliError> {
         },
         None => global.load()?.signature,
     };
+    signature.secrets = signature.valid(now);
     if signature.secrets.is_empty() {
         return Err(CliError::Usage(
             "there is no secret to try: give --secret-file, or configure signature.secrets_file".to_owned(),
         ));
     }
     let body = read_body(&args.body)?;
-    let verdict =
-        examine(&signature.secrets, signature.scheme, signature.tolerance, args, &body, Clock::System.now());
+    let verdict = examine(&signature.secrets, signature.scheme, signature.tolerance, args, &body, now);
     if args.json {
         output::json(&verdict);
     } else if verdict.genuine {

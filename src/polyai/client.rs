@@ -2,8 +2,12 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,9 +31,10 @@ use super::{
     conversation::Summary,
     error::{ApiError, ErrorKind, correlation_id},
     http as client_policy,
+    key::Key,
     throttle::Throttle,
 };
-use crate::{clock::Clock, secret::Secret};
+use crate::{clock::Clock, health::Health, secret::Secret};
 
 /// The largest conversation read into memory. Ten thousand turns fit.
 const MAX_CONVERSATION_BYTES: usize = 32 << 20;
@@ -39,6 +44,8 @@ const MAX_ERROR_BYTES: usize = 16 << 10;
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// For one conversation, from request to last byte.
 const CONVERSATION_TIMEOUT: Duration = Duration::from_mins(1);
+/// The condition of a key's file.
+const KEY_CONDITION: &str = "api_key";
 /// A pause where a 429 does not say for how long.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
 
@@ -67,7 +74,7 @@ pub struct Project {
 #[derive(Debug)]
 struct Access {
     base: Url,
-    key: HeaderValue,
+    key: Arc<Key>,
 }
 
 /// A conversation as PolyAI sent it.
@@ -130,6 +137,33 @@ impl PolyAi {
         let http =
             client_policy::client().map_err(|_| ConfigError::NotHttp("the HTTP client's proxy setting"))?;
         Ok(Self { http, projects: known, clock })
+    }
+
+    /// Reads the files of all keys again. A key that cannot be used changes nothing and is told to `health`.
+    pub async fn reload_keys(&self, health: &Health) {
+        let mut trouble = Vec::new();
+        for project in &self.projects {
+            for key in project.keys() {
+                match key.reload().await {
+                    Ok(true) => tracing::info!(project.id = project.project_id, "API key reloaded"),
+                    Ok(false) => {}
+                    Err(why) => trouble.push(why),
+                }
+            }
+        }
+        if trouble.is_empty() {
+            health.well(KEY_CONDITION);
+            return;
+        }
+        // Projects may share a file.
+        trouble.dedup();
+        let why = trouble.join("; ");
+        health.degraded(
+            KEY_CONDITION,
+            format!(
+                "{why}. The API key read before stays in force; put the key there, readable by this process"
+            ),
+        );
     }
 
     /// The configured projects.
@@ -265,9 +299,34 @@ impl PolyAi {
         )
     }
 
-    /// One GET; an answer that is no success is an error, and a 429 pauses the project.
+    /// [`PolyAi::get_with`] the key in force; where it is refused and its file has another one, with that one: a
+    /// key that was rotated a moment ago must not cost a dead letter.
     async fn get(
         &self,
+        project: &Project,
+        access: &Access,
+        url: Url,
+        accept: &'static str,
+        operation: &'static str,
+    ) -> Result<Response, ApiError> {
+        let key = access.key.header();
+        let error = match self.get_with(key.clone(), project, access, url.clone(), accept, operation).await {
+            Err(error) if error.kind == ErrorKind::KeyRejected => error,
+            other => return other,
+        };
+        // A file that cannot be read is reported by who looks at it every second.
+        let _ = access.key.reload().await;
+        let now = access.key.header();
+        if now == key {
+            return Err(error);
+        }
+        self.get_with(now, project, access, url, accept, operation).await
+    }
+
+    /// One GET; an answer that is no success is an error, and a 429 pauses the project.
+    async fn get_with(
+        &self,
+        key: HeaderValue,
         project: &Project,
         access: &Access,
         url: Url,
@@ -288,7 +347,7 @@ impl PolyAi {
         let sent = self
             .http
             .get(url)
-            .header("x-api-key", access.key.clone())
+            .header("x-api-key", key)
             .header(ACCEPT, HeaderValue::from_static(accept))
             .send()
             .await;
@@ -327,19 +386,19 @@ impl Project {
         if project.api_key.is_empty() {
             return Err(ConfigError::NoKey(project.project_id.clone()));
         }
-        let header = |key: &Secret| {
-            let mut value = HeaderValue::from_str(key.expose())
-                .map_err(|_| ConfigError::BadKey(project.project_id.clone()))?;
-            value.set_sensitive(true);
-            Ok(value)
+        let key = |key: &Secret, file: &Option<PathBuf>| {
+            let bad = || ConfigError::BadKey(project.project_id.clone());
+            Key::new(key, file.clone()).map(Arc::new).ok_or_else(bad)
         };
         let hosts = config.hosts(project.region)?;
         let api = project.api.unwrap_or(config.api);
         if api == ApiChoice::V3 && hosts.runtime.is_none() {
             return Err(ConfigError::StudioHasNoV3(project.project_id.clone()));
         }
-        let key = header(&project.api_key)?;
-        let data_key = project.data_api_key.as_ref().map_or_else(|| Ok(key.clone()), header)?;
+        let data_key =
+            project.data_api_key.as_ref().map(|data| key(data, &project.data_api_key_file)).transpose()?;
+        let key = key(&project.api_key, &project.api_key_file)?;
+        let data_key = data_key.unwrap_or_else(|| Arc::clone(&key));
         Ok(Self {
             account_id: project.account_id.clone(),
             project_id: project.project_id.clone(),
@@ -359,6 +418,13 @@ impl Project {
     /// The project, as configured; part of every archive key.
     pub fn project_id(&self) -> &str {
         &self.project_id
+    }
+
+    /// Its keys, each once.
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        let (v3, data) = (self.v3.as_ref(), self.data.as_ref());
+        let data = data.filter(|data| v3.is_none_or(|v3| !Arc::ptr_eq(&v3.key, &data.key)));
+        v3.into_iter().chain(data).map(|access| &*access.key)
     }
 
     /// How much longer the project is paused by a 429.
@@ -403,7 +469,7 @@ impl Access {
 }
 
 /// A whole body of at most `max` bytes.
-async fn read_whole(response: Response, max: usize, host: &str) -> Result<Bytes, ApiError> {
+pub(super) async fn read_whole(response: Response, max: usize, host: &str) -> Result<Bytes, ApiError> {
     let mut body = BytesMut::new();
     let mut parts = response.bytes_stream();
     while let Some(part) = parts.next().await {
@@ -417,7 +483,7 @@ async fn read_whole(response: Response, max: usize, host: &str) -> Result<Bytes,
 }
 
 /// The beginning of a body, as far as it can be had.
-async fn read_some(response: Response, max: usize) -> Bytes {
+pub(super) async fn read_some(response: Response, max: usize) -> Bytes {
     let mut body = BytesMut::new();
     let mut parts = response.bytes_stream();
     while let Some(Ok(part)) = parts.next().await {

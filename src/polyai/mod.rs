@@ -13,14 +13,17 @@ mod config;
 mod conversation;
 mod error;
 pub mod http;
+mod key;
 mod region;
 mod throttle;
+mod webhooks;
 
 pub use client::{Conversation, PolyAi, Project, Recording, UnknownProject};
 pub use config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig};
 pub use conversation::{Handoff, Summary};
 pub use error::{Advice, ApiError, ErrorKind};
 pub use region::{Hosts, Region};
+pub use webhooks::{Endpoint, Webhooks, WebhooksError};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

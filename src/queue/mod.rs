@@ -22,6 +22,7 @@ use thiserror::Error;
 use crate::event::{self, DedupKey};
 
 mod config;
+mod dead;
 mod dedup;
 pub mod rabbitmq;
 pub mod spool;
@@ -29,6 +30,7 @@ pub mod spooled;
 pub mod sqlite;
 
 pub use config::{Backend, QueueConfig, SpoolConfig, UrlError, Urls};
+pub use dead::{DeadLetter, DeadLetters};
 
 /// A genuine delivery on its way: PolyAI's bytes and what the envelope needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,13 +82,19 @@ pub struct Attempt {
 /// Bounded, because it travels in a message header: [`History::KEPT`] tries are kept, the first among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
-    /// How many tries have failed.
+    /// How many tries have failed since the job came, or since it was last replayed.
     pub failures: usize,
     /// How many of them only waited for what comes with time; these climb no ladder.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub waits: usize,
-    /// The first try and the latest ones, in order.
+    /// The first try of all and the latest ones, in order, across replays.
     pub attempts: Vec<Attempt>,
+    /// How many tries had failed before the last replay.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub earlier: usize,
+    /// When it was replayed: the latest times, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replays: Vec<Timestamp>,
 }
 
 impl History {
@@ -106,6 +114,21 @@ impl History {
     pub fn push_wait(&mut self, attempt: Attempt) {
         self.waits += 1;
         self.push(attempt);
+    }
+
+    /// A person wants it tried again: what climbs the ladder begins anew, what tells the story stays.
+    pub fn replay(&mut self, at: Timestamp) {
+        self.earlier += std::mem::take(&mut self.failures);
+        self.waits = 0;
+        if self.replays.len() == Self::KEPT {
+            self.replays.remove(0);
+        }
+        self.replays.push(at);
+    }
+
+    /// How many tries have failed in all.
+    pub fn tries(&self) -> usize {
+        self.earlier + self.failures
     }
 }
 
@@ -274,6 +297,9 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
 
     /// Whether a message could be made durable right now; the error says why not.
     async fn ready(&self) -> Result<(), QueueError>;
+
+    /// The dead letters there are now, one after the other.
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError>;
 
     /// How many messages stand in each lane.
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError>;

@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Announced, Announcement, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig, QueueError,
-    dedup::Recent, rabbitmq::RabbitMq, spool::Spool,
+    Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig,
+    QueueError, dedup::Recent, rabbitmq::RabbitMq, spool::Spool,
 };
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle};
 
@@ -285,6 +285,10 @@ impl Queue for Spooled {
             }
             (Err(broker), Err(spool)) => Err(QueueError::Unavailable(format!("{broker}; {spool}"))),
         }
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
+        self.broker.dead_letters().await
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {

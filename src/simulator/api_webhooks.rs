@@ -31,7 +31,7 @@ fn read(body: &Bytes) -> Result<Value, ApiError> {
 /// The only answer, beside a rotation's, that has the secret in it.
 fn created(endpoint: &Endpoint) -> Response {
     let mut shape = json!(endpoint);
-    shape["signing_secret"] = json!(endpoint.secret.expose());
+    shape["signing_secret"] = json!(endpoint.secret.get().expose());
     (StatusCode::CREATED, Json(shape)).into_response()
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn quickstart_create(
         "url": endpoint.url,
         "description": endpoint.name,
         "events": endpoint.event_types,
-        "signing_secret": endpoint.secret.expose(),
+        "signing_secret": endpoint.secret.get().expose(),
     });
     Ok((StatusCode::CREATED, Json(shape)).into_response())
 }

@@ -11,6 +11,7 @@
 //! | `PUT /_simulator/calls/{id}/script` | what is special about a call |
 //! | `POST /_simulator/faults` | `{"fault": …, "project_id": …}` |
 //! | `DELETE /_simulator/faults` | ends all faults |
+//! | `PUT /_simulator/api-key` | `{"api_key": …, "project_id": …}`: the old key opens nothing any more |
 //! | `PUT /_simulator/served` | which doors are open |
 //! | `GET`, `DELETE /_simulator/requests` | requests per operation and status; starts counting again |
 //! | `POST /_simulator/deliver` | sends events of calls to a URL, or to the registered endpoints |
@@ -35,7 +36,7 @@ use super::{
     errors::ApiError,
     faults::Fault,
     scenario::{Script, Served},
-    sender::{Sender, SenderOptions},
+    sender::{CurrentSecret, Sender, SenderOptions},
     state::State as Simulated,
 };
 use crate::secret::Secret;
@@ -46,6 +47,7 @@ pub(super) fn router() -> Router<Simulated> {
         .route("/_simulator/calls", get(calls).post(add))
         .route("/_simulator/calls/{id}/script", put(script))
         .route("/_simulator/faults", post(fault).delete(clear))
+        .route("/_simulator/api-key", put(rotate_api_key))
         .route("/_simulator/served", put(serve))
         .route("/_simulator/requests", get(requests).delete(reset))
         .route("/_simulator/deliver", post(deliver))
@@ -122,6 +124,22 @@ async fn fault(State(state): State<Simulated>, body: Bytes) -> Result<StatusCode
 async fn clear(State(state): State<Simulated>) -> StatusCode {
     state.clear_faults();
     StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewKey {
+    project_id: Option<String>,
+    api_key: Secret,
+}
+
+async fn rotate_api_key(State(state): State<Simulated>, body: Bytes) -> Result<StatusCode, ApiError> {
+    let NewKey { project_id, api_key } = read(&body)?;
+    if state.rotate_api_key(project_id.as_deref(), api_key) {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(ApiError::unknown_project())
+    }
 }
 
 async fn serve(State(state): State<Simulated>, body: Bytes) -> Result<StatusCode, ApiError> {
@@ -207,7 +225,7 @@ fn accounts(calls: &[CallInfo]) -> Vec<&str> {
 fn start(
     state: &Simulated,
     url: Url,
-    secret: Secret,
+    secret: impl Into<CurrentSecret>,
     options: SenderOptions,
     deliveries: Vec<Delivery>,
 ) -> Result<(), ApiError> {

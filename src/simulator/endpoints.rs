@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use url::Url;
 
-use super::{errors::ApiError, scenario::Webhooks};
+use super::{errors::ApiError, scenario::Webhooks, sender::CurrentSecret};
 use crate::secret::Secret;
 
 /// A registered endpoint. What it serialises to is what a `GET` answers; the secret is not part of it.
@@ -26,7 +26,7 @@ pub(super) struct Endpoint {
     #[serde(skip)]
     pub(super) account: String,
     #[serde(skip)]
-    pub(super) secret: Secret,
+    pub(super) secret: CurrentSecret,
     #[serde(skip)]
     born: u64,
 }
@@ -184,7 +184,7 @@ impl Endpoints {
             created_at: now,
             updated_at: now,
             account: account.to_owned(),
-            secret,
+            secret: secret.into(),
             born: self.made,
         };
         self.by_id.insert(endpoint.id.clone(), endpoint.clone());
@@ -242,7 +242,7 @@ impl Endpoints {
     pub(super) fn rotate(&mut self, account: &str, id: &str, now: Timestamp) -> Result<Secret, ApiError> {
         let secret = self.secret();
         let endpoint = self.get_mut(account, id)?;
-        endpoint.secret = secret.clone();
+        endpoint.secret.set(secret.clone());
         endpoint.updated_at = now;
         Ok(secret)
     }

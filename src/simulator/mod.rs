@@ -60,7 +60,7 @@ pub use faults::{Action, Fault, Operation, RetryAfter};
 pub use scenario::{
     Change, Combined, Envelope, Lists, Mix, Project, Recording, Scenario, Script, Served, Webhooks,
 };
-pub use sender::{Answer, Report, Sender, SenderOptions};
+pub use sender::{Answer, CurrentSecret, Report, Sender, SenderOptions};
 pub use state::{Activity, State};
 pub use summary::{Latency, Summary};
 

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -145,11 +145,32 @@ pub struct Report {
     pub duplicate: bool,
 }
 
+/// The secret that the next attempt is signed with. Clones are the same one: whoever rotates it changes what a
+/// retry of an older delivery is signed with, too.
+#[derive(Clone, Debug)]
+pub struct CurrentSecret(Arc<Mutex<Secret>>);
+
+impl CurrentSecret {
+    pub(super) fn get(&self) -> Secret {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, secret: Secret) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = secret;
+    }
+}
+
+impl From<Secret> for CurrentSecret {
+    fn from(secret: Secret) -> Self {
+        Self(Arc::new(Mutex::new(secret)))
+    }
+}
+
 /// A target and how to deliver to it. Clones share their connections and their limit.
 #[derive(Clone, Debug)]
 pub struct Sender {
     target: Url,
-    secret: Secret,
+    secret: CurrentSecret,
     options: Arc<SenderOptions>,
     headers: HeaderMap,
     client: reqwest::Client,
@@ -167,7 +188,7 @@ impl Sender {
     )]
     pub fn new(
         target: Url,
-        secret: Secret,
+        secret: impl Into<CurrentSecret>,
         options: SenderOptions,
         clock: Clock,
     ) -> Result<Self, reqwest::Error> {
@@ -186,7 +207,7 @@ impl Sender {
             .collect();
         Ok(Self {
             target,
-            secret,
+            secret: secret.into(),
             headers,
             client,
             clock,
@@ -302,7 +323,7 @@ impl Sender {
     /// Signs and sends once.
     async fn attempt(&self, event_id: &str, body: Bytes) -> (Answer, Duration) {
         let timestamp = (self.options.form == Form::Timestamped).then(|| self.clock.now().as_second());
-        let signature = signature::sign(&self.secret, timestamp, &body);
+        let signature = signature::sign(&self.secret.get(), timestamp, &body);
         let mut request = self
             .client
             .post(self.target.clone())

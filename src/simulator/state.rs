@@ -69,6 +69,8 @@ struct Inner {
     faults: Mutex<Faults>,
     served: Mutex<Served>,
     endpoints: Mutex<Endpoints>,
+    /// The keys that took the place of the scenario's, by project.
+    new_keys: Mutex<BTreeMap<usize, Secret>>,
     answers: Mutex<BTreeMap<Operation, BTreeMap<u16, u64>>>,
     buckets: Mutex<Vec<Bucket>>,
     deliveries: Mutex<VecDeque<Report>>,
@@ -97,6 +99,7 @@ impl State {
             faults: Mutex::new(Faults::new(scenario.seed, &scenario.faults)),
             served: Mutex::new(scenario.served),
             endpoints: Mutex::new(Endpoints::new(scenario.seed)),
+            new_keys: Mutex::default(),
             answers: Mutex::default(),
             buckets: Mutex::new(vec![bucket; scenario.projects.len()]),
             deliveries: Mutex::default(),
@@ -175,6 +178,13 @@ impl State {
     /// Opens and closes doors.
     pub fn serve(&self, served: Served) {
         *lock(&self.0.served) = served;
+    }
+
+    /// Gives the project of that name (the first where absent) another key; the old one opens nothing any more.
+    /// Whether there is such a project.
+    pub fn rotate_api_key(&self, project: Option<&str>, key: Secret) -> bool {
+        let project = project.map_or(Some(0), |name| self.project_named(name));
+        project.map(|project| lock(&self.0.new_keys).insert(project, key)).is_some()
     }
 
     /// Requests so far, per operation and status.
@@ -317,7 +327,8 @@ impl State {
     ) -> Result<usize, ApiError> {
         let projects = &self.0.scenario.projects;
         let key = key.ok_or_else(ApiError::unauthorized)?;
-        let opens = |project: &Project| {
+        let new_keys = lock(&self.0.new_keys).clone();
+        let opens = |index: usize, project: &Project| {
             let own = match operation {
                 _ if operation.is_webhooks() => project.webhooks_api_key.as_ref(),
                 Operation::DataList | Operation::DataConversation | Operation::DataAudio => {
@@ -325,10 +336,12 @@ impl State {
                 }
                 _ => None,
             };
-            own.unwrap_or(&project.api_key).expose() == key
+            let api_key = new_keys.get(&index).unwrap_or(&project.api_key);
+            own.unwrap_or(api_key).expose() == key
                 && project.region.as_ref().is_none_or(|region| *region == self.0.scenario.region)
         };
-        let of_key = projects.iter().position(opens).ok_or_else(ApiError::unauthorized)?;
+        let of_key = projects.iter().enumerate().position(|(index, project)| opens(index, project));
+        let of_key = of_key.ok_or_else(ApiError::unauthorized)?;
         let Some(name) = project else { return Ok(of_key) };
         let in_account = |project: &Project| {
             account.is_none_or(|account| names(&project.account_id, &project.account_slug, account))
@@ -342,7 +355,7 @@ impl State {
                 in_account(project) && names(&project.project_id, &project.project_slug, name)
             })
             .ok_or_else(ApiError::unknown_project)?;
-        if opens(&projects[named]) { Ok(named) } else { Err(ApiError::forbidden()) }
+        if opens(named, &projects[named]) { Ok(named) } else { Err(ApiError::forbidden()) }
     }
 
     /// Whether the project has a request left this second; if not, how long until it has.

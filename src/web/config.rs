@@ -3,10 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::secrets_file::SecretsFile;
 use crate::{
+    clock::Clock,
     secret::Secret,
     signature::{MIN_SECRET_LENGTH, Scheme},
 };
@@ -65,8 +68,11 @@ impl Default for AdminConfig {
 pub struct SignatureConfig {
     /// The active signing secrets, each of at least 16 characters. Several at a time, for rotations.
     pub secrets: Vec<Secret>,
-    /// A file with the secrets, one a line; added to `secrets`.
+    /// A file with more secrets, one a line; read again when it changes.
     pub secrets_file: Option<PathBuf>,
+    /// What was read from `secrets_file` at the start.
+    #[serde(skip)]
+    pub file_secrets: SecretsFile,
     /// Which signed form to accept. Pin it to `timestamped` once PolyAI sends you timestamps.
     pub scheme: Scheme,
     /// How far a signed timestamp may be from our clock.
@@ -83,6 +89,7 @@ impl Default for SignatureConfig {
         Self {
             secrets: Vec::new(),
             secrets_file: None,
+            file_secrets: SecretsFile::default(),
             scheme: Scheme::Auto,
             tolerance: Duration::from_mins(5),
             on_mismatch: OnMismatch::Reject,
@@ -93,14 +100,26 @@ impl Default for SignatureConfig {
 impl SignatureConfig {
     /// Why the receiver must not start with these secrets, if it must not.
     pub fn problem(&self) -> Option<String> {
-        if self.secrets.is_empty() {
+        if self.valid(Clock::System.now()).is_empty() {
             return Some(
                 "there is no signing secret, so nothing could be verified: set signature.secrets_file (one secret a \
                  line) or POLYAI_WEBHOOK_SECRET to the signing_secret that PolyAI showed when the endpoint was created"
                     .to_owned(),
             );
         }
-        self.secrets.iter().position(|secret| secret.expose().trim().chars().count() < MIN_SECRET_LENGTH).map(|index| {
+        self.short_secret()
+    }
+
+    /// The secrets that are valid at `now`: those given here, then the file's.
+    pub fn valid(&self, now: Timestamp) -> Vec<Secret> {
+        self.secrets.iter().chain(self.file_secrets.valid(now)).cloned().collect()
+    }
+
+    /// Says which secret is none.
+    pub(super) fn short_secret(&self) -> Option<String> {
+        let in_file = self.file_secrets.entries().map(|entry| &entry.secret);
+        let short = |secret: &Secret| secret.expose().trim().chars().count() < MIN_SECRET_LENGTH;
+        self.secrets.iter().chain(in_file).position(short).map(|index| {
             format!(
                 "signing secret number {} is shorter than {MIN_SECRET_LENGTH} characters: it is not PolyAI's, or was cut off",
                 index + 1

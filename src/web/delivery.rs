@@ -14,12 +14,11 @@ use tokio::{
 use super::{
     Receiver,
     answer::{About, Deadline, Outcome},
-    config::OnMismatch,
 };
 use crate::{
     event::{self, DedupKey, Event},
     queue::Message,
-    signature::{EVENT_ID_HEADER, Rejection, SIGNATURE_HEADER, TIMESTAMP_HEADER},
+    signature::{EVENT_ID_HEADER, Form, Rejection, SIGNATURE_HEADER, TIMESTAMP_HEADER},
 };
 
 /// What a body is charged for at a time.
@@ -59,13 +58,22 @@ impl FromRequest<Receiver> for SignedDelivery {
         let now = receiver.clock.now();
         // Several timestamps are none. The body form does not sign one, so they must not cost such an event.
         let timestamp = single(&head.headers, TIMESTAMP_HEADER).unwrap_or(Some(b""));
-        let signature = single(&head.headers, SIGNATURE_HEADER).map_err(|()| Rejection::SignatureMalformed);
-        signature.and_then(|signature| receiver.verifier.verify(signature, timestamp, &body, now)).map_err(
-            |rejection| match (rejection, receiver.on_mismatch) {
-                (Rejection::Mismatch, OnMismatch::Retry) => Outcome::UnverifiedRetry(rejection),
-                _ => Outcome::Unverified(rejection),
-            },
-        )?;
+        let signature = single(&head.headers, SIGNATURE_HEADER)
+            .map_err(|()| Outcome::Unverified(Rejection::SignatureMalformed))?;
+        let secrets = receiver.secrets.in_force();
+        match secrets.verifier.verify(signature, timestamp, &body, now) {
+            Ok(genuine) if genuine.form == Form::Timestamped => receiver.skew.accepted(),
+            Ok(_) => {}
+            Err(rejection @ Rejection::Mismatch) if secrets.asks_again(now) => {
+                return Err(Outcome::UnverifiedRetry(rejection));
+            }
+            Err(rejection) => {
+                if let Rejection::Stale { skew_s } = rejection {
+                    receiver.skew.stale(signature.unwrap_or_default(), skew_s, now);
+                }
+                return Err(Outcome::Unverified(rejection));
+            }
+        }
 
         // Nothing before this line has looked inside the body.
         let event = Event::read(&body);

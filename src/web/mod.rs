@@ -14,7 +14,10 @@ mod answer;
 mod config;
 mod delivery;
 mod ingest;
+mod secrets;
+mod secrets_file;
 mod server;
+mod skew;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,9 +25,11 @@ use axum::{Router, middleware, routing::post};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{clock::Clock, queue::Queue, signature::Verifier};
+use self::{secrets::Secrets, skew::Skew};
+use crate::{clock::Clock, health::Health, queue::Queue};
 
 pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
+pub use secrets_file::{Ending, Entry, FormatError, LONGEST_WINDOW, SecretsFile};
 pub use server::serve;
 
 /// How many bytes of bodies may be in memory at a time, over all requests.
@@ -39,8 +44,8 @@ pub struct Receiver {
 #[derive(Debug)]
 struct Inner {
     queue: Arc<dyn Queue>,
-    verifier: Verifier,
-    on_mismatch: OnMismatch,
+    secrets: Secrets,
+    skew: Skew,
     clock: Clock,
     ack_budget: Duration,
     body_limit: usize,
@@ -50,17 +55,18 @@ struct Inner {
 }
 
 impl Receiver {
-    /// A receiver that publishes to `queue` what `signature` accepts.
+    /// A receiver that publishes to `queue` what `signature` accepts, and reports to `health`.
     pub fn new(
         server: &ServerConfig,
         signature: &SignatureConfig,
         queue: Arc<dyn Queue>,
         clock: Clock,
+        health: &Health,
     ) -> Self {
         let inner = Inner {
             queue,
-            verifier: Verifier::new(&signature.secrets, signature.scheme, signature.tolerance),
-            on_mismatch: signature.on_mismatch,
+            secrets: Secrets::new(signature, clock.clone(), health.clone()),
+            skew: Skew::new(health.clone()),
             clock,
             ack_budget: server.ack_budget,
             body_limit: usize::try_from(server.body_limit.as_u64()).unwrap_or(usize::MAX),
@@ -68,6 +74,13 @@ impl Receiver {
             body_budget: Arc::new(Semaphore::new(BODY_BUDGET_BYTES / 1024)),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// What is due every second, and when somebody asks for it: reads the file of signing secrets again, lets
+    /// go of what has expired.
+    pub async fn keep_up(&self) {
+        self.inner.secrets.reload().await;
+        self.inner.skew.expire(self.inner.clock.now());
     }
 
     /// The public listener's routes: the one path, with or without a slash at its end.

@@ -14,10 +14,11 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use polyhook::{
+    clock::Clock,
     event::{CONVERSATION_COMPLETED, DedupKey},
     queue::{
-        Announced, Announcement, Attempt, History, Job, Lane, Lease, Message, Outcome, Published, Queue,
-        QueueError,
+        Announced, Announcement, Attempt, DeadLetter, History, Job, Lane, Lease, Message, Outcome, Published,
+        Queue, QueueError,
     },
 };
 use tokio::{task::JoinSet, time::timeout};
@@ -55,6 +56,11 @@ macro_rules! contract_suite {
             a_retry_waits_and_remembers
             a_long_history_survives
             dead_stays_dead
+            dead_letters_are_listed_as_they_died
+            a_dead_letter_that_is_left_alone_stays
+            a_replay_is_a_move_and_begins_the_ladder_anew
+            a_dropped_dead_letter_is_gone
+            a_walk_ends_although_what_it_replays_dies_again
             a_lease_ends_once
             an_abandoned_wait_loses_nothing
             a_waiting_consumer_is_woken
@@ -385,6 +391,162 @@ pub(crate) async fn dead_stays_dead<B: Backend>() {
     let queue = backend.open().await;
     assert_empty(&queue).await;
     assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 1), (Lane::Unrouted, 0)]).await;
+    queue.close().await;
+}
+
+/// All dead letters, left where they are.
+pub(crate) async fn dead_letters(queue: &dyn Queue) -> Vec<DeadLetter> {
+    let mut walk = queue.dead_letters().await.expect("dead letters");
+    let mut found = Vec::new();
+    while let Some(letter) = timeout(SOON, walk.next()).await.expect("in time").expect("a letter") {
+        found.push(letter);
+    }
+    walk.close().await;
+    found
+}
+
+/// Makes dead letters, in this order.
+async fn bury(queue: &Arc<dyn Queue>, messages: impl IntoIterator<Item = Message>) {
+    for message in messages {
+        publish(queue, message).await;
+        let job = take(queue).await;
+        settle(queue, job.lease, Outcome::Dead { history: history(2) }).await;
+    }
+}
+
+async fn assert_dead(queue: &Arc<dyn Queue>, dead: u64) {
+    assert_depths(queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, dead), (Lane::Unrouted, 0)]).await;
+}
+
+fn ids(letters: &[DeadLetter]) -> Vec<&str> {
+    letters.iter().map(|letter| letter.message.id.as_str()).collect()
+}
+
+pub(crate) async fn dead_letters_are_listed_as_they_died<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    assert_eq!(dead_letters(&*queue).await, []);
+    // More than a page, in numbers and in bytes.
+    let sent: Vec<_> = (0..300)
+        .map(|n| {
+            let body = vec![b'x'; if n < 4 { 1 << 20 } else { n }];
+            Message { traceparent: Some("00-1-2-01".to_owned()), ..message(&format!("evt_{n}"), &body) }
+        })
+        .collect();
+    bury(&queue, sent.clone()).await;
+    let other = backend.open().await;
+    assert_dead(&other, 300).await;
+    assert_eq!(other.dead_letters().await.unwrap().total(), 300);
+    assert_dead(&other, 300).await;
+    let found = dead_letters(&*other).await;
+    assert_eq!(found.len(), 300);
+    for (letter, sent) in found.iter().zip(&sent) {
+        assert!(letter.message == *sent, "{} or its properties changed", sent.id);
+        assert_eq!(letter.history, history(2));
+        assert_eq!((letter.reason(), letter.since()), ("rate_limited", history(2).attempts[1].at));
+        assert_eq!(letter.correlation_id(), Some("corr-1"), "the latest there is");
+    }
+    queue.close().await;
+    other.close().await;
+}
+
+pub(crate) async fn a_dead_letter_that_is_left_alone_stays<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    bury(&queue, ["a", "b", "c"].map(|id| message(id, b"{}"))).await;
+    for closed in [true, false] {
+        let mut walk = queue.dead_letters().await.unwrap();
+        assert_eq!(walk.next().await.unwrap().unwrap().message.id, "a");
+        assert_eq!(walk.next().await.unwrap().unwrap().message.id, "b");
+        if closed {
+            walk.close().await;
+        } else {
+            drop(walk);
+        }
+        assert_dead(&queue, 3).await;
+        assert_empty(&queue).await;
+    }
+    assert_eq!(ids(&dead_letters(&*queue).await), ["a", "b", "c"]);
+    queue.close().await;
+}
+
+pub(crate) async fn a_replay_is_a_move_and_begins_the_ladder_anew<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    bury(&queue, ["a", "b", "c"].map(|id| message(id, b"{\"n\":1}"))).await;
+    let before = Clock::System.now();
+    let mut walk = queue.dead_letters().await.unwrap();
+    while let Some(letter) = walk.next().await.unwrap() {
+        if letter.message.id == "b" {
+            walk.replay(letter).await.expect("replayed");
+        }
+    }
+    walk.close().await;
+    assert_depths(&queue, [(Lane::Fetch, 1), (Lane::Retry, 0), (Lane::Dead, 2), (Lane::Unrouted, 0)]).await;
+    let job = take(&queue).await;
+    assert_eq!(job.message, message("b", b"{\"n\":1}"));
+    let History { failures, waits, attempts, earlier, replays } = &job.history;
+    assert_eq!((*failures, *waits, *earlier), (0, 0, 2), "the ladder begins anew");
+    assert_eq!(*attempts, history(2).attempts, "the story goes on");
+    assert!(replays.len() == 1 && replays[0] >= before, "{replays:?}");
+    assert_empty(&queue).await;
+
+    // Dead again, it is a letter again, with all of it, and can be replayed again.
+    let mut again = job.history.clone();
+    again.push(history(1).attempts.remove(0));
+    settle(&queue, job.lease, Outcome::Dead { history: again.clone() }).await;
+    assert_dead(&queue, 3).await;
+    let found = dead_letters(&*queue).await;
+    let letter = found.iter().find(|letter| letter.message.id == "b").unwrap();
+    assert_eq!((&letter.history, letter.history.tries()), (&again, 3));
+    let mut walk = queue.dead_letters().await.unwrap();
+    while let Some(letter) = walk.next().await.unwrap() {
+        walk.replay(letter).await.expect("replayed");
+    }
+    walk.close().await;
+    assert_depths(&queue, [(Lane::Fetch, 3), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    let jobs = [take(&queue).await, take(&queue).await, take(&queue).await];
+    let job = jobs.iter().find(|job| job.message.id == "b").unwrap();
+    assert_eq!((job.history.earlier, job.history.replays.len()), (3, 2));
+    queue.close().await;
+}
+
+pub(crate) async fn a_dropped_dead_letter_is_gone<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    bury(&queue, ["a", "b", "c"].map(|id| message(id, b"{}"))).await;
+    let mut walk = queue.dead_letters().await.unwrap();
+    while let Some(letter) = walk.next().await.unwrap() {
+        if letter.message.id != "b" {
+            walk.discard(letter).await.expect("dropped");
+        }
+    }
+    walk.close().await;
+    assert_dead(&queue, 1).await;
+    assert_eq!(ids(&dead_letters(&*queue).await), ["b"]);
+    // A late retry of PolyAI's does not bring it back.
+    assert_eq!(publish(&queue, message("a", b"{}")).await, Published::Duplicate);
+    assert_empty(&queue).await;
+    queue.close().await;
+}
+
+pub(crate) async fn a_walk_ends_although_what_it_replays_dies_again<B: Backend>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    bury(&queue, (0..20).map(|n| message(&format!("evt_{n}"), b"{}"))).await;
+    let mut walk = queue.dead_letters().await.unwrap();
+    let mut met = 0;
+    while let Some(letter) = walk.next().await.unwrap() {
+        met += 1;
+        assert!(met <= 20, "met again");
+        walk.replay(letter).await.expect("replayed");
+        let job = take(&queue).await;
+        settle(&queue, job.lease, Outcome::Dead { history: job.history }).await;
+        bury(&queue, [message(&format!("new_{met}"), b"{}")]).await;
+    }
+    walk.close().await;
+    assert_eq!(met, 20);
+    assert_dead(&queue, 40).await;
     queue.close().await;
 }
 

@@ -9,7 +9,7 @@ use lapin::{
     message::BasicGetMessage,
     options::{
         BasicGetOptions, BasicPublishOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
-        QueueDeleteOptions,
+        QueueDeleteOptions, QueuePurgeOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -611,6 +611,29 @@ async fn what_somebody_deletes_is_declared_again() {
             Ok(())
         })
         .await;
+    bench.queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_fetch_queue_or_binding_is_noticed_though_others_take_the_events() {
+    let (bench, customer) = (Bench::new().await, Customer::new().await);
+    let (mine, fetch, events) = (bench.name("mine"), bench.name("fetch"), bench.name("events"));
+    customer.queue(&mine, FieldTable::default()).await;
+    customer.bind(&mine, &events, "conversation.#").await;
+    let kept = async || {
+        bench.queue.publish(message(&format!("evt_{}", fastrand::u64(..)), "{}")).await.ok();
+        match bench.queue.depths().await {
+            Ok(depths) if depths[0].1 > 0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    customer.channel.queue_delete(fetch.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    bench.eventually("declared again", kept).await;
+    customer.channel.queue_purge(fetch.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+    let key = "conversation.completed.#";
+    let (queue, exchange) = (fetch.as_str().into(), events.as_str().into());
+    customer.channel.queue_unbind(queue, exchange, key.into(), FieldTable::default()).await.unwrap();
+    bench.eventually("bound again", kept).await;
     bench.queue.close().await;
 }
 

@@ -178,6 +178,32 @@ async fn a_broker_that_is_away_costs_nobody_a_delivery() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_broker_that_dies_in_the_middle_of_a_drain_costs_nothing() {
+    let node = fragile().await;
+    block_in_place(|| node.stop());
+    let mut site = Site::new(&node.url());
+    site.spool_config.drain_rate = 200.try_into().unwrap();
+    let queue = site.open();
+    publish_all(&queue, 0..600).await;
+    for left in [500, 250] {
+        block_in_place(|| node.restart());
+        eventually("in the middle", async || site.waiting() < left).await;
+        block_in_place(|| node.kill());
+        assert!(site.waiting() > 0, "the drain was too fast to show anything");
+    }
+    // Frozen, too: what is on its way then is unconfirmed for long.
+    block_in_place(|| node.restart());
+    eventually("in the middle", async || site.waiting() < 150).await;
+    node.pause();
+    sleep(Duration::from_secs(3)).await;
+    block_in_place(|| node.kill());
+    block_in_place(|| node.restart());
+    take_all(&queue, (0..600).collect()).await;
+    eventually("empty", async || site.waiting() == 0).await;
+    queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_broker_that_falls_silent_is_waited_for_once() {
     let node = fragile().await;
     let site = Site::new(&node.url());

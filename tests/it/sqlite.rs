@@ -22,7 +22,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::queue_contract::{
-    Backend, announcement, assert_depths, assert_empty, contract_suite, event, history, message, take,
+    Backend, announcement, assert_depths, assert_empty, contract_suite, dead_letters, event, history,
+    message, take,
 };
 
 mod contract {
@@ -118,7 +119,7 @@ async fn everything_survives_a_restart() {
         assert_eq!(queue.publish(message(id, b"{}")).await.unwrap(), Published::Duplicate);
     }
     assert_eq!(take(&queue).await.message, jobs[0].message);
-    let dead = sqlite.dead_letters(10).await.unwrap();
+    let dead = dead_letters(&*queue).await;
     assert_eq!(dead.len(), 1);
     assert_eq!((&dead[0].message, &dead[0].history), (&jobs[2].message, &history(7)));
     let announced = sqlite.announcements_after(0, 10).await.unwrap();

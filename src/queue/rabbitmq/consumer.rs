@@ -92,7 +92,7 @@ impl Taker {
     async fn publish_anew(&self, orphans: &mut Vec<(Message, History)>) {
         let mut left = Vec::new();
         for (message, history) in orphans.drain(..) {
-            let Ok(properties) = message::anew(&message, &history) else { continue };
+            let Ok(properties) = message::job(&message, &history) else { continue };
             let (exchange, routing_key) = (ShortString::default(), self.queue.clone());
             let parcel = Parcel { exchange, routing_key, properties, body: message.body.clone() };
             match timeout(GOODBYE, self.publishers.publish(parcel)).await {

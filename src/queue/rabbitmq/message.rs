@@ -16,7 +16,7 @@ use lapin::{
 use super::topology::UNROUTED_HEADER;
 use crate::{
     event::{self, DedupKey, Event},
-    queue::{Announcement, History, Message},
+    queue::{Announcement, Attempt, History, Message},
 };
 
 const ENVIRONMENT: &str = "polyhook-environment";
@@ -27,6 +27,8 @@ const DETAIL: &str = "polyhook-detail";
 const FAILURES: &str = "polyhook-failures";
 const CORRELATION_ID: &str = "polyhook-correlation-id";
 const TRACEPARENT: &str = "traceparent";
+/// RabbitMQ's own.
+const X_DEATH: &str = "x-death";
 
 /// Who the events are from, as `CloudEvents` names it.
 const SOURCE: &str = "urn:polyai:webhooks";
@@ -81,18 +83,18 @@ pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
         .with_content_type(content_type))
 }
 
-/// A job that is published anew as it was, with its history.
-pub(super) fn anew(message: &Message, history: &History) -> Result<BasicProperties, TooLong> {
-    Ok(with_history(event(message)?, history))
-}
-
 /// A message that is tried again.
 pub(super) fn retry(
     message: &Message,
     history: &History,
     stay: std::time::Duration,
 ) -> Result<BasicProperties, TooLong> {
-    Ok(anew(message, history)?.with_expiration(stay.as_millis().to_string().into()))
+    Ok(job(message, history)?.with_expiration(stay.as_millis().to_string().into()))
+}
+
+/// A message that can be taken at once, with the tries before.
+pub(super) fn job(message: &Message, history: &History) -> Result<BasicProperties, TooLong> {
+    Ok(with_history(event(message)?, history))
 }
 
 /// A message that is not tried again, with the reason where an operator sees it.
@@ -164,6 +166,55 @@ pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) 
     (message, history.unwrap_or_default())
 }
 
+/// Reads a dead letter. Where the broker made it one, its own word for the reason becomes the last try.
+pub(super) fn read_dead(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) -> (Message, History) {
+    let (message, mut history) = read(properties, body, now);
+    if text(properties, REASON).is_none()
+        && let Some(attempt) = broker_s_word(properties, message.received_at)
+    {
+        history.push(attempt);
+    }
+    (message, history)
+}
+
+/// What RabbitMQ noted of the latest time it dead-lettered the message
+/// (<https://www.rabbitmq.com/docs/dlx#effects>).
+fn broker_s_word(properties: &BasicProperties, otherwise: Timestamp) -> Option<Attempt> {
+    let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get(X_DEATH)? else {
+        return None;
+    };
+    let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
+    let latest = latest.inner();
+    let (reason, detail) = match latest.get("reason").and_then(as_text).as_deref() {
+        Some("delivery_limit") => (
+            "delivery_limit",
+            "RabbitMQ gave it out up to the delivery limit, and each time the worker was gone before it had ended it: \
+             find out what kills workers (memory?), then replay",
+        ),
+        Some("rejected") => {
+            ("rejected", "a consumer that is not polyhook rejected it: find out which, then replay")
+        }
+        Some("maxlen") => ("maxlen", "the fetch queue was full (a policy?): make room, then replay"),
+        Some("expired") => {
+            ("expired", "it was too old for the fetch queue (a policy?): find out why, then replay")
+        }
+        _ => ("dead_lettered", "RabbitMQ moved it here, and its x-death header says no reason that is known"),
+    };
+    let at = match latest.get("time") {
+        Some(AMQPValue::Timestamp(seconds)) => {
+            i64::try_from(*seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok())
+        }
+        _ => None,
+    };
+    Some(Attempt {
+        at: at.unwrap_or(otherwise),
+        reason: reason.into(),
+        detail: detail.to_owned(),
+        status: None,
+        correlation_id: None,
+    })
+}
+
 fn properties(time: Timestamp, headers: FieldTable) -> BasicProperties {
     BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
@@ -214,7 +265,11 @@ fn put_trace(headers: &mut FieldTable, traceparent: Option<&str>) {
 }
 
 fn text(properties: &BasicProperties, name: &str) -> Option<String> {
-    match properties.headers().as_ref()?.inner().get(name)? {
+    as_text(properties.headers().as_ref()?.inner().get(name)?)
+}
+
+fn as_text(value: &AMQPValue) -> Option<String> {
+    match value {
         AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
         AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
         _ => None,
@@ -228,7 +283,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::queue::Attempt;
 
     fn message(body: &[u8]) -> Message {
         Message {
@@ -287,6 +341,39 @@ mod tests {
         assert_eq!(dead.headers().as_ref().unwrap().inner().get(FAILURES), Some(&AMQPValue::LongLongInt(3)));
         // And nobody but us, when it is read again.
         assert!(super::dead(&message(b"{}"), &History::default()).is_ok());
+    }
+
+    #[test]
+    fn the_broker_s_dead_letters_say_why_too() {
+        let death = |reason: &str| {
+            let mut death = FieldTable::default();
+            put(&mut death, "reason", reason);
+            put(&mut death, "queue", "polyhook.fetch");
+            death.insert("time".into(), AMQPValue::Timestamp(1_790_000_000));
+            AMQPValue::FieldTable(death)
+        };
+        let of =
+            |properties: BasicProperties| read_dead(&properties, b"{}".to_vec(), Timestamp::UNIX_EPOCH).1;
+        let with = |properties: BasicProperties, reasons: &[&str]| {
+            let mut headers = properties.headers().clone().unwrap_or_default();
+            let deaths: Vec<_> = reasons.iter().copied().map(death).collect();
+            headers.insert(X_DEATH.into(), AMQPValue::FieldArray(deaths.into()));
+            of(properties.with_headers(headers))
+        };
+        // Retried twice, then lost by the workers: the latest comes first.
+        let before = history(2, "patience");
+        let found = with(job(&message(b"{}"), &before).unwrap(), &["delivery_limit", "expired"]);
+        let last = found.attempts.last().unwrap();
+        assert_eq!(
+            (&*last.reason, last.at.as_second(), found.failures),
+            ("delivery_limit", 1_790_000_000, 3)
+        );
+        assert_eq!(found.attempts[..2], before.attempts);
+        assert_eq!(with(BasicProperties::default(), &["a-new-one"]).attempts[0].reason, "dead_lettered");
+        // Ours says it better, and a stranger says nothing.
+        assert_eq!(with(dead(&message(b"{}"), &before).unwrap(), &["expired"]), before);
+        assert_eq!(of(BasicProperties::default()), History::default());
+        assert_eq!(with(BasicProperties::default(), &[]), History::default());
     }
 
     #[test]

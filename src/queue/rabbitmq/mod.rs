@@ -44,13 +44,14 @@ use crate::{
     clock::Clock,
     lifecycle::Lifecycle,
     queue::{
-        Announced, Announcement, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig,
-        QueueError,
+        Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue,
+        QueueConfig, QueueError,
     },
 };
 
 mod connection;
 mod consumer;
+mod dead;
 mod desk;
 mod endpoint;
 mod message;
@@ -133,6 +134,7 @@ pub struct RabbitMq {
     others: Arc<Publishers>,
     desk: Arc<Desk>,
     redeclared_at: Mutex<Option<Instant>>,
+    clock: Clock,
     services: Services,
 }
 
@@ -226,7 +228,7 @@ impl RabbitMq {
                 // Zero would be "no limit".
                 prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX).max(1),
                 desk: Arc::clone(&desk),
-                clock,
+                clock: clock.clone(),
                 link: consuming,
                 publishing: link.clone(),
                 publishers: Arc::clone(&others),
@@ -247,6 +249,7 @@ impl RabbitMq {
             others,
             desk,
             redeclared_at,
+            clock,
             services,
         }))
     }
@@ -426,6 +429,10 @@ impl Queue for RabbitMq {
             ));
         }
         Ok(())
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
+        Ok(Box::new(dead::Letters::open(self).await?))
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {

@@ -11,7 +11,7 @@
 //!   everything in it, from what the process still has open.
 //! * **Retention**: of what is done, the names and the key by which a duplicate is known stay for
 //!   [`SqliteOptions::retention`]; its body goes at once. Events that ask for nothing and announcements stay
-//!   that long in full. Dead letters stay.
+//!   that long in full. Dead letters stay until they are replayed or dropped; one that is dropped is then done.
 
 use std::{
     fmt,
@@ -34,10 +34,12 @@ use tokio::{
 };
 
 use super::{
-    Announced, Announcement, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig, QueueError,
+    Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig,
+    QueueError,
 };
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
+mod dead;
 mod read;
 mod request;
 mod schema;
@@ -45,7 +47,7 @@ mod store;
 mod trouble;
 mod writer;
 
-pub use read::{DeadLetter, Usage, look, verify};
+pub use read::{Usage, look, verify};
 pub use schema::OpenError;
 
 use request::{Asked, Probe, Remember, Request, Settle, Write};
@@ -175,11 +177,6 @@ impl Sqlite {
         self.look(move |connection| read::announcements_after(connection, seq, limit)).await
     }
 
-    /// The first `limit` dead letters, in order of arrival.
-    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.look(move |connection| read::dead_letters(connection, limit)).await
-    }
-
     /// Keeps a list of keys for as long as the retention, apart from all messages.
     pub(super) async fn remember(&self, keys: Vec<u8>) -> Result<(), QueueError> {
         self.ask(Remember(keys), self.options.publish_timeout).await
@@ -249,6 +246,10 @@ impl Queue for Sqlite {
 
     async fn ready(&self) -> Result<(), QueueError> {
         self.ask(Probe, READY_TIMEOUT).await
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
+        Ok(Box::new(dead::Letters::open(self).await?))
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {

@@ -8,24 +8,17 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     schema,
-    store::{read_history, read_message, read_time},
+    store::{lease, read_history, read_message, read_time},
     trouble::hint,
 };
-use crate::queue::{Announcement, History, Lane, Message};
+use crate::queue::{Announcement, DeadLetter, Lane};
 
 /// How long a look from outside waits for a locked file.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A job that no try will help until a person has done something.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeadLetter {
-    /// Names it in this file; rises with the order of arrival.
-    pub seq: i64,
-    /// What was delivered.
-    pub message: Message,
-    /// The tries; the last says why it is here.
-    pub history: History,
-}
+/// How much of the bodies a page of dead letters holds, and how many letters.
+const PAGE_BYTES: usize = 1 << 20;
+const PAGE: usize = 256;
 
 pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<(Lane, u64)>> {
     // One transaction, or a job that moves meanwhile is counted twice or not at all.
@@ -167,19 +160,39 @@ pub(super) fn announcements_after(
         .collect()
 }
 
-pub(super) fn dead_letters(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DeadLetter>> {
-    connection
-        .prepare(
-            "SELECT * FROM messages INDEXED BY messages_open JOIN bodies USING (seq)
-             WHERE state = 'dead' AND state <> 'done' ORDER BY seq LIMIT ?1",
-        )?
-        .query_map([limit], |row| {
-            let body = Bytes::from(row.get::<_, Vec<u8>>("body")?);
-            Ok(DeadLetter {
-                seq: row.get("seq")?,
-                message: read_message(row, body)?,
-                history: read_history(row)?,
-            })
-        })?
-        .collect()
+/// How many dead letters there are, and the number of the last.
+pub(super) fn dead_letters_there(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+    connection.query_row(
+        "SELECT count(*), coalesce(max(seq), 0) FROM messages INDEXED BY messages_open
+         WHERE state = 'dead' AND state <> 'done'",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// The next dead letters after the one numbered `after`, up to `until`; none once there are no more.
+pub(super) fn dead_letters(
+    connection: &Connection,
+    after: u64,
+    until: u64,
+) -> rusqlite::Result<Vec<DeadLetter>> {
+    let mut statement = connection.prepare(
+        "SELECT * FROM messages INDEXED BY messages_open JOIN bodies USING (seq)
+         WHERE state = 'dead' AND state <> 'done' AND seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
+    )?;
+    let mut rows = statement.query((after, until, PAGE))?;
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    while bytes < PAGE_BYTES
+        && let Some(row) = rows.next()?
+    {
+        let body = Bytes::from(row.get::<_, Vec<u8>>("body")?);
+        bytes += body.len();
+        page.push(DeadLetter {
+            message: read_message(row, body)?,
+            history: read_history(row)?,
+            lease: lease(row.get("seq")?, row.get("claims")?),
+        });
+    }
+    Ok(page)
 }

@@ -3,7 +3,7 @@
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::store::Store;
-use crate::queue::{Announced, Announcement, Job, Lease, Message, Outcome, Published, QueueError};
+use crate::queue::{Announced, Announcement, History, Job, Lease, Message, Outcome, Published, QueueError};
 
 /// One request.
 pub(super) enum Request {
@@ -85,6 +85,28 @@ impl Write for Remember {
 
     fn execute(&self, store: &Store) -> rusqlite::Result<()> {
         store.remember(&self.0)
+    }
+}
+
+/// Makes a dead letter a job again, with this history; answers whether it still was one.
+pub(super) struct Replay(pub(super) Lease, pub(super) History);
+
+impl Write for Replay {
+    type Answer = bool;
+
+    fn execute(&self, store: &Store) -> rusqlite::Result<bool> {
+        store.replay(self.0, &self.1)
+    }
+}
+
+/// Ends a dead letter for good; answers whether it still was one.
+pub(super) struct Discard(pub(super) Lease);
+
+impl Write for Discard {
+    type Answer = bool;
+
+    fn execute(&self, store: &Store) -> rusqlite::Result<bool> {
+        store.discard(self.0)
     }
 }
 

@@ -152,11 +152,8 @@ impl Store {
             Outcome::Dead { history } => ("dead", None, None, Some(history)),
             Outcome::Release => ("ready", None, None, None),
         };
-        let history = history
-            .map(serde_json::to_string)
-            .transpose()
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-        let (seq, turn) = (lease.0 >> TURN_BITS, lease.0 % TURNS);
+        let history = history.map(history_text).transpose()?;
+        let (seq, turn) = (seq(lease), turn(lease));
         let settled = self.execute(
             "UPDATE messages
              SET state = :state, due = :due, holder = NULL, ended_at = :ended_at, history = coalesce(:history, history)
@@ -173,10 +170,37 @@ impl Store {
             },
         )?;
         if settled == 1 && matches!(outcome, Outcome::Done) {
-            // Of what is done only the key is needed, to know a duplicate; the personal data goes at once.
-            self.execute("DELETE FROM bodies WHERE seq = ?1", [seq])?;
+            self.forget_body(seq)?;
         }
         Ok(settled == 1)
+    }
+
+    /// Of what is done only the key is needed, to know a duplicate; the personal data goes at once.
+    fn forget_body(&self, seq: u64) -> rusqlite::Result<()> {
+        self.execute("DELETE FROM bodies WHERE seq = ?1", [seq]).map(drop)
+    }
+
+    /// Makes a dead letter a job again; false if it is none any more, or one that has died anew.
+    pub(super) fn replay(&self, letter: Lease, history: &History) -> rusqlite::Result<bool> {
+        let replayed = self.execute(
+            "UPDATE messages SET state = 'ready', history = ?1
+             WHERE seq = ?2 AND state = 'dead' AND claims % ?3 = ?4",
+            (history_text(history)?, seq(letter), TURNS, turn(letter)),
+        )?;
+        Ok(replayed == 1)
+    }
+
+    /// Ends a dead letter as if it were done; false as for [`Store::replay`].
+    pub(super) fn discard(&self, letter: Lease) -> rusqlite::Result<bool> {
+        let discarded = self.execute(
+            "UPDATE messages SET state = 'done', ended_at = ?1
+             WHERE seq = ?2 AND state = 'dead' AND claims % ?3 = ?4",
+            (self.now(), seq(letter), TURNS, turn(letter)),
+        )?;
+        if discarded == 1 {
+            self.forget_body(seq(letter))?;
+        }
+        Ok(discarded == 1)
     }
 
     /// Whether there is a job to be claimed now.
@@ -235,7 +259,7 @@ impl Store {
                 let bytes: Vec<u8> = body.query_row([seq], |row| row.get(0)).optional()?.unwrap_or_default();
                 message.dedup = DedupKey::new(&message.id, &bytes);
                 message.body = bytes.into();
-                Ok(Job { message, history, lease: Lease((seq << TURN_BITS) | (claims % TURNS)) })
+                Ok(Job { message, history, lease: lease(seq, claims) })
             })
             .collect()
     }
@@ -305,6 +329,24 @@ impl Store {
     pub(super) fn checkpoint(&self) -> rusqlite::Result<()> {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
+}
+
+/// The name of a job's turn.
+pub(super) fn lease(seq: u64, claims: u64) -> Lease {
+    Lease((seq << TURN_BITS) | (claims % TURNS))
+}
+
+/// Which message it is a turn of.
+pub(super) fn seq(lease: Lease) -> u64 {
+    lease.0 >> TURN_BITS
+}
+
+fn turn(lease: Lease) -> u64 {
+    lease.0 % TURNS
+}
+
+fn history_text(history: &History) -> rusqlite::Result<String> {
+    serde_json::to_string(history).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
 /// The message of a row; its body and dedup key are the caller's to fill in.

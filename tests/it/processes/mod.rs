@@ -3,10 +3,13 @@
 mod arguments;
 mod commands;
 mod configuration;
+mod dead;
 mod demo;
 mod logs;
 mod memory;
 mod rabbitmq;
+mod reload;
+mod rotation;
 mod s3;
 mod signals;
 mod signatures;

@@ -87,19 +87,25 @@ impl Server {
         signature: &SignatureConfig,
         queue: &Arc<impl Queue>,
     ) -> Self {
-        let receiver = Receiver::new(server, signature, Arc::clone(queue) as Arc<dyn Queue>, clock());
+        let queue = Arc::clone(queue) as Arc<dyn Queue>;
+        let receiver = Receiver::new(server, signature, queue, clock(), &Health::default());
         Self::serve(receiver.router(&server.path), server.ack_budget, Lifecycle::new()).await
     }
 
     /// The admin listener of a process that lives and drains with `life`.
     pub(super) async fn admin(queue: &Arc<impl Queue>, life: Lifecycle) -> Self {
+        Self::admin_with(queue, life, Health::default()).await
+    }
+
+    /// The same, of a process that has something to say about itself.
+    pub(super) async fn admin_with(queue: &Arc<impl Queue>, life: Lifecycle, health: Health) -> Self {
         let queue = Arc::clone(queue) as Arc<dyn Queue>;
-        let admin = Admin { queue, metrics: metrics(), draining: life.draining(), health: Health::default() };
+        let admin = Admin { queue, metrics: metrics(), draining: life.draining(), health };
         // What is shown is that it answers while draining, so it must outlive the drain.
         Self::serve(admin.router(), Duration::from_secs(4), Lifecycle::new()).await
     }
 
-    async fn serve(router: axum::Router, budget: Duration, life: Lifecycle) -> Self {
+    pub(super) async fn serve(router: axum::Router, budget: Duration, life: Lifecycle) -> Self {
         let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
         life.spawn_service("server", web::serve(listener, router, budget, life.clone()));

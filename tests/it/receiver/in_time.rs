@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::body::Body;
 use futures_util::{StreamExt, future::join_all};
-use polyhook::web::Receiver;
+use polyhook::{health::Health, web::Receiver};
 use tokio::time::sleep;
 use tower::ServiceExt;
 
@@ -49,7 +49,8 @@ async fn to_the_millisecond() {
         ),
     ] {
         let queue = FakeQueue::new(behaviour.clone());
-        let router = Receiver::new(&budget(BUDGET), &signature(), queue, clock()).router(PATH);
+        let router =
+            Receiver::new(&budget(BUDGET), &signature(), queue, clock(), &Health::default()).router(PATH);
         let mut request = http::Request::post(PATH);
         for (name, value) in &whole.headers {
             request = request.header(name, &value[..]);

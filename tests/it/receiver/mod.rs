@@ -13,5 +13,6 @@ mod operated;
 mod protocol;
 mod queues;
 mod refused;
+mod secrets;
 mod strangers;
 mod wire;

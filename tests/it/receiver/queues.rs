@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use polyhook::queue::{
-    Announced, Announcement, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueError,
+    Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueError,
 };
 use tokio::sync::Semaphore;
 
@@ -131,6 +131,10 @@ impl Queue for FakeQueue {
             Some(ready) => ready,
             None => std::future::pending().await,
         }
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
+        Err(QueueError::Unavailable("it has none".to_owned()))
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {

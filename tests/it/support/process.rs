@@ -12,7 +12,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -168,12 +168,12 @@ impl Process {
 
     /// Standard output so far.
     pub(crate) fn stdout(&self) -> Vec<String> {
-        self.said.lines.lock().unwrap().stdout.clone()
+        self.said.so_far().stdout.clone()
     }
 
     /// Standard error so far.
     pub(crate) fn stderr(&self) -> Vec<String> {
-        self.said.lines.lock().unwrap().stderr.clone()
+        self.said.so_far().stderr.clone()
     }
 
     /// The log so far; every line must be JSON.
@@ -340,6 +340,11 @@ struct Lines {
 }
 
 impl Said {
+    /// Also for a test that failed while it looked at the lines: what was said is worth more than its poison.
+    fn so_far(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn follow(self: &Arc<Self>, pipe: impl Read + Send + 'static, errors: bool) -> JoinHandle<()> {
         self.lines.lock().unwrap().open += 1;
         let said = Arc::clone(self);
@@ -524,6 +529,15 @@ impl PolyAi {
         let path = format!("/_simulator/{path}");
         let (status, body) =
             exchange(self.address(), method, &path, headers, body.to_string().as_bytes()).expect("an answer");
+        assert!((200..300).contains(&status), "{method} {path}: {status} {body}");
+        serde_json::from_str(&body).unwrap_or_default()
+    }
+
+    /// Asks one of its APIs, with the key.
+    pub(crate) fn api(&self, method: &str, path: &str, body: &Value) -> Value {
+        let headers = format!("content-type: application/json\r\nx-api-key: {}\r\n", self.access.api_key);
+        let (status, body) =
+            exchange(self.address(), method, path, &headers, body.to_string().as_bytes()).expect("an answer");
         assert!((200..300).contains(&status), "{method} {path}: {status} {body}");
         serde_json::from_str(&body).unwrap_or_default()
     }

@@ -21,10 +21,7 @@ use polyhook::{
     config::{Config, Roles},
     lifecycle::{Ending, Lifecycle},
     polyai::{self, ProjectConfig},
-    queue::{
-        Announcement, Lane, Queue, Urls,
-        sqlite::{DeadLetter, Sqlite},
-    },
+    queue::{Announcement, DeadLetter, Lane, Queue, Urls, sqlite::Sqlite},
     secret::Secret,
     simulator::{
         CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Operation, Scenario, Script, Sender,
@@ -161,7 +158,7 @@ impl World {
     }
 
     async fn dead(&self) -> Vec<DeadLetter> {
-        self.queue().dead_letters(100).await.unwrap()
+        crate::queue_contract::dead_letters(self.queue()).await
     }
 
     /// The one dead letter there is.

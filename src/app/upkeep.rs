@@ -1,0 +1,64 @@
+//! What a service does beside its work: every second, and at once on SIGHUP, it reads the files of its secrets and
+//! keys again.
+//!
+//! Files are read and compared, not watched: a few hundred bytes a second cost nothing, and it is right wherever
+//! they lie and however they are replaced. Nothing that is found here ends the process.
+
+use std::time::Duration;
+
+use crate::{
+    config::Config,
+    health::Health,
+    lifecycle::{Hangups, Lifecycle},
+    web::Receiver,
+    worker::Worker,
+};
+
+/// How soon a changed file is noticed. `endpoint rotate-secret` waits longer than that.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Who has something to keep up with.
+pub(super) struct Upkeep {
+    pub(super) receiver: Option<Receiver>,
+    worker: Option<Worker>,
+    health: Health,
+    /// Where there are no files, SIGHUP keeps the meaning it has.
+    hangups: Option<Hangups>,
+}
+
+impl Upkeep {
+    pub(super) fn of(config: &Config, worker: Option<Worker>, health: Health) -> Self {
+        let keys =
+            config.projects.iter().flat_map(|project| [&project.api_key_file, &project.data_api_key_file]);
+        let files = keys.chain([&config.signature.secrets_file]).flatten().count();
+        Self { receiver: None, worker, health, hangups: (files > 0).then(Hangups::catch) }
+    }
+
+    /// Goes on until the drain.
+    pub(super) async fn run(mut self, life: Lifecycle) {
+        let draining = life.draining();
+        let keep_up = async {
+            loop {
+                if let Some(receiver) = &self.receiver {
+                    receiver.keep_up().await;
+                }
+                if let Some(worker) = &self.worker {
+                    worker.polyai().reload_keys(&self.health).await;
+                }
+                let asked = async {
+                    match &mut self.hangups {
+                        Some(hangups) => hangups.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                if tokio::time::timeout(EVERY, asked).await.is_ok() {
+                    tracing::info!(signal = "SIGHUP", "reading secrets and keys again");
+                }
+            }
+        };
+        tokio::select! {
+            () = draining.cancelled() => {}
+            () = keep_up => {}
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Walking through the dead letters, and ending them.
+//!
+//! AMQP knows no reading without taking. So a walk takes letters, acknowledges only what it has replayed
+//! (confirmed in the fetch queue first) or what is to be discarded, and keeps nothing of the others but the
+//! broker's promise: it has them back when the channel ends, however it ends. What that means for others:
+//!
+//! * While a walk goes on, what it has met, and up to [`WINDOW`] more, is hidden from other walks and not
+//!   counted as a dead letter.
+//! * A crash between the confirm and the acknowledgement leaves a letter **and** a job. Replaying that letter
+//!   as well does no harm.
+//! * The broker ends a walk that holds a letter for longer than its `consumer_timeout` (30 minutes by
+//!   default): an error, after which everything is where it was.
+//!
+//! A consumer is given no more than its prefetch, so once that many letters were left alone another consumer of
+//! the same channel goes on. (`basic.get` would do without, and cost a write of the quorum queue's log each.)
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use futures_util::{FutureExt, StreamExt};
+use lapin::{
+    Channel, Consumer,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
+    },
+    types::FieldTable,
+};
+use tokio::time::{Duration, sleep, timeout};
+
+use super::{RabbitMq, message, publisher::Parcel, refused};
+use crate::queue::{DeadLetter, DeadLetters, Lease, QueueError};
+
+/// How many letters the broker may send ahead.
+const WINDOW: u16 = 64;
+/// How long the broker may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this without a letter it is asked whether there are more.
+const QUIET: Duration = Duration::from_millis(200);
+/// How often it is looked whether the broker has what was handed back.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long handing the others back may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+pub(super) struct Letters<'a> {
+    queue: &'a RabbitMq,
+    channel: Channel,
+    consumer: Consumer,
+    /// The first delivery tag of this consumer, and the last of all that was met. The channel counts from 1.
+    first: u64,
+    at: u64,
+    /// How many of its letters are neither ended nor given back; at [`WINDOW`] it gets no more.
+    held: AtomicU64,
+    /// How many letters of all were ended.
+    ended: AtomicU64,
+    total: u64,
+    /// How many of them are still to be met: what comes meanwhile is left to the next walk, or one through
+    /// letters that die again at once would never end.
+    left: u64,
+}
+
+impl<'a> Letters<'a> {
+    pub(super) async fn open(queue: &'a RabbitMq) -> Result<Self, QueueError> {
+        let channel = queue.session()?.channel().await.map_err(QueueError::Unavailable)?;
+        let total = count(queue, &channel).await?;
+        answered(queue, channel.basic_qos(WINDOW, BasicQosOptions::default())).await?;
+        let consumer = consume(queue, &channel).await?;
+        Ok(Self {
+            queue,
+            channel,
+            consumer,
+            first: 1,
+            at: 0,
+            held: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            total,
+            left: total,
+        })
+    }
+
+    /// The next delivery; none once there are no more that somebody else has not taken.
+    async fn delivery(&mut self) -> Result<Option<Delivery>, QueueError> {
+        let mut empty = false;
+        loop {
+            match timeout(QUIET, self.consumer.next()).await {
+                Ok(Some(Ok(delivery))) => return Ok(Some(delivery)),
+                Ok(Some(Err(error))) => return Err(unreadable(self.queue, &error)),
+                Ok(None) => {
+                    return Err(unreadable(self.queue, &"the broker ended it; was the queue deleted?"));
+                }
+                // What was on its way when it was counted has arrived by now.
+                Err(_) if empty => return Ok(None),
+                Err(_) => empty = count(self.queue, &self.channel).await? == 0,
+            }
+        }
+    }
+
+    /// Goes on behind the letters that were left alone.
+    async fn next_window(&mut self) -> Result<(), QueueError> {
+        let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        answered(self.queue, cancel).await?;
+        self.consumer = consume(self.queue, &self.channel).await?;
+        self.first = self.at + 1;
+        self.held.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Closes the channel, which returns what it holds, and waits until that has happened: the broker answers
+    /// earlier, and whoever looks next would find fewer than there are.
+    async fn hand_back(mut self) -> Result<(), QueueError> {
+        let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        answered(self.queue, cancel).await?;
+        let mut held = self.at - self.ended.load(Ordering::Relaxed);
+        while let Some(Some(Ok(_))) = self.consumer.next().now_or_never() {
+            held += 1;
+        }
+        let all = count(self.queue, &self.channel).await? + held;
+        answered(self.queue, self.channel.close(200, "OK".into())).await?;
+        let channel = self.queue.session()?.channel().await.map_err(QueueError::Unavailable)?;
+        // More than that would be somebody else's, fewer what somebody else has taken.
+        while count(self.queue, &channel).await? < all {
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    async fn acknowledge(&self, lease: Lease) -> Result<(), QueueError> {
+        let only_this = BasicAckOptions { multiple: false };
+        self.channel.basic_ack(lease.0, only_this).await.map_err(|error| {
+            QueueError::Unavailable(format!(
+                "the connection ended before a dead letter could be removed, so it is listed again: {error}"
+            ))
+        })?;
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        if lease.0 >= self.first {
+            self.held.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Letters<'_> {
+    fn total(&self) -> u64 {
+        self.total
+    }
+
+    async fn next(&mut self) -> Result<Option<DeadLetter>, QueueError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        if self.held.load(Ordering::Relaxed) >= u64::from(WINDOW) {
+            self.next_window().await?;
+        }
+        let Some(delivery) = self.delivery().await? else {
+            self.left = 0;
+            return Ok(None);
+        };
+        self.left -= 1;
+        self.at = delivery.delivery_tag;
+        self.held.fetch_add(1, Ordering::Relaxed);
+        let lease = Lease(delivery.delivery_tag);
+        let (message, history) =
+            message::read_dead(&delivery.properties, delivery.data, self.queue.clock.now());
+        Ok(Some(DeadLetter { message, history, lease }))
+    }
+
+    async fn replay(&self, letter: DeadLetter) -> Result<(), QueueError> {
+        let DeadLetter { message, mut history, lease } = letter;
+        history.replay(self.queue.clock.now());
+        let properties = message::job(&message, &history).map_err(refused)?;
+        let body = message.body;
+        self.queue
+            .store_in(&self.queue.topology.fetch, |exchange, routing_key| Parcel {
+                exchange,
+                routing_key,
+                properties,
+                body,
+            })
+            .await?;
+        self.acknowledge(lease).await
+    }
+
+    async fn discard(&self, letter: DeadLetter) -> Result<(), QueueError> {
+        self.acknowledge(letter.lease).await
+    }
+
+    async fn close(self: Box<Self>) {
+        // Unanswered, the end of the connection does the same.
+        let _ = timeout(GOODBYE, self.hand_back()).await;
+    }
+}
+
+/// How many letters nobody has taken.
+async fn count(queue: &RabbitMq, channel: &Channel) -> Result<u64, QueueError> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let counting = channel.queue_declare(queue.topology.dead.clone(), passive, FieldTable::default());
+    Ok(u64::from(answered(queue, counting).await?.message_count()))
+}
+
+async fn consume(queue: &RabbitMq, channel: &Channel) -> Result<Consumer, QueueError> {
+    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    answered(queue, channel.basic_consume(queue.topology.dead.clone(), "".into(), options, arguments)).await
+}
+
+async fn answered<T>(
+    queue: &RabbitMq,
+    asked: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, QueueError> {
+    match timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(answer) => answer.map_err(|error| unreadable(queue, &error)),
+        Err(_) => Err(QueueError::Timeout(ANSWER_TIMEOUT)),
+    }
+}
+
+fn unreadable(queue: &RabbitMq, why: &dyn fmt::Display) -> QueueError {
+    QueueError::Unavailable(format!("the dead letters in `{}` cannot be read: {why}", queue.topology.dead))
+}

@@ -1,0 +1,208 @@
+//! Secrets and keys that change while the service runs: no restart, no delivery and no job lost.
+
+use std::{
+    net::SocketAddr,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::process::{PolyAi, Polyhook, Process, Site, deliver, eventually, get, metric};
+
+/// Senders whose secret is always right, until they are told to end; every answer has to be a 204.
+struct Honest {
+    over: Arc<AtomicBool>,
+    sent: Arc<AtomicU32>,
+    senders: Vec<JoinHandle<()>>,
+}
+
+impl Honest {
+    fn on(to: SocketAddr, secret: &str, body: &[u8]) -> Self {
+        let (over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let senders = (0..3).map(|_| {
+            let (over, sent) = (Arc::clone(&over), Arc::clone(&sent));
+            let (secret, body) = (secret.to_owned(), body.to_owned());
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let n = sent.fetch_add(1, Ordering::Relaxed);
+                    assert_eq!(deliver(to, &secret, &format!("evt-{n}"), &body), Some(204), "number {n}");
+                }
+            })
+        });
+        Self { senders: senders.collect(), over, sent }
+    }
+
+    fn end(self) -> u32 {
+        self.over.store(true, Ordering::Relaxed);
+        for sender in self.senders {
+            sender.join().unwrap();
+        }
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// As an editor or a deployment does it.
+fn replace(path: &Path, text: &str) {
+    let next = path.with_extension("next");
+    std::fs::write(&next, text).unwrap();
+    std::fs::rename(&next, path).unwrap();
+}
+
+/// What it says of itself, if it is ready; a busy machine may not be for a moment.
+fn readyz(admin: SocketAddr) -> String {
+    get(admin, "/readyz").filter(|(status, _)| *status == 200).map(|(_, body)| body).unwrap_or_default()
+}
+
+/// A busy disk is not what these tests are about.
+const PATIENT: &str = "queue.publish_timeout = \"3s\"";
+
+fn reloads(process: &Process) -> usize {
+    process.stderr().iter().filter(|line| line.contains("signing secrets reloaded")).count()
+}
+
+#[test]
+fn secrets_change_under_load_and_every_honest_delivery_is_taken() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, PATIENT);
+    let mut receive = site.polyhook(["receive"]).private("of-this-round").start();
+    receive.ready();
+    let to = receive.receiver();
+    let body = polyai.event("CA1");
+    let load = Honest::on(to, &site.secret, &body);
+    let fresh = |round: usize| format!("secret-of-this-round-{round}");
+    for round in 0..8 {
+        let text = format!("{}\n{}\n", fresh(round), site.secret);
+        // Both ways to write, both ways to be noticed.
+        if round % 4 < 2 {
+            replace(&site.path().join("secrets"), &text);
+        } else {
+            site.write("secrets", &text);
+        }
+        if round % 2 == 0 {
+            receive.signal(Signal::SIGHUP);
+        }
+        let taken = |round| deliver(to, &fresh(round), "evt-fresh", &body);
+        eventually("in force", || taken(round) == Some(204));
+        if round > 0 {
+            assert_eq!(taken(round - 1), Some(401), "the one before is gone");
+        }
+    }
+    let sent = load.end();
+    assert!(sent > 200, "{sent} deliveries show nothing");
+    assert_eq!(reloads(&receive), 8);
+    assert_eq!(receive.stderr().iter().filter(|line| line.contains("SIGHUP")).count(), 4);
+    receive.stop();
+}
+
+/// A projected volume: `secrets` → `..data/secrets`, `..data` → a folder that is replaced as a whole.
+#[test]
+fn kubernetes_swaps_are_noticed() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, &format!("{PATIENT}\nsignature.secrets_file = \"mount/secrets\""));
+    let mount = site.path().join("mount");
+    let version = |number: usize, secret: &str| {
+        let name = format!("..2026_11_24_{number}");
+        std::fs::create_dir_all(mount.join(&name)).unwrap();
+        std::fs::write(mount.join(&name).join("secrets"), secret).unwrap();
+        symlink(&name, mount.join("..data_tmp")).unwrap();
+        std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+        if number > 0 {
+            std::fs::remove_dir_all(mount.join(format!("..2026_11_24_{}", number - 1))).unwrap();
+        }
+    };
+    version(0, &site.secret);
+    symlink("..data/secrets", mount.join("secrets")).unwrap();
+    let mut receive = site.polyhook(["receive"]).start();
+    receive.ready();
+    let (to, body) = (receive.receiver(), polyai.event("CA1"));
+    assert_eq!(deliver(to, &site.secret, "evt-1", &body), Some(204));
+    for number in 1..4 {
+        let secret = format!("the-secret-of-version-{number}");
+        version(number, &secret);
+        eventually("in force", || deliver(to, &secret, "evt-2", &body) == Some(204));
+        assert_eq!(deliver(to, &site.secret, "evt-3", &body), Some(401));
+    }
+    receive.stop();
+}
+
+#[test]
+fn a_bad_file_is_said_once_and_costs_nothing() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, PATIENT);
+    let mut run = site.polyhook(["run"]).private("hunter2").start();
+    let admin = run.ready();
+    let (to, body) = (run.receiver(), polyai.event("CA1"));
+    site.write("secrets", "hunter2\n");
+    std::fs::remove_file(site.path().join("key")).unwrap();
+    eventually("named", || readyz(admin).contains("secrets: secrets: signing secret number 1 is shorter"));
+    eventually("named", || readyz(admin).contains("degraded: api_key: key: "));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(deliver(to, &site.secret, "evt-1", &body), Some(204));
+    let said = |condition: &str| run.log().iter().filter(|line| line["condition"] == condition).count();
+    assert_eq!((said("secrets"), said("api_key")), (1, 1), "once, not every second");
+    site.write("secrets", &site.secret);
+    site.write("key", &polyai.access.api_key);
+    eventually("well", || readyz(admin) == "ready\n");
+    assert_eq!((said("secrets"), said("api_key")), (2, 2));
+    run.stop();
+}
+
+#[test]
+fn a_hangup_where_there_is_nothing_to_read_is_harmless() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut receive = Polyhook::new(folder.path(), ["receive"])
+        .env("POLYAI_WEBHOOK_SECRET", "0123456789abcdef")
+        .env("POLYHOOK__SERVER__LISTEN", "127.0.0.1:0")
+        .env("POLYHOOK__ADMIN__LISTEN", "127.0.0.1:0")
+        .start();
+    receive.receiver();
+    for _ in 0..5 {
+        receive.signal(Signal::SIGHUP);
+    }
+    receive.ready();
+    assert_eq!(deliver(receive.receiver(), "0123456789abcdef", "evt-1", b"{}"), Some(204));
+    receive.stop();
+}
+
+/// The key is in the file before the old one is refused, as careful people do it, but only just.
+#[test]
+fn jobs_go_on_with_the_new_key() {
+    const CALLS: usize = 300;
+    let polyai = PolyAi::start(PolyAi::CHATS, CALLS);
+    let site = Site::new(&polyai.access, &format!("{PATIENT}\nworker.concurrency = 4"));
+    let fault = json!({ "fault": { "operations": ["v3_conversation"], "action": { "delay": "40ms" } } });
+    polyai.control("POST", "faults", &fault);
+    let mut run = site.polyhook(["run"]).private("another-simulated").start();
+    let admin = run.ready();
+    for id in polyai.ids() {
+        let body = polyai.event(&id);
+        eventually("taken", || {
+            deliver(run.receiver(), &site.secret, &format!("evt-{id}"), &body) == Some(204)
+        });
+    }
+    let mut rotated = 0;
+    for share in [1, 2, 3] {
+        eventually("some are archived", || site.manifests().len() >= CALLS * share / 4);
+        let key = format!("another-simulated-one-{share}");
+        replace(&site.path().join("key"), &key);
+        polyai.control("PUT", "api-key", &json!({ "api_key": key }));
+        rotated += usize::from(site.manifests().len() < CALLS);
+    }
+    assert_eq!(rotated, 3, "everything was done before the last rotation: it shows nothing");
+    eventually("all are archived, or dead", || {
+        site.manifests().len() + metric(admin, "polyhook_dead_letters_total{reason=\"key_rejected\"}")
+            >= CALLS
+    });
+    assert_eq!(site.manifests().len(), CALLS);
+    let refused = &polyai.control("GET", "requests", &Value::Null)["v3_conversation"]["401"];
+    assert!(refused.as_u64().is_some_and(|refused| refused > 0), "the second before the poll was never met");
+    run.stop();
+}

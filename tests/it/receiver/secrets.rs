@@ -1,0 +1,238 @@
+//! Secrets that change while the receiver runs, windows that open and close, and a clock that is wrong.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use polyhook::{
+    clock::Clock,
+    health::Health,
+    lifecycle::Lifecycle,
+    queue::Queue,
+    secret::Secret,
+    signature::{SIGNATURE_HEADER, TIMESTAMP_HEADER, sign},
+    web::{Receiver, SignatureConfig},
+};
+use tempfile::TempDir;
+
+use super::{
+    harness::{NOW, SECRET, Server, clock, server, signature},
+    queues::{Behaviour, FakeQueue},
+    wire::{Request, event_body},
+};
+
+const OTHER: &str = "whsec_00000000000000000000000000000000";
+
+/// A receiver with its secrets in a file, the clock it goes by and what it says of itself.
+struct Place {
+    folder: TempDir,
+    receiver: Receiver,
+    server: Server,
+    admin: Server,
+    clock: Clock,
+}
+
+impl Place {
+    async fn new(file: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets");
+        std::fs::write(&path, file).unwrap();
+        let config = SignatureConfig {
+            secrets: Vec::new(),
+            file_secrets: polyhook::web::SecretsFile::read(&path).unwrap(),
+            secrets_file: Some(path),
+            ..signature()
+        };
+        Self::with(folder, &config).await
+    }
+
+    async fn with(folder: TempDir, config: &SignatureConfig) -> Self {
+        let (clock, health) = (clock(), Health::default());
+        let queue = FakeQueue::new(Behaviour::Store);
+        let dynamic = Arc::clone(&queue) as Arc<dyn Queue>;
+        let receiver = Receiver::new(&server(), config, dynamic, clock.clone(), &health);
+        let life = Lifecycle::new();
+        let router = receiver.router(&server().path);
+        let admin = Server::admin_with(&queue, life.clone(), health).await;
+        let server = Server::serve(router, Duration::from_secs(4), life).await;
+        Self { folder, receiver, server, admin, clock }
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.folder.path().join("secrets")
+    }
+
+    async fn write(&self, text: &str) {
+        std::fs::write(self.file(), text).unwrap();
+        self.receiver.keep_up().await;
+    }
+
+    async fn status(&self, secret: &str) -> u16 {
+        let body = event_body("evt-1");
+        let signature = sign(&Secret::new(secret), None, body.as_bytes());
+        self.server.ask(&Request::unsigned(body).with(SIGNATURE_HEADER, signature)).await.status
+    }
+
+    /// What PolyAI sends at `seconds` by its own clock; each is another event.
+    async fn stamped(&self, seconds: i64, id: &str) -> u16 {
+        let body = event_body(id);
+        let signature = sign(&Secret::new(SECRET), Some(seconds), body.as_bytes());
+        let request = Request::unsigned(body)
+            .with(SIGNATURE_HEADER, signature)
+            .with(TIMESTAMP_HEADER, seconds.to_string());
+        self.server.ask(&request).await.status
+    }
+
+    async fn readyz(&self) -> String {
+        let answer = self.admin.get("/readyz").await;
+        assert_eq!(answer.status, 200, "none of this makes a receiver unready");
+        answer.body
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        self.receiver.keep_up().await;
+    }
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(NOW + seconds).unwrap()
+}
+
+#[tokio::test]
+async fn the_files_secrets_come_and_go() {
+    let place = Place::new(&format!("{SECRET}\n")).await;
+    assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (204, 401));
+    place.write(&format!("{SECRET}\n{OTHER}\n")).await;
+    assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (204, 204));
+    place.write(OTHER).await;
+    assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (401, 204));
+}
+
+#[tokio::test]
+async fn the_configurations_own_secrets_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secrets");
+    std::fs::write(&path, OTHER).unwrap();
+    let config = SignatureConfig { secrets_file: Some(path), ..signature() };
+    let place = Place::with(folder, &config).await;
+    assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (204, 401), "not read yet");
+    place.receiver.keep_up().await;
+    assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (204, 204));
+}
+
+#[tokio::test]
+async fn a_bad_file_changes_nothing_and_is_named() {
+    let place = Place::new(SECRET).await;
+    for (bad, why) in [
+        ("", "no secret"),
+        ("# nothing\n", "no secret"),
+        ("hunter2-hunter2", "shorter than 16"),
+        (&format!("{OTHER}\n# polyhook:expires=soon\n{SECRET}"), "line 2"),
+        (&format!("# polyhook:expires={}\n{OTHER}", at(-1)), "expired"),
+    ] {
+        place.write(bad).await;
+        assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (204, 401), "{bad}");
+        let said = place.readyz().await;
+        assert!(said.contains("degraded: secrets: ") && said.contains(why), "{said}");
+        assert!(said.contains("stay in force") && !said.contains("hunter2"), "{said}");
+    }
+    std::fs::remove_file(place.file()).unwrap();
+    place.receiver.keep_up().await;
+    assert_eq!(place.status(SECRET).await, 204);
+    assert!(place.readyz().await.contains("degraded: secrets: "), "{}", place.readyz().await);
+    place.write(OTHER).await;
+    assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (401, 204));
+    assert_eq!(place.readyz().await, "ready\n");
+}
+
+#[tokio::test]
+async fn a_secret_expires_by_the_clock() {
+    let place = Place::new(&format!("{OTHER}\n# polyhook:expires={}\n{SECRET}\n", at(3600))).await;
+    place.pass(Duration::from_secs(3599)).await;
+    assert_eq!(place.status(SECRET).await, 204);
+    place.pass(Duration::from_secs(1)).await;
+    assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (401, 204));
+    assert_eq!(place.readyz().await, "ready\n");
+}
+
+#[tokio::test]
+async fn in_a_window_only_a_mismatch_is_asked_for_again() {
+    let place = Place::new(SECRET).await;
+    assert_eq!(place.status(OTHER).await, 401);
+    place.write(&format!("# polyhook:window={}\n{SECRET}\n", at(60))).await;
+    let body = event_body("evt-1");
+    let other = sign(&Secret::new(OTHER), None, body.as_bytes());
+    place.server.ask(&Request::unsigned(body).with(SIGNATURE_HEADER, other)).await.assert_unavailable();
+    assert_eq!(place.status(SECRET).await, 204);
+    for hopeless in [Request::unsigned("{}"), Request::unsigned("{}").with(SIGNATURE_HEADER, "00")] {
+        assert_eq!(place.server.ask(&hopeless).await.status, 401);
+    }
+    assert_eq!(place.stamped(NOW - 301, "evt-old").await, 401, "a new secret does not make it younger");
+    // Nobody has to look at the file for it to be over.
+    place.clock.advance(Duration::from_mins(1));
+    assert_eq!((place.status(OTHER).await, place.status(SECRET).await), (401, 204));
+}
+
+#[tokio::test]
+async fn a_window_is_over_after_a_day_whatever_it_says() {
+    let place = Place::new(&format!("# polyhook:window={}\n{SECRET}\n", at(365 * 86_400))).await;
+    place.pass(Duration::from_secs(86_399)).await;
+    assert_eq!(place.status(OTHER).await, 503);
+    // Another secret beside it does not open it anew.
+    place.write(&format!("# polyhook:window={}\n{SECRET}\n{SECRET}x\n", at(365 * 86_400))).await;
+    place.pass(Duration::from_secs(1)).await;
+    assert_eq!(place.status(OTHER).await, 401);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ten_minutes_off_is_named() {
+    let place = Place::with(tempfile::tempdir().unwrap(), &signature()).await;
+    assert_eq!(place.stamped(NOW - 600, "evt-1").await, 401);
+    assert_eq!(place.readyz().await, "ready\n", "one alone is a replay");
+    assert_eq!(place.stamped(NOW - 600, "evt-1").await, 401);
+    assert_eq!(place.readyz().await, "ready\n", "and so is the same again");
+    assert_eq!(place.stamped(NOW - 595, "evt-2").await, 401, "the answer is what it was");
+    let said = place.readyz().await;
+    assert!(said.contains("degraded: clock: 2 genuine deliveries"), "{said}");
+    assert!(said.contains("595 s behind this machine's clock") && said.contains("NTP"), "{said}");
+    assert_eq!(place.status(SECRET).await, 204, "without a timestamp nothing is known of the clock");
+    assert!(place.readyz().await.contains("degraded: clock"));
+    assert_eq!(place.stamped(NOW - 300, "evt-3").await, 204);
+    assert_eq!(place.readyz().await, "ready\n");
+}
+
+#[tokio::test]
+async fn a_clock_is_forgotten_when_nothing_more_is_heard_of_it() {
+    let place = Place::with(tempfile::tempdir().unwrap(), &signature()).await;
+    for id in ["evt-1", "evt-2"] {
+        assert_eq!(place.stamped(NOW + 600, id).await, 401);
+    }
+    assert!(place.readyz().await.contains("600 s ahead of this machine's clock"), "{}", place.readyz().await);
+    place.pass(Duration::from_secs(599)).await;
+    assert_ne!(place.readyz().await, "ready\n");
+    place.pass(Duration::from_secs(1)).await;
+    assert_eq!(place.readyz().await, "ready\n");
+}
+
+/// Deliveries that are under way while secrets change are answered by one set or the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_delivery_sees_half_a_change() {
+    let place = Place::new(SECRET).await;
+    let write = |path: &Path, round: usize| {
+        std::fs::write(path, format!("whsec_changing_all_the_time_{round}\n{SECRET}\n")).unwrap();
+    };
+    let changes = async {
+        for round in 0..10 {
+            write(&place.file(), round);
+            place.receiver.keep_up().await;
+            assert_eq!(place.status(&format!("whsec_changing_all_the_time_{round}")).await, 204, "{round}");
+        }
+    };
+    let deliveries = async {
+        let mut wire = place.server.open().await;
+        for n in 0..1500 {
+            wire.ask(&Request::event(&format!("evt-{n}"))).await.assert_taken();
+        }
+    };
+    tokio::join!(changes, deliveries);
+}
