@@ -29,7 +29,7 @@ use crate::{
     },
     retry::Ladder,
     web::{self, Receiver, admin::Admin},
-    worker::Worker,
+    worker::{self, Worker},
 };
 
 /// How long the queue may take to hand everything back. With the drain before it, ten seconds.
@@ -106,7 +106,8 @@ pub fn open_queue(
             OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue) }
         }
         Backend::RabbitMq => {
-            let consume = roles.work.then_some(config.worker.concurrency);
+            let held = worker::held_jobs(config.worker.concurrency, config.projects.len());
+            let consume = roles.work.then_some(held);
             let broker = open_broker(config, consume, clock.clone(), life)?;
             if !roles.receive {
                 return Ok(OpenQueue { queue: broker, sqlite: None });

@@ -10,6 +10,9 @@ use crate::{
     queue::{Attempt, QueueError},
 };
 
+/// How long a project that does not answer is left alone by new jobs.
+const HELD_UP: Duration = Duration::from_secs(5);
+
 /// A try that did not end in the archive.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -41,6 +44,15 @@ pub enum Next {
 impl Failure {
     pub(super) fn new(reason: &'static str, detail: impl Into<String>, next: Next) -> Self {
         Self { reason, detail: detail.into(), status: None, correlation_id: None, next }
+    }
+
+    /// So many jobs of this project wait for PolyAI that it is not asked for more.
+    pub(super) fn held_up(project: &str) -> Self {
+        Self::new(
+            "held_up",
+            format!("PolyAI is slow to answer for project {project}; it is asked again later"),
+            Next::Postpone(HELD_UP),
+        )
     }
 
     pub(super) fn panicked() -> Self {

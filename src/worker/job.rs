@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use metrics::counter;
 
@@ -10,6 +11,7 @@ use super::{
     announce::announcement,
     failure::{Failure, Next},
     recordings::Recordings,
+    slots::Slot,
 };
 use crate::{
     archive::{
@@ -23,6 +25,9 @@ use crate::{
 
 /// How long a call may be in progress before a person should look: no phone call lasts a day.
 const IN_PROGRESS_LIMIT: std::time::Duration = std::time::Duration::from_hours(24);
+
+/// Stands for the project of events that name none.
+const NAMELESS: &str = "";
 
 /// A conversation to be archived, and who asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,8 +120,13 @@ impl Request {
 }
 
 impl Inner {
-    pub(super) async fn archive_and_announce(&self, request: &Request) -> Result<Done, Failure> {
-        let (project, conversation) = self.fetch(request).await?;
+    /// Without a slot, outside of the queue.
+    pub(super) async fn archive_and_announce(
+        &self,
+        request: &Request,
+        slot: Option<&Slot>,
+    ) -> Result<Done, Failure> {
+        let (project, conversation) = self.fetch(request, slot).await?;
         let Conversation { summary, .. } = &conversation;
         let environment = summary.environment.as_deref().unwrap_or(event::UNKNOWN);
         if !request.any_environment
@@ -133,7 +143,8 @@ impl Inner {
         let location =
             Location::new(project.account_id(), project.project_id(), &request.conversation_id, started_at);
         let stored = self.archive.read(&location).await?;
-        let recordings = self.recordings(request, project, &conversation, &location, stored.as_ref()).await?;
+        let recordings =
+            self.recordings(request, slot, project, &conversation, &location, stored.as_ref()).await?;
         let committed = match recordings {
             Recordings::AlreadyThere(stored) => Committed::Unchanged(*stored),
             Recordings::Fetched { audio, staged, warnings } => {
@@ -157,23 +168,39 @@ impl Inner {
         })))
     }
 
-    /// Asks the project the event names; where it names none of several, each in turn until one knows the
-    /// conversation (the quickstart's events carry no project).
-    async fn fetch(&self, request: &Request) -> Result<(&Project, Conversation), Failure> {
+    /// Asks the project the event names; where it names none of several, all of them (the quickstart's events
+    /// carry no project): the trouble of one must not hide, nor delay, what another has.
+    async fn fetch(
+        &self,
+        request: &Request,
+        slot: Option<&Slot>,
+    ) -> Result<(&Project, Conversation), Failure> {
+        let id = &request.conversation_id;
         let candidates =
             self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
         if let [project] = candidates[..] {
-            return Ok((project, self.polyai.conversation(project, &request.conversation_id).await?));
-        }
-        let mut failures = Vec::new();
-        for project in &candidates {
-            match self.polyai.conversation(project, &request.conversation_id).await {
-                Ok(conversation) => return Ok((project, conversation)),
-                // Trouble of one project must not hide what another has.
-                Err(error) => failures.push((project.project_id(), error)),
+            if slot.is_some_and(|slot| slot.is_held_up(project.project_id())) {
+                return Err(Failure::held_up(project.project_id()));
             }
+            let conversation =
+                answered(slot, project.project_id(), self.polyai.conversation(project, id)).await?;
+            return Ok((project, conversation));
         }
-        Err(nobody_knows(failures))
+        let mut asked: FuturesUnordered<_> = candidates
+            .iter()
+            .map(|project| async move { (*project, self.polyai.conversation(project, id).await) })
+            .collect();
+        let first = async {
+            let mut failures = Vec::new();
+            while let Some((project, answer)) = asked.next().await {
+                match answer {
+                    Ok(conversation) => return Ok((project, conversation)),
+                    Err(error) => failures.push((project.project_id(), error)),
+                }
+            }
+            Err(nobody_knows(failures))
+        };
+        answered(slot, NAMELESS, first).await
     }
 
     fn in_progress(&self, request: &Request) -> Failure {
@@ -215,6 +242,14 @@ impl Inner {
         };
         counter!("polyhook_announcements_total", "outcome" => outcome).increment(1);
         Ok(())
+    }
+}
+
+/// Waits for an answer of a project's API, if need be without the slot.
+pub(super) async fn answered<T>(slot: Option<&Slot>, project: &str, answer: impl Future<Output = T>) -> T {
+    match slot {
+        Some(slot) => slot.wait_for(project, answer).await,
+        None => answer.await,
     }
 }
 

@@ -13,13 +13,13 @@ mod config;
 mod failure;
 mod job;
 mod recordings;
+mod slots;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use metrics::{counter, histogram};
 use tokio::{
-    sync::Semaphore,
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -33,6 +33,8 @@ use crate::{
     retry::Ladder,
 };
 
+use slots::{Slot, Slots};
+
 pub use config::{AudioChoice, WorkerConfig};
 pub use failure::{Failure, Next};
 pub use job::{Archived, Done, Request};
@@ -44,6 +46,17 @@ const SHORTEST_KNOWN: Duration = Duration::from_secs(1);
 const LONGEST_KNOWN: Duration = Duration::from_hours(24);
 /// A settlement that fails is tried again this often; after that the lease runs out by itself.
 const SETTLE_TRIES: u32 = 5;
+
+/// How many jobs may wait for answers of PolyAI's beside those that work: with one project there is nobody to
+/// make room for.
+fn waiting_jobs(concurrency: usize, projects: usize) -> usize {
+    if projects > 1 { concurrency } else { 0 }
+}
+
+/// How many jobs a worker may hold at a time.
+pub fn held_jobs(concurrency: usize, projects: usize) -> usize {
+    concurrency.saturating_add(waiting_jobs(concurrency, projects))
+}
 
 /// Fetches, archives and announces.
 #[derive(Clone, Debug)]
@@ -77,11 +90,11 @@ impl Worker {
     /// Takes jobs until the drain, `concurrency` at a time.
     pub async fn run(self, life: Lifecycle) {
         let draining = life.draining();
-        let free = Arc::new(Semaphore::new(self.inner.config.concurrency.min(Semaphore::MAX_PERMITS)));
+        let slots = Slots::new(self.inner.config.concurrency, self.inner.polyai.projects().len());
         let mut running = JoinSet::new();
         loop {
             let next = async {
-                let slot = Arc::clone(&free).acquire_owned().await.ok()?;
+                let slot = slots.take().await?;
                 Some((slot, self.inner.queue.next().await.ok()?))
             };
             let (slot, job) = tokio::select! {
@@ -94,8 +107,7 @@ impl Worker {
             };
             let worker = self.clone();
             running.spawn(async move {
-                worker.inner.handle(job).await;
-                drop(slot);
+                worker.inner.handle(job, slot).await;
             });
             while running.try_join_next().is_some() {}
         }
@@ -107,7 +119,7 @@ impl Worker {
 
     /// Fetches, archives and announces one conversation now, outside the queue.
     pub async fn archive_now(&self, request: &Request) -> Result<Done, Failure> {
-        self.inner.archive_and_announce(request).await
+        self.inner.archive_and_announce(request, None).await
     }
 
     /// The configured projects.
@@ -118,11 +130,11 @@ impl Worker {
 
 impl Inner {
     /// One try of one job, to its settlement.
-    async fn handle(&self, job: Job) {
+    async fn handle(&self, job: Job, slot: Slot) {
         let Job { message, mut history, lease } = job;
         let started = Instant::now();
         let result = match Request::of_message(&message, &self.config.environments) {
-            Ok(Some(request)) => AssertUnwindSafe(self.archive_and_announce(&request))
+            Ok(Some(request)) => AssertUnwindSafe(self.archive_and_announce(&request, Some(&slot)))
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(Failure::panicked())),

@@ -5,7 +5,8 @@ use futures_util::StreamExt;
 use super::{
     Inner,
     failure::{Failure, Next},
-    job::{Request, covers},
+    job::{Request, answered, covers},
+    slots::Slot,
 };
 use crate::{
     archive::{self, Audio, AudioError, AudioStatus, Location, Manifest, StagedAudio, Stored},
@@ -31,6 +32,7 @@ impl Inner {
     pub(super) async fn recordings(
         &self,
         request: &Request,
+        slot: Option<&Slot>,
         project: &Project,
         conversation: &Conversation,
         location: &Location,
@@ -59,7 +61,8 @@ impl Inner {
         let mut staged = Vec::new();
         let mut warnings = Vec::new();
         for direction in directions {
-            match self.polyai.audio(project, &request.conversation_id, *direction, redacted).await {
+            let asked = self.polyai.audio(project, &request.conversation_id, *direction, redacted);
+            match answered(slot, project.project_id(), asked).await {
                 Ok(recording) => staged.push(self.stage(location, *direction, recording).await?),
                 Err(error) if matches!(error.kind, ErrorKind::RecordingNotFound | ErrorKind::NotServed) => {
                     let since = self.clock.now().duration_since(request.recording_due(&conversation.summary));

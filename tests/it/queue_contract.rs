@@ -553,14 +553,15 @@ pub(crate) async fn a_walk_ends_although_what_it_replays_dies_again<B: Backend>(
 pub(crate) async fn a_lease_ends_once<B: Backend>() {
     let backend = B::start().await;
     let queue = backend.open().await;
-    for outcome in [
+    let outcomes = [
         Outcome::Done,
         Outcome::Release,
         Outcome::Retry { after: B::LONG_WAIT, history: history(1) },
         Outcome::Dead { history: history(1) },
-    ] {
+    ];
+    for (number, outcome) in outcomes.into_iter().enumerate() {
         // Something new each time, or what was released is found again.
-        publish(&queue, message(&format!("{outcome:?}"), b"{}")).await;
+        publish(&queue, message(&format!("evt_{number}"), b"{}")).await;
         let job = take(&queue).await;
         settle(&queue, job.lease, outcome.clone()).await;
         for second in [outcome.clone(), Outcome::Done, Outcome::Release] {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use polyhook::{
     clock::Clock,
+    health::Health,
     lifecycle::Lifecycle,
     queue::{
         Announced, Queue,
         rabbitmq::{Options, RabbitMq},
+        spooled::Spooled,
     },
 };
 use tokio::time::{Duration, sleep, timeout};
@@ -33,14 +35,16 @@ impl Backend for Rabbit {
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
+        let config = config(&SHARED.url(), &self.prefix);
         let options = Options {
-            config: &config(&SHARED.url(), &self.prefix),
+            config: &config,
             delays: vec![Self::SHORT_WAIT, Self::LONG_WAIT],
             // The suite holds many jobs at a time.
             consume: Some(250),
             clock: Clock::System,
         };
-        let queue = RabbitMq::open(options, &self.life).unwrap();
+        let broker = RabbitMq::open(options, &self.life).unwrap();
+        let queue = Spooled::new(broker, None, &config, Clock::System, Health::default(), &self.life);
         let ready = async {
             while queue.ready().await.is_err() {
                 sleep(Duration::from_millis(20)).await;
