@@ -467,3 +467,61 @@ fn a_crash_of_the_receiver_at_any_step_on_rabbitmq() {
     figures.set("lost", 0).set("archived_twice", 0);
     figures.print();
 }
+
+/// Whether a spool's file holds an event; nothing while a stopped thread has it locked.
+fn spooled(file: &Path, event_id: &str) -> Option<Step> {
+    let file = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    let query = "SELECT count(*) FROM messages WHERE id = ?1";
+    let count = file.query_row(query, [event_id], |row| row.get::<_, u32>(0));
+    Some(if count.ok()? > 0 { Step::Durable } else { Step::Nothing })
+}
+
+#[test]
+fn a_crash_of_the_receiver_at_any_step_on_the_spool() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 300);
+    let (site, prefix) = on_rabbitmq(&polyai);
+    let spool = ["--set", "spool.path=spool.db"];
+    // Nobody listens there.
+    let away = ["receive", "--set", "queue.url=amqp://guest:guest@127.0.0.1:1/"];
+    let mut figures = Figures::of("crash of the receiver at every step, spool");
+    let mut sweep = Sweep::default();
+    let mut done: Vec<(String, bool)> = Vec::new();
+    for id in polyai.ids() {
+        let number = done.len() + 1;
+        let mut receive = site.polyhook([&away[..], &spool].concat()).private("guest:guest").start();
+        receive.ready();
+        if let Some((before, false)) = done.last() {
+            // As PolyAI does.
+            let event = polyai.event(before);
+            let again = deliver(receive.receiver(), &site.secret, &format!("evt-{before}"), &event);
+            assert_eq!(again, Some(204));
+        }
+        let (event_id, file) = (format!("evt-{id}"), site.path().join("spool.db"));
+        let step = {
+            let event_id = event_id.clone();
+            move || spooled(&file, &event_id)
+        };
+        let event = polyai.event(&id);
+        let crash = crash(&mut receive, &site, (&event_id, &event), Point::Call(number), step, Step::Durable);
+        sweep.note(&crash);
+        done.push((id, crash.answered));
+        if crash.survived {
+            break;
+        }
+    }
+    assert!(done.last().unwrap().1, "the sweep ends with one that came through: {sweep:?}");
+    let customer = Customer::start(&[rabbit::SHARED.url()], &prefix);
+    let mut receive = site.polyhook(["receive"].iter().chain(&spool).copied()).private("guest:guest").start();
+    let mut work = site.polyhook(["work"]).private("guest:guest").start();
+    eventually("everything is announced", || done.iter().all(|(id, _)| customer.is_announced(id)));
+    work.ready();
+    work.stop();
+    receive.ready();
+    receive.stop();
+    let ids: Vec<_> = done.into_iter().map(|(id, _)| id).collect();
+    assert_archived_once(&site, &ids);
+    sweep.figures(&mut figures);
+    sweep.assert_hit(&[], &[(false, false), (true, false), (true, true)]);
+    figures.set("lost", 0).set("archived_twice", 0);
+    figures.print();
+}
