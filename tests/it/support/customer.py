@@ -55,7 +55,8 @@ def main(wanted, prefix, name, *urls):
     for url in itertools.cycle(urls):
         try:
             consume(url, wanted, prefix, name)
-        except (pika.exceptions.AMQPError, OSError) as error:
+        # pika has exceptions without a family of their own for a broker that accepts and says nothing.
+        except Exception as error:
             print(f"customer: {type(error).__name__}", file=sys.stderr, flush=True)
             time.sleep(0.2)
 
