@@ -309,18 +309,21 @@ impl PolyAi {
         accept: &'static str,
         operation: &'static str,
     ) -> Result<Response, ApiError> {
-        let key = access.key.header();
-        let error = match self.get_with(key.clone(), project, access, url.clone(), accept, operation).await {
-            Err(error) if error.kind == ErrorKind::KeyRejected => error,
-            other => return other,
-        };
-        // A file that cannot be read is reported by who looks at it every second.
-        let _ = access.key.reload().await;
-        let now = access.key.header();
-        if now == key {
-            return Err(error);
+        let mut key = access.key.header();
+        loop {
+            let error =
+                match self.get_with(key.clone(), project, access, url.clone(), accept, operation).await {
+                    Err(error) if error.kind == ErrorKind::KeyRejected => error,
+                    other => return other,
+                };
+            // A file that cannot be read is reported by who looks at it every second.
+            let _ = access.key.reload().await;
+            let now = access.key.header();
+            if now == key {
+                return Err(error);
+            }
+            key = now;
         }
-        self.get_with(now, project, access, url, accept, operation).await
     }
 
     /// One GET; an answer that is no success is an error, and a 429 pauses the project.

@@ -61,8 +61,9 @@ mod topology;
 
 /// Deliveries, by four tasks: more are not faster, and one is slower.
 const EVENTS: Manner = Manner { tasks: 4, window: 128 };
-/// Announcements, retries and dead letters: one at a time on a channel, so that what is returned is known
-/// exactly.
+/// Announcements, and retries and dead letters, each on channels of their own: a customer's queue that confirms
+/// nothing must not keep jobs from their retries. One message at a time on a channel, so that what is returned is
+/// known exactly.
 const OTHERS: Manner = Manner { tasks: 4, window: 1 };
 /// What has to keep its order: one task, one channel.
 const IN_ORDER: Manner = Manner { tasks: 1, window: 128 };
@@ -131,6 +132,7 @@ pub struct RabbitMq {
     link: watch::Receiver<Link>,
     events: Publishers,
     in_order: Publishers,
+    announcements: Publishers,
     others: Arc<Publishers>,
     desk: Arc<Desk>,
     redeclared_at: Mutex<Option<Instant>>,
@@ -214,7 +216,8 @@ impl RabbitMq {
         let (in_order, in_order_tasks) = Publishers::new(IN_ORDER, &link, &services.closing);
         let (others, other_tasks) = Publishers::new(OTHERS, &link, &services.closing);
         let others = Arc::new(others);
-        for task in event_tasks.into_iter().chain(in_order_tasks).chain(other_tasks) {
+        let (announcements, announcement_tasks) = Publishers::new(OTHERS, &link, &services.closing);
+        for task in event_tasks.into_iter().chain(in_order_tasks).chain(other_tasks).chain(announcement_tasks) {
             services.spawn(&services.users, "queue publisher", task.run());
         }
 
@@ -246,6 +249,7 @@ impl RabbitMq {
             link,
             events,
             in_order,
+            announcements,
             others,
             desk,
             redeclared_at,
@@ -392,7 +396,7 @@ impl Queue for RabbitMq {
             properties: message::announcement(&announcement).map_err(refused)?,
             body: announcement.body,
         };
-        Ok(match self.in_time(self.others.publish(parcel)).await? {
+        Ok(match self.in_time(self.announcements.publish(parcel)).await? {
             Receipt::Stored => Announced::Delivered,
             Receipt::Returned => Announced::Unrouted,
         })

@@ -26,14 +26,16 @@ def say(line):
     sys.stdout.flush()
 
 
-def consume(url, wanted, prefix, name):
+def consume(url, wanted, prefix, name, replicated):
     parameters = pika.URLParameters(url)
     parameters.heartbeat = 5
     parameters.socket_timeout = parameters.stack_timeout = 5
     parameters.connection_attempts = 1
     channel = pika.BlockingConnection(parameters).channel()
     channel.exchange_declare(f"{prefix}.conversations", "topic", durable=True)
-    channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
+    # A quorum queue that is declared and consumed from while its only node starts was once seen to confirm nothing.
+    kind = "quorum" if replicated else "classic"
+    channel.queue_declare(name, durable=True, arguments={"x-queue-type": kind})
     channel.queue_bind(name, f"{prefix}.conversations", "#")
     channel.basic_qos(prefetch_count=200)
     if wanted == "everything":
@@ -54,7 +56,7 @@ def main(wanted, prefix, name, *urls):
     threading.Thread(target=leash, daemon=True).start()
     for url in itertools.cycle(urls):
         try:
-            consume(url, wanted, prefix, name)
+            consume(url, wanted, prefix, name, len(urls) > 1)
         # pika has exceptions without a family of their own for a broker that accepts and says nothing.
         except Exception as error:
             print(f"customer: {type(error).__name__}", file=sys.stderr, flush=True)
