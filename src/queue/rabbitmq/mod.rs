@@ -217,7 +217,8 @@ impl RabbitMq {
         let (others, other_tasks) = Publishers::new(OTHERS, &link, &services.closing);
         let others = Arc::new(others);
         let (announcements, announcement_tasks) = Publishers::new(OTHERS, &link, &services.closing);
-        for task in event_tasks.into_iter().chain(in_order_tasks).chain(other_tasks).chain(announcement_tasks) {
+        for task in event_tasks.into_iter().chain(in_order_tasks).chain(other_tasks).chain(announcement_tasks)
+        {
             services.spawn(&services.users, "queue publisher", task.run());
         }
 
