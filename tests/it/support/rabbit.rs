@@ -265,6 +265,23 @@ impl Node {
     }
 }
 
+/// A test that fails shows what the node said last.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let logs = fs::read_dir(self.folder.join("log")).into_iter().flatten().flatten();
+        for log in logs {
+            let text = fs::read(log.path()).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(60)..];
+            eprintln!("--- the end of {} ---\n{}", log.path().display(), tail.join("\n"));
+        }
+    }
+}
+
 /// A process that ends with this one, or when dropped.
 #[derive(Debug)]
 struct Leashed {
