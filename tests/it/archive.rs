@@ -21,7 +21,10 @@ use polyhook::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::support::seaweed::{BUCKET, Seaweed};
+use crate::support::{
+    ports,
+    seaweed::{BUCKET, Seaweed},
+};
 
 const TEN: &str = "2026-11-22T10:00:00Z";
 
@@ -636,7 +639,7 @@ async fn a_key_may_come_from_a_file() {
 #[tokio::test]
 async fn a_store_that_is_away_is_an_error_and_not_a_hang() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let [port] = ports::free();
     let config = ArchiveConfig {
         url: "s3://bucket".to_owned(),
         endpoint: Some(format!("http://127.0.0.1:{port}")),

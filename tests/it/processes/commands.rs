@@ -1,11 +1,12 @@
 //! `fetch`, `healthcheck`, `send`, `verify`: what scripts rely on.
 
-use std::net::TcpListener;
-
 use serde_json::Value;
 
 use super::sound_archive;
-use crate::support::process::{PolyAi, Polyhook, Site, eventually};
+use crate::support::{
+    ports,
+    process::{PolyAi, Polyhook, Site, eventually},
+};
 
 #[test]
 fn fetch_archives_and_says_where() {
@@ -48,7 +49,7 @@ fn fetch_archives_and_says_where() {
 #[test]
 fn healthcheck_tells_ready_from_not() {
     let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let [port] = ports::free();
     let site = Site::new(&polyai.access, &format!("admin.listen = \"0.0.0.0:{port}\""));
     let said = site.polyhook(["healthcheck"]).run().expect(1);
     assert!(said.stderr.contains("is polyhook running?"), "{}", said.stderr);
@@ -59,7 +60,7 @@ fn healthcheck_tells_ready_from_not() {
     site.polyhook(["healthcheck"]).run().expect(1);
 
     // Running, but nothing could be made durable.
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let [nobody] = ports::free();
     let broker = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{nobody}/%2f\"");
     let site = Site::new(&polyai.access, &broker);
     let mut receive = site.polyhook(["receive"]).private("guest:guest").start();

@@ -25,6 +25,7 @@ use crate::{
     queue_contract::{dead_letters, history, message},
     rabbitmq::config,
     support::{
+        ports,
         process::{PolyAi, Site, deliver, eventually, interpreter, metric},
         rabbit::{self, ClientCertificate, Node},
     },
@@ -157,7 +158,7 @@ fn says_what_it_cannot_do() {
     }
 
     // A broker that is not there.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let [nobody] = ports::free();
     let away = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{nobody}/%2f\"");
     let site = Site::new(&polyai.access, &away);
     let begun = Instant::now();

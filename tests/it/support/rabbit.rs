@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, TcpStream},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -23,6 +23,8 @@ use nix::{
     unistd::Pid,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use super::ports;
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
@@ -83,7 +85,7 @@ impl Node {
             "these tests run against a real RabbitMQ, and {SERVER} is missing: apt-get install rabbitmq-server (its own service need not run)"
         );
         let folder = tempfile::Builder::new().prefix("polyhook-rabbit-").tempdir().unwrap().keep();
-        let [port, tls_port, dist_port, free_port] = free_ports();
+        let [port, tls_port, dist_port, free_port] = ports::free();
         // The members of a cluster look for each other's where their own is.
         let epmd_port = if namespace.is_some() { EPMD_PORT } else { free_port };
         make_certificates(&folder);
@@ -192,7 +194,8 @@ impl Node {
     pub(crate) fn stop(&self) {
         self.signal(Signal::SIGTERM);
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect((self.host, self.port)).is_ok() {
+        // Its listeners go first, its data is put in order last.
+        while self.server.lock().unwrap().as_ref().is_some_and(Leashed::is_running) {
             assert!(Instant::now() < deadline, "the node does not stop");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -333,17 +336,19 @@ impl Leashed {
     }
 }
 
+impl Leashed {
+    /// Until the leash is let go, one that ended is a zombie.
+    fn is_running(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.group)).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    }
+}
+
 impl Drop for Leashed {
     fn drop(&mut self) {
         drop(self.leash.stdin.take());
         let _ = self.leash.wait();
     }
-}
-
-fn free_ports<const N: usize>() -> [u16; N] {
-    // All are held until all are found, or one could be given twice.
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("an address").port())
 }
 
 /// How a program is run in a namespace.

@@ -6,7 +6,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, LazyLock},
@@ -16,6 +16,8 @@ use std::{
 use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder};
 use polyhook::{archive::ArchiveConfig, secret::Secret};
 use tokio::sync::OnceCell;
+
+use super::ports;
 
 pub(crate) const BUCKET: &str = "conversations";
 const ACCESS_KEY: &str = "polyhook-test";
@@ -62,7 +64,7 @@ impl Seaweed {
         }]});
         std::fs::write(folder.join("s3.json"), keys.to_string()).unwrap();
         std::fs::create_dir(folder.join("data")).unwrap();
-        let ports = free_ports::<8>();
+        let ports = ports::free::<8>();
         let mut command = Command::new("sh");
         command.arg("-c").arg(WATCH).arg(&folder).arg(weed()).arg("server");
         command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-master.telemetry=false"]);
@@ -176,10 +178,4 @@ fn weed() -> PathBuf {
         std::env::split_paths(&path).map(|folder| folder.join("weed")).find(|weed| weed.exists())
     });
     found.expect("no `weed` here: run scripts/install-test-tools")
-}
-
-/// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> Vec<u16> {
-    let listeners: Vec<_> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
