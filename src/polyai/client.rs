@@ -68,11 +68,12 @@ pub struct Project {
     /// Whether the Data API was the one that worked last, per path.
     conversations_from_data: AtomicBool,
     audio_from_data: AtomicBool,
+    pub(super) lists_from_data: AtomicBool,
     throttle: Throttle,
 }
 
 #[derive(Debug)]
-struct Access {
+pub(super) struct Access {
     base: Url,
     key: Arc<Key>,
 }
@@ -260,7 +261,7 @@ impl PolyAi {
 
     /// Asks the API that worked last, and where it does not serve the path, the other. What worked is
     /// remembered only when it did.
-    async fn either<'a, T, F>(
+    pub(super) async fn either<'a, T, F>(
         &'a self,
         project: &'a Project,
         data_worked: &AtomicBool,
@@ -301,7 +302,7 @@ impl PolyAi {
 
     /// [`PolyAi::get_with`] the key in force; where it is refused and its file has another one, with that one: a
     /// key that was rotated a moment ago must not cost a dead letter.
-    async fn get(
+    pub(super) async fn get(
         &self,
         project: &Project,
         access: &Access,
@@ -409,6 +410,7 @@ impl Project {
             data: (api != ApiChoice::V3).then_some(Access { base: hosts.platform, key: data_key }),
             conversations_from_data: AtomicBool::new(false),
             audio_from_data: AtomicBool::new(false),
+            lists_from_data: AtomicBool::new(false),
             throttle: Throttle::new(config.max_requests_per_second),
         })
     }
@@ -430,6 +432,14 @@ impl Project {
         v3.into_iter().chain(data).map(|access| &*access.key)
     }
 
+    /// How one of the APIs is asked, if it may be.
+    pub(super) fn access(&self, api: Api) -> Option<&Access> {
+        match api {
+            Api::V3 => self.v3.as_ref(),
+            Api::Data => self.data.as_ref(),
+        }
+    }
+
     /// How much longer the project is paused by a 429.
     pub fn paused_for(&self) -> Option<Duration> {
         self.throttle.paused_for()
@@ -441,8 +451,20 @@ impl Project {
 }
 
 impl Access {
-    fn host(&self) -> &str {
+    pub(super) fn host(&self) -> &str {
         self.base.host_str().unwrap_or("no host")
+    }
+
+    /// The URL of all conversations.
+    pub(super) fn list_url(&self, api: Api, project: &Project) -> Url {
+        let (account, agent) = (word(&project.account_id), word(&project.project_id));
+        let base = self.base.path().trim_end_matches('/');
+        let mut url = self.base.clone();
+        url.set_path(&match api {
+            Api::V3 => format!("{base}/v3/{account}/{agent}/conversations"),
+            Api::Data => format!("{base}/v1/agents/{agent}/conversations"),
+        });
+        url
     }
 
     /// The URL of a conversation, or of its audio; none for an id that no path can carry.
@@ -451,17 +473,9 @@ impl Access {
         if matches!(id, "" | "." | "..") {
             return None;
         }
-        // Encoded here and not by the URL's segments, which drop tabs and newlines and so would ask for the
-        // conversation of another id.
-        let word = |id: &str| utf8_percent_encode(id, SEGMENT).to_string();
-        let (account, agent, id) = (word(&project.account_id), word(&project.project_id), word(id));
-        let base = self.base.path().trim_end_matches('/');
+        let mut url = self.list_url(api, project);
         let audio_path = if audio.is_some() { "/audio" } else { "" };
-        let mut url = self.base.clone();
-        url.set_path(&match api {
-            Api::V3 => format!("{base}/v3/{account}/{agent}/conversations/{id}{audio_path}"),
-            Api::Data => format!("{base}/v1/agents/{agent}/conversations/{id}{audio_path}"),
-        });
+        url.set_path(&format!("{}/{}{audio_path}", url.path(), word(id)));
         if let Some((direction, redacted)) = audio {
             url.query_pairs_mut()
                 .append_pair("direction", direction.label())
@@ -469,6 +483,12 @@ impl Access {
         }
         Some(url)
     }
+}
+
+/// An identifier in a path. Encoded here and not by the URL's segments, which drop tabs and newlines and so would ask
+/// for the conversation of another id.
+fn word(id: &str) -> String {
+    utf8_percent_encode(id, SEGMENT).to_string()
 }
 
 /// A whole body of at most `max` bytes.

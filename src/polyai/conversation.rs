@@ -131,7 +131,7 @@ impl Fields<'_> {
 }
 
 /// RFC 3339; where the zone is missing, UTC.
-fn parse_time(text: &str) -> Option<Timestamp> {
+pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
     text.parse::<Timestamp>().ok().or_else(|| {
         let local: civil::DateTime = text.parse().ok()?;
         Some(local.to_zoned(TimeZone::UTC).ok()?.timestamp())

@@ -14,6 +14,7 @@ mod conversation;
 mod error;
 pub mod http;
 mod key;
+mod list;
 mod region;
 mod throttle;
 mod webhooks;
@@ -22,6 +23,7 @@ pub use client::{Conversation, PolyAi, Project, Recording, UnknownProject};
 pub use config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig};
 pub use conversation::{Handoff, Summary};
 pub use error::{Advice, ApiError, ErrorKind};
+pub use list::{ListQuery, Listed, Lister};
 pub use region::{Hosts, Region};
 pub use webhooks::{Endpoint, Webhooks, WebhooksError};
 
