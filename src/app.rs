@@ -27,6 +27,7 @@ use crate::{
         spooled::Spooled,
         sqlite::{self, Sqlite, SqliteOptions},
     },
+    reconcile,
     retry::Ladder,
     web::{self, Receiver, admin::Admin},
     worker::{self, Worker},
@@ -109,10 +110,11 @@ pub fn open_queue(
             let held = worker::held_jobs(config.worker.concurrency, config.projects.len());
             let consume = roles.work.then_some(held);
             let broker = open_broker(config, consume, clock.clone(), life)?;
-            if !roles.receive {
+            if !roles.receive && !roles.reconcile {
                 return Ok(OpenQueue { queue: broker, sqlite: None });
             }
-            let spool = if config.spool.path.as_os_str().is_empty() {
+            // Only deliveries have to be kept while the broker is away: what is found missing is found again.
+            let spool = if !roles.receive || config.spool.path.as_os_str().is_empty() {
                 None
             } else {
                 let spool = Spool::open(&config.spool, &config.queue, clock.clone(), life);
@@ -135,11 +137,41 @@ pub fn open_broker(
     Ok(RabbitMq::open(rabbitmq::Options { config: &config.queue, delays, consume, clock }, life)?)
 }
 
-/// The worker of a configuration.
-pub fn worker(config: &Config, queue: Arc<dyn Queue>, clock: Clock) -> Result<Worker, StartError> {
-    let polyai = PolyAi::new(&config.polyai, &config.projects, clock.clone())?;
-    let archive = Archive::open(&config.archive, clock.clone())?;
-    Ok(Worker::new(config.worker.clone(), Ladder::new(&config.retry), queue, polyai, archive, clock))
+/// Where conversations come from, and where they go.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// Shared, so that one 429 pauses everybody.
+    pub polyai: Arc<PolyAi>,
+    /// Shared, so that commits are in order.
+    pub archive: Archive,
+}
+
+impl Ends {
+    /// Those of a configuration. Asks nobody yet.
+    pub fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
+        let polyai = PolyAi::new(&config.polyai, &config.projects, clock.clone())?;
+        let archive = Archive::open(&config.archive, clock.clone())?;
+        Ok(Self { polyai: Arc::new(polyai), archive })
+    }
+
+    /// A worker between them.
+    pub fn worker(&self, config: &Config, queue: Arc<dyn Queue>, clock: Clock) -> Worker {
+        let Self { polyai, archive } = self.clone();
+        Worker::new(config.worker.clone(), Ladder::new(&config.retry), queue, polyai, archive, clock)
+    }
+
+    /// What compares them.
+    pub fn reconciliation(
+        &self,
+        config: &Config,
+        queue: Arc<dyn Queue>,
+        clock: Clock,
+        health: Health,
+    ) -> reconcile::Service {
+        let Self { polyai, archive } = self.clone();
+        let environments = config.worker.environments.clone();
+        reconcile::Service::new(config.reconcile.clone(), environments, polyai, archive, queue, clock, health)
+    }
 }
 
 /// Running services.
@@ -172,9 +204,9 @@ impl App {
             None => None,
         };
         let queue = open_queue(config, roles, clock.clone(), &health, &queue_life)?;
-        let worker = roles.work.then(|| worker(config, Arc::clone(&queue.queue), clock.clone())).transpose();
-        let worker = match worker {
-            Ok(worker) => worker,
+        let ends = (roles.work || roles.reconcile).then(|| Ends::open(config, &clock)).transpose();
+        let ends = match ends {
+            Ok(ends) => ends,
             Err(error) => {
                 life.drain();
                 queue.queue.close().await;
@@ -183,7 +215,8 @@ impl App {
         };
 
         let mut app = Self { life: life.clone(), queue_life, queue, public: None, admin: None };
-        let mut kept_up = Upkeep::of(config, worker.clone(), health.clone());
+        let mut kept_up =
+            Upkeep::of(config, ends.as_ref().map(|ends| Arc::clone(&ends.polyai)), health.clone());
         if let Some(listener) = public {
             let address = local("server.listen", config.server.listen, &listener)?;
             let queue = Arc::clone(&app.queue.queue);
@@ -198,8 +231,8 @@ impl App {
         if let Some((listener, metrics)) = admin {
             let address = local("admin.listen", config.admin.listen, &listener)?;
             life.spawn_service("metrics", keep_up(metrics.clone(), life.clone()));
-            let admin =
-                Admin { queue: Arc::clone(&app.queue.queue), metrics, draining: life.draining(), health };
+            let queue = Arc::clone(&app.queue.queue);
+            let admin = Admin { queue, metrics, draining: life.draining(), health: health.clone() };
             life.spawn_service(
                 "admin",
                 web::serve(listener, admin.router(), config.server.ack_budget, life.clone()),
@@ -207,13 +240,25 @@ impl App {
             tracing::info!(%address, "serving /livez, /readyz and /metrics");
             app.admin = Some(address);
         }
-        if let Some(worker) = worker {
+        if let Some(ends) = ends.as_ref().filter(|_| roles.work) {
+            let worker = ends.worker(config, Arc::clone(&app.queue.queue), clock.clone());
             life.spawn_service("worker", worker.run(life.clone()));
             tracing::info!(
                 concurrency = config.worker.concurrency,
                 environments = config.worker.environments.join(","),
                 archive = config.archive.url,
                 "fetching conversations"
+            );
+        }
+        // One that was asked for by name has nothing else to do.
+        let wanted = roles.reconcile && (!config.reconcile.every.is_zero() || roles == Roles::RECONCILE);
+        if let Some(ends) = ends.filter(|_| wanted) {
+            let service = ends.reconciliation(config, Arc::clone(&app.queue.queue), clock, health);
+            life.spawn_service("reconcile", service.run(life.clone()));
+            tracing::info!(
+                every_s = config.reconcile.every.as_secs(),
+                lookback_s = config.reconcile.lookback.as_secs(),
+                "looking for what no webhook brings"
             );
         }
         life.spawn_service("upkeep", kept_up.run(life.clone()));

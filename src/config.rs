@@ -66,17 +66,21 @@ pub struct Roles {
     pub receive: bool,
     /// Fetches and archives: needs a project and an archive.
     pub work: bool,
+    /// Looks for what no webhook has brought: needs the same.
+    pub reconcile: bool,
 }
 
 impl Roles {
     /// `polyhook run`
-    pub const ALL: Self = Self { receive: true, work: true };
+    pub const ALL: Self = Self { receive: true, work: true, reconcile: true };
     /// `polyhook receive`
-    pub const RECEIVE: Self = Self { receive: true, work: false };
+    pub const RECEIVE: Self = Self { receive: true, work: false, reconcile: false };
     /// `polyhook work`
-    pub const WORK: Self = Self { receive: false, work: true };
+    pub const WORK: Self = Self { receive: false, work: true, reconcile: true };
+    /// `polyhook reconcile`
+    pub const RECONCILE: Self = Self { receive: false, work: false, reconcile: true };
     /// A command that needs neither.
-    pub const NONE: Self = Self { receive: false, work: false };
+    pub const NONE: Self = Self { receive: false, work: false, reconcile: false };
 }
 
 /// What is wrong with a configuration, for the person who wrote it.
@@ -136,7 +140,7 @@ impl Config {
                 problems.push("server.max_in_flight is 0, so every delivery would be refused".to_owned());
             }
         }
-        if roles.work {
+        if roles.work || roles.reconcile {
             if self.projects.is_empty() {
                 problems.push(
                     "there is no project to fetch conversations of: add [[projects]] with account_id, project_id and \

@@ -4,6 +4,8 @@
 //! events; a delivery that is signed is kept whatever it says. So reading never fails: what is absent, of
 //! another type, or not JSON at all is simply unknown. The body itself is never changed.
 
+mod discovery;
+
 use std::fmt;
 
 use serde::{
@@ -11,6 +13,8 @@ use serde::{
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use sha2::{Digest, Sha256};
+
+pub use discovery::{By, Discovery};
 
 /// The event PolyAI sends when a call has ended (quickstart).
 pub const CONVERSATION_COMPLETED: &str = "conversation.completed";

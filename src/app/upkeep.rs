@@ -4,14 +4,14 @@
 //! Files are read and compared, not watched: a few hundred bytes a second cost nothing, and it is right wherever
 //! they lie and however they are replaced. Nothing that is found here ends the process.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::Config,
     health::Health,
     lifecycle::{Hangups, Lifecycle},
+    polyai::PolyAi,
     web::Receiver,
-    worker::Worker,
 };
 
 /// How soon a changed file is noticed. `endpoint rotate-secret` waits longer than that.
@@ -20,18 +20,18 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Who has something to keep up with.
 pub(super) struct Upkeep {
     pub(super) receiver: Option<Receiver>,
-    worker: Option<Worker>,
+    polyai: Option<Arc<PolyAi>>,
     health: Health,
     /// Where there are no files, SIGHUP keeps the meaning it has.
     hangups: Option<Hangups>,
 }
 
 impl Upkeep {
-    pub(super) fn of(config: &Config, worker: Option<Worker>, health: Health) -> Self {
+    pub(super) fn of(config: &Config, polyai: Option<Arc<PolyAi>>, health: Health) -> Self {
         let keys =
             config.projects.iter().flat_map(|project| [&project.api_key_file, &project.data_api_key_file]);
         let files = keys.chain([&config.signature.secrets_file]).flatten().count();
-        Self { receiver: None, worker, health, hangups: (files > 0).then(Hangups::catch) }
+        Self { receiver: None, polyai, health, hangups: (files > 0).then(Hangups::catch) }
     }
 
     /// Goes on until the drain.
@@ -42,8 +42,8 @@ impl Upkeep {
                 if let Some(receiver) = &self.receiver {
                     receiver.keep_up().await;
                 }
-                if let Some(worker) = &self.worker {
-                    worker.polyai().reload_keys(&self.health).await;
+                if let Some(polyai) = &self.polyai {
+                    polyai.reload_keys(&self.health).await;
                 }
                 let asked = async {
                     match &mut self.hangups {

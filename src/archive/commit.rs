@@ -111,7 +111,7 @@ impl Archive {
         let mut watched: Option<(Option<String>, Instant)> = None;
         loop {
             let stale = watched.as_ref().is_some_and(|(_, since)| since.elapsed() >= self.patience);
-            match self.judge(location, &candidate, stale).await? {
+            match self.judge(location, &candidate, draft.again, stale).await? {
                 Verdict::Leave(committed) => {
                     drop(audio);
                     self.tidy().await;
@@ -142,11 +142,12 @@ impl Archive {
         }
     }
 
-    /// Looks at what lies there and decides. `patient`: whoever holds the conversation is taken for dead.
+    /// Looks at what lies there and decides. `again`: what is the same is written all the same. `patient`: whoever holds the conversation is taken for dead.
     async fn judge(
         &self,
         location: &Location,
         candidate: &Manifest,
+        again: bool,
         patient: bool,
     ) -> Result<Verdict, ArchiveError> {
         let stored = self.read(location).await?;
@@ -162,10 +163,10 @@ impl Archive {
         let intact = damaged.is_empty();
         let revision = match decide(&existing, candidate) {
             Decision::Write { revision } => revision,
-            Decision::Unchanged if intact || held => {
+            Decision::Unchanged if (intact && !again) || held => {
                 return Ok(Verdict::Leave(Box::new(Committed::Unchanged(existing))));
             }
-            // Something was removed or replaced by other hands: put it right.
+            // Something was removed or changed by other hands: put it right.
             Decision::Unchanged => existing.revision.saturating_add(1),
             Decision::Stale => {
                 if !intact && !held {

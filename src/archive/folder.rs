@@ -5,6 +5,7 @@
 //! .polyhook/lock              held while staging folders are made or swept
 //! .polyhook/locks/00 … ff     held while a conversation of that bucket is committed
 //! .polyhook/staging/<id>/     one per running process; its `lock` is held for the process's life
+//! .polyhook/<name>.lease      held by the one process that does what the name says; keeps a note
 //! ```
 //! Locks are the system's (`flock`), so a killed process holds none. A staging folder whose lock is free
 //! belongs to nobody any more and is removed by the next process that opens the archive.
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 use super::ArchiveError;
 
-const PRIVATE: &str = ".polyhook";
+pub(super) const PRIVATE: &str = ".polyhook";
 
 /// The private part of a file archive.
 #[derive(Debug)]
@@ -76,6 +77,29 @@ impl Folder {
         tokio::task::spawn_blocking(move || lock(&path))
             .await
             .map_err(|error| failed(&self.root, io::Error::other(error)))?
+    }
+}
+
+impl Folder {
+    /// Takes the lease of that name, if nobody has it; it is free when the file is closed.
+    pub(super) fn try_lease(&self, name: &str) -> Result<Option<File>, ArchiveError> {
+        let path = self.lease_path(name);
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = file.map_err(|source| failed(&path, source))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(failed(&path, source)),
+        }
+    }
+
+    /// What went wrong with the lease of that name.
+    pub(super) fn failed(&self, name: &str, source: io::Error) -> ArchiveError {
+        failed(&self.lease_path(name), source)
+    }
+
+    fn lease_path(&self, name: &str) -> PathBuf {
+        self.root.join(PRIVATE).join(format!("{name}.lease"))
     }
 }
 

@@ -37,12 +37,7 @@ impl Location {
     /// Where a conversation that started at `started_at` lies; the date is that of UTC.
     pub fn new(account_id: &str, project_id: &str, conversation_id: &str, started_at: Timestamp) -> Self {
         let date: Date = Offset::UTC.to_datetime(started_at).date();
-        let folder = format!(
-            "account_id={}/project_id={}/date={date}/{}",
-            segment(account_id),
-            segment(project_id),
-            segment(conversation_id)
-        );
+        let folder = format!("{}/{}", day_folder(account_id, project_id, date), segment(conversation_id));
         Self {
             account_id: account_id.to_owned(),
             project_id: project_id.to_owned(),
@@ -71,6 +66,11 @@ impl Location {
         &self.folder
     }
 
+    /// The last segment of the folder: the conversation's id as a key has it.
+    pub fn name(&self) -> &str {
+        self.folder.rsplit('/').next().unwrap_or_default()
+    }
+
     /// The key of one of its objects. Taken literally: [`Path::parse`] neither encodes nor decodes.
     pub(super) fn key(&self, prefix: &Path, name: &str) -> Result<Path, object_store::path::Error> {
         Path::parse(format!("{prefix}/{}/{name}", self.folder))
@@ -83,8 +83,22 @@ impl fmt::Display for Location {
     }
 }
 
+/// The folder of all conversations of a day.
+pub(super) fn day(
+    prefix: &Path,
+    account_id: &str,
+    project_id: &str,
+    date: Date,
+) -> Result<Path, object_store::path::Error> {
+    Path::parse(format!("{prefix}/{}", day_folder(account_id, project_id, date)))
+}
+
+fn day_folder(account_id: &str, project_id: &str, date: Date) -> String {
+    format!("account_id={}/project_id={}/date={date}", segment(account_id), segment(project_id))
+}
+
 /// An identifier as one segment of a key.
-fn segment(id: &str) -> String {
+pub(super) fn segment(id: &str) -> String {
     let mut encoded = utf8_percent_encode(id, ESCAPED).to_string();
     if encoded.ends_with('.') {
         encoded.truncate(encoded.len() - 1);

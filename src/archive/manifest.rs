@@ -274,4 +274,6 @@ pub struct Draft {
     pub audio: Audio,
     /// See [`Manifest::warnings`].
     pub warnings: Vec<String>,
+    /// Somebody has found that what lies there is not good: write all of it again, be it the same.
+    pub again: bool,
 }

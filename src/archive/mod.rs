@@ -35,21 +35,26 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::clock::Clock;
 
 mod audio;
+mod audit;
 mod backend;
 mod commit;
 mod config;
+mod day;
 mod decide;
 mod error;
 mod folder;
 mod key;
+mod lease;
 mod manifest;
 
 pub use audio::{AudioWriter, StagedAudio};
 pub use commit::Committed;
 pub use config::ArchiveConfig;
+pub use day::{Day, Entry};
 pub use decide::{Decision, decide};
 pub use error::{ArchiveError, AudioError};
 pub use key::{CONVERSATION, Location, MANIFEST};
+pub use lease::Lease;
 pub use manifest::{
     Audio, AudioStatus, Direction, Draft, Facts, Handoff, Kind, Manifest, Object, Provenance, SCHEMA_VERSION,
     ServedBy, Timings, Trigger,
@@ -88,6 +93,16 @@ impl Stored {
     /// names.
     pub fn intact(&self) -> bool {
         self.damaged.is_empty()
+    }
+
+    /// The objects that are not as the manifest names them.
+    pub fn damaged(&self) -> &[String] {
+        &self.damaged
+    }
+
+    /// Whether it was fetched after the call had ended, so that it is all there is.
+    pub fn is_final(&self) -> bool {
+        !self.manifest.facts.in_progress
     }
 
     /// Whether there is nothing to add: these are `conversation`'s bytes, and every recording `wanted` is
@@ -131,6 +146,16 @@ impl Archive {
     pub async fn read(&self, location: &Location) -> Result<Option<Stored>, ArchiveError> {
         let key = self.key(location, MANIFEST)?;
         let Some((manifest, version)) = self.manifest(&key, location).await? else { return Ok(None) };
+        self.examine(location, manifest, version).await.map(Some)
+    }
+
+    /// Looks for what a manifest names.
+    async fn examine(
+        &self,
+        location: &Location,
+        manifest: Manifest,
+        version: UpdateVersion,
+    ) -> Result<Stored, ArchiveError> {
         let mut damaged = Vec::new();
         for object in &manifest.objects {
             // A name is a name: a manifest cannot make us look elsewhere.
@@ -145,7 +170,7 @@ impl Archive {
                 damaged.push(object.name.clone());
             }
         }
-        Ok(Some(Stored { manifest, damaged, version }))
+        Ok(Stored { manifest, damaged, version })
     }
 
     /// Takes a recording. Nobody sees it before it is committed.
@@ -207,6 +232,16 @@ impl Archive {
         key: &Path,
         location: &Location,
     ) -> Result<Option<(Manifest, UpdateVersion)>, ArchiveError> {
+        let Some((manifest, version)) = self.any_manifest(key).await? else { return Ok(None) };
+        let ids = [&manifest.account_id, &manifest.project_id, &manifest.conversation_id];
+        if ids != [location.account_id(), location.project_id(), location.conversation_id()] {
+            return Err(ArchiveError::Collision { key: key.to_string() });
+        }
+        Ok(Some((manifest, version)))
+    }
+
+    /// The manifest at `key`, whosever it is.
+    async fn any_manifest(&self, key: &Path) -> Result<Option<(Manifest, UpdateVersion)>, ArchiveError> {
         let found = match self.backend.store.get_opts(key, GetOptions::default()).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -217,12 +252,7 @@ impl Archive {
             return Err(ArchiveError::Manifest { key: key.to_string(), reason });
         }
         let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-        let manifest = parse(key, &found.bytes().await?)?;
-        let ids = [&manifest.account_id, &manifest.project_id, &manifest.conversation_id];
-        if ids != [location.account_id(), location.project_id(), location.conversation_id()] {
-            return Err(ArchiveError::Collision { key: key.to_string() });
-        }
-        Ok(Some((manifest, version)))
+        Ok(Some((parse(key, &found.bytes().await?)?, version)))
     }
 
     async fn meta(&self, key: &Path) -> Result<Option<ObjectMeta>, ArchiveError> {

@@ -56,7 +56,7 @@ async fn fetch_all(
     queue: Arc<dyn Queue>,
     clock: &Clock,
 ) -> Result<(), CliError> {
-    let worker = app::worker(config, Arc::clone(&queue), clock.clone())?;
+    let worker = app::Ends::open(config, clock)?.worker(config, Arc::clone(&queue), clock.clone());
     super::wait_for(&*queue).await?;
     let bar = if args.ids.len() > 1 && !args.json {
         ProgressBar::new(args.ids.len() as u64)
@@ -74,6 +74,7 @@ async fn fetch_all(
             received_at: clock.now(),
             traceparent: None,
             any_environment: true,
+            discovery: None,
         };
         let result = worker.archive_now(&request).await;
         missing += usize::from(result.is_err());
@@ -104,7 +105,7 @@ fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
                 output::line(format!("  {url}"));
             }
         }
-        Ok(Done::Skipped) => output::line(format!("skipped {id}")),
+        Ok(done @ (Done::Skipped | Done::Known)) => output::line(format!("{} {id}", done.label())),
         Err(failure) => {
             let Failure { reason, detail, status, correlation_id, .. } = failure;
             if json {

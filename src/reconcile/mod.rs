@@ -1,34 +1,28 @@
-//! Finding what no webhook announced: `[reconcile]`.
+//! Finding what no webhook has brought: PolyAI's list against the archive.
+//!
+//! PolyAI gives up on a delivery after some hours, a secret or a toggle can be wrong for days, and some tenants' webhooks
+//! announce no conversations at all. The archive has to be complete all the same. So, again and again ([`Service`]) or
+//! because a person wants it (`backfill`, `audit`), conversations are listed ([`crate::polyai::Lister`]) and looked up in
+//! the archive, and what is missing is queued as [`conversation.discovered`](crate::event::Discovery): the same queue, the same
+//! worker, the same retries as a webhook's.
+//!
+//! * There is no database: the archive is the ledger, and one listing a day ([`Archive::day`](crate::archive::Archive::day))
+//!   tells what it holds. A pass can end anywhere and the next one knows as much.
+//! * A call is left alone until it has been over for `settle`, so that its webhook comes first.
+//! * A conversation is queued once: the queue knows a second finding for a duplicate, and a worker that is given one that is
+//!   archived by then does not fetch it.
+//! * Of several replicas one reconciles ([`Archive::lease`](crate::archive::Archive::lease)): twice would be harmless and a
+//!   waste. It is a lease in the archive and not a single active consumer of RabbitMQ's, because the embedded queue needs
+//!   it too (several processes, one folder), and because a pass is not triggered by a message.
+//!
+//! Memory: what is known of one or two days, some 50 bytes for each conversation, and a page's few fields.
 
-use std::time::Duration;
+mod audit;
+mod config;
+mod pass;
+mod service;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-/// `[reconcile]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ReconcileConfig {
-    /// How often PolyAI's list is compared with the archive.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub every: Duration,
-    /// How far back.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub lookback: Duration,
-    /// How long after its end a call is left alone.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub settle: Duration,
-}
-
-impl Default for ReconcileConfig {
-    fn default() -> Self {
-        Self {
-            every: Duration::from_mins(15),
-            lookback: Duration::from_hours(24),
-            settle: Duration::from_mins(5),
-        }
-    }
-}
+pub use audit::{Audit, AuditError, Finding, Found, Report};
+pub use config::ReconcileConfig;
+pub use pass::{Pace, Pass, PassError, Tally};
+pub use service::Service;

@@ -18,7 +18,7 @@ use crate::{
         Audio, Committed, Draft, Facts, Handoff, Location, MANIFEST, Manifest, Provenance, ServedBy, Stored,
         Trigger,
     },
-    event::{self, CONVERSATION_DISCOVERED, Event},
+    event::{self, By, CONVERSATION_DISCOVERED, Discovery, Event},
     polyai::{Advice, Api, ApiError, Conversation, ErrorKind, Project, Summary},
     queue::{Announced, Message},
 };
@@ -48,6 +48,8 @@ pub struct Request {
     pub traceparent: Option<String>,
     /// Archive conversations of any environment, not only of the configured ones.
     pub any_environment: bool,
+    /// What reconciliation or a command knows of it.
+    pub discovery: Option<Discovery>,
 }
 
 /// How a try ended well.
@@ -55,6 +57,8 @@ pub struct Request {
 pub enum Done {
     /// Archived (now, or before) and announced.
     Archived(Box<Archived>),
+    /// It was found missing, but is in the archive by now: not fetched.
+    Known,
     /// Of an environment nobody wants.
     Skipped,
 }
@@ -77,6 +81,7 @@ impl Done {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Archived(archived) => archived.outcome,
+            Self::Known => "known",
             Self::Skipped => "skipped",
         }
     }
@@ -97,16 +102,27 @@ impl Request {
             ));
         };
         let discovered = message.kind.starts_with(CONVERSATION_DISCOVERED);
+        let discovery = if discovered { Discovery::read(&message.body) } else { None };
         Ok(Some(Self {
             conversation_id,
             account_id: event.account_id,
             project_id: event.project_id,
-            trigger: if discovered { Trigger::Reconcile } else { Trigger::Webhook },
+            trigger: match &discovery {
+                Some(Discovery { by: By::Command, .. }) => Trigger::Command,
+                _ if discovered => Trigger::Reconcile,
+                _ => Trigger::Webhook,
+            },
             event_id: Some(message.id.clone()),
             received_at: message.received_at,
             traceparent: message.traceparent.clone(),
             any_environment: false,
+            discovery,
         }))
+    }
+
+    /// Whether everything is to be written again, whatever lies there.
+    pub(super) fn again(&self) -> bool {
+        self.discovery.as_ref().is_some_and(|discovery| discovery.again)
     }
 
     /// From when on a recording's time counts. A webhook comes right after the call; who asks for an old call
@@ -126,6 +142,9 @@ impl Inner {
         request: &Request,
         slot: Option<&Slot>,
     ) -> Result<Done, Failure> {
+        if self.is_known(request).await? {
+            return Ok(Done::Known);
+        }
         let (project, conversation) = self.fetch(request, slot).await?;
         let Conversation { summary, .. } = &conversation;
         let environment = summary.environment.as_deref().unwrap_or(event::UNKNOWN);
@@ -142,7 +161,7 @@ impl Inner {
         let started_at = summary.started_at.unwrap_or(request.received_at);
         let location =
             Location::new(project.account_id(), project.project_id(), &request.conversation_id, started_at);
-        let stored = self.archive.read(&location).await?;
+        let stored = self.archive.read(&location).await?.filter(|_| !request.again());
         let recordings =
             self.recordings(request, slot, project, &conversation, &location, stored.as_ref()).await?;
         let committed = match recordings {
@@ -166,6 +185,20 @@ impl Inner {
             manifest,
             urls,
         })))
+    }
+
+    /// Whether a conversation that was found missing is archived by now: its webhook was late, or it was found twice.
+    async fn is_known(&self, request: &Request) -> Result<bool, Failure> {
+        let Some(Discovery { started_at: Some(started_at), again: false, .. }) = request.discovery else {
+            return Ok(false);
+        };
+        let candidates =
+            self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
+        let [project] = candidates[..] else { return Ok(false) };
+        let location =
+            Location::new(project.account_id(), project.project_id(), &request.conversation_id, started_at);
+        let stored = self.archive.read(&location).await?;
+        Ok(stored.is_some_and(|stored| stored.intact() && stored.is_final()))
     }
 
     /// Asks the project the event names; where it names none of several, all of them (the quickstart's events
@@ -307,6 +340,7 @@ fn draft(
         fetched_at: conversation.fetched_at,
         audio,
         warnings,
+        again: request.again(),
     }
 }
 

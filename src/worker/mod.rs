@@ -69,7 +69,7 @@ struct Inner {
     config: WorkerConfig,
     ladder: Ladder,
     queue: Arc<dyn Queue>,
-    polyai: PolyAi,
+    polyai: Arc<PolyAi>,
     archive: Archive,
     clock: Clock,
 }
@@ -80,7 +80,7 @@ impl Worker {
         config: WorkerConfig,
         ladder: Ladder,
         queue: Arc<dyn Queue>,
-        polyai: PolyAi,
+        polyai: Arc<PolyAi>,
         archive: Archive,
         clock: Clock,
     ) -> Self {
@@ -120,11 +120,6 @@ impl Worker {
     /// Fetches, archives and announces one conversation now, outside the queue.
     pub async fn archive_now(&self, request: &Request) -> Result<Done, Failure> {
         self.inner.archive_and_announce(request, None).await
-    }
-
-    /// The configured projects.
-    pub fn polyai(&self) -> &PolyAi {
-        &self.inner.polyai
     }
 }
 

@@ -208,6 +208,7 @@ fn draft(turns: u64, audio: AudioStatus) -> Draft {
         fetched_at: "2026-11-22T10:05:01Z".parse().unwrap(),
         audio: Audio { status: audio, redacted: false },
         warnings: Vec::new(),
+        again: false,
     }
 }
 

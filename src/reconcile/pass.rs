@@ -1,0 +1,285 @@
+//! One pass over a project's conversations: listed, looked up, queued where they are missing.
+
+use std::{collections::VecDeque, ops::Range, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use governor::DefaultDirectRateLimiter;
+use jiff::{Timestamp, civil::Date, tz::Offset};
+use thiserror::Error;
+
+use crate::{
+    archive::{Archive, ArchiveError, Day, Location},
+    clock::Clock,
+    event::{self, By, CONVERSATION_DISCOVERED, DedupKey, Discovery},
+    polyai::{ApiError, ListQuery, Listed, PolyAi, Project},
+    queue::{Lane, Message, Published, Queue, QueueError},
+};
+
+/// Days of the archive that are known at a time. A list is about in order, so two would do.
+const DAYS: usize = 3;
+/// Found conversations are queued by so many at a time.
+const BATCH: usize = 32;
+/// How often a full queue is looked at again.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How fast conversations are queued.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// So many a second; no bound where absent.
+    pub rate: Option<DefaultDirectRateLimiter>,
+    /// Only while no more than so many jobs wait, so that what comes by webhook does not wait behind a month of old calls.
+    pub ahead: Option<u64>,
+}
+
+/// What compares, and what it compares with.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    /// Whose list.
+    pub polyai: &'a PolyAi,
+    /// The ledger.
+    pub archive: &'a Archive,
+    /// Where missing conversations are queued; nowhere in a dry run.
+    pub queue: Option<&'a dyn Queue>,
+    /// Says what is over.
+    pub clock: &'a Clock,
+    /// Calls that ended less than this ago are left alone.
+    pub settle: Duration,
+    /// Which environments are wanted.
+    pub environments: &'a [String],
+    /// Who asks.
+    pub by: By,
+    /// How fast.
+    pub pace: &'a Pace,
+}
+
+/// What a pass has found so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// Conversations that PolyAI has.
+    pub listed: u64,
+    /// Of these, in the archive.
+    pub archived: u64,
+    /// Not in the archive, though over for long enough.
+    pub missing: u64,
+    /// In the archive, but fetched before they were over.
+    pub outdated: u64,
+    /// Still going on, or over only just now.
+    pub unsettled: u64,
+    /// Missing ones that were queued now.
+    pub queued: u64,
+    /// Missing ones that the queue has, or has had not long ago.
+    pub queued_before: u64,
+    /// Entries of the list that name no conversation.
+    pub unreadable: u64,
+}
+
+impl Tally {
+    /// Adds another project's.
+    pub fn add(&mut self, other: &Self) {
+        let Self { listed, archived, missing, outdated, unsettled, queued, queued_before, unreadable } =
+            other;
+        self.listed += listed;
+        self.archived += archived;
+        self.missing += missing;
+        self.outdated += outdated;
+        self.unsettled += unsettled;
+        self.queued += queued;
+        self.queued_before += queued_before;
+        self.unreadable += unreadable;
+    }
+}
+
+/// Why a pass did not come to its end. What it has queued stays queued.
+#[derive(Debug, Error)]
+pub enum PassError {
+    /// PolyAI does not list.
+    #[error("the conversations cannot be listed: {0}")]
+    Api(#[from] ApiError),
+    /// The archive does not say what it holds.
+    #[error("the archive cannot be listed: {0}")]
+    Archive(#[from] ArchiveError),
+    /// Nothing can be queued.
+    #[error("nothing can be queued: {0}")]
+    Queue(#[from] QueueError),
+}
+
+impl Pass<'_> {
+    /// Compares what started within `started`, newest first. `seen` is told of the progress: what was found, and the
+    /// moment down to which everything is compared, about.
+    pub async fn project(
+        &self,
+        project: &Project,
+        started: Range<Timestamp>,
+        mut seen: impl FnMut(&Tally, Timestamp),
+    ) -> Result<Tally, PassError> {
+        let query = ListQuery { started, environments: self.environments.to_vec() };
+        let mut list = self.polyai.list(project, query);
+        let mut ledger = Ledger { archive: self.archive, project, days: VecDeque::new() };
+        let mut tally = Tally::default();
+        let mut found = Vec::with_capacity(BATCH);
+        loop {
+            let next = list.next().await?;
+            tally.unreadable = list.unreadable();
+            let over = next.is_none();
+            if let Some(listed) = next {
+                tally.listed += 1;
+                if let Some(discovery) = self.compare(&listed, project, &mut ledger, &mut tally).await? {
+                    found.push(discovery);
+                }
+            }
+            if found.len() == BATCH || over {
+                self.queue_all(&mut found, &mut tally).await?;
+            }
+            seen(&tally, list.reached());
+            if over {
+                return Ok(tally);
+            }
+        }
+    }
+
+    /// What is to be queued, if anything.
+    async fn compare(
+        &self,
+        listed: &Listed,
+        project: &Project,
+        ledger: &mut Ledger<'_>,
+        tally: &mut Tally,
+    ) -> Result<Option<Discovery>, PassError> {
+        let over = listed.ended_at.or(listed.started_at).unwrap_or(Timestamp::MIN);
+        let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
+        if listed.in_progress || over > settled {
+            tally.unsettled += 1;
+            return Ok(None);
+        }
+        let location = listed
+            .started_at
+            .map(|at| Location::new(project.account_id(), project.project_id(), &listed.id, at));
+        match ledger.state(location.as_ref(), listed).await? {
+            State::Archived => {
+                tally.archived += 1;
+                return Ok(None);
+            }
+            State::Outdated => tally.outdated += 1,
+            State::Missing => tally.missing += 1,
+        }
+        Ok(Some(Discovery {
+            conversation_id: listed.id.clone(),
+            account_id: project.account_id().to_owned(),
+            project_id: project.project_id().to_owned(),
+            environment: listed.environment.clone(),
+            started_at: listed.started_at,
+            ended_at: listed.ended_at,
+            by: self.by,
+            again: false,
+        }))
+    }
+
+    async fn queue_all(&self, found: &mut Vec<Discovery>, tally: &mut Tally) -> Result<(), PassError> {
+        let Some(queue) = self.queue else {
+            found.clear();
+            return Ok(());
+        };
+        if found.is_empty() {
+            return Ok(());
+        }
+        if let Some(ahead) = self.pace.ahead {
+            while waiting(queue).await? > ahead {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        let mut queued = stream::iter(found.drain(..))
+            .map(async |discovery| {
+                if let Some(rate) = &self.pace.rate {
+                    rate.until_ready().await;
+                }
+                publish(queue, &discovery, self.clock).await
+            })
+            .buffer_unordered(BATCH);
+        while let Some(published) = queued.next().await {
+            match published? {
+                Published::New => tally.queued += 1,
+                Published::Duplicate => tally.queued_before += 1,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a discovery a job.
+pub(super) async fn publish(
+    queue: &dyn Queue,
+    discovery: &Discovery,
+    clock: &Clock,
+) -> Result<Published, QueueError> {
+    let body = discovery.body().map_err(|error| QueueError::Refused(error.to_string()))?;
+    let id = discovery.id();
+    queue
+        .publish(Message {
+            // Not the body: who found it makes no difference.
+            dedup: DedupKey::new(&id, b""),
+            id,
+            kind: CONVERSATION_DISCOVERED.to_owned(),
+            environment: discovery
+                .environment
+                .as_deref()
+                .map_or_else(|| event::UNKNOWN.to_owned(), event::environment_word),
+            received_at: clock.now(),
+            traceparent: None,
+            content_type: "application/json".to_owned(),
+            body: body.into(),
+        })
+        .await
+}
+
+/// How many jobs could be taken now.
+async fn waiting(queue: &dyn Queue) -> Result<u64, QueueError> {
+    let depths = queue.depths().await?;
+    Ok(depths.into_iter().filter(|(lane, _)| *lane == Lane::Fetch).map(|(_, depth)| depth).sum())
+}
+
+enum State {
+    Archived,
+    Outdated,
+    Missing,
+}
+
+/// The days of the archive that a pass is in.
+struct Ledger<'a> {
+    archive: &'a Archive,
+    project: &'a Project,
+    days: VecDeque<(Date, Day)>,
+}
+
+impl Ledger<'_> {
+    async fn state(&mut self, location: Option<&Location>, listed: &Listed) -> Result<State, ArchiveError> {
+        // Without a start there is no telling where it lies; the worker finds out.
+        let (Some(location), Some(started_at)) = (location, listed.started_at) else {
+            return Ok(State::Missing);
+        };
+        let Some(archived_at) = self.day(started_at).await?.archived_at(location) else {
+            return Ok(State::Missing);
+        };
+        // The store's clock may be slow, so this only raises the question.
+        if listed.ended_at.is_none_or(|ended_at| archived_at > ended_at) {
+            return Ok(State::Archived);
+        }
+        Ok(match self.archive.read(location).await? {
+            Some(stored) if stored.is_final() => State::Archived,
+            Some(_) => State::Outdated,
+            None => State::Missing,
+        })
+    }
+
+    async fn day(&mut self, started_at: Timestamp) -> Result<&Day, ArchiveError> {
+        let date = Offset::UTC.to_datetime(started_at).date();
+        if let Some(at) = self.days.iter().position(|(known, _)| *known == date) {
+            return Ok(&self.days[at].1);
+        }
+        if self.days.len() == DAYS {
+            self.days.pop_front();
+        }
+        let day = self.archive.day(self.project.account_id(), self.project.project_id(), date).await?;
+        self.days.push_back((date, day));
+        Ok(&self.days[self.days.len() - 1].1)
+    }
+}
