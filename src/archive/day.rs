@@ -84,8 +84,7 @@ impl Archive {
                 let Some(object) = object else { return folder.map(|folder| (Ok(folder), None)) };
                 let Some((name, file)) = place(&prefix, &object.location) else { continue };
                 let finished = folder.take_if(|folder: &mut Entry| folder.name != name);
-                let current =
-                    folder.get_or_insert_with(|| Entry { name, archived_at: None, objects: 0, bytes: 0 });
+                let current = folder.get_or_insert(Entry { name, archived_at: None, objects: 0, bytes: 0 });
                 current.objects += 1;
                 current.bytes += object.size;
                 if file == MANIFEST {

@@ -112,27 +112,25 @@ impl Archive {
         loop {
             let found = self.look(&key).await?;
             let note = found.as_ref().and_then(|found| found.content.note.as_deref());
-            let pause = match wanted(note) {
-                Err(pause) => pause,
-                Ok(()) => {
-                    let abandoned = |found: &Found| {
-                        let since =
-                            watched.as_ref().filter(|(version, _)| version.e_tag == found.version.e_tag);
-                        since.is_some_and(|(_, since)| since.elapsed() >= PATIENCE)
+            let pause = if let Err(pause) = wanted(note) {
+                pause
+            } else {
+                let abandoned = |found: &Found| {
+                    let since = watched.as_ref().filter(|(version, _)| version.e_tag == found.version.e_tag);
+                    since.is_some_and(|(_, since)| since.elapsed() >= PATIENCE)
+                };
+                if found.as_ref().is_none_or(|found| found.content.free || abandoned(found)) {
+                    let (content, mode) = match found {
+                        Some(Found { content, version }) => (content, PutMode::Update(version)),
+                        None => (Content::default(), PutMode::Create),
                     };
-                    if found.as_ref().is_none_or(|found| found.content.free || abandoned(found)) {
-                        let (content, mode) = match found {
-                            Some(Found { content, version }) => (content, PutMode::Update(version)),
-                            None => (Content::default(), PutMode::Create),
-                        };
-                        if let Some(lease) = self.take(&key, content, mode).await? {
-                            return Ok(lease);
-                        }
-                        watched = None;
-                        continue;
+                    if let Some(lease) = self.take(&key, content, mode).await? {
+                        return Ok(lease);
                     }
-                    LOOK
+                    watched = None;
+                    continue;
                 }
+                LOOK
             };
             let version = found.map(|found| found.version);
             watched = match (version, watched) {
@@ -196,10 +194,9 @@ impl Lease {
                     *version = now;
                     renewed = Instant::now();
                 }
-                Ok(None) => return,
                 // Others take it when they have seen nothing for the whole of it.
                 Err(_) if renewed.elapsed() < PATIENCE / 2 => {}
-                Err(_) => return,
+                Ok(None) | Err(_) => return,
             }
         }
     }

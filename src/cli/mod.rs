@@ -3,6 +3,8 @@
 //! Results go to standard output, logs and progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage, 78 bad configuration (`EX_CONFIG` of sysexits.h), found before any socket is bound.
 
+mod audit;
+mod backfill;
 mod config;
 mod dead;
 mod demo;
@@ -10,11 +12,13 @@ mod endpoint;
 mod fetch;
 mod healthcheck;
 pub mod output;
+mod reconcile;
 mod send;
 mod serve;
 mod simulate;
 mod spool;
 mod verify;
+mod when;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -50,6 +54,7 @@ Examples:
   polyhook config check --config polyhook.toml   find what is wrong before a deployment does
   polyhook run --config polyhook.toml            receiver and worker in one process
   polyhook fetch CA0123456789abcdef              archive one conversation now
+  polyhook backfill --last 30d                   archive what no webhook has brought
   polyhook dead list                             what could not be archived, and why
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.";
@@ -68,12 +73,14 @@ struct Global {
 enum Command {
     /// Show the whole path at work: simulator, receiver, worker, archive; needs no configuration
     Demo(demo::Args),
-    /// Run receiver and worker in one process
+    /// Run receiver, worker and reconciliation in one process
     Run,
     /// Run the receiver: verify deliveries and make them durable
     Receive,
-    /// Run the worker: fetch, archive and announce conversations
+    /// Run the worker: fetch, archive and announce conversations; reconciliation too
     Work,
+    /// Look for what no webhook has brought: compare PolyAI's list with the archive
+    Reconcile(reconcile::Args),
     /// Run a stand-in for PolyAI: its APIs, and signed deliveries with its retry policy
     Simulate(simulate::Args),
     /// Sign deliveries as PolyAI does and post them
@@ -82,6 +89,10 @@ enum Command {
     Verify(verify::Args),
     /// Fetch conversations by id and archive them now
     Fetch(fetch::Args),
+    /// Queue what the archive lacks of a past time
+    Backfill(backfill::Args),
+    /// Compare a day at PolyAI with the archive, in both directions
+    Audit(audit::Args),
     /// List dead letters, show why they are dead, replay or drop them
     #[command(subcommand)]
     Dead(dead::Command),
@@ -146,6 +157,9 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run => serve::run(&global, Roles::ALL).await,
         Command::Receive => serve::run(&global, Roles::RECEIVE).await,
         Command::Work => serve::run(&global, Roles::WORK).await,
+        Command::Reconcile(args) => reconcile::run(&global, args).await,
+        Command::Backfill(args) => backfill::run(&global, args).await,
+        Command::Audit(args) => audit::run(&global, args).await,
         Command::Simulate(args) => simulate::run(args).await,
         Command::Send(args) => send::run(&global, args).await,
         Command::Verify(args) => verify::run(&global, &args),

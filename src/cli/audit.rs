@@ -1,0 +1,138 @@
+//! `polyhook audit`: what PolyAI has of a day against what the archive holds.
+
+use indicatif::ProgressBar;
+use jiff::civil::Date;
+use serde_json::json;
+
+use super::{CliError, Global, backfill, output, when};
+use crate::{
+    app::{self, Ends},
+    clock::Clock,
+    config::{Config, Roles},
+    health::Health,
+    lifecycle::Lifecycle,
+    queue::Queue,
+    reconcile::{Audit, Found, Report},
+};
+
+/// Findings that are shown one by one.
+const SHOWN: usize = 50;
+
+/// Compare a day's conversations at PolyAI with the archive; exit code 1 if anything is missing or damaged.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  polyhook audit --date yesterday
+  polyhook audit --date 2026-11-02 --deep --json
+  polyhook audit --date 2026-11-02 --repair
+
+Found are: missing conversations, outdated ones (archived before they were over), incomplete ones (no manifest), damaged
+ones (objects that are gone or have another size; with --deep, another hash), and, which is no fault of the archive's, extra
+ones (PolyAI does not list them any more), hidden transcripts and absent recordings. The report is kept in the archive as
+audits/date=DATE.json.")]
+pub(super) struct Args {
+    /// The day of UTC on which the conversations started: a date, `today` or `yesterday`
+    #[arg(long, value_name = "DATE", default_value = "yesterday")]
+    date: String,
+    /// Only this project; may be repeated
+    #[arg(long = "project", value_name = "PROJECT_ID", alias = "project-id")]
+    projects: Vec<String>,
+    /// Read every byte and compare its hash with the manifest's
+    #[arg(long)]
+    deep: bool,
+    /// Queue what is missing, outdated or damaged to be fetched (again)
+    #[arg(long)]
+    repair: bool,
+    /// The report as one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let config = global.start_quietly(Roles::RECONCILE)?;
+    let (life, clock) = (Lifecycle::new(), Clock::System);
+    let date = when::day(&args.date, clock.now()).map_err(|why| CliError::Usage(format!("--date: {why}")))?;
+    let ends = Ends::open(&config, &clock)?;
+    if !args.repair {
+        return audit(&args, &ends, date, None, &config, &clock).await;
+    }
+    let queue = app::open_queue(&config, Roles::NONE, clock.clone(), &Health::default(), &life)?.queue;
+    let done = match super::wait_for(&*queue).await {
+        Ok(()) => audit(&args, &ends, date, Some(&*queue), &config, &clock).await,
+        Err(error) => Err(error),
+    };
+    life.drain();
+    queue.close().await;
+    life.wait().await;
+    done
+}
+
+async fn audit(
+    args: &Args,
+    ends: &Ends,
+    date: Date,
+    repair: Option<&dyn Queue>,
+    config: &Config,
+    clock: &Clock,
+) -> Result<(), CliError> {
+    let projects = backfill::projects(ends, &args.projects)?;
+    let audit = Audit {
+        polyai: &ends.polyai,
+        archive: &ends.archive,
+        clock,
+        settle: config.reconcile.settle,
+        environments: &config.worker.environments,
+        deep: args.deep,
+        repair,
+    };
+    let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let seen = |report: &Report| {
+        bar.set_message(format!("{} listed, {} archived", report.listed, report.archived));
+        bar.tick();
+    };
+    let report = audit.run(&projects, date, seen).await;
+    bar.finish_and_clear();
+    let report = report.map_err(|error| CliError::Failed(error.to_string()))?;
+    let part = (!args.projects.is_empty()).then(|| args.projects.join("+"));
+    let text = serde_json::to_vec_pretty(&report).map_err(|error| CliError::Failed(error.to_string()))?;
+    let kept = ends.archive.keep_audit(date, part.as_deref(), text).await;
+    if args.json {
+        output::json(&json!({ "report": report, "url": kept.as_ref().ok() }));
+    } else {
+        show(&report, kept.as_deref().ok());
+    }
+    kept.map_err(|error| CliError::Failed(format!("the report could not be kept in the archive: {error}")))?;
+    if report.complete { Ok(()) } else { Err(CliError::Said) }
+}
+
+fn show(report: &Report, url: Option<&str>) {
+    let Report { date, listed, unsettled, archived, objects, bytes, counts, queued, findings, .. } = report;
+    let verdict = if report.complete { output::good("complete") } else { output::bad("incomplete") };
+    let bytes = bytesize::ByteSize(*bytes);
+    output::line(format!(
+        "{verdict} {date}: {listed} conversations at PolyAI, {archived} archived ({objects} objects, {bytes})"
+    ));
+    if *unsettled > 0 {
+        output::line(format!("  {unsettled} are not over, or only just: left alone"));
+    }
+    for (what, count) in counts {
+        output::line(format!("  {count} {}", what.replace('_', " ")));
+    }
+    for Found { project_id, conversation_id, finding, detail } in findings.iter().take(SHOWN) {
+        let what = finding.as_str();
+        let what = if finding.is_wrong() { output::bad(what) } else { output::strong(what) };
+        let detail = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+        output::line(format!("{what} {conversation_id} {}{detail}", output::dim(project_id)));
+    }
+    if findings.len() > SHOWN {
+        output::line(format!("and {} more, see the report", findings.len() - SHOWN));
+    }
+    if *queued > 0 {
+        output::line(format!("{queued} queued for repair"));
+    } else if !report.complete {
+        output::line("repair it with: polyhook audit --repair --date ".to_owned() + &date.to_string());
+    }
+    if let Some(url) = url {
+        output::line(output::dim(url));
+    }
+}
