@@ -1,9 +1,9 @@
 //! Something that only one process at a time does, whichever machines they run on.
 //!
 //! In a folder a lease is a file lock, which ends with the process. In a bucket it is an object that its holder writes
-//! again every [`RENEWED`], each time on the condition that nobody else did. Others watch: one that has not changed for
-//! [`PATIENCE`] by their own clock has lost its holder, and the next takes it, on the same condition. Nobody's clock is
-//! compared with anybody else's.
+//! again and again, each time on the condition that nobody else did. Others watch: one that has not changed for all of the
+//! archive's patience (40 s) by their own clock has lost its holder, and the next takes it, on the same condition. Nobody's
+//! clock is compared with anybody else's.
 //!
 //! A lease carries a note from holder to holder. It is no fence: a process that slept through its lease finds out a
 //! moment later ([`Lease::lost`]). What is done under it has to be harmless when done twice.
@@ -21,12 +21,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{Archive, ArchiveError, conflicted, folder};
 
-/// How often a holder says that it is there.
-const RENEWED: Duration = Duration::from_secs(15);
-/// How long a silent holder is respected.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// How often others look.
-const LOOK: Duration = Duration::from_secs(5);
+/// Of the archive's patience: how often a holder says that it is there, and how often others look.
+const RENEWED: u32 = 4;
+const LOOK: u32 = 8;
 
 /// The object of a bucket, or the file of a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +92,7 @@ impl Archive {
                         Err(pause) => pause,
                     }
                 }
-                None => LOOK,
+                None => self.patience / LOOK,
             };
             sleep(pause).await;
         }
@@ -117,7 +114,7 @@ impl Archive {
             } else {
                 let abandoned = |found: &Found| {
                     let since = watched.as_ref().filter(|(version, _)| version.e_tag == found.version.e_tag);
-                    since.is_some_and(|(_, since)| since.elapsed() >= PATIENCE)
+                    since.is_some_and(|(_, since)| since.elapsed() >= self.patience)
                 };
                 if found.as_ref().is_none_or(|found| found.content.free || abandoned(found)) {
                     let (content, mode) = match found {
@@ -130,7 +127,7 @@ impl Archive {
                     watched = None;
                     continue;
                 }
-                LOOK
+                self.patience / LOOK
             };
             let version = found.map(|found| found.version);
             watched = match (version, watched) {
@@ -187,7 +184,7 @@ impl Lease {
         };
         let mut renewed = Instant::now();
         loop {
-            sleep(RENEWED).await;
+            sleep(self.archive.patience / RENEWED).await;
             self.content.renewals = self.content.renewals.wrapping_add(1);
             match self.archive.write(key, &self.content, PutMode::Update(version.clone())).await {
                 Ok(Some(now)) => {
@@ -195,7 +192,7 @@ impl Lease {
                     renewed = Instant::now();
                 }
                 // Others take it when they have seen nothing for the whole of it.
-                Err(_) if renewed.elapsed() < PATIENCE / 2 => {}
+                Err(_) if renewed.elapsed() < self.archive.patience / 2 => {}
                 Ok(None) | Err(_) => return,
             }
         }

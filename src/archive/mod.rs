@@ -135,8 +135,8 @@ impl Archive {
         })
     }
 
-    /// In a bucket: how long a commit that another worker began and does not finish is respected. All workers
-    /// of a bucket need the same; a commit itself may take three quarters of it.
+    /// In a bucket: how long a commit that another worker began and does not finish is respected, and a lease whose
+    /// holder is silent. All workers of a bucket need the same; a commit itself may take three quarters of it.
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }

@@ -148,6 +148,7 @@ async fn work(
         settle: config.reconcile.settle,
         environments,
         by: By::Command,
+        asked_at: Some(clock.now()),
         pace: &pace,
     };
     let bar = bar(&started, projects.len(), args.json);

@@ -105,7 +105,7 @@ fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
                 output::line(format!("  {url}"));
             }
         }
-        Ok(done @ (Done::Skipped | Done::Known)) => output::line(format!("{} {id}", done.label())),
+        Ok(Done::Skipped) => output::line(format!("skipped {id}")),
         Err(failure) => {
             let Failure { reason, detail, status, correlation_id, .. } = failure;
             if json {

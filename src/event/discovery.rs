@@ -2,7 +2,7 @@
 //!
 //! Reconciliation, `backfill` and `audit` publish it where PolyAI's events go, so it takes the same way: to the fetch
 //! queue, and to whoever binds `conversation.discovered.#`. Its id is a hash of what was found, so the queue knows a
-//! second finding of the same conversation for a duplicate, whoever found it.
+//! second finding of the same thing for a duplicate; a person who asks again is not refused for it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,10 @@ pub struct Discovery {
     pub ended_at: Option<Timestamp>,
     /// Who asks.
     pub by: By,
+    /// Tells a finding from an earlier one of the same conversation: when the copy was archived that is not good enough, or
+    /// when the command was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Timestamp>,
     /// What lies in the archive is not good: fetch it, whatever lies there.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
@@ -69,14 +73,16 @@ impl Discovery {
         serde_json::to_vec(&Event { r#type: CONVERSATION_DISCOVERED, data: self })
     }
 
-    /// The event's id: the same for the same conversation that ended at the same time.
+    /// The event's id: the same for the same finding of the same conversation.
     pub fn id(&self) -> String {
         let mut hash = Sha256::new();
         for part in [&self.account_id, &self.project_id, &self.conversation_id] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        hash.update(self.ended_at.map(Timestamp::as_millisecond).unwrap_or_default().to_be_bytes());
+        for at in [self.ended_at, self.mark] {
+            hash.update(at.map(Timestamp::as_millisecond).unwrap_or_default().to_be_bytes());
+        }
         hash.update([u8::from(self.again)]);
         format!("discovered:{}", hex::encode(&hash.finalize()[..16]))
     }
@@ -111,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn one_conversation_has_one_id_whoever_finds_it() {
+    fn one_finding_has_one_id() {
         let found = discovery();
         assert_eq!(found.id(), Discovery { by: By::Command, environment: None, ..discovery() }.id());
         for other in [
@@ -119,6 +125,7 @@ mod tests {
             Discovery { account_id: "acmed".to_owned(), project_id: "esk".to_owned(), ..discovery() },
             Discovery { ended_at: None, ..discovery() },
             Discovery { again: true, ..discovery() },
+            Discovery { mark: discovery().started_at, ..discovery() },
         ] {
             assert_ne!(found.id(), other.id());
         }

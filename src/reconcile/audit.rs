@@ -233,6 +233,7 @@ impl Audit<'_> {
                     started_at: Some(started_at),
                     ended_at: listed.ended_at,
                     by: By::Command,
+                    mark: Some(report.audited_at),
                     again: false,
                 };
                 self.repair(&discovery, report).await?;
@@ -315,6 +316,7 @@ impl Audit<'_> {
                 started_at: Some(manifest.facts.started_at),
                 ended_at: manifest.facts.finished_at,
                 by: By::Command,
+                mark: Some(report.audited_at),
                 again: true,
             };
             self.repair(&discovery, report).await?;

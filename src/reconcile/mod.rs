@@ -9,8 +9,9 @@
 //! * There is no database: the archive is the ledger, and one listing a day ([`Archive::day`](crate::archive::Archive::day))
 //!   tells what it holds. A pass can end anywhere and the next one knows as much.
 //! * A call is left alone until it has been over for `settle`, so that its webhook comes first.
-//! * A conversation is queued once: the queue knows a second finding for a duplicate, and a worker that is given one that is
-//!   archived by then does not fetch it.
+//! * A conversation is fetched once: the queue knows a second finding by reconciliation for a duplicate (for
+//!   `queue.dedup_window`; until then it is not asked for again), and a worker that is given one that is archived by then,
+//!   because a webhook or another finding was faster, does not fetch it.
 //! * Of several replicas one reconciles ([`Archive::lease`](crate::archive::Archive::lease)): twice would be harmless and a
 //!   waste. It is a lease in the archive and not a single active consumer of RabbitMQ's, because the embedded queue needs
 //!   it too (several processes, one folder), and because a pass is not triggered by a message.

@@ -48,6 +48,8 @@ pub struct Pass<'a> {
     pub environments: &'a [String],
     /// Who asks.
     pub by: By,
+    /// When a person asked: what was queued before is queued again for them.
+    pub asked_at: Option<Timestamp>,
     /// How fast.
     pub pace: &'a Pace,
 }
@@ -154,14 +156,20 @@ impl Pass<'_> {
         let location = listed
             .started_at
             .map(|at| Location::new(project.account_id(), project.project_id(), &listed.id, at));
-        match ledger.state(location.as_ref(), listed).await? {
+        let archived_at = match ledger.state(location.as_ref(), listed).await? {
             State::Archived => {
                 tally.archived += 1;
                 return Ok(None);
             }
-            State::Outdated => tally.outdated += 1,
-            State::Missing => tally.missing += 1,
-        }
+            State::Outdated(archived_at) => {
+                tally.outdated += 1;
+                Some(archived_at)
+            }
+            State::Missing => {
+                tally.missing += 1;
+                None
+            }
+        };
         Ok(Some(Discovery {
             conversation_id: listed.id.clone(),
             account_id: project.account_id().to_owned(),
@@ -170,6 +178,7 @@ impl Pass<'_> {
             started_at: listed.started_at,
             ended_at: listed.ended_at,
             by: self.by,
+            mark: self.asked_at.or(archived_at),
             again: false,
         }))
     }
@@ -239,7 +248,8 @@ async fn waiting(queue: &dyn Queue) -> Result<u64, QueueError> {
 
 enum State {
     Archived,
-    Outdated,
+    /// Since when it lies there.
+    Outdated(Timestamp),
     Missing,
 }
 
@@ -265,7 +275,7 @@ impl Ledger<'_> {
         }
         Ok(match self.archive.read(location).await? {
             Some(stored) if stored.is_final() => State::Archived,
-            Some(_) => State::Outdated,
+            Some(_) => State::Outdated(archived_at),
             None => State::Missing,
         })
     }

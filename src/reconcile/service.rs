@@ -146,6 +146,7 @@ impl Service {
             settle: self.config.settle,
             environments: &self.environments,
             by: By::Reconcile,
+            asked_at: None,
             pace: &pace,
         };
         let mut passed = Passed { tally: Tally::default(), failures: Vec::new() };
@@ -154,9 +155,8 @@ impl Service {
             let result = pass
                 .project(project, start..now, |tally, _| {
                     counter!("polyhook_reconcile_listed_total").increment(tally.listed - last.listed);
-                    let found = tally.missing + tally.outdated;
-                    counter!("polyhook_reconcile_missing_total")
-                        .increment(found - last.missing - last.outdated);
+                    // Not what was found before and still waits.
+                    counter!("polyhook_reconcile_missing_total").increment(tally.queued - last.queued);
                     last = *tally;
                 })
                 .await;

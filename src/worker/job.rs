@@ -57,8 +57,6 @@ pub struct Request {
 pub enum Done {
     /// Archived (now, or before) and announced.
     Archived(Box<Archived>),
-    /// It was found missing, but is in the archive by now: not fetched.
-    Known,
     /// Of an environment nobody wants.
     Skipped,
 }
@@ -68,7 +66,7 @@ pub enum Done {
 pub struct Archived {
     /// PolyAI's id.
     pub conversation_id: String,
-    /// `archived`, `unchanged` or `stale`.
+    /// `archived`, `unchanged`, `stale`, or `known` where it was not even fetched.
     pub outcome: &'static str,
     /// What lies there now.
     pub manifest: Manifest,
@@ -81,7 +79,6 @@ impl Done {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Archived(archived) => archived.outcome,
-            Self::Known => "known",
             Self::Skipped => "skipped",
         }
     }
@@ -142,8 +139,8 @@ impl Inner {
         request: &Request,
         slot: Option<&Slot>,
     ) -> Result<Done, Failure> {
-        if self.is_known(request).await? {
-            return Ok(Done::Known);
+        if let Some((location, manifest)) = self.known(request).await? {
+            return self.done(request, "known", &location, manifest).await;
         }
         let (project, conversation) = self.fetch(request, slot).await?;
         let Conversation { summary, .. } = &conversation;
@@ -176,8 +173,18 @@ impl Inner {
             Committed::Unchanged(_) => "unchanged",
             Committed::Stale(_) => "stale",
         };
-        let manifest = committed.into_manifest();
-        let urls = self.urls(&location, &manifest)?;
+        self.done(request, outcome, &location, committed.into_manifest()).await
+    }
+
+    /// Announces what lies in the archive. Each time: whoever archived it may have died before it was announced.
+    async fn done(
+        &self,
+        request: &Request,
+        outcome: &'static str,
+        location: &Location,
+        manifest: Manifest,
+    ) -> Result<Done, Failure> {
+        let urls = self.urls(location, &manifest)?;
         self.announce(&manifest, urls.clone(), request.traceparent.clone()).await?;
         Ok(Done::Archived(Box::new(Archived {
             conversation_id: request.conversation_id.clone(),
@@ -187,18 +194,19 @@ impl Inner {
         })))
     }
 
-    /// Whether a conversation that was found missing is archived by now: its webhook was late, or it was found twice.
-    async fn is_known(&self, request: &Request) -> Result<bool, Failure> {
+    /// What lies in the archive of a conversation that was found missing: its webhook was late, or it was found twice.
+    async fn known(&self, request: &Request) -> Result<Option<(Location, Manifest)>, Failure> {
         let Some(Discovery { started_at: Some(started_at), again: false, .. }) = request.discovery else {
-            return Ok(false);
+            return Ok(None);
         };
         let candidates =
             self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
-        let [project] = candidates[..] else { return Ok(false) };
+        let [project] = candidates[..] else { return Ok(None) };
         let location =
             Location::new(project.account_id(), project.project_id(), &request.conversation_id, started_at);
-        let stored = self.archive.read(&location).await?;
-        Ok(stored.is_some_and(|stored| stored.intact() && stored.is_final()))
+        let stored =
+            self.archive.read(&location).await?.filter(|stored| stored.intact() && stored.is_final());
+        Ok(stored.map(|stored| (location, stored.manifest)))
     }
 
     /// Asks the project the event names; where it names none of several, all of them (the quickstart's events

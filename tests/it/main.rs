@@ -7,6 +7,7 @@
 )]
 
 mod archive;
+mod complete;
 mod faults;
 mod fuzz;
 mod layering;

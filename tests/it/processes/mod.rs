@@ -32,7 +32,7 @@ fn sha256(bytes: &[u8]) -> String {
 
 /// The manifests of an archive in a folder by conversation, after everything they name was found as they say.
 #[track_caller]
-fn sound_archive(folder: &Path) -> BTreeMap<String, Value> {
+pub(crate) fn sound_archive(folder: &Path) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
     for path in manifests(folder) {
         let manifest = read_json(&path);

@@ -1,0 +1,99 @@
+//! Backfill: what is missing of a past time, and no more; interrupted and run again.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::{RECENT, asked, site};
+use crate::support::{
+    process::{PolyAi, eventually, metric},
+    rabbit::{self, SHARED},
+};
+
+#[test]
+fn only_the_time_the_project_and_the_environment_that_were_asked_for() {
+    let polyai = PolyAi::start(&RECENT.replace("sandbox = 0.0", "sandbox = 0.5"), 400);
+    let site = site(&polyai, "settle = \"0s\"", "worker.environments = [\"live\", \"sandbox\"]");
+    let tally = |arguments: &[&str]| {
+        let finished = site.polyhook([&["backfill", "--dry-run", "--json"], arguments].concat()).run();
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        super::json(&finished.stdout)["tally"].clone()
+    };
+    let day = tally(&["--last", "24h"]);
+    assert!((143..=145).contains(&day["missing"].as_u64().unwrap()), "{day}");
+    let live = tally(&["--last", "24h", "--environment", "live"]);
+    let sandbox = tally(&["--last", "24h", "--environment", "sandbox"]);
+    let sum = live["missing"].as_u64().unwrap() + sandbox["missing"].as_u64().unwrap();
+    assert!(day["missing"].as_u64().unwrap().abs_diff(sum) <= 1 && live["missing"] != sandbox["missing"]);
+    assert_eq!(tally(&["--from", "2020-01-01", "--to", "2020-01-31"])["listed"], 0);
+    assert!(site.manifests().is_empty());
+
+    for (arguments, said) in [
+        (&["--last", "1d", "--project", "nobody"][..], "there is no project"),
+        (&["--last", "1d", "--environment", "pre-release"], "worker.environments"),
+        (&["--from", "2026-11-02", "--to", "2026-11-01"], "no time between"),
+        (&["--from", "soon"], "write a date"),
+        (&["--last", "0s"], "more than nothing"),
+        (&[], "--from"),
+    ] {
+        let refused = site.polyhook([&["backfill"], arguments].concat()).run();
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains(said), "{refused:?}");
+    }
+}
+
+/// Killed again and again, with a worker that fetches meanwhile, on RabbitMQ: at the end all is archived, and what was
+/// archived was not fetched again.
+#[test]
+fn a_killed_backfill_goes_on_without_repeating_what_is_archived() {
+    const CALLS: usize = 800;
+    let polyai = PolyAi::start(RECENT, CALLS);
+    let prefix = rabbit::prefix();
+    let queue = format!("queue = {{ url = \"{}\", prefix = \"{prefix}\" }}", SHARED.url());
+    let site = site(&polyai, "every = \"0s\", settle = \"0s\"", &queue);
+    let mut worker = site.polyhook(["work"]).private("guest:guest").start();
+    let admin = worker.ready();
+    let backfill = |more: &[&str]| {
+        site.polyhook([&["backfill", "--last", "7d", "--ahead", "50"], more].concat()).private("guest:guest")
+    };
+    for kill in 1..=3 {
+        let mut run = backfill(&[]).start();
+        eventually("under way", || site.manifests().len() > kill * 100);
+        run.signal(Signal::SIGKILL);
+        run.wait(Duration::from_secs(10));
+    }
+    let last = backfill(&["--json"]).run();
+    assert_eq!(last.code, Some(0), "{last:?}");
+    let tally = &super::json(&last.stdout)["tally"];
+    assert!(tally["archived"].as_u64().unwrap() > 300, "{tally}");
+    eventually("complete", || site.manifests().len() == CALLS);
+    eventually("idle", || metric(admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0);
+    // What waited in the queue when its run was killed was queued again; a worker that found it archived did not fetch it.
+    let known = metric(admin, "polyhook_jobs_total{outcome=\"known\"}");
+    let fetched = asked(&polyai, "v3_conversation");
+    assert!(fetched <= CALLS as u64 + 8, "fetched {fetched}, known {known}: at most what was in hand, twice");
+    let nothing = backfill(&["--json"]).run();
+    assert_eq!(super::json(&nothing.stdout)["tally"]["missing"], 0);
+    worker.stop();
+}
+
+/// What webhooks bring does not wait behind a month of old calls.
+#[test]
+fn never_more_jobs_wait_than_were_allowed() {
+    let polyai = PolyAi::start(RECENT, 300);
+    let site = site(&polyai, "every = \"0s\", settle = \"0s\"", "");
+    let mut run = site.polyhook(["backfill", "--last", "7d", "--ahead", "40"]).start();
+    let mut receiver = site.polyhook(["receive"]).start();
+    let admin = receiver.ready();
+    let depth = || metric(admin, "polyhook_queue_depth{queue=\"fetch\"}");
+    eventually("as many as allowed", || depth() > 40);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(depth() <= 40 + 32, "{}", depth());
+    assert!(run.is_running(), "it waits for a worker");
+    run.signal(Signal::SIGINT);
+    assert_eq!(run.wait(Duration::from_secs(10)).code(), Some(1));
+    assert!(run.stderr().join(" ").contains("goes on where this one stopped"), "{:?}", run.stderr());
+    receiver.stop();
+    let _ = json!(null);
+}
