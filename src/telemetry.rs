@@ -101,6 +101,12 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     describe_counter!("polyhook_archive_bytes_total", "Bytes written to the archive, by kind");
     describe_counter!("polyhook_dead_letters_total", "Jobs that ended as dead letters, by reason");
     describe_counter!("polyhook_announcements_total", "Announcements, by outcome");
+    describe_counter!("polyhook_reconcile_listed_total", "Conversations that reconciliation has compared");
+    describe_counter!("polyhook_reconcile_missing_total", "Conversations that reconciliation has queued");
+    describe_gauge!(
+        "polyhook_reconcile_last_success_timestamp_seconds",
+        "When a pass over all projects last came to its end"
+    );
     gauge!("polyhook_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }
