@@ -23,7 +23,7 @@ pub use config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig};
 pub use conversation::{Handoff, Summary};
 pub use error::{Advice, ApiError, ErrorKind};
 pub use region::{Hosts, Region};
-pub use webhooks::{Endpoint, Webhooks, WebhooksError};
+pub use webhooks::{Created, Endpoint, Wanted, Webhooks, WebhooksError};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
