@@ -8,7 +8,8 @@
 //! 3. PolyAI makes the endpoint.
 //! 4. The secret is put first into the file, and then anything is printed.
 //!
-//! A kill before 3 costs nothing. One between 3 and 4 leaves an endpoint whose secret nobody knows: delete it.
+//! A kill before 3 costs nothing. One between 3 and 4 leaves an endpoint whose secret nobody knows:
+//! `rotate-secret` gives it another one, and loses no delivery before the window is over.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -118,7 +119,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
     let store = Store::open(path).map_err(unreadable)?;
     let there = store.read().map_err(unreadable)?;
     let mode = store.mode();
-    let read_by_receivers = there.is_some() && !args.disabled;
+    let is_new = there.is_none();
+    let read_by_receivers = !is_new && !args.disabled;
     // A new file begins as what the receivers have now.
     let before = there.unwrap_or_else(|| config.signature.file_secrets.clone());
     let creation = Creation { args, store: &store, before, clock: Clock::System };
@@ -136,7 +138,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
         Err(error) => {
             return Err(CliError::Failed(format!(
                 "{error}. PolyAI may have created the endpoint all the same, and its secret is lost with the answer: look \
-                 with `polyhook endpoint list`, delete it, and create it again"
+                 with `polyhook endpoint list`, and if it is there, `polyhook endpoint rotate-secret` gives it another one"
             )));
         }
     };
@@ -144,6 +146,9 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
     notes.extend(std::mem::take(&mut done.notes));
     notes.extend(safe::mode_note(mode, store.mode()));
     notes.extend(safe::link_note(path));
+    if is_new {
+        notes.push("the file is new: a receiver reads it from its next start on".to_owned());
+    }
     if config.signature.secrets_file.as_deref() != Some(path) {
         notes.push(format!(
             "by this configuration no receiver reads {}: set signature.secrets_file, or put its content where they read",
@@ -336,7 +341,7 @@ fn show(done: &Done<'_>, json: bool) {
     output::line(format!("{} {}", output::good("created"), done.endpoint_id));
     list::fields(done.endpoint);
     output::line(format!(
-        "  its secret is the first in {}; receivers read it within seconds",
+        "  its secret is the first in {}, which receivers read again every second",
         done.secrets_file
     ));
     if let Some(until) = done.window_until {

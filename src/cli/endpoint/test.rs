@@ -208,7 +208,7 @@ fn show(report: &Report<'_>, json: bool) {
     }
     let id = report.endpoint_id.map(|id| format!("{id} ")).unwrap_or_default();
     output::line(output::strong(format!("{id}{}", report.url)));
-    for check in &report.checks {
+    for (index, check) in report.checks.iter().enumerate() {
         let Check { secret, secret_of, form, status, latency_ms, finding, .. } = check;
         let what = match (secret, form) {
             (Some(secret), Some(form)) => {
@@ -221,7 +221,9 @@ fn show(report: &Report<'_>, json: bool) {
         let status = status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
         let status = if finding.ok { output::good(status) } else { output::bad(status) };
         output::line(format!("  {what}: {status} after {latency_ms} ms, {}", finding.meaning));
-        if let Some(next) = &finding.next {
+        // What is to be done about several is said once, after the last.
+        let again = report.checks.get(index + 1).is_some_and(|check| check.finding.next == finding.next);
+        if let Some(next) = finding.next.as_ref().filter(|_| !again) {
             output::line(format!("      next: {next}"));
         }
     }

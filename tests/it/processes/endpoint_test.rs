@@ -37,8 +37,11 @@ fn problems(site: &Site, url: &str) -> Vec<Option<String>> {
     checks.iter().map(|check| check["problem"].as_str().map(str::to_owned)).collect()
 }
 
+/// From the head of a request to the answer.
+type Says = fn(&str) -> &'static str;
+
 /// Whoever else may answer: each request with what `answer` says to its head. It ends with the process.
-fn somebody(answer: fn(&str) -> &'static str) -> SocketAddr {
+fn somebody(answer: Says) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -135,7 +138,7 @@ fn a_receiver_that_is_not_as_configured_here_is_found_out() {
 fn whoever_else_answers_is_told_from_a_receiver() {
     let polyai = PolyAi::start(PolyAi::CHATS, 1);
     let site = Site::new(&polyai.access, "signature.scheme = \"timestamped\"");
-    let answers: [(fn(&str) -> &'static str, &str, &str); 7] = [
+    let answers: [(Says, &str, &str); 7] = [
         (
             |_| "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
             "not_polyhook",

@@ -115,7 +115,7 @@ fn receivers_ask_again_until_they_know_the_new_secret() {
     fault(&polyai, "endpoint_create", &json!({ "drip": { "bytes": 20, "pause": "100ms" } }));
     let mut creating = create(&site, &["--json"]).start();
     eventually("created", || requests(&polyai, "endpoint_create", "201") == 1);
-    assert_eq!(in_file(&site), [site.secret.clone()], "the answer is still on its way");
+    assert_eq!(in_file(&site), [&*site.secret], "the answer is still on its way");
     assert_eq!(status("whsec_nobody-knows-this-one"), Some(503), "PolyAI would lose it at a 401");
     assert_eq!(creating.wait(crate::support::process::PATIENCE).code(), Some(0), "{:?}", creating.stderr());
     let [new, old] = <[String; 2]>::try_from(in_file(&site)).unwrap();
@@ -132,6 +132,27 @@ fn receivers_ask_again_until_they_know_the_new_secret() {
     let said = create(&site, &["--another"]).run().expect(1);
     says(&said, &["may not manage", "Nothing was created", "correlation id"]);
     assert_eq!(secrets(&site), before);
+}
+
+#[test]
+fn a_kill_before_the_secret_is_written_costs_a_rotation_and_no_delivery() {
+    let (polyai, site) = world("");
+    site.write("secrets", &format!("{}\n", site.secret));
+    let mut run = receiver(&site);
+    let status = |secret: &str| deliver(run.receiver(), secret, "evt-probe", b"{}");
+    fault(&polyai, "endpoint_create", &json!({ "drip": { "bytes": 1, "pause": "1s" } }));
+    let mut creating = create(&site, &[]).start();
+    eventually("created", || requests(&polyai, "endpoint_create", "201") == 1);
+    creating.kill();
+    assert_eq!(in_file(&site), [&*site.secret]);
+    assert_eq!(status("whsec_nobody-knows-this-one"), Some(503), "PolyAI tries again");
+    let said = create(&site, &[]).run().expect(1);
+    says(&said, &["delivers to this URL already", "endpoint rotate-secret whe_"]);
+    endpoint(&site, &["rotate-secret", "--wait", "0s"]).run().expect(0);
+    let secrets = in_file(&site);
+    assert_eq!((secrets.len(), &secrets[1]), (2, &site.secret));
+    eventually("in force", || status(&secrets[0]) == Some(204));
+    run.stop();
 }
 
 #[test]
@@ -169,7 +190,7 @@ fn a_secret_that_cannot_be_written_after_all_is_rescued() {
     // An answer that breaks off is no answer: nobody knows that secret.
     fault(&polyai, "endpoint_create", &json!({ "truncate": 5 }));
     let said = create(&site, &["--another"]).run().expect(1);
-    says(&said, &["may have created", "delete it"]);
+    says(&said, &["may have created", "endpoint rotate-secret"]);
 }
 
 #[test]
