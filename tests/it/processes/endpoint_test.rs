@@ -194,6 +194,30 @@ fn whoever_else_answers_is_told_from_a_receiver() {
 }
 
 #[test]
+fn the_endpoints_own_headers_are_sent_along() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "");
+    let firewall = somebody(|head| {
+        if !head.contains("x-firewall: token-of-a-firewall") {
+            "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        } else if head.contains("x-polyai-signature") {
+            "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+        } else {
+            "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        }
+    });
+    let url = format!("http://{firewall}/");
+    let body = json!({
+        "name": "n", "url": url, "event_types": ["conversation.completed"],
+        "headers": { "X-Firewall": "token-of-a-firewall" },
+    });
+    polyai.api("POST", "/v1/webhook-endpoints", &body);
+    test(&site, &[]).private("token-of-a-firewall").run().expect(0);
+    let said = test(&site, &["--url", &url]).run().expect(1);
+    assert!(said.stdout.contains("WAF"), "a URL alone has no headers: {}", said.stdout);
+}
+
+#[test]
 fn an_answer_after_polyais_time_is_none() {
     let polyai = PolyAi::start(PolyAi::CHATS, 1);
     let site = Site::new(&polyai.access, "");
