@@ -145,7 +145,13 @@ fn whoever_else_answers_is_told_from_a_receiver() {
             "takes_unsigned",
         ),
         (
-            |_| "HTTP/1.1 308 Permanent Redirect\r\nconnection: close\r\nlocation: https://elsewhere.example/\r\ncontent-length: 0\r\n\r\n",
+            |head| {
+                if head.starts_with("post /moved") {
+                    "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+                } else {
+                    "HTTP/1.1 308 Permanent Redirect\r\nconnection: close\r\nlocation: /moved\r\ncontent-length: 0\r\n\r\n"
+                }
+            },
             "redirect",
             "redirect",
         ),
