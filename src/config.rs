@@ -123,6 +123,15 @@ impl Config {
         Ok(config)
     }
 
+    /// The same for a command that may have to make `signature.secrets_file` first.
+    pub fn load_before_secrets(sources: &Sources) -> Result<Self, Error> {
+        let mut config: Self = layers::merge(sources)?;
+        let to_come = config.signature.secrets_file.take_if(|path| !path.exists());
+        config.read_secret_files()?;
+        config.signature.secrets_file = to_come.or(config.signature.secrets_file);
+        Ok(config)
+    }
+
     /// Everything that stands in the way of `roles`, all at once.
     pub fn check(&self, roles: Roles) -> Result<(), Error> {
         let mut problems = Vec::new();

@@ -1,256 +1,88 @@
-//! `polyhook endpoint rotate-secret`: another signing secret, without losing a delivery.
+//! `polyhook endpoint`: the webhook endpoints registered with PolyAI, and their signing secrets.
 //!
-//! PolyAI forgets the old secret the moment it makes the new one, and from then until every receiver has read the
-//! new one it signs what they cannot explain. So, in this order, and each step leaves a file that works:
+//! A secret is shown once, when it is made. So whatever makes one (`create`, `rotate-secret`) first finds out
+//! that the file can be written which receivers read, tells receivers of what is to come, writes the secret
+//! before it prints anything, and puts it somewhere else rather than lose it.
 //!
-//! 1. A window is opened in the secrets file: receivers answer what they cannot explain 503, PolyAI tries again.
-//! 2. Time passes until all of them have read that.
-//! 3. PolyAI rotates.
-//! 4. The new secret is put first into the file; the old ones expire when PolyAI's last retry is over, the
-//!    window a few minutes from now.
-//!
-//! A kill before 3 costs nothing. One between 3 and 4 loses the new secret but no delivery, as long as the
-//! command is run again before the window of step 1 is over.
+//! What an endpoint sends along (`headers`) may be a key to an ingress: names are shown, values never.
 
+mod attributes;
+mod create;
+mod delete;
+mod list;
+mod rotate;
+mod safe;
 mod store;
+mod test;
+mod update;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
 
-use self::store::{Store, Written};
-use super::{CliError, Global, output};
+use super::{CliError, Global};
 use crate::{
     clock::Clock,
     config::Config,
     polyai::{Endpoint, ProjectConfig, Webhooks},
-    secret::Secret,
-    web::{Ending, LONGEST_WINDOW, SecretsFile},
 };
 
-/// How long the window stays open once the new secret is in the file.
+/// How long the window stays open once a new secret is in the file.
 const WINDOW_AFTER: Duration = Duration::from_mins(5);
 
 /// Manage the webhook endpoints registered with PolyAI.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    /// Register an endpoint and put its signing secret where receivers read it
+    Create(create::Args),
+    /// List the account's endpoints
+    List(list::ListArgs),
+    /// Show everything about an endpoint but what is secret
+    Show(list::ShowArgs),
+    /// Change an endpoint: what is given, and nothing else
+    Update(update::Args),
+    /// Delete an endpoint, and with it all deliveries to it
+    Delete(delete::Args),
     /// Give an endpoint another signing secret, without losing a delivery
-    RotateSecret(RotateArgs),
+    RotateSecret(rotate::Args),
+    /// Deliver to an endpoint's public URL as PolyAI does, and explain what comes back
+    Test(test::Args),
 }
 
-/// Give an endpoint another signing secret, without losing a delivery.
+/// Whose endpoints.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  polyhook endpoint rotate-secret
-  polyhook endpoint rotate-secret whe_9ZtRcXw3 --project acme-front-desk --json
-
-It writes the new secret where the receivers read it (mode 0600) and lets them ask PolyAI again for what comes in
-between. Run it as the user who owns that file. After a kill, run it again.")]
-pub(super) struct RotateArgs {
-    /// The endpoint (whe_…); the account's only one where absent
-    #[arg(value_name = "ENDPOINT_ID")]
-    endpoint: Option<String>,
+struct Account {
     /// The project whose key and account to use; the only configured one where absent
     #[arg(long, value_name = "PROJECT_ID", alias = "project-id")]
     project: Option<String>,
-    /// The file to write, instead of the configured one
-    #[arg(long, value_name = "FILE")]
-    secrets_file: Option<PathBuf>,
-    /// How long the old secrets stay valid; PolyAI's last retry is 5.5 h after a delivery
-    #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = humantime::parse_duration)]
-    keep_old: Duration,
-    /// How long a change of the file takes to reach every receiver (more on a network file system)
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration)]
-    wait: Duration,
-    /// Print the new secret too
-    #[arg(long)]
-    show_secret: bool,
-    /// One JSON object instead of text
-    #[arg(long)]
-    json: bool,
-}
-
-/// What was done.
-#[derive(Serialize)]
-struct Done<'a> {
-    endpoint_id: &'a str,
-    endpoint_url: &'a str,
-    secrets_file: String,
-    written: &'static str,
-    window_until: Timestamp,
-    old_until: Timestamp,
-    old_secrets: usize,
-    notes: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    signing_secret: Option<&'a str>,
 }
 
 pub(super) async fn run(global: &Global, command: Command) -> Result<(), CliError> {
     match command {
-        Command::RotateSecret(args) => rotate_secret(global, &args).await,
+        Command::Create(args) => create::run(global, &args).await,
+        Command::List(args) => list::list(global, &args).await,
+        Command::Show(args) => list::show(global, &args).await,
+        Command::Update(args) => update::run(global, &args).await,
+        Command::Delete(args) => delete::run(global, &args).await,
+        Command::RotateSecret(args) => rotate::run(global, &args).await,
+        Command::Test(args) => test::run(global, &args).await,
     }
 }
 
-async fn rotate_secret(global: &Global, args: &RotateArgs) -> Result<(), CliError> {
-    let config = global.load()?;
-    let clock = Clock::System;
-    let path = args.secrets_file.as_ref().or(config.signature.secrets_file.as_ref()).ok_or_else(|| {
-        CliError::Usage(
-            "there is no file to put the new secret into: set signature.secrets_file, which receivers read, or give \
-             --secrets-file"
-                .to_owned(),
-        )
-    })?;
-    let project = project(&config, args.project.as_deref())?;
-    let webhooks = Webhooks::new(&config.polyai, project, clock.clone())
-        .map_err(|error| CliError::Failed(error.to_string()))?;
-    let endpoints = webhooks.list().await.map_err(|error| CliError::Failed(error.to_string()))?;
-    let endpoint = endpoint(&endpoints, args.endpoint.as_deref())?;
-    // Another account's endpoints may sign for the same receivers.
-    let one_account = config.projects.iter().all(|other| other.account_id == project.account_id);
-
-    let rotation = Rotation { args, endpoint, only: one_account && endpoints.len() == 1, clock };
-    let unreadable =
-        |error: io::Error| CliError::Failed(format!("{}: {error}. Nothing was rotated", path.display()));
-    let store = Store::open(path).map_err(unreadable)?;
-    // A new file begins as what the receivers have now.
-    let before = store.read().map_err(unreadable)?.unwrap_or_else(|| config.signature.file_secrets.clone());
-    let mode = store.mode();
-
-    let open = rotation.open_window(&store, &before)?;
-    tokio::time::sleep(args.wait).await;
-    let secret = match webhooks.rotate_secret(endpoint).await {
-        Ok(secret) => secret,
-        Err(error) if error.is_certain() => {
-            // What cannot be taken back ends by itself.
-            let _ = store.write(&before);
-            return Err(CliError::Failed(format!("{error}. Nothing was rotated")));
-        }
-        Err(error) => {
-            return Err(CliError::Failed(format!(
-                "{error}. PolyAI may have rotated the secret all the same, so receivers ask again for what they cannot \
-                 verify until {open}: run this command again before then"
-            )));
-        }
-    };
-    let mut done = rotation.keep(&store, &before, &secret)?;
-    done.notes.extend(mode_note(mode, store.mode()));
-    if !config.signature.secrets.is_empty() {
-        done.notes.push(
-            "secrets given in the configuration itself (signature.secrets, POLYAI_WEBHOOK_SECRET) stay valid: remove \
-             them if one of them was the old one"
-                .to_owned(),
-        );
-    }
-    if path.is_symlink() {
-        done.notes.push(format!("{} is a link; what it leads to was written", path.display()));
-    }
-    show(&done, args.json);
-    Ok(())
+#[expect(clippy::needless_pass_by_value, reason = "it is for `map_err`")]
+fn failed(error: impl ToString) -> CliError {
+    CliError::Failed(error.to_string())
 }
 
-/// One rotation's decisions.
-struct Rotation<'a> {
-    args: &'a RotateArgs,
-    endpoint: &'a Endpoint,
-    /// Whether every secret that names no endpoint must be this one's.
-    only: bool,
-    clock: Clock,
+impl Account {
+    /// Its API.
+    fn webhooks(&self, config: &Config) -> Result<Webhooks, CliError> {
+        webhooks(config, project(config, self.project.as_deref())?)
+    }
 }
 
-impl<'a> Rotation<'a> {
-    fn after(&self, time: Duration) -> Timestamp {
-        let whole = Duration::from_secs(time.as_secs());
-        let now = Timestamp::from_second(self.clock.now().as_second()).unwrap_or_default();
-        now.checked_add(whole).unwrap_or(Timestamp::MAX)
-    }
-
-    /// Step 1, which also finds out whether the file can be written at all. Should this be the last step, the
-    /// window has to be open until somebody is back.
-    fn open_window(&self, store: &Store, before: &SecretsFile) -> Result<Timestamp, CliError> {
-        let until = self.after(self.args.keep_old.max(WINDOW_AFTER + self.args.wait).min(LONGEST_WINDOW));
-        let mut file = before.clone();
-        file.set_window(Some(until));
-        store.write(&file).map(|_| until).map_err(|error| {
-            CliError::Failed(format!(
-                "{}: {error}. Nothing was rotated, because the new secret could not be put where receivers read it. If \
-                 this is a Kubernetes Secret or another mount that is read-only: set signature.on_mismatch = \"retry\" on \
-                 the receivers, rotate with --secrets-file FILE, put FILE's content into the Secret, and set on_mismatch \
-                 back",
-                store.path().display()
-            ))
-        })
-    }
-
-    /// Step 4. The secret is in nobody else's hands, so it must not be lost here.
-    fn keep(&self, store: &Store, before: &SecretsFile, secret: &'a Secret) -> Result<Done<'a>, CliError> {
-        if !SecretsFile::can_hold(secret) {
-            let odd = io::Error::new(
-                io::ErrorKind::InvalidData,
-                "this secret is not one line of 16 characters or more",
-            );
-            return Err(self.rescue(store, secret, &odd));
-        }
-        let now = self.clock.now();
-        let old_until = self.after(self.args.keep_old);
-        let window_until = self.after(WINDOW_AFTER + self.args.wait);
-        // Somebody may have edited it meanwhile; if it is gone, what was there before will do.
-        let mut file = store.read().ok().flatten().unwrap_or_else(|| before.clone());
-        let Ending { expiring, unmarked } =
-            file.rotate(&self.endpoint.id, secret.clone(), self.only, old_until, now);
-        file.set_window(Some(window_until));
-        let written = store.write(&file).map_err(|error| self.rescue(store, secret, &error))?;
-        let mut notes = Vec::new();
-        if unmarked > 0 {
-            notes.push(format!(
-                "{unmarked} older secrets have no `# polyhook:endpoint=` line, and there are other endpoints they may \
-                 belong to, so they stay valid: delete this endpoint's after {old_until}"
-            ));
-        }
-        if written == Written::InPlace {
-            notes
-                .push("the file cannot be replaced (a mount of its own?), so it was written over".to_owned());
-        }
-        Ok(Done {
-            endpoint_id: &self.endpoint.id,
-            endpoint_url: &self.endpoint.url,
-            secrets_file: store.path().display().to_string(),
-            written: if written == Written::InPlace { "in_place" } else { "replaced" },
-            window_until,
-            old_until,
-            old_secrets: expiring,
-            notes,
-            signing_secret: self.args.show_secret.then(|| secret.expose()),
-        })
-    }
-
-    fn rescue(&self, store: &Store, secret: &Secret, error: &io::Error) -> CliError {
-        let folders = [
-            store.path().parent().unwrap_or(Path::new(".")).to_owned(),
-            PathBuf::from("."),
-            std::env::temp_dir(),
-        ];
-        let rescued = store::rescue(&folders, &self.endpoint.id, secret);
-        let place = if let Some(path) = &rescued {
-            format!("It is in {} (mode 0600)", path.canonicalize().as_ref().unwrap_or(path).display())
-        } else {
-            // Better read over somebody's shoulder than gone: PolyAI shows it to nobody again.
-            output::line(secret.expose());
-            "No file could be written, so it is on standard output".to_owned()
-        };
-        CliError::Failed(format!(
-            "{}: {error}. PolyAI has rotated the secret of {}, but the new one could not be written there. {place}: put it \
-             into that file as its first line at once; receivers know no other way to verify deliveries",
-            store.path().display(),
-            self.endpoint.id
-        ))
-    }
+fn webhooks(config: &Config, project: &ProjectConfig) -> Result<Webhooks, CliError> {
+    Webhooks::new(&config.polyai, project, Clock::System).map_err(failed)
 }
 
 fn project<'a>(config: &'a Config, wanted: Option<&str>) -> Result<&'a ProjectConfig, CliError> {
@@ -270,9 +102,9 @@ fn project<'a>(config: &'a Config, wanted: Option<&str>) -> Result<&'a ProjectCo
     }
 }
 
-fn endpoint<'a>(endpoints: &'a [Endpoint], wanted: Option<&str>) -> Result<&'a Endpoint, CliError> {
+fn find<'a>(endpoints: &'a [Endpoint], wanted: Option<&str>) -> Result<&'a Endpoint, CliError> {
     let listed = || {
-        let each = endpoints.iter().map(|one| format!("{} ({})", one.id, one.url));
+        let each = endpoints.iter().map(|one| format!("{} ({})", one.id, harmless(&one.url)));
         each.collect::<Vec<_>>().join(", ")
     };
     match (wanted, endpoints) {
@@ -287,31 +119,14 @@ fn endpoint<'a>(endpoints: &'a [Endpoint], wanted: Option<&str>) -> Result<&'a E
     }
 }
 
-fn mode_note(before: Option<u32>, after: Option<u32>) -> Option<String> {
-    let (before, after) = (before?, after?);
-    (before != after).then(|| {
-        format!(
-            "the file's mode was {before:04o} and is {after:04o}: receivers must run as its owner (or group)"
-        )
-    })
+/// So far from now, in whole seconds.
+fn after(clock: &Clock, time: Duration) -> Timestamp {
+    let whole = Duration::from_secs(time.as_secs());
+    let now = Timestamp::from_second(clock.now().as_second()).unwrap_or_default();
+    now.checked_add(whole).unwrap_or(Timestamp::MAX)
 }
 
-fn show(done: &Done<'_>, json: bool) {
-    if json {
-        output::json(done);
-        return;
-    }
-    let Done { endpoint_id, endpoint_url, secrets_file, window_until, old_until, old_secrets, .. } = done;
-    output::line(format!("{} {endpoint_id} ({endpoint_url})", output::good("rotated")));
-    output::line(format!(
-        "  the new secret is the first in {secrets_file}; receivers read it within seconds"
-    ));
-    output::line(format!("  old secrets: {old_secrets}, valid until {old_until}"));
-    output::line(format!("  what no secret explains is asked for again (503) until {window_until}"));
-    for note in &done.notes {
-        output::line(format!("  note: {note}"));
-    }
-    if let Some(secret) = done.signing_secret {
-        output::line(secret);
-    }
+/// What comes from outside must not move a terminal's cursor.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -185,6 +185,11 @@ impl Global {
         Config::load(&Sources::new(self.config.clone(), self.set.clone()))
     }
 
+    /// The same where the file of signing secrets may not be there yet.
+    fn load_before_secrets(&self) -> Result<Config, ConfigError> {
+        Config::load_before_secrets(&Sources::new(self.config.clone(), self.set.clone()))
+    }
+
     /// The same, checked, with logs set up as it says.
     fn start(&self, roles: Roles) -> Result<Config, CliError> {
         let config = self.load()?;

@@ -25,7 +25,7 @@ pub use conversation::{Handoff, Summary};
 pub use error::{Advice, ApiError, ErrorKind};
 pub use list::{ListQuery, Listed, Lister};
 pub use region::{Hosts, Region};
-pub use webhooks::{Endpoint, Webhooks, WebhooksError};
+pub use webhooks::{Created, Endpoint, Wanted, Webhooks, WebhooksError};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

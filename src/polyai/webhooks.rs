@@ -1,19 +1,33 @@
-//! The Webhooks API: the endpoints PolyAI delivers to (reference of August 2026, `/v1/webhook-endpoints` on the
-//! platform host).
+//! The Webhooks API: the endpoints PolyAI delivers to.
 //!
-//! A rotation is not like other requests: the old secret is worth nothing from the moment PolyAI has done it, and
-//! the new one is shown once. So an error says whether it can have happened ([`WebhooksError::is_certain`]).
+//! Two families of paths are in use on the platform host: `/v1/webhook-endpoints` of the reference (August 2026)
+//! and `/v1/webhooks/endpoints` of the quickstart (June 2026). [`Webhooks`] asks the first and, where the host
+//! does not know that path, the second; it remembers what worked. Of the second only creating is documented;
+//! the rest is asked for by analogy, and what is not there says so.
+//!
+//! Creating and rotating are not like other requests: the new secret is shown once, and a rotation makes the old
+//! one worthless at once. Neither is ever tried twice, and an error says whether it can have happened
+//! ([`WebhooksError::is_certain`]).
 
-use std::time::Duration;
+mod error;
+mod shape;
 
+use std::{sync::OnceLock, time::Duration};
+
+use bytes::Bytes;
 use http::{
-    HeaderValue, Method, StatusCode,
-    header::{ACCEPT, CONTENT_LENGTH},
+    HeaderValue, Method,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use thiserror::Error;
+use serde_json::Value;
 use url::Url;
 
+use self::shape::Family;
+pub use self::{
+    error::WebhooksError,
+    shape::{Endpoint, Wanted},
+};
 use super::{
     client::{read_some, read_whole},
     config::{ConfigError, PolyAiConfig, ProjectConfig},
@@ -23,7 +37,6 @@ use super::{
 };
 use crate::{clock::Clock, secret::Secret};
 
-const PATH: &str = "/v1/webhook-endpoints";
 /// An account has ten endpoints at most.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// For one request, from its beginning to the last byte of its answer.
@@ -35,72 +48,32 @@ pub struct Webhooks {
     http: reqwest::Client,
     base: Url,
     key: HeaderValue,
+    family: OnceLock<Family>,
     clock: Clock,
 }
 
-/// A registered endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Endpoint {
-    /// `whe_…`
-    pub id: String,
-    /// As its creator named it.
-    #[serde(default)]
-    pub name: String,
-    /// Where PolyAI delivers to.
-    pub url: String,
+/// A new endpoint and its secret, which is shown only here.
+#[derive(Debug)]
+pub struct Created {
+    /// As PolyAI registered it.
+    pub endpoint: Endpoint,
+    /// Signs what is delivered to it.
+    pub signing_secret: Secret,
 }
 
-/// A request to the Webhooks API that did not succeed.
-#[derive(Clone, Debug, Error)]
-#[error("{error}: {}{}", hint(error), correlation(error))]
-pub struct WebhooksError {
-    error: Described,
+/// One request, as it is in either family.
+struct Request<'a> {
+    method: Method,
+    /// Below the family's path.
+    below: String,
+    query: Option<(&'a str, &'a str)>,
+    wanted: Option<&'a Wanted>,
 }
 
-/// [`ApiError`] without what it says about conversations.
-#[derive(Clone, Debug, Error)]
-#[error("{}{}{}", .0.host, .0.status.map_or_else(|| " gave no answer".to_owned(), |status| format!(" answered {status}")), .0.code.as_deref().map(|code| format!(" {code}")).unwrap_or_default())]
-struct Described(ApiError);
-
-impl WebhooksError {
-    /// Whether PolyAI has refused the request for certain, so that nothing was changed by it.
-    pub fn is_certain(&self) -> bool {
-        matches!(self.error.0.status, Some(status) if (400..500).contains(&status) && status != 408)
+impl Request<'_> {
+    fn new(method: Method, below: String) -> Self {
+        Self { method, below, query: None, wanted: None }
     }
-}
-
-fn hint(error: &Described) -> &'static str {
-    match (error.0.status, error.0.kind) {
-        (Some(401), _) => {
-            "the API key is wrong, expired or of another region: put the right one into projects.data_api_key_file \
-             (or api_key_file), and check polyai.region"
-        }
-        (Some(403), _) => "the API key may not manage webhook endpoints: ask PolyAI for one that may",
-        (Some(404), _) => match error.0.code.as_deref() {
-            Some("WEBHOOKS_ENDPOINT_NOT_FOUND") => "the key's account has no such endpoint",
-            _ => "this host does not serve the Webhooks API: check polyai.platform_url and polyai.region",
-        },
-        (Some(409), _) => "it contradicts what PolyAI has; an account can have ten endpoints",
-        (Some(422), _) => "PolyAI does not take the endpoint's id for one: it looks like whe_9ZtRcXw3",
-        (Some(429), _) => "too many requests: try again in a minute",
-        (_, ErrorKind::Network) => {
-            "the host cannot be reached, or the connection broke: check DNS, proxy and firewall"
-        }
-        (_, ErrorKind::Timeout) => "it takes too long",
-        (_, ErrorKind::Redirected) => {
-            "it redirects elsewhere, and a key is not sent elsewhere: check polyai.platform_url"
-        }
-        (_, ErrorKind::BadAnswer | ErrorKind::TooLarge) => {
-            "this is not PolyAI's answer; a proxy or login page between here and PolyAI does that"
-        }
-        (_, ErrorKind::Unavailable) => "PolyAI's API has trouble of its own",
-        _ => "PolyAI refused the request as such: quote the correlation id to their support",
-    }
-}
-
-fn correlation(error: &Described) -> String {
-    let id = error.0.correlation_id.as_deref();
-    id.map(|id| format!(" (PolyAI correlation id {id})")).unwrap_or_default()
 }
 
 impl Webhooks {
@@ -114,7 +87,8 @@ impl Webhooks {
         let key = Key::new(key, None).ok_or_else(|| ConfigError::BadKey(project.project_id.clone()))?;
         let http =
             client_policy::client().map_err(|_| ConfigError::NotHttp("the HTTP client's proxy setting"))?;
-        Ok(Self { http, base: config.hosts(project.region)?.platform, key: key.header(), clock })
+        let base = config.hosts(project.region)?.platform;
+        Ok(Self { http, base, key: key.header(), family: OnceLock::new(), clock })
     }
 
     /// The account's endpoints.
@@ -123,15 +97,53 @@ impl Webhooks {
         struct List {
             data: Vec<Endpoint>,
         }
-        let data = self.ask::<List>(Method::GET, PATH).await?.data;
+        let data = self.ask::<List>(&Request::new(Method::GET, String::new())).await?.data;
         // An id goes into paths and into the file of secrets.
-        let is_one =
-            |id: &str| id.len() < 128 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if data.iter().all(|endpoint| is_one(&endpoint.id)) {
-            return Ok(data);
+        if data.iter().all(Endpoint::has_an_id) { Ok(data) } else { Err(self.bad_answer()) }
+    }
+
+    /// Whether PolyAI announces events of this type. There is no list of them, but it refuses to filter by a type
+    /// that it does not know. `None` where nobody can be asked.
+    pub async fn announces(&self, event_type: &str) -> Result<Option<bool>, WebhooksError> {
+        if self.family.get() != Some(&Family::Reference) {
+            return Ok(None);
         }
-        let host = self.base.host_str().unwrap_or("no host");
-        Err(WebhooksError { error: Described(ApiError::new(ErrorKind::BadAnswer, host)) })
+        let mut request = Request::new(Method::GET, String::new());
+        request.query = Some(("event_type", event_type));
+        match self.ask::<Value>(&request).await {
+            Ok(_) => Ok(Some(true)),
+            Err(error) if error.is_invalid() => Ok(Some(false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Registers an endpoint. Its secret is shown only here, so it is given back whatever else the answer says.
+    pub async fn create(&self, wanted: &Wanted) -> Result<Created, WebhooksError> {
+        #[derive(Deserialize)]
+        struct Shown {
+            signing_secret: Secret,
+        }
+        let mut request = Request::new(Method::POST, String::new());
+        request.wanted = Some(wanted);
+        let answer = self.answer(&request).await.map_err(|error| error.without(wanted.secrets()))?;
+        let Shown { signing_secret } = self.read(&answer)?;
+        let mut endpoint: Endpoint = self.read(&answer).unwrap_or_default();
+        if !endpoint.has_an_id() {
+            "unknown".clone_into(&mut endpoint.id);
+        }
+        Ok(Created { endpoint, signing_secret })
+    }
+
+    /// Changes what is wanted otherwise, and nothing else.
+    pub async fn update(&self, endpoint: &Endpoint, wanted: &Wanted) -> Result<Endpoint, WebhooksError> {
+        let mut request = Request::new(Method::PATCH, format!("/{}", endpoint.id));
+        request.wanted = Some(wanted);
+        self.ask(&request).await.map_err(|error| error.without(wanted.secrets()))
+    }
+
+    /// Ends all deliveries to an endpoint, for good.
+    pub async fn delete(&self, endpoint: &Endpoint) -> Result<(), WebhooksError> {
+        self.answer(&Request::new(Method::DELETE, format!("/{}", endpoint.id))).await.map(drop)
     }
 
     /// Gives an endpoint another secret. The old one is worth nothing at once, and this one is shown only here.
@@ -140,86 +152,102 @@ impl Webhooks {
         struct Rotated {
             signing_secret: Secret,
         }
-        let path = format!("{PATH}/{}/rotate-secret", endpoint.id);
-        self.ask::<Rotated>(Method::POST, &path).await.map(|rotated| rotated.signing_secret)
+        let request = Request::new(Method::POST, format!("/{}/rotate-secret", endpoint.id));
+        self.ask::<Rotated>(&request).await.map(|rotated| rotated.signing_secret)
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, WebhooksError> {
-        let host = self.base.host_str().unwrap_or("no host");
-        let asked = tokio::time::timeout(TIMEOUT, self.exchange(method, path, host)).await;
-        asked
-            .unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Timeout, host)))
-            .map_err(|error| WebhooksError { error: Described(error) })
+    fn host(&self) -> &str {
+        self.base.host_str().unwrap_or("no host")
     }
 
-    async fn exchange<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        host: &str,
-    ) -> Result<T, ApiError> {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
-        let mut request = self.http.request(method.clone(), url).header("x-api-key", self.key.clone());
-        request = request.header(ACCEPT, HeaderValue::from_static("application/json"));
-        if method == Method::POST {
-            request = request.header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    fn bad_answer(&self) -> WebhooksError {
+        ApiError::new(ErrorKind::BadAnswer, self.host()).into()
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, WebhooksError> {
+        self.read(&self.answer(request).await?)
+    }
+
+    fn read<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, WebhooksError> {
+        serde_json::from_slice(&answer.body).map_err(|_| {
+            let Answer { correlation_id, status, .. } = answer.clone();
+            let error = ApiError::new(ErrorKind::BadAnswer, self.host());
+            ApiError { correlation_id, status: Some(status), ..error }.into()
+        })
+    }
+
+    /// Asks the family that is known to be served, or finds it. A path that is not there has done nothing, so
+    /// asking at the other one is no second try.
+    async fn answer(&self, request: &Request<'_>) -> Result<Answer, WebhooksError> {
+        if let Some(family) = self.family.get() {
+            return self.answer_in(*family, request).await;
         }
-        let response = request.send().await.map_err(|error| ApiError::transport(&error, host))?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let answered = |error| ApiError {
-            correlation_id: correlation_id(&headers),
-            status: Some(status.as_u16()),
-            ..error
+        let first = match self.answer_in(Family::Reference, request).await {
+            Err(error) if error.is_not_served() => error,
+            answered => return self.remember(Family::Reference, answered),
         };
-        if status != StatusCode::OK {
-            let body = read_some(response, MAX_ANSWER_BYTES).await;
-            return Err(ApiError::answer(status, &headers, &body, self.clock.now(), host));
+        match self.answer_in(Family::Quickstart, request).await {
+            Err(error) if error.is_not_served() => Err(first),
+            answered => self.remember(Family::Quickstart, answered),
         }
-        let body = read_whole(response, MAX_ANSWER_BYTES, host).await.map_err(answered)?;
-        serde_json::from_slice(&body).map_err(|_| answered(ApiError::new(ErrorKind::BadAnswer, host)))
+    }
+
+    fn remember(
+        &self,
+        family: Family,
+        answered: Result<Answer, WebhooksError>,
+    ) -> Result<Answer, WebhooksError> {
+        if answered.is_ok() {
+            let _ = self.family.set(family);
+        }
+        answered
+    }
+
+    async fn answer_in(&self, family: Family, request: &Request<'_>) -> Result<Answer, WebhooksError> {
+        let asked = tokio::time::timeout(TIMEOUT, self.exchange(family, request)).await;
+        asked.unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Timeout, self.host()).into()))
+    }
+
+    async fn exchange(&self, family: Family, request: &Request<'_>) -> Result<Answer, WebhooksError> {
+        let host = self.host();
+        let beyond = request.wanted.map(Wanted::beyond_quickstart).unwrap_or_default();
+        if family == Family::Quickstart && !beyond.is_empty() {
+            return Err(WebhooksError::beyond(host, beyond));
+        }
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{}{}", url.path().trim_end_matches('/'), family.path(), request.below));
+        if let Some((name, value)) = request.query {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+        let mut asking = self.http.request(request.method.clone(), url).header("x-api-key", self.key.clone());
+        asking = asking.header(ACCEPT, HeaderValue::from_static("application/json"));
+        asking = match request.wanted {
+            Some(wanted) => asking
+                .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+                .body(wanted.body(family).to_string()),
+            None if request.method == Method::POST => {
+                asking.header(CONTENT_LENGTH, HeaderValue::from_static("0"))
+            }
+            None => asking,
+        };
+        let response = asking.send().await.map_err(|error| ApiError::transport(&error, host))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        if !status.is_success() {
+            let body = read_some(response, MAX_ANSWER_BYTES).await;
+            return Err(WebhooksError::answer(status, &headers, &body, self.clock.now(), host));
+        }
+        let (correlation_id, status) = (correlation_id(&headers), status.as_u16());
+        match read_whole(response, MAX_ANSWER_BYTES, host).await {
+            Ok(body) => Ok(Answer { body, correlation_id, status }),
+            Err(error) => Err(ApiError { correlation_id, status: Some(status), ..error }.into()),
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use http::HeaderMap;
-
-    use super::*;
-
-    fn error(status: u16, body: &str) -> WebhooksError {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-polyai-correlation-id", HeaderValue::from_static("c-1"));
-        let (status, now) = (StatusCode::from_u16(status).unwrap(), jiff::Timestamp::UNIX_EPOCH);
-        WebhooksError {
-            error: Described(ApiError::answer(status, &headers, body.as_bytes(), now, "api.example")),
-        }
-    }
-
-    #[test]
-    fn says_what_happened_what_to_do_and_whom_to_ask() {
-        let unknown = error(404, r#"{"error_code":"WEBHOOKS_ENDPOINT_NOT_FOUND"}"#).to_string();
-        assert_eq!(
-            unknown,
-            "api.example answered 404 WEBHOOKS_ENDPOINT_NOT_FOUND: the key's account has no such endpoint (PolyAI \
-             correlation id c-1)"
-        );
-        for (status, word) in
-            [(401, "region"), (403, "ask PolyAI"), (404, "platform_url"), (409, "ten"), (422, "whe_")]
-        {
-            let said = error(status, "").to_string();
-            assert!(said.contains(word) && !said.contains("replay"), "{said}");
-        }
-    }
-
-    #[test]
-    fn only_a_refusal_is_certain() {
-        for (status, certain) in
-            [(401, true), (404, true), (422, true), (429, true), (408, false), (500, false), (302, false)]
-        {
-            assert_eq!(error(status, "").is_certain(), certain, "{status}");
-        }
-        let network = ApiError::new(ErrorKind::Network, "api.example");
-        assert!(!WebhooksError { error: Described(network) }.is_certain());
-    }
+/// A success.
+#[derive(Clone)]
+struct Answer {
+    body: Bytes,
+    correlation_id: Option<String>,
+    status: u16,
 }

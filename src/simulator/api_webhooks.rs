@@ -53,17 +53,51 @@ pub(super) async fn quickstart_create(
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let rules = &state.scenario().webhooks;
-    let given = Attributes::read_quickstart(&read(&body)?, rules)?;
+    let mut given = Attributes::read_quickstart(&read(&body)?, rules)?;
+    given.name.get_or_insert_with(|| "webhook".to_owned());
     let account = account(&state, project);
     let endpoint = state.endpoints().create(&account, given, rules.max_endpoints, state.now())?;
-    let shape = json!({
+    let mut shape = quickstart_shape(&endpoint);
+    shape["signing_secret"] = json!(endpoint.secret.get().expose());
+    Ok((StatusCode::CREATED, Json(shape)).into_response())
+}
+
+/// An endpoint in the quickstart's words.
+fn quickstart_shape(endpoint: &Endpoint) -> Value {
+    json!({
         "id": endpoint.id,
         "url": endpoint.url,
         "description": endpoint.name,
         "events": endpoint.event_types,
-        "signing_secret": endpoint.secret.get().expose(),
-    });
-    Ok((StatusCode::CREATED, Json(shape)).into_response())
+    })
+}
+
+pub(super) async fn quickstart_list(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+) -> Result<Response, ApiError> {
+    let all = state.endpoints().of(&account(&state, project));
+    Ok(Json(json!({ "data": all.iter().map(quickstart_shape).collect::<Vec<_>>() })).into_response())
+}
+
+pub(super) async fn quickstart_get(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let shape = quickstart_shape(state.endpoints().get_mut(&account(&state, project), &id)?);
+    Ok(Json(shape).into_response())
+}
+
+pub(super) async fn quickstart_update(
+    State(state): State<Simulated>,
+    Admitted(project): Admitted,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let given = Attributes::read_quickstart(&read(&body)?, &state.scenario().webhooks)?;
+    let endpoint = state.endpoints().update(&account(&state, project), &id, given, state.now())?;
+    Ok(Json(quickstart_shape(&endpoint)).into_response())
 }
 
 pub(super) async fn list(

@@ -80,15 +80,19 @@ impl Attributes {
         Ok(read)
     }
 
-    /// Reads a body of the quickstart's: `{url, description, events}`, and whatever else.
+    /// Reads a body of the quickstart's: `{url, description, events}`.
     pub(super) fn read_quickstart(body: &Value, rules: &Webhooks) -> Result<Self, ApiError> {
-        let description = body.get("description").map(|value| text("description", value, 255)).transpose()?;
-        Ok(Self {
-            name: Some(description.unwrap_or_else(|| "webhook".to_owned())),
-            url: body.get("url").map(|value| url("url", value)).transpose()?,
-            event_types: body.get("events").map(|value| event_types("events", value, rules)).transpose()?,
-            ..Self::default()
-        })
+        let fields = body.as_object().ok_or_else(|| invalid("body", "must be an object"))?;
+        let mut read = Self::default();
+        for (field, value) in fields {
+            match field.as_str() {
+                "url" => read.url = Some(url(field, value)?),
+                "description" => read.name = Some(text(field, value, 255)?),
+                "events" => read.event_types = Some(event_types(field, value, rules)?),
+                _ => return Err(invalid(field, "is not a known field")),
+            }
+        }
+        Ok(read)
     }
 }
 

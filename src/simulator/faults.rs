@@ -39,6 +39,8 @@ pub enum Operation {
     EndpointRotate,
     /// `POST /v1/webhooks/endpoints`
     QuickstartCreate,
+    /// Anything else below `/v1/webhooks/endpoints`
+    QuickstartManage,
 }
 
 impl Operation {

@@ -108,6 +108,7 @@ fn enter(
         Operation::V3Audio => served.v3_audio,
         Operation::DataList | Operation::DataConversation | Operation::DataAudio => served.data_api,
         Operation::QuickstartCreate => served.quickstart_endpoints,
+        Operation::QuickstartManage => served.quickstart_endpoints && served.quickstart_management,
         _ => served.webhook_endpoints,
     };
     if !open {

@@ -157,6 +157,7 @@ fn router(state: &State) -> Router {
     let agents = "/v1/agents/{project}/conversations";
     let endpoints = "/v1/webhook-endpoints";
     let one = format!("{endpoints}/{{id}}");
+    let quickstart = "/v1/webhooks/endpoints";
     Router::new()
         .route(conversations, gated(Operation::V3List, get(api_v3::list)))
         .route(&format!("{conversations}/{{id}}"), gated(Operation::V3Conversation, get(api_v3::get)))
@@ -170,9 +171,20 @@ fn router(state: &State) -> Router {
         .route(&one, gated(Operation::EndpointUpdate, axum::routing::patch(api_webhooks::update)))
         .route(&one, gated(Operation::EndpointDelete, axum::routing::delete(api_webhooks::delete)))
         .route(&format!("{one}/rotate-secret"), gated(Operation::EndpointRotate, post(api_webhooks::rotate)))
+        .route(quickstart, gated(Operation::QuickstartCreate, post(api_webhooks::quickstart_create)))
+        .route(quickstart, gated(Operation::QuickstartManage, get(api_webhooks::quickstart_list)))
         .route(
-            "/v1/webhooks/endpoints",
-            gated(Operation::QuickstartCreate, post(api_webhooks::quickstart_create)),
+            &format!("{quickstart}/{{id}}"),
+            gated(
+                Operation::QuickstartManage,
+                get(api_webhooks::quickstart_get)
+                    .patch(api_webhooks::quickstart_update)
+                    .delete(api_webhooks::delete),
+            ),
+        )
+        .route(
+            &format!("{quickstart}/{{id}}/rotate-secret"),
+            gated(Operation::QuickstartManage, post(api_webhooks::rotate)),
         )
         .merge(control::router())
         .layer(CatchPanicLayer::new())

@@ -202,8 +202,10 @@ pub struct Served {
     pub data_api: bool,
     /// `/v1/webhook-endpoints`, the path of the reference.
     pub webhook_endpoints: bool,
-    /// `/v1/webhooks/endpoints`, the path of the quickstart.
+    /// `POST /v1/webhooks/endpoints`, the path of the quickstart.
     pub quickstart_endpoints: bool,
+    /// The rest below that path, as in the reference; no document names it.
+    pub quickstart_management: bool,
 }
 
 impl Default for Served {
@@ -215,6 +217,7 @@ impl Default for Served {
             data_api: true,
             webhook_endpoints: true,
             quickstart_endpoints: true,
+            quickstart_management: false,
         }
     }
 }

@@ -179,6 +179,12 @@ impl SecretsFile {
         self.window = until;
     }
 
+    /// Puts the secret of a new endpoint first and leaves all others as they are.
+    pub fn add(&mut self, endpoint: &str, secret: Secret) {
+        let entry = Entry { secret, expires: None, endpoint: Some(endpoint.to_owned()) };
+        self.lines.insert(0, Line::Secret(entry));
+    }
+
     /// Puts `endpoint`'s new secret first and lets its old ones expire at `old_until`, or earlier where that
     /// was decided before. A secret that names no endpoint is taken for this one's only if it is the `only`
     /// endpoint there is. What has expired at `now` is dropped.
@@ -206,8 +212,7 @@ impl SecretsFile {
             }
             true
         });
-        let entry = Entry { secret, expires: None, endpoint: Some(endpoint.to_owned()) };
-        self.lines.insert(0, Line::Secret(entry));
+        self.add(endpoint, secret);
         ending
     }
 }
@@ -278,6 +283,14 @@ mod tests {
         let ending = file.rotate("whe_a", Secret::new("newer"), true, until, now);
         assert_eq!(ending, Ending { expiring: 4, unmarked: 0 });
         assert_eq!(valid(&file, "2026-11-25T03:00:00Z"), ["newer", "of-b"]);
+    }
+
+    #[test]
+    fn a_new_endpoint_changes_nothing_of_the_others() {
+        let mut file = SecretsFile::parse(TEXT).unwrap();
+        file.add("whe_new", Secret::new("new"));
+        assert!(file.render().starts_with("# polyhook:endpoint=whe_new\nnew\n# by hand\none\n"));
+        assert_eq!(valid(&file, "2026-11-25T02:59:59Z"), ["new", "one", "two", "three"]);
     }
 
     #[test]

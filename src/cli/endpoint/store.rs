@@ -35,6 +35,15 @@ pub(super) enum Written {
     InPlace,
 }
 
+impl Written {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Replaced => "replaced",
+            Self::InPlace => "in_place",
+        }
+    }
+}
+
 impl Store {
     /// Finds the file, or the place for a new one.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
@@ -49,9 +58,10 @@ impl Store {
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
         let lock = File::open(&folder)?;
         match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                Err(io::Error::new(io::ErrorKind::ResourceBusy, "another rotation is at work in this folder"))
-            }
+            Err(TryLockError::WouldBlock) => Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another polyhook is at work on the secrets in this folder",
+            )),
             locked => Ok(Self { path, folder, _lock: locked.ok().map(|()| lock) }),
         }
     }
@@ -81,25 +91,37 @@ impl Store {
             Ok(()) => return Ok(Written::Replaced),
             Err(error) => error,
         };
-        // A file that is mounted by itself, or lies in a folder that is read-only or not ours, may still be written.
-        let unreplaceable = matches!(
-            error.kind(),
-            io::ErrorKind::ResourceBusy
-                | io::ErrorKind::CrossesDevices
-                | io::ErrorKind::PermissionDenied
-                | io::ErrorKind::ReadOnlyFilesystem
-        );
-        if unreplaceable { self.overwrite(&text).map(|()| Written::InPlace) } else { Err(error) }
+        if is_unreplaceable(&error) { self.overwrite(&text).map(|()| Written::InPlace) } else { Err(error) }
+    }
+
+    /// Whether it could be written, found out by writing all of it but putting it in nobody's place.
+    pub(super) fn check(&self, file: &SecretsFile) -> io::Result<()> {
+        let tried = self.next().and_then(|next| {
+            let written = self.write_next(&next, &file.render());
+            let _ = fs::remove_file(&next);
+            written
+        });
+        match tried {
+            Err(error) if is_unreplaceable(&error) => {
+                OpenOptions::new().write(true).open(&self.path).map(drop).map_err(|_| error)
+            }
+            tried => tried,
+        }
+    }
+
+    /// Where the next content is written: one name, so that what a kill leaves behind is there once and goes the
+    /// next time.
+    fn next(&self) -> io::Result<PathBuf> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let next = self.folder.join(format!(".{name}.polyhook-new"));
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(next),
+        }
     }
 
     fn replace(&self, text: &str) -> io::Result<()> {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        // One name, so that what a kill leaves behind is there once and goes the next time.
-        let next = self.folder.join(format!(".{name}.polyhook-new"));
-        match fs::remove_file(&next) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        let next = self.next()?;
         let written = self.write_next(&next, text).and_then(|()| fs::rename(&next, &self.path));
         if written.is_err() {
             let _ = fs::remove_file(&next);
@@ -136,6 +158,17 @@ impl Store {
     }
 }
 
+/// A file that is mounted by itself, or lies in a folder that is read-only or not ours, may still be written.
+fn is_unreplaceable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ResourceBusy
+            | io::ErrorKind::CrossesDevices
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
 fn mode_after(before: u32) -> u32 {
     if before & 0o047 == 0o040 { GROUP_READS } else { PRIVATE }
 }
@@ -143,7 +176,7 @@ fn mode_after(before: u32) -> u32 {
 /// Puts a secret that has no other place any more into the first of `folders` that takes it.
 pub(super) fn rescue(folders: &[PathBuf], endpoint: &str, secret: &Secret) -> Option<PathBuf> {
     folders.iter().find_map(|folder| {
-        let path = folder.join(format!("polyhook-rotated-{endpoint}-{}", fastrand::u32(..)));
+        let path = folder.join(format!("polyhook-secret-{endpoint}-{}", fastrand::u32(..)));
         let write = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&path)?;
             writeln!(file, "{}", secret.expose())?;
@@ -216,6 +249,19 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), "the-new-content\n");
             assert_eq!((fs::metadata(&path).unwrap().ino(), store.mode()), (inode, Some(0o600)));
         }
+    }
+
+    #[test]
+    fn a_check_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets");
+        Store::open(&path).unwrap().check(&file("new")).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        fs::write(&path, "old").unwrap();
+        Store::open(&path).unwrap().check(&file("new")).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(Store::open(Path::new("/proc/version")).unwrap().check(&file("new")).is_err());
     }
 
     #[test]

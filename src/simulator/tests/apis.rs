@@ -368,6 +368,11 @@ async fn endpoints_live_and_die() {
     }
     let quick =
         json!({ "url": "http://127.0.0.1:9/hook", "description": "d", "events": ["conversation.completed"] });
+    let named =
+        json!({ "url": "http://127.0.0.1:9/hook", "name": "n", "events": ["conversation.completed"] });
+    let (status, _) = answer(stand.request(Method::POST, "/v1/webhooks/endpoints", &named)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "the other family's field");
+    assert_eq!(stand.json("/v1/webhooks/endpoints").await.0, StatusCode::NOT_FOUND, "not documented");
     for made in 0..11 {
         let (status, body) = answer(stand.request(Method::POST, "/v1/webhooks/endpoints", &quick)).await;
         assert_eq!(status, if made < 10 { StatusCode::CREATED } else { StatusCode::CONFLICT });

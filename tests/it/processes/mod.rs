@@ -5,6 +5,8 @@ mod commands;
 mod configuration;
 mod dead;
 mod demo;
+mod endpoint_test;
+mod endpoints;
 mod logs;
 mod memory;
 mod rabbitmq;

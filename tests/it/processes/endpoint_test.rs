@@ -1,0 +1,269 @@
+//! `polyhook endpoint test` against a real receiver, and against everything else that may answer in its place.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::process::{PolyAi, Polyhook, Process, Site, metric};
+
+fn started(more: &str) -> (PolyAi, Site, Process) {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, more);
+    let run = site.polyhook(["run"]).start();
+    run.ready();
+    (polyai, site, run)
+}
+
+fn test(site: &Site, more: &[&str]) -> Polyhook {
+    site.polyhook([&["endpoint", "test"], more].concat())
+}
+
+/// What is wrong with each post, in order.
+#[track_caller]
+fn problems(site: &Site, url: &str) -> Vec<Option<String>> {
+    let said = test(site, &["--json", "--url", url]).run();
+    let report = said.json();
+    assert_eq!(said.code, Some(i32::from(report["ok"] != true)), "{report}");
+    let checks = report["checks"].as_array().unwrap();
+    for check in checks {
+        assert_eq!(check["ok"], check["problem"].is_null(), "{check}");
+        assert_eq!(check["ok"], check["next"].is_null(), "{check}");
+    }
+    checks.iter().map(|check| check["problem"].as_str().map(str::to_owned)).collect()
+}
+
+/// From the head of a request to the answer.
+type Says = fn(&str) -> &'static str;
+
+/// Whoever else may answer: each request with what `answer` says to its head. It ends with the process.
+fn somebody(answer: Says) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(&stream);
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
+                let head = head.to_ascii_lowercase();
+                let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+                let mut body = vec![0; length.and_then(|length| length.parse().ok()).unwrap_or(0)];
+                let _ = reader.read_exact(&mut body);
+                let _ = (&stream).write_all(answer(&head).as_bytes());
+            });
+        }
+    });
+    address
+}
+
+/// A port for plain http, which answers whatever comes.
+fn speaks_no_tls() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    address
+}
+
+#[test]
+fn a_receiver_passes_and_nothing_is_left_to_do() {
+    let (polyai, site, mut run) = started("");
+    let url = format!("http://{}/polyai-events", run.receiver());
+    let body = json!({
+        "name": "n", "url": url, "event_types": ["conversation.completed"], "timeout_ms": 9000,
+        "headers": { "X-Firewall": "token-of-a-firewall" },
+    });
+    polyai.api("POST", "/v1/webhook-endpoints", &body);
+    let said = test(&site, &["--json"]).private("token-of-a-firewall").run().expect(0).json();
+    // Two secrets in two forms, and one without any.
+    let checks = said["checks"].as_array().unwrap();
+    let seen: Vec<_> =
+        checks.iter().map(|check| (&check["secret"], &check["form"], &check["status"])).collect();
+    let (timestamped, alone) = (json!("timestamped"), json!("body"));
+    assert_eq!(
+        seen,
+        [
+            (&json!(1), &timestamped, &json!(204)),
+            (&json!(1), &alone, &json!(204)),
+            (&json!(2), &timestamped, &json!(204)),
+            (&json!(2), &alone, &json!(204)),
+            (&Value::Null, &Value::Null, &json!(401)),
+        ]
+    );
+    let said = test(&site, &[]).run().expect(0);
+    assert!(said.stdout.contains("deliveries arrive") && said.stderr.is_empty(), "{said:?}");
+    let admin = run.address("serving /livez, /readyz and /metrics");
+    assert_eq!(metric(admin, "polyhook_deliveries_total{outcome=\"accepted\"}"), 8);
+    assert_eq!(metric(admin, "polyhook_queue_depth{queue=\"fetch\"}"), 0, "it is about no conversation");
+    assert_eq!(metric(admin, "polyhook_queue_depth{queue=\"dead\"}"), 0);
+
+    // A disabled endpoint is noticed, although everything is right.
+    let id = said.stdout.split_whitespace().next().unwrap().to_owned();
+    site.polyhook(["endpoint", "update", &id, "--disable"]).run().expect(0);
+    assert!(test(&site, &[&id]).run().expect(0).stdout.contains("is disabled"));
+    run.stop();
+}
+
+#[test]
+fn a_receiver_that_is_not_as_configured_here_is_found_out() {
+    let (_polyai, site, mut run) = started("");
+    let receiver = run.receiver();
+    let url = |path: &str| format!("http://{receiver}{path}");
+    // Another path than the receiver's.
+    assert_eq!(problems(&site, &url("/hooks")), vec![Some("path".to_owned()); 5]);
+    // A secret the receiver does not have. Its own file stays as it is.
+    let secrets = std::fs::read_to_string(site.path().join("secrets")).unwrap();
+    site.write("other", &format!("a-secret-that-no-receiver-has\n{secrets}"));
+    let said =
+        test(&site, &["--url", &url("/polyai-events"), "--set", "signature.secrets_file=other", "--json"]);
+    let said = said.private("a-secret-that-no-receiver-has").run().expect(1).json();
+    let problems: Vec<_> = said["checks"].as_array().unwrap().iter().map(|check| &check["problem"]).collect();
+    let [secret, fine] = [&json!("secret"), &Value::Null];
+    assert_eq!(problems, [secret, secret, fine, fine, fine, fine, fine]);
+    run.stop();
+    let said = test(&site, &["--url", &url("/polyai-events")]).run().expect(1);
+    assert!(said.stdout.contains("nobody listens") && said.stdout.contains("next:"), "{}", said.stdout);
+}
+
+#[test]
+fn whoever_else_answers_is_told_from_a_receiver() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "signature.scheme = \"timestamped\"");
+    let answers: [(Says, &str, &str); 7] = [
+        (
+            |_| "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+            "not_polyhook",
+            "takes_unsigned",
+        ),
+        (
+            |head| {
+                if head.starts_with("post /moved") {
+                    "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+                } else {
+                    "HTTP/1.1 308 Permanent Redirect\r\nconnection: close\r\nlocation: /moved\r\ncontent-length: 0\r\n\r\n"
+                }
+            },
+            "redirect",
+            "redirect",
+        ),
+        (
+            |_| "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            "forbidden",
+            "forbidden",
+        ),
+        (
+            |_| "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 9\r\n\r\nnot found",
+            "not_routed",
+            "not_routed",
+        ),
+        (
+            |_| "HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            "no_receiver",
+            "no_receiver",
+        ),
+        (
+            // One that believes everybody.
+            |_| "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
+            "",
+            "takes_unsigned",
+        ),
+        (
+            |head| {
+                assert!(!head.contains("x-polyai-timestamp") || head.contains("x-polyai-signature"));
+                "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\nwww-authenticate: Basic\r\ncontent-length: 0\r\n\r\n"
+            },
+            "login",
+            "",
+        ),
+    ];
+    for (answer, signed, unsigned) in answers {
+        let url = format!("http://{}/polyai-events", somebody(answer));
+        let word = |word: &str| (!word.is_empty()).then(|| word.to_owned());
+        assert_eq!(problems(&site, &url), [word(signed), word(signed), word(unsigned)]);
+    }
+    // No answer is said once, not once for every secret.
+    let broken = somebody(|_| "");
+    assert_eq!(problems(&site, &format!("http://{broken}/")), [Some("broken".to_owned())]);
+    assert_eq!(problems(&site, "https://no-such-name.invalid/"), [Some("dns".to_owned())]);
+    assert_eq!(problems(&site, &format!("https://{}/", speaks_no_tls())), [Some("tls".to_owned())]);
+    let said = test(&site, &["--url", "ftp://example.com/"]).run().expect(2);
+    assert!(said.stderr.contains("https://"), "{}", said.stderr);
+}
+
+#[test]
+fn the_endpoints_own_headers_are_sent_along() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "");
+    let firewall = somebody(|head| {
+        if !head.contains("x-firewall: token-of-a-firewall") {
+            "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        } else if head.contains("x-polyai-signature") {
+            "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+        } else {
+            "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        }
+    });
+    let url = format!("http://{firewall}/");
+    let body = json!({
+        "name": "n", "url": url, "event_types": ["conversation.completed"],
+        "headers": { "X-Firewall": "token-of-a-firewall" },
+    });
+    polyai.api("POST", "/v1/webhook-endpoints", &body);
+    test(&site, &[]).private("token-of-a-firewall").run().expect(0);
+    let said = test(&site, &["--url", &url]).run().expect(1);
+    assert!(said.stdout.contains("WAF"), "a URL alone has no headers: {}", said.stdout);
+}
+
+#[test]
+fn an_answer_after_polyais_time_is_none() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "");
+    let slow = somebody(|_| {
+        std::thread::sleep(Duration::from_secs(3));
+        "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+    });
+    let body = json!({
+        "name": "n", "url": format!("http://{slow}/"), "event_types": ["conversation.completed"], "timeout_ms": 1000,
+    });
+    polyai.api("POST", "/v1/webhook-endpoints", &body);
+    let said = test(&site, &[]).run().expect(1);
+    assert!(said.stdout.contains("within 1000 ms"), "{}", said.stdout);
+}
+
+#[test]
+fn a_certificate_that_nobody_trusts_is_named() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut tls = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            while tls.is_handshaking() && tls.complete_io(&mut stream).is_ok() {}
+        }
+    });
+    let said =
+        test(&site, &["--json", "--url", &format!("https://localhost:{port}/")]).run().expect(1).json();
+    assert_eq!(said["checks"][0]["problem"], "certificate", "{said}");
+    assert!(said["checks"][0]["meaning"].as_str().unwrap().contains("self-signed"), "{said}");
+    assert_eq!(said["checks"].as_array().unwrap().len(), 1);
+}
