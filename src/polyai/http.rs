@@ -1,8 +1,9 @@
 //! The one HTTP client policy: timeouts, redirects, user agent.
 
-use std::time::Duration;
+use std::{error::Error, io, time::Duration};
 
-use reqwest::{Client, redirect::Policy};
+use jiff::Timestamp;
+use reqwest::{Client, ClientBuilder, Response, redirect::Policy, tls::TlsInfo};
 
 /// To establish a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,8 +16,22 @@ pub const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
 
 /// A pooled client that follows redirects on the same host only: the API key is a header, and a header
 /// follows a redirect wherever it leads.
-#[expect(clippy::disallowed_methods, reason = "this is the one place that decides")]
 pub fn client() -> Result<Client, reqwest::Error> {
+    builder().build()
+}
+
+/// The same client, whose answers also tell of the certificate they came with ([`certificate_expires`]).
+pub fn looking_client() -> Result<Client, reqwest::Error> {
+    builder().tls_info(true).build()
+}
+
+/// The same, for a host that is asked as PolyAI asks it: no redirect is followed.
+pub fn visiting_client() -> Result<Client, reqwest::Error> {
+    builder().tls_info(true).redirect(Policy::none()).build()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that decides")]
+fn builder() -> ClientBuilder {
     // Whoever runs us may have chosen a provider already; any will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
@@ -33,5 +48,40 @@ pub fn client() -> Result<Client, reqwest::Error> {
             });
             if same && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
         }))
-        .build()
+}
+
+/// Until when the certificate is valid that an answer of a looking or visiting client came with.
+pub fn certificate_expires(response: &Response) -> Option<Timestamp> {
+    let der = response.extensions().get::<TlsInfo>()?.peer_certificate()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+}
+
+/// What kept a request from its answer, in words for a person; without the URL, which may hold ids.
+pub fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut inner: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(error) = inner {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return format!("no trusted TLS connection: {tls}");
+        }
+        let text = error.to_string();
+        if text.contains("dns error") {
+            return "its name cannot be resolved".to_owned();
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            // A TLS error travels inside one of these.
+            match io.get_ref() {
+                Some(wrapped) if wrapped.downcast_ref::<rustls::Error>().is_some() => {
+                    return format!("no trusted TLS connection: {wrapped}");
+                }
+                _ if error.source().is_none() => return text,
+                _ => {}
+            }
+        }
+        inner = error.source();
+    }
+    "no connection".to_owned()
 }

@@ -14,6 +14,7 @@ mod conversation;
 mod error;
 pub mod http;
 mod key;
+pub mod probe;
 mod region;
 mod throttle;
 mod webhooks;
