@@ -2,6 +2,7 @@
 
 use std::{error::Error, io, time::Duration};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use reqwest::{Client, ClientBuilder, Response, redirect::Policy, tls::TlsInfo};
 
@@ -55,6 +56,11 @@ pub fn certificate_expires(response: &Response) -> Option<Timestamp> {
     let der = response.extensions().get::<TlsInfo>()?.peer_certificate()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+}
+
+/// The beginning of a body, as far as it can be had.
+pub async fn beginning(response: Response, max: usize) -> Bytes {
+    super::client::read_some(response, max).await
 }
 
 /// What kept a request from its answer, in words for a person; without the URL, which may hold ids.

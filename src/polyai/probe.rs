@@ -49,7 +49,10 @@ pub struct Door {
 
 impl fmt::Debug for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").field("api", &self.api).field("base", &self.base.as_str()).finish_non_exhaustive()
+        f.debug_struct("Door")
+            .field("api", &self.api)
+            .field("base", &self.base.as_str())
+            .finish_non_exhaustive()
     }
 }
 
@@ -353,4 +356,3 @@ fn skew(headers: &HeaderMap, before: Timestamp, after: Timestamp) -> Option<Sign
     let theirs = Timestamp::try_from(date).ok()? + SignedDuration::from_millis(500);
     Some(theirs.duration_since(before + after.duration_since(before) / 2))
 }
-
