@@ -70,22 +70,20 @@ pub fn cause(error: &reqwest::Error) -> String {
     }
     let mut inner: Option<&(dyn Error + 'static)> = error.source();
     while let Some(error) = inner {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return format!("no trusted TLS connection: {tls}");
-        }
         let text = error.to_string();
         if text.contains("dns error") {
             return "its name cannot be resolved".to_owned();
         }
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            // A TLS error travels inside one of these.
-            match io.get_ref() {
-                Some(wrapped) if wrapped.downcast_ref::<rustls::Error>().is_some() => {
-                    return format!("no trusted TLS connection: {wrapped}");
-                }
-                _ if error.source().is_none() => return text,
-                _ => {}
+        if let Some(mut io) = error.downcast_ref::<io::Error>() {
+            // One may be wrapped in another, and rustls' errors travel in them.
+            while let Some(wrapped) = io.get_ref().and_then(|wrapped| wrapped.downcast_ref::<io::Error>()) {
+                io = wrapped;
             }
+            return if io.kind() == io::ErrorKind::InvalidData {
+                format!("no trusted TLS connection: {io}")
+            } else {
+                io.to_string()
+            };
         }
         inner = error.source();
     }

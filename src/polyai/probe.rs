@@ -109,8 +109,6 @@ pub struct Body {
     pub start: Bytes,
     /// Of what was read.
     pub sha256: [u8; 32],
-    /// Whether that was all of it.
-    pub whole: bool,
 }
 
 /// A conversation of a list, as far as it matters here.
@@ -329,7 +327,6 @@ impl Listed {
 async fn read(response: Response, keep: usize, max: usize) -> Result<Body, reqwest::Error> {
     let (mut start, mut hash, mut got) = (BytesMut::new(), Sha256::new(), 0);
     let mut parts = response.bytes_stream();
-    let mut whole = true;
     while let Some(part) = parts.next().await {
         let part = part?;
         let part = &part[..part.len().min(max - got)];
@@ -337,11 +334,10 @@ async fn read(response: Response, keep: usize, max: usize) -> Result<Body, reqwe
         start.extend_from_slice(&part[..part.len().min(keep.saturating_sub(got))]);
         got += part.len();
         if got == max {
-            whole = false;
             break;
         }
     }
-    Ok(Body { start: start.freeze(), sha256: hash.finalize().into(), whole })
+    Ok(Body { start: start.freeze(), sha256: hash.finalize().into() })
 }
 
 fn content_type(headers: &HeaderMap) -> Option<String> {

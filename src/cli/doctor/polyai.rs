@@ -148,7 +148,8 @@ async fn host(subject: &Subject, prober: &Prober, door: &Door, answer: &Answer, 
             );
         }
         Some(ErrorKind::Redirected) => {
-            return subject.fail("wrong host: it redirects elsewhere, and a key is not sent elsewhere", WRONG);
+            return subject
+                .fail("wrong host: it redirects elsewhere, and a key is not sent elsewhere", WRONG);
         }
         Some(_) if !answer.is_polyai => {
             return subject.fail(

@@ -29,6 +29,7 @@ const COMMANDS: &[&[&str]] = &[
     &["config", "check"],
     &["config", "show"],
     &["config", "schema"],
+    &["doctor"],
     &["healthcheck"],
 ];
 

@@ -5,6 +5,7 @@ mod commands;
 mod configuration;
 mod dead;
 mod demo;
+mod doctor;
 mod logs;
 mod memory;
 mod rabbitmq;

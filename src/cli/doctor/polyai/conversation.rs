@@ -13,9 +13,12 @@ use crate::{
     config::Config,
     polyai::{
         Api, Direction, ErrorKind, Summary,
-        probe::{Answer, Ask, Door, Listed, Prober},
+        probe::{Answer, Ask, Body, Door, Listed, Prober},
     },
 };
+
+/// How many recordings are compared with their redacted ones until two differ: a call may have nothing private in it.
+const COMPARED: usize = 3;
 
 pub(super) async fn check(
     config: &Config,
@@ -35,17 +38,18 @@ pub(super) async fn check(
         return;
     }
     let recent = || open.iter().filter_map(|knock| knock.answer.listed()).flatten().collect::<Vec<_>>();
-    let Some(id) = args.conversation.clone().or_else(|| choose(&recent())) else {
+    let ids = args.conversation.clone().map_or_else(|| choose(recent()), |id| vec![id]);
+    let Some((id, others)) = ids.split_first() else {
         visit
             .findings
             .extend(nothing("there is no conversation yet", "make a call, or give --conversation ID"));
         return;
     };
-    let answers = open.iter().map(|knock| prober.ask(&knock.door, Ask::Conversation(&id)));
+    let answers = open.iter().map(|knock| prober.ask(&knock.door, Ask::Conversation(id)));
     let answers: Vec<_> = open.iter().map(|knock| &knock.door).zip(join_all(answers).await).collect();
     let mut served: Vec<(&Door, Summary)> = Vec::new();
     for (door, answer) in &answers {
-        served.extend(summary(answer, &id).map(|summary| (*door, summary)));
+        served.extend(summary(answer, id).map(|summary| (*door, summary)));
     }
     visit.found = !served.is_empty();
     let target = format!("{id} of {project}");
@@ -60,21 +64,23 @@ pub(super) async fn check(
     }
     for (door, answer) in &answers {
         let subject = Subject::new("polyai.conversation", format!("{target} ({})", door.api.label()));
-        visit.findings.push(by_id(&subject, door, answer, summary(answer, &id).is_some(), visit.found));
+        visit.findings.push(by_id(&subject, door, answer, summary(answer, id).is_some(), visit.found));
     }
     let Some((_, first)) = served.first() else { return };
     visit.findings.push(transcript(&Subject::new("polyai.transcript", &*target), first));
     let doors: Vec<_> = open.iter().map(|knock| &knock.door).collect();
-    visit
-        .findings
-        .push(recording(&Subject::new("polyai.recording", target), config, prober, &doors, &id, first).await);
+    visit.findings.push(
+        recording(&Subject::new("polyai.recording", target), config, prober, &doors, (id, others), first)
+            .await,
+    );
 }
 
-/// One that is over and has a recording, if there is one.
-fn choose(recent: &[Listed]) -> Option<String> {
-    let over = |listed: &&Listed| !listed.in_progress;
-    let best = recent.iter().filter(over).find(|listed| listed.voice).or_else(|| recent.iter().find(over));
-    best.or(recent.first()).map(|listed| listed.id.clone())
+/// The newest first, calls that are over before everything else.
+fn choose(mut recent: Vec<Listed>) -> Vec<String> {
+    recent.sort_by_key(|listed| (listed.in_progress, !listed.voice));
+    let calls = recent.iter().filter(|listed| listed.voice && !listed.in_progress).count();
+    recent.truncate(calls.clamp(1, COMPARED));
+    recent.into_iter().map(|listed| listed.id).collect()
 }
 
 fn summary(answer: &Answer, id: &str) -> Option<Summary> {
@@ -135,7 +141,7 @@ async fn recording(
     config: &Config,
     prober: &Prober,
     doors: &[&Door],
-    id: &str,
+    (id, others): (&str, &[String]),
     summary: &Summary,
 ) -> Finding {
     let Some(direction) = config.worker.audio.directions().first().copied() else {
@@ -144,8 +150,8 @@ async fn recording(
     if !summary.is_voice() {
         return subject.skipped("it is no call, so there is none", "give --conversation ID of a call");
     }
-    let ask = async |redacted| ask(prober, doors, id, direction, redacted).await;
-    let Some(wanted) = ask(config.worker.redacted).await else {
+    let ask = async |id, redacted| ask(prober, doors, id, direction, redacted).await;
+    let Some(wanted) = ask(id, config.worker.redacted).await else {
         return subject.skipped("no API to ask", "see polyai.host");
     };
     let body = match &wanted.outcome {
@@ -163,19 +169,28 @@ async fn recording(
         return subject.ok("there, and redacted, as worker.redacted asks for");
     }
     // The redacted one is as long, with what is private muted.
-    match ask(true).await.map(|answer| answer.outcome) {
-        Some(Ok(redacted)) if redacted.sha256 != body.sha256 => subject.ok("there, and not redacted"),
-        Some(Err(error)) => {
-            subject.warn(format!("there, but the redacted one is not to be had: {error}"), "try again")
+    let differ = |one: &Body, other: Option<&Answer>| {
+        other.and_then(|answer| answer.outcome.as_ref().ok()).is_some_and(|other| other.sha256 != one.sha256)
+    };
+    let mut not_redacted = differ(body, ask(id, true).await.as_ref());
+    for id in others {
+        if not_redacted {
+            break;
         }
-        _ => {
-            let part = if body.whole { "" } else { " (its first minutes)" };
-            subject.warn(
-                format!("there{part}, but the same as the redacted one: the key has no access to personal data, or nothing private is said in it"),
-                "try --conversation with a call in which something private is said; ask PolyAI for PII access, or set worker.redacted = true to say that it is meant",
-            )
-        }
+        let open = ask(id, false).await.and_then(|answer| answer.outcome.ok());
+        not_redacted = match open {
+            Some(open) => differ(&open, ask(id, true).await.as_ref()),
+            None => false,
+        };
     }
+    if not_redacted {
+        return subject.ok("there, and not redacted");
+    }
+    let calls = if others.is_empty() { String::new() } else { format!(" (of {} calls)", others.len() + 1) };
+    subject.warn(
+        format!("there, but the same as the redacted one{calls}: the key has no access to personal data, or nothing private is said in it"),
+        "try --conversation with a call in which something private is said; ask PolyAI for PII access, or set worker.redacted = true to say that it is meant",
+    )
 }
 
 /// Asks the first API that serves recordings.
