@@ -35,8 +35,8 @@ Examples:
   polyhook doctor --conversation CA0123456789abcdef      with a call whose recording is there
   polyhook doctor --role receive --json
 
-Run it as the user and on the machine that polyhook runs as and on. Exit code 1 if anything is red, 78 if the
-configuration cannot be read. docs/doctor.md explains every line.")]
+Run it where polyhook runs, as the user it runs as. docs/doctor.md explains every line.
+Exit code 1 if anything is red, 78 if the configuration cannot be read.")]
 pub(super) struct Args {
     /// The role that the machine has; `run` is both
     #[arg(long, value_enum, default_value_t = Role::Run)]

@@ -56,7 +56,7 @@ impl Diagnosis {
     }
 
     fn shown(&self) -> String {
-        self.findings.iter().map(|finding| format!("{finding}\n")).collect()
+        self.findings.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
     }
 
     /// The only red thing is this check.
