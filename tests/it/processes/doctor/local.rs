@@ -67,6 +67,13 @@ fn files_and_disks() {
     site.polyhook(["fetch", &polyai.ids()[0]]).run().expect(0);
     doctor(&site, &[]).green(&["queue.file", "archive", "disk"]);
 
+    let file = site.path().join("polyhook-data/queue.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[8192..].fill(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    doctor(&site, &[]).says("queue.file", "fail", "it is damaged").only("queue.file");
+    std::fs::remove_file(&file).unwrap();
+
     let disk = SmallDisk::mount(site.path().join("small"), 8);
     let at = |path: &str| disk.file(path).display().to_string();
     let there =
