@@ -32,6 +32,16 @@ pub(super) enum Role {
     Work,
 }
 
+impl Role {
+    pub(super) fn roles(self) -> Roles {
+        match self {
+            Self::Run => Roles::ALL,
+            Self::Receive => Roles::RECEIVE,
+            Self::Work => Roles::WORK,
+        }
+    }
+}
+
 pub(super) fn run(global: &Global, command: &Command) -> Result<(), CliError> {
     match *command {
         Command::Check { role, json } => check(global, role, json),
@@ -53,12 +63,7 @@ pub(super) fn run(global: &Global, command: &Command) -> Result<(), CliError> {
 }
 
 fn check(global: &Global, role: Role, json: bool) -> Result<(), CliError> {
-    let roles = match role {
-        Role::Run => Roles::ALL,
-        Role::Receive => Roles::RECEIVE,
-        Role::Work => Roles::WORK,
-    };
-    let checked = global.load().and_then(|config| config.check(roles));
+    let checked = global.load().and_then(|config| config.check(role.roles()));
     if json {
         let problems: Vec<String> = match &checked {
             Ok(()) => Vec::new(),

@@ -8,6 +8,7 @@ mod backfill;
 mod config;
 mod dead;
 mod demo;
+mod doctor;
 mod endpoint;
 mod fetch;
 mod healthcheck;
@@ -105,6 +106,8 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Look at everything polyhook needs, say what is wrong and what to do about it
+    Doctor(doctor::Args),
     /// Ask a running polyhook whether it is ready (for container health checks)
     Healthcheck(healthcheck::Args),
 }
@@ -168,6 +171,7 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Endpoint(command) => endpoint::run(&global, command).await,
         Command::Spool(command) => spool::run(&global, &command).await,
         Command::Config(command) => config::run(&global, &command),
+        Command::Doctor(args) => doctor::run(&global, args).await,
         Command::Healthcheck(args) => healthcheck::run(&global, args).await,
     };
     match done {

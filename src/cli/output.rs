@@ -45,6 +45,11 @@ pub fn good(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.green()).to_string()
 }
 
+/// News to think about.
+pub fn caution(text: impl Display) -> String {
+    text.to_string().if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
+}
+
 /// Bad news.
 pub fn bad(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.red()).to_string()

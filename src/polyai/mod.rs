@@ -15,6 +15,7 @@ mod error;
 pub mod http;
 mod key;
 mod list;
+pub mod probe;
 mod region;
 mod throttle;
 mod webhooks;

@@ -32,6 +32,16 @@ impl Region {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Us, Self::Uk, Self::Eu, Self::Studio];
 
+    /// As the configuration writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Us => "us",
+            Self::Uk => "uk",
+            Self::Eu => "eu",
+            Self::Studio => "studio",
+        }
+    }
+
     /// The region's hosts. Never `api.poly.ai`, which serves no region.
     pub fn hosts(self) -> Hosts {
         let (runtime, platform) = match self {

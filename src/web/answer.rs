@@ -106,15 +106,7 @@ impl Outcome {
 
     /// All that a stranger learns.
     fn body(&self) -> &'static str {
-        match self.status() {
-            StatusCode::NO_CONTENT => "",
-            StatusCode::UNAUTHORIZED => "{\"error\":\"unauthorized\"}\n",
-            StatusCode::PAYLOAD_TOO_LARGE => "{\"error\":\"payload too large\"}\n",
-            StatusCode::REQUEST_TIMEOUT => "{\"error\":\"request timeout\"}\n",
-            StatusCode::NOT_FOUND => "{\"error\":\"not found\"}\n",
-            StatusCode::METHOD_NOT_ALLOWED => "{\"error\":\"method not allowed\"}\n",
-            _ => "{\"error\":\"service unavailable\"}\n",
-        }
+        body(self.status())
     }
 
     /// One line a delivery. Neither the signature nor the body is in it.
@@ -172,6 +164,23 @@ impl Outcome {
             _ => delivery!(warn, "delivery not taken; PolyAI will send it again"),
         }
     }
+}
+
+fn body(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NO_CONTENT => "",
+        StatusCode::UNAUTHORIZED => "{\"error\":\"unauthorized\"}\n",
+        StatusCode::PAYLOAD_TOO_LARGE => "{\"error\":\"payload too large\"}\n",
+        StatusCode::REQUEST_TIMEOUT => "{\"error\":\"request timeout\"}\n",
+        StatusCode::NOT_FOUND => "{\"error\":\"not found\"}\n",
+        StatusCode::METHOD_NOT_ALLOWED => "{\"error\":\"method not allowed\"}\n",
+        _ => "{\"error\":\"service unavailable\"}\n",
+    }
+}
+
+/// Whether an answer with `status` and `body` is the receiver's, and not that of something before it.
+pub fn is_answer(status: StatusCode, answer: &[u8]) -> bool {
+    !answer.is_empty() && answer == body(status).as_bytes()
 }
 
 impl IntoResponse for Outcome {

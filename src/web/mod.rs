@@ -28,6 +28,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use self::{secrets::Secrets, skew::Skew};
 use crate::{clock::Clock, health::Health, queue::Queue};
 
+pub use answer::is_answer;
 pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
 pub use secrets_file::{Ending, Entry, FormatError, LONGEST_WINDOW, SecretsFile};
 pub use server::serve;

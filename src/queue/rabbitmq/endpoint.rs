@@ -77,6 +77,11 @@ impl Broker {
         self.endpoints.len()
     }
 
+    /// All nodes in order, without user and password.
+    pub(super) fn places(&self) -> impl Iterator<Item = &str> {
+        self.endpoints.iter().map(|endpoint| endpoint.shown.as_str())
+    }
+
     /// Connects to the node whose turn it is. The error says what is wrong, with whom, and what to do.
     pub(super) async fn connect(&self, role: &str) -> Result<(Connection, Plug, String), String> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();

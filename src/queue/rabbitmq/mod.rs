@@ -55,6 +55,7 @@ mod dead;
 mod desk;
 mod endpoint;
 mod message;
+pub mod probe;
 mod publisher;
 mod tls;
 mod topology;

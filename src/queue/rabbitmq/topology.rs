@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use lapin::{
-    Channel, ErrorKind, ExchangeKind,
+    Channel, ErrorKind, ExchangeKind, Queue,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -88,25 +88,35 @@ impl Topology {
 
     /// Declares everything. The error names the object and what to do.
     pub(super) async fn declare(&self, channel: &Channel) -> Result<(), String> {
-        self.exchange(channel, &self.unrouted, ExchangeKind::Headers, FieldTable::default()).await?;
-        self.queue(channel, &self.unrouted, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]).await?;
+        for object in self.objects() {
+            object.declare(channel).await.map_err(|error| explain(&error, object.what(), &object.name))?;
+        }
         let (name, value) = UNROUTED_HEADER;
         let marked = arguments(&[("x-match", long_string("any")), (name, long_string(value))]);
         self.bind(channel, &self.unrouted, &self.unrouted, "", marked).await?;
+        // The channel is the caller's to drop, which closes it.
+        self.bind_fetch(channel).await
+    }
+
+    /// Everything but the bindings, in an order in which it can be declared.
+    pub(super) fn objects(&self) -> Vec<Object> {
         let alternate = arguments(&[("alternate-exchange", long_string(self.unrouted.as_str()))]);
-        self.exchange(channel, &self.events, ExchangeKind::Topic, alternate).await?;
-        self.exchange(channel, &self.conversations, ExchangeKind::Topic, FieldTable::default()).await?;
-        self.queue(channel, &self.dead, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]).await?;
-        self.queue(channel, &self.fetch, &dead_lettered(&self.dead, FETCH_DELIVERY_LIMIT)).await?;
-        self.bind_fetch(channel).await?;
-        for rung in &self.rungs {
+        let kept = |name| Object::queue(name, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]);
+        let mut objects = vec![
+            Object::exchange(&self.unrouted, ExchangeKind::Headers, FieldTable::default()),
+            kept(&self.unrouted),
+            Object::exchange(&self.events, ExchangeKind::Topic, alternate),
+            Object::exchange(&self.conversations, ExchangeKind::Topic, FieldTable::default()),
+            kept(&self.dead),
+            Object::queue(&self.fetch, &dead_lettered(&self.dead, FETCH_DELIVERY_LIMIT)),
+        ];
+        objects.extend(self.rungs.iter().map(|rung| {
             let mut arguments = dead_lettered(&self.fetch, NO_DELIVERY_LIMIT);
             let wait = i64::try_from(rung.wait.as_millis()).unwrap_or(i64::MAX);
             arguments.push(("x-message-ttl", wait.into()));
-            self.queue(channel, &rung.queue, &arguments).await?;
-        }
-        // The channel is the caller's to drop, which closes it.
-        Ok(())
+            Object::queue(&rung.queue, &arguments)
+        }));
+        objects
     }
 
     async fn bind_fetch(&self, channel: &Channel) -> Result<(), String> {
@@ -155,31 +165,6 @@ impl Topology {
         Ok(())
     }
 
-    async fn exchange(
-        &self,
-        channel: &Channel,
-        name: &ShortString,
-        kind: ExchangeKind,
-        arguments: FieldTable,
-    ) -> Result<(), String> {
-        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let declared = channel.exchange_declare(name.clone(), kind, options, arguments).await;
-        declared.map_err(|error| explain(&error, "exchange", name))
-    }
-
-    async fn queue(
-        &self,
-        channel: &Channel,
-        name: &ShortString,
-        more: &[(&'static str, AMQPValue)],
-    ) -> Result<(), String> {
-        let mut arguments = arguments(more);
-        arguments.insert("x-queue-type".into(), long_string("quorum"));
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let declared = channel.queue_declare(name.clone(), options, arguments).await;
-        declared.map(drop).map_err(|error| explain(&error, "queue", name))
-    }
-
     async fn bind(
         &self,
         channel: &Channel,
@@ -191,6 +176,52 @@ impl Topology {
         let options = QueueBindOptions::default();
         let bound = channel.queue_bind(queue.clone(), exchange.clone(), key.into(), options, arguments);
         bound.await.map_err(|error| explain(&error, "binding of queue", queue))
+    }
+}
+
+/// An exchange (which has a kind) or a queue, as it has to be.
+#[derive(Clone, Debug)]
+pub(super) struct Object {
+    pub(super) name: ShortString,
+    exchange: Option<ExchangeKind>,
+    arguments: FieldTable,
+}
+
+impl Object {
+    fn exchange(name: &ShortString, kind: ExchangeKind, arguments: FieldTable) -> Self {
+        Self { name: name.clone(), exchange: Some(kind), arguments }
+    }
+
+    fn queue(name: &ShortString, more: &[(&'static str, AMQPValue)]) -> Self {
+        let mut arguments = arguments(more);
+        arguments.insert("x-queue-type".into(), long_string("quorum"));
+        Self { name: name.clone(), exchange: None, arguments }
+    }
+
+    /// `exchange` or `queue`
+    pub(super) fn what(&self) -> &'static str {
+        if self.exchange.is_some() { "exchange" } else { "queue" }
+    }
+
+    /// Makes it, or sees that it is as it has to be. Of a queue: how many messages and consumers it has.
+    pub(super) async fn declare(&self, channel: &Channel) -> lapin::Result<Option<Queue>> {
+        self.ask(channel, false).await
+    }
+
+    /// Sees that it is there, whatever it is like.
+    pub(super) async fn look(&self, channel: &Channel) -> lapin::Result<Option<Queue>> {
+        self.ask(channel, true).await
+    }
+
+    async fn ask(&self, channel: &Channel, passive: bool) -> lapin::Result<Option<Queue>> {
+        let (name, arguments) = (self.name.clone(), self.arguments.clone());
+        if let Some(kind) = self.exchange.clone() {
+            let options =
+                ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
+            return channel.exchange_declare(name, kind, options, arguments).await.map(|()| None);
+        }
+        let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
+        channel.queue_declare(name, options, arguments).await.map(Some)
     }
 }
 
@@ -228,7 +259,7 @@ fn whole_milliseconds(wait: Duration) -> Duration {
     Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX)))
 }
 
-fn explain(error: &lapin::Error, what: &str, name: &ShortString) -> String {
+pub(super) fn explain(error: &lapin::Error, what: &str, name: &ShortString) -> String {
     let ErrorKind::ProtocolError(said) = error.kind() else {
         return format!("the {what} `{name}` could not be declared: {error}");
     };

@@ -47,7 +47,7 @@ mod store;
 mod trouble;
 mod writer;
 
-pub use read::{Usage, look, verify};
+pub use read::{Usage, examine, look, verify};
 pub use schema::OpenError;
 
 use request::{Asked, Probe, Remember, Request, Settle, Write};

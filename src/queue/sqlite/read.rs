@@ -96,6 +96,27 @@ pub fn look(path: &Path) -> Result<Usage, String> {
     looked.map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
 }
 
+/// Whether the file at `path`, which is there, can be used by a queue: it is ours, it can be written, and its pages
+/// are in order as far as a look without reading every index tells. Nothing is changed. The error says what is wrong.
+pub fn examine(path: &Path) -> Result<(), String> {
+    let said = |error: rusqlite::Error| format!("{error}{}", hint(&error));
+    if path.metadata().is_ok_and(|file| file.len() == 0) {
+        return Ok(());
+    }
+    let connection = schema::connect_to_read(path, PATIENCE).map_err(said)?;
+    schema::recognise(&connection, path).map_err(|error| error.to_string())?;
+    let problem: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(said)?;
+    if problem != "ok" {
+        return Err(format!(
+            "it is damaged ({problem}): move it away (polyhook begins a new one) and recover it with `sqlite3 FILE .recover`"
+        ));
+    }
+    std::fs::OpenOptions::new().write(true).open(path).map(drop).map_err(|error| {
+        format!("it cannot be written ({error}): it must belong to the user polyhook runs as")
+    })
+}
+
 /// Reads the whole file at `path` and says what is wrong with it; how many messages were found in order.
 ///
 /// Every page is checked by SQLite, and of every message that its body gives the key it was stored under.

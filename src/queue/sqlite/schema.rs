@@ -253,7 +253,7 @@ fn prepare(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Result<Connec
 }
 
 /// How many migrations the file has seen, if it is ours and not too new.
-fn recognise(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
+pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
     let store = |source| OpenError::Store { path: path.to_owned(), source };
     // One snapshot: another process may just be making the tables and the marks, in one transaction.
     let snapshot = connection.unchecked_transaction().map_err(store)?;

@@ -35,6 +35,7 @@ const COMMANDS: &[&[&str]] = &[
     &["config", "check"],
     &["config", "show"],
     &["config", "schema"],
+    &["doctor"],
     &["healthcheck"],
 ];
 

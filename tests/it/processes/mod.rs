@@ -5,6 +5,7 @@ mod commands;
 mod configuration;
 mod dead;
 mod demo;
+mod doctor;
 mod endpoint_test;
 mod endpoints;
 mod logs;

@@ -388,7 +388,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// Everything in a folder of its own, on ports of the system's choice, with the archive and the queue in
-    /// files; `more` is TOML and goes on top, a section of each name at most.
+    /// files, and nothing done but what is asked for; `more` is TOML and goes on top, a section of each name at most.
     pub(crate) fn new(polyai: &Access, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let Access { url, account_id, project_id, api_key, secret, .. } = polyai;
@@ -399,6 +399,7 @@ impl Site {
             signature.secrets_file = "secrets"
             polyai = {{ base_url = "{url}", platform_url = "{url}", max_requests_per_second = 1000000 }}
             retry.delays = ["1s", "1s", "2s", "4s", "4s"]
+            reconcile.every = "0s"
             [[projects]]
             account_id = "{account_id}"
             project_id = "{project_id}"

@@ -92,7 +92,7 @@ impl Poster {
             value.set_sensitive(true);
             Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
         });
-        Ok(Self { client: unredirected()?, url: url.clone(), headers: headers.collect(), timeout, clock })
+        Ok(Self { client: visiting_client()?, url: url.clone(), headers: headers.collect(), timeout, clock })
     }
 
     /// What the name leads to, from here.

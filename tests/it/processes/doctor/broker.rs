@@ -1,0 +1,156 @@
+//! RabbitMQ, a real one.
+
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions},
+    types::FieldTable,
+};
+use tokio::runtime::Runtime;
+
+use super::{Diagnosis, call, doctor, nobody};
+use crate::support::{
+    process::{PolyAi, Site, eventually},
+    rabbit::{self, ClientCertificate, Node, SHARED},
+};
+
+fn queue(url: &str, prefix: &str) -> String {
+    format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}\nspool.path = \"spool.db\"")
+}
+
+/// Somebody else at work on the broker.
+fn meddle(work: impl AsyncFnOnce(lapin::Channel)) {
+    Runtime::new().unwrap().block_on(async {
+        let connection = Connection::connect(&SHARED.url(), ConnectionProperties::default()).await.unwrap();
+        work(connection.create_channel().await.unwrap()).await;
+        // The channel may still be on its own way out.
+        let _ = connection.close(200, "OK".into()).await;
+    });
+}
+
+#[test]
+fn the_topology_before_during_and_after() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let prefix = rabbit::prefix();
+    let site = Site::new(&polyai.access, &queue(&SHARED.url(), &prefix));
+    let found = doctor(&site, &["--role", "receive"]);
+    found.green(&["broker.connection", "broker.permissions", "broker.round_trip", "spool"]);
+    found.says("broker.topology", "warn", "nothing is declared yet");
+    found.says("broker.policies", "skipped", "rabbitmqctl list_queues -p '/' name policy");
+    let found = doctor(&site, &["--role", "receive"]);
+    found.says("broker.topology", "warn", "nothing is declared yet");
+
+    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
+    receive.wait_for("a connection", |line| line.contains("connected to the broker").then_some(()));
+    receive.stop();
+    doctor(&site, &["--role", "receive"]).green(&["broker.topology", "broker.round_trip"]);
+
+    let [fetch, dead, unrouted] = ["fetch", "dead", "unrouted"].map(|name| format!("{prefix}.{name}"));
+    meddle(async |channel| {
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        for queue in [&fetch, &dead, &unrouted] {
+            let sent = channel.basic_publish(
+                "".into(),
+                queue.as_str().into(),
+                BasicPublishOptions::default(),
+                b"{}",
+                BasicProperties::default(),
+            );
+            sent.await.unwrap().await.unwrap();
+        }
+    });
+    // The broker counts what is in a quorum queue every few seconds only.
+    eventually("counted", || {
+        let shown = doctor(&site, &[]).shown();
+        ["1 jobs wait", "1 dead letters", "1 events"].iter().all(|words| shown.contains(words))
+    });
+    let found = doctor(&site, &[]);
+    found.says("broker.topology", "warn", "1 jobs wait, and no worker takes them");
+    found.says("broker.topology", "warn", "1 dead letters").says(
+        "broker.topology",
+        "warn",
+        "1 events that nobody",
+    );
+
+    meddle(async |channel| {
+        for queue in [&fetch, &dead] {
+            channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+        }
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(fetch.as_str().into(), durable, FieldTable::default()).await.unwrap();
+    });
+    let found = doctor(&site, &[]);
+    found.says("broker.topology", "warn", &format!("missing: {dead}")).only("broker.topology");
+    found.says("broker.topology", "fail", "other properties than polyhook needs");
+    found.says("broker.topology", "fail", &format!("rabbitmqctl delete_queue -p '/' {fetch}"));
+}
+
+#[test]
+fn who_is_let_in_and_to_what() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let port = SHARED.port();
+    let prefix = rabbit::prefix();
+    let ask = |url: &str, more: &[&str]| {
+        let site = Site::new(&polyai.access, &queue(url, &prefix));
+        Diagnosis::read(&call(&site, &[&["--role", "receive"], more].concat()).private("hunter2").run())
+    };
+    let found = ask(&format!("amqp://guest:hunter2@127.0.0.1:{port}/%2f"), &[]);
+    found.says("broker.connection", "fail", "refused the login").only("broker.connection");
+    found.says("broker.topology", "skipped", "no node lets us in");
+    let found = ask(&format!("amqp://guest:guest@127.0.0.1:{port}/nowhere"), &[]);
+    found.says("broker.connection", "fail", "virtual host").only("broker.connection");
+    ask(&format!("amqp://guest:guest@{}/%2f", nobody()), &[]).says("broker.connection", "fail", "refused");
+    ask(&format!("amqps://guest:guest@127.0.0.1:{port}/%2f"), &[]).says("broker.connection", "fail", "TLS");
+
+    // Nor does anybody trust a certificate of its own authority.
+    let own = SHARED.tls_url().replace("amqps://guest:guest@", "https://").replace("%2f", "");
+    let found = ask(&SHARED.url(), &["--url", &own]);
+    found
+        .says("public_url", "fail", "no trusted TLS connection: invalid peer certificate")
+        .only("public_url");
+
+    let user = format!("user-{prefix}");
+    SHARED.ctl(&["add_user", &user, "hunter2"]);
+    let ours = format!("^{prefix}\\.");
+    let default = "amq\\.default$";
+    let write = format!("^({prefix}\\.|{default})");
+    for ([configure, write, read], lacks) in [
+        (["", &write, &ours], "lacks permission to configure it"),
+        ([&ours, &ours, &ours], "amq.default"),
+        ([&ours, default, &ours], "lacks permission to write it"),
+        ([&ours, &write, ""], "lacks permission to read it"),
+    ] {
+        SHARED.ctl(&["set_permissions", "-p", "/", &user, configure, write, read]);
+        let found = ask(&format!("amqp://{user}:hunter2@127.0.0.1:{port}/%2f"), &[]);
+        found.says("broker.permissions", "fail", lacks).only("broker.permissions");
+        let command = format!(
+            "rabbitmqctl set_permissions -p '/' '{user}' '^{prefix}\\.' '^({prefix}\\.|amq\\.default$)' '^{prefix}\\.'"
+        );
+        found.says("broker.permissions", "fail", &command);
+    }
+    // With what the command gives, polyhook works.
+    SHARED.ctl(&["set_permissions", "-p", "/", &user, &ours, &write, &ours]);
+    let url = format!("amqp://{user}:hunter2@127.0.0.1:{port}/%2f");
+    ask(&url, &[]).green(&["broker.permissions", "broker.round_trip"]);
+    let site = Site::new(&polyai.access, &queue(&url, &prefix));
+    let mut receive = site.polyhook(["run"]).private("hunter2").start();
+    receive.wait_for("a connection", |line| line.contains("connected to the broker").then_some(()));
+    receive.stop();
+    ask(&url, &[]).green(&["broker.permissions", "broker.topology"]);
+}
+
+#[test]
+fn a_broker_without_room() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let node = Node::start(ClientCertificate::Optional);
+    let site = Site::new(&polyai.access, &queue(&node.url(), "polyhook"));
+    node.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
+    let found = doctor(&site, &["--role", "receive"]);
+    found.says("broker.round_trip", "fail", "short of memory or disk").only("broker.round_trip");
+    node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    node.ctl(&["set_policy", "everything", ".*", r#"{"max-length":0}"#]);
+    doctor(&site, &["--role", "receive"]).says("broker.round_trip", "fail", "a policy");
+    node.pause();
+    let found = doctor(&site, &["--role", "receive"]);
+    found.says("broker.connection", "fail", "does not answer within");
+    node.resume();
+}

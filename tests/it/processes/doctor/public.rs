@@ -1,0 +1,45 @@
+//! What stands between PolyAI and us.
+
+use super::{answer, doctor, fixed, nobody, without_tls};
+use crate::support::process::{PolyAi, Site};
+
+#[test]
+fn an_unsigned_post_must_be_answered_by_polyhook() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "");
+    let ask = |url: &str| doctor(&site, &["--role", "receive", "--url", url]);
+    let mut receive = site.polyhook(["receive"]).start();
+    receive.ready();
+    let ours = receive.receiver();
+    let found = ask(&format!("http://{ours}/polyai-events"));
+    found.green(&["public_url"]).says("public_url", "warn", "not https");
+    ask(&format!("http://{ours}/elsewhere?token=whsec_mine")).says(
+        "public_url",
+        "fail",
+        "server.path (/polyai-events)",
+    );
+    receive.stop();
+
+    for (status, headers, body, words) in [
+        ("200 OK", "", "welcome", "another service takes the deliveries"),
+        ("204 No Content", "", "", "another service takes the deliveries"),
+        (
+            "302 Found",
+            "location: https://www.example.com/x?y=whsec_z\r\n",
+            "",
+            "to https://www.example.com/x",
+        ),
+        ("401 Unauthorized", "www-authenticate: Basic\r\n", "who are you?", "credentials of its own"),
+        ("403 Forbidden", "", "blocked", "a firewall (WAF)"),
+        ("404 Not Found", "", "default backend - 404", "no route"),
+        ("502 Bad Gateway", "", "<html>", "the ingress does not reach polyhook"),
+        ("503 Service Unavailable", "", "{\"error\":\"service unavailable\"}\n", "/readyz"),
+        ("418 I'm a teapot", "", "", "must be answered 401"),
+    ] {
+        let found = ask(&format!("http://{}/polyai-events", fixed(answer(status, headers, body))));
+        found.says("public_url", "fail", words).only("public_url");
+    }
+    ask(&format!("http://{}/", nobody())).says("public_url", "fail", "refused");
+    ask("https://no-such-host.invalid/").says("public_url", "fail", "cannot be resolved");
+    ask(&without_tls()).says("public_url", "fail", "no trusted TLS connection");
+}
