@@ -9,11 +9,13 @@ mod demo;
 mod endpoint;
 mod fetch;
 mod healthcheck;
+mod manual;
 pub mod output;
 mod send;
 mod serve;
 mod simulate;
 mod spool;
+mod tail;
 mod verify;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
@@ -50,6 +52,7 @@ Examples:
   polyhook config check --config polyhook.toml   find what is wrong before a deployment does
   polyhook run --config polyhook.toml            receiver and worker in one process
   polyhook fetch CA0123456789abcdef              archive one conversation now
+  polyhook tail                                  what happens, line by line
   polyhook dead list                             what could not be archived, and why
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.";
@@ -69,10 +72,22 @@ enum Command {
     /// Show the whole path at work: simulator, receiver, worker, archive; needs no configuration
     Demo(demo::Args),
     /// Run receiver and worker in one process
+    #[command(after_help = "\
+Examples:
+  polyhook run --config polyhook.toml
+  polyhook run --config polyhook.toml --set log.format=json")]
     Run,
     /// Run the receiver: verify deliveries and make them durable
+    #[command(after_help = "\
+Examples:
+  polyhook receive --config polyhook.toml
+  polyhook receive --config polyhook.toml --set server.listen=0.0.0.0:9000")]
     Receive,
     /// Run the worker: fetch, archive and announce conversations
+    #[command(after_help = "\
+Examples:
+  polyhook work --config polyhook.toml
+  polyhook work --config polyhook.toml --set worker.concurrency=32")]
     Work,
     /// Run a stand-in for PolyAI: its APIs, and signed deliveries with its retry policy
     Simulate(simulate::Args),
@@ -80,6 +95,8 @@ enum Command {
     Send(send::Args),
     /// Explain why a signature matches, or why it does not
     Verify(verify::Args),
+    /// Follow deliveries and jobs as they happen, one line each
+    Tail(tail::Args),
     /// Fetch conversations by id and archive them now
     Fetch(fetch::Args),
     /// List dead letters, show why they are dead, replay or drop them
@@ -96,6 +113,10 @@ enum Command {
     Config(config::Command),
     /// Ask a running polyhook whether it is ready (for container health checks)
     Healthcheck(healthcheck::Args),
+    /// Print the completions of a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write those of all commands
+    Man(manual::ManArgs),
 }
 
 /// Why a command did not succeed.
@@ -149,12 +170,18 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Simulate(args) => simulate::run(args).await,
         Command::Send(args) => send::run(&global, args).await,
         Command::Verify(args) => verify::run(&global, &args),
+        Command::Tail(args) => tail::run(&global, args).await,
         Command::Fetch(args) => fetch::run(&global, args).await,
         Command::Dead(command) => dead::run(&global, command).await,
         Command::Endpoint(command) => endpoint::run(&global, command).await,
         Command::Spool(command) => spool::run(&global, &command).await,
         Command::Config(command) => config::run(&global, &command),
         Command::Healthcheck(args) => healthcheck::run(&global, args).await,
+        Command::Completions(args) => {
+            manual::completions(&args);
+            Ok(())
+        }
+        Command::Man(args) => manual::man(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

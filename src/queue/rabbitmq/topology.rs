@@ -47,6 +47,8 @@ pub(super) struct Topology {
     pub(super) dead: ShortString,
     /// Both the exchange and the queue behind it.
     pub(super) unrouted: ShortString,
+    /// Where it is told what happened (`notes.rs`).
+    pub(super) tail: ShortString,
     /// Shortest first.
     pub(super) rungs: Vec<Rung>,
 }
@@ -74,6 +76,7 @@ impl Topology {
             fetch: name("fetch"),
             dead: name("dead"),
             unrouted: name("unrouted"),
+            tail: name("tail"),
             rungs,
         })
     }
@@ -96,6 +99,7 @@ impl Topology {
         let alternate = arguments(&[("alternate-exchange", long_string(self.unrouted.as_str()))]);
         self.exchange(channel, &self.events, ExchangeKind::Topic, alternate).await?;
         self.exchange(channel, &self.conversations, ExchangeKind::Topic, FieldTable::default()).await?;
+        self.declare_tail(channel).await?;
         self.queue(channel, &self.dead, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]).await?;
         self.queue(channel, &self.fetch, &dead_lettered(&self.dead, FETCH_DELIVERY_LIMIT)).await?;
         self.bind_fetch(channel).await?;
@@ -107,6 +111,11 @@ impl Topology {
         }
         // The channel is the caller's to drop, which closes it.
         Ok(())
+    }
+
+    /// Declares what a follower needs.
+    pub(super) async fn declare_tail(&self, channel: &Channel) -> Result<(), String> {
+        self.exchange(channel, &self.tail, ExchangeKind::Topic, FieldTable::default()).await
     }
 
     async fn bind_fetch(&self, channel: &Channel) -> Result<(), String> {
