@@ -21,4 +21,5 @@ mod spool;
 mod sqlite;
 mod sqlite_dead;
 mod support;
+mod tail;
 mod worker;

@@ -14,6 +14,7 @@ mod s3;
 mod signals;
 mod signatures;
 mod spool;
+mod tail;
 
 use std::{collections::BTreeMap, path::Path};
 
