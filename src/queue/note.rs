@@ -118,7 +118,7 @@ impl Note {
     pub(super) fn ready(announcement: &Announcement, at: Timestamp) -> Self {
         Self {
             conversation_id: Some(cut(&announcement.subject)),
-            project_id: announced_project(&announcement.body),
+            project_id: Origin::read(&announcement.body).map(|origin| cut(&origin.project_id)),
             ..Self::named(&announcement.id, &announcement.kind, &announcement.environment, What::Ready, at)
         }
     }
@@ -164,21 +164,28 @@ impl Note {
     }
 }
 
-/// The project in the manifest that an announcement carries.
-fn announced_project(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Announced {
-        data: Data,
+/// What the manifest in an announcement says of where the conversation comes from.
+#[derive(Debug, Deserialize)]
+pub(super) struct Origin {
+    project_id: String,
+    /// The event that asked for it.
+    #[serde(default)]
+    pub(super) event_id: Option<String>,
+}
+
+impl Origin {
+    /// None in an announcement that is not ours.
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Announced {
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            manifest: Origin,
+        }
+        serde_json::from_slice(body).ok().map(|Announced { data }| data.manifest)
     }
-    #[derive(Deserialize)]
-    struct Data {
-        manifest: Manifest,
-    }
-    #[derive(Deserialize)]
-    struct Manifest {
-        project_id: String,
-    }
-    serde_json::from_slice(body).ok().map(|Announced { data }| cut(&data.manifest.project_id))
 }
 
 fn cut(name: &str) -> String {

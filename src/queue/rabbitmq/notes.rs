@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Numbered {
     /// Who tells it: one queue of one process.
     pub(super) from: u64,
-    /// Counts what that one wanted to tell.
+    /// Counts what that one wanted to tell, from one, what it left out included.
     pub(super) number: u64,
     pub(super) note: Note,
 }
@@ -49,10 +49,9 @@ pub(super) struct Numbered {
 /// The way in.
 #[derive(Debug)]
 pub(super) struct Notes {
-    sender: mpsc::Sender<Numbered>,
-    from: u64,
-    number: AtomicU64,
+    sender: mpsc::Sender<Note>,
     quiet: Arc<Quiet>,
+    left_out: Arc<AtomicU64>,
 }
 
 /// Until when nothing is told.
@@ -86,14 +85,18 @@ impl Notes {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, mut notes) = mpsc::channel(PLACES);
         let quiet = Arc::new(Quiet { begun: Instant::now(), until_ms: AtomicU64::new(0) });
-        let told =
-            Self { sender, from: fastrand::u64(..), number: AtomicU64::new(0), quiet: Arc::clone(&quiet) };
+        let told = Self { sender, quiet: Arc::clone(&quiet), left_out: Arc::default() };
+        let left_out = Arc::clone(&told.left_out);
+        let (from, mut number) = (fastrand::u64(..), 0);
         let publishers = Arc::new(publishers);
         let task = stream::poll_fn(move |context| notes.poll_recv(context))
             .take_until(closing.cancelled_owned())
-            .for_each_concurrent(MANNER.window, move |note| {
-                let (publishers, quiet, parcel) =
-                    (Arc::clone(&publishers), Arc::clone(&quiet), parcel(&exchange, &note));
+            .map(move |note| {
+                number += 1 + left_out.swap(0, Ordering::Relaxed);
+                parcel(&exchange, &Numbered { from, number, note })
+            })
+            .for_each_concurrent(MANNER.window, move |parcel| {
+                let (publishers, quiet) = (Arc::clone(&publishers), Arc::clone(&quiet));
                 async move {
                     // What is no longer wanted by now would only keep others waiting.
                     if quiet.is_over()
@@ -116,9 +119,9 @@ impl Notes {
 
     /// Tells it, or does not: never waits.
     pub(super) fn tell(&self, note: Note) {
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
-        // One that has no place is missed, and its number says so.
-        let _ = self.sender.try_send(Numbered { from: self.from, number, note });
+        if self.sender.try_send(note).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

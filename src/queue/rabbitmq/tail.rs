@@ -1,7 +1,8 @@
 //! Following what receivers and workers tell of themselves (`notes.rs`).
 //!
-//! Through a queue without a name that the broker removes with our connection, bound to `<prefix>.tail` alone: what
-//! becomes of events, jobs and announcements does not depend on it. It holds [`LONGEST`] notes at most and drops
+//! Through a queue of our own that the broker removes with our connection, bound to `<prefix>.tail` alone: what
+//! becomes of events, jobs and announcements does not depend on it. Its name begins with the prefix, so that a user
+//! who may use nothing else can follow. It holds [`LONGEST`] notes at most and drops
 //! the oldest for the newest, so a follower that is slow, or frozen, costs the broker no more than that.
 
 use std::{collections::HashMap, sync::Arc};
@@ -11,7 +12,7 @@ use lapin::{
     Consumer,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable},
+    types::{AMQPValue, FieldTable, ShortString},
 };
 use tokio::sync::watch;
 
@@ -133,8 +134,9 @@ impl Follower {
         bounded.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
         let options =
             QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare("".into(), options, bounded).await.map_err(refused)?.name().clone();
         let (exchange, all) = (self.topology.tail.clone(), "#".into());
+        let name = ShortString::from(format!("{exchange}.{}", uuid::Uuid::new_v4().simple()));
+        let queue = channel.queue_declare(name, options, bounded).await.map_err(refused)?.name().clone();
         channel
             .queue_bind(queue.clone(), exchange, all, QueueBindOptions::default(), FieldTable::default())
             .await

@@ -21,7 +21,7 @@ use super::{
     store::{read_history, read_message, read_time},
     trouble::hint,
 };
-use crate::queue::{Note, What};
+use crate::queue::{Note, What, note::Origin};
 
 /// How long a look waits for a locked file.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -54,6 +54,8 @@ pub struct Follower {
     due: HashMap<i64, i64>,
     dead: HashSet<i64>,
     names: HashMap<i64, Names>,
+    /// The same by the event's id, for jobs that were done between two looks: what was announced at this one.
+    announced: HashMap<String, Names>,
 }
 
 impl Follower {
@@ -74,6 +76,7 @@ impl Follower {
             due: HashMap::new(),
             dead: HashSet::new(),
             names: HashMap::new(),
+            announced: HashMap::new(),
         };
         follower.begin().map_err(wrong)?;
         Ok(follower)
@@ -136,12 +139,12 @@ impl Follower {
 
     /// Whether there is more to read at once.
     fn look_at_all(&mut self, notes: &mut Vec<Note>) -> rusqlite::Result<bool> {
+        let announced = self.announcements(notes)?;
         let delivered = self.deliveries(notes)?;
         self.leased()?;
         let ended = self.ended(notes)?;
         self.retries(notes)?;
         self.dead_letters(notes)?;
-        let announced = self.announcements(notes)?;
         Ok(delivered || ended || announced)
     }
 
@@ -154,8 +157,13 @@ impl Follower {
             .collect::<rusqlite::Result<Vec<_>>>()?;
         drop(statement);
         let full = found.len() == PAGE;
-        for (seq, note) in found {
+        for (seq, mut note) in found {
             self.message = seq;
+            if note.conversation_id.is_none()
+                && let Some(names) = self.announced.get(&note.id)
+            {
+                (note.conversation_id, note.project_id) = names.clone();
+            }
             self.remember(seq, &note);
             if note.at.as_millisecond() >= self.since {
                 notes.push(note);
@@ -205,7 +213,9 @@ impl Follower {
             }
             let message = read_message(row, Bytes::new())?;
             let note = Note::done(&message, &read_history(row)?, read_time(row, "ended_at")?);
-            let (conversation_id, project_id) = self.names.remove(&seq).unwrap_or_default();
+            let names = self.names.remove(&seq).filter(|names| names.0.is_some());
+            let names = names.or_else(|| self.announced.get(&note.id).cloned());
+            let (conversation_id, project_id) = names.unwrap_or_default();
             notes.push(Note { conversation_id, project_id, ..note });
         }
         let full = count == PAGE;
@@ -278,9 +288,14 @@ impl Follower {
     fn announcements(&mut self, notes: &mut Vec<Note>) -> rusqlite::Result<bool> {
         let found = read::announcements_after(&self.connection, self.announcement, PAGE)?;
         let full = found.len() == PAGE;
+        self.announced.clear();
         for (seq, announcement) in found {
             self.announcement = seq;
-            notes.push(Note::ready(&announcement, announcement.time));
+            let note = Note::ready(&announcement, announcement.time);
+            if let Some(event_id) = Origin::read(&announcement.body).and_then(|origin| origin.event_id) {
+                self.announced.insert(event_id, (note.conversation_id.clone(), note.project_id.clone()));
+            }
+            notes.push(note);
         }
         Ok(full)
     }
