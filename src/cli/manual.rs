@@ -39,18 +39,16 @@ pub(super) fn completions(args: &CompletionsArgs) {
 }
 
 pub(super) fn man(args: &ManArgs) -> Result<(), CliError> {
-    match &args.dir {
-        Some(dir) => write_pages(dir)
-            .map_err(|error| CliError::Failed(format!("{} cannot be written: {error}", dir.display()))),
-        None => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command())
-                .render(&mut page)
-                .map_err(|error| CliError::Failed(error.to_string()))?;
-            output::raw(&page);
-            Ok(())
-        }
+    if let Some(dir) = &args.dir {
+        return write_pages(dir)
+            .map_err(|error| CliError::Failed(format!("{} cannot be written: {error}", dir.display())));
     }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command())
+        .render(&mut page)
+        .map_err(|error| CliError::Failed(error.to_string()))?;
+    output::raw(&page);
+    Ok(())
 }
 
 fn write_pages(dir: &Path) -> std::io::Result<()> {

@@ -16,7 +16,7 @@ use polyhook::{
     },
 };
 use tokio::{
-    task::block_in_place,
+    task::{JoinSet, block_in_place},
     time::{sleep, timeout},
 };
 
@@ -158,7 +158,7 @@ async fn thousands_of_jobs_are_told_once_each() {
     let mut follower = FileFollower::open(&path, Timestamp::UNIX_EPOCH).unwrap();
     let working = {
         let queue = Arc::clone(&queue);
-        tokio::spawn(async move {
+        async move {
             let publish = (0..JOBS).map(|n| {
                 let queue = Arc::clone(&queue);
                 async move { queue.publish(message(&format!("evt_{n}"), BODY)).await.unwrap() }
@@ -167,8 +167,9 @@ async fn thousands_of_jobs_are_told_once_each() {
             for _ in 0..JOBS {
                 queue.settle(take(&queue).await.lease, Outcome::Done).await.unwrap();
             }
-        })
+        }
     };
+    let mut working = JoinSet::from_iter([working]);
     let (mut delivered, mut done) = (Vec::new(), Vec::new());
     let deadline = Instant::now() + Duration::from_mins(1);
     while done.len() < JOBS {
@@ -178,7 +179,7 @@ async fn thousands_of_jobs_are_told_once_each() {
         }
         sleep(Duration::from_millis(5)).await;
     }
-    working.await.unwrap();
+    working.join_next().await.unwrap().unwrap();
     assert_eq!(follower.look().unwrap(), []);
     for ids in [delivered, done] {
         assert_eq!((ids.iter().collect::<BTreeSet<_>>().len(), ids.len()), (JOBS, JOBS));
@@ -268,9 +269,9 @@ async fn a_follower_that_takes_nothing_holds_up_nobody_and_knows_what_it_missed(
     let bench = Arc::new(Bench::on(&SHARED).await);
     let alone = rate(&bench, "alone", EVENTS).await;
     let mut follower = follow(&SHARED.url(), &bench.prefix).await;
-    let followed = rate(&bench, "followed", EVENTS).await;
-    eprintln!("{alone:.0}/s alone, {followed:.0}/s with a follower that takes nothing");
-    assert!(followed > alone / 3.0, "{alone:.0}/s alone, {followed:.0}/s followed");
+    let watched = rate(&bench, "watched", EVENTS).await;
+    eprintln!("{alone:.0}/s alone, {watched:.0}/s with a follower that takes nothing");
+    assert!(watched > alone / 3.0, "{alone:.0}/s alone, {watched:.0}/s watched");
 
     let depth = block_in_place(|| SHARED.ctl(&["list_queues", "name", "messages", "exclusive"]));
     let waiting: Vec<u64> = depth
@@ -299,15 +300,15 @@ async fn a_follower_that_takes_nothing_holds_up_nobody_and_knows_what_it_missed(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_follower_outlives_the_broker() {
-    let node = fragile().await;
-    let (url, prefix) = (node.url(), prefix());
+    let broker = fragile().await;
+    let (url, prefix) = (broker.url(), prefix());
     let bench = Bench::with(&config(&url, &prefix)).await;
     let mut follower = follow(&url, &prefix).await;
     bench.queue.publish(event("evt_1")).await.unwrap();
     assert!(matches!(next(&mut follower).await, Told::Note(note) if note.id == "evt_1"));
-    block_in_place(|| node.kill());
+    block_in_place(|| broker.kill());
     assert!(matches!(next(&mut follower).await, Told::Trouble(_)));
-    block_in_place(|| node.restart());
+    block_in_place(|| broker.restart());
     bench.becomes_ready().await;
     let mut number = 1;
     let told = loop {

@@ -91,21 +91,18 @@ impl Follower {
             self.ready().await;
             let Some((session, consumer)) = &mut self.feed else { continue };
             let (session, come) = (Arc::clone(session), consumer.next().await);
-            match come {
-                Some(Ok(delivery)) => {
-                    // Unacknowledged it is dropped with the queue; there is nothing to be done about it.
-                    let _ = delivery.acker.ack(BasicAckOptions::default()).await;
-                    if let Some(told) = self.read(&delivery) {
-                        return told;
-                    }
-                }
-                Some(Err(_)) | None => {
-                    self.feed = None;
-                    let reason = "what happens cannot be followed for now, and is not told later";
-                    self.waiting = Some(Told::Trouble(reason.to_owned()));
-                    session.fail("the tail's queue is gone; there will be another");
-                    self.wait_for_end_of(&session).await;
-                }
+            let Some(Ok(delivery)) = come else {
+                self.feed = None;
+                let reason = "what happens cannot be followed for now, and is not told later";
+                self.waiting = Some(Told::Trouble(reason.to_owned()));
+                session.fail("the tail's queue is gone; there will be another");
+                self.wait_for_end_of(&session).await;
+                continue;
+            };
+            // Unacknowledged it is dropped with the queue; there is nothing to be done about it.
+            let _ = delivery.acker.ack(BasicAckOptions::default()).await;
+            if let Some(told) = self.read(&delivery) {
+                return told;
             }
         }
     }
