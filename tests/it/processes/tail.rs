@@ -111,9 +111,10 @@ fn filters_and_the_past() {
     let mut receive = site.polyhook(["receive"]).start();
     receive.ready();
     for (id, kind, conversation, environment, project) in [
-        ("1", "alerts.triggered", "CA1", "live", "P1"),
-        ("2", "alerts.triggered.v2", "CA2", "sandbox", "P2"),
-        ("3", "alertsx", "CA1", "live", "P2"),
+        // What does not pass comes first, or the limit would hide it.
+        ("1", "alertsx", "CA1", "live", "P2"),
+        ("2", "alerts.triggered", "CA1", "live", "P1"),
+        ("3", "alerts.triggered.v2", "CA2", "sandbox", "P2"),
         ("4", "handoff.created", "CA3", "pre-release", "P1"),
     ] {
         let body = event(kind, conversation, environment, project);
@@ -131,11 +132,11 @@ fn filters_and_the_past() {
         assert_eq!(ids, wanted, "{more:?}");
     };
     tail(&[], &["1", "2", "3", "4"]);
-    tail(&["--type", "alerts"], &["1", "2"]);
-    tail(&["--type", "alerts.triggered.v2", "--type", "handoff.created"], &["2", "4"]);
-    tail(&["--conversation", "CA1"], &["1", "3"]);
-    tail(&["--environment", "sandbox", "--environment", "pre-release"], &["2", "4"]);
-    tail(&["--project", "P2", "--environment", "live"], &["3"]);
+    tail(&["--type", "alerts"], &["2", "3"]);
+    tail(&["--type", "alerts.triggered.v2", "--type", "handoff.created"], &["3", "4"]);
+    tail(&["--conversation", "CA2"], &["3"]);
+    tail(&["--environment", "sandbox", "--environment", "pre-release"], &["3", "4"]);
+    tail(&["--project", "P1", "--environment", "live"], &["2"]);
     receive.stop();
 
     // Wrong usage, a wrong path and a broker that is away are said.
