@@ -7,6 +7,10 @@ use crate::config::{Config, Roles};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Say what is wrong with the configuration, all of it at once; exit code 78 if anything is
+    #[command(after_help = "\
+Examples:
+  polyhook config check --config polyhook.toml
+  polyhook config check --role receive --json")]
     Check {
         /// The role it is for; `run` needs everything
         #[arg(long, value_enum, default_value_t = Role::Run)]
@@ -16,12 +20,19 @@ pub(super) enum Command {
         json: bool,
     },
     /// Show the configuration in force, merged from all layers, without secrets
+    #[command(after_help = "\
+Examples:
+  polyhook config show --config polyhook.toml
+  polyhook config show --json | jq .queue")]
     Show {
         /// As JSON instead of TOML
         #[arg(long)]
         json: bool,
     },
     /// Print the JSON Schema of the configuration file
+    #[command(after_help = "\
+Examples:
+  polyhook config schema > polyhook.schema.json     for an editor that completes and checks")]
     Schema,
 }
 

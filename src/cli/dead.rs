@@ -19,7 +19,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use self::table::Table;
-use super::{CliError, Global, output, wait_for};
+use super::{
+    CliError, Global,
+    output::{self, harmless},
+    wait_for,
+};
 use crate::{
     app,
     clock::Clock,
@@ -615,9 +619,4 @@ fn tell(letter: &DeadLetter, with_body: bool, now: Timestamp) {
             output::line(harmless(text));
         }
     }
-}
-
-/// What comes from outside must not move a terminal's cursor.
-fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }

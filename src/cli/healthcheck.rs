@@ -11,6 +11,10 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Ask a running polyhook whether it is ready; exit code 1 if it is not.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  polyhook healthcheck --config polyhook.toml
+  polyhook healthcheck --url http://127.0.0.1:9090/readyz")]
 pub(super) struct Args {
     /// What to ask, instead of /readyz of the configured admin listener
     #[arg(long)]

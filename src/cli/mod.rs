@@ -12,12 +12,14 @@ mod doctor;
 mod endpoint;
 mod fetch;
 mod healthcheck;
+mod manual;
 pub mod output;
 mod reconcile;
 mod send;
 mod serve;
 mod simulate;
 mod spool;
+mod tail;
 mod verify;
 mod when;
 
@@ -56,6 +58,7 @@ Examples:
   polyhook run --config polyhook.toml            receiver and worker in one process
   polyhook fetch CA0123456789abcdef              archive one conversation now
   polyhook backfill --last 30d                   archive what no webhook has brought
+  polyhook tail                                  what happens, line by line
   polyhook dead list                             what could not be archived, and why
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.";
@@ -75,10 +78,22 @@ enum Command {
     /// Show the whole path at work: simulator, receiver, worker, archive; needs no configuration
     Demo(demo::Args),
     /// Run receiver, worker and reconciliation in one process
+    #[command(after_help = "\
+Examples:
+  polyhook run --config polyhook.toml
+  polyhook run --config polyhook.toml --set log.format=json")]
     Run,
     /// Run the receiver: verify deliveries and make them durable
+    #[command(after_help = "\
+Examples:
+  polyhook receive --config polyhook.toml
+  polyhook receive --config polyhook.toml --set server.listen=0.0.0.0:9000")]
     Receive,
     /// Run the worker: fetch, archive and announce conversations; reconciliation too
+    #[command(after_help = "\
+Examples:
+  polyhook work --config polyhook.toml
+  polyhook work --config polyhook.toml --set worker.concurrency=32")]
     Work,
     /// Look for what no webhook has brought: compare PolyAI's list with the archive
     Reconcile(reconcile::Args),
@@ -88,6 +103,8 @@ enum Command {
     Send(send::Args),
     /// Explain why a signature matches, or why it does not
     Verify(verify::Args),
+    /// Follow deliveries and jobs as they happen, one line each
+    Tail(tail::Args),
     /// Fetch conversations by id and archive them now
     Fetch(fetch::Args),
     /// Queue what the archive lacks of a past time
@@ -110,6 +127,10 @@ enum Command {
     Doctor(doctor::Args),
     /// Ask a running polyhook whether it is ready (for container health checks)
     Healthcheck(healthcheck::Args),
+    /// Print the completions of a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write those of all commands
+    Man(manual::ManArgs),
 }
 
 /// Why a command did not succeed.
@@ -166,6 +187,7 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Simulate(args) => simulate::run(args).await,
         Command::Send(args) => send::run(&global, args).await,
         Command::Verify(args) => verify::run(&global, &args),
+        Command::Tail(args) => tail::run(&global, args).await,
         Command::Fetch(args) => fetch::run(&global, args).await,
         Command::Dead(command) => dead::run(&global, command).await,
         Command::Endpoint(command) => endpoint::run(&global, command).await,
@@ -173,6 +195,11 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(command) => config::run(&global, &command),
         Command::Doctor(args) => doctor::run(&global, args).await,
         Command::Healthcheck(args) => healthcheck::run(&global, args).await,
+        Command::Completions(args) => {
+            manual::completions(&args);
+            Ok(())
+        }
+        Command::Man(args) => manual::man(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

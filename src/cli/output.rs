@@ -14,6 +14,18 @@ pub fn line(text: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
+/// One line on standard output; false once nobody reads it any more.
+pub fn try_line(text: impl Display) -> bool {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_ok()
+}
+
+/// Bytes on standard output, as they are.
+pub fn raw(bytes: &[u8]) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+}
+
 /// One JSON value on one line of standard output.
 pub fn json(value: &impl Serialize) {
     if let Ok(text) = serde_json::to_string(value) {
@@ -40,6 +52,12 @@ pub fn error(text: &str) {
     }
 }
 
+/// Something to know that is no result, on standard error.
+pub fn note(text: &str) {
+    let text = text.if_supports_color(Stream::Stderr, |text| text.dimmed()).to_string();
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Good news.
 pub fn good(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.green()).to_string()
@@ -55,6 +73,11 @@ pub fn bad(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.red()).to_string()
 }
 
+/// What may become bad.
+pub fn warn(text: impl Display) -> String {
+    text.to_string().if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
+}
+
 /// What matters less.
 pub fn dim(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.dimmed()).to_string()
@@ -63,4 +86,9 @@ pub fn dim(text: impl Display) -> String {
 /// What to look at.
 pub fn strong(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.bold()).to_string()
+}
+
+/// A text from outside, which must not move a terminal's cursor.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }

@@ -1,10 +1,15 @@
 //! `polyhook send`: deliveries signed as PolyAI signs them.
 
-use std::path::PathBuf;
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use futures_util::stream;
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde_json::json;
 use url::Url;
 
@@ -13,19 +18,24 @@ use crate::{
     clock::Clock,
     event::CONVERSATION_COMPLETED,
     secret::Secret,
-    simulator::{Answer, Delivery, Report, Sender, SenderOptions, Summary},
+    simulator::{Answer, Delivery, Flaw, Report, Sender, SenderOptions, Summary},
 };
 
-/// Sign deliveries as PolyAI does and post them; exit code 1 unless all are accepted.
+/// What a receiver answers to what it does not believe.
+const UNAUTHORIZED: u16 = 401;
+
+/// Sign deliveries as PolyAI does and post them; exit code 1 if an answer is not the expected one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  polyhook send --conversation-id CA0123456789abcdef
-  polyhook send --type alerts.triggered --body alert.json --url https://hooks.example.com/polyai-events
-  polyhook send --count 10000 --concurrency 128
-  polyhook send --bad-signature                              must be answered 401
+  polyhook send --conversation CA0123456789abcdef
+  polyhook send --event alerts.triggered --body alert.json --url https://example.com/hook
+  jq -c .event saved.json | polyhook send --body -
+  polyhook send --count 10000 --rate 500             with latencies at the end
+  polyhook send --bad signature                      must be answered 401
 
-The secret is the first configured one (POLYAI_WEBHOOK_SECRET, signature.secrets_file) or --secret-file's.")]
+The secret is the first configured one (POLYAI_WEBHOOK_SECRET, signature.secrets_file) or
+that of --secret-file. A 2xx is expected, or 401 with --bad, unless --expect says otherwise.")]
 pub(super) struct Args {
     /// Where to; the configured receiver on this machine where absent
     #[arg(long)]
@@ -37,38 +47,41 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = SignedForm::Timestamped)]
     scheme: SignedForm,
     /// The event's type
-    #[arg(long = "type", value_name = "TYPE", default_value = CONVERSATION_COMPLETED)]
-    kind: String,
+    #[arg(long, visible_alias = "type", value_name = "TYPE", default_value = CONVERSATION_COMPLETED)]
+    event: String,
     /// The conversation it is about; a made-up one where absent
-    #[arg(long, value_name = "ID")]
-    conversation_id: Option<String>,
+    #[arg(long, visible_alias = "conversation-id", value_name = "ID")]
+    conversation: Option<String>,
     /// The environment it says
-    #[arg(long, default_value = "live")]
+    #[arg(long, value_name = "NAME", default_value = "live")]
     environment: String,
     /// The account it says
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     account_id: Option<String>,
     /// The project it says
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     project_id: Option<String>,
     /// The X-PolyAI-Event-ID; a new one for each where absent
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     event_id: Option<String>,
-    /// Send this file as the body, byte for byte
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["conversation_id", "account_id", "project_id"])]
+    /// Send this file as the body, byte for byte; `-` for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["conversation", "account_id", "project_id"])]
     body: Option<PathBuf>,
     /// How many deliveries
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// Deliveries a second; as fast as they are taken where absent
-    #[arg(long)]
+    #[arg(long, value_name = "PER_SECOND")]
     rate: Option<f64>,
     /// Most deliveries at a time
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64)]
     concurrency: usize,
-    /// Sign with a secret that is not the receiver's
-    #[arg(long)]
-    bad_signature: bool,
+    /// Make every delivery wrong on purpose
+    #[arg(long, value_enum, value_name = "HOW")]
+    bad: Option<Bad>,
+    /// The status that is expected, where it is another
+    #[arg(long, value_name = "STATUS")]
+    expect: Option<u16>,
     /// Retry as PolyAI does, with its waits multiplied by this (1 is PolyAI's own pace)
     #[arg(long, value_name = "TIME_SCALE")]
     retry: Option<f64>,
@@ -77,7 +90,51 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// What is wrong with a delivery.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Bad {
+    /// Signed with a secret that is not the receiver's
+    Signature,
+    /// The signature is no hex
+    Malformed,
+    /// Not signed at all
+    Missing,
+    /// Signed an hour ago
+    Timestamp,
+    /// Signed with a timestamp that is not sent along
+    NoTimestamp,
+    /// Another body than the one that was signed
+    Body,
+}
+
+impl From<Bad> for Flaw {
+    fn from(bad: Bad) -> Self {
+        match bad {
+            Bad::Signature => Self::Signature,
+            Bad::Malformed => Self::Malformed,
+            Bad::Missing => Self::Missing,
+            Bad::Timestamp => Self::Timestamp,
+            Bad::NoTimestamp => Self::NoTimestamp,
+            Bad::Body => Self::Body,
+        }
+    }
+}
+
+impl Args {
+    fn is_expected(&self, answer: Answer) -> bool {
+        match (self.expect, self.bad) {
+            (Some(status), _) => answer == Answer::Status(status),
+            (None, Some(_)) => answer == Answer::Status(UNAUTHORIZED),
+            (None, None) => answer.accepted(),
+        }
+    }
+}
+
 pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    if matches!(args.bad, Some(Bad::Timestamp | Bad::NoTimestamp)) && matches!(args.scheme, SignedForm::Body)
+    {
+        return Err(CliError::Usage("--scheme body has no timestamp that could be bad".to_owned()));
+    }
     let (target, secret) = whereto(global, &args)?;
     let delays = if args.retry.is_some() { SenderOptions::default().delays } else { Vec::new() };
     let options = SenderOptions {
@@ -86,31 +143,46 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
         concurrency: args.concurrency,
         time_scale: args.retry.unwrap_or(1.0),
         delays,
+        flaw: args.bad.map(Flaw::from),
         ..SenderOptions::default()
     };
     let sender = Sender::new(target, secret, options, Clock::System)
         .map_err(|error| CliError::Failed(error.to_string()))?;
-    let body = match &args.body {
-        Some(path) => Some(Bytes::from(
-            std::fs::read(path).map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?,
-        )),
-        None => None,
-    };
+    let body = args.body.as_deref().map(read).transpose()?;
 
     if args.count == 1 {
         let report = sender.deliver(delivery(&args, body.as_ref(), 0)).await;
-        show_report(&report, args.json);
-        return if report.answer.accepted() { Ok(()) } else { Err(CliError::Said) };
+        let expected = args.is_expected(report.answer);
+        show_report(&report, expected, args.json);
+        return if expected { Ok(()) } else { Err(CliError::Said) };
     }
-    let bar = ProgressBar::new(args.count);
-    let deliveries = (0..args.count).map(|number| {
-        bar.inc(1);
-        delivery(&args, body.as_ref(), number)
-    });
-    let summary = sender.run(stream::iter(deliveries)).await;
+    let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new(args.count) };
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}") {
+        bar.set_style(style);
+    }
+    let unexpected = AtomicU64::new(0);
+    let deliveries = (0..args.count).map(|number| delivery(&args, body.as_ref(), number));
+    let summary = sender
+        .run_with(stream::iter(deliveries), |report| {
+            bar.inc(1);
+            unexpected.fetch_add(u64::from(!args.is_expected(report.answer)), Ordering::Relaxed);
+        })
+        .await;
     bar.finish_and_clear();
-    show_summary(&summary, args.json);
-    if summary.accepted == summary.deliveries { Ok(()) } else { Err(CliError::Said) }
+    let unexpected = unexpected.into_inner();
+    show_summary(&summary, unexpected, args.json);
+    if unexpected == 0 { Ok(()) } else { Err(CliError::Said) }
+}
+
+fn read(path: &Path) -> Result<Bytes, CliError> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().read_to_end(&mut bytes).map(drop)
+    } else {
+        std::fs::read(path).map(|read| bytes = read)
+    };
+    read.map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
+    Ok(bytes.into())
 }
 
 fn whereto(global: &Global, args: &Args) -> Result<(Url, Secret), CliError> {
@@ -127,9 +199,6 @@ fn whereto(global: &Global, args: &Args) -> Result<(Url, Secret), CliError> {
                 .map_err(|error| CliError::Usage(format!("server.path: {error}")))?
         }
     };
-    if args.bad_signature {
-        return Ok((target, Secret::new("not-the-secret-of-any-receiver")));
-    }
     let secret = match &args.secret_file {
         Some(path) => Secret::read_lines(path)
             .map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?
@@ -151,9 +220,9 @@ fn delivery(args: &Args, body: Option<&Bytes>, number: u64) -> Delivery {
         None => format!("evt_{}", uuid::Uuid::now_v7()),
     };
     if let Some(body) = body {
-        return Delivery::new(event_id, args.kind.clone(), body.clone());
+        return Delivery::new(event_id, args.event.clone(), body.clone());
     }
-    let conversation_id = match &args.conversation_id {
+    let conversation_id = match &args.conversation {
         Some(id) if args.count == 1 => id.clone(),
         Some(id) => format!("{id}-{number}"),
         None => format!("CA{}", uuid::Uuid::new_v4().simple()),
@@ -164,33 +233,59 @@ fn delivery(args: &Args, body: Option<&Bytes>, number: u64) -> Delivery {
             data[name] = json!(id);
         }
     }
-    let body = json!({ "type": args.kind, "data": data }).to_string();
-    let mut delivery = Delivery::new(event_id, args.kind.clone(), body);
+    let body = json!({ "type": args.event, "data": data }).to_string();
+    let mut delivery = Delivery::new(event_id, args.event.clone(), body);
     delivery.conversation_id = Some(conversation_id);
     delivery
 }
 
-fn show_report(report: &Report, json: bool) {
+fn show_report(report: &Report, expected: bool, json: bool) {
     if json {
         output::json(report);
         return;
     }
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of one request")]
-    let ms = report.latency_us as f64 / 1000.0;
     let answer = match report.answer {
         Answer::Status(status) => format!("answered {status}"),
         Answer::Timeout => "no answer in time".to_owned(),
         Answer::Network => "no connection".to_owned(),
     };
-    let answer = if report.answer.accepted() { output::good(answer) } else { output::bad(answer) };
-    output::line(format!("{} {} {answer} after {ms:.1} ms", report.kind, report.event_id));
+    let answer = if expected { output::good(answer) } else { output::bad(answer) };
+    let ms = milliseconds(report.latency_us);
+    output::line(format!("{} {} {answer} after {ms}", report.kind, report.event_id));
 }
 
-fn show_summary(summary: &Summary, json: bool) {
+fn show_summary(summary: &Summary, unexpected: u64, json: bool) {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        #[serde(flatten)]
+        summary: &'a Summary,
+        unexpected: u64,
+    }
+
     if json {
-        output::json(summary);
+        output::json(&Whole { summary, unexpected });
         return;
     }
-    output::line(format!("{} of {} accepted", summary.accepted, summary.deliveries));
-    output::line(serde_json::to_string_pretty(summary).unwrap_or_default());
+    let Summary { deliveries, seconds, latency_us, statuses, timeouts, network_errors, .. } = summary;
+    let verdict = if unexpected == 0 {
+        output::good(format!("{deliveries} deliveries, all answered as expected"))
+    } else {
+        output::bad(format!("{deliveries} deliveries, {unexpected} not answered as expected"))
+    };
+    output::line(format!("{verdict}, in {seconds:.1} s"));
+    let mut answers: Vec<_> = statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
+    for (what, count) in [("no answer in time", *timeouts), ("no connection", *network_errors)] {
+        if count > 0 {
+            answers.push(format!("{what}: {count}"));
+        }
+    }
+    output::line(format!("answers  {}", answers.join(", ")));
+    let [p50, p90, p99, max] =
+        [latency_us.p50, latency_us.p90, latency_us.p99, latency_us.max].map(|us| milliseconds(us.into()));
+    output::line(format!("latency  p50 {p50}, p90 {p90}, p99 {p99}, max {max}"));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of one request")]
+fn milliseconds(us: u64) -> String {
+    format!("{:.1} ms", us as f64 / 1000.0)
 }

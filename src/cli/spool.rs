@@ -34,18 +34,29 @@ Examples:
 All of them may be used while polyhook runs.")]
 pub(super) enum Command {
     /// How many deliveries wait, since when, and how full it is
+    #[command(after_help = "\
+Examples:
+  polyhook spool status
+  polyhook spool status --json | jq .messages")]
     Status {
         /// One JSON object
         #[arg(long)]
         json: bool,
     },
     /// Read the whole file and say what is wrong with it; exit code 1 if anything is
+    #[command(after_help = "\
+Examples:
+  polyhook spool verify && polyhook spool drain")]
     Verify {
         /// One JSON object: {"ok", "messages", "problems"}
         #[arg(long)]
         json: bool,
     },
     /// Hand everything on to the broker now; exit code 1 if something is left
+    #[command(after_help = "\
+Examples:
+  polyhook spool drain
+  polyhook spool drain --json | jq .left")]
     Drain {
         /// One JSON object: {"moved", "left"}
         #[arg(long)]

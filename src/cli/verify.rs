@@ -1,5 +1,9 @@
 //! `polyhook verify`: why a signature matches, or why it does not.
 
+mod mistakes;
+mod request;
+mod rewritten;
+
 use std::{
     io::Read,
     path::{Path, PathBuf},
@@ -9,6 +13,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 
+use self::{mistakes::Given, request::Request};
 use super::{CliError, Global, output};
 use crate::{
     clock::Clock,
@@ -22,22 +27,29 @@ use crate::{
 Examples:
   polyhook verify --signature 5bdc… --timestamp 1780000000 --body delivery.json
   pbpaste | polyhook verify --signature 5bdc… --secret-file secret.txt
+  polyhook verify --request recorded.http --json
 
-Without --secret-file the configured secrets are tried. Exit code 1 if none matches.")]
+Without --secret-file the configured secrets are tried. The usual mistakes are undone, one
+or two at a time, until the signature matches: line ends, JSON written again, secrets
+decoded or with white space, other encodings, another timestamp. Exit code 1 unless the
+receiver would take it as it is.")]
 pub(super) struct Args {
     /// The value of X-PolyAI-Signature
-    #[arg(long, value_name = "HEX")]
-    signature: String,
+    #[arg(long, value_name = "HEX", required_unless_present = "request")]
+    signature: Option<String>,
     /// The value of X-PolyAI-Timestamp, if there was one
     #[arg(long, value_name = "SECONDS")]
     timestamp: Option<String>,
     /// The raw body as it came in; `-` or nothing for standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     body: PathBuf,
+    /// A whole request instead: headers (also as `curl -v` shows them), an empty line, the body
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["signature", "timestamp", "body"])]
+    request: Option<PathBuf>,
     /// A file with the secrets to try, one a line, instead of the configured ones
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// One JSON object: {"genuine", "form", "secret", "reason", "hint"}
+    /// One JSON object: {"genuine", "form", "secret", "reason", "mistake", "hint"}
     #[arg(long)]
     json: bool,
 }
@@ -53,6 +65,8 @@ struct Verdict {
     secret: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mistake: Option<&'static str>,
     hint: String,
 }
 
@@ -72,8 +86,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), CliError> {
             "there is no secret to try: give --secret-file, or configure signature.secrets_file".to_owned(),
         ));
     }
-    let body = read_body(&args.body)?;
-    let verdict = examine(&signature.secrets, signature.scheme, signature.tolerance, args, &body, now);
+    let request = request(args)?;
+    let verdict = examine(&signature.secrets, signature.scheme, signature.tolerance, &request, now);
     if args.json {
         output::json(&verdict);
     } else if verdict.genuine {
@@ -84,161 +98,272 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), CliError> {
     if verdict.genuine { Ok(()) } else { Err(CliError::Said) }
 }
 
+fn request(args: &Args) -> Result<Request, CliError> {
+    let Some(path) = &args.request else {
+        return Ok(Request {
+            signature: args.signature.clone(),
+            timestamp: args.timestamp.clone(),
+            body: read(&args.body)?,
+        });
+    };
+    Request::read(&read(path)?).ok_or_else(|| {
+        CliError::Usage(format!("{}: there is no empty line between headers and body", path.display()))
+    })
+}
+
 fn examine(
     secrets: &[Secret],
     scheme: Scheme,
     tolerance: Duration,
-    args: &Args,
-    body: &[u8],
+    request: &Request,
     now: Timestamp,
 ) -> Verdict {
-    let signature = args.signature.as_bytes();
-    let timestamp = args.timestamp.as_deref().map(str::as_bytes);
-    let verify = |scheme, tolerance, body: &[u8]| {
-        Verifier::new(secrets, scheme, tolerance).verify(Some(signature), timestamp, body, now)
-    };
-    let rejection = match verify(scheme, tolerance, body) {
+    let Request { signature, timestamp, body } = request;
+    let verified = Verifier::new(secrets, scheme, tolerance).verify(
+        signature.as_deref().map(str::as_bytes),
+        timestamp.as_deref().map(str::as_bytes),
+        body,
+        now,
+    );
+    let rejection = match verified {
         Ok(genuine) => {
-            let form = match genuine.form {
-                Form::Timestamped => "timestamp and body",
-                Form::Body => "the body alone",
-            };
+            let secret = genuine.secret + 1;
             return Verdict {
                 genuine: true,
                 form: Some(genuine.form),
-                secret: Some(genuine.secret + 1),
-                reason: None,
-                hint: format!("secret number {} signed {form}", genuine.secret + 1),
+                secret: Some(secret),
+                hint: format!("secret number {secret} signed {}", what(genuine.form)),
+                ..Verdict::default()
             };
         }
         Err(rejection) => rejection,
     };
-    let hint = match rejection {
-        Rejection::Stale { skew_s } => format!(
+    let refused = Verdict { reason: Some(rejection.label()), ..Verdict::default() };
+    if let Rejection::Stale { skew_s } = rejection {
+        let hint = format!(
             "the signature is right but {} s {} our clock; the tolerance is {} s. If all deliveries are like this, set this machine's clock",
             skew_s.unsigned_abs(),
             if skew_s > 0 { "behind" } else { "ahead of" },
             tolerance.as_secs()
-        ),
-        Rejection::Mismatch | Rejection::TimestampMissing | Rejection::TimestampMalformed => {
-            likely_mistake(&verify, scheme, body).unwrap_or_else(|| {
-                if rejection == Rejection::Mismatch {
-                    "no secret gives this signature, nor does the body with usual changes undone: most likely another endpoint's secret, or one that was rotated".to_owned()
-                } else {
-                    format!("{rejection}; the configured scheme needs it")
-                }
-            })
-        }
-        other => other.to_string(),
+        );
+        return Verdict { form: Some(Form::Timestamped), mistake: Some("skew"), hint, ..refused };
+    }
+    let given = Given {
+        signature: signature.as_deref().unwrap_or_default(),
+        timestamp: timestamp.as_deref(),
+        body,
+        secrets,
+        now,
     };
-    Verdict { reason: Some(rejection.label()), hint, ..Verdict::default() }
+    match mistakes::find(&given) {
+        Some(mistake) => Verdict {
+            form: Some(mistake.form),
+            secret: Some(mistake.secret + 1),
+            mistake: Some(mistake.name),
+            hint: format!(
+                "{}. With that undone, secret number {} signed {}",
+                mistake.hint,
+                mistake.secret + 1,
+                what(mistake.form)
+            ),
+            ..refused
+        },
+        None => Verdict { hint: unexplained(rejection, &given), ..refused },
+    }
 }
 
-/// Tries the changes that bodies suffer on their way, and the other scheme.
-fn likely_mistake(
-    verify: &impl Fn(Scheme, Duration, &[u8]) -> Result<crate::signature::Genuine, Rejection>,
-    scheme: Scheme,
-    body: &[u8],
-) -> Option<String> {
-    let found = |body: &[u8]| verify(Scheme::Auto, Duration::MAX, body).is_ok();
-    if scheme != Scheme::Auto && found(body) {
-        return Some(
-            "the signature is of the other form: set signature.scheme = \"auto\", or pin the other one"
-                .to_owned(),
-        );
+fn what(form: Form) -> &'static str {
+    match form {
+        Form::Timestamped => "timestamp and body",
+        Form::Body => "the body alone",
     }
-    let trimmed = body.trim_ascii_end();
-    let with = |end: &[u8]| [trimmed, end].concat();
-    if found(trimmed) || found(&with(b"\n")) || found(&with(b"\r\n")) {
-        return Some(
-            "the body has a line end too many or too few: it was saved by an editor or a shell; use the raw bytes"
-                .to_owned(),
-        );
-    }
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let compact = serde_json::to_vec(&value).ok()?;
-    let pretty = serde_json::to_vec_pretty(&value).ok()?;
-    let spaced = spaced_json(&value);
-    (found(&compact) || found(&pretty) || found(spaced.as_bytes())).then(|| {
-        "the body was parsed and written again on its way (spaces or key order changed): the signature covers the raw bytes"
-            .to_owned()
-    })
 }
 
-/// JSON with `", "` and `": "`, as Python's `json.dumps` writes it.
-fn spaced_json(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::Object(fields) => {
-            let fields: Vec<_> = fields
-                .iter()
-                .map(|(key, value)| {
-                    format!("{}: {}", serde_json::Value::from(key.as_str()), spaced_json(value))
-                })
-                .collect();
-            format!("{{{}}}", fields.join(", "))
+/// None of the usual mistakes.
+fn unexplained(rejection: Rejection, given: &Given<'_>) -> String {
+    match rejection {
+        Rejection::SignatureMalformed => format!(
+            "the signature has {} characters and is not 64 hex digits: copy all of X-PolyAI-Signature",
+            given.signature.trim().chars().count()
+        ),
+        Rejection::SignatureMissing => {
+            "there is no X-PolyAI-Signature: the sender does not sign, or a proxy removes the header"
+                .to_owned()
         }
-        serde_json::Value::Array(items) => {
-            format!("[{}]", items.iter().map(spaced_json).collect::<Vec<_>>().join(", "))
+        Rejection::TimestampMissing | Rejection::TimestampMalformed => {
+            format!(
+                "{rejection}, and signature.scheme = \"timestamped\" needs it: pass on X-PolyAI-Timestamp as it came"
+            )
         }
-        other => other.to_string(),
+        Rejection::Mismatch | Rejection::Stale { .. } => format!(
+            "none of the {} secrets gives this signature, nor with the usual mistakes undone: most likely another endpoint's secret, or one that was rotated. `polyhook endpoint` shows the endpoints there are",
+            given.secrets.len()
+        ),
     }
 }
 
-fn read_body(path: &Path) -> Result<Vec<u8>, CliError> {
-    let mut body = Vec::new();
+fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+    let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
-        std::io::stdin().lock().read_to_end(&mut body).map(drop)
+        std::io::stdin().lock().read_to_end(&mut bytes).map(drop)
     } else {
-        std::fs::read(path).map(|bytes| body = bytes)
+        std::fs::read(path).map(|read| bytes = read)
     };
     read.map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
-    Ok(body)
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
     use crate::signature::sign;
 
     const NOW: i64 = 1_780_000_000;
-
-    fn hint(signature: String, timestamp: Option<i64>, scheme: Scheme, body: &[u8]) -> String {
-        let args = Args {
-            signature,
-            timestamp: timestamp.map(|seconds| seconds.to_string()),
-            body: "-".into(),
-            secret_file: None,
-            json: false,
-        };
-        let secrets = [Secret::new("another-secret-entirely"), secret()];
-        examine(&secrets, scheme, Duration::from_mins(5), &args, body, Timestamp::from_second(NOW).unwrap())
-            .hint
-    }
+    const BODY: &[u8] = br#"{"type":"x","b":1,"a":[1,2],"name":"M\u00fcller"}"#;
 
     fn secret() -> Secret {
-        Secret::new("whsec_0123456789abcdef")
+        Secret::new("whsec_0123456789abcdef0123456789abcdef")
+    }
+
+    fn verdict(signature: &str, timestamp: Option<&str>, scheme: Scheme, body: &[u8]) -> Verdict {
+        let request = Request {
+            signature: Some(signature.to_owned()),
+            timestamp: timestamp.map(str::to_owned),
+            body: body.to_vec(),
+        };
+        let secrets = [Secret::new("another-secret-entirely"), secret()];
+        let now = Timestamp::from_second(NOW).unwrap();
+        examine(&secrets, scheme, Duration::from_mins(5), &request, now)
+    }
+
+    /// Signed by `key` over `signed`; what is said where it comes with `body`.
+    #[track_caller]
+    fn assert_mistake(expected: &str, key: &str, signed: &[u8], body: &[u8], says: &str) {
+        let verdict = verdict(&sign(&Secret::new(key), None, signed), None, Scheme::Auto, body);
+        assert_eq!((verdict.genuine, verdict.mistake), (false, Some(expected)), "{verdict:?}");
+        assert!(verdict.hint.contains(says) && verdict.secret == Some(2), "{verdict:?}");
     }
 
     #[test]
     fn says_which_secret_and_form_matched() {
-        assert!(
-            hint(sign(&secret(), Some(NOW), b"{}"), Some(NOW), Scheme::Auto, b"{}")
-                .contains("secret number 2 signed timestamp")
-        );
+        let signature = sign(&secret(), Some(NOW), BODY);
+        let verdict = verdict(&signature, Some(&NOW.to_string()), Scheme::Auto, BODY);
+        assert!(verdict.genuine && verdict.hint.contains("secret number 2 signed timestamp"), "{verdict:?}");
     }
 
     #[test]
-    fn names_the_likely_mistake() {
-        let body = br#"{"b":1,"a":[1,2]}"#;
-        let signature = || sign(&secret(), None, body);
-        assert!(hint(signature(), None, Scheme::Auto, b"{\"b\":1,\"a\":[1,2]}\n").contains("line end"));
-        assert!(hint(signature(), Some(NOW), Scheme::Timestamped, body).contains("other form"));
-        let sorted = sign(&secret(), None, br#"{"a": [1, 2], "b": 1}"#);
-        assert!(hint(sorted, None, Scheme::Auto, br#"{"a":[1,2],"b":1}"#).contains("written again"));
-        assert!(
-            hint(sign(&secret(), Some(NOW - 900), body), Some(NOW - 900), Scheme::Auto, body)
-                .contains("900 s behind")
-        );
-        assert!(hint(sign(&Secret::new("wrong"), None, body), None, Scheme::Auto, body).contains("rotated"));
+    fn names_what_happened_to_the_body() {
+        let key = secret();
+        let text = std::str::from_utf8(BODY).unwrap();
+        let plain = text.replace("\\u00fc", "ü");
+        for (mistake, signed, body, says) in [
+            ("trailing_newline", text.to_owned(), format!("{text}\n"), "too many"),
+            ("trailing_newline", format!("{text}\n"), text.to_owned(), "too few"),
+            ("trailing_newline", text.to_owned(), format!("{text}\r\n"), "too many"),
+            ("white_space", text.to_owned(), format!("  {text} "), "white space"),
+            ("line_ends", "{\r\n}\r\n".to_owned(), "{\n}\n".to_owned(), "in LF"),
+            ("line_ends", "{\n}\n".to_owned(), "{\r\n}\r\n".to_owned(), "in CRLF"),
+            ("byte_order_mark", text.to_owned(), format!("\u{feff}{text}"), "begins with"),
+            ("byte_order_mark", format!("\u{feff}{text}"), text.to_owned(), "has lost"),
+            ("rewritten_json", plain.clone(), text.to_owned(), "compact JSON"),
+            ("rewritten_json", text.to_owned(), plain.clone(), "non-ASCII characters escaped"),
+            (
+                "rewritten_json",
+                r#"{"b": 1, "a": [1, 2]}"#.into(),
+                r#"{"b":1,"a":[1,2]}"#.into(),
+                "json.dumps",
+            ),
+            ("rewritten_json", r#"{"a":1,"b":2}"#.into(), r#"{"b":2,"a":1}"#.into(), "keys sorted"),
+            ("rewritten_json", "{\n  \"a\": 1\n}".into(), r#"{"a":1}"#.into(), "indented by two"),
+        ] {
+            assert_mistake(mistake, key.expose(), signed.as_bytes(), body.as_bytes(), says);
+        }
+    }
+
+    #[test]
+    fn names_what_happened_to_the_secret() {
+        for (mistake, key, says) in [
+            ("secret_white_space", format!("{}\n", secret().expose()), "line end"),
+            ("secret_white_space", format!(" {}", secret().expose()), "space before"),
+            ("secret_quotes", format!("\"{}\"", secret().expose()), "quotes"),
+            ("secret_prefix", "0123456789abcdef0123456789abcdef".to_owned(), "underscore"),
+        ] {
+            assert_mistake(mistake, &key, BODY, BODY, says);
+        }
+        // Keys that are no text: made by `openssl dgst -sha256 -mac HMAC -macopt hexkey:…` of the body `x`.
+        let request = |signature: &str| Request {
+            signature: Some(signature.to_owned()),
+            timestamp: None,
+            body: b"x".to_vec(),
+        };
+        let now = Timestamp::from_second(NOW).unwrap();
+        for (secret, signature, mistake) in [
+            ("00112233445566778899aabbccddeeff", HEX_KEY, "secret_hex"),
+            ("ABEiM0RVZneImaq7zN3u/w==", HEX_KEY, "secret_base64"),
+            ("whsec_ABEiM0RVZneImaq7zN3u/w==", HEX_KEY, "secret_base64"),
+        ] {
+            let secrets = [Secret::new(secret)];
+            let verdict = examine(&secrets, Scheme::Auto, Duration::from_mins(5), &request(signature), now);
+            assert_eq!(verdict.mistake, Some(mistake), "{verdict:?}");
+        }
+    }
+
+    const HEX_KEY: &str = "2e101866cfa265774af394c5c96796181603d09ba2784ee32b30eabce76abcfb";
+
+    #[test]
+    fn names_what_is_wrong_with_signature_time_and_form() {
+        let stamp = NOW.to_string();
+        let body_form = sign(&secret(), None, BODY);
+        let timestamped = sign(&secret(), Some(NOW), BODY);
+        let base64 = STANDARD.encode(hex::decode(&body_form).unwrap());
+        let old = sign(&secret(), Some(NOW - 900), BODY);
+        let old_stamp = (NOW - 900).to_string();
+        let glued = sign(&secret(), None, &[stamp.as_bytes(), BODY].concat());
+        let milliseconds = format!("{stamp}000");
+        for (signature, timestamp, scheme, mistake, says) in [
+            (&body_form, Some(&stamp), Scheme::Timestamped, "other_scheme", "the body alone"),
+            (&timestamped, Some(&stamp), Scheme::Body, "other_scheme", "{timestamp}.{body}"),
+            (&base64, None, Scheme::Auto, "signature_base64", "hex"),
+            (&STANDARD.encode(&body_form), None, Scheme::Auto, "signature_base64", "hex"),
+            (&format!("v1={body_form}"), None, Scheme::Auto, "signature_prefix", "\"v1\""),
+            (&old, Some(&old_stamp), Scheme::Auto, "skew", "900 s behind"),
+            (&old, None, Scheme::Auto, "timestamp", "none was given"),
+            (&old, Some(&stamp), Scheme::Auto, "timestamp", "(900 s ago)"),
+            (&glued, Some(&stamp), Scheme::Auto, "separator", "dot"),
+            (&timestamped, Some(&milliseconds), Scheme::Auto, "timestamp_milliseconds", "seconds"),
+        ] {
+            let verdict = verdict(signature, timestamp.map(String::as_str), scheme, BODY);
+            assert_eq!((verdict.genuine, verdict.mistake), (false, Some(mistake)), "{verdict:?}");
+            assert!(verdict.hint.contains(says), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn two_mistakes_are_both_named() {
+        let key = format!("{}\n", secret().expose());
+        let body = [BODY, b"\n"].concat();
+        let verdict = verdict(&sign(&Secret::new(key), None, BODY), None, Scheme::Auto, &body);
+        assert!(verdict.hint.contains("secret number 2 and a line end"), "{verdict:?}");
+        assert!(verdict.hint.contains("too many"), "{verdict:?}");
+    }
+
+    #[test]
+    fn what_is_not_explained_is_not_made_up() {
+        let wrong = sign(&Secret::new("nobody-knows-this-one"), None, BODY);
+        for (signature, says) in [(wrong.as_str(), "rotated"), ("abc", "3 characters"), ("", "does not sign")]
+        {
+            let verdict = verdict(signature, None, Scheme::Auto, BODY);
+            assert_eq!((verdict.genuine, verdict.mistake), (false, None), "{verdict:?}");
+            assert!(verdict.hint.contains(says), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn no_hint_tells_a_secret() {
+        let key = format!("\"{}\"", secret().expose());
+        let verdict = verdict(&sign(&Secret::new(key), None, BODY), None, Scheme::Auto, BODY);
+        assert!(!serde_json::to_string(&verdict).unwrap().contains("0123456789abcdef"), "{verdict:?}");
     }
 }

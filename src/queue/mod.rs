@@ -24,6 +24,7 @@ use crate::event::{self, DedupKey};
 mod config;
 mod dead;
 mod dedup;
+mod note;
 pub mod rabbitmq;
 pub mod spool;
 pub mod spooled;
@@ -31,6 +32,7 @@ pub mod sqlite;
 
 pub use config::{Backend, QueueConfig, SpoolConfig, UrlError, Urls};
 pub use dead::{DeadLetter, DeadLetters};
+pub use note::{Note, Told, What};
 
 /// A genuine delivery on its way: PolyAI's bytes and what the envelope needs.
 #[derive(Clone, Debug, PartialEq)]

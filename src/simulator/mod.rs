@@ -39,6 +39,7 @@ mod dialogue;
 mod endpoints;
 mod errors;
 mod faults;
+mod flaw;
 mod gate;
 mod order;
 mod phrases;
@@ -57,6 +58,7 @@ pub use calls::{CallInfo, NewCall};
 pub use conversation::{Channel, Environment};
 pub use delivery::{BodyForm, Delivery, EventOptions};
 pub use faults::{Action, Fault, Operation, RetryAfter};
+pub use flaw::Flaw;
 pub use scenario::{
     Change, Combined, Envelope, Lists, Mix, Project, Recording, Scenario, Script, Served, Webhooks,
 };

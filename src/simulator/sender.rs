@@ -18,11 +18,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use url::Url;
 
-use super::{delivery::Delivery, summary::Summary};
+use super::{
+    delivery::Delivery,
+    flaw::{self, Flaw, Signed},
+    summary::Summary,
+};
 use crate::{
     clock::Clock,
     secret::Secret,
-    signature::{self, EVENT_ID_HEADER, Form, SIGNATURE_HEADER, TIMESTAMP_HEADER},
+    signature::{EVENT_ID_HEADER, Form, SIGNATURE_HEADER, TIMESTAMP_HEADER},
 };
 
 /// Reports that a listener may fall behind.
@@ -55,6 +59,9 @@ pub struct SenderOptions {
     pub headers: BTreeMap<String, String>,
     /// Decides duplicates and order.
     pub seed: u64,
+    /// Every attempt is wrong on purpose.
+    #[serde(skip)]
+    pub flaw: Option<Flaw>,
 }
 
 impl Default for SenderOptions {
@@ -70,6 +77,7 @@ impl Default for SenderOptions {
             reorder: 0,
             headers: BTreeMap::new(),
             seed: 1,
+            flaw: None,
         }
     }
 }
@@ -237,7 +245,7 @@ impl Sender {
     }
 
     /// [`Sender::run`], and `ended` sees every report on the way.
-    pub(super) async fn run_with<S, F>(&self, deliveries: S, ended: F) -> Summary
+    pub async fn run_with<S, F>(&self, deliveries: S, ended: F) -> Summary
     where
         S: Stream<Item = Delivery> + Send,
         F: Fn(&Report) + Send,
@@ -322,16 +330,22 @@ impl Sender {
 
     /// Signs and sends once.
     async fn attempt(&self, event_id: &str, body: Bytes) -> (Answer, Duration) {
-        let timestamp = (self.options.form == Form::Timestamped).then(|| self.clock.now().as_second());
-        let signature = signature::sign(&self.secret.get(), timestamp, &body);
+        let SenderOptions { form, flaw, .. } = *self.options;
+        let now = self.clock.now().as_second();
+        let Signed { signature, timestamp, body } = flaw::sign(&self.secret.get(), form, now, body, flaw);
         let mut request = self
             .client
             .post(self.target.clone())
             .headers(self.headers.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header(SIGNATURE_HEADER, signature);
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(signature) = signature {
+            request = request.header(SIGNATURE_HEADER, signature);
+        }
         if let Some(seconds) = timestamp {
-            request = request.header(TIMESTAMP_HEADER, seconds).header(EVENT_ID_HEADER, event_id);
+            request = request.header(TIMESTAMP_HEADER, seconds);
+        }
+        if form == Form::Timestamped {
+            request = request.header(EVENT_ID_HEADER, event_id);
         }
         let started = Instant::now();
         let exchange = async {

@@ -22,4 +22,5 @@ mod spool;
 mod sqlite;
 mod sqlite_dead;
 mod support;
+mod tail;
 mod worker;

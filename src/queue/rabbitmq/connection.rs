@@ -167,6 +167,8 @@ pub(super) enum Role {
     Publish(Topology),
     /// Consumes; waits until the other has declared the topology.
     Consume(watch::Receiver<Link>),
+    /// Follows what others tell; declares what that takes.
+    Follow(Topology),
 }
 
 impl Role {
@@ -174,6 +176,7 @@ impl Role {
         match self {
             Self::Publish(_) => "publish",
             Self::Consume(_) => "consume",
+            Self::Follow(_) => "tail",
         }
     }
 
@@ -181,6 +184,7 @@ impl Role {
         match self {
             Self::Publish(topology) => topology.declare(&session.channel().await?).await,
             Self::Consume(_) => Ok(()),
+            Self::Follow(topology) => topology.declare_tail(&session.channel().await?).await,
         }
     }
 

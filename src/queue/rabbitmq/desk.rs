@@ -24,7 +24,7 @@ const GIVE_BACK_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct Held {
     pub(super) acker: Acker,
     pub(super) message: Message,
-    history: History,
+    pub(super) history: History,
     give_back_at: Option<Instant>,
 }
 

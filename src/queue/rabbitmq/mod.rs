@@ -37,6 +37,7 @@ use self::{
     consumer::Taker,
     desk::Desk,
     endpoint::Broker,
+    notes::Notes,
     publisher::{Manner, Parcel, Publishers, Receipt},
     topology::Topology,
 };
@@ -44,8 +45,8 @@ use crate::{
     clock::Clock,
     lifecycle::Lifecycle,
     queue::{
-        Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue,
-        QueueConfig, QueueError,
+        Announced, Announcement, DeadLetters, History, Job, Lane, Lease, Message, Note, Outcome, Published,
+        Queue, QueueConfig, QueueError,
     },
 };
 
@@ -55,10 +56,14 @@ mod dead;
 mod desk;
 mod endpoint;
 mod message;
+mod notes;
 pub mod probe;
 mod publisher;
+mod tail;
 mod tls;
 mod topology;
+
+pub use tail::Follower;
 
 /// Deliveries, by four tasks: more are not faster, and one is slower.
 const EVENTS: Manner = Manner { tasks: 4, window: 128 };
@@ -135,6 +140,7 @@ pub struct RabbitMq {
     in_order: Publishers,
     announcements: Publishers,
     others: Arc<Publishers>,
+    notes: Notes,
     desk: Arc<Desk>,
     redeclared_at: Mutex<Option<Instant>>,
     clock: Clock,
@@ -218,10 +224,13 @@ impl RabbitMq {
         let (others, other_tasks) = Publishers::new(OTHERS, &link, &services.closing);
         let others = Arc::new(others);
         let (announcements, announcement_tasks) = Publishers::new(OTHERS, &link, &services.closing);
-        for task in event_tasks.into_iter().chain(in_order_tasks).chain(other_tasks).chain(announcement_tasks)
-        {
+        let (note_publishers, note_tasks) = Publishers::new(notes::MANNER, &link, &services.closing);
+        let tasks = [event_tasks, in_order_tasks, other_tasks, announcement_tasks, note_tasks];
+        for task in tasks.into_iter().flatten() {
             services.spawn(&services.users, "queue publisher", task.run());
         }
+        let (notes, telling) = Notes::new(topology.tail.clone(), note_publishers, services.closing.clone());
+        services.spawn(&services.users, "queue notes", telling);
 
         if let Some(prefetch) = consume {
             let (sender, consuming) = connecting();
@@ -253,6 +262,7 @@ impl RabbitMq {
             in_order,
             announcements,
             others,
+            notes,
             desk,
             redeclared_at,
             clock,
@@ -286,6 +296,7 @@ impl RabbitMq {
 
     async fn store_by(&self, publishers: &Publishers, message: Message) -> Result<(), QueueError> {
         let session = self.session()?;
+        let noted = self.notes.are_wanted().then(|| message.clone());
         let parcel = Parcel {
             exchange: self.topology.events.clone(),
             routing_key: message::short(&message.routing_key(), "routing key").map_err(refused)?,
@@ -293,7 +304,12 @@ impl RabbitMq {
             body: message.body,
         };
         match publishers.publish(parcel).await? {
-            Receipt::Stored => Ok(()),
+            Receipt::Stored => {
+                if let Some(message) = noted {
+                    self.notes.tell(Note::delivery(&message, self.clock.now()));
+                }
+                Ok(())
+            }
             Receipt::Returned => {
                 let Topology { events, fetch, unrouted, .. } = &self.topology;
                 let why = format!(
@@ -344,6 +360,16 @@ impl RabbitMq {
         self.store_in(queue, |exchange, routing_key| Parcel { exchange, routing_key, properties, body }).await
     }
 
+    fn note_end(&self, message: &Message, before: &History, outcome: &Outcome) {
+        let now = self.clock.now();
+        self.notes.tell(match outcome {
+            Outcome::Release => return,
+            Outcome::Done => Note::done(message, before, now),
+            Outcome::Retry { after, history } => Note::retry(message, history, *after, now),
+            Outcome::Dead { history } => Note::dead(message, history, now),
+        });
+    }
+
     async fn in_time<T>(&self, task: impl Future<Output = Result<T, QueueError>>) -> Result<T, QueueError> {
         match tokio::time::timeout(self.publish_timeout, task).await {
             Ok(answer) => answer,
@@ -392,16 +418,21 @@ impl Queue for RabbitMq {
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
         self.session()?;
+        let noted = self.notes.are_wanted().then(|| announcement.clone());
         let parcel = Parcel {
             exchange: self.topology.conversations.clone(),
             routing_key: message::short(&announcement.routing_key(), "routing key").map_err(refused)?,
             properties: message::announcement(&announcement).map_err(refused)?,
             body: announcement.body,
         };
-        Ok(match self.in_time(self.announcements.publish(parcel)).await? {
+        let announced = match self.in_time(self.announcements.publish(parcel)).await? {
             Receipt::Stored => Announced::Delivered,
             Receipt::Returned => Announced::Unrouted,
-        })
+        };
+        if let Some(announcement) = noted {
+            self.notes.tell(Note::ready(&announcement, self.clock.now()));
+        }
+        Ok(announced)
     }
 
     async fn next(&self) -> Result<Job, QueueError> {
@@ -420,9 +451,15 @@ impl Queue for RabbitMq {
             Outcome::Release => held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await,
             _ => held.acker.ack(BasicAckOptions { multiple: false }).await,
         };
+        let noted = self.notes.are_wanted().then(|| (held.message.clone(), held.history.clone()));
         ending.done();
         match told {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                if let Some((message, before)) = noted {
+                    self.note_end(&message, &before, &outcome);
+                }
+                Ok(())
+            }
             Ok(false) | Err(_) => Err(QueueError::LeaseLost),
         }
     }

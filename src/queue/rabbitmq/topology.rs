@@ -47,6 +47,8 @@ pub(super) struct Topology {
     pub(super) dead: ShortString,
     /// Both the exchange and the queue behind it.
     pub(super) unrouted: ShortString,
+    /// Where it is told what happened (`notes.rs`).
+    pub(super) tail: ShortString,
     /// Shortest first.
     pub(super) rungs: Vec<Rung>,
 }
@@ -74,6 +76,7 @@ impl Topology {
             fetch: name("fetch"),
             dead: name("dead"),
             unrouted: name("unrouted"),
+            tail: name("tail"),
             rungs,
         })
     }
@@ -89,7 +92,7 @@ impl Topology {
     /// Declares everything. The error names the object and what to do.
     pub(super) async fn declare(&self, channel: &Channel) -> Result<(), String> {
         for object in self.objects() {
-            object.declare(channel).await.map_err(|error| explain(&error, object.what(), &object.name))?;
+            object.made(channel).await?;
         }
         let (name, value) = UNROUTED_HEADER;
         let marked = arguments(&[("x-match", long_string("any")), (name, long_string(value))]);
@@ -106,6 +109,7 @@ impl Topology {
             Object::exchange(&self.unrouted, ExchangeKind::Headers, FieldTable::default()),
             kept(&self.unrouted),
             Object::exchange(&self.events, ExchangeKind::Topic, alternate),
+            self.told_in(),
             Object::exchange(&self.conversations, ExchangeKind::Topic, FieldTable::default()),
             kept(&self.dead),
             Object::queue(&self.fetch, &dead_lettered(&self.dead, FETCH_DELIVERY_LIMIT)),
@@ -117,6 +121,15 @@ impl Topology {
             Object::queue(&rung.queue, &arguments)
         }));
         objects
+    }
+
+    fn told_in(&self) -> Object {
+        Object::exchange(&self.tail, ExchangeKind::Topic, FieldTable::default())
+    }
+
+    /// Declares what a follower needs.
+    pub(super) async fn declare_tail(&self, channel: &Channel) -> Result<(), String> {
+        self.told_in().made(channel).await
     }
 
     async fn bind_fetch(&self, channel: &Channel) -> Result<(), String> {
@@ -206,6 +219,11 @@ impl Object {
     /// Makes it, or sees that it is as it has to be. Of a queue: how many messages and consumers it has.
     pub(super) async fn declare(&self, channel: &Channel) -> lapin::Result<Option<Queue>> {
         self.ask(channel, false).await
+    }
+
+    /// The same, with the error in words.
+    async fn made(&self, channel: &Channel) -> Result<(), String> {
+        self.declare(channel).await.map(drop).map_err(|error| explain(&error, self.what(), &self.name))
     }
 
     /// Sees that it is there, whatever it is like.

@@ -40,6 +40,7 @@ use super::{
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
 mod dead;
+mod follow;
 mod read;
 mod request;
 mod schema;
@@ -47,6 +48,7 @@ mod store;
 mod trouble;
 mod writer;
 
+pub use follow::Follower;
 pub use read::{Usage, examine, look, verify};
 pub use schema::OpenError;
 

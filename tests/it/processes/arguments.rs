@@ -13,6 +13,7 @@ const COMMANDS: &[&[&str]] = &[
     &["simulate"],
     &["send"],
     &["verify"],
+    &["tail"],
     &["fetch"],
     &["endpoint"],
     &["endpoint", "create"],
@@ -37,6 +38,8 @@ const COMMANDS: &[&[&str]] = &[
     &["config", "schema"],
     &["doctor"],
     &["healthcheck"],
+    &["completions"],
+    &["man"],
 ];
 
 #[test]
@@ -50,6 +53,15 @@ fn every_command_explains_itself() {
             assert!(said.stderr.is_empty() && !said.stdout.contains('\x1b'));
             // What it is for comes first.
             assert!(!said.stdout.starts_with("Usage"), "{command:?}: {}", said.stdout);
+            // A group's examples are those of its commands.
+            let is_group = said.stdout.contains("\nCommands:");
+            let examples = said.stdout.contains("\nExamples:\n  polyhook ");
+            assert!(is_group || examples, "{command:?}: {}", said.stdout);
+            let listed = Polyhook::new(folder.path(), command.iter().chain([&help])).env("COLUMNS", "80");
+            for (width, text) in [(100, said.stdout), (80, listed.run().expect(0).stdout)] {
+                let wide = text.lines().find(|line| line.chars().count() > width);
+                assert_eq!(wide, None, "{command:?} is wider than {width}");
+            }
         }
         if let [name, ..] = command {
             let all = Polyhook::new(folder.path(), ["--help"]).run().stdout;
@@ -64,6 +76,53 @@ fn every_command_explains_itself() {
     }
     let version = Polyhook::new(folder.path(), ["--version"]).run().expect(0);
     assert_eq!(version.stdout, format!("polyhook {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_typo_is_answered_with_what_was_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, meant) in [
+        (&["tial"][..], "'tail'"),
+        (&["dead", "lsit"], "'list'"),
+        (&["send", "--conversatoin", "CA1"], "'--conversation'"),
+        (&["send", "--bad", "signatur"], "'signature'"),
+        (&["completions", "bsh"], "'bash'"),
+        (&["config", "show", "--set", "queue.prefx=a"], "prefix"),
+    ] {
+        let said = Polyhook::new(folder.path(), arguments).run();
+        let code = if arguments[0] == "config" { 78 } else { 2 };
+        assert!(said.stderr.contains(meant), "{arguments:?}: {}", said.stderr);
+        said.expect(code);
+    }
+}
+
+#[test]
+fn shells_complete_and_the_manual_has_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let said = Polyhook::new(folder.path(), ["completions", shell]).run().expect(0);
+        for word in ["rotate-secret", "completions", "concurrency", "tail"] {
+            assert!(said.stdout.contains(word), "{shell} does not know {word}");
+        }
+        assert!(said.stderr.is_empty());
+    }
+    // What bash really offers.
+    let script = "source <(\"$0\" completions bash); COMP_WORDS=(polyhook dead re); COMP_CWORD=2; \
+        _polyhook polyhook re dead; echo \"${COMPREPLY[*]}\"";
+    let bash = Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_polyhook")]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&bash.stdout).trim(), "replay", "{bash:?}");
+
+    let page = Polyhook::new(folder.path(), ["man"]).run().expect(0).stdout;
+    assert!(page.contains(".TH polyhook 1") && page.contains("polyhook demo"), "{page}");
+    let said = Polyhook::new(folder.path(), ["man", "--dir", "some/where"]).run().expect(0);
+    assert!(said.stdout.is_empty() && said.stderr.is_empty());
+    for command in COMMANDS {
+        let name = [&["polyhook"], *command].concat().join("-");
+        let page = std::fs::read_to_string(folder.path().join(format!("some/where/{name}.1"))).expect(&name);
+        assert!(page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"), "{name}: {page}");
+    }
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    Polyhook::new(folder.path(), ["man", "--dir", "file"]).run().expect(1);
 }
 
 #[test]
@@ -113,15 +172,26 @@ fn colours_are_for_terminals_that_want_them() {
         assert!(colourful.contains(says) && colourful.contains("\x1b["), "{colourful:?}");
         let plain = run("1", arguments);
         assert!(plain.contains(says) && !plain.contains("\x1b["), "{plain:?}");
+        // No terminal, unless somebody insists.
+        let folder = tempfile::tempdir().unwrap();
+        let piped = Polyhook::new(folder.path(), arguments).run();
+        assert!(!(piped.stdout + &piped.stderr).contains('\x1b'));
+        let forced = Polyhook::new(folder.path(), arguments).env("CLICOLOR_FORCE", "1").run();
+        assert!((forced.stdout + &forced.stderr).contains("\x1b["), "{arguments:?}");
     }
 }
 
 #[test]
 fn a_reader_that_goes_away_ends_nothing_badly() {
     let binary = env!("CARGO_BIN_EXE_polyhook");
-    for arguments in
-        [&["config", "schema"][..], &["config", "show"], &["--help"], &["demo", "--calls", "2", "--exit"]]
-    {
+    for arguments in [
+        &["config", "schema"][..],
+        &["config", "show"],
+        &["--help"],
+        &["completions", "zsh"],
+        &["man"],
+        &["demo", "--calls", "2", "--exit"],
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(binary)
             .args(arguments)

@@ -94,12 +94,25 @@ fn send_tells_accepted_from_refused() {
     for scheme in ["body", "timestamped"] {
         assert_eq!(send(&["--scheme", scheme, "--json"]).expect(0).json()["answer"]["status"], 204);
     }
-    let said = send(&["--bad-signature"]).expect(1);
-    assert!(said.stdout.contains("answered 401"), "{}", said.stdout);
+    for bad in ["signature", "malformed", "missing", "body", "timestamp", "no-timestamp"] {
+        let said = send(&["--bad", bad]).expect(0);
+        assert!(said.stdout.contains("answered 401"), "{bad}: {}", said.stdout);
+        send(&["--bad", bad, "--expect", "204"]).expect(1);
+        let time = bad.contains("timestamp");
+        send(&["--bad", bad, "--scheme", "body"]).expect(if time { 2 } else { 0 });
+    }
+    send(&["--expect", "401"]).expect(1);
     let summary = send(&["--count", "300", "--json"]).expect(0).json();
     assert_eq!(summary["accepted"], 300);
-    let summary = send(&["--count", "20", "--bad-signature", "--json"]).expect(1).json();
+    assert_eq!(summary["unexpected"], 0);
+    let summary = send(&["--count", "20", "--bad", "signature", "--json"]).expect(0).json();
     assert_eq!((&summary["accepted"], &summary["refused"]), (&0.into(), &20.into()));
+    let summary = send(&["--count", "20", "--expect", "503", "--json"]).expect(1).json();
+    assert_eq!((&summary["accepted"], &summary["unexpected"]), (&20.into(), &20.into()));
+    let said = send(&["--count", "30", "--rate", "60"]).expect(0).stdout;
+    assert!(said.contains("answers  204: 30\n") && said.contains("latency  p50 "), "{said}");
+    let arguments = ["send", "--url", target.as_str(), "--body", "-", "--event", "a.b"];
+    site.polyhook(arguments).input(b"from a pipe").run().expect(0);
     site.write("body", "\u{feff}no JSON at all\r\n");
     send(&["--body", "body", "--type", "whatever"]).expect(0);
     receive.stop();
@@ -137,6 +150,28 @@ fn verify_explains() {
     let said = verify(&old, body, &["--timestamp", "1700000000"]).expect(1);
     assert!(said.stdout.contains("behind our clock"), "{}", said.stdout);
     verify(&signature, body, &["--body", "not-there"]).expect(2);
+}
+
+#[test]
+fn a_whole_recorded_request_is_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = polyhook::secret::Secret::new("whsec_0123456789abcdef");
+    std::fs::write(folder.path().join("secret"), secret.expose()).unwrap();
+    let now = polyhook::clock::Clock::System.now().as_second();
+    let signature = polyhook::signature::sign(&secret, Some(now), b"{\"a\": 1}");
+    let verify = |request: String| {
+        let arguments = ["verify", "--secret-file", "secret", "--request", "-", "--json"];
+        Polyhook::new(folder.path(), arguments).private(secret.expose()).input(request.as_bytes()).run()
+    };
+    let request = |body: &str| {
+        format!(
+            "POST /polyai-events HTTP/1.1\r\nHost: a:1\r\nX-PolyAI-Signature: {signature}\r\nX-PolyAI-Timestamp: {now}\r\n\r\n{body}"
+        )
+    };
+    assert_eq!(verify(request("{\"a\": 1}")).expect(0).json()["form"], "timestamped");
+    let found = verify(request("{\"a\":1}")).expect(1).json();
+    assert_eq!((&found["mistake"], &found["secret"]), (&"rewritten_json".into(), &1.into()), "{found}");
+    verify("no empty line".to_owned()).expect(2);
 }
 
 #[test]

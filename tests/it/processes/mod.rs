@@ -17,6 +17,7 @@ mod s3;
 mod signals;
 mod signatures;
 mod spool;
+mod tail;
 
 use std::{collections::BTreeMap, path::Path};
 

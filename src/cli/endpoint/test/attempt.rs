@@ -20,7 +20,7 @@ use url::{Host, Url};
 
 use crate::{
     clock::Clock,
-    polyai::http::unredirected,
+    polyai::http::visiting_client,
     secret::Secret,
     signature::{EVENT_ID_HEADER, Form, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign},
 };

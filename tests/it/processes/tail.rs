@@ -1,0 +1,183 @@
+//! `polyhook tail`, as whoever looks on meets it.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{
+    process::{PATIENCE, PolyAi, Process, Site, deliver, eventually},
+    rabbit,
+};
+
+/// What a tail has told so far, as (what, id).
+fn told(tail: &Process) -> Vec<(String, String)> {
+    let lines = tail.stdout();
+    let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    lines
+        .map(|line| (line["what"].as_str().unwrap().to_owned(), line["id"].as_str().unwrap().to_owned()))
+        .collect()
+}
+
+fn event(kind: &str, conversation: &str, environment: &str, project: &str) -> Vec<u8> {
+    json!({ "type": kind, "data": {
+        "conversation_id": conversation, "environment": environment, "project_id": project,
+        "caller": "+4915112345678",
+    }})
+    .to_string()
+    .into_bytes()
+}
+
+/// The way of a conversation from its delivery to its announcement, and of one that does not exist, on any queue.
+fn shows_the_whole_way(config: &str) {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, config);
+    let mut run = site.polyhook(["run"]).private("guest:guest").start();
+    run.ready();
+    let mut tail = site.polyhook(["tail", "--json"]).private("guest:guest").start();
+    let mut alerts =
+        site.polyhook(["tail", "--type", "alerts", "--limit", "1"]).private("guest:guest").start();
+    let seen = |what: &str, id: &str| {
+        let found = told(&tail);
+        found.iter().any(|(found, about)| found == what && about == id)
+    };
+    // Until it follows: on RabbitMQ that takes a second.
+    let mut number = 0;
+    eventually("followed", || {
+        number += 1;
+        let id = format!("probe-{number}");
+        let body = event("a.probe", "CA-probe", "live", "P");
+        deliver(run.receiver(), &site.secret, &id, &body);
+        std::thread::sleep(Duration::from_millis(300));
+        seen("delivery", &id)
+    });
+
+    let id = &polyai.ids()[0];
+    assert_eq!(deliver(run.receiver(), &site.secret, "evt_good", &polyai.event(id)), Some(204));
+    assert_eq!(deliver(run.receiver(), &site.secret, "evt_lost", &polyai.event("CA-nobody")), Some(204));
+    let alert = event("alerts.triggered", id, "live", "P");
+    assert_eq!(deliver(run.receiver(), &site.secret, "evt_alert", &alert), Some(204));
+    for (what, id) in [
+        ("delivery", "evt_good"),
+        ("done", "evt_good"),
+        ("delivery", "evt_lost"),
+        ("dead", "evt_lost"),
+        ("delivery", "evt_alert"),
+    ] {
+        eventually(&format!("{what} {id}"), || seen(what, id));
+    }
+    eventually("ready", || told(&tail).iter().any(|(what, _)| what == "ready"));
+    let lines = tail.stdout();
+    let of = |what: &str, id: &str| -> Value {
+        let lines = lines.iter().map(|line| serde_json::from_str(line).unwrap());
+        lines.into_iter().find(|line: &Value| line["what"] == what && line["id"] == id).unwrap()
+    };
+    assert_eq!(of("dead", "evt_lost")["reason"], "unknown_conversation");
+    assert_eq!(of("delivery", "evt_good")["conversation_id"], id.as_str());
+    let all = lines.join("\n");
+    assert!(!all.contains("caller") && !all.contains("49151"), "{all}");
+
+    // One had enough with its first line; the other ends when it is asked to.
+    assert_eq!(alerts.wait(PATIENCE).code(), Some(0));
+    let [line] = &alerts.stdout()[..] else { panic!("{:?}", alerts.stdout()) };
+    assert!(line.contains("delivery") && line.contains("alerts.triggered") && line.contains(id), "{line}");
+    assert!(!line.contains('\x1b'), "{line}");
+    let begun = Instant::now();
+    tail.signal(Signal::SIGINT);
+    assert_eq!(tail.wait(PATIENCE).code(), Some(0), "{:?}", tail.stderr());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    run.stop();
+}
+
+#[test]
+fn the_whole_way_on_the_embedded_queue() {
+    shows_the_whole_way("");
+}
+
+#[test]
+fn the_whole_way_on_rabbitmq() {
+    let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+    shows_the_whole_way(&format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}"));
+}
+
+#[test]
+fn filters_and_the_past() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "");
+    let mut receive = site.polyhook(["receive"]).start();
+    receive.ready();
+    for (id, kind, conversation, environment, project) in [
+        // What does not pass comes first, or the limit would hide it.
+        ("1", "alertsx", "CA1", "live", "P2"),
+        ("2", "alerts.triggered", "CA1", "live", "P1"),
+        ("3", "alerts.triggered.v2", "CA2", "sandbox", "P2"),
+        ("4", "handoff.created", "CA3", "pre-release", "P1"),
+    ] {
+        let body = event(kind, conversation, environment, project);
+        assert_eq!(deliver(receive.receiver(), &site.secret, id, &body), Some(204));
+    }
+    let tail = |more: &[&str], wanted: &[&str]| {
+        let limit = wanted.len().to_string();
+        let arguments = [&["tail", "--json", "--since", "1h", "--limit", &limit], more].concat();
+        let said = site.polyhook(arguments).run().expect(0);
+        let ids: Vec<_> = said
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(ids, wanted, "{more:?}");
+    };
+    tail(&[], &["1", "2", "3", "4"]);
+    tail(&["--type", "alerts"], &["2", "3"]);
+    tail(&["--type", "alerts.triggered.v2", "--type", "handoff.created"], &["3", "4"]);
+    tail(&["--conversation", "CA2"], &["3"]);
+    tail(&["--environment", "sandbox", "--environment", "pre-release"], &["3", "4"]);
+    tail(&["--project", "P1", "--environment", "live"], &["2"]);
+    receive.stop();
+
+    // Wrong usage, a wrong path and a broker that is away are said.
+    site.polyhook(["tail", "--limit", "0"]).run().expect(2);
+    let said = site.polyhook(["tail", "--set", "queue.url=sqlite:not-there.db"]).run().expect(1);
+    assert!(said.stderr.contains("there is no queue file not-there.db"), "{}", said.stderr);
+    let broker = "queue.url=amqp://guest:guest@127.0.0.1:1/%2f";
+    let said =
+        site.polyhook(["tail", "--since", "1h", "--set", broker]).private("guest:guest").run().expect(2);
+    assert!(said.stderr.contains("--since is for the embedded queue"), "{}", said.stderr);
+    let said = site.polyhook(["tail", "--set", broker]).private("guest:guest").run().expect(1);
+    assert!(said.stderr.contains("cannot be reached"), "{}", said.stderr);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_well() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let site = Site::new(&polyai.access, "");
+    let mut receive = site.polyhook(["receive"]).start();
+    receive.ready();
+    let send = |id: &str| {
+        let body = event("a.b", "CA1", "live", "P1");
+        assert_eq!(deliver(receive.receiver(), &site.secret, id, &body), Some(204));
+    };
+    send("first");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_polyhook"))
+        .args(["tail", "--config", "polyhook.toml", "--since", "1h"])
+        .current_dir(site.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert!(line.contains("first"), "{line}");
+    drop(reader);
+    send("second");
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.is_empty(), "{stderr}");
+    receive.stop();
+}
