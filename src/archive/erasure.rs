@@ -70,10 +70,9 @@ pub struct Lying {
 
 impl Lying {
     fn of(sizes: impl IntoIterator<Item = u64>) -> Self {
-        sizes.into_iter().fold(Self::default(), |sum, size| Self {
-            objects: sum.objects + 1,
-            bytes: sum.bytes + size,
-        })
+        sizes
+            .into_iter()
+            .fold(Self::default(), |sum, size| Self { objects: sum.objects + 1, bytes: sum.bytes + size })
     }
 }
 
@@ -122,10 +121,11 @@ impl Archive {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             found => found?,
         };
-        let record = serde_json::from_slice(&found.bytes().await?).map_err(|error| ArchiveError::Manifest {
-            key: key.to_string(),
-            reason: format!("line {}, column {}", error.line(), error.column()),
-        })?;
+        let record =
+            serde_json::from_slice(&found.bytes().await?).map_err(|error| ArchiveError::Manifest {
+                key: key.to_string(),
+                reason: format!("line {}, column {}", error.line(), error.column()),
+            })?;
         Ok(Some(record))
     }
 
@@ -224,10 +224,8 @@ impl Archive {
     }
 
     async fn write_record(&self, key: &Path, record: &Erasure) -> Result<(), ArchiveError> {
-        let body = serde_json::to_vec_pretty(record).map_err(|error| ArchiveError::Manifest {
-            key: key.to_string(),
-            reason: error.to_string(),
-        })?;
+        let body = serde_json::to_vec_pretty(record)
+            .map_err(|error| ArchiveError::Manifest { key: key.to_string(), reason: error.to_string() })?;
         let attributes = self.backend.attributes("application/json");
         let options = PutOptions { attributes, ..PutOptions::default() };
         self.backend.store.put_opts(key, body.into(), options).await?;
@@ -245,9 +243,10 @@ impl Archive {
         let project = format!("{}/{}", self.backend.prefix, project_folder(account_id, project_id));
         let project = Path::parse(project).map_err(object_store::Error::from)?;
         let listed = self.backend.store.list_with_delimiter(Some(&project)).await?;
-        let dates = listed.common_prefixes.iter().filter_map(|folder| {
-            folder.filename()?.strip_prefix(DATE)?.parse::<Date>().ok()
-        });
+        let dates = listed
+            .common_prefixes
+            .iter()
+            .filter_map(|folder| folder.filename()?.strip_prefix(DATE)?.parse::<Date>().ok());
         let locations: Vec<_> =
             dates.map(|date| Location::on(account_id, project_id, conversation_id, date)).collect();
         stream::iter(locations)
@@ -265,7 +264,7 @@ impl Archive {
         if let Some(folder) = &self.backend.folder {
             // Not by the store, which hides what was left unfinished.
             let path = folder.path(location.folder());
-            return blocking(path, |path| files(path)).await.map(Objects::Files);
+            return blocking(path, files).await.map(Objects::Files);
         }
         let prefix = format!("{}/{}", self.backend.prefix, location.folder());
         let prefix = Path::parse(prefix).map_err(object_store::Error::from)?;

@@ -7,6 +7,7 @@ mod config;
 mod dead;
 mod demo;
 mod endpoint;
+mod erase;
 mod fetch;
 mod healthcheck;
 pub mod output;
@@ -82,6 +83,8 @@ enum Command {
     Verify(verify::Args),
     /// Fetch conversations by id and archive them now
     Fetch(fetch::Args),
+    /// Erase conversations: from the archive, the queue, the spool and the dead letters, for good
+    Erase(erase::Args),
     /// List dead letters, show why they are dead, replay or drop them
     #[command(subcommand)]
     Dead(dead::Command),
@@ -150,6 +153,7 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Send(args) => send::run(&global, args).await,
         Command::Verify(args) => verify::run(&global, &args),
         Command::Fetch(args) => fetch::run(&global, args).await,
+        Command::Erase(args) => erase::run(&global, args).await,
         Command::Dead(command) => dead::run(&global, command).await,
         Command::Endpoint(command) => endpoint::run(&global, command).await,
         Command::Spool(command) => spool::run(&global, &command).await,
