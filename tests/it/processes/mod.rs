@@ -5,6 +5,7 @@ mod commands;
 mod configuration;
 mod dead;
 mod demo;
+mod erase;
 mod logs;
 mod memory;
 mod rabbitmq;
