@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// PolyAI lets a worker have so little that an erasure falls into many jobs.
+const SLOWLY: &str = "worker.audio = \"both\"\npolyai.max_requests_per_second = 40";
+
 fn outcome(admin: SocketAddr, outcome: &str) -> usize {
     metric(admin, &format!("polyhook_jobs_total{{outcome=\"{outcome}\"}}"))
 }
@@ -197,7 +200,7 @@ fn a_worker_that_is_just_archiving_does_not_bring_it_back() {
     const CALLS: usize = 40;
     let polyai = PolyAi::start(PolyAi::CALLS, CALLS);
     let ids = polyai.ids();
-    let site = Site::new(&polyai.access, "worker.audio = \"both\"\nworker.concurrency = 4");
+    let site = Site::new(&polyai.access, SLOWLY);
     let mut run = site.polyhook(["run"]).start();
     let admin = run.ready();
     for id in &ids {
@@ -218,6 +221,7 @@ fn a_worker_that_is_just_archiving_does_not_bring_it_back() {
     );
     let depth = |queue| metric(admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}"));
     eventually("nothing to do", || depth("fetch") + depth("retry") == 0);
+    assert!(sum("/queue", "jobs") > 0, "the worker was faster");
     // SIGTERM lets running jobs end.
     run.stop();
     assert!(site.manifests().is_empty());
@@ -289,7 +293,7 @@ async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back(
     let site = Site::new(
         &polyai.access,
         &format!(
-            "queue = {{ url = \"{}\", prefix = \"{rabbit}\", publish_timeout = \"5s\" }}\n[archive]\nurl = \"{}\"\n\
+            "{SLOWLY}\nqueue = {{ url = \"{}\", prefix = \"{rabbit}\", publish_timeout = \"5s\" }}\n[archive]\nurl = \"{}\"\n\
              endpoint = \"{}\"\nregion = \"us-east-1\"\naccess_key_id = \"{}\"\nsecret_access_key_file = \"s3-key\"\n\
              allow_http = true",
             rabbit::SHARED.url(),
@@ -325,6 +329,7 @@ async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back(
     let depth = |queue| metric(admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}"));
     eventually("nothing to do", || depth("fetch") + depth("retry") == 0);
     eprintln!("{} archived before, {} met the record", outcome(admin, "archived"), outcome(admin, "erased"));
+    assert!(outcome(admin, "erased") > 0, "the worker was faster");
     run.stop();
     let keys = keys().await;
     assert!(
