@@ -112,11 +112,14 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
     let said = erase(&["--yes"]).run().expect(0);
     assert!(said.stdout.contains("nothing found"), "{}", said.stdout);
 
-    // It does not come back: not by PolyAI, not by a person who does not know.
+    // It does not come back: not by PolyAI, which is not even asked for it, not by a person who does not know.
+    let asked = || polyai.control("GET", "requests", &Value::Null);
+    let before = asked();
     assert_eq!(deliver(run.receiver(), &site.secret, "again", &polyai.event(gone)), Some(204));
     eventually("dropped", || outcome(admin, "erased") == 1);
     let said = site.polyhook(["fetch", gone]).run().expect(1);
     assert!(said.stdout.contains("erase --lift"), "{}", said.stdout);
+    assert_eq!(asked(), before);
     assert_eq!(site.polyhook(["fetch", gone, "--json"]).run().expect(1).json()["outcome"], "erased");
     site.polyhook(["fetch", kept]).run().expect(0);
     assert_eq!(site.manifests().len(), 2);
