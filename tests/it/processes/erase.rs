@@ -98,7 +98,7 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
     assert_eq!((&said["queue"]["events"], &said["queue"]["announcements"]), (&json!(1), &json!(1)), "{said}");
     // The announcement of the erasure is all that names it.
     assert_eq!(site.manifests().len(), 2);
-    assert_eq!(holders(&data, &private), [PathBuf::new(); 0]);
+    assert_eq!(holders(&data, &private), Vec::<PathBuf>::new());
     assert!(holders(&site.archive(), gone).is_empty());
     let file = rusqlite::Connection::open(data.join("queue.db")).unwrap();
     let about: Vec<String> = file
@@ -229,7 +229,7 @@ fn a_worker_that_is_just_archiving_does_not_bring_it_back() {
     run.stop();
     assert!(site.manifests().is_empty());
     for id in &ids {
-        assert_eq!(holders(&site.archive(), id), [PathBuf::new(); 0]);
+        assert_eq!(holders(&site.archive(), id), Vec::<PathBuf>::new());
     }
 }
 
@@ -271,7 +271,7 @@ fn on_rabbitmq_dead_letters_kept_events_and_the_spool_are_searched() {
     let said = erase(&ids[1], &["--yes"]).expect(1).json();
     assert_eq!((&said["outcome"], &said["spool"]["jobs"]), (&json!("incomplete"), &json!(1)), "{said}");
     assert!(!said["problems"].as_array().unwrap().is_empty(), "{said}");
-    assert_eq!(holders(site.path(), &format!("+44-private-{}", ids[1])), [PathBuf::new(); 0]);
+    assert_eq!(holders(site.path(), &format!("+44-private-{}", ids[1])), Vec::<PathBuf>::new());
     node.restart();
     eventually("handed on", || depth("unrouted") == 3 + 3);
     let said = erase(&ids[1], &["--yes"]).expect(0).json();
