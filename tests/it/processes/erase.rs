@@ -332,7 +332,9 @@ async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back(
     let depth = |queue| metric(admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}"));
     eventually("nothing to do", || depth("fetch") + depth("retry") == 0);
     eprintln!("{} archived before, {} met the record", outcome(admin, "archived"), outcome(admin, "erased"));
-    assert!(outcome(admin, "erased") > 0, "the worker was faster");
+    // On a slow machine the worker may have been done before: one more comes after all.
+    assert_eq!(deliver(run.receiver(), &site.secret, "again", &polyai.event(&ids[0])), Some(204));
+    eventually("dropped", || outcome(admin, "erased") > 0);
     run.stop();
     let keys = keys().await;
     assert!(
