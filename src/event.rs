@@ -21,10 +21,17 @@ pub const CONVERSATION_COMPLETED: &str = "conversation.completed";
 /// Our own event: reconciliation or a person found a conversation that is not archived.
 pub const CONVERSATION_DISCOVERED: &str = "conversation.discovered";
 
+/// Our own announcement: a conversation was erased, and whoever holds copies should erase them too.
+pub const CONVERSATION_ERASED: &str = "conversation.erased";
+
 /// Stands for a type or an environment that the event does not name.
 pub const UNKNOWN: &str = "unknown";
 /// The type of what is no JSON.
 pub const UNPARSED: &str = "unparsed";
+
+/// A shorter id is looked for only where an event names its conversation: elsewhere the same text may well mean
+/// something else.
+const SHORTEST_DISTINCT_ID: usize = 8;
 
 /// Longest name that goes into a routing key (255 bytes in AMQP 0-9-1, for type, dot and environment).
 const MAX_TYPE: usize = 180;
@@ -62,6 +69,15 @@ impl Event {
         }
     }
 
+    /// Whether `body` is about this conversation: names it as its own, or holds its id as a string anywhere.
+    pub fn is_about(body: &[u8], conversation_id: &str) -> bool {
+        if Self::read(body).conversation_id.as_deref() == Some(conversation_id) {
+            return true;
+        }
+        let quoted = format!("\"{conversation_id}\"");
+        is_distinct(conversation_id) && body.windows(quoted.len()).any(|part| part == quoted.as_bytes())
+    }
+
     fn nameless(kind: &str) -> Self {
         Self {
             kind: kind.to_owned(),
@@ -94,6 +110,11 @@ pub fn asks_for_fetch(kind: &str) -> bool {
     [CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED]
         .iter()
         .any(|wanted| kind.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+/// Whether an id, found in some text, can mean nothing but its conversation. PolyAI's own all do.
+pub fn is_distinct(conversation_id: &str) -> bool {
+    conversation_id.len() >= SHORTEST_DISTINCT_ID
 }
 
 /// The id of a delivery: PolyAI's event id, or `sha256:` and the hex digest of the body where there is no
@@ -387,6 +408,24 @@ mod tests {
     fn deep_nesting_costs_nothing() {
         let body = format!("{{\"x\":{}{}}}", "[".repeat(500_000), "]".repeat(500_000));
         assert_eq!(Event::read(body.as_bytes()).routing_key(), "unknown.unknown");
+    }
+
+    #[test]
+    fn is_about_what_it_names_or_holds() {
+        for body in [
+            r#"{"type":"conversation.completed","data":{"conversation_id":"CA0123456789"}}"#,
+            r#"{"data":{"conversation_id":"CA01234567\u00389"}}"#,
+            r#"{"type":"handoff.created","data":{"call":{"sid":"CA0123456789"}}}"#,
+            r#"not JSON: "CA0123456789""#,
+        ] {
+            assert!(Event::is_about(body.as_bytes(), "CA0123456789"), "{body}");
+        }
+        for body in [r#"{"data":{"conversation_id":"CA01234567890"}}"#, r#"{"note":"of CA0123456789"}"#, ""] {
+            assert!(!Event::is_about(body.as_bytes(), "CA0123456789"), "{body}");
+        }
+        // An id that may be anything is one only where it is said to be one.
+        assert!(Event::is_about(br#"{"conversation_id":"live"}"#, "live"));
+        assert!(!Event::is_about(br#"{"environment":"live"}"#, "live"));
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Archive {
     /// Lists what is archived of a project's day (of UTC).
     pub async fn day(&self, account: &str, project: &str, date: Date) -> Result<Day, ArchiveError> {
         let mut day = Day::default();
-        let mut folders = std::pin::pin!(self.folders(account, project, date));
+        let mut folders = std::pin::pin!(self.entries(account, project, date));
         while let Some(folder) = folders.try_next().await? {
             if let Some(at) = folder.archived_at {
                 day.0.insert(digest(&folder.name), at.as_second());
@@ -61,7 +61,7 @@ impl Archive {
     }
 
     /// The folders of a project's day, one after the other, in no order.
-    pub fn folders(
+    pub fn entries(
         &self,
         account: &str,
         project: &str,

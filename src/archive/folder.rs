@@ -103,6 +103,53 @@ impl Folder {
     }
 }
 
+/// The files below a conversation's folder, unfinished ones too, with their sizes; none where it is not there.
+/// Blocking.
+pub(super) fn files(folder: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                let size = entry.metadata()?.len();
+                found.push((entry.path(), size));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes a conversation's folder with all that is in it, `first` before anything else. When it returns a
+/// power cut brings nothing back. Blocking.
+pub(super) fn remove(folder: &Path, first: &str) -> io::Result<()> {
+    let gone = |removed: io::Result<()>| match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true),
+    };
+    if gone(fs::remove_file(folder.join(first)))? {
+        sync(folder)?;
+    }
+    if gone(fs::remove_dir_all(folder))?
+        && let Some(parent) = folder.parent()
+    {
+        sync(parent)?;
+    }
+    Ok(())
+}
+
+/// Makes what was removed from a folder stay removed. One that cannot be opened for it (Windows) needs no such
+/// care.
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder).map_or(Ok(()), |folder| folder.sync_all())
+}
+
 fn lock(path: &Path) -> Result<File, ArchiveError> {
     let file = OpenOptions::new()
         .create(true)
@@ -135,7 +182,7 @@ fn sweep(staging: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn failed(path: &Path, source: io::Error) -> ArchiveError {
+pub(super) fn failed(path: &Path, source: io::Error) -> ArchiveError {
     ArchiveError::Folder { path: path.to_owned(), source }
 }
 

@@ -18,6 +18,9 @@ pub const MANIFEST: &str = "manifest.json";
 /// The name of PolyAI's bytes.
 pub const CONVERSATION: &str = "conversation.json";
 
+/// Before the date in a key.
+pub(super) const DATE: &str = "date=";
+
 /// The longest segment an identifier turns into, in bytes.
 const LONGEST: usize = 192;
 /// `!` and the hexadecimal SHA-256.
@@ -36,8 +39,13 @@ pub struct Location {
 impl Location {
     /// Where a conversation that started at `started_at` lies; the date is that of UTC.
     pub fn new(account_id: &str, project_id: &str, conversation_id: &str, started_at: Timestamp) -> Self {
-        let date: Date = Offset::UTC.to_datetime(started_at).date();
-        let folder = format!("{}/{}", day_folder(account_id, project_id, date), segment(conversation_id));
+        Self::on(account_id, project_id, conversation_id, Offset::UTC.to_datetime(started_at).date())
+    }
+
+    /// The same, where the date is known.
+    pub(super) fn on(account_id: &str, project_id: &str, conversation_id: &str, date: Date) -> Self {
+        let folder =
+            format!("{}/{DATE}{date}/{}", project_folder(account_id, project_id), segment(conversation_id));
         Self {
             account_id: account_id.to_owned(),
             project_id: project_id.to_owned(),
@@ -77,6 +85,11 @@ impl Location {
     }
 }
 
+/// The folder of a project's dates, below the archive's root.
+pub(super) fn project_folder(account_id: &str, project_id: &str) -> String {
+    format!("account_id={}/project_id={}", segment(account_id), segment(project_id))
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.folder)
@@ -90,11 +103,7 @@ pub(super) fn day(
     project_id: &str,
     date: Date,
 ) -> Result<Path, object_store::path::Error> {
-    Path::parse(format!("{prefix}/{}", day_folder(account_id, project_id, date)))
-}
-
-fn day_folder(account_id: &str, project_id: &str, date: Date) -> String {
-    format!("account_id={}/project_id={}/date={date}", segment(account_id), segment(project_id))
+    Path::parse(format!("{prefix}/{}/{DATE}{date}", project_folder(account_id, project_id)))
 }
 
 /// An identifier as one segment of a key.

@@ -6,6 +6,7 @@
 //!     conversation.json    PolyAI's bytes
 //!     audio.wav            audio.user.wav, audio.agent.wav
 //!     manifest.json        last: it names the others with their sizes and hashes
+//! erasures/<SHA-256 of the ids>.json      that a conversation was erased, and must not come back
 //! ```
 //! The key is a pure function of ids and start ([`Location`]); no identifier leaves its segment.
 //!
@@ -17,10 +18,12 @@
 //!   [`Archive::commit`].
 //! * A recording is in memory for one part at most, and in sight only once it is whole ([`AudioWriter`]).
 //! * What fails leaves the archive as it was, or with data objects ahead of a manifest that still names the
-//!   old ones; the job's next try mends that. Nothing is deleted, so no permission to delete is needed.
+//!   old ones; the job's next try mends that. Archiving deletes nothing.
+//! * What was erased ([`Archive::erase`]) does not come back, whoever is just about to archive it.
 //!
 //! # What a bucket needs
-//! Permission to get, put and abort multipart uploads; conditional writes (`If-None-Match`, `If-Match`; all
+//! Permission to get, put, list and abort multipart uploads, and to delete for who erases (a worker deletes only
+//! what it has itself written while the conversation was being erased); conditional writes (`If-None-Match`, `If-Match`; all
 //! four providers have them, [`Archive::check`] tells of others); a lifecycle rule that removes unfinished
 //! multipart uploads after a day, because a crash leaves some.
 
@@ -41,6 +44,7 @@ mod commit;
 mod config;
 mod day;
 mod decide;
+mod erasure;
 mod error;
 mod folder;
 mod key;
@@ -52,6 +56,7 @@ pub use commit::Committed;
 pub use config::ArchiveConfig;
 pub use day::{Day, Entry};
 pub use decide::{Decision, decide};
+pub use erasure::{Erasure, Erasures, Lying};
 pub use error::{ArchiveError, AudioError};
 pub use key::{CONVERSATION, Location, MANIFEST};
 pub use lease::Lease;

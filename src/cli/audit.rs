@@ -106,7 +106,9 @@ async fn audit(
 }
 
 fn show(report: &Report, url: Option<&str>) {
-    let Report { date, listed, unsettled, archived, objects, bytes, counts, queued, findings, .. } = report;
+    let Report {
+        date, listed, unsettled, erased, archived, objects, bytes, counts, queued, findings, ..
+    } = report;
     let verdict = if report.complete { output::good("complete") } else { output::bad("incomplete") };
     let bytes = bytesize::ByteSize(*bytes);
     output::line(format!(
@@ -114,6 +116,9 @@ fn show(report: &Report, url: Option<&str>) {
     ));
     if *unsettled > 0 {
         output::line(format!("  {unsettled} are not over, or only just: left alone"));
+    }
+    if *erased > 0 {
+        output::line(format!("  {erased} were erased here"));
     }
     for (what, count) in counts {
         output::line(format!("  {count} {}", what.replace('_', " ")));

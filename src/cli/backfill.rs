@@ -217,11 +217,13 @@ fn report(args: &Args, started: &Range<Timestamp>, tally: &Tally, why: Option<&s
 
 /// A tally in words.
 pub(super) fn told(tally: &Tally, dry_run: bool) -> String {
-    let Tally { listed, archived, missing, outdated, unsettled, queued, queued_before, unreadable } = tally;
+    let Tally { listed, archived, missing, outdated, unsettled, erased, queued, queued_before, unreadable } =
+        tally;
     let mut text = format!("{listed} conversations at PolyAI: {archived} archived, {missing} missing");
     let more = [
         (*outdated, "archived before they were over"),
         (*unsettled, "not over, or only just"),
+        (*erased, "erased"),
         (*unreadable, "entries without an id"),
     ];
     let more = more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));

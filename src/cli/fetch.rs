@@ -77,7 +77,7 @@ async fn fetch_all(
             discovery: None,
         };
         let result = worker.archive_now(&request).await;
-        missing += usize::from(result.is_err());
+        missing += usize::from(matches!(result, Err(_) | Ok(Done::Erased)));
         bar.suspend(|| show(id, &result, args.json));
         bar.inc(1);
     }
@@ -105,6 +105,11 @@ fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
                 output::line(format!("  {url}"));
             }
         }
+        Ok(Done::Erased) if json => output::json(&json!({ "conversation_id": id, "outcome": "erased" })),
+        Ok(Done::Erased) => output::line(format!(
+            "{} {id}: it was erased, and is not archived again unless `polyhook erase --lift {id}` allows it",
+            output::bad("erased")
+        )),
         Ok(Done::Skipped) => output::line(format!("skipped {id}")),
         Err(failure) => {
             let Failure { reason, detail, status, correlation_id, .. } = failure;

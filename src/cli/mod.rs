@@ -10,6 +10,7 @@ mod dead;
 mod demo;
 mod doctor;
 mod endpoint;
+mod erase;
 mod fetch;
 mod healthcheck;
 mod manual;
@@ -111,6 +112,8 @@ Examples:
     Backfill(backfill::Args),
     /// Compare a day at PolyAI with the archive, in both directions
     Audit(audit::Args),
+    /// Erase conversations: from the archive, the queue, the spool and the dead letters, for good
+    Erase(erase::Args),
     /// List dead letters, show why they are dead, replay or drop them
     #[command(subcommand)]
     Dead(dead::Command),
@@ -189,6 +192,7 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Verify(args) => verify::run(&global, &args),
         Command::Tail(args) => tail::run(&global, args).await,
         Command::Fetch(args) => fetch::run(&global, args).await,
+        Command::Erase(args) => erase::run(&global, args).await,
         Command::Dead(command) => dead::run(&global, command).await,
         Command::Endpoint(command) => endpoint::run(&global, command).await,
         Command::Spool(command) => spool::run(&global, &command).await,

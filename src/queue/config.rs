@@ -35,8 +35,8 @@ pub struct QueueConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub dedup_window: Duration,
-    /// Embedded queue: how long deliveries that are done, and events nobody asked for, are kept. Also the
-    /// time over which a duplicate is recognised. Dead letters are kept until somebody drops them.
+    /// Embedded queue: how long events nobody asked for, announcements, and the hashes of deliveries that are done are
+    /// kept. Also the time over which a duplicate is recognised. Dead letters are kept until somebody drops them.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub retention: Duration,

@@ -219,6 +219,29 @@ pub enum Announced {
     Unrouted,
 }
 
+/// How much of a conversation was erased from a queue, or would be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Erased {
+    /// Jobs: waiting, delayed, or in a worker's hands.
+    pub jobs: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Events that were kept though they ask for nothing.
+    pub events: u64,
+    /// Announcements.
+    pub announcements: u64,
+    /// Jobs that could not be looked into. Whichever is about the conversation is dropped by the worker that
+    /// meets it.
+    pub unsearched: u64,
+}
+
+impl Erased {
+    /// How many messages it was in all.
+    pub fn total(&self) -> u64 {
+        self.jobs + self.dead_letters + self.events + self.announcements
+    }
+}
+
 /// A queue that people and metrics know by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -302,6 +325,11 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
 
     /// The dead letters there are now, one after the other.
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError>;
+
+    /// Removes what is about a conversation ([`event::Event::is_about`]) and can be found; with `dry_run` only
+    /// counts it. A late duplicate of what was removed is recognised as one, like that of a job that was done; a
+    /// job in a worker's hands ends as a lost lease.
+    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError>;
 
     /// How many messages stand in each lane.
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError>;

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use metrics::gauge;
 
 use super::{
-    Job, Lease, Message, Outcome, Queue, QueueConfig, QueueError,
+    Erased, Job, Lease, Message, Outcome, Queue, QueueConfig, QueueError,
     config::SpoolConfig,
     sqlite::{OpenError, Sqlite, SqliteOptions, Usage},
 };
@@ -75,6 +75,11 @@ impl Spool {
     /// Ends a lease.
     pub(super) async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError> {
         self.store.settle(lease, outcome).await
+    }
+
+    /// Removes what is about a conversation, whatever kind of event; see [`Queue::erase`].
+    pub async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError> {
+        self.store.erase(conversation_id, dry_run).await.map_err(in_words)
     }
 
     /// Whether a message could be made durable right now.

@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig,
-    QueueError, dedup::Recent, rabbitmq::RabbitMq, spool::Spool,
+    Announced, Announcement, DeadLetters, Erased, Job, Lane, Lease, Message, Outcome, Published, Queue,
+    QueueConfig, QueueError, dedup::Recent, rabbitmq::RabbitMq, spool::Spool,
 };
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle};
 
@@ -289,6 +289,16 @@ impl Queue for Spooled {
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
         self.broker.dead_letters().await
+    }
+
+    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError> {
+        // First where a message comes from, then where it goes.
+        let spooled = match &self.spool {
+            Some(spool) => spool.erase(conversation_id, dry_run).await?,
+            None => Erased::default(),
+        };
+        let erased = self.broker.erase(conversation_id, dry_run).await?;
+        Ok(Erased { jobs: erased.jobs + spooled.jobs, ..erased })
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {

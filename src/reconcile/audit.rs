@@ -130,6 +130,8 @@ pub struct Report {
     pub listed: u64,
     /// Of these, still going on or over only just now.
     pub unsettled: u64,
+    /// Of these, erased here: they are not missing.
+    pub erased: u64,
     /// Conversations in the archive.
     pub archived: u64,
     /// Their objects.
@@ -154,6 +156,7 @@ impl Report {
             complete: true,
             listed: 0,
             unsettled: 0,
+            erased: 0,
             archived: 0,
             objects: 0,
             bytes: 0,
@@ -205,6 +208,7 @@ impl Audit<'_> {
         seen: &impl Fn(&Report),
     ) -> Result<HashSet<String>, AuditError> {
         let day = self.archive.day(project.account_id(), project.project_id(), date).await?;
+        let erasures = self.archive.erasures().await?;
         let start = date.to_zoned(TimeZone::UTC).map_or(Timestamp::MIN, |day| day.timestamp());
         let next = date.tomorrow().and_then(|next| next.to_zoned(TimeZone::UTC));
         let end = next.map_or(Timestamp::MAX, |day| day.timestamp()).min(self.clock.now());
@@ -221,7 +225,9 @@ impl Audit<'_> {
                 continue;
             }
             report.listed += 1;
-            if listed.in_progress || listed.ended_at.unwrap_or(started_at) > settled {
+            if erasures.contain(project.account_id(), project.project_id(), &listed.id) {
+                report.erased += 1;
+            } else if listed.in_progress || listed.ended_at.unwrap_or(started_at) > settled {
                 report.unsettled += 1;
             } else if day.archived_at(&place).is_none() {
                 report.note(project, &listed.id, Finding::Missing, None);
@@ -253,7 +259,7 @@ impl Audit<'_> {
         seen: &impl Fn(&Report),
     ) -> Result<(), AuditError> {
         let (account, id) = (project.account_id(), project.project_id());
-        let folders = self.archive.folders(account, id, date);
+        let folders = self.archive.entries(account, id, date);
         let mut inspected = std::pin::pin!(
             folders
                 .map(|folder| async {

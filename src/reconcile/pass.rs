@@ -8,7 +8,7 @@ use jiff::{Timestamp, civil::Date, tz::Offset};
 use thiserror::Error;
 
 use crate::{
-    archive::{Archive, ArchiveError, Day, Location},
+    archive::{Archive, ArchiveError, Day, Erasures, Location},
     clock::Clock,
     event::{self, By, CONVERSATION_DISCOVERED, DedupKey, Discovery},
     polyai::{ApiError, ListQuery, Listed, PolyAi, Project},
@@ -67,6 +67,8 @@ pub struct Tally {
     pub outdated: u64,
     /// Still going on, or over only just now.
     pub unsettled: u64,
+    /// Erased here, and so not missing.
+    pub erased: u64,
     /// Missing ones that were queued now.
     pub queued: u64,
     /// Missing ones that the queue has, or has had not long ago.
@@ -78,13 +80,23 @@ pub struct Tally {
 impl Tally {
     /// Adds another project's.
     pub fn add(&mut self, other: &Self) {
-        let Self { listed, archived, missing, outdated, unsettled, queued, queued_before, unreadable } =
-            other;
+        let Self {
+            listed,
+            archived,
+            missing,
+            outdated,
+            unsettled,
+            erased,
+            queued,
+            queued_before,
+            unreadable,
+        } = other;
         self.listed += listed;
         self.archived += archived;
         self.missing += missing;
         self.outdated += outdated;
         self.unsettled += unsettled;
+        self.erased += erased;
         self.queued += queued;
         self.queued_before += queued_before;
         self.unreadable += unreadable;
@@ -116,7 +128,8 @@ impl Pass<'_> {
     ) -> Result<Tally, PassError> {
         let query = ListQuery { started, environments: self.environments.to_vec() };
         let mut list = self.polyai.list(project, query);
-        let mut ledger = Ledger { archive: self.archive, project, days: VecDeque::new() };
+        let erasures = self.archive.erasures().await?;
+        let mut ledger = Ledger { archive: self.archive, project, erasures, days: VecDeque::new() };
         let mut tally = Tally::default();
         let mut found = Vec::with_capacity(BATCH);
         loop {
@@ -164,6 +177,10 @@ impl Pass<'_> {
             State::Outdated(archived_at) => {
                 tally.outdated += 1;
                 Some(archived_at)
+            }
+            State::Erased => {
+                tally.erased += 1;
+                return Ok(None);
             }
             State::Missing => {
                 tally.missing += 1;
@@ -250,6 +267,7 @@ enum State {
     Archived,
     /// Since when it lies there.
     Outdated(Timestamp),
+    Erased,
     Missing,
 }
 
@@ -257,11 +275,15 @@ enum State {
 struct Ledger<'a> {
     archive: &'a Archive,
     project: &'a Project,
+    erasures: Erasures,
     days: VecDeque<(Date, Day)>,
 }
 
 impl Ledger<'_> {
     async fn state(&mut self, location: Option<&Location>, listed: &Listed) -> Result<State, ArchiveError> {
+        if self.erasures.contain(self.project.account_id(), self.project.project_id(), &listed.id) {
+            return Ok(State::Erased);
+        }
         // Without a start there is no telling where it lies; the worker finds out.
         let (Some(location), Some(started_at)) = (location, listed.started_at) else {
             return Ok(State::Missing);

@@ -173,14 +173,24 @@ impl Service {
     }
 
     fn tell(&self, Passed { tally, failures }: &Passed) {
-        let Tally { listed, archived, missing, outdated, unsettled, queued, queued_before, unreadable } =
-            tally;
+        let Tally {
+            listed,
+            archived,
+            missing,
+            outdated,
+            unsettled,
+            erased,
+            queued,
+            queued_before,
+            unreadable,
+        } = tally;
         tracing::info!(
             listed,
             archived,
             missing,
             outdated,
             unsettled,
+            erased,
             queued,
             queued_before,
             unreadable,

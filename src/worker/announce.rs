@@ -1,18 +1,24 @@
-//! `conversation.ready`: a CloudEvent (v1.0, structured JSON) whose data is the manifest and where everything lies.
+//! What consumers are told, as CloudEvents (v1.0, structured JSON): `conversation.ready`, whose data is the manifest and
+//! where everything lies, and `conversation.erased`, whose data is ids alone.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{archive::Manifest, queue::Announcement};
+use crate::{
+    archive::{Erasure, Manifest},
+    event::{self, CONVERSATION_ERASED},
+    queue::Announcement,
+};
 
 /// The event's type, and the first part of its routing key.
 pub(super) const CONVERSATION_READY: &str = "conversation.ready";
 
 #[derive(Serialize)]
-struct CloudEvent<'a> {
+struct CloudEvent<'a, D> {
     specversion: &'static str,
     id: &'a str,
     source: String,
@@ -22,18 +28,26 @@ struct CloudEvent<'a> {
     datacontenttype: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
-    data: Data<'a>,
+    data: D,
 }
 
 #[derive(Serialize)]
-struct Data<'a> {
+struct Ready<'a> {
     manifest: &'a Manifest,
     /// By the object's name in the manifest, and `manifest.json` itself.
     urls: BTreeMap<String, String>,
 }
 
+#[derive(Serialize)]
+struct Gone<'a> {
+    conversation_id: &'a str,
+    account_id: &'a str,
+    project_id: &'a str,
+    erased_at: Timestamp,
+}
+
 /// The announcement of an archived conversation.
-pub(super) fn announcement(
+pub(super) fn ready(
     manifest: &Manifest,
     urls: BTreeMap<String, String>,
     traceparent: Option<String>,
@@ -42,18 +56,18 @@ pub(super) fn announcement(
     let body = serde_json::to_vec(&CloudEvent {
         specversion: "1.0",
         id: &id,
-        source: format!("/polyhook/{}/{}", manifest.account_id, manifest.project_id),
+        source: source(&manifest.account_id, &manifest.project_id),
         r#type: CONVERSATION_READY,
         subject: &manifest.conversation_id,
         time: manifest.timings.archived_at.to_string(),
         datacontenttype: "application/json",
         traceparent: traceparent.as_deref(),
-        data: Data { manifest, urls },
+        data: Ready { manifest, urls },
     })?;
     Ok(Announcement {
         id,
         kind: CONVERSATION_READY.to_owned(),
-        environment: crate::event::environment_word(&manifest.facts.environment),
+        environment: event::environment_word(&manifest.facts.environment),
         subject: manifest.conversation_id.clone(),
         time: manifest.timings.archived_at,
         traceparent,
@@ -61,19 +75,72 @@ pub(super) fn announcement(
     })
 }
 
+/// The announcement of an erasure. Asked for again, it is the same one.
+pub(super) fn erased(
+    account_id: &str,
+    project_id: &str,
+    conversation_id: &str,
+    erasure: &Erasure,
+) -> Result<Announcement, serde_json::Error> {
+    let erased_at = erasure.erased_at;
+    let mut hash = Hash::default();
+    for text in [CONVERSATION_ERASED, account_id, project_id, conversation_id, &erased_at.to_string()] {
+        hash.part(text);
+    }
+    let id = hash.end();
+    let body = serde_json::to_vec(&CloudEvent {
+        specversion: "1.0",
+        id: &id,
+        source: source(account_id, project_id),
+        r#type: CONVERSATION_ERASED,
+        subject: conversation_id,
+        time: erased_at.to_string(),
+        datacontenttype: "application/json",
+        traceparent: None,
+        data: Gone { conversation_id, account_id, project_id, erased_at },
+    })?;
+    Ok(Announcement {
+        id,
+        kind: CONVERSATION_ERASED.to_owned(),
+        environment: erasure
+            .environment
+            .as_deref()
+            .map_or(event::UNKNOWN.to_owned(), event::environment_word),
+        subject: conversation_id.to_owned(),
+        time: erased_at,
+        traceparent: None,
+        body: Bytes::from(body),
+    })
+}
+
+fn source(account_id: &str, project_id: &str) -> String {
+    format!("/polyhook/{account_id}/{project_id}")
+}
+
 /// The same conversation with the same content has the same id, however often and by whomever it is announced.
 fn id(manifest: &Manifest) -> String {
-    let mut hash = Sha256::new();
-    let mut part = |text: &str| {
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text);
-    };
+    let mut hash = Hash::default();
     for text in [&manifest.account_id, &manifest.project_id, &manifest.conversation_id] {
-        part(text);
+        hash.part(text);
     }
     for object in &manifest.objects {
-        part(&object.name);
-        part(&object.sha256);
+        hash.part(&object.name);
+        hash.part(&object.sha256);
     }
-    hex::encode(hash.finalize())
+    hash.end()
+}
+
+/// Of texts in a row; no two rows have the same.
+#[derive(Default)]
+struct Hash(Sha256);
+
+impl Hash {
+    fn part(&mut self, text: &str) {
+        self.0.update((text.len() as u64).to_be_bytes());
+        self.0.update(text);
+    }
+
+    fn end(self) -> String {
+        hex::encode(self.0.finalize())
+    }
 }

@@ -7,8 +7,7 @@ use jiff::Timestamp;
 use metrics::counter;
 
 use super::{
-    Inner,
-    announce::announcement,
+    Inner, announce,
     failure::{Failure, Next},
     recordings::Recordings,
     slots::Slot,
@@ -59,6 +58,8 @@ pub enum Done {
     Archived(Box<Archived>),
     /// Of an environment nobody wants.
     Skipped,
+    /// It was erased, so it is left alone; if it was erased while it was being archived, it is gone again.
+    Erased,
 }
 
 /// What lies in the archive.
@@ -80,6 +81,7 @@ impl Done {
         match self {
             Self::Archived(archived) => archived.outcome,
             Self::Skipped => "skipped",
+            Self::Erased => "erased",
         }
     }
 }
@@ -142,7 +144,9 @@ impl Inner {
         if let Some((location, manifest)) = self.known(request).await? {
             return self.done(request, "known", &location, manifest).await;
         }
-        let (project, conversation) = self.fetch(request, slot).await?;
+        let Some((project, conversation)) = self.fetch(request, slot).await? else {
+            return Ok(Done::Erased);
+        };
         let Conversation { summary, .. } = &conversation;
         let environment = summary.environment.as_deref().unwrap_or(event::UNKNOWN);
         if !request.any_environment
@@ -168,6 +172,10 @@ impl Inner {
                 self.archive.commit(&location, &draft, conversation.json.clone(), staged).await?
             }
         };
+        let (account_id, project_id) = (project.account_id(), project.project_id());
+        if self.archive.withdraw_erased(account_id, project_id, &request.conversation_id).await? {
+            return Ok(Done::Erased);
+        }
         let outcome = match &committed {
             Committed::Written(_) => "archived",
             Committed::Unchanged(_) => "unchanged",
@@ -209,23 +217,27 @@ impl Inner {
         Ok(stored.map(|stored| (location, stored.manifest)))
     }
 
-    /// Asks the project the event names; where it names none of several, all of them (the quickstart's events
+    /// Nothing if it was erased. Asks the project the event names; where it names none of several, all of them (the quickstart's events
     /// carry no project): the trouble of one must not hide, nor delay, what another has.
     async fn fetch(
         &self,
         request: &Request,
         slot: Option<&Slot>,
-    ) -> Result<(&Project, Conversation), Failure> {
+    ) -> Result<Option<(&Project, Conversation)>, Failure> {
         let id = &request.conversation_id;
         let candidates =
             self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
+        let candidates = self.not_erased(candidates, id).await?;
+        if candidates.is_empty() {
+            return Ok(None);
+        }
         if let [project] = candidates[..] {
             if slot.is_some_and(|slot| slot.is_held_up(project.project_id())) {
                 return Err(Failure::held_up(project.project_id()));
             }
             let conversation =
                 answered(slot, project.project_id(), self.polyai.conversation(project, id)).await?;
-            return Ok((project, conversation));
+            return Ok(Some((project, conversation)));
         }
         let mut asked: FuturesUnordered<_> = candidates
             .iter()
@@ -241,7 +253,7 @@ impl Inner {
             }
             Err(nobody_knows(failures))
         };
-        answered(slot, NAMELESS, first).await
+        answered(slot, NAMELESS, first).await.map(Some)
     }
 
     fn in_progress(&self, request: &Request) -> Failure {
@@ -269,7 +281,7 @@ impl Inner {
         urls: BTreeMap<String, String>,
         traceparent: Option<String>,
     ) -> Result<(), Failure> {
-        let announcement = announcement(manifest, urls, traceparent)
+        let announcement = announce::ready(manifest, urls, traceparent)
             .map_err(|error| Failure::new("announce", error.to_string(), Next::Retry(None)))?;
         let outcome = match self.queue.announce(announcement).await? {
             Announced::Delivered => "delivered",

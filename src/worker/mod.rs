@@ -10,6 +10,7 @@
 
 mod announce;
 mod config;
+mod erase;
 mod failure;
 mod job;
 mod recordings;
@@ -36,6 +37,7 @@ use crate::{
 use slots::{Slot, Slots};
 
 pub use config::{AudioChoice, WorkerConfig};
+pub use erase::{Order, Place, Report};
 pub use failure::{Failure, Next};
 pub use job::{Archived, Done, Request};
 

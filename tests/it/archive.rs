@@ -21,10 +21,16 @@ use polyhook::{
 };
 use sha2::{Digest, Sha256};
 
+use self::erasure::{
+    an_erasure_beats_those_who_are_writing, somebody_else_s_conversation_is_not_erased,
+    what_is_erased_is_gone_and_stays_away,
+};
 use crate::support::{
     ports,
     seaweed::{BUCKET, Seaweed},
 };
+
+mod erasure;
 
 const TEN: &str = "2026-11-22T10:00:00Z";
 
@@ -269,6 +275,9 @@ on_both_stores!(
     foreign_manifests_are_not_overwritten,
     a_dead_writer_is_taken_over,
     can_be_checked,
+    what_is_erased_is_gone_and_stays_away,
+    an_erasure_beats_those_who_are_writing,
+    somebody_else_s_conversation_is_not_erased,
 );
 
 async fn archives_everything_it_names(bench: Bench) {

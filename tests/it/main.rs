@@ -18,6 +18,7 @@ mod rabbitmq_contract;
 mod rabbitmq_dead;
 mod rabbitmq_faults;
 mod receiver;
+mod simulator_faithful;
 mod spool;
 mod sqlite;
 mod sqlite_dead;

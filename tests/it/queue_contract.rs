@@ -29,6 +29,8 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     const RECOGNISES_DUPLICATES: bool;
     /// What becomes of an announcement that nobody has asked for.
     const UNASKED_ANNOUNCEMENT: Announced;
+    /// Whether `erase` looks into jobs.
+    const SEARCHES_JOBS: bool = false;
     /// A wait that the backend offers exactly (the shortest rung of its ladder).
     const SHORT_WAIT: Duration = Duration::from_secs(1);
     /// A wait that the backend offers and no test lives to see.
@@ -61,6 +63,7 @@ macro_rules! contract_suite {
             a_replay_is_a_move_and_begins_the_ladder_anew
             a_dropped_dead_letter_is_gone
             a_walk_ends_although_what_it_replays_dies_again
+            what_is_about_a_conversation_is_erased
             a_lease_ends_once
             an_abandoned_wait_loses_nothing
             a_waiting_consumer_is_woken
@@ -674,6 +677,65 @@ pub(crate) async fn closing_wakes_those_who_wait<B: Backend>() {
     for ended in timeout(SOON, waiting.join_all()).await.expect("woken in time") {
         assert!(matches!(ended, Err(QueueError::Closed)), "{ended:?}");
     }
+}
+
+pub(crate) async fn what_is_about_a_conversation_is_erased<B: Backend>() {
+    const ID: &str = "CA0123456789";
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    let named = |id: &str| format!(r#"{{"data":{{"conversation_id":"{id}","from":"+441234"}}}}"#);
+    let about = |event: &str, id: &str| message(event, named(id).as_bytes());
+    for id in [ID, "CA01234567890", "CA-another"] {
+        publish(&queue, about(&format!("dead-{id}"), id)).await;
+        let job = take(&queue).await;
+        settle(&queue, job.lease, Outcome::Dead { history: history(1) }).await;
+        let kept = Message { kind: "handoff.created".to_owned(), ..about(&format!("event-{id}"), id) };
+        publish(&queue, kept).await;
+    }
+    for (event, outcome) in [
+        ("done", Outcome::Done),
+        ("dead", Outcome::Dead { history: history(2) }),
+        ("retry", Outcome::Retry { after: B::LONG_WAIT, history: history(1) }),
+    ] {
+        publish(&queue, about(event, ID)).await;
+        let job = take(&queue).await;
+        settle(&queue, job.lease, outcome).await;
+    }
+    publish(&queue, about("leased", ID)).await;
+    let leased = take(&queue).await;
+    publish(&queue, about("waiting", ID)).await;
+    queue.announce(announcement("ready-1")).await.unwrap();
+    let ours = Announcement { subject: ID.to_owned(), ..announcement("ready-2") };
+    queue.announce(ours.clone()).await.unwrap();
+    let erased = Announcement { kind: "conversation.erased".to_owned(), id: "gone".to_owned(), ..ours };
+    queue.announce(erased).await.unwrap();
+
+    let found = queue.erase(ID, true).await.expect("looked through");
+    let searched = |count| if B::SEARCHES_JOBS { count } else { 0 };
+    assert_eq!((found.dead_letters, found.events), (2, 1), "{found:?}");
+    assert_eq!((found.jobs, found.announcements), (searched(3), searched(1)), "{found:?}");
+    assert_eq!(dead_letters(&*queue).await.len(), 4, "a look removes nothing");
+    let removed = queue.erase(ID, false).await.expect("erased");
+    assert_eq!((removed.total(), removed.dead_letters), (found.total(), 2), "{removed:?}");
+    let left = dead_letters(&*queue).await;
+    let left: Vec<_> = left.iter().map(|letter| letter.message.id.as_str()).collect();
+    assert_eq!(left, ["dead-CA01234567890", "dead-CA-another"]);
+    let jobs = 2 - searched(2);
+    let retry = 1 - searched(1);
+    assert_depths(&queue, [(Lane::Fetch, jobs), (Lane::Retry, retry), (Lane::Dead, 2), (Lane::Unrouted, 2)])
+        .await;
+    assert_eq!(queue.erase(ID, false).await.unwrap().total(), 0, "there is no more");
+    if B::SEARCHES_JOBS {
+        assert!(matches!(queue.settle(leased.lease, Outcome::Done).await, Err(QueueError::LeaseLost)));
+        assert_empty(&queue).await;
+    }
+    if B::RECOGNISES_DUPLICATES {
+        for late in ["done", "dead", "waiting", "leased"] {
+            let late = queue.publish(about(late, ID)).await.unwrap();
+            assert_eq!(late, Published::Duplicate, "PolyAI's retries bring nothing back");
+        }
+    }
+    queue.close().await;
 }
 
 pub(crate) async fn announcements_are_taken_again_and_again<B: Backend>() {

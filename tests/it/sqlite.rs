@@ -39,6 +39,7 @@ struct Embedded {
 impl Backend for Embedded {
     const RECOGNISES_DUPLICATES: bool = true;
     const UNASKED_ANNOUNCEMENT: Announced = Announced::Delivered;
+    const SEARCHES_JOBS: bool = true;
 
     fn start() -> impl Future<Output = Self> + Send {
         std::future::ready(Self::new())
@@ -502,4 +503,46 @@ async fn many_may_open_a_new_file_at_once() {
     for queue in queues {
         queue.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_erased_is_in_no_byte_of_the_files() {
+    let store = Embedded::new();
+    // The service, and who erases.
+    let ((queue, _), (other, _)) = (store.with(patient()), store.with(patient()));
+    let body = |id: &str, n: usize| {
+        // From a part of a page to several pages.
+        let pad = "x".repeat(n * 37 % 9000);
+        format!(r#"{{"data":{{"conversation_id":"CA-{id}","from":"tel:{id}","pad":"{pad}"}}}}"#)
+    };
+    let mut mine = 0;
+    for n in 0..400 {
+        let id = if n % 3 == 0 { "erase-me-please".to_owned() } else { format!("keep-{n}") };
+        mine += usize::from(n % 3 == 0);
+        let sent = message(&format!("evt_{n}"), body(&id, n).as_bytes());
+        let kind = if n % 2 == 0 { "handoff.created".to_owned() } else { sent.kind.clone() };
+        queue.publish(Message { kind, ..sent }).await.unwrap();
+    }
+    // Some are done before: their bodies went with them.
+    for _ in 0..100 {
+        let job = take(&queue).await;
+        queue.settle(job.lease, Outcome::Done).await.unwrap();
+    }
+    let held = || {
+        let files = ["queue.db", "queue.db-wal"].map(|name| store.path().with_file_name(name));
+        let bytes = files.map(|file| fs::read(file).unwrap_or_default()).concat();
+        bytes.windows(15).filter(|part| *part == b"erase-me-please").count()
+    };
+    assert!(held() > mine, "{}", held());
+    let erased = other.erase("CA-erase-me-please", false).await.unwrap();
+    assert_eq!(erased.events + erased.jobs, 67 + 34, "{erased:?}");
+    assert_eq!(held(), 0);
+    // The others are all there, and it goes on.
+    queue.publish(message("evt_last", b"{}")).await.unwrap();
+    let others = store.count("SELECT count(*) FROM messages WHERE state IN ('ready', 'stored')");
+    assert_eq!(others, store.count("SELECT count(*) FROM bodies"));
+    queue.close().await;
+    other.close().await;
+    assert_eq!(held(), 0);
+    assert!(polyhook::queue::spool::verify(&store.path()).is_ok());
 }

@@ -1,4 +1,4 @@
-//! Walking through the dead letters, and ending them.
+//! Walking through the dead letters, and ending them; and through the events nobody asked for, to erase some.
 //!
 //! AMQP knows no reading without taking. So a walk takes letters, acknowledges only what it has replayed
 //! (confirmed in the fetch queue first) or what is to be discarded, and keeps nothing of the others but the
@@ -27,12 +27,15 @@ use lapin::{
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
     },
-    types::FieldTable,
+    types::{FieldTable, ShortString},
 };
 use tokio::time::{Duration, sleep, timeout};
 
 use super::{RabbitMq, message, publisher::Parcel, refused};
-use crate::queue::{DeadLetter, DeadLetters, Lease, QueueError};
+use crate::{
+    event::Event,
+    queue::{DeadLetter, DeadLetters, Lease, QueueError},
+};
 
 /// How many letters the broker may send ahead.
 const WINDOW: u16 = 64;
@@ -47,6 +50,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 pub(super) struct Letters<'a> {
     queue: &'a RabbitMq,
+    /// The queue that is walked through.
+    name: ShortString,
     channel: Channel,
     consumer: Consumer,
     /// The first delivery tag of this consumer, and the last of all that was met. The channel counts from 1.
@@ -63,13 +68,14 @@ pub(super) struct Letters<'a> {
 }
 
 impl<'a> Letters<'a> {
-    pub(super) async fn open(queue: &'a RabbitMq) -> Result<Self, QueueError> {
+    pub(super) async fn open(queue: &'a RabbitMq, name: &ShortString) -> Result<Self, QueueError> {
         let channel = queue.session()?.channel().await.map_err(QueueError::Unavailable)?;
-        let total = count(queue, &channel).await?;
-        answered(queue, channel.basic_qos(WINDOW, BasicQosOptions::default())).await?;
-        let consumer = consume(queue, &channel).await?;
+        let total = count(name, &channel).await?;
+        answered(name, channel.basic_qos(WINDOW, BasicQosOptions::default())).await?;
+        let consumer = consume(name, &channel).await?;
         Ok(Self {
             queue,
+            name: name.clone(),
             channel,
             consumer,
             first: 1,
@@ -87,13 +93,13 @@ impl<'a> Letters<'a> {
         loop {
             match timeout(QUIET, self.consumer.next()).await {
                 Ok(Some(Ok(delivery))) => return Ok(Some(delivery)),
-                Ok(Some(Err(error))) => return Err(unreadable(self.queue, &error)),
+                Ok(Some(Err(error))) => return Err(unreadable(&self.name, &error)),
                 Ok(None) => {
-                    return Err(unreadable(self.queue, &"the broker ended it; was the queue deleted?"));
+                    return Err(unreadable(&self.name, &"the broker ended it; was the queue deleted?"));
                 }
                 // What was on its way when it was counted has arrived by now.
                 Err(_) if empty => return Ok(None),
-                Err(_) => empty = count(self.queue, &self.channel).await? == 0,
+                Err(_) => empty = count(&self.name, &self.channel).await? == 0,
             }
         }
     }
@@ -101,8 +107,8 @@ impl<'a> Letters<'a> {
     /// Goes on behind the letters that were left alone.
     async fn next_window(&mut self) -> Result<(), QueueError> {
         let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
-        answered(self.queue, cancel).await?;
-        self.consumer = consume(self.queue, &self.channel).await?;
+        answered(&self.name, cancel).await?;
+        self.consumer = consume(&self.name, &self.channel).await?;
         self.first = self.at + 1;
         self.held.store(0, Ordering::Relaxed);
         Ok(())
@@ -112,16 +118,16 @@ impl<'a> Letters<'a> {
     /// earlier, and whoever looks next would find fewer than there are.
     async fn hand_back(mut self) -> Result<(), QueueError> {
         let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
-        answered(self.queue, cancel).await?;
+        answered(&self.name, cancel).await?;
         let mut held = self.at - self.ended.load(Ordering::Relaxed);
         while let Some(Some(Ok(_))) = self.consumer.next().now_or_never() {
             held += 1;
         }
-        let all = count(self.queue, &self.channel).await? + held;
-        answered(self.queue, self.channel.close(200, "OK".into())).await?;
+        let all = count(&self.name, &self.channel).await? + held;
+        answered(&self.name, self.channel.close(200, "OK".into())).await?;
         let channel = self.queue.session()?.channel().await.map_err(QueueError::Unavailable)?;
         // More than that would be somebody else's, fewer what somebody else has taken.
-        while count(self.queue, &channel).await? < all {
+        while count(&self.name, &channel).await? < all {
             sleep(LOOK).await;
         }
         Ok(())
@@ -194,28 +200,54 @@ impl DeadLetters for Letters<'_> {
     }
 }
 
-/// How many letters nobody has taken.
-async fn count(queue: &RabbitMq, channel: &Channel) -> Result<u64, QueueError> {
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let counting = channel.queue_declare(queue.topology.dead.clone(), passive, FieldTable::default());
-    Ok(u64::from(answered(queue, counting).await?.message_count()))
+/// Walks through a queue and removes what is about a conversation; how many that were, or would be.
+pub(super) async fn erase(
+    queue: &RabbitMq,
+    name: &ShortString,
+    conversation_id: &str,
+    dry_run: bool,
+) -> Result<u64, QueueError> {
+    let mut letters = Box::new(Letters::open(queue, name).await?);
+    let mut found = 0;
+    let walked = loop {
+        match letters.next().await {
+            Ok(Some(letter)) if Event::is_about(&letter.message.body, conversation_id) => {
+                found += 1;
+                if !dry_run && let Err(error) = letters.discard(letter).await {
+                    break Err(error);
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => break Ok(found),
+            Err(error) => break Err(error),
+        }
+    };
+    letters.close().await;
+    walked
 }
 
-async fn consume(queue: &RabbitMq, channel: &Channel) -> Result<Consumer, QueueError> {
+/// How many letters nobody has taken.
+async fn count(name: &ShortString, channel: &Channel) -> Result<u64, QueueError> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let counting = channel.queue_declare(name.clone(), passive, FieldTable::default());
+    Ok(u64::from(answered(name, counting).await?.message_count()))
+}
+
+async fn consume(name: &ShortString, channel: &Channel) -> Result<Consumer, QueueError> {
     let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-    answered(queue, channel.basic_consume(queue.topology.dead.clone(), "".into(), options, arguments)).await
+    answered(name, channel.basic_consume(name.clone(), "".into(), options, arguments)).await
 }
 
 async fn answered<T>(
-    queue: &RabbitMq,
+    name: &ShortString,
     asked: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T, QueueError> {
     match timeout(ANSWER_TIMEOUT, asked).await {
-        Ok(answer) => answer.map_err(|error| unreadable(queue, &error)),
+        Ok(answer) => answer.map_err(|error| unreadable(name, &error)),
         Err(_) => Err(QueueError::Timeout(ANSWER_TIMEOUT)),
     }
 }
 
-fn unreadable(queue: &RabbitMq, why: &dyn fmt::Display) -> QueueError {
-    QueueError::Unavailable(format!("the dead letters in `{}` cannot be read: {why}", queue.topology.dead))
+fn unreadable(name: &ShortString, why: &dyn fmt::Display) -> QueueError {
+    QueueError::Unavailable(format!("what stands in `{name}` cannot be read: {why}"))
 }

@@ -45,8 +45,8 @@ use crate::{
     clock::Clock,
     lifecycle::Lifecycle,
     queue::{
-        Announced, Announcement, DeadLetters, History, Job, Lane, Lease, Message, Note, Outcome, Published,
-        Queue, QueueConfig, QueueError,
+        Announced, Announcement, DeadLetters, Erased, History, Job, Lane, Lease, Message, Note, Outcome,
+        Published, Queue, QueueConfig, QueueError,
     },
 };
 
@@ -475,7 +475,18 @@ impl Queue for RabbitMq {
     }
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
-        Ok(Box::new(dead::Letters::open(self).await?))
+        Ok(Box::new(dead::Letters::open(self, &self.topology.dead).await?))
+    }
+
+    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError> {
+        let Topology { dead, unrouted, .. } = &self.topology;
+        let dead_letters = dead::erase(self, dead, conversation_id, dry_run).await?;
+        let events = dead::erase(self, unrouted, conversation_id, dry_run).await?;
+        // To look through these would be to take jobs from workers, and out of their order.
+        let depths = self.depths().await?;
+        let jobs = depths.iter().filter(|(lane, _)| matches!(lane, Lane::Fetch | Lane::Retry));
+        let unsearched = jobs.map(|(_, depth)| depth).sum();
+        Ok(Erased { dead_letters, events, unsearched, ..Erased::default() })
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {

@@ -12,6 +12,8 @@
 //! * **Retention**: of what is done, the names and the key by which a duplicate is known stay for
 //!   [`SqliteOptions::retention`]; its body goes at once. Events that ask for nothing and announcements stay
 //!   that long in full. Dead letters stay until they are replayed or dropped; one that is dropped is then done.
+//! * **What is deleted is gone**: it is overwritten with zeros. [`Queue::erase`] empties the write-ahead log as
+//!   well, which holds earlier copies until then.
 
 use std::{
     fmt,
@@ -34,8 +36,8 @@ use tokio::{
 };
 
 use super::{
-    Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueConfig,
-    QueueError,
+    Announced, Announcement, DeadLetters, Erased, Job, Lane, Lease, Message, Outcome, Published, Queue,
+    QueueConfig, QueueError,
 };
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
@@ -52,13 +54,18 @@ pub use follow::Follower;
 pub use read::{Usage, examine, look, verify};
 pub use schema::OpenError;
 
-use request::{Asked, Probe, Remember, Request, Settle, Write};
+use request::{Asked, Erase, Probe, Remember, Request, Settle, Write};
 use writer::Writer;
 
 /// How many writes may wait for the thread at a time. Those beyond wait for a place, with the same timeout.
 const PLACES: usize = 1024;
 /// How long [`Queue::ready`] waits for its write.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many messages are erased while others wait.
+const ERASE_ROWS: usize = 500;
+/// How long readers of the file may keep its log from being emptied.
+const EMPTY_LOG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How the embedded queue behaves.
 #[derive(Clone, Debug)]
@@ -194,6 +201,19 @@ impl Sqlite {
         self.look(read::usage).await
     }
 
+    /// Empties the write-ahead log, which readers may delay.
+    async fn empty_log(&self) -> Result<(), QueueError> {
+        let path = self.path.clone();
+        tokio::task::spawn_blocking(move || read::empty_log(&path, EMPTY_LOG_TIMEOUT))
+            .await
+            .map_err(|_| QueueError::Closed)?
+            .map_err(|why| {
+                QueueError::Unavailable(format!(
+                    "everything was removed, but earlier copies may still stand in the write-ahead log ({why}): do it again"
+                ))
+            })
+    }
+
     /// Asks the thread for a write and waits until it is durable.
     async fn ask<W: Write>(&self, write: W, limit: Duration) -> Result<W::Answer, QueueError> {
         let answered = async {
@@ -252,6 +272,20 @@ impl Queue for Sqlite {
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
         Ok(Box::new(dead::Letters::open(self).await?))
+    }
+
+    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError> {
+        let id = conversation_id.to_owned();
+        let (erased, rows) = self.look(move |connection| read::about(connection, &id)).await?;
+        if dry_run {
+            return Ok(erased);
+        }
+        for rows in rows.chunks(ERASE_ROWS) {
+            self.ask(Erase(rows.to_vec()), self.options.publish_timeout).await?;
+        }
+        // Even if nothing was found: a job that was done yesterday may stand in the log.
+        self.empty_log().await?;
+        Ok(erased)
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {

@@ -8,10 +8,13 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     schema,
-    store::{lease, read_history, read_message, read_time},
+    store::{Row, lease, read_history, read_message, read_time},
     trouble::hint,
 };
-use crate::queue::{Announcement, DeadLetter, Lane};
+use crate::{
+    event::{self, CONVERSATION_ERASED, Event},
+    queue::{Announcement, DeadLetter, Erased, Lane},
+};
 
 /// How long a look from outside waits for a locked file.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -216,4 +219,48 @@ pub(super) fn dead_letters(
         });
     }
     Ok(page)
+}
+
+/// What is about a conversation, and where it stands. Reads the whole file.
+pub(super) fn about(connection: &Connection, conversation_id: &str) -> rusqlite::Result<(Erased, Vec<Row>)> {
+    let distinct = event::is_distinct(conversation_id);
+    let look = connection.unchecked_transaction()?;
+    let (mut erased, mut found) = (Erased::default(), Vec::new());
+    let mut messages =
+        look.prepare("SELECT seq, state, history, body FROM messages LEFT JOIN bodies USING (seq)")?;
+    let mut rows = messages.query([])?;
+    while let Some(row) = rows.next()? {
+        let (history, body): (Option<String>, Option<Vec<u8>>) = (row.get("history")?, row.get("body")?);
+        if !body.is_some_and(|body| Event::is_about(&body, conversation_id))
+            && !history.is_some_and(|history| distinct && history.contains(conversation_id))
+        {
+            continue;
+        }
+        let state: String = row.get("state")?;
+        match &*state {
+            "dead" => erased.dead_letters += 1,
+            "stored" => erased.events += 1,
+            // Only what its history tells of it is left.
+            "done" => {}
+            _ => erased.jobs += 1,
+        }
+        found.push(Row::Message(row.get("seq")?));
+    }
+    let mut announcements =
+        look.prepare("SELECT seq FROM announcements WHERE subject = ?1 AND kind <> ?2")?;
+    let mut rows = announcements.query((conversation_id, CONVERSATION_ERASED))?;
+    while let Some(row) = rows.next()? {
+        erased.announcements += 1;
+        found.push(Row::Announcement(row.get("seq")?));
+    }
+    Ok((erased, found))
+}
+
+/// Writes the log back into the file at `path` and empties it; else says what was in the way until the end.
+pub(super) fn empty_log(path: &Path, within: Duration) -> Result<(), String> {
+    let connection = schema::connect(path, within, None).map_err(|error| error.to_string())?;
+    let busy = connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
+        .map_err(|error| error.to_string())?;
+    if busy { Err("somebody is reading the file".to_owned()) } else { Ok(()) }
 }

@@ -2,7 +2,7 @@
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::store::Store;
+use super::store::{Row, Store};
 use crate::queue::{Announced, Announcement, History, Job, Lease, Message, Outcome, Published, QueueError};
 
 /// One request.
@@ -107,6 +107,17 @@ impl Write for Discard {
 
     fn execute(&self, store: &Store) -> rusqlite::Result<bool> {
         store.discard(self.0)
+    }
+}
+
+/// Erases messages and announcements.
+pub(super) struct Erase(pub(super) Vec<Row>);
+
+impl Write for Erase {
+    type Answer = ();
+
+    fn execute(&self, store: &Store) -> rusqlite::Result<()> {
+        self.0.iter().try_for_each(|row| store.erase(*row))
     }
 }
 

@@ -235,8 +235,8 @@ fn prepare(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Result<Connec
         ("synchronous", "FULL"),
         ("fullfsync", "ON"),
         ("temp_store", "MEMORY"),
-        // What was deleted is overwritten where that costs no write of its own.
-        ("secure_delete", "FAST"),
+        // What was deleted is personal data, and is overwritten with zeros.
+        ("secure_delete", "ON"),
         ("journal_size_limit", "16777216"),
         ("cache_size", "-8192"),
     ] {

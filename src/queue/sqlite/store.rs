@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::{
     SqliteOptions,
@@ -23,6 +23,13 @@ const TURNS: u64 = 1 << TURN_BITS;
 /// How much one step of housekeeping does while others wait.
 const SWEEP_ROWS: u32 = 500;
 const SWEEP_PAGES: u32 = 1024;
+
+/// Names a row for good: numbers are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    Message(u64),
+    Announcement(u64),
+}
 
 /// The open file, and whose leases are taken with it.
 #[derive(Debug)]
@@ -203,6 +210,24 @@ impl Store {
         Ok(discarded == 1)
     }
 
+    /// Erases all of an announcement; of a message all but what is needed to know a duplicate, which is a hash.
+    pub(super) fn erase(&self, row: Row) -> rusqlite::Result<()> {
+        let seq = match row {
+            Row::Message(seq) => seq,
+            Row::Announcement(seq) => {
+                return self.execute("DELETE FROM announcements WHERE seq = ?1", [seq]).map(drop);
+            }
+        };
+        self.execute(
+            "UPDATE messages
+             SET state = 'done', due = NULL, holder = NULL, ended_at = coalesce(ended_at, ?1), traceparent = NULL,
+                 history = NULL
+             WHERE seq = ?2",
+            (self.now(), seq),
+        )?;
+        self.forget_body(seq)
+    }
+
     /// Whether there is a job to be claimed now.
     pub(super) fn is_claimable(&self) -> rusqlite::Result<bool> {
         let ready = self
@@ -350,7 +375,7 @@ fn history_text(history: &History) -> rusqlite::Result<String> {
 }
 
 /// The message of a row; its body and dedup key are the caller's to fill in.
-pub(super) fn read_message(row: &Row<'_>, body: Bytes) -> rusqlite::Result<Message> {
+pub(super) fn read_message(row: &rusqlite::Row<'_>, body: Bytes) -> rusqlite::Result<Message> {
     let id: String = row.get("id")?;
     Ok(Message {
         dedup: DedupKey::new(&id, &body),
@@ -365,12 +390,12 @@ pub(super) fn read_message(row: &Row<'_>, body: Bytes) -> rusqlite::Result<Messa
 }
 
 /// A time. One that cannot be must not stand in the way of every job behind it.
-pub(super) fn read_time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
+pub(super) fn read_time(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
     Ok(Timestamp::from_millisecond(row.get(column)?).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
 /// The tries so far. For a history that cannot be read the same holds.
-pub(super) fn read_history(row: &Row<'_>) -> rusqlite::Result<History> {
+pub(super) fn read_history(row: &rusqlite::Row<'_>) -> rusqlite::Result<History> {
     let text: Option<String> = row.get("history")?;
     Ok(text.map_or_else(History::default, |text| {
         serde_json::from_str(&text).unwrap_or_else(|error| {

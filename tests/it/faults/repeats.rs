@@ -49,6 +49,8 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     config.polyai.platform_url = Some(polyai.url().clone());
     config.signature.secrets = vec![polyai.signing_secret().clone()];
     config.archive.url = format!("file:{}/archive", folder.path().display());
+    // Nothing is fetched but what is asked for.
+    config.reconcile.every = Duration::ZERO;
     config.projects = vec![ProjectConfig {
         account_id: call.account_id.clone(),
         project_id: call.project_id.clone(),

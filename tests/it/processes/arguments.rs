@@ -27,6 +27,7 @@ const COMMANDS: &[&[&str]] = &[
     &["spool", "status"],
     &["spool", "verify"],
     &["spool", "drain"],
+    &["erase"],
     &["dead"],
     &["dead", "list"],
     &["dead", "show"],

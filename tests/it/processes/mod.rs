@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod endpoint_test;
 mod endpoints;
+mod erase;
 mod logs;
 mod memory;
 mod rabbitmq;

@@ -10,7 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use polyhook::queue::{
-    Announced, Announcement, DeadLetters, Job, Lane, Lease, Message, Outcome, Published, Queue, QueueError,
+    Announced, Announcement, DeadLetters, Erased, Job, Lane, Lease, Message, Outcome, Published, Queue,
+    QueueError,
 };
 use tokio::sync::Semaphore;
 
@@ -135,6 +136,10 @@ impl Queue for FakeQueue {
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
         Err(QueueError::Unavailable("it has none".to_owned()))
+    }
+
+    async fn erase(&self, _: &str, _: bool) -> Result<Erased, QueueError> {
+        Ok(Erased::default())
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {

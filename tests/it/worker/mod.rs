@@ -83,6 +83,8 @@ impl World {
             config.archive.url = format!("file:{}", place("archive"));
         }
         if config.projects.is_empty() {
+            // Nothing is fetched but what is asked for.
+            config.reconcile.every = Duration::ZERO;
             config.projects = scenario.projects.iter().map(project).collect();
         }
         let life = Lifecycle::new();
