@@ -69,6 +69,8 @@ impl World {
         let mut scenario = Scenario { calls: 0, ..Scenario::default() };
         let mut config = Config::default();
         config.server.listen = ([127, 0, 0, 1], 0).into();
+        // Nothing is fetched but what is asked for.
+        config.reconcile.every = Duration::ZERO;
         config.queue.publish_timeout = Duration::from_secs(3);
         config.polyai.max_requests_per_second = 500;
         config.retry.delays = vec![Duration::from_millis(100); 4];
@@ -83,8 +85,6 @@ impl World {
             config.archive.url = format!("file:{}", place("archive"));
         }
         if config.projects.is_empty() {
-            // Nothing is fetched but what is asked for.
-            config.reconcile.every = Duration::ZERO;
             config.projects = scenario.projects.iter().map(project).collect();
         }
         let life = Lifecycle::new();
