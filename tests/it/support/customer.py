@@ -33,8 +33,7 @@ def consume(url, wanted, prefix, name, replicated):
     parameters.connection_attempts = 1
     channel = pika.BlockingConnection(parameters).channel()
     channel.exchange_declare(f"{prefix}.conversations", "topic", durable=True)
-    # After a restart of a single node announcements were once unconfirmed for two minutes. Whether a quorum queue was why
-    # is not known; only a cluster needs one.
+    # Only a cluster needs a replicated one.
     kind = "quorum" if replicated else "classic"
     channel.queue_declare(name, durable=True, arguments={"x-queue-type": kind})
     channel.queue_bind(name, f"{prefix}.conversations", "#")
