@@ -175,3 +175,26 @@ fn a_project_that_cannot_be_listed_is_said_and_tried_again() {
     assert_eq!(once.code, Some(1));
     assert!(once.stderr.contains("project wrong"), "{once:?}");
 }
+
+/// What a person has erased is not missing.
+#[test]
+fn what_was_erased_is_not_brought_back() {
+    let polyai = PolyAi::start(RECENT, 3);
+    let ids = polyai.ids();
+    let site = site(&polyai, "every = \"1s\", settle = \"0s\"", "");
+    let mut run = site.polyhook(["run"]).start();
+    let admin = run.ready();
+    eventually("archived", || site.manifests().len() == 3);
+    assert_eq!(site.polyhook(["erase", &ids[1], "--yes"]).run().code, Some(0));
+    let passes = || run.log().iter().filter(|line| line["message"] == "reconciled").count();
+    let before = passes();
+    eventually("looked again", || passes() > before + 2);
+    let last = run.log().into_iter().rfind(|line| line["message"] == "reconciled").unwrap();
+    let counted = ["archived", "erased", "missing"].map(|name| last[name].as_u64().unwrap());
+    assert_eq!(counted, [2, 1, 0], "{last}");
+    assert_eq!((site.manifests().len(), metric(admin, "polyhook_reconcile_missing_total")), (2, 3));
+    let audited = site.polyhook(["audit", "--date", "today", "--json"]).run();
+    let report = &super::json(&audited.stdout)["report"];
+    assert_eq!(report["counts"].get("missing"), None, "{report}");
+    run.stop();
+}

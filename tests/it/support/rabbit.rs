@@ -262,6 +262,7 @@ impl Node {
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", network.clone()),
             ("RABBITMQ_CTL_ERL_ARGS", network),
             ("RABBITMQ_USE_LONGNAME", self.namespace.is_some().to_string()),
+            ("ERL_CRASH_DUMP", path("crash")),
             ("ERL_EPMD_PORT", self.epmd_port.to_string()),
             ("ERL_EPMD_ADDRESS", self.host.to_string()),
         ]
