@@ -15,7 +15,10 @@ Examples:
   polyhook endpoint update whe_9ZtRcXw3 --header Authorization=@new-token --dry-run
 
 --event and --header replace all that there were. The signing secret stays: `endpoint rotate-secret` changes it.")]
-#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+#[command(
+    override_usage = "polyhook endpoint update [OPTIONS] <ENDPOINT_ID>",
+    group = clap::ArgGroup::new("change").required(true).multiple(true)
+)]
 #[expect(clippy::struct_excessive_bools, reason = "flags are what a command line has")]
 pub(in crate::cli) struct Args {
     /// The endpoint (whe_…)

@@ -436,8 +436,8 @@ where
     S: Fn() -> Option<Step> + Clone + Send + 'static,
 {
     let mut done: Vec<(String, bool)> = Vec::new();
+    let mut number = 1;
     for id in polyai.ids() {
-        let number = done.len() + 1;
         let mut receive = site.polyhook(arguments.iter().copied()).private("guest:guest").start();
         receive.ready();
         if let Some((before, false)) = done.last() {
@@ -451,8 +451,13 @@ where
         let crash = crash(&mut receive, site, (&event_id, &event), Point::Call(number), step, Step::Durable);
         sweep.note(&crash);
         done.push((id, crash.answered));
+        number += 1;
         if crash.survived {
-            break;
+            if sweep.receiver.contains(&(true, false)) {
+                break;
+            }
+            // A heartbeat was among the calls that were counted, and is not always there: back to where it seemed to be.
+            number = number.saturating_sub(2).max(1);
         }
     }
     assert!(done.last().unwrap().1, "the sweep ends with one that came through: {sweep:?}");
