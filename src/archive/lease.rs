@@ -36,7 +36,7 @@ struct Content {
     note: Option<String>,
 }
 
-/// See the [module](self). Dropped, it is free at once in a folder, after a while in a bucket; so [`Lease::release`] it.
+/// See the module. Dropped, it is free at once in a folder, after a while in a bucket; so [`Lease::release`] it.
 #[derive(Debug)]
 pub struct Lease {
     archive: Archive,
