@@ -19,6 +19,9 @@ use crate::{
 const DAYS: usize = 3;
 /// Found conversations are queued by so many at a time.
 const BATCH: usize = 32;
+/// What the queue does not do at once is asked for again so often, after waits that double.
+const TRIES: u32 = 8;
+const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// How often a full queue is looked at again.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -132,6 +135,8 @@ impl Pass<'_> {
         let mut ledger = Ledger { archive: self.archive, project, erasures, days: VecDeque::new() };
         let mut tally = Tally::default();
         let mut found = Vec::with_capacity(BATCH);
+        // How many may be queued before it is looked again how many wait.
+        let mut room = 0;
         loop {
             let next = list.next().await?;
             tally.unreadable = list.unreadable();
@@ -143,7 +148,7 @@ impl Pass<'_> {
                 }
             }
             if found.len() == BATCH || over {
-                self.queue_all(&mut found, &mut tally).await?;
+                self.queue_all(&mut found, &mut room, &mut tally).await?;
             }
             seen(&tally, list.reached());
             if over {
@@ -200,7 +205,12 @@ impl Pass<'_> {
         }))
     }
 
-    async fn queue_all(&self, found: &mut Vec<Discovery>, tally: &mut Tally) -> Result<(), PassError> {
+    async fn queue_all(
+        &self,
+        found: &mut Vec<Discovery>,
+        room: &mut u64,
+        tally: &mut Tally,
+    ) -> Result<(), PassError> {
         let Some(queue) = self.queue else {
             found.clear();
             return Ok(());
@@ -209,9 +219,14 @@ impl Pass<'_> {
             return Ok(());
         }
         if let Some(ahead) = self.pace.ahead {
-            while waiting(queue).await? > ahead {
-                tokio::time::sleep(LOOK).await;
+            // Counting may cost as much as the queue is long.
+            while *room == 0 {
+                match ahead.checked_sub(patiently(|| waiting(queue)).await?) {
+                    Some(left) => *room = left.max(1),
+                    None => tokio::time::sleep(LOOK).await,
+                }
             }
+            *room = room.saturating_sub(found.len() as u64);
         }
         let mut queued = stream::iter(found.drain(..))
             .map(async |discovery| {
@@ -239,22 +254,39 @@ pub(super) async fn publish(
 ) -> Result<Published, QueueError> {
     let body = discovery.body().map_err(|error| QueueError::Refused(error.to_string()))?;
     let id = discovery.id();
-    queue
-        .publish(Message {
-            // Not the body: who found it makes no difference.
-            dedup: DedupKey::new(&id, b""),
-            id,
-            kind: CONVERSATION_DISCOVERED.to_owned(),
-            environment: discovery
-                .environment
-                .as_deref()
-                .map_or_else(|| event::UNKNOWN.to_owned(), event::environment_word),
-            received_at: clock.now(),
-            traceparent: None,
-            content_type: "application/json".to_owned(),
-            body: body.into(),
-        })
-        .await
+    let message = Message {
+        // Not the body: who found it makes no difference.
+        dedup: DedupKey::new(&id, b""),
+        id,
+        kind: CONVERSATION_DISCOVERED.to_owned(),
+        environment: discovery
+            .environment
+            .as_deref()
+            .map_or_else(|| event::UNKNOWN.to_owned(), event::environment_word),
+        received_at: clock.now(),
+        traceparent: None,
+        content_type: "application/json".to_owned(),
+        body: body.into(),
+    };
+    // Asked for again it is a duplicate at worst.
+    patiently(|| queue.publish(message.clone())).await
+}
+
+/// Trouble of the queue's that passes is no reason to begin a month again.
+async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, QueueError>
+where
+    F: Future<Output = Result<T, QueueError>>,
+{
+    let mut wait = FIRST_WAIT;
+    for _ in 1..TRIES {
+        match ask().await {
+            Err(QueueError::Unavailable(_) | QueueError::Timeout(_) | QueueError::Refused(_)) => {}
+            other => return other,
+        }
+        tokio::time::sleep(wait).await;
+        wait *= 2;
+    }
+    ask().await
 }
 
 /// How many jobs could be taken now.
