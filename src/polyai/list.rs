@@ -83,6 +83,8 @@ pub struct Lister<'a> {
     api: Option<Api>,
     windows: VecDeque<Window>,
     position: Position,
+    /// The first conversation of the last page: another page has another.
+    head: Option<String>,
     items: std::vec::IntoIter<Listed>,
     over: bool,
     unreadable: u64,
@@ -98,6 +100,7 @@ impl PolyAi {
             windows: windows(&query),
             api: None,
             position: Position::Start,
+            head: None,
             items: Vec::new().into_iter(),
             over: query.started.is_empty() || query.environments.is_empty(),
             unreadable: 0,
@@ -224,11 +227,16 @@ impl Lister<'_> {
             self.api = Some(page.api);
         }
         let Tail { cursor, next_offset } = &page.tail;
+        // A server may give fewer than were asked for.
+        let read = page.items.len() as u64 + page.unreadable;
         let next = match page.api {
-            Api::V3 => match (cursor, next_offset) {
-                (Some(cursor), _) => Some(Position::Cursor(cursor.clone())),
-                (None, Some(offset)) => Some(Position::Offset(*offset)),
-                (None, None) => None,
+            Api::V3 => match (cursor, next_offset, &self.position) {
+                (Some(cursor), _, _) => Some(Position::Cursor(cursor.clone())),
+                // Where there were cursors, none is the end, whatever else is said.
+                (None, Some(offset), Position::Start | Position::Offset(_)) if read > 0 => {
+                    Some(Position::Offset(*offset))
+                }
+                _ => None,
             },
             Api::Data => {
                 let oldest = page.items.iter().filter_map(|item| item.started_at).min();
@@ -237,21 +245,22 @@ impl Lister<'_> {
                     Position::Offset(offset) => offset,
                     _ => 0,
                 };
-                // A server may give fewer than were asked for.
-                let read = page.items.len() as u64 + page.unreadable;
                 (read > 0 && !known_ground).then_some(Position::Offset(offset + read))
             }
         };
+        let head = page.items.first().map(|item| item.id.clone());
         match next {
             // The same page for ever.
-            Some(next) if next == self.position => {
+            Some(next) if next == self.position || (head.is_some() && head == self.head) => {
                 Err(ApiError::new(ErrorKind::BadAnswer, "the list of conversations"))
             }
             Some(next) => {
+                self.head = head;
                 self.position = next;
                 Ok(())
             }
             None => {
+                self.head = None;
                 self.position = Position::Start;
                 self.windows.pop_front();
                 self.over = page.api == Api::Data || self.windows.is_empty();

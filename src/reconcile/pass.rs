@@ -22,8 +22,9 @@ const BATCH: usize = 32;
 /// What the queue does not do at once is asked for again so often, after waits that double.
 const TRIES: u32 = 8;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// How often a full queue is looked at again.
+/// How often a full queue is looked at again, and how many looks without room are worth a word.
 const LOOK: Duration = Duration::from_secs(1);
+const PATIENT_LOOKS: u32 = 30;
 
 /// How fast conversations are queued.
 #[derive(Debug, Default)]
@@ -220,11 +221,22 @@ impl Pass<'_> {
         }
         if let Some(ahead) = self.pace.ahead {
             // Counting may cost as much as the queue is long.
+            let mut looks = 0;
             while *room == 0 {
-                match ahead.checked_sub(patiently(|| waiting(queue)).await?) {
-                    Some(left) => *room = left.max(1),
-                    None => tokio::time::sleep(LOOK).await,
+                let jobs = patiently(|| waiting(queue)).await?;
+                if let Some(left) = ahead.checked_sub(jobs) {
+                    *room = left.max(1);
+                    break;
                 }
+                looks += 1;
+                if looks == PATIENT_LOOKS {
+                    tracing::warn!(
+                        jobs,
+                        ahead,
+                        "nothing more is queued while so many jobs wait: if that lasts, is a worker running?"
+                    );
+                }
+                tokio::time::sleep(LOOK).await;
             }
             *room = room.saturating_sub(found.len() as u64);
         }

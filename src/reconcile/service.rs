@@ -126,12 +126,8 @@ impl Service {
 
     /// Whether a pass is due, by what the last one has noted.
     fn is_due(&self, note: Option<&str>) -> Result<(), Duration> {
-        let Some(last) = note.and_then(|note| note.parse::<Timestamp>().ok()) else { return Ok(()) };
-        let age = Duration::try_from(self.clock.now().duration_since(last)).unwrap_or_default();
-        match self.config.every.checked_sub(age) {
-            Some(left) if !left.is_zero() => Err(left),
-            _ => Ok(()),
-        }
+        let last = note.and_then(|note| note.parse::<Timestamp>().ok());
+        last.map_or(Ok(()), |last| due(self.clock.now(), last, self.config.every))
     }
 
     async fn pass(&self) -> Passed {
@@ -173,31 +169,21 @@ impl Service {
     }
 
     fn tell(&self, Passed { tally, failures }: &Passed) {
-        let Tally {
-            listed,
-            archived,
-            missing,
-            outdated,
-            unsettled,
-            erased,
-            queued,
-            queued_before,
-            unreadable,
-        } = tally;
+        let unreadable = tally.unreadable;
         tracing::info!(
-            listed,
-            archived,
-            missing,
-            outdated,
-            unsettled,
-            erased,
-            queued,
-            queued_before,
+            listed = tally.listed,
+            archived = tally.archived,
+            missing = tally.missing,
+            outdated = tally.outdated,
+            unsettled = tally.unsettled,
+            erased = tally.erased,
+            queued = tally.queued,
+            queued_before = tally.queued_before,
             unreadable,
             failed_projects = failures.len(),
             "reconciled"
         );
-        if *unreadable > 0 {
+        if unreadable > 0 {
             tracing::warn!(
                 unreadable,
                 "PolyAI's list has entries without an id, about which nothing can be done"
@@ -212,6 +198,17 @@ impl Service {
             self.health
                 .degraded(NAME, format!("what no webhook brings may stay missing: {}", Failures(failures)));
         }
+    }
+}
+
+/// Whether a pass is due `every` after the `last` one; else in how long. A time further ahead than that was noted by
+/// somebody whose clock was wrong, and must not keep everybody from it until then.
+fn due(now: Timestamp, last: Timestamp, every: Duration) -> Result<(), Duration> {
+    let age = now.duration_since(last);
+    match (Duration::try_from(age), Duration::try_from(-age)) {
+        (Ok(age), _) => every.checked_sub(age).filter(|left| !left.is_zero()).map_or(Ok(()), Err),
+        (_, Ok(ahead)) if ahead < every => Err(every),
+        _ => Ok(()),
     }
 }
 
@@ -233,5 +230,21 @@ async fn give_back(lease: Lease, note: Option<String>) {
         // Others wait a minute longer then.
         Ok(Err(error)) => tracing::warn!(%error, "the lease for reconciliation could not be given back"),
         Err(_) => tracing::warn!("the lease for reconciliation could not be given back in time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_due_after_its_time_and_no_wrong_clock_keeps_anybody_from_it() {
+        let (now, every) = ("2026-11-02T10:00:00Z".parse().unwrap(), Duration::from_mins(15));
+        let due = |last: &str| due(now, last.parse().unwrap(), every);
+        assert_eq!(due("2026-11-02T09:50:00Z"), Err(Duration::from_mins(5)));
+        assert_eq!(due("2026-11-02T09:45:00Z"), Ok(()));
+        assert_eq!(due("2020-01-01T00:00:00Z"), Ok(()));
+        assert_eq!(due("2026-11-02T10:00:05Z"), Err(every), "another's clock, a little ahead");
+        assert_eq!(due("2027-11-02T10:00:00Z"), Ok(()));
     }
 }

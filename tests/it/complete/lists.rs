@@ -3,6 +3,10 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,6 +45,39 @@ fn page(mut stream: TcpStream, megabytes: usize, turns: &str) -> io::Result<()> 
         write!(stream, "\"started_at\":\"2026-11-02T10:00:00Z\",\"total_duration\":3}}")?;
     }
     stream.write_all(b"],\"cursor\":null}")
+}
+
+/// A server that does not know what a page is, by either API, is found out, and not asked for ever.
+#[test]
+fn the_same_page_again_and_again_is_an_error() {
+    let polyai = PolyAi::start(RECENT, 1);
+    let site = site(&polyai, "settle = \"0s\"", "");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, count) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let answered = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]);
+            let number = answered.fetch_add(1, Ordering::SeqCst);
+            let item = "{\"id\":\"C1\",\"environment\":\"live\",\"started_at\":\"2026-11-02T10:00:00Z\"}";
+            let body = format!("{{\"conversations\":[{item}],\"cursor\":\"c{number}\",\"count\":9}}");
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    for api in ["v3", "data"] {
+        let settings = ["base_url", "platform_url"].map(|key| format!("polyai.{key}={url}"));
+        let api = format!("polyai.api={api}");
+        let arguments =
+            ["backfill", "--from", "2026-11-01", "--dry-run", "--set", &settings[0], "--set", &settings[1]];
+        let listed = site.polyhook(arguments.into_iter().chain(["--set", &api])).run();
+        assert_eq!(listed.code, Some(1), "{listed:?}");
+        assert!(listed.stderr.contains("not what was asked for"), "{listed:?}");
+        let before = count.swap(asked.load(Ordering::SeqCst), Ordering::SeqCst);
+        assert!(asked.load(Ordering::SeqCst) - before < 5, "and not asked again and again");
+    }
 }
 
 /// Of 100 MB here, of 500 MB by `SCALE=full`: it is never in memory.
