@@ -223,7 +223,7 @@ impl App {
             let receiver = Receiver::new(&config.server, &config.signature, queue, clock.clone(), &health);
             let router = receiver.router(&config.server.path);
             kept_up.receiver = Some(receiver);
-            let serve = web::serve(listener, router, config.server.ack_budget, life.clone());
+            let serve = web::serve("public", listener, router, config.server.ack_budget, life.clone());
             life.spawn_service("receiver", serve);
             tracing::info!(%address, path = config.server.path, "receiving deliveries");
             app.public = Some(address);
@@ -235,7 +235,7 @@ impl App {
             let admin = Admin { queue, metrics, draining: life.draining(), health: health.clone() };
             life.spawn_service(
                 "admin",
-                web::serve(listener, admin.router(), config.server.ack_budget, life.clone()),
+                web::serve("admin", listener, admin.router(), config.server.ack_budget, life.clone()),
             );
             tracing::info!(%address, "serving /livez, /readyz and /metrics");
             app.admin = Some(address);

@@ -6,7 +6,7 @@
 
 use std::io::{self, IsTerminal};
 
-use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Gauge, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,18 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     describe_histogram!("polyhook_ack_seconds", "From request header to answer");
     describe_histogram!("polyhook_publish_seconds", "From publish to durable");
     describe_gauge!("polyhook_queue_depth", "Messages in a queue");
+    describe_gauge!("polyhook_connections", "Open connections, by listener");
+    describe_gauge!("polyhook_deliveries_in_flight", "Deliveries that are being made durable");
+    describe_gauge!("polyhook_body_bytes", "Memory set aside for bodies of deliveries");
+    describe_gauge!("polyhook_queue_writes", "Writes that wait for a commit of the embedded queue");
+    describe_gauge!("polyhook_spool_writes", "Writes that wait for a commit of the spool");
+    describe_gauge!("polyhook_spool_messages", "Messages in the spool");
+    describe_gauge!("polyhook_spool_bytes", "Bytes of the spool's file in use");
+    describe_counter!("polyhook_spooled_total", "Deliveries that went to the spool");
+    describe_counter!("polyhook_notes_dropped_total", "What a follower was not told of, for want of room");
+    describe_gauge!("polyhook_jobs_held", "Jobs that the broker has handed to this process");
+    describe_gauge!("polyhook_jobs_running", "Jobs that are being worked on");
+    describe_gauge!("polyhook_jobs_waiting", "Those of them that wait for PolyAI without a slot");
     describe_counter!("polyhook_jobs_total", "Tries of jobs, by outcome");
     describe_histogram!("polyhook_job_seconds", "One try of a job");
     describe_counter!("polyhook_api_requests_total", "Requests to PolyAI, by operation and status");
@@ -109,4 +121,23 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     );
     gauge!("polyhook_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
+}
+
+/// Adds one to a gauge for as long as it lives.
+#[derive(Debug)]
+#[must_use]
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// One more.
+    pub fn on(gauge: Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }

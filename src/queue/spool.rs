@@ -89,6 +89,7 @@ impl Spool {
 
     /// What waits here.
     pub async fn usage(&self) -> Result<Usage, QueueError> {
+        gauge!("polyhook_spool_writes").set(self.store.writes());
         let usage = self.store.usage().await.map_err(in_words)?;
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let set = |name: &'static str, value: u64| gauge!(name).set(value as f64);

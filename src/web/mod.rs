@@ -22,6 +22,7 @@ mod skew;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, middleware, routing::post};
+use metrics::gauge;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -51,6 +52,7 @@ struct Inner {
     ack_budget: Duration,
     body_limit: usize,
     in_flight: Semaphore,
+    max_in_flight: usize,
     /// One permit is one KiB of body held in memory.
     body_budget: Arc<Semaphore>,
 }
@@ -64,6 +66,7 @@ impl Receiver {
         clock: Clock,
         health: &Health,
     ) -> Self {
+        let max_in_flight = server.max_in_flight.min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             queue,
             secrets: Secrets::new(signature, clock.clone(), health.clone()),
@@ -71,17 +74,19 @@ impl Receiver {
             clock,
             ack_budget: server.ack_budget,
             body_limit: usize::try_from(server.body_limit.as_u64()).unwrap_or(usize::MAX),
-            in_flight: Semaphore::new(server.max_in_flight.min(Semaphore::MAX_PERMITS)),
+            in_flight: Semaphore::new(max_in_flight),
+            max_in_flight,
             body_budget: Arc::new(Semaphore::new(BODY_BUDGET_BYTES / 1024)),
         };
         Self { inner: Arc::new(inner) }
     }
 
     /// What is due every second, and when somebody asks for it: reads the file of signing secrets again, lets
-    /// go of what has expired.
+    /// go of what has expired, and says how much of what is bounded is in use.
     pub async fn keep_up(&self) {
         self.inner.secrets.reload().await;
         self.inner.skew.expire(self.inner.clock.now());
+        self.inner.measure();
     }
 
     /// The public listener's routes: the one path, with or without a slash at its end.
@@ -98,5 +103,15 @@ impl Receiver {
             .layer(CatchPanicLayer::custom(answer::panicked))
             .layer(middleware::from_fn_with_state(self.clone(), answer::answer_in_time))
             .with_state(self.clone())
+    }
+}
+
+impl Inner {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    fn measure(&self) {
+        let in_flight = self.max_in_flight - self.in_flight.available_permits();
+        gauge!("polyhook_deliveries_in_flight").set(in_flight as f64);
+        let body_bytes = BODY_BUDGET_BYTES - self.body_budget.available_permits() * 1024;
+        gauge!("polyhook_body_bytes").set(body_bytes as f64);
     }
 }

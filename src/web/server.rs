@@ -15,10 +15,11 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use metrics::gauge;
 use tokio::{net::TcpListener, time::sleep};
 use tower::ServiceExt;
 
-use crate::lifecycle::Lifecycle;
+use crate::{lifecycle::Lifecycle, telemetry::Counted};
 
 /// A peer's header block. PolyAI's is below one KiB.
 const MAX_HEADER_BYTES: usize = 32 << 10;
@@ -27,8 +28,16 @@ const MAX_HTTP2_STREAMS: u32 = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `router` on `listener` until the drain, then lets open requests finish. A connection that is
-/// silent, or has not sent a whole header, for `header_timeout` is closed.
-pub async fn serve(listener: TcpListener, router: Router, header_timeout: Duration, life: Lifecycle) {
+/// silent, or has not sent a whole header, for `header_timeout` is closed. `name` is the listener's in metrics.
+///
+/// There may be as many connections as the process may open files.
+pub async fn serve(
+    name: &'static str,
+    listener: TcpListener,
+    router: Router,
+    header_timeout: Duration,
+    life: Lifecycle,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -69,7 +78,9 @@ pub async fn serve(listener: TcpListener, router: Router, header_timeout: Durati
         }));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
+        let counted = Counted::on(gauge!("polyhook_connections", "listener" => name));
         life.spawn("connection", async move {
+            let _counted = counted;
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended early");

@@ -19,7 +19,7 @@ mod slots;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
@@ -32,6 +32,7 @@ use crate::{
     polyai::PolyAi,
     queue::{History, Job, Lease, Outcome, Queue, QueueError},
     retry::Ladder,
+    telemetry::Counted,
 };
 
 use slots::{Slot, Slots};
@@ -128,6 +129,7 @@ impl Worker {
 impl Inner {
     /// One try of one job, to its settlement.
     async fn handle(&self, job: Job, slot: Slot) {
+        let _counted = Counted::on(gauge!("polyhook_jobs_running"));
         let Job { message, mut history, lease } = job;
         let started = Instant::now();
         let result = match Request::of_message(&message, &self.config.environments) {

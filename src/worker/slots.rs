@@ -11,10 +11,13 @@ use std::{
     time::Duration,
 };
 
+use metrics::gauge;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
+
+use crate::telemetry::Counted;
 
 /// An answer that takes longer is waited for without a slot. PolyAI's usually come within a second.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -91,7 +94,8 @@ impl Slot {
         }
         *mine += 1;
         self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Some(Waiting { slots: &self.slots, project: project.to_owned() })
+        let counted = Counted::on(gauge!("polyhook_jobs_waiting"));
+        Some(Waiting { slots: &self.slots, project: project.to_owned(), _counted: counted })
     }
 }
 
@@ -99,6 +103,7 @@ impl Slot {
 struct Waiting<'a> {
     slots: &'a Slots,
     project: String,
+    _counted: Counted,
 }
 
 impl Drop for Waiting<'_> {

@@ -28,6 +28,7 @@ use lapin::{
     options::{BasicAckOptions, BasicNackOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
+use metrics::gauge;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -490,6 +491,8 @@ impl Queue for RabbitMq {
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        gauge!("polyhook_jobs_held").set(self.desk.holds() as f64);
         if self.services.closing.is_cancelled() {
             return Err(QueueError::Closed);
         }

@@ -19,6 +19,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use lapin::{BasicProperties, types::ShortString};
+use metrics::counter;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -121,6 +122,7 @@ impl Notes {
     pub(super) fn tell(&self, note: Note) {
         if self.sender.try_send(note).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
+            counter!("polyhook_notes_dropped_total").increment(1);
         }
     }
 }

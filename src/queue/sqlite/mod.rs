@@ -29,6 +29,7 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use metrics::gauge;
 use rusqlite::Connection;
 use tokio::{
     sync::{Mutex, Semaphore, oneshot},
@@ -201,6 +202,12 @@ impl Sqlite {
         self.look(read::usage).await
     }
 
+    /// How many writes wait for their commit now, as a gauge has it.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub(super) fn writes(&self) -> f64 {
+        (PLACES - self.places.available_permits()) as f64
+    }
+
     /// Empties the write-ahead log, which readers may delay.
     async fn empty_log(&self) -> Result<(), QueueError> {
         let path = self.path.clone();
@@ -289,6 +296,7 @@ impl Queue for Sqlite {
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+        gauge!("polyhook_queue_writes").set(self.writes());
         let now = self.options.clock.now();
         self.look(move |connection| read::depths(connection, now)).await
     }

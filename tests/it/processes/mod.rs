@@ -1,6 +1,7 @@
 //! The program as people and machines meet it: processes, exit codes, signals, files.
 
 mod arguments;
+mod bounds;
 mod commands;
 mod configuration;
 mod dead;

@@ -108,7 +108,7 @@ impl Server {
     pub(super) async fn serve(router: axum::Router, budget: Duration, life: Lifecycle) -> Self {
         let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        life.spawn_service("server", web::serve(listener, router, budget, life.clone()));
+        life.spawn_service("server", web::serve("test", listener, router, budget, life.clone()));
         Self { address, life }
     }
 

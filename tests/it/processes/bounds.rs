@@ -1,0 +1,83 @@
+//! How full the bounded buffers are, as `/metrics` tells it.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use serde_json::json;
+
+use crate::support::process::{PolyAi, Site, deliver, eventually, metric};
+
+#[test]
+fn what_a_receiver_holds_is_told_and_given_back() {
+    const HELD: usize = 3;
+    let polyai = PolyAi::start(PolyAi::CHATS, HELD);
+    let site = Site::new(&polyai.access, "queue.publish_timeout = \"3s\"");
+    let mut receive = site.polyhook(["receive"]).start();
+    let (admin, address) = (receive.ready(), receive.receiver());
+    let holds = |connections, body_bytes, in_flight, writes| {
+        metric(admin, "polyhook_connections{listener=\"public\"}") == connections
+            && metric(admin, "polyhook_body_bytes") == body_bytes
+            && metric(admin, "polyhook_deliveries_in_flight") == in_flight
+            && metric(admin, "polyhook_queue_writes") == writes
+    };
+    eventually("nothing yet", || holds(0, 0, 0, 0));
+
+    // Charged in steps of 16 KiB for what has come, not for what was announced.
+    let slow = unfinished(address, 100_000, 20_000);
+    eventually("a body is being read", || holds(1, 32 << 10, 0, 0));
+    drop(slow);
+    eventually("it is gone", || holds(0, 0, 0, 0));
+
+    let queue = Connection::open(site.path().join("polyhook-data/queue.db")).unwrap();
+    queue.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let senders: Vec<_> = polyai
+        .ids()
+        .into_iter()
+        .map(|id| {
+            let (secret, event) = (site.secret.clone(), polyai.event(&id));
+            std::thread::spawn(move || deliver(address, &secret, &format!("evt-{id}"), &event))
+        })
+        .collect();
+    eventually("deliveries wait for the queue", || holds(HELD, HELD * (16 << 10), HELD, HELD));
+    queue.execute_batch("COMMIT").unwrap();
+    for sender in senders {
+        assert_eq!(sender.join().unwrap(), Some(204));
+    }
+    eventually("all is given back", || holds(0, 0, 0, 0));
+    receive.stop();
+}
+
+#[test]
+fn what_a_worker_holds_is_told_and_given_back() {
+    let polyai = PolyAi::start(PolyAi::CHATS, 2);
+    let site = Site::new(&polyai.access, "worker.concurrency = 2");
+    let mut run = site.polyhook(["run"]).start();
+    let admin = run.ready();
+    let running = || metric(admin, "polyhook_jobs_running");
+    let slowly = json!({ "fault": { "action": { "delay": "3s" }, "operations": ["v3_conversation"] } });
+    polyai.control("POST", "faults", &slowly);
+    for id in polyai.ids() {
+        assert_eq!(
+            deliver(run.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(&id)),
+            Some(204)
+        );
+    }
+    eventually("both are being worked on", || running() == 2);
+    eventually("all is done", || running() == 0 && site.manifests().len() == 2);
+    run.stop();
+}
+
+/// A request whose body stays unfinished.
+fn unfinished(to: SocketAddr, announced: usize, sent: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    write!(stream, "POST /polyai-events HTTP/1.1\r\nhost: slow\r\ncontent-length: {announced}\r\n\r\n")
+        .unwrap();
+    stream.write_all(&vec![b'x'; sent]).unwrap();
+    assert!(stream.read(&mut [0]).is_err(), "it is answered");
+    stream
+}
