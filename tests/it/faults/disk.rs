@@ -3,6 +3,7 @@
 //! Deliveries get 503 at once, nobody hangs or exits who was running, and when the cause is gone all goes on by itself.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Seek, SeekFrom, Write},
     path::Path,
@@ -104,7 +105,7 @@ impl Embedded {
             let before = forget(&mut record, moved);
             thrown_away = before.iter().filter(|id| !archived.contains_key(*id)).count();
         }
-        oracle::judge(&record, &self.site.archive(), &Bus::Embedded(&queue), 0, &mut figures);
+        oracle::judge(&record, &self.site.archive(), &Bus::Embedded(&queue), &BTreeSet::new(), &mut figures);
         figures.set("thrown_away", thrown_away);
         self.run.stop();
         drop(self.polyai);

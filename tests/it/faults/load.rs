@@ -123,6 +123,14 @@ impl Load {
         self.look(|record| record.acknowledged.len())
     }
 
+    /// Those that were acknowledged after `moment`.
+    pub(super) fn acknowledged_since(&self, moment: Instant) -> Vec<String> {
+        self.look(|record| {
+            let late = record.acknowledged.iter().filter(|(_, at)| **at > moment);
+            late.map(|(id, _)| id.clone()).collect()
+        })
+    }
+
     /// Waits until one that was sent after `moment` is acknowledged, and says how long that took.
     #[track_caller]
     pub(super) fn recovered_since(&self, moment: Instant) -> Duration {

@@ -1,10 +1,8 @@
 //! What most scenarios play on: a receiver and a worker of their own on a broker, a customer who listens, and load.
 
 use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::BTreeSet,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -40,7 +38,8 @@ pub(super) struct Stage {
     pub(super) customer: Customer,
     /// Where the spool is, if that is a disk of its own.
     pub(super) disk: Option<SmallDisk>,
-    thrown_away: AtomicUsize,
+    /// Deliveries that may have been thrown away by a person.
+    may_be_lost: Mutex<BTreeSet<String>>,
 }
 
 impl Stage {
@@ -79,13 +78,15 @@ impl Stage {
             worker: Mutex::new(worker),
             customer,
             disk,
-            thrown_away: AtomicUsize::new(0),
+            may_be_lost: Mutex::default(),
         }
     }
 
-    /// Somebody has thrown away so many deliveries that were acknowledged.
-    pub(super) fn may_lose(&self, deliveries: usize) {
-        self.thrown_away.fetch_add(deliveries, Ordering::SeqCst);
+    /// Somebody has thrown away what was in the queue until now: of what was acknowledged within the last second,
+    /// nobody knows what that was. No count of the broker's tells what its consumers held.
+    pub(super) fn may_lose_what_waited(&self, load: &Load) {
+        let Some(since) = Instant::now().checked_sub(Duration::from_secs(1)) else { return };
+        self.may_be_lost.lock().unwrap().extend(load.acknowledged_since(since));
     }
 
     pub(super) fn load(&self) -> Load {
@@ -126,7 +127,7 @@ impl Stage {
             &record,
             &self.site.archive(),
             &Bus::RabbitMq(&self.customer),
-            self.thrown_away.into_inner(),
+            &self.may_be_lost.into_inner().unwrap(),
             &mut figures,
         );
         let mut worker = self.worker.into_inner().unwrap();
