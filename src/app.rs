@@ -232,7 +232,13 @@ impl App {
             let address = local("admin.listen", config.admin.listen, &listener)?;
             life.spawn_service("metrics", keep_up(metrics.clone(), life.clone()));
             let queue = Arc::clone(&app.queue.queue);
-            let admin = Admin { queue, metrics, draining: life.draining(), health: health.clone() };
+            let admin = Admin {
+                queue,
+                receiver: kept_up.receiver.clone(),
+                metrics,
+                draining: life.draining(),
+                health: health.clone(),
+            };
             life.spawn_service(
                 "admin",
                 web::serve("admin", listener, admin.router(), config.server.ack_budget, life.clone()),

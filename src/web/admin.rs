@@ -18,6 +18,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::Receiver;
 use crate::{health::Health, queue::Queue};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,6 +28,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Admin {
     /// Must be able to take a message for the process to be ready.
     pub queue: Arc<dyn Queue>,
+    /// Says how full it is, if the process has one.
+    pub receiver: Option<Receiver>,
     /// Renders what was measured.
     pub metrics: PrometheusHandle,
     /// Once it fires the process is no longer ready.
@@ -74,6 +77,9 @@ fn with_conditions(line: &str, health: &Health) -> String {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
+    if let Some(receiver) = &admin.receiver {
+        receiver.measure();
+    }
     if let Ok(Ok(depths)) = timeout(READY_TIMEOUT, admin.queue.depths()).await {
         for (lane, depth) in depths {
             #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]

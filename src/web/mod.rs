@@ -82,11 +82,20 @@ impl Receiver {
     }
 
     /// What is due every second, and when somebody asks for it: reads the file of signing secrets again, lets
-    /// go of what has expired, and says how much of what is bounded is in use.
+    /// go of what has expired.
     pub async fn keep_up(&self) {
         self.inner.secrets.reload().await;
         self.inner.skew.expire(self.inner.clock.now());
-        self.inner.measure();
+    }
+
+    /// Sets the gauges of what is bounded here to what is in use now.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    fn measure(&self) {
+        let Inner { in_flight, max_in_flight, body_budget, .. } = &*self.inner;
+        let in_flight = max_in_flight - in_flight.available_permits();
+        gauge!("polyhook_deliveries_in_flight").set(in_flight as f64);
+        let body_bytes = BODY_BUDGET_BYTES - body_budget.available_permits() * 1024;
+        gauge!("polyhook_body_bytes").set(body_bytes as f64);
     }
 
     /// The public listener's routes: the one path, with or without a slash at its end.
@@ -103,15 +112,5 @@ impl Receiver {
             .layer(CatchPanicLayer::custom(answer::panicked))
             .layer(middleware::from_fn_with_state(self.clone(), answer::answer_in_time))
             .with_state(self.clone())
-    }
-}
-
-impl Inner {
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    fn measure(&self) {
-        let in_flight = self.max_in_flight - self.in_flight.available_permits();
-        gauge!("polyhook_deliveries_in_flight").set(in_flight as f64);
-        let body_bytes = BODY_BUDGET_BYTES - self.body_budget.available_permits() * 1024;
-        gauge!("polyhook_body_bytes").set(body_bytes as f64);
     }
 }

@@ -51,6 +51,7 @@ pub async fn serve(
         .keep_alive_interval(Some(header_timeout))
         .keep_alive_timeout(header_timeout);
 
+    let open = gauge!("polyhook_connections", "listener" => name);
     let graceful = GracefulShutdown::new();
     let draining = life.draining();
     loop {
@@ -78,7 +79,7 @@ pub async fn serve(
         }));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
-        let counted = Counted::on(gauge!("polyhook_connections", "listener" => name));
+        let counted = Counted::on(open.clone());
         life.spawn("connection", async move {
             let _counted = counted;
             tokio::select! {

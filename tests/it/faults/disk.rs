@@ -3,7 +3,6 @@
 //! Deliveries get 503 at once, nobody hangs or exits who was running, and when the cause is gone all goes on by itself.
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::{Seek, SeekFrom, Write},
     path::Path,
@@ -105,7 +104,13 @@ impl Embedded {
             let before = forget(&mut record, moved);
             thrown_away = before.iter().filter(|id| !archived.contains_key(*id)).count();
         }
-        oracle::judge(&record, &self.site.archive(), &Bus::Embedded(&queue), &BTreeSet::new(), &mut figures);
+        oracle::judge(
+            &record,
+            &self.site.archive(),
+            &Bus::Embedded(&queue),
+            &oracle::Loss::default(),
+            &mut figures,
+        );
         figures.set("thrown_away", thrown_away);
         self.run.stop();
         drop(self.polyai);

@@ -4,7 +4,7 @@
 //! scale and without an end, until [`Load::finish`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -123,12 +123,9 @@ impl Load {
         self.look(|record| record.acknowledged.len())
     }
 
-    /// Those that were acknowledged after `moment`.
-    pub(super) fn acknowledged_since(&self, moment: Instant) -> Vec<String> {
-        self.look(|record| {
-            let late = record.acknowledged.iter().filter(|(_, at)| **at > moment);
-            late.map(|(id, _)| id.clone()).collect()
-        })
+    /// Which were acknowledged until now.
+    pub(super) fn acknowledged_by_now(&self) -> BTreeSet<String> {
+        self.look(|record| record.acknowledged.keys().cloned().collect())
     }
 
     /// Waits until one that was sent after `moment` is acknowledged, and says how long that took.

@@ -47,17 +47,17 @@ pub(super) fn embedded(path: &Path) -> Option<BTreeMap<String, Vec<String>>> {
     Some(found)
 }
 
-/// Waits until everything that was acknowledged is archived and announced, and judges what is there then. Some may be
-/// missing because a person has thrown them away.
+/// What a person may have thrown away: so many, all of them among these.
+#[derive(Debug, Default)]
+pub(super) struct Loss {
+    pub(super) most: usize,
+    pub(super) among: BTreeSet<String>,
+}
+
+/// Waits until everything that was acknowledged is archived and announced, and judges what is there then.
 #[track_caller]
-pub(super) fn judge(
-    record: &Record,
-    archive: &Path,
-    bus: &Bus<'_>,
-    may_be_lost: &BTreeSet<String>,
-    figures: &mut Figures,
-) {
-    let owed = || record.acknowledged.keys().filter(|id| !may_be_lost.contains(*id));
+pub(super) fn judge(record: &Record, archive: &Path, bus: &Bus<'_>, loss: &Loss, figures: &mut Figures) {
+    let owed = || record.acknowledged.keys().filter(|id| !loss.among.contains(*id));
     let missing = || {
         let archived: BTreeSet<_> = archived(archive).into_keys().collect();
         let announced = bus.announced();
@@ -73,7 +73,7 @@ pub(super) fn judge(
     }
     let announced = bus.announced();
     let manifests = archived(archive);
-    let thrown_away = may_be_lost.iter().filter(|id| !manifests.contains_key(*id)).count();
+    let thrown_away = loss.among.iter().filter(|id| !manifests.contains_key(*id)).count();
     let twice = manifests.values().filter(|revisions| **revisions != [1]).count();
     let changed = announced.values().filter(|ids| ids.iter().collect::<BTreeSet<_>>().len() > 1).count();
     figures
@@ -86,6 +86,7 @@ pub(super) fn judge(
         .set("announced_again", announced.values().map(|ids| ids.len() - 1).sum::<usize>())
         .set("caught_up_ms", u64::try_from(start.elapsed().as_millis()).unwrap());
     record.judge(figures);
+    assert!(thrown_away <= loss.most, "more is gone than was thrown away ({}): {figures:?}", loss.most);
     assert_eq!(lost.max(unheard), 0, "acknowledged, and not archived or not announced: {figures:?}");
     assert_eq!(twice, 0, "archived twice: {figures:?}");
     assert_eq!(changed, 0, "announced under two ids: {figures:?}");
@@ -118,14 +119,15 @@ fn python() -> Command {
     Command::new(python)
 }
 
-/// Deletes a queue with everything in it.
-pub(super) fn delete_queue(url: &str, queue: &str) {
+/// Deletes a queue, and says how many messages nobody had taken were in it.
+pub(super) fn delete_queue(url: &str, queue: &str) -> usize {
     const DELETE: &str = "
 import pika, sys
 channel = pika.BlockingConnection(pika.URLParameters(sys.argv[1])).channel()
-channel.queue_delete(sys.argv[2])";
+print(channel.queue_delete(sys.argv[2]).method.message_count)";
     let output = python().args(["-c", DELETE, url, queue]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
 /// `support/customer.py` at work.

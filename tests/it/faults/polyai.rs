@@ -1,7 +1,7 @@
 //! PolyAI's own trouble with one of two projects: its jobs wait, none dies of it, and the other project does not notice.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     thread,
     time::{Duration, Instant},
 };
@@ -114,7 +114,7 @@ fn trouble_of_polyai_is_waited_for_and_is_nobody_elses() {
     let record = load.finish();
     let queue = site.path().join("polyhook-data/queue.db");
     figures.set("other_project_archived_after_ms", lags);
-    oracle::judge(&record, &site.archive(), &Bus::Embedded(&queue), &BTreeSet::new(), &mut figures);
+    oracle::judge(&record, &site.archive(), &Bus::Embedded(&queue), &oracle::Loss::default(), &mut figures);
     let dead = metric(admin, "polyhook_queue_depth{queue=\"dead\"}");
     figures.set("dead", dead);
     assert_eq!(dead, 0, "a job died of trouble that passed");

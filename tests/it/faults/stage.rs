@@ -1,7 +1,6 @@
 //! What most scenarios play on: a receiver and a worker of their own on a broker, a customer who listens, and load.
 
 use std::{
-    collections::BTreeSet,
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -9,7 +8,7 @@ use std::{
 use super::{
     Figures,
     load::Load,
-    oracle::{self, Bus, Customer},
+    oracle::{self, Bus, Customer, Loss},
 };
 use crate::support::{
     process::{self, PolyAi, Process, Site, metric},
@@ -21,6 +20,8 @@ use crate::support::{
 pub(super) const PATIENCE: Duration = process::PATIENCE;
 /// Deliveries a second, where nothing else is said.
 pub(super) const RATE: u32 = 50;
+/// How many jobs the worker may hold.
+const CONCURRENCY: usize = 8;
 /// What a call of these scenarios is like: next to nothing to fetch, and now and then a short recording.
 pub(super) const CALLS: &str = "
     epoch = \"2026-11-03T12:00:00Z\"
@@ -38,8 +39,7 @@ pub(super) struct Stage {
     pub(super) customer: Customer,
     /// Where the spool is, if that is a disk of its own.
     pub(super) disk: Option<SmallDisk>,
-    /// Deliveries that may have been thrown away by a person.
-    may_be_lost: Mutex<BTreeSet<String>>,
+    loss: Mutex<Loss>,
 }
 
 impl Stage {
@@ -60,7 +60,7 @@ impl Stage {
         let config = format!(
             "queue = {{ url = {urls:?}, prefix = \"{prefix}\" }}\n\
              {spool}\n\
-             worker.concurrency = 8\n\
+             worker.concurrency = {CONCURRENCY}\n\
              retry.delays = [\"1s\", \"2s\", \"4s\", \"8s\", \"15s\", \"30s\"]\n"
         );
         let site = Site::new(&polyai.access, &config);
@@ -78,15 +78,14 @@ impl Stage {
             worker: Mutex::new(worker),
             customer,
             disk,
-            may_be_lost: Mutex::default(),
+            loss: Mutex::default(),
         }
     }
 
-    /// Somebody has thrown away what was in the queue until now: of what was acknowledged within the last second,
-    /// nobody knows what that was. No count of the broker's tells what its consumers held.
-    pub(super) fn may_lose_what_waited(&self, load: &Load) {
-        let Some(since) = Instant::now().checked_sub(Duration::from_secs(1)) else { return };
-        self.may_be_lost.lock().unwrap().extend(load.acknowledged_since(since));
+    /// Somebody has just deleted the queue with so many jobs that nobody had taken. Those the worker had are in no
+    /// count. None that comes later may be lost.
+    pub(super) fn may_lose(&self, untaken: usize, load: &Load) {
+        *self.loss.lock().unwrap() = Loss { most: untaken + CONCURRENCY, among: load.acknowledged_by_now() };
     }
 
     pub(super) fn load(&self) -> Load {
@@ -127,7 +126,7 @@ impl Stage {
             &record,
             &self.site.archive(),
             &Bus::RabbitMq(&self.customer),
-            &self.may_be_lost.into_inner().unwrap(),
+            &self.loss.into_inner().unwrap(),
             &mut figures,
         );
         let mut worker = self.worker.into_inner().unwrap();

@@ -9,7 +9,10 @@ use std::{
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::support::process::{PolyAi, Site, deliver, eventually, metric};
+use crate::support::{
+    process::{Access, PolyAi, Site, deliver, eventually, metric},
+    rabbit,
+};
 
 #[test]
 fn what_a_receiver_holds_is_told_and_given_back() {
@@ -54,11 +57,34 @@ fn what_a_receiver_holds_is_told_and_given_back() {
 #[test]
 fn what_a_worker_holds_is_told_and_given_back() {
     let polyai = PolyAi::start(PolyAi::CHATS, 2);
-    let site = Site::new(&polyai.access, "worker.concurrency = 2");
-    let mut run = site.polyhook(["run"]).start();
+    let Access { account_id, project_id, .. } = &polyai.access;
+    // With two projects one job of each may wait for a slow answer beside those that have a slot.
+    let config = format!(
+        r#"
+        queue = {{ url = "{}", prefix = "{}", publish_timeout = "3s" }}
+        spool.path = "spool.db"
+        worker.concurrency = 2
+        [[projects]]
+        account_id = "{account_id}"
+        project_id = "{project_id}"
+        api_key_file = "key"
+        [[projects]]
+        account_id = "{account_id}"
+        project_id = "another"
+        api_key_file = "key"
+        "#,
+        rabbit::SHARED.url(),
+        rabbit::prefix()
+    );
+    let site = Site::new(&polyai.access, &config);
+    let mut run = site.polyhook(["run"]).private("guest:guest").start();
     let admin = run.ready();
-    let running = || metric(admin, "polyhook_jobs_running");
-    let slowly = json!({ "fault": { "action": { "delay": "3s" }, "operations": ["v3_conversation"] } });
+    let holds = |held, running, waiting| {
+        metric(admin, "polyhook_jobs_held") == held
+            && metric(admin, "polyhook_jobs_running") == running
+            && metric(admin, "polyhook_jobs_waiting") == waiting
+    };
+    let slowly = json!({ "fault": { "action": { "delay": "5s" }, "operations": ["v3_conversation"] } });
     polyai.control("POST", "faults", &slowly);
     for id in polyai.ids() {
         assert_eq!(
@@ -66,8 +92,9 @@ fn what_a_worker_holds_is_told_and_given_back() {
             Some(204)
         );
     }
-    eventually("both are being worked on", || running() == 2);
-    eventually("all is done", || running() == 0 && site.manifests().len() == 2);
+    eventually("both are being worked on", || holds(2, 2, 0));
+    eventually("one waits without a slot", || holds(2, 2, 1));
+    eventually("all is done", || holds(0, 0, 0) && site.manifests().len() == 2);
     run.stop();
 }
 

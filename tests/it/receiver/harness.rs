@@ -100,7 +100,7 @@ impl Server {
     /// The same, of a process that has something to say about itself.
     pub(super) async fn admin_with(queue: &Arc<impl Queue>, life: Lifecycle, health: Health) -> Self {
         let queue = Arc::clone(queue) as Arc<dyn Queue>;
-        let admin = Admin { queue, metrics: metrics(), draining: life.draining(), health };
+        let admin = Admin { queue, receiver: None, metrics: metrics(), draining: life.draining(), health };
         // What is shown is that it answers while draining, so it must outlive the drain.
         Self::serve(admin.router(), Duration::from_secs(4), Lifecycle::new()).await
     }
