@@ -4,7 +4,7 @@
 //! scale and without an end, until [`Load::finish`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -121,11 +121,6 @@ impl Load {
     /// How many were answered 204.
     pub(super) fn acknowledged(&self) -> usize {
         self.look(|record| record.acknowledged.len())
-    }
-
-    /// Which were acknowledged until now.
-    pub(super) fn acknowledged_by_now(&self) -> BTreeSet<String> {
-        self.look(|record| record.acknowledged.keys().cloned().collect())
     }
 
     /// Waits until one that was sent after `moment` is acknowledged, and says how long that took.

@@ -1,14 +1,17 @@
 //! What most scenarios play on: a receiver and a worker of their own on a broker, a customer who listens, and load.
 
 use std::{
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use super::{
     Figures,
     load::Load,
-    oracle::{self, Bus, Customer, Loss},
+    oracle::{self, Bus, Customer},
 };
 use crate::support::{
     process::{self, PolyAi, Process, Site, metric},
@@ -20,8 +23,6 @@ use crate::support::{
 pub(super) const PATIENCE: Duration = process::PATIENCE;
 /// Deliveries a second, where nothing else is said.
 pub(super) const RATE: u32 = 50;
-/// How many jobs the worker may hold.
-const CONCURRENCY: usize = 8;
 /// What a call of these scenarios is like: next to nothing to fetch, and now and then a short recording.
 pub(super) const CALLS: &str = "
     epoch = \"2026-11-03T12:00:00Z\"
@@ -39,7 +40,7 @@ pub(super) struct Stage {
     pub(super) customer: Customer,
     /// Where the spool is, if that is a disk of its own.
     pub(super) disk: Option<SmallDisk>,
-    loss: Mutex<Loss>,
+    thrown_away: AtomicUsize,
 }
 
 impl Stage {
@@ -60,7 +61,7 @@ impl Stage {
         let config = format!(
             "queue = {{ url = {urls:?}, prefix = \"{prefix}\" }}\n\
              {spool}\n\
-             worker.concurrency = {CONCURRENCY}\n\
+             worker.concurrency = 8\n\
              retry.delays = [\"1s\", \"2s\", \"4s\", \"8s\", \"15s\", \"30s\"]\n"
         );
         let site = Site::new(&polyai.access, &config);
@@ -78,14 +79,13 @@ impl Stage {
             worker: Mutex::new(worker),
             customer,
             disk,
-            loss: Mutex::default(),
+            thrown_away: AtomicUsize::new(0),
         }
     }
 
-    /// Somebody has just deleted the queue with so many jobs that nobody had taken. Those the worker had are in no
-    /// count. None that comes later may be lost.
-    pub(super) fn may_lose(&self, untaken: usize, load: &Load) {
-        *self.loss.lock().unwrap() = Loss { most: untaken + CONCURRENCY, among: load.acknowledged_by_now() };
+    /// Somebody has thrown away so many deliveries that were acknowledged.
+    pub(super) fn may_lose(&self, deliveries: usize) {
+        self.thrown_away.fetch_add(deliveries, Ordering::SeqCst);
     }
 
     pub(super) fn load(&self) -> Load {
@@ -126,7 +126,7 @@ impl Stage {
             &record,
             &self.site.archive(),
             &Bus::RabbitMq(&self.customer),
-            &self.loss.into_inner().unwrap(),
+            self.thrown_away.into_inner(),
             &mut figures,
         );
         let mut worker = self.worker.into_inner().unwrap();
