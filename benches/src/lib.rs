@@ -1,0 +1,152 @@
+//! What the benchmark programs share: how they are told what to do, how they measure, and how they say it.
+//!
+//! Each program prints one JSON object, a [`Report`], on standard output; `benches/harness` reads it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Three digits, up to a minute in microseconds.
+const HIGHEST_US: u64 = 60_000_000;
+
+/// Latencies, and what failed, of one worker or of all.
+#[derive(Debug)]
+pub struct Measured {
+    latency_us: Histogram<u64>,
+    /// Successes within the measured time.
+    pub done: u64,
+    /// All successes, warm-up included: what must be found durable.
+    pub accepted: u64,
+    /// What did not succeed, by reason.
+    pub failed: BTreeMap<String, u64>,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        let latency_us = Histogram::new_with_bounds(1, HIGHEST_US, 3)
+            .unwrap_or_else(|_| unreachable!("the bounds are constants"));
+        Self { latency_us, done: 0, accepted: 0, failed: BTreeMap::new() }
+    }
+}
+
+impl Measured {
+    /// One success that took `latency`; it counts for the percentiles if it is `within` the measured time.
+    pub fn success(&mut self, latency: Duration, within: bool) {
+        self.accepted += 1;
+        if within {
+            self.done += 1;
+            self.latency_us
+                .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(HIGHEST_US).max(1));
+        }
+    }
+
+    /// One failure.
+    pub fn failure(&mut self, reason: impl Into<String>) {
+        *self.failed.entry(reason.into()).or_default() += 1;
+    }
+
+    /// Takes over what another has measured.
+    pub fn add(&mut self, other: &Self) {
+        self.latency_us.add(&other.latency_us).unwrap_or_else(|_| unreachable!("they have the same bounds"));
+        self.done += other.done;
+        self.accepted += other.accepted;
+        for (reason, count) in &other.failed {
+            *self.failed.entry(reason.clone()).or_default() += count;
+        }
+    }
+
+    /// What is said of it, when measuring took `time`.
+    #[expect(clippy::cast_precision_loss, reason = "counts of seconds are far below 2^52")]
+    pub fn report(&self, time: Duration) -> Report {
+        let quantile = |q| self.latency_us.value_at_quantile(q);
+        let latency_us = [
+            ("p50", quantile(0.5)),
+            ("p90", quantile(0.9)),
+            ("p99", quantile(0.99)),
+            ("p999", quantile(0.999)),
+            ("max", self.latency_us.max()),
+        ];
+        Report {
+            seconds: time.as_secs_f64(),
+            done: self.done,
+            accepted: self.accepted,
+            failed: self.failed.clone(),
+            per_second: self.done as f64 / time.as_secs_f64(),
+            latency_us: latency_us.into_iter().collect(),
+            percentiles: self
+                .latency_us
+                .iter_quantiles(2)
+                .map(|at| (at.quantile_iterated_to(), at.value_iterated_to()))
+                .collect(),
+        }
+    }
+}
+
+/// See the [crate](self).
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// How long was measured.
+    pub seconds: f64,
+    /// Successes within that time.
+    pub done: u64,
+    /// All successes, warm-up included.
+    pub accepted: u64,
+    /// Failures by reason.
+    pub failed: BTreeMap<String, u64>,
+    /// `done` a second.
+    pub per_second: f64,
+    /// Named percentiles, in microseconds.
+    pub latency_us: BTreeMap<&'static str, u64>,
+    /// Fractions and microseconds, for a plot.
+    pub percentiles: Vec<(f64, u64)>,
+}
+
+impl Report {
+    /// Prints it.
+    #[expect(clippy::print_stdout, reason = "this is what the programs are for")]
+    pub fn print(&self) {
+        println!("{}", serde_json::to_string(self).unwrap_or_else(|_| unreachable!("it is plain data")));
+    }
+}
+
+/// A duration on the command line, such as `5s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Says when each of `rate` things a second is due, at the time that it is, whatever becomes of those before: a thread
+/// of its own, because the runtime's timers are as coarse as a millisecond. It ends at `end`.
+pub fn pace(
+    start: tokio::time::Instant,
+    end: tokio::time::Instant,
+    rate: u32,
+) -> async_channel::Receiver<tokio::time::Instant> {
+    let (sender, due) = async_channel::unbounded();
+    std::thread::spawn(move || {
+        for n in 0.. {
+            let at = start + Duration::from_secs(n) / rate.max(1);
+            std::thread::sleep(at.saturating_duration_since(tokio::time::Instant::now()));
+            if at >= end || sender.send_blocking(at).is_err() {
+                return;
+            }
+        }
+    });
+    due
+}
+
+/// An event as PolyAI posts one, padded to about `bytes`; `n` makes the project, and the conversation, different.
+pub fn event(n: u64, projects: u64, bytes: usize) -> Vec<u8> {
+    let project = n % projects.max(1);
+    let mut event = format!(
+        "{{\"type\":\"conversation.completed\",\"created_at\":\"2026-06-03T14:15:16.123456Z\",\"data\":{{\
+         \"conversation_id\":\"CA{n:032x}\",\"account_id\":\"ACCOUNT-1\",\"project_id\":\"PROJECT-{project}\",\
+         \"environment\":\"live\",\"channel\":\"voice\",\"duration\":183,\"num_turns\":24,\"handoff\":false,\
+         \"note\":\""
+    );
+    let end = "\"}}";
+    let missing = bytes.saturating_sub(event.len() + end.len());
+    event.extend((0..missing).map(|at| char::from(b'a' + u8::try_from(at % 26).unwrap_or_default())));
+    event.push_str(end);
+    event.into_bytes()
+}
