@@ -69,8 +69,8 @@ fn a_broker_short_of_disk() {
     });
 }
 
-/// What is in the queue at that moment is lost with it, by the hand that deletes it, which says how much that was. What
-/// comes before the queue is there again, and all after, must not be.
+/// What is in the queue at that moment is lost with it, by the hand that deletes it. What a worker has by then, what comes
+/// before the queue is there again, and all after, must not be.
 #[test]
 fn a_fetch_queue_that_is_deleted() {
     rides_out("fetch queue deleted", |node, stage, _| {

@@ -104,7 +104,7 @@ impl Embedded {
             let before = forget(&mut record, moved);
             thrown_away = before.iter().filter(|id| !archived.contains_key(*id)).count();
         }
-        oracle::judge(&record, &self.site.archive(), &Bus::Embedded(&queue), 0, &mut figures);
+        oracle::judge(&record, &self.site.archive(), &Bus::Embedded(&queue), None, &mut figures);
         figures.set("thrown_away", thrown_away);
         self.run.stop();
         drop(self.polyai);

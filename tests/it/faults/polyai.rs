@@ -114,7 +114,7 @@ fn trouble_of_polyai_is_waited_for_and_is_nobody_elses() {
     let record = load.finish();
     let queue = site.path().join("polyhook-data/queue.db");
     figures.set("other_project_archived_after_ms", lags);
-    oracle::judge(&record, &site.archive(), &Bus::Embedded(&queue), 0, &mut figures);
+    oracle::judge(&record, &site.archive(), &Bus::Embedded(&queue), None, &mut figures);
     let dead = metric(admin, "polyhook_queue_depth{queue=\"dead\"}");
     figures.set("dead", dead);
     assert_eq!(dead, 0, "a job died of trouble that passed");

@@ -77,7 +77,7 @@ fn a_thousand_slow_clients_do_not_slow_the_honest_ones() {
         .set("resident_kib", first)
         .set("largest_resident_kib", largest);
     let queue = site.path().join("polyhook-data/queue.db");
-    oracle::judge(&record, &site.archive(), &Bus::Embedded(&queue), 0, &mut figures);
+    oracle::judge(&record, &site.archive(), &Bus::Embedded(&queue), None, &mut figures);
     assert_eq!(record.refused, 0, "no honest delivery is refused");
     assert!(p99 < Duration::from_millis(500), "p99 of the honest ones: {p99:?}");
     assert!(largest < 128 << 10, "{largest} KiB");

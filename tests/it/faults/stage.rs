@@ -1,17 +1,14 @@
 //! What most scenarios play on: a receiver and a worker of their own on a broker, a customer who listens, and load.
 
 use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use super::{
     Figures,
     load::Load,
-    oracle::{self, Bus, Customer},
+    oracle::{self, Bus, Customer, ThrownAway},
 };
 use crate::support::{
     process::{self, PolyAi, Process, Site, metric},
@@ -40,7 +37,7 @@ pub(super) struct Stage {
     pub(super) customer: Customer,
     /// Where the spool is, if that is a disk of its own.
     pub(super) disk: Option<SmallDisk>,
-    thrown_away: AtomicUsize,
+    thrown_away: Mutex<Option<ThrownAway>>,
 }
 
 impl Stage {
@@ -79,13 +76,13 @@ impl Stage {
             worker: Mutex::new(worker),
             customer,
             disk,
-            thrown_away: AtomicUsize::new(0),
+            thrown_away: Mutex::default(),
         }
     }
 
-    /// Somebody has thrown away so many deliveries that were acknowledged.
-    pub(super) fn may_lose(&self, deliveries: usize) {
-        self.thrown_away.fetch_add(deliveries, Ordering::SeqCst);
+    /// Somebody has thrown away deliveries that were acknowledged.
+    pub(super) fn may_lose(&self, deliveries: ThrownAway) {
+        *self.thrown_away.lock().unwrap() = Some(deliveries);
     }
 
     pub(super) fn load(&self) -> Load {
@@ -126,7 +123,7 @@ impl Stage {
             &record,
             &self.site.archive(),
             &Bus::RabbitMq(&self.customer),
-            self.thrown_away.into_inner(),
+            self.thrown_away.into_inner().unwrap(),
             &mut figures,
         );
         let mut worker = self.worker.into_inner().unwrap();
