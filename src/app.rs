@@ -109,7 +109,8 @@ pub fn open_queue(
         Backend::RabbitMq => {
             let held = worker::held_jobs(config.worker.concurrency, config.projects.len());
             let consume = roles.work.then_some(held);
-            let broker = open_broker(config, consume, clock.clone(), life)?;
+            let only_publishes = roles.receive && !roles.work && !roles.reconcile;
+            let broker = open_rabbitmq(config, consume, only_publishes, clock.clone(), life)?;
             if !roles.receive && !roles.reconcile {
                 return Ok(OpenQueue { queue: broker, sqlite: None });
             }
@@ -126,15 +127,21 @@ pub fn open_queue(
     })
 }
 
-/// Opens RabbitMQ itself; with `consume`, jobs can be taken from it, that many at a time.
-pub fn open_broker(
+/// Opens RabbitMQ itself, to publish to it.
+pub fn open_broker(config: &Config, clock: Clock, life: &Lifecycle) -> Result<Arc<RabbitMq>, StartError> {
+    open_rabbitmq(config, None, true, clock, life)
+}
+
+fn open_rabbitmq(
     config: &Config,
     consume: Option<usize>,
+    only_publishes: bool,
     clock: Clock,
     life: &Lifecycle,
 ) -> Result<Arc<RabbitMq>, StartError> {
     let delays = config.retry.delays.clone();
-    Ok(RabbitMq::open(rabbitmq::Options { config: &config.queue, delays, consume, clock }, life)?)
+    let options = rabbitmq::Options { config: &config.queue, delays, consume, only_publishes, clock };
+    Ok(RabbitMq::open(options, life)?)
 }
 
 /// Where conversations come from, and where they go.

@@ -156,14 +156,14 @@ impl fmt::Debug for DedupKey {
 
 /// A name as a routing key can carry it: letters, digits, `-`, `_` (and dots in a type), bounded.
 fn routing_word(name: &str, max: usize, dots: bool) -> String {
-    let word: String = name
-        .chars()
-        .take(max)
-        .map(
-            |c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' || (dots && c == '.') { c } else { '_' },
-        )
-        .collect();
-    if word.is_empty() { UNKNOWN.to_owned() } else { word }
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || (dots && c == '.');
+    if name.is_empty() {
+        UNKNOWN.to_owned()
+    } else if name.len() <= max && name.chars().all(fits) {
+        name.to_owned()
+    } else {
+        name.chars().take(max).map(|c| if fits(c) { c } else { '_' }).collect()
+    }
 }
 
 /// The names found, by rank: `data.*` or `alert.*` first, the top level where those say nothing.
@@ -177,15 +177,15 @@ struct Names {
 }
 
 impl Names {
-    /// Takes the value of one key; whether the key was one of ours.
-    fn slot(&mut self, key: &str, top: bool) -> Option<&mut Option<String>> {
+    /// Where the value of a key goes, if anywhere.
+    fn slot(&mut self, key: Key, top: bool) -> Option<&mut Option<String>> {
         Some(match key {
-            "type" | "event_type" | "eventType" if top => &mut self.kind,
-            "environment" | "client_env" | "clientEnv" => &mut self.environment,
-            "conversation_id" | "conversationId" => &mut self.conversation_id,
-            "account_id" | "accountId" => &mut self.account_id,
-            "project_id" | "projectId" | "agent_id" | "agentId" => &mut self.project_id,
-            _ => return None,
+            Key::Kind if top => &mut self.kind,
+            Key::Environment => &mut self.environment,
+            Key::Conversation => &mut self.conversation_id,
+            Key::Account => &mut self.account_id,
+            Key::Project => &mut self.project_id,
+            Key::Kind | Key::Inner | Key::Other => return None,
         })
     }
 
@@ -233,11 +233,10 @@ impl<'de> Visitor<'de> for NamesSeed {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
         let mut names = Names::default();
         let mut nested = Names::default();
-        while let Some(key) = map.next_key::<Word>()? {
-            let key = key.0.unwrap_or_default();
-            if self.top && matches!(key.as_str(), "data" | "alert") {
+        while let Some(key) = map.next_key::<Key>()? {
+            if self.top && key == Key::Inner {
                 nested.prefer(map.next_value_seed(NamesSeed { top: false })?);
-            } else if let Some(slot) = names.slot(&key, self.top) {
+            } else if let Some(slot) = names.slot(key, self.top) {
                 let Word(value) = map.next_value()?;
                 if value.is_some() {
                     *slot = value;
@@ -277,6 +276,46 @@ impl<'de> Visitor<'de> for NamesSeed {
 
     fn visit_unit<E>(self) -> Result<Names, E> {
         Ok(Names::default())
+    }
+}
+
+/// What a key names. Told apart without being copied: an event has many keys, and few are ours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Kind,
+    Environment,
+    Conversation,
+    Account,
+    Project,
+    Inner,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl Visitor<'_> for KeyVisitor {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Key, E> {
+        Ok(match key {
+            "type" | "event_type" | "eventType" => Key::Kind,
+            "environment" | "client_env" | "clientEnv" => Key::Environment,
+            "conversation_id" | "conversationId" => Key::Conversation,
+            "account_id" | "accountId" => Key::Account,
+            "project_id" | "projectId" | "agent_id" | "agentId" => Key::Project,
+            "data" | "alert" => Key::Inner,
+            _ => Key::Other,
+        })
     }
 }
 

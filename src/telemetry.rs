@@ -4,6 +4,8 @@
 //! `entity.attribute` with the unit as a suffix (`elapsed_ms`, `body_bytes`). No field ever holds a secret, a
 //! body, a transcript or a phone number; the types make the first impossible ([`crate::secret::Secret`]).
 
+mod line;
+
 use std::io::{self, IsTerminal};
 
 use metrics::{Gauge, describe_counter, describe_gauge, describe_histogram, gauge};
@@ -75,7 +77,7 @@ pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
             registry.with(layer).try_init()?;
         }
         LogFormat::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()?;
+            registry.with(fmt::layer().event_format(line::JsonLine).with_writer(io::stderr)).try_init()?;
         }
     }
     Ok(())

@@ -144,7 +144,7 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
     let (mut moved, mut left) = (0, 0);
     let mut done = Ok(());
     if path.exists() {
-        let broker = app::open_broker(config, None, clock.clone(), &life)?;
+        let broker = app::open_broker(config, clock.clone(), &life)?;
         let spool =
             Spool::open(&config.spool, &config.queue, clock, &life).map_err(app::StartError::Spool)?;
         done = wait_for(&*broker).await;

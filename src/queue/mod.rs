@@ -45,6 +45,8 @@ pub struct Message {
     pub kind: String,
     /// The environment as it stands in the routing key.
     pub environment: String,
+    /// The conversation it is about, if it names one.
+    pub conversation_id: Option<String>,
     /// When the receiver had read the whole request.
     pub received_at: Timestamp,
     /// W3C trace context of the delivery.

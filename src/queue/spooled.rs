@@ -106,12 +106,12 @@ impl Spooled {
     }
 
     async fn store(&self, message: Message) -> Result<(), QueueError> {
-        let Some(spool) = &self.spool else { return self.publish_now(message).await };
+        let Some(spool) = &self.spool else { return self.publish_now(&message).await };
         let silent = self.silent.load(Ordering::Relaxed);
         let not_taken = if silent {
             QueueError::Unavailable("the broker leaves messages unconfirmed".to_owned())
         } else {
-            match self.publish_now(message.clone()).await {
+            match self.publish_now(&message).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             }
@@ -123,12 +123,12 @@ impl Spooled {
                 Ok(())
             }
             // What else is there to try?
-            Err(error) if silent => self.publish_now(message).await.map_err(|_| error),
+            Err(error) if silent => self.publish_now(&message).await.map_err(|_| error),
             Err(error) => Err(QueueError::Unavailable(format!("{not_taken}; {error}"))),
         }
     }
 
-    async fn publish_now(&self, message: Message) -> Result<(), QueueError> {
+    async fn publish_now(&self, message: &Message) -> Result<(), QueueError> {
         let published = self.broker.store(message).await;
         self.heard(&published);
         published
@@ -213,7 +213,7 @@ pub async fn hand_on(
     for _ in &batch {
         rate.until_ready().await;
     }
-    let published = join_all(batch.iter().map(|job| broker.store_in_order(job.message.clone()))).await;
+    let published = join_all(batch.iter().map(|job| broker.store_in_order(&job.message))).await;
     let mut moved = 0;
     let mut trouble = None;
     let settled = join_all(batch.into_iter().zip(published).map(|(job, published)| {

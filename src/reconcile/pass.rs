@@ -275,6 +275,7 @@ pub(super) async fn publish(
             .environment
             .as_deref()
             .map_or_else(|| event::UNKNOWN.to_owned(), event::environment_word),
+        conversation_id: Some(discovery.conversation_id.clone()),
         received_at: clock.now(),
         traceparent: None,
         content_type: "application/json".to_owned(),

@@ -83,6 +83,7 @@ impl FromRequest<Receiver> for SignedDelivery {
             dedup: DedupKey::new(&id, &body),
             kind: event.kind.clone(),
             environment: event.environment.clone(),
+            conversation_id: event.conversation_id.clone(),
             received_at: now,
             traceparent: Some(trace.parent),
             content_type: content_type(&head.headers),

@@ -414,6 +414,7 @@ mod tests {
             dedup: DedupKey::new("evt", body.as_bytes()),
             kind: event.kind,
             environment: event.environment,
+            conversation_id: event.conversation_id,
             received_at: Timestamp::UNIX_EPOCH,
             traceparent: None,
             content_type: "application/json".to_owned(),

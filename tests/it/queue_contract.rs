@@ -15,7 +15,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use polyhook::{
     clock::Clock,
-    event::{CONVERSATION_COMPLETED, DedupKey},
+    event::{CONVERSATION_COMPLETED, DedupKey, Event},
     queue::{
         Announced, Announcement, Attempt, DeadLetter, History, Job, Lane, Lease, Message, Outcome, Published,
         Queue, QueueError,
@@ -97,6 +97,7 @@ pub(crate) fn message(id: &str, body: &[u8]) -> Message {
         dedup: DedupKey::new(id, body),
         kind: CONVERSATION_COMPLETED.to_owned(),
         environment: "live".to_owned(),
+        conversation_id: Event::read(body).conversation_id,
         received_at: "2026-11-22T10:20:30.123Z".parse().unwrap(),
         traceparent: None,
         content_type: "application/json".to_owned(),

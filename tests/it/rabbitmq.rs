@@ -15,7 +15,7 @@ use lapin::{
 };
 use polyhook::{
     clock::Clock,
-    event::DedupKey,
+    event::{DedupKey, Event},
     health::Health,
     lifecycle::Lifecycle,
     queue::{
@@ -58,6 +58,7 @@ pub(crate) fn try_open(config: &QueueConfig) -> Result<Bench, OpenError> {
         config,
         delays: [1, 600].map(Duration::from_secs).to_vec(),
         consume: Some(4),
+        only_publishes: false,
         clock: Clock::System,
     };
     let broker = RabbitMq::open(options, &life)?;
@@ -125,6 +126,7 @@ pub(crate) fn message(id: &str, body: &str) -> Message {
         dedup: DedupKey::new(id, body.as_bytes()),
         kind: "conversation.completed".to_owned(),
         environment: "live".to_owned(),
+        conversation_id: Event::read(body.as_bytes()).conversation_id,
         received_at: "2026-11-22T10:20:30.123456Z".parse().unwrap(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         content_type: "application/json".to_owned(),

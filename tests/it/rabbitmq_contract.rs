@@ -41,6 +41,7 @@ impl Backend for Rabbit {
             delays: vec![Self::SHORT_WAIT, Self::LONG_WAIT],
             // The suite holds many jobs at a time.
             consume: Some(250),
+            only_publishes: false,
             clock: Clock::System,
         };
         let broker = RabbitMq::open(options, &self.life).unwrap();

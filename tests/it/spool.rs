@@ -75,8 +75,13 @@ impl Site {
     }
 
     fn open_with(&self, delays: Vec<Duration>) -> Arc<Spooled> {
-        let options =
-            Options { config: &self.queue_config, delays, consume: Some(250), clock: self.clock.clone() };
+        let options = Options {
+            config: &self.queue_config,
+            delays,
+            consume: Some(250),
+            only_publishes: false,
+            clock: self.clock.clone(),
+        };
         let broker = RabbitMq::open(options, &self.life).unwrap();
         let spool =
             Spool::open(&self.spool_config, &self.queue_config, self.clock.clone(), &self.life).unwrap();

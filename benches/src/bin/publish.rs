@@ -24,6 +24,15 @@ struct Args {
     /// The queue; declared if it is not there.
     #[arg(long)]
     queue: String,
+    /// The exchange to publish to; by default straight to the queue.
+    #[arg(long, default_value = "")]
+    exchange: String,
+    /// The routing key; by default the queue's name.
+    #[arg(long)]
+    key: Option<String>,
+    /// So many headers of some 40 bytes each.
+    #[arg(long, default_value_t = 0)]
+    headers: usize,
     /// Messages that may be unconfirmed, over all channels.
     #[arg(long, default_value_t = 64)]
     depth: usize,
@@ -46,7 +55,9 @@ struct Args {
 
 struct Publisher {
     channel: Channel,
-    queue: String,
+    exchange: String,
+    key: String,
+    headers: usize,
     body: Arc<[u8]>,
     measured_from: Instant,
     end: Instant,
@@ -55,11 +66,24 @@ struct Publisher {
 impl Publisher {
     /// Publishes one and waits for its confirm.
     async fn publish(&self, since: Instant) -> (Instant, Result<(), String>) {
-        let properties = BasicProperties::default().with_delivery_mode(2);
+        let mut headers = FieldTable::default();
+        for n in 0..self.headers {
+            headers.insert(
+                format!("cloudEvents:header-{n}").into(),
+                AMQPValue::LongString("x".repeat(24).into()),
+            );
+        }
+        let properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let confirmed = async {
             self.channel
-                .basic_publish("".into(), self.queue.as_str().into(), options, &self.body, properties)
+                .basic_publish(
+                    self.exchange.as_str().into(),
+                    self.key.as_str().into(),
+                    options,
+                    &self.body,
+                    properties,
+                )
                 .await?
                 .await
         };
@@ -132,8 +156,10 @@ async fn main() -> Result<(), lapin::Error> {
     let end = measured_from + args.duration;
     let due = args.rate.map(|rate| pace(start, end, rate));
     let tasks = channels.into_iter().enumerate().map(|(n, channel)| {
-        let queue = args.queue.clone();
-        let publisher = Publisher { channel, queue, body: Arc::clone(&body), measured_from, end };
+        let exchange = args.exchange.clone();
+        let (key, headers) = (args.key.clone().unwrap_or_else(|| args.queue.clone()), args.headers);
+        let body = Arc::clone(&body);
+        let publisher = Publisher { channel, exchange, key, headers, body, measured_from, end };
         let depth = args.depth / args.channels + usize::from(n < args.depth % args.channels);
         let due = due.clone();
         async move {

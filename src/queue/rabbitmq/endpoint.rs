@@ -41,8 +41,8 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    /// Reads URLs and TLS files. Nothing is connected to.
-    pub(super) fn new(config: &QueueConfig) -> Result<Self, OpenError> {
+    /// Reads URLs and TLS files. Nothing is connected to. `frame_max` holds where a URL has none of its own.
+    pub(super) fn new(config: &QueueConfig, frame_max: Option<u32>) -> Result<Self, OpenError> {
         let from_file = match &config.url_file {
             Some(path) => Some(Secret::read_lines(path).map_err(|source| OpenError::File {
                 key: "url_file",
@@ -55,7 +55,12 @@ impl Broker {
         let endpoints = urls
             .iter()
             .enumerate()
-            .map(|(n, url)| Endpoint::parse(url).map_err(|reason| OpenError::Url { number: n + 1, reason }))
+            .map(|(n, url)| {
+                let mut endpoint =
+                    Endpoint::parse(url).map_err(|reason| OpenError::Url { number: n + 1, reason })?;
+                endpoint.uri.query.frame_max = endpoint.uri.query.frame_max.or(frame_max);
+                Ok(endpoint)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
             return Err(OpenError::NoUrl);
@@ -290,18 +295,20 @@ mod tests {
             "amqp://me:hunter2@mq?heartbeat=x",
             "amqp:hunter2",
         ] {
-            let error = Broker::new(&config(&["amqp://mq", bad])).err().unwrap();
+            let error = Broker::new(&config(&["amqp://mq", bad]), None).err().unwrap();
             let told = format!("{error} {error:?}");
             assert!(told.contains('2'), "{told}");
             assert!(!told.contains("hunter2"), "{told}");
         }
-        assert!(matches!(Broker::new(&config(&[])), Err(OpenError::NoUrl)));
+        assert!(matches!(Broker::new(&config(&[]), None), Err(OpenError::NoUrl)));
     }
 
     #[test]
     fn tls_files_without_tls_are_an_error() {
         let with_ca = QueueConfig { ca_file: Some("ca.pem".into()), ..config(&["amqp://mq"]) };
-        assert!(Broker::new(&with_ca).err().unwrap().to_string().contains("nothing would be encrypted"));
+        assert!(
+            Broker::new(&with_ca, None).err().unwrap().to_string().contains("nothing would be encrypted")
+        );
     }
 
     #[test]
@@ -309,11 +316,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let absent = folder.path().join("absent.pem");
         let with_ca = |path| QueueConfig { ca_file: Some(path), ..config(&["amqps://mq"]) };
-        assert!(matches!(Broker::new(&with_ca(absent)), Err(OpenError::File { key: "ca_file", .. })));
+        assert!(matches!(Broker::new(&with_ca(absent), None), Err(OpenError::File { key: "ca_file", .. })));
         let empty = folder.path().join("empty.pem");
         std::fs::write(&empty, "nothing").unwrap();
-        assert!(Broker::new(&with_ca(empty.clone())).err().unwrap().to_string().contains("no certificate"));
+        assert!(
+            Broker::new(&with_ca(empty.clone()), None).err().unwrap().to_string().contains("no certificate")
+        );
         let half = QueueConfig { client_cert_file: Some(empty), ..config(&["amqps://mq"]) };
-        assert!(matches!(Broker::new(&half), Err(OpenError::Tls(_))));
+        assert!(matches!(Broker::new(&half, None), Err(OpenError::Tls(_))));
     }
 }

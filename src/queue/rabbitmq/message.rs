@@ -19,6 +19,7 @@ use crate::{
     queue::{Announcement, Attempt, History, Message},
 };
 
+const SUBJECT: &str = "cloudEvents:subject";
 const ENVIRONMENT: &str = "polyhook-environment";
 const RECEIVED_AT: &str = "polyhook-received-at";
 const HISTORY: &str = "polyhook-history";
@@ -62,11 +63,12 @@ pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
     put(&mut headers, "cloudEvents:id", &message.id);
     put(&mut headers, "cloudEvents:source", SOURCE);
     put(&mut headers, "cloudEvents:type", &message.kind);
-    put(&mut headers, "cloudEvents:time", &message.received_at.to_string());
-    if let Some(subject) = Event::read(&message.body).conversation_id.filter(|id| id.len() <= SHORT) {
-        put(&mut headers, "cloudEvents:subject", &subject);
+    let received_at = message.received_at.to_string();
+    put(&mut headers, "cloudEvents:time", &received_at);
+    if let Some(subject) = message.conversation_id.as_deref().filter(|id| id.len() <= SHORT) {
+        put(&mut headers, SUBJECT, subject);
     }
-    put(&mut headers, RECEIVED_AT, &message.received_at.to_string());
+    put(&mut headers, RECEIVED_AT, &received_at);
     put(&mut headers, ENVIRONMENT, &message.environment);
     put_trace(&mut headers, message.traceparent.as_deref());
     if !event::asks_for_fetch(&message.kind) {
@@ -120,7 +122,7 @@ pub(super) fn announcement(announcement: &Announcement) -> Result<BasicPropertie
     put(&mut headers, "cloudEvents:id", &announcement.id);
     put(&mut headers, "cloudEvents:type", &announcement.kind);
     put(&mut headers, "cloudEvents:time", &announcement.time.to_string());
-    put(&mut headers, "cloudEvents:subject", cut(&announcement.subject, LONGEST_HEADER));
+    put(&mut headers, SUBJECT, cut(&announcement.subject, LONGEST_HEADER));
     put(&mut headers, ENVIRONMENT, &announcement.environment);
     put_trace(&mut headers, announcement.traceparent.as_deref());
     Ok(properties(announcement.time, headers)
@@ -135,13 +137,9 @@ pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) 
     let id = event::message_id(properties.message_id().as_ref().map(|id| id.as_str().as_bytes()), &body);
     let said = properties.kind().as_ref().map(ShortString::as_str).filter(|kind| !kind.is_empty());
     let environment = text(properties, ENVIRONMENT).filter(|name| !name.is_empty() && name.len() <= SHORT);
-    let (kind, environment) = match (said, environment) {
-        (Some(kind), Some(environment)) => (kind.to_owned(), environment),
-        (said, environment) => {
-            let event = Event::read(&body);
-            (said.map_or(event.kind, str::to_owned), environment.unwrap_or(event.environment))
-        }
-    };
+    let event = Event::read(&body);
+    let (kind, environment) =
+        (said.map_or(event.kind, str::to_owned), environment.unwrap_or(event.environment));
     let sent = || {
         let seconds = i64::try_from((*properties.timestamp())?).ok()?;
         Timestamp::from_second(seconds).ok()
@@ -154,6 +152,7 @@ pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) 
         id,
         kind,
         environment,
+        conversation_id: event.conversation_id,
         received_at,
         traceparent: text(properties, TRACEPARENT),
         content_type: properties
@@ -290,6 +289,7 @@ mod tests {
             dedup: DedupKey::new("evt_1", body),
             kind: "conversation.completed".to_owned(),
             environment: "live".to_owned(),
+            conversation_id: Event::read(body).conversation_id,
             received_at: "2026-11-22T10:20:30.123456Z".parse().unwrap(),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
             content_type: "application/json".to_owned(),
@@ -317,7 +317,7 @@ mod tests {
         let history = history(15, "said \"später\"");
         let properties = retry(&sent, &history, Duration::from_millis(9500)).unwrap();
         assert_eq!(properties.expiration().as_ref().unwrap().as_str(), "9500");
-        assert_eq!(text(&properties, "cloudEvents:subject").as_deref(), Some("CA1"));
+        assert_eq!(text(&properties, SUBJECT).as_deref(), Some("CA1"));
         assert_eq!(read(&properties, sent.body.to_vec(), Timestamp::UNIX_EPOCH), (sent, history));
     }
 

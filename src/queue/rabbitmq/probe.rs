@@ -95,7 +95,7 @@ pub enum Trouble {
 /// Connects to every node and looks around in the first that answers.
 pub async fn probe(config: &QueueConfig, delays: &[Duration]) -> Result<Findings, OpenError> {
     let topology = Topology::new(&config.prefix, delays)?;
-    let broker = Broker::new(config)?;
+    let broker = Broker::new(config, None)?;
     let places: Vec<_> = broker.places().map(str::to_owned).collect();
     let (mut nodes, mut inside) = (Vec::new(), None);
     for place in places {

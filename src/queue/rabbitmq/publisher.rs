@@ -272,9 +272,23 @@ async fn open(session: &Session) -> Result<Channel, String> {
     Ok(channel)
 }
 
+/// What became of a message. The broker's answer is taken apart at once: it is large, and a returned message stands in it
+/// whole.
 struct Landed {
     number: u64,
-    outcome: lapin::Result<Confirmation>,
+    /// A returned message came with it, which may be another one.
+    came_back: bool,
+    confirm: Confirm,
+}
+
+/// What the broker said of it.
+enum Confirm {
+    Ack,
+    Nack,
+    /// Nothing, as on a channel without confirms.
+    None,
+    /// The channel ended before it could say anything.
+    Lost(String),
 }
 
 /// Publishes and waits for the confirm. The first poll takes the number and queues the frames in one go;
@@ -287,7 +301,14 @@ async fn fly(channel: &Channel, number: u64, parcel: Parcel) -> Landed {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
-    Landed { number, outcome }
+    let came_back = matches!(outcome, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))));
+    let confirm = match outcome {
+        Ok(Confirmation::Ack(_)) => Confirm::Ack,
+        Ok(Confirmation::Nack(_)) => Confirm::Nack,
+        Ok(Confirmation::NotRequested) => Confirm::None,
+        Err(error) => Confirm::Lost(error.to_string()),
+    };
+    Landed { number, came_back, confirm }
 }
 
 /// Everything that has completed by now. Once a confirm is seen, so is every one that completed before it,
@@ -335,28 +356,23 @@ impl Unanswered {
 
     /// Answers those whose messages landed. The error is a reason why the channel is over.
     fn settle(&mut self, landed: Vec<Landed>) -> Result<(), String> {
-        let came_back = |landed: &Landed| {
-            matches!(&landed.outcome, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))))
-        };
-        if landed.iter().any(came_back) {
+        if landed.iter().any(|landed| landed.came_back) {
             for (_, (answer, _)) in self.waiting.drain() {
                 let _ = answer.send(Ok(Receipt::Returned));
             }
         }
         let mut over = Ok(());
-        for Landed { number, outcome } in landed {
-            let answer = match outcome {
-                Ok(Confirmation::Ack(_)) => Ok(Receipt::Stored),
-                Ok(Confirmation::Nack(_)) => {
+        for Landed { number, confirm, .. } in landed {
+            let answer = match confirm {
+                Confirm::Ack => Ok(Receipt::Stored),
+                Confirm::Nack => {
                     self.refused = true;
                     Err(QueueError::Refused(
                         "a queue is full or cannot store it (see the broker's log)".to_owned(),
                     ))
                 }
-                Ok(Confirmation::NotRequested) => {
-                    Err(QueueError::Refused("the channel gives no confirms".to_owned()))
-                }
-                Err(error) => {
+                Confirm::None => Err(QueueError::Refused("the channel gives no confirms".to_owned())),
+                Confirm::Lost(error) => {
                     over = Err(format!("a publishing channel ended: {error}"));
                     Err(QueueError::Unavailable(format!("the connection to the broker was lost: {error}")))
                 }

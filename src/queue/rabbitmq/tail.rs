@@ -49,7 +49,7 @@ impl Follower {
     /// Checks the configuration and starts to connect. Returns at once, whether the broker is there or not.
     pub fn open(config: &QueueConfig, life: &Lifecycle) -> Result<Self, OpenError> {
         let topology = Topology::new(&config.prefix, &[])?;
-        let broker = Arc::new(Broker::new(config)?);
+        let broker = Arc::new(Broker::new(config, None)?);
         let services = Services::new(life);
         let (sender, link) = watch::channel(Link::away("connecting to the broker"));
         let role = Role::Follow(topology.clone());

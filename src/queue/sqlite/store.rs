@@ -11,7 +11,7 @@ use super::{
     schema::{self, Identity, OpenError},
 };
 use crate::{
-    event::{self, DedupKey},
+    event::{self, DedupKey, Event},
     queue::{Announced, Announcement, History, Job, Lease, Message, Outcome, Published},
 };
 
@@ -382,6 +382,7 @@ pub(super) fn read_message(row: &rusqlite::Row<'_>, body: Bytes) -> rusqlite::Re
         id,
         kind: row.get("kind")?,
         environment: row.get("environment")?,
+        conversation_id: Event::read(&body).conversation_id,
         received_at: read_time(row, "received_at")?,
         traceparent: row.get("traceparent")?,
         content_type: row.get("content_type")?,

@@ -249,7 +249,13 @@ impl Rabbit {
         let queue: Arc<dyn Queue> = runtime.block_on(async {
             let delays = [1, 2, 4].map(Duration::from_secs).to_vec();
             let config = config(&self.url, &self.prefix);
-            let options = Options { config: &config, delays, consume: Some(200), clock: Clock::System };
+            let options = Options {
+                config: &config,
+                delays,
+                consume: Some(200),
+                only_publishes: false,
+                clock: Clock::System,
+            };
             RabbitMq::open(options, &life).unwrap()
         });
         let open = Open { runtime, queue, _life: life };

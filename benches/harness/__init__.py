@@ -1,0 +1,1 @@
+"""Measures polyhook: `python -m harness --help`."""

@@ -1,0 +1,81 @@
+"""Runs the sections, keeps their results, and writes the report."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+EXAMPLES = """examples:
+  benches/run --quick                     everything, in under ten minutes, and docs/benchmarks.md from it
+  benches/run                             the same with longer rounds, and an hour for the memory
+  benches/run --quick --only receiver     one section; its results are kept, the report is not written
+  benches/run --report                    the report again from the results that are kept
+"""
+SECTIONS = ("receiver", "latency", "footprint", "growth", "embedded", "worker", "tools")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        "benches/run", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="short rounds; the report says so")
+    parser.add_argument("--rounds", type=int, default=5, help="how often contenders alternate (default: 5)")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument("--report", action="store_true", help="measure nothing, write the report from what is kept")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    results = Path(__file__).resolve().parents[1] / "results"
+    results.mkdir(exist_ok=True)
+    if not args.report:
+        measure(args, results)
+    if not args.only:
+        from . import report
+
+        report.write(results)
+
+
+def measure(args, results):
+    import importlib
+
+    from .context import Context
+
+    for name in args.only or SECTIONS:
+        section = importlib.import_module(f".{name}", __package__)
+        begun = time.monotonic()
+        print(f"{name}: …", end=" ", file=sys.stderr, flush=True)
+        # Each has a machine of its own, as far as that goes: nothing is left from the one before.
+        ctx = Context(args.quick, args.rounds)
+        try:
+            found = section.run(ctx)
+        finally:
+            ctx.close()
+        seconds = time.monotonic() - begun
+        print(f"{seconds:.0f} s", file=sys.stderr)
+        about = {"quick": args.quick, "rounds": args.rounds, "took_seconds": seconds, "on": machine()}
+        (results / f"{name}.json").write_text(json.dumps({**about, "found": found}, indent=1))
+
+
+def machine():
+    """Where and when this was measured."""
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        platform.machine(),
+    )
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "commit": commit,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What every section is given: processes whose cost is known, a broker, and how long to measure."""
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from .broker import Broker
+
+ROOT = Path(__file__).resolve().parents[2]
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Process:
+    """A program with all that it starts, in a group of its own."""
+
+    def __init__(self, name, argv, env, log, cores=None):
+        pin = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
+        self.name, self.log = name, log
+        with open(log, "wb") as out:
+            self.popen = subprocess.Popen(
+                [*pin, *map(str, argv)], env={**os.environ, **env}, stdout=out, stderr=out, start_new_session=True
+            )
+        self.pid = self.popen.pid
+
+    def family(self):
+        """The process and all its descendants."""
+        children = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                if fields := stat(entry.name):
+                    children.setdefault(int(fields[1]), []).append(int(entry.name))
+        found, todo = [], [self.pid]
+        while todo:
+            pid = todo.pop()
+            found.append(pid)
+            todo += children.get(pid, [])
+        return found
+
+    def cpu(self):
+        """User and system time of all of them, and of those that have ended, in seconds."""
+        return sum(sum(map(int, fields[11:15])) for pid in self.family() if (fields := stat(pid))) / TICKS
+
+    def rss(self):
+        """Resident memory of all of them, in bytes."""
+        return sum(self.resident().values())
+
+    def resident(self):
+        """The same, by what it is: `anon`, `file`."""
+        found = {"anon": 0, "file": 0}
+        for pid in self.family():
+            try:
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                if line.startswith(("RssAnon:", "RssFile:")):
+                    found[line[3:7].lower()] += int(line.split()[1]) * 1024
+        return found
+
+    def stop(self, patience=20):
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            try:
+                self.popen.wait(patience)
+            except subprocess.TimeoutExpired:
+                pass
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.popen.wait()
+
+
+def stat(pid):
+    """The fields of `/proc/PID/stat` behind the name: state, parent, …"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+class Context:
+    """See the module."""
+
+    def __init__(self, quick, rounds):
+        self.quick = quick
+        self.rounds = rounds
+        self.root = ROOT
+        self.bin = ROOT / "target/release"
+        self.work = Path(tempfile.mkdtemp(prefix="polyhook-bench-"))
+        self.started = []
+        self._broker = None
+        atexit.register(self.close)
+
+    def start(self, name, argv, env, cores=None):
+        process = Process(name, argv, env, self.work / f"{name}.log", cores)
+        self.started.append(process)
+        return process
+
+    def broker(self):
+        """A RabbitMQ node of our own, on all cores."""
+        if self._broker is None:
+            self._broker = Broker(self)
+        return self._broker
+
+    def close(self):
+        for process in reversed(self.started):
+            process.stop()
+        self.started = []
+        shutil.rmtree(self.work, ignore_errors=True)

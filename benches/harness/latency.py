@@ -1,0 +1,48 @@
+"""How long an answer takes when deliveries come at a fixed rate, whatever the answers do.
+
+A latency is counted from when the delivery was due, so a stall is paid for by all that it held up. The bare publisher is
+given its messages in the same way, and alternates with the receiver.
+"""
+
+from . import contenders
+from .contenders import durable, load, publish
+from .figures import over
+
+NAME = "latency"
+RATES = (500, 5000)
+WHAT = ("p50", "p90", "p99", "p999", "max")
+
+
+def run(ctx):
+    running = contenders.polyhook(ctx, "latency")
+    try:
+        return {str(rate): at(ctx, running, rate) for rate in RATES}
+    finally:
+        running.stop()
+
+
+def at(ctx, running, rate):
+    words = ("--rate", rate, "--duration", "4s" if ctx.quick else "20s", "--warmup", "1s")
+    rounds = []
+    for _ in range(ctx.rounds):
+        ours = load(ctx, running, "--connections", 256, *words)
+        durable("latency", ours, ctx.broker().take(running.queue))
+        rounds.append({"polyhook": ours, "publish": publish(ctx, "bench.raw", *words)})
+    return {
+        "latency_us": {
+            name: {what: over(rounds, lambda each: each[name]["latency_us"][what]) for what in WHAT}
+            for name in ("polyhook", "publish")
+        },
+        "ratio": {
+            what: over(rounds, lambda each: each["polyhook"]["latency_us"][what] / each["publish"]["latency_us"][what])
+            for what in WHAT
+        },
+        # Of the round whose p99 is in the middle.
+        "percentiles": {name: middle(rounds, name)["percentiles"] for name in ("polyhook", "publish")},
+        "reached_per_second": {name: over(rounds, lambda each: each[name]["per_second"]) for name in ("polyhook", "publish")},
+    }
+
+
+def middle(rounds, name):
+    ranked = sorted((each[name] for each in rounds), key=lambda report: report["latency_us"]["p99"])
+    return ranked[len(ranked) // 2]

@@ -1,0 +1,91 @@
+"""What a durable delivery costs, and how many there can be: closed loop, 64 connections, 600-byte bodies, a quorum queue.
+
+Two layouts. `shared`: everybody on all cores, as it comes. `apart`: the broker has one core to itself and everything
+else the others, so that who spends less does not only leave more to the broker.
+
+The limit of throughput is a bare publisher with the same client library and as many messages on their way. It is run
+twice: straight into a queue (`publish`), and with what polyhook's contract asks of the broker, a topic exchange and ten
+headers (`publish_alike`). `null` receives and verifies, and keeps nothing.
+"""
+
+from . import contenders
+from .contenders import durable, load, publish
+from .figures import over
+
+NAME = "receiver"
+CONNECTIONS = 64
+OURS = "polyhook"
+RECEIVERS = {
+    OURS: contenders.polyhook,
+    "fastify_amqplib": contenders.fastify,
+    "fastapi_aio_pika": contenders.fastapi,
+    "flask_pika": contenders.flask,
+    "null": contenders.null,
+}
+
+
+def run(ctx):
+    cores = contenders.cores()
+    layouts = {"shared": (None, None)}
+    if len(cores) > 1:
+        layouts["apart"] = (cores[:1], cores[1:])
+    return {"connections": CONNECTIONS, "body_bytes": contenders.BODY_BYTES, **{
+        layout: measure(ctx, *pins, shorter=layout != "shared") for layout, pins in layouts.items()
+    }}
+
+
+def measure(ctx, broker_cores, others, shorter):
+    broker = ctx.broker()
+    broker.pin(broker_cores or contenders.cores())
+    times = ("--duration", "1500ms" if ctx.quick else "5s", "--warmup", "500ms")
+    names = [OURS, "fastify_amqplib", "null"] if shorter else list(RECEIVERS)
+    running = {name: RECEIVERS[name](ctx, name, cores=others) for name in names}
+    rounds = []
+    for _ in range(ctx.rounds):
+        found = {name: deliveries(ctx, name, each, times, others) for name, each in running.items()}
+        found["publish"] = bare(ctx, times, others)
+        found["publish_alike"] = bare(
+            ctx, times, others, "--exchange", "bench.polyhook.events", "--key", "conversation.completed.live", "--headers", "10",
+            queue="bench.polyhook.fetch",
+        )
+        rounds.append(found)
+    for each in running.values():
+        each.stop()
+    broker.pin(contenders.cores())
+    return {
+        "rounds": rounds,
+        "per_second": {name: over(rounds, lambda each: each[name]["per_second"]) for name in rounds[0]},
+        "cpu_us": {name: over(rounds, lambda each: each[name]["cpu_us"]) for name in rounds[0]},
+        "broker_cpu_us": {name: over(rounds, lambda each: each[name]["broker_cpu_us"]) for name in rounds[0]},
+        "client_cpu_us": {name: over(rounds, lambda each: each[name]["client_cpu_us"]) for name in names},
+        "cpu_ratio": {
+            name: over(rounds, lambda each: each[OURS]["cpu_us"] / each[name]["cpu_us"]) for name in rounds[0] if name != OURS
+        },
+        "throughput_ratio": {
+            name: over(rounds, lambda each: each[OURS]["per_second"] / each[name]["per_second"])
+            for name in rounds[0] if name != OURS
+        },
+    }
+
+
+def deliveries(ctx, name, running, times, cores):
+    broker = ctx.broker()
+    before, broker_before = running.process.cpu(), broker.process.cpu()
+    report = load(ctx, running, "--connections", CONNECTIONS, *times, cores=cores)
+    cpu, broker_cpu = running.process.cpu() - before, broker.process.cpu() - broker_before
+    if running.queue:
+        durable(name, report, broker.take(running.queue))
+    return costed(report, cpu, broker_cpu) | {"client_cpu_us": report["cpu_seconds"] / report["accepted"] * 1e6}
+
+
+def bare(ctx, times, cores, *words, queue="bench.raw"):
+    broker = ctx.broker()
+    before = broker.process.cpu()
+    report = publish(ctx, queue, "--depth", CONNECTIONS, *times, *words, cores=cores)
+    return costed(report, report["cpu_seconds"], broker.process.cpu() - before)
+
+
+def costed(report, cpu, broker_cpu):
+    count = report["accepted"]
+    kept = {key: report[key] for key in ("accepted", "per_second", "latency_us")}
+    return {**kept, "cpu_us": cpu / count * 1e6, "broker_cpu_us": broker_cpu / count * 1e6}
