@@ -1,0 +1,228 @@
+"""polyhook as an operator runs it: a configuration in a folder of its own, beside a simulated PolyAI, on ports of its own."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+PATIENCE = 60
+
+
+class Failed(Exception):
+    """A measurement that is not to be believed, or did not happen."""
+
+
+def free_ports(count):
+    """Ports of the loopback that nobody has now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def http(method, url, body=None):
+    """The body of a successful answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method)
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        return answer.read().decode()
+
+
+def eventually(what, check, patience=PATIENCE, pause=0.02):
+    """Waits until `check` gives something, and gives it."""
+    end = time.monotonic() + patience
+    while not (found := check()):
+        if time.monotonic() > end:
+            raise Failed(f"{what}: not within {patience} s")
+        time.sleep(pause)
+    return found
+
+
+def peak_rss(pid):
+    """The most memory a running process has ever held, in bytes, by the kernel's account; 0 for one that has ended."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def run_once(argv, patience=600, codes=(0,), keep=True):
+    """Runs a program to its end: its output, and what it cost. Without `keep` the output goes nowhere."""
+    out = subprocess.PIPE if keep else subprocess.DEVNULL
+    start = time.monotonic()
+    process = subprocess.Popen([str(word) for word in argv], stdout=out, stderr=subprocess.PIPE)
+    try:
+        stdout, stderr, usage, peak = _finish(process, start + patience)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.returncode not in codes:
+        raise Failed(f"{argv[0]} {argv[1]} ended with {process.returncode}: {stderr.decode()[-2000:]}")
+    return {
+        "stdout": stdout.decode(),
+        "seconds": time.monotonic() - start,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_rss": peak,
+    }
+
+
+def _finish(process, end):
+    """Reads both pipes and reaps the process itself: only who reaps it learns what it cost. The peak of its memory is
+    looked up while it runs, because the kernel's last word on it counts what this process held when it was forked."""
+    parts, peak = {process.stdout: b"", process.stderr: b""}, 0
+    pipes = [pipe for pipe in parts if pipe]
+    for pipe in pipes:
+        os.set_blocking(pipe.fileno(), False)
+    while True:
+        for pipe in pipes:
+            while chunk := pipe.read(1 << 20):
+                parts[pipe] += chunk
+        peak = max(peak, peak_rss(process.pid))
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        if time.monotonic() > end:
+            raise Failed(f"{process.args[0]} {process.args[1]} does not end")
+        time.sleep(0.002)
+    for pipe in pipes:
+        os.set_blocking(pipe.fileno(), True)
+        parts[pipe] += pipe.read() or b""
+        pipe.close()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return parts.get(process.stdout, b""), parts[process.stderr], usage, peak
+
+
+class Simulator:
+    """A simulated PolyAI, scripted through its control interface."""
+
+    def __init__(self, ctx, name, scenario=""):
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        path = Path(ctx.work) / f"{name}.scenario.toml"
+        path.write_text(scenario or "calls = 0\n")
+        argv = [str(ctx.bin / "polyhook"), "simulate", "--listen", f"127.0.0.1:{port}", "--scenario", str(path), "--json"]
+        self.process = ctx.start(f"{name}-simulator", argv, {})
+        eventually("the simulator answers", lambda: answers(f"{self.url}/_simulator/"))
+        about = self.control("GET", "")
+        self.secret = about["signing_secret"]
+        self.project = about["projects"][0]
+
+    def control(self, method, path, body=None):
+        answer = http(method, f"{self.url}/_simulator/{path}", body)
+        return json.loads(answer) if answer else None
+
+    def add_calls(self, count, **what):
+        """Conversations, all alike; their ids."""
+        added = self.control("POST", "calls", {"count": count, **what})
+        return [call["id"] for call in added["calls"]]
+
+    def deliver(self, url, ids, **sender):
+        """Has it deliver that these conversations are over."""
+        order = {"url": url, "conversation_ids": ids, "sender": sender, "events": {"handoffs": False}}
+        return self.control("POST", "deliver", order)["deliveries"]
+
+    def stop(self):
+        self.process.stop()
+
+
+def answers(url):
+    """Whether it answers with success."""
+    try:
+        http("GET", url)
+        return True
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def answers_at(port):
+    """Whether somebody listens."""
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Site:
+    """A folder with a configuration. `sections` are added to it: `{"worker": {"concurrency": 8}}`."""
+
+    def __init__(self, ctx, name, simulator, sections=None):
+        self.ctx, self.name = ctx, name
+        self.folder = Path(ctx.work) / name
+        self.folder.mkdir()
+        self.archive = self.folder / "archive"
+        self.queue_file = self.folder / "queue.db"
+        self.secret = simulator.secret if simulator else "a-secret-of-the-benchmark"
+        url = simulator.url if simulator else "http://127.0.0.1:9"
+        project = simulator.project if simulator else {"account_id": "ACCOUNT-1", "project_id": "PROJECT-0", "api_key": "none"}
+        config = {
+            "signature": {"secrets": [self.secret]},
+            "queue": {"url": f"sqlite:{self.queue_file}"},
+            "polyai": {"base_url": url, "platform_url": url, "max_requests_per_second": 1000000},
+            "archive": {"url": f"file:{self.archive}"},
+            "reconcile": {"every": "0s"},
+            "log": {"format": "json"},
+        }
+        for section, keys in (sections or {}).items():
+            config.setdefault(section, {}).update(keys)
+        self.config = self.folder / "polyhook.toml"
+        self.config.write_text(to_toml(config) + "[[projects]]\n" + to_keys(project))
+
+    def argv(self, *words):
+        """A call of polyhook with this configuration."""
+        return [str(self.ctx.bin / "polyhook"), *words, "--config", str(self.config)]
+
+    def remove(self):
+        """Gives the disk back what it holds."""
+        shutil.rmtree(self.folder)
+
+    def start(self, role):
+        """Starts a role and waits until it is ready."""
+        return Service(self, role)
+
+
+class Service:
+    """A running `receive`, `work` or `run`."""
+
+    def __init__(self, site, role):
+        listen, admin = free_ports(2)
+        self.url = f"http://127.0.0.1:{listen}/polyai-events"
+        self.admin = f"http://127.0.0.1:{admin}"
+        settings = [f"admin.listen=127.0.0.1:{admin}"]
+        if role != "work":
+            settings.append(f"server.listen=127.0.0.1:{listen}")
+        argv = site.argv(role, *(word for setting in settings for word in ("--set", setting)))
+        self.started = time.monotonic()
+        self.process = site.ctx.start(f"{site.name}-{role}", argv, {})
+        eventually(f"{role} is ready", lambda: answers(f"{self.admin}/readyz"), pause=0.005)
+
+    def metrics(self):
+        """Values by name and labels, as they stand in the text."""
+        lines = http("GET", f"{self.admin}/metrics").splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    def total(self, name, label=""):
+        """The sum of a metric over its labels; over those that have `label`."""
+        found = self.metrics()
+        return sum(value for key, value in found.items() if key.split("{")[0] == name and label in key)
+
+    def stop(self):
+        self.process.stop()
+
+
+def to_toml(config):
+    """The sections of a configuration."""
+    return "".join(f"[{section}]\n{to_keys(keys)}" for section, keys in config.items())
+
+
+def to_keys(keys):
+    # JSON's strings, numbers and lists are TOML's.
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
