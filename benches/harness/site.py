@@ -29,10 +29,10 @@ def free_ports(count):
             each.close()
 
 
-def http(method, url, body=None):
+def http(method, url, body=None, accept="*/*"):
     """The body of a successful answer."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, method=method)
+    request = urllib.request.Request(url, data=data, method=method, headers={"accept": accept})
     with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return answer.read().decode()
 
@@ -202,6 +202,10 @@ class Service:
         self.started = time.monotonic()
         self.process = site.ctx.start(f"{site.name}-{role}", argv, {})
         eventually(f"{role} is ready", lambda: answers(f"{self.admin}/readyz"), pause=0.005)
+
+    def peak_rss(self):
+        """The most memory it has held."""
+        return peak_rss(self.process.pid)
 
     def metrics(self):
         """Values by name and labels, as they stand in the text."""

@@ -1,0 +1,102 @@
+"""The worker against a bare client that downloads the same bytes with the same concurrency, and its memory.
+
+The bare client is run twice: as it is, and with each file made durable (`download_sync`), which the worker has to do
+before a job may be acknowledged.
+"""
+
+from statistics import median
+
+from .archiving import CONCURRENCY, check_folder, download, queued, work
+from .seaweed import Seaweed
+from .site import Failed, Simulator, Site
+
+NAME = "worker"
+SIZE = 1 << 20
+LARGE = 8
+
+
+def run(ctx):
+    simulator = Simulator(ctx, "worker")
+    try:
+        return {"speed": speed(ctx, simulator), "memory": memory(ctx, simulator)}
+    finally:
+        simulator.stop()
+
+
+def speed(ctx, simulator):
+    count = 400 if ctx.quick else 2000
+    ids = calls(simulator, count, SIZE)
+    contenders = {
+        "download": lambda name: download(ctx, name, simulator, ids, SIZE),
+        "download_sync": lambda name: download(ctx, name, simulator, ids, SIZE, "--sync"),
+        "embedded": lambda name: archive(ctx, name, simulator, ids, {}),
+        "amqp": lambda name: archive(ctx, name, simulator, ids, {"url": ctx.broker().url, "prefix": name}),
+    }
+    rounds = []
+    for number in range(ctx.rounds):
+        rounds.append({name: measure(f"worker-{name}-{number}") for name, measure in contenders.items()})
+    return {
+        "calls": count,
+        "bytes_each": SIZE,
+        "concurrency": CONCURRENCY,
+        "rounds": rounds,
+        "calls_per_second": {name: spread([each[name]["calls_per_second"] for each in rounds]) for name in contenders},
+        "cpu_ms_per_mb": {name: spread([each[name]["cpu_ms_per_mb"] for each in rounds]) for name in contenders},
+        "ratios": {
+            f"{queue}/{limit}": {
+                "calls_per_second": ratio(rounds, queue, limit, "calls_per_second"),
+                "cpu_ms_per_mb": ratio(rounds, queue, limit, "cpu_ms_per_mb"),
+            }
+            for queue in ("embedded", "amqp")
+            for limit in ("download", "download_sync")
+        },
+        "api_share": {name: spread([each[name]["api_share"] for each in rounds]) for name in ("embedded", "amqp")},
+    }
+
+
+def spread(values):
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def ratio(rounds, ours, limit, what):
+    return spread([each[ours][what] / each[limit][what] for each in rounds])
+
+
+def calls(simulator, count, size):
+    """Short calls with a recording of that size: the simulator makes such ones at little cost."""
+    kind = {"turns": 2, "environment": "live", "channel": "VOICE-SIP"}
+    return simulator.add_calls(count, **kind, script={"audio_size": f"{size} B"})
+
+
+def archive(ctx, name, simulator, ids, queue):
+    site = Site(ctx, name, simulator, {"queue": queue, "worker": {"concurrency": CONCURRENCY}})
+    queued(site, simulator, ids)
+    found = work(site, len(ids))
+    check_folder(site, len(ids), SIZE)
+    site.remove()
+    return found
+
+
+def memory(ctx, simulator):
+    """The worker's peak with eight large recordings on their way at a time."""
+    size = (256 << 20) if ctx.quick else (2 << 30)
+    ids = calls(simulator, LARGE, size)
+    found = {"recordings": LARGE, "bytes_each": size}
+    site = Site(ctx, "worker-large-folder", simulator, {"worker": {"concurrency": LARGE}})
+    queued(site, simulator, ids)
+    found["folder"] = work(site, LARGE)
+    check_folder(site, LARGE, size)
+    site.remove()
+
+    server = Seaweed(ctx)
+    sections = {"archive": server.archive("large"), "worker": {"concurrency": LARGE}}
+    site = Site(ctx, "worker-large-bucket", simulator, sections)
+    queued(site, simulator, ids)
+    found["bucket"] = work(site, LARGE)
+    stored = server.objects("large", ".wav")
+    if len(stored) != LARGE or any(each != size for each in stored):
+        raise Failed(f"{site.name}: {stored} bytes in the bucket")
+    server.stop()
+    return found
+
+
