@@ -1,6 +1,7 @@
 """The embedded queue against a bare appender, and whether its consumer keeps up.
 
 * `append`: the limit; the same bytes into the least table that would do.
+* `append_unique`: the same with an index that refuses duplicates, which a queue needs that takes each message once.
 * `queue`: the same producers through polyhook's embedded queue, nothing before it.
 * `receive`: signed deliveries over HTTP into `polyhook receive` on the embedded queue. The load client shares the
   cores with it, so `null`, a receiver without a queue under the same client, says what is left to the queue.
@@ -21,7 +22,7 @@ BODY_BYTES = 600
 
 def run(ctx):
     seconds = 2 if ctx.quick else 10
-    contenders = {"append": appender, "queue": through_queue, "receive": receiver, "null": null}
+    contenders = {"append": appender, "append_unique": unique, "queue": through_queue, "receive": receiver, "null": null}
     rounds = []
     for number in range(ctx.rounds):
         rounds.append({name: measure(ctx, f"embedded-{name}-{number}", seconds) for name, measure in contenders.items()})
@@ -32,8 +33,11 @@ def run(ctx):
         "rounds": rounds,
         "ratios": {
             name: spread([each[name]["per_second"] / each["append"]["per_second"] for each in rounds])
-            for name in ("queue", "receive", "null")
+            for name in ("append_unique", "queue", "receive", "null")
         },
+        "queue/append_unique": spread(
+            [each["queue"]["per_second"] / each["append_unique"]["per_second"] for each in rounds]
+        ),
         "per_second": {name: spread([each[name]["per_second"] for each in rounds]) for name in contenders},
         "cpu_us": {name: spread([each[name]["cpu_us"] for each in rounds]) for name in contenders},
         "secure_delete": secure_delete(ctx, seconds),
@@ -77,6 +81,10 @@ def costed(report, cpu_seconds):
 
 def appender(ctx, name, seconds):
     return append(ctx, name, seconds)
+
+
+def unique(ctx, name, seconds):
+    return append(ctx, name, seconds, "--unique")
 
 
 def through_queue(ctx, name, seconds):

@@ -5,6 +5,9 @@
 //! `--consume` deletes each message a while after it came, in the transactions of those that come later: what a queue
 //! does that is kept empty. With and without `--secure-delete` it tells what overwriting deleted rows with zeros costs.
 //!
+//! `--unique` adds the one index that a queue cannot do without which takes each message once. Its key is a hash, so
+//! each message touches a page of its own.
+//!
 //! `--queue` sends the same bytes through polyhook's own embedded queue instead, without a receiver before it.
 
 use std::{path::PathBuf, sync::Arc, sync::mpsc, time::Duration};
@@ -33,6 +36,16 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS messages (
     body        BLOB    NOT NULL
 ) STRICT";
 
+/// What a queue needs too that takes each message once: a key, as random as a hash is.
+const UNIQUE: &str = "CREATE TABLE IF NOT EXISTS messages (
+    seq         INTEGER PRIMARY KEY,
+    id          TEXT    NOT NULL,
+    kind        TEXT    NOT NULL,
+    received_at INTEGER NOT NULL,
+    body        BLOB    NOT NULL,
+    key         BLOB    NOT NULL UNIQUE
+) STRICT";
+
 /// Appends to an SQLite file and measures when each message is durable.
 #[derive(Clone, Debug, Parser)]
 struct Args {
@@ -57,6 +70,9 @@ struct Args {
     /// Overwrite what is deleted with zeros.
     #[arg(long, conflicts_with = "queue")]
     secure_delete: bool,
+    /// Have an index that refuses a message that was there before.
+    #[arg(long, conflicts_with = "queue")]
+    unique: bool,
     /// Through polyhook's embedded queue.
     #[arg(long)]
     queue: bool,
@@ -75,6 +91,7 @@ struct Append {
     id: String,
     received_at: i64,
     body: Arc<[u8]>,
+    key: Option<DedupKey>,
     durable: oneshot::Sender<Result<(), String>>,
 }
 
@@ -96,7 +113,7 @@ impl Writer {
         ] {
             connection.pragma_update(None, name, value)?;
         }
-        connection.execute_batch(TABLE)?;
+        connection.execute_batch(if args.unique { UNIQUE } else { TABLE })?;
         Ok(Self { connection, consume: args.consume })
     }
 
@@ -138,7 +155,7 @@ impl Writer {
 /// Where the producers' messages go.
 #[derive(Clone)]
 enum Target {
-    Bare(mpsc::Sender<Append>),
+    Bare { appends: mpsc::Sender<Append>, unique: bool },
     Queue(Arc<Sqlite>, Clock),
 }
 
@@ -146,9 +163,10 @@ impl Target {
     /// Returns when it is durable.
     async fn append(&self, id: String, body: &Arc<[u8]>) -> Result<(), String> {
         match self {
-            Self::Bare(appends) => {
+            Self::Bare { appends, unique } => {
                 let (durable, answer) = oneshot::channel();
-                let append = Append { id, received_at: 0, body: Arc::clone(body), durable };
+                let key = unique.then(|| DedupKey::new(&id, body));
+                let append = Append { id, received_at: 0, body: Arc::clone(body), key, durable };
                 appends.send(append).map_err(|error| error.to_string())?;
                 answer.await.map_err(|error| error.to_string())?
             }
@@ -204,7 +222,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let writer = Writer::open(&args)?;
         let (appends, receiver) = mpsc::channel();
         writing = Some(std::thread::spawn(move || writer.run(&receiver)));
-        Target::Bare(appends)
+        Target::Bare { appends, unique: args.unique }
     };
     let from = Instant::now() + args.warmup;
     let body: Arc<[u8]> = event(0, 1, args.body_bytes).into();
