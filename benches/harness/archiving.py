@@ -1,10 +1,9 @@
 """What the worker's sections share: conversations that wait in a queue, a worker that archives them, and its limit."""
 
 import json
-import shutil
 import time
 
-from .site import Failed, eventually, run_once
+from .site import Failed, empty, eventually, run_once
 
 CONCURRENCY = 8
 
@@ -82,7 +81,7 @@ def download(ctx, name, simulator, ids, size, *options):
     report = json.loads(ran["stdout"])
     if report["failed"] or report["done"] != len(ids) or report["bytes"] != size * len(ids):
         raise Failed(f"{name}: {report['done']} of {len(ids)}, {report['bytes']} bytes, failed {report['failed']}")
-    shutil.rmtree(folder)
+    empty(folder)
     return {
         "seconds": ran["seconds"],
         "calls_per_second": len(ids) / ran["seconds"],

@@ -7,7 +7,7 @@ import signal
 import urllib.error
 from pathlib import Path
 
-from .site import Failed, answers_at, eventually, free_ports, http
+from .site import Failed, answers_at, empty, eventually, free_ports, http
 
 BUCKET = "conversations"
 ACCESS_KEY = "polyhook-bench"
@@ -78,7 +78,7 @@ class Seaweed:
         # Asked politely it waits for ten seconds, and nothing in it is needed any more.
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.stop()
-        shutil.rmtree(self.folder)
+        empty(self.folder)
 
 
 def size_of(entry):

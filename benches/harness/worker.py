@@ -87,6 +87,9 @@ def memory(ctx, simulator):
     found["folder"] = work(site, LARGE)
     check_folder(site, LARGE, size)
     site.remove()
+    # The cost of a byte without that of a conversation.
+    found["download"] = download(ctx, "worker-large-download", simulator, ids, size)
+    found["cpu_per_mb_ratio"] = found["folder"]["cpu_ms_per_mb"] / found["download"]["cpu_ms_per_mb"]
 
     server = Seaweed(ctx)
     sections = {"archive": server.archive("large"), "worker": {"concurrency": LARGE}}

@@ -131,16 +131,18 @@ impl Writer {
     fn write(&mut self, batch: &[Append]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
         {
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO messages (id, kind, received_at, body) VALUES (?1, ?2, ?3, ?4)",
-            )?;
-            for append in batch {
-                insert.execute((
-                    &append.id,
-                    "conversation.completed",
-                    append.received_at,
-                    &append.body[..],
-                ))?;
+            for Append { id, received_at, body, key, .. } in batch {
+                let kind = "conversation.completed";
+                match key {
+                    None => transaction
+                        .prepare_cached("INSERT INTO messages (id, kind, received_at, body) VALUES (?1, ?2, ?3, ?4)")?
+                        .execute((id, kind, received_at, &body[..]))?,
+                    Some(key) => transaction
+                        .prepare_cached(
+                            "INSERT INTO messages (id, kind, received_at, body, key) VALUES (?1, ?2, ?3, ?4, ?5)",
+                        )?
+                        .execute((id, kind, received_at, &body[..], key.as_bytes()))?,
+                };
             }
             if self.consume {
                 transaction
