@@ -14,7 +14,8 @@ import time
 from contextlib import closing
 from statistics import median
 
-from .site import Failed, Service, Simulator, Site, eventually, free_ports, answers_at, run_once
+from .site import Failed, Service, Simulator, Site, answers_at, eventually, free_ports, run_once
+from .words import number, said, spread, table
 
 NAME = "embedded"
 CONNECTIONS = 64
@@ -45,10 +46,6 @@ def run(ctx):
         "consumer": consumer(ctx, seconds),
         "rates": rates(ctx),
     }
-
-
-def spread(values):
-    return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def rows(path, question):
@@ -216,3 +213,44 @@ def offer(service: Service, simulator: Simulator, ids, rate, seconds):
         # Jobs in hand are not a backlog; neither is what arrived in the last half second.
         "holds": median(depths[half:]) <= max(16, rate / 2) and max(depths[half:]) <= max(32, rate),
     }
+
+
+WHAT = {
+    "append": "bare appender",
+    "append_unique": "bare appender with a unique key",
+    "queue": "the embedded queue alone",
+    "receive": "`polyhook receive` on it, over HTTP",
+    "null": "HTTP and signature, no queue",
+}
+
+
+def markdown(found):
+    """The section as the report shows it."""
+    rows = [
+        [
+            what,
+            said(found["per_second"][name], digits=0),
+            said(found["ratios"][name]) if name in found["ratios"] else "1",
+            said(found["cpu_us"][name], digits=1),
+        ]
+        for name, what in WHAT.items()
+    ]
+    secure, last = found["secure_delete"], found["rates"]["steps"][-1]
+    steps = [
+        [each["rate"], number(each["archived_per_second"], 0), number(max(each["depths"]), 0), number(each["cores"]),
+         number(each["simulator_cores"]), "yes" if each["holds"] else "no"]
+        for each in found["rates"]["steps"]
+    ]
+    behind = [each["behind_share"] for each in found["consumer"]]
+    return "\n".join([
+        table(["", "a second", "of the bare appender", "CPU, µs each"], rows),
+        f"The queue is at {said(found['queue/append_unique'])} of an appender that refuses duplicates too.\n",
+        f"Overwriting what is deleted (`secure_delete`) costs the bare appender, which deletes as much as it appends, "
+        f"{said(secure['cpu_ratio'])} times the CPU; it is at {said(secure['throughput_ratio'])} of the throughput.\n",
+        f"With jobs that ask no API, `polyhook run` is behind by {said(spread(behind))} of what a closed loop of "
+        f"{found['connections']} connections has delivered when that ends.\n",
+        f"With a conversation and a recording of 100 kB for each delivery the queue stays flat up to "
+        f"{found['rates']['holds']} a second; the last step used {number(last['cores'])} cores, and the simulator "
+        f"{number(last['simulator_cores'])}:\n",
+        table(["offered a second", "archived a second", "most waiting", "cores", "simulator's cores", "flat"], steps),
+    ])

@@ -7,6 +7,7 @@ from contextlib import closing
 
 from .archiving import manifests
 from .site import Failed, Simulator, Site, eventually, run_once
+from .words import megabytes, number, table
 
 NAME = "tools"
 
@@ -119,3 +120,23 @@ def multiply(path, count):
             f"{numbers} INSERT INTO bodies (seq, body) SELECT n, body FROM bodies, numbers WHERE seq = {first}",
             (last, count),
         )
+
+
+def markdown(found):
+    """The section as the report shows it."""
+    listed = [
+        [each["conversations"], *(cell for what in ("reconcile", "audit") for cell in costs(each[what]))]
+        for each in found["listed"]
+    ]
+    growth = ", ".join(f"{what} {number(value)}" for what, value in found["growth"].items())
+    dead = [[number(each["letters"], 0), *costs(each)] for each in found["dead"]]
+    kinds = [f"`{what}`, {cost}" for what in ("reconcile", "audit") for cost in ("seconds", "CPU seconds", "peak resident")]
+    return "\n".join([
+        table(["conversations, all archived", *kinds], listed),
+        f"Growth of the CPU a conversation takes, from the lower to the upper half (1 is linear): {growth}.\n",
+        table(["dead letters", "`dead list`, seconds", "CPU seconds", "peak resident"], dead),
+    ])
+
+
+def costs(of):
+    return [number(of["seconds"]), number(of["cpu_seconds"]), megabytes(of["peak_rss"])]

@@ -4,11 +4,10 @@ The bare client is run twice: as it is, and with each file made durable (`downlo
 before a job may be acknowledged.
 """
 
-from statistics import median
-
 from .archiving import CONCURRENCY, check_folder, download, queued, work
 from .seaweed import Seaweed
 from .site import Failed, Simulator, Site
+from .words import megabytes, number, said, spread, table
 
 NAME = "worker"
 SIZE = 1 << 20
@@ -52,10 +51,6 @@ def speed(ctx, simulator):
         },
         "api_share": {name: spread([each[name]["api_share"] for each in rounds]) for name in ("embedded", "amqp")},
     }
-
-
-def spread(values):
-    return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def ratio(rounds, ours, limit, what):
@@ -103,3 +98,46 @@ def memory(ctx, simulator):
     return found
 
 
+
+
+WHAT = {
+    "download": "bare client",
+    "download_sync": "bare client, each file made durable",
+    "embedded": "`polyhook work`, embedded queue",
+    "amqp": "`polyhook work`, RabbitMQ",
+}
+
+
+def markdown(found):
+    """The section as the report shows it."""
+    speed, memory = found["speed"], found["memory"]
+
+    def row(name, what):
+        def of(limit, which):
+            both = speed["ratios"].get(f"{name}/{limit}")
+            return said(both[which]) if both else ""
+
+        return [
+            what,
+            said(speed["calls_per_second"][name], digits=0),
+            of("download", "calls_per_second"),
+            of("download_sync", "calls_per_second"),
+            said(speed["cpu_ms_per_mb"][name]),
+            of("download", "cpu_ms_per_mb"),
+            of("download_sync", "cpu_ms_per_mb"),
+        ]
+
+    head = ["", "calls a second", "of the bare client", "of the durable one", "CPU, ms per MB", "of the bare client"]
+    large = [
+        [what, megabytes(memory[name]["peak_rss"]), number(memory[name]["cpu_ms_per_mb"]), number(memory[name]["seconds"], 1)]
+        for name, what in (("folder", "to a folder"), ("bucket", "to an S3 server"), ("download", "bare client, to a folder"))
+    ]
+    share = said(speed["api_share"]["embedded"])
+    return "\n".join([
+        f"{speed['calls']} calls with a recording of {megabytes(speed['bytes_each'])}, {speed['concurrency']} at a time. "
+        f"{share} of a job's time passes until the API's answers begin.\n",
+        table([*head, "of the durable one"], [row(*each) for each in WHAT.items()]),
+        f"{memory['recordings']} recordings of {memory['bytes_each'] >> 20} MiB at a time:\n",
+        table(["", "peak resident", "CPU, ms per MB", "seconds"], large),
+        f"To a folder a byte costs {number(memory['cpu_per_mb_ratio'])} times what it costs the bare client.\n",
+    ])
