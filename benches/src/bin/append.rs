@@ -48,6 +48,7 @@ const UNIQUE: &str = "CREATE TABLE IF NOT EXISTS messages (
 
 /// Appends to an SQLite file and measures when each message is durable.
 #[derive(Clone, Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 struct Args {
     /// The file; it must not exist.
     #[arg(long)]

@@ -104,10 +104,10 @@ impl Client {
     async fn write(
         &self,
         name: &str,
-        fill: impl AsyncFnOnce(&mut BufWriter<File>) -> Result<(), Failure>,
+        content: impl AsyncFnOnce(&mut BufWriter<File>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut file = BufWriter::with_capacity(BUFFER, File::create(self.args.into.join(name)).await?);
-        fill(&mut file).await?;
+        content(&mut file).await?;
         file.flush().await?;
         if self.args.sync {
             file.get_ref().sync_all().await?;
