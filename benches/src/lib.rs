@@ -2,6 +2,8 @@
 //!
 //! Each program prints one JSON object, a [`Report`], on standard output; `benches/harness` reads it.
 
+pub mod cpu;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;

@@ -1,0 +1,256 @@
+"""The embedded queue against a bare appender, and whether its consumer keeps up.
+
+* `append`: the limit; the same bytes into the least table that would do.
+* `append_unique`: the same with an index that refuses duplicates, which a queue needs that takes each message once.
+* `queue`: the same producers through polyhook's embedded queue, nothing before it.
+* `receive`: signed deliveries over HTTP into `polyhook receive` on the embedded queue. The load client shares the
+  cores with it, so `null`, a receiver without a queue under the same client, says what is left to the queue.
+"""
+
+import json
+import os
+import sqlite3
+import time
+from contextlib import closing
+from statistics import median
+
+from .site import Failed, Service, Simulator, Site, answers_at, eventually, free_ports, run_once
+from .words import number, said, spread, table
+
+NAME = "embedded"
+CONNECTIONS = 64
+BODY_BYTES = 600
+
+
+def run(ctx):
+    seconds = 2 if ctx.quick else 10
+    contenders = {"append": appender, "append_unique": unique, "queue": through_queue, "receive": receiver, "null": null}
+    rounds = []
+    for number in range(ctx.rounds):
+        rounds.append({name: measure(ctx, f"embedded-{name}-{number}", seconds) for name, measure in contenders.items()})
+    return {
+        "seconds": seconds,
+        "connections": CONNECTIONS,
+        "body_bytes": BODY_BYTES,
+        "rounds": rounds,
+        "ratios": {
+            name: spread([each[name]["per_second"] / each["append"]["per_second"] for each in rounds])
+            for name in ("append_unique", "queue", "receive", "null")
+        },
+        "queue/append_unique": spread(
+            [each["queue"]["per_second"] / each["append_unique"]["per_second"] for each in rounds]
+        ),
+        "per_second": {name: spread([each[name]["per_second"] for each in rounds]) for name in contenders},
+        "cpu_us": {name: spread([each[name]["cpu_us"] for each in rounds]) for name in contenders},
+        "secure_delete": secure_delete(ctx, seconds),
+        "consumer": consumer(ctx, seconds),
+        "rates": rates(ctx),
+    }
+
+
+def rows(path, question):
+    """What a question to an SQLite file is answered with: one number."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
+        return file.execute(question).fetchone()[0] or 0
+
+
+def durable(name, report, found):
+    """Fails unless all that was accepted, and nothing else, is there."""
+    if report["failed"] or report["accepted"] != found or not found:
+        raise Failed(f"{name}: accepted {report['accepted']}, found {found}, failed {report['failed']}")
+
+
+def append(ctx, name, seconds, *options):
+    path = ctx.work / f"{name}.db"
+    argv = [ctx.bin / "append", "--file", path, "--producers", CONNECTIONS, "--duration", f"{seconds}s"]
+    report = json.loads(run_once([*argv, "--body-bytes", BODY_BYTES, *options])["stdout"])
+    # Rows that were consumed are counted by the number of the last one.
+    durable(name, report, rows(path, "SELECT max(seq) FROM messages"))
+    for file in ctx.work.glob(f"{name}.db*"):
+        os.truncate(file, 0)
+    return costed(report, report["cpu_seconds"])
+
+
+def costed(report, cpu_seconds):
+    """What is kept of a run."""
+    kept = {key: report[key] for key in ("accepted", "per_second", "latency_us")}
+    return {**kept, "cpu_us": cpu_seconds / report["accepted"] * 1e6}
+
+
+def appender(ctx, name, seconds):
+    return append(ctx, name, seconds)
+
+
+def unique(ctx, name, seconds):
+    return append(ctx, name, seconds, "--unique")
+
+
+def through_queue(ctx, name, seconds):
+    return append(ctx, name, seconds, "--queue")
+
+
+def load(ctx, url, secret, seconds):
+    argv = [ctx.bin / "load", "--url", url, "--secret", secret, "--connections", CONNECTIONS, "--duration", f"{seconds}s"]
+    return json.loads(run_once([*argv, "--body-bytes", BODY_BYTES])["stdout"])
+
+
+def receiver(ctx, name, seconds):
+    site = Site(ctx, name, None)
+    service = site.start("receive")
+    before = service.process.cpu()
+    report = load(ctx, service.url, site.secret, seconds)
+    cpu = service.process.cpu() - before
+    service.stop()
+    durable(name, report, rows(site.queue_file, "SELECT count(*) FROM messages m JOIN bodies b ON b.seq = m.seq"))
+    site.remove()
+    return costed(report, cpu)
+
+
+def null(ctx, name, seconds):
+    (port,) = free_ports(1)
+    secret = "a-secret-of-the-benchmark"
+    argv = [str(ctx.bin / "null"), "--listen", f"127.0.0.1:{port}", "--secret", secret]
+    process = ctx.start(name, argv, {})
+    eventually("null listens", lambda: answers_at(port))
+    before = process.cpu()
+    report = load(ctx, f"http://127.0.0.1:{port}/polyai-events", secret, seconds)
+    cpu = process.cpu() - before
+    process.stop()
+    if report["failed"]:
+        raise Failed(f"{name}: {report['failed']}")
+    return costed(report, cpu)
+
+
+def secure_delete(ctx, seconds):
+    """What overwriting deleted messages costs a queue that is kept nearly empty, in the bare appender."""
+    pairs = []
+    for number in range(ctx.rounds):
+        without = append(ctx, f"consume-{number}", seconds / 2, "--consume")
+        overwriting = append(ctx, f"consume-secure-{number}", seconds / 2, "--consume", "--secure-delete")
+        pairs.append((without, overwriting))
+    return {
+        "cpu_ratio": spread([b["cpu_us"] / a["cpu_us"] for a, b in pairs]),
+        "throughput_ratio": spread([b["per_second"] / a["per_second"] for a, b in pairs]),
+    }
+
+
+def consumer(ctx, seconds):
+    """Whether the consumer keeps up with a receiver that takes all it can. The events are of an environment that nobody
+    wants, so a job is leased and settled, and no API is asked: this is the queue's own speed."""
+    found = []
+    for number in range(ctx.rounds):
+        site = Site(ctx, f"embedded-consumer-{number}", None, {"worker": {"environments": ["sandbox"]}})
+        service = site.start("run")
+        start = time.monotonic()
+        report = load(ctx, service.url, site.secret, seconds)
+        taken = time.monotonic() - start
+        behind = waiting(service)
+        start = time.monotonic()
+        eventually("the queue is empty", lambda: waiting(service) == 0, patience=300, pause=0.1)
+        drained = time.monotonic() - start
+        settled = service.total("polyhook_jobs_total", 'outcome="skipped"')
+        service.stop()
+        durable(site.name, report, settled)
+        site.remove()
+        found.append({
+            "received_per_second": report["per_second"],
+            "behind": behind,
+            "behind_share": behind / report["accepted"],
+            "settled_per_second_meanwhile": (report["accepted"] - behind) / taken,
+            "seconds_to_drain": drained,
+        })
+    return found
+
+
+def waiting(service):
+    """Jobs that are not done."""
+    return service.total("polyhook_queue_depth", 'queue="fetch"')
+
+
+def rates(ctx):
+    """`polyhook run` with real jobs (conversation, a recording of 100 kB, archive) at rates that rise until the queue does."""
+    seconds = 3 if ctx.quick else 15
+    steps = []
+    simulator = Simulator(ctx, "embedded-rates")
+    for rate in (50, 100, 200, 400, 800):
+        site = Site(ctx, f"embedded-rate-{rate}", simulator)
+        service = site.start("run")
+        ids = simulator.add_calls(
+            rate * seconds, turns=2, environment="live", channel="VOICE-SIP", script={"audio_size": "100 KB"}
+        )
+        step = offer(service, simulator, ids, rate, seconds)
+        eventually("all is archived", lambda: archived(service) == len(ids), patience=300, pause=0.1)
+        service.stop()
+        manifests = sum(1 for _ in site.archive.rglob("manifest.json"))
+        durable(site.name, {"accepted": len(ids), "failed": {}}, manifests)
+        site.remove()
+        steps.append(step)
+        if not step["holds"]:
+            break
+    simulator.stop()
+    return {"seconds": seconds, "steps": steps, "holds": max((s["rate"] for s in steps if s["holds"]), default=0)}
+
+
+def archived(service):
+    return service.total("polyhook_jobs_total", 'outcome="archived"')
+
+
+def offer(service: Service, simulator: Simulator, ids, rate, seconds):
+    cpu, its_cpu, start = service.process.cpu(), simulator.process.cpu(), time.monotonic()
+    simulator.deliver(service.url, ids, rate=rate)
+    depths = []
+    while time.monotonic() - start < seconds:
+        time.sleep(0.25)
+        depths.append(waiting(service))
+    taken = time.monotonic() - start
+    half = len(depths) // 2
+    return {
+        "rate": rate,
+        "depths": depths,
+        "archived_per_second": archived(service) / taken,
+        "cores": (service.process.cpu() - cpu) / taken,
+        "simulator_cores": (simulator.process.cpu() - its_cpu) / taken,
+        # Jobs in hand are not a backlog; neither is what arrived in the last half second.
+        "holds": median(depths[half:]) <= max(16, rate / 2) and max(depths[half:]) <= max(32, rate),
+    }
+
+
+WHAT = {
+    "append": "bare appender",
+    "append_unique": "bare appender with a unique key",
+    "queue": "the embedded queue alone",
+    "receive": "`polyhook receive` on it, over HTTP",
+    "null": "HTTP and signature, no queue",
+}
+
+
+def markdown(found):
+    """The section as the report shows it."""
+    rows = [
+        [
+            what,
+            said(found["per_second"][name], digits=0),
+            said(found["ratios"][name]) if name in found["ratios"] else "1",
+            said(found["cpu_us"][name], digits=1),
+        ]
+        for name, what in WHAT.items()
+    ]
+    secure, last = found["secure_delete"], found["rates"]["steps"][-1]
+    steps = [
+        [each["rate"], number(each["archived_per_second"], 0), number(max(each["depths"]), 0), number(each["cores"]),
+         number(each["simulator_cores"]), "yes" if each["holds"] else "no"]
+        for each in found["rates"]["steps"]
+    ]
+    behind = [each["behind_share"] for each in found["consumer"]]
+    return "\n".join([
+        table(["", "a second", "of the bare appender", "CPU, µs each"], rows),
+        f"The queue is at {said(found['queue/append_unique'])} of an appender that refuses duplicates too.\n",
+        f"Overwriting what is deleted (`secure_delete`) costs the bare appender, which deletes as much as it appends, "
+        f"{said(secure['cpu_ratio'])} times the CPU; it is at {said(secure['throughput_ratio'])} of the throughput.\n",
+        f"With jobs that ask no API, `polyhook run` is behind by {said(spread(behind))} of what a closed loop of "
+        f"{found['connections']} connections has delivered when that ends.\n",
+        f"With a conversation and a recording of 100 kB for each delivery the queue stays flat up to "
+        f"{found['rates']['holds']} a second; the last step used {number(last['cores'])} cores, and the simulator "
+        f"{number(last['simulator_cores'])}:\n",
+        table(["offered a second", "archived a second", "most waiting", "cores", "simulator's cores", "flat"], steps),
+    ])

@@ -1,0 +1,96 @@
+"""A private S3 server: SeaweedFS on loopback ports, with a folder and keys of its own."""
+
+import json
+import os
+import shutil
+import signal
+import urllib.error
+from pathlib import Path
+
+from .site import Failed, answers_at, empty, eventually, free_ports, http
+
+BUCKET = "conversations"
+ACCESS_KEY = "polyhook-bench"
+SECRET_KEY = "a key that is as secret as this file"
+
+
+class Seaweed:
+    """A running server."""
+
+    def __init__(self, ctx):
+        self.folder = Path(ctx.work) / "seaweed"
+        (self.folder / "data").mkdir(parents=True)
+        identity = {
+            "name": "bench",
+            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+        }
+        (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        ports = free_ports(8)
+        self.filer, self.port = ports[4], ports[6]
+        argv = [program(), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+        argv += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.preStopSeconds=0"]
+        # Room for eight recordings of 2 GiB beside each other.
+        argv += ["-volume.max=64", "-master.volumeSizeLimitMB=1024"]
+        for n, name in enumerate(("master", "volume", "filer", "s3")):
+            argv += [f"-{name}.port={ports[2 * n]}", f"-{name}.port.grpc={ports[2 * n + 1]}"]
+        paths = {"dir": "data", "s3.config": "s3.json", "filer.localSocket": "filer.sock", "s3.localSocket": "s3.sock"}
+        argv += [f"-{name}={self.folder / path}" for name, path in paths.items()]
+        # Its filer keeps its database beside where it was started.
+        self.process = ctx.start("seaweed", ["sh", "-c", 'cd "$0" && exec "$@"', str(self.folder), *argv], {})
+        eventually("SeaweedFS listens", lambda: answers_at(self.port) and answers_at(self.filer))
+        eventually("SeaweedFS has a filer", self._answers)
+
+    def _answers(self):
+        try:
+            http("GET", f"http://127.0.0.1:{self.filer}/buckets/?limit=1")
+            return True
+        except urllib.error.HTTPError as error:
+            return error.code == 404
+        except OSError:
+            return False
+
+    def archive(self, prefix):
+        """`[archive]` for this server."""
+        return {
+            "url": f"s3://{BUCKET}/{prefix}",
+            "endpoint": f"http://127.0.0.1:{self.port}",
+            "region": "us-east-1",
+            "access_key_id": ACCESS_KEY,
+            "secret_access_key": SECRET_KEY,
+            "allow_http": True,
+        }
+
+    def objects(self, prefix, suffix):
+        """The sizes of the objects below a prefix whose names end so, from the server's own view of its files."""
+        found, folders = [], [f"/buckets/{BUCKET}/{prefix}"]
+        while folders:
+            answer = http("GET", f"http://127.0.0.1:{self.filer}{folders.pop()}/?limit=1000", accept="application/json")
+            for entry in json.loads(answer).get("Entries") or []:
+                path = entry["FullPath"]
+                if entry["Mode"] & 1 << 31:
+                    folders.append(path)
+                elif path.endswith(suffix):
+                    found.append(size_of(entry))
+        return found
+
+    def stop(self):
+        # Asked politely it waits for ten seconds, and nothing in it is needed any more.
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.stop()
+        empty(self.folder)
+
+
+def size_of(entry):
+    # What is zero is left out.
+    ends = (chunk.get("offset", 0) + chunk.get("size", 0) for chunk in entry.get("chunks") or [])
+    return max(entry.get("FileSize") or 0, *ends, 0)
+
+
+def program():
+    """Where scripts/install-test-tools puts it, or else the one on the path."""
+    ours = Path(__file__).parents[2] / ".tools/venv/bin/weed"
+    found = str(ours) if ours.exists() else shutil.which("weed")
+    if not found:
+        raise Failed("there is no `weed` (SeaweedFS, an S3 server) here: run scripts/install-test-tools")
+    return found

@@ -1,0 +1,143 @@
+"""The worker against a bare client that downloads the same bytes with the same concurrency, and its memory.
+
+The bare client is run twice: as it is, and with each file made durable (`download_sync`), which the worker has to do
+before a job may be acknowledged.
+"""
+
+from .archiving import CONCURRENCY, check_folder, download, queued, work
+from .seaweed import Seaweed
+from .site import Failed, Simulator, Site
+from .words import megabytes, number, said, spread, table
+
+NAME = "worker"
+SIZE = 1 << 20
+LARGE = 8
+
+
+def run(ctx):
+    simulator = Simulator(ctx, "worker")
+    try:
+        return {"speed": speed(ctx, simulator), "memory": memory(ctx, simulator)}
+    finally:
+        simulator.stop()
+
+
+def speed(ctx, simulator):
+    count = 400 if ctx.quick else 2000
+    ids = calls(simulator, count, SIZE)
+    contenders = {
+        "download": lambda name: download(ctx, name, simulator, ids, SIZE),
+        "download_sync": lambda name: download(ctx, name, simulator, ids, SIZE, "--sync"),
+        "embedded": lambda name: archive(ctx, name, simulator, ids, {}),
+        "amqp": lambda name: archive(ctx, name, simulator, ids, {"url": ctx.broker().url, "prefix": name}),
+    }
+    rounds = []
+    for number in range(ctx.rounds):
+        rounds.append({name: measure(f"worker-{name}-{number}") for name, measure in contenders.items()})
+    return {
+        "calls": count,
+        "bytes_each": SIZE,
+        "concurrency": CONCURRENCY,
+        "rounds": rounds,
+        "calls_per_second": {name: spread([each[name]["calls_per_second"] for each in rounds]) for name in contenders},
+        "cpu_ms_per_mb": {name: spread([each[name]["cpu_ms_per_mb"] for each in rounds]) for name in contenders},
+        "ratios": {
+            f"{queue}/{limit}": {
+                "calls_per_second": ratio(rounds, queue, limit, "calls_per_second"),
+                "cpu_ms_per_mb": ratio(rounds, queue, limit, "cpu_ms_per_mb"),
+            }
+            for queue in ("embedded", "amqp")
+            for limit in ("download", "download_sync")
+        },
+        "api_share": {name: spread([each[name]["api_share"] for each in rounds]) for name in ("embedded", "amqp")},
+    }
+
+
+def ratio(rounds, ours, limit, what):
+    return spread([each[ours][what] / each[limit][what] for each in rounds])
+
+
+def calls(simulator, count, size):
+    """Short calls with a recording of that size: the simulator makes such ones at little cost."""
+    kind = {"turns": 2, "environment": "live", "channel": "VOICE-SIP"}
+    return simulator.add_calls(count, **kind, script={"audio_size": f"{size} B"})
+
+
+def archive(ctx, name, simulator, ids, queue):
+    site = Site(ctx, name, simulator, {"queue": queue, "worker": {"concurrency": CONCURRENCY}})
+    queued(site, simulator, ids)
+    found = work(site, len(ids))
+    check_folder(site, len(ids), SIZE)
+    site.remove()
+    return found
+
+
+def memory(ctx, simulator):
+    """The worker's peak with eight large recordings on their way at a time."""
+    size = (256 << 20) if ctx.quick else (2 << 30)
+    ids = calls(simulator, LARGE, size)
+    found = {"recordings": LARGE, "bytes_each": size}
+    site = Site(ctx, "worker-large-folder", simulator, {"worker": {"concurrency": LARGE}})
+    queued(site, simulator, ids)
+    found["folder"] = work(site, LARGE)
+    check_folder(site, LARGE, size)
+    site.remove()
+    # The cost of a byte without that of a conversation.
+    found["download"] = download(ctx, "worker-large-download", simulator, ids, size)
+    found["cpu_per_mb_ratio"] = found["folder"]["cpu_ms_per_mb"] / found["download"]["cpu_ms_per_mb"]
+
+    server = Seaweed(ctx)
+    sections = {"archive": server.archive("large"), "worker": {"concurrency": LARGE}}
+    site = Site(ctx, "worker-large-bucket", simulator, sections)
+    queued(site, simulator, ids)
+    found["bucket"] = work(site, LARGE)
+    stored = server.objects("large", ".wav")
+    if len(stored) != LARGE or any(each != size for each in stored):
+        raise Failed(f"{site.name}: {stored} bytes in the bucket")
+    server.stop()
+    return found
+
+
+
+
+WHAT = {
+    "download": "bare client",
+    "download_sync": "bare client, each file made durable",
+    "embedded": "`polyhook work`, embedded queue",
+    "amqp": "`polyhook work`, RabbitMQ",
+}
+
+
+def markdown(found):
+    """The section as the report shows it."""
+    speed, memory = found["speed"], found["memory"]
+
+    def row(name, what):
+        def of(limit, which):
+            both = speed["ratios"].get(f"{name}/{limit}")
+            return said(both[which]) if both else ""
+
+        return [
+            what,
+            said(speed["calls_per_second"][name], digits=0),
+            of("download", "calls_per_second"),
+            of("download_sync", "calls_per_second"),
+            said(speed["cpu_ms_per_mb"][name]),
+            of("download", "cpu_ms_per_mb"),
+            of("download_sync", "cpu_ms_per_mb"),
+        ]
+
+    head = ["", "calls a second", "of the bare client", "of the durable one", "CPU, ms per MB", "of the bare client"]
+    large = [
+        [what, megabytes(memory[name]["peak_rss"]), number(memory[name]["cpu_ms_per_mb"]), number(memory[name]["seconds"], 1)]
+        for name, what in (("folder", "to a folder"), ("bucket", "to an S3 server"), ("download", "bare client, to a folder"))
+    ]
+    share = said(speed["api_share"]["embedded"])
+    return "\n".join([
+        f"{speed['calls']} calls with a recording of {megabytes(speed['bytes_each'])}, {speed['concurrency']} at a time. "
+        f"{share} of a job's time passes until the API's answers begin.\n",
+        table([*head, "of the durable one"], [row(*each) for each in WHAT.items()]),
+        f"{memory['recordings']} recordings of {memory['bytes_each'] >> 20} MiB at a time:\n",
+        table(["", "peak resident", "CPU, ms per MB", "seconds"], large),
+        f"To a folder a byte costs {number(memory['cpu_per_mb_ratio'])} times what it costs the bare client.\n",
+    ])
