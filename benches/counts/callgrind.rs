@@ -102,7 +102,9 @@ fn read(account: impl BufRead) -> io::Result<Totals> {
     for line in account.lines() {
         let line = line?;
         let function = line.strip_prefix("cfn=").or_else(|| line.strip_prefix("fn="));
-        if let Some((number, name)) = function.map(|function| function.split_once(' ').unwrap_or((function, ""))) {
+        if let Some((number, name)) =
+            function.map(|function| function.split_once(' ').unwrap_or((function, "")))
+        {
             // A number after an apostrophe tells the levels of a recursion apart.
             if ALLOCATORS.contains(&name.split('\'').next().unwrap_or_default()) {
                 allocators.insert(number.to_owned());
@@ -129,5 +131,7 @@ fn read(account: impl BufRead) -> io::Result<Totals> {
 }
 
 fn number(text: &str) -> io::Result<u64> {
-    text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no number")))
+    text.trim()
+        .parse()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no number")))
 }

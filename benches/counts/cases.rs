@@ -45,12 +45,36 @@ const MOST: usize = 600;
 
 /// All of them.
 pub const CASES: [Case; 6] = [
-    Case { name: "signature", what: "one secret, 600 bytes, both forms tried", few: 100, many: 600, work: signature },
+    Case {
+        name: "signature",
+        what: "one secret, 600 bytes, both forms tried",
+        few: 100,
+        many: 600,
+        work: signature,
+    },
     Case { name: "event", what: "reading what 600 bytes are about", few: 100, many: 600, work: event },
-    Case { name: "dedup_key", what: "the id and the hash of 600 bytes", few: 100, many: 600, work: dedup_key },
+    Case {
+        name: "dedup_key",
+        what: "the id and the hash of 600 bytes",
+        few: 100,
+        many: 600,
+        work: dedup_key,
+    },
     Case { name: "archive_key", what: "where a conversation lies", few: 100, many: 600, work: archive_key },
-    Case { name: "append", what: "one message durable in the embedded queue", few: 100, many: 600, work: append },
-    Case { name: "delivery", what: "one signed delivery, from request to 204 and log", few: 100, many: 600, work: delivery },
+    Case {
+        name: "append",
+        what: "one message durable in the embedded queue",
+        few: 100,
+        many: 600,
+        work: append,
+    },
+    Case {
+        name: "delivery",
+        what: "one signed delivery, from request to 204 and log",
+        few: 100,
+        many: 600,
+        work: delivery,
+    },
 ];
 
 fn signature(times: usize) {
@@ -101,7 +125,8 @@ fn append(times: usize) {
 /// Without a socket: the request is made here, which costs about what reading it from the wire would.
 fn delivery(times: usize) {
     telemetry::init_metrics().expect("the first recorder");
-    telemetry::init_logs(&LogConfig { format: Some(LogFormat::Json), ..LogConfig::default() }).expect("the first");
+    telemetry::init_logs(&LogConfig { format: Some(LogFormat::Json), ..LogConfig::default() })
+        .expect("the first");
     let runtime = runtime();
     let store = Store::open(&runtime);
     let secrets = secrets(1);

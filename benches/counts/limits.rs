@@ -89,7 +89,10 @@ impl Limits {
         let why = match self.targets.get(&build.target) {
             Some(target) if target.rustc == build.rustc => return Ok(()),
             Some(target) => {
-                format!("benches/limits.toml has the limits of rustc {}, and this is {}", target.rustc, build.rustc)
+                format!(
+                    "benches/limits.toml has the limits of rustc {}, and this is {}",
+                    target.rustc, build.rustc
+                )
             }
             None => format!("benches/limits.toml has no limits for {}", build.target),
         };

@@ -8,10 +8,10 @@
 //! Built as the tests are, so that it costs no build of its own; the counts are those of that build, and of a
 //! processor as valgrind shows it. They compare versions of polyhook and are no measure of its speed.
 
-#[path = "../inputs.rs"]
-mod inputs;
 mod callgrind;
 mod cases;
+#[path = "../inputs.rs"]
+mod inputs;
 mod limits;
 mod verdict;
 
@@ -85,7 +85,10 @@ fn run(args: &Args) -> Result<bool, String> {
     let mut counted = Vec::new();
     for case in wanted {
         let counts = callgrind::count(case, &folder)?;
-        println!("  {:<16} {:>10} instructions {:>8.1} allocations  {}", case.name, counts.instructions, counts.allocations, case.what);
+        println!(
+            "  {:<16} {:>10} instructions {:>8.1} allocations  {}",
+            case.name, counts.instructions, counts.allocations, case.what
+        );
         counted.push((case, counts));
     }
     if args.write {

@@ -61,7 +61,11 @@ pub fn judge(limits: &Limits, build: &Build, counted: &[(&Case, Counts)], folder
             )));
         }
         let below = change < -limits.tolerance_percent || fewer_or_more < -ALLOCATIONS;
-        below.then(|| Finding::Below(format!("{told}\n  Well done. Lower the limit, or the gain can be lost unseen: {write}")))
+        below.then(|| {
+            Finding::Below(format!(
+                "{told}\n  Well done. Lower the limit, or the gain can be lost unseen: {write}"
+            ))
+        })
     };
     counted.iter().filter_map(judge_one).collect()
 }

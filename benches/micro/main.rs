@@ -3,10 +3,10 @@
 //! They tell which part costs how much and are for comparing two versions on one quiet machine; what must not
 //! get worse unnoticed is guarded by the instruction counts (`benches/counts`).
 
-#[path = "../inputs.rs"]
-mod inputs;
 mod archive;
 mod delivery;
+#[path = "../inputs.rs"]
+mod inputs;
 mod queue;
 
 fn main() {
