@@ -1,0 +1,73 @@
+//! What the worker does beside waiting for PolyAI and the archive.
+
+use divan::{Bencher, black_box, counter::BytesCount};
+use polyhook::{
+    archive::{Location, Manifest},
+    wav::WavCheck,
+};
+
+use crate::inputs::{conversation_id, now};
+
+/// One of an earlier version that every later one must read.
+const MANIFEST: &str = include_str!("../../src/archive/fixtures/manifest.json");
+
+#[divan::bench]
+fn key(bencher: Bencher) {
+    let id = conversation_id(0);
+    bencher.bench_local(|| Location::new("acme-uk", "PROJECT-1a2b", black_box(&id), now()));
+}
+
+/// Every byte escaped, and too long for that, so that it is hashed.
+#[divan::bench]
+fn key_hostile(bencher: Bencher) {
+    let id = "../ü".repeat(1000);
+    bencher.bench_local(|| Location::new(black_box(&id), black_box(&id), black_box(&id), now()));
+}
+
+#[divan::bench]
+fn manifest_write(bencher: Bencher) {
+    let manifest = manifest();
+    bencher.bench_local(|| serde_json::to_vec_pretty(black_box(&manifest)));
+}
+
+#[divan::bench]
+fn manifest_read(bencher: Bencher) {
+    manifest();
+    bencher.bench_local(|| serde_json::from_str::<Manifest>(black_box(MANIFEST)));
+}
+
+fn manifest() -> Manifest {
+    serde_json::from_str(MANIFEST).expect("a manifest")
+}
+
+/// One MiB of sound as a client gives it out, in pieces of so many bytes.
+#[divan::bench(args = [1, 8 << 10, 64 << 10])]
+fn wav_check(bencher: Bencher, piece: usize) {
+    let recording = recording(1 << 20);
+    let check = || {
+        let mut check = WavCheck::new();
+        for piece in recording.chunks(piece) {
+            check.push(black_box(piece))?;
+        }
+        check.finish(Some(recording.len() as u64))
+    };
+    check().expect("a whole recording");
+    bencher.counter(BytesCount::new(recording.len())).bench_local(check);
+}
+
+/// 16 bits, one channel, 8 kHz.
+fn recording(bytes: usize) -> Vec<u8> {
+    let mut wav = std::io::Cursor::new(Vec::new());
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 8_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::new(&mut wav, spec).expect("a format that exists");
+    for sample in 0..bytes / 2 {
+        writer.write_sample((sample % 251) as i16).expect("memory");
+    }
+    writer.finalize().expect("memory");
+    wav.into_inner()
+}
