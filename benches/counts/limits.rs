@@ -16,16 +16,16 @@ const TOLERANCE_PERCENT: f64 = 3.0;
 
 /// What a count depends on beside the program.
 #[derive(Debug)]
-pub struct Build {
+pub(crate) struct Build {
     /// The compiler's version.
-    pub rustc: String,
+    pub(crate) rustc: String,
     /// What it compiles for.
-    pub target: String,
+    pub(crate) target: String,
 }
 
 impl Build {
     /// As the compiler on the path says.
-    pub fn of_this_machine() -> Result<Self, String> {
+    pub(crate) fn of_this_machine() -> Result<Self, String> {
         let output = Command::new("rustc")
             .arg("-vV")
             .output()
@@ -44,9 +44,9 @@ impl Build {
 /// The file.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// By how much instructions may exceed their limit, and how far below it they may be unmentioned.
-    pub tolerance_percent: f64,
+    pub(crate) tolerance_percent: f64,
     #[serde(flatten)]
     targets: BTreeMap<String, Target>,
 }
@@ -67,16 +67,16 @@ struct Target {
 /// What one case may take.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// Give or take the tolerance.
-    pub instructions: u64,
+    pub(crate) instructions: u64,
     /// Without one: they differ by tenths only.
-    pub allocations: f64,
+    pub(crate) allocations: f64,
 }
 
 impl Limits {
     /// Reads the file; none at all is without limits.
-    pub fn read() -> Result<Self, String> {
+    pub(crate) fn read() -> Result<Self, String> {
         match fs::read_to_string(path()) {
             Ok(text) => toml::from_str(&text).map_err(|error| format!("benches/limits.toml: {error}")),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
@@ -85,7 +85,7 @@ impl Limits {
     }
 
     /// An error says why these are not the limits of `build`, and what to do.
-    pub fn are_for(&self, build: &Build) -> Result<(), String> {
+    pub(crate) fn are_for(&self, build: &Build) -> Result<(), String> {
         let why = match self.targets.get(&build.target) {
             Some(target) if target.rustc == build.rustc => return Ok(()),
             Some(target) => {
@@ -104,12 +104,12 @@ impl Limits {
     }
 
     /// The limit of a case, if it has one.
-    pub fn of(&self, build: &Build, case: &Case) -> Option<Limit> {
+    pub(crate) fn of(&self, build: &Build, case: &Case) -> Option<Limit> {
         self.targets.get(&build.target)?.cases.get(case.name).copied()
     }
 
     /// Takes over what was counted; if that is `everything`, forgets what is no longer counted.
-    pub fn take(&mut self, build: &Build, counted: &[(&Case, Counts)], everything: bool) {
+    pub(crate) fn take(&mut self, build: &Build, counted: &[(&Case, Counts)], everything: bool) {
         let target = self.targets.entry(build.target.clone()).or_default();
         if everything || target.rustc != build.rustc {
             target.cases.clear();
@@ -122,7 +122,7 @@ impl Limits {
     }
 
     /// Writes the file.
-    pub fn write(&self) -> Result<(), String> {
+    pub(crate) fn write(&self) -> Result<(), String> {
         let text = toml::to_string(self).map_err(|error| format!("the limits are no TOML: {error}"))?;
         fs::write(path(), format!("{HEAD}{text}"))
             .map_err(|error| format!("cannot write benches/limits.toml: {error}"))

@@ -66,7 +66,7 @@ fn recording(bytes: usize) -> Vec<u8> {
     };
     let mut writer = hound::WavWriter::new(&mut wav, spec).expect("a format that exists");
     for sample in 0..bytes / 2 {
-        writer.write_sample((sample % 251) as i16).expect("memory");
+        writer.write_sample(i16::try_from(sample % 251).unwrap_or_default()).expect("memory");
     }
     writer.finalize().expect("memory");
     wav.into_inner()

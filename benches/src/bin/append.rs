@@ -179,6 +179,7 @@ impl Target {
                     id,
                     kind: "conversation.completed".to_owned(),
                     environment: "live".to_owned(),
+                    conversation_id: None,
                     received_at: clock.now(),
                     traceparent: None,
                     content_type: "application/json".to_owned(),
