@@ -8,7 +8,7 @@ import time
 
 from . import contenders
 from .contenders import load
-from .figures import spread
+from .words import megabytes, said, spread, table
 from .site import Failed, Site, eventually, free_ports
 
 NAME = "footprint"
@@ -102,3 +102,20 @@ def answered(port, request):
             return connection.recv(64).startswith(b"HTTP/1.1 204")
     except OSError:
         return False
+
+
+def markdown(found):
+    """The section as the report shows it."""
+    memory = found["memory"]
+    rows = [
+        ["program, stripped", megabytes(found["binary_bytes"])],
+        ["exec to the first 204, broker up", said(found["start"]["broker_up_ms"], " ms", 0)],
+        ["exec to the first 204, broker away, with a spool", said(found["start"]["broker_away_ms"], " ms", 0)],
+        ["memory at the start", f"{megabytes(sum(memory['fresh'].values()))} ({megabytes(memory['fresh']['file'])} of it the program itself)"],
+        [
+            f"memory at rest after {memory['deliveries']:,} deliveries",
+            f"{megabytes(memory['idle_bytes'])} ({megabytes(memory['idle']['file'])} of it the program itself)",
+        ],
+        [f"growth over the second half of {memory['seconds']:,} s at {memory['rate']:,}/s", megabytes(memory["growth_bytes"])],
+    ]
+    return table(["", ""], rows)

@@ -2,7 +2,7 @@
 
 from . import contenders
 from .contenders import durable, load
-from .figures import over
+from .words import over, said, table
 
 NAME = "growth"
 CONNECTIONS = (1, 64, 1000, 10_000)
@@ -25,9 +25,10 @@ def run(ctx):
     for running, _ in kinds.values():
         running.stop()
     return {
-        "cpu_us": {name: over(rounds, lambda each: each[name]) for name in rounds[0]},
+        "per_second": {name: over(rounds, lambda each: each[name]["per_second"]) for name in rounds[0]},
+        "cpu_us": {name: over(rounds, lambda each: each[name]["cpu_us"]) for name in rounds[0]},
         "ratio": {
-            f"{name}/{base}": over(rounds, lambda each: each[name] / each[base])
+            f"{name}/{base}": over(rounds, lambda each: each[name]["cpu_us"] / each[base]["cpu_us"])
             for base, names in {
                 "one": ("projects_100", "secrets_10"),
                 "connections_64": ("connections_1", "connections_1000", "connections_10000"),
@@ -44,4 +45,11 @@ def cost(ctx, running, connections, words):
     report = load(ctx, running, "--connections", connections, "--duration", seconds, "--warmup", "1s", *words)
     cpu = running.process.cpu() - before
     durable(running.queue, report, ctx.broker().take(running.queue))
-    return cpu / report["accepted"] * 1e6
+    return {"per_second": report["per_second"], "cpu_us": cpu / report["accepted"] * 1e6}
+
+
+def markdown(found):
+    """The section as the report shows it."""
+    rows = [[name.replace("_", " "), said(of, digits=1)] for name, of in found["cpu_us"].items()]
+    ratios = [[name.replace("_", " "), said(of)] for name, of in found["ratio"].items()]
+    return f"{table(['', 'CPU, µs each'], rows)}\n{table(['against', 'ratio'], ratios)}"

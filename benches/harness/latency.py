@@ -6,7 +6,7 @@ given its messages in the same way, and alternates with the receiver.
 
 from . import contenders
 from .contenders import durable, load, publish
-from .figures import over
+from .words import over, said, table
 
 NAME = "latency"
 RATES = (500, 5000)
@@ -46,3 +46,13 @@ def at(ctx, running, rate):
 def middle(rounds, name):
     ranked = sorted((each[name] for each in rounds), key=lambda report: report["latency_us"]["p99"])
     return ranked[len(ranked) // 2]
+
+
+def markdown(found):
+    """The section as the report shows it."""
+    rows = []
+    for rate, of in found.items():
+        for name, what in (("polyhook", "polyhook"), ("publish", "bare publisher")):
+            rows.append([f"{int(rate):,}/s", what, *(said(of["latency_us"][name][p], digits=0) for p in WHAT)])
+        rows.append([f"{int(rate):,}/s", "ratio", *(said(of["ratio"][p]) for p in WHAT)])
+    return table(["rate", "", *(f"{p}, µs" for p in WHAT)], rows)

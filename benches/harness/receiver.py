@@ -10,7 +10,7 @@ headers (`publish_alike`). `null` receives and verifies, and keeps nothing.
 
 from . import contenders
 from .contenders import durable, load, publish
-from .figures import over
+from .words import over, said, table
 
 NAME = "receiver"
 CONNECTIONS = 64
@@ -89,3 +89,37 @@ def costed(report, cpu, broker_cpu):
     count = report["accepted"]
     kept = {key: report[key] for key in ("accepted", "per_second", "latency_us")}
     return {**kept, "cpu_us": cpu / count * 1e6, "broker_cpu_us": broker_cpu / count * 1e6}
+
+
+WHAT = {
+    OURS: "polyhook",
+    "fastify_amqplib": "Fastify + amqplib",
+    "fastapi_aio_pika": "FastAPI + aio-pika",
+    "flask_pika": "Flask + pika (gunicorn, 2 × 32 threads)",
+    "null": "axum and the signature, no queue",
+    "publish": "bare publisher",
+    "publish_alike": "bare publisher, polyhook's exchange and headers",
+}
+
+
+def markdown(found):
+    """The section as the report shows it."""
+    text = []
+    for layout, title in (("shared", "Everybody on all cores."), ("apart", "The broker on a core of its own, everybody else on the others.")):
+        if layout not in found:
+            continue
+        of = found[layout]
+        rows = [
+            [
+                WHAT[name],
+                said(of["cpu_us"][name], digits=1),
+                said(of["cpu_ratio"][name]) if name in of["cpu_ratio"] else "",
+                said(of["per_second"][name], digits=0),
+                said(of["throughput_ratio"][name]) if name in of["throughput_ratio"] else "",
+                said(of["broker_cpu_us"][name], digits=1) if name != "null" else "",
+            ]
+            for name in of["cpu_us"]
+        ]
+        head = ["", "CPU, µs each", "polyhook's against it", "a second", "polyhook's against it", "broker's CPU, µs each"]
+        text.append(f"{title}\n\n{table(head, rows)}")
+    return "\n".join(text)

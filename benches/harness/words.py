@@ -8,6 +8,11 @@ def spread(values):
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
+def over(rounds, what):
+    """The spread of something over rounds: `what` is given each."""
+    return spread([what(each) for each in rounds])
+
+
 def said(found, unit="", digits=2):
     """A median with its spread."""
     middle, least, most = (number(found[key], digits) for key in ("median", "min", "max"))

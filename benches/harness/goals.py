@@ -1,0 +1,67 @@
+"""The goals, each with where its figure stands among the results. What is not met is told with its reason in
+`benches/harness/notes.md`."""
+
+MB = 1_000_000
+MIB = 1 << 20
+
+
+def median(*path):
+    """The median at that place."""
+    return lambda found: dig(found, (*path, "median"))
+
+
+def value(*path, scale=1.0):
+    return lambda found: dig(found, path) * scale
+
+
+def dig(found, path):
+    for key in path:
+        found = found[key]
+    return found
+
+
+#: What, section, how to find it, the goal, as text, and how it is written. Smaller is better unless it begins with ≥.
+GOALS = [
+    ("CPU of the service per durable delivery", "receiver", median("shared", "cpu_us", "polyhook"), "≤", 10, "{:.1f} µs"),
+    ("the same against Fastify + amqplib", "receiver", median("shared", "cpu_ratio", "fastify_amqplib"), "≤", 0.5, "{:.2f} ×"),
+    ("deliveries/s against the bare publisher", "receiver", median("shared", "throughput_ratio", "publish"), "≥", 0.85, "{:.2f} ×"),
+    ("the same, broker on a core of its own", "receiver", median("apart", "throughput_ratio", "publish"), "≥", 0.85, "{:.2f} ×"),
+    (
+        "the same, bare publisher with the same exchange and headers",
+        "receiver",
+        median("apart", "throughput_ratio", "publish_alike"),
+        "≥",
+        0.85,
+        "{:.2f} ×",
+    ),
+    ("p50 at 500/s against the bare confirm", "latency", median("500", "ratio", "p50"), "≤", 1.2, "{:.2f} ×"),
+    ("p99 at 500/s (goal where the bare one is below 0.7 ms)", "latency", median("500", "latency_us", "polyhook", "p99"), "≤", 1000, "{:.0f} µs"),
+    ("p99 at 5,000/s against the bare one", "latency", median("5000", "ratio", "p99"), "≤", 2, "{:.2f} ×"),
+    ("idle memory after the deliveries", "footprint", value("memory", "idle_bytes", scale=1 / MB), "≤", 20, "{:.1f} MB"),
+    ("first 204, broker up", "footprint", median("start", "broker_up_ms"), "≤", 100, "{:.0f} ms"),
+    ("first 204, broker away, with a spool", "footprint", median("start", "broker_away_ms"), "≤", 1000, "{:.0f} ms"),
+    ("size of the stripped program", "footprint", value("binary_bytes", scale=1 / MB), "≤", 20, "{:.1f} MB"),
+    ("cost with 100 projects against 1", "growth", median("ratio", "projects_100/one"), "≤", 1.1, "{:.2f} ×"),
+    ("cost with 10 secrets against 1", "growth", median("ratio", "secrets_10/one"), "≤", 1.1, "{:.2f} ×"),
+    ("cost with 1,000 connections against 64", "growth", median("ratio", "connections_1000/connections_64"), "≤", 1.1, "{:.2f} ×"),
+    ("cost with 10,000 connections against 64", "growth", median("ratio", "connections_10000/connections_64"), "≤", 1.1, "{:.2f} ×"),
+    ("embedded queue against a bare appender", "embedded", median("ratios", "queue"), "≥", 0.7, "{:.2f} ×"),
+    (
+        "worker's calls/s against a bare client that keeps them as durably",
+        "worker",
+        median("speed", "ratios", "embedded/download_sync", "calls_per_second"),
+        "≥",
+        0.9,
+        "{:.2f} ×",
+    ),
+    (
+        "worker's CPU per MB against a bare client",
+        "worker",
+        median("speed", "ratios", "embedded/download", "cpu_ms_per_mb"),
+        "≤",
+        1.5,
+        "{:.2f} ×",
+    ),
+    ("memory with eight recordings on their way, folder", "worker", value("memory", "folder", "peak_rss", scale=1 / MB), "≤", 64, "{:.0f} MB"),
+    ("the same, bucket", "worker", value("memory", "bucket", "peak_rss", scale=1 / MB), "≤", 64, "{:.0f} MB"),
+]
