@@ -30,24 +30,23 @@ def run(ctx):
     if len(cores) > 1:
         layouts["apart"] = (cores[:1], cores[1:])
     return {"connections": CONNECTIONS, "body_bytes": contenders.BODY_BYTES, **{
-        layout: measure(ctx, *pins, shorter=layout != "shared") for layout, pins in layouts.items()
+        layout: measure(ctx, layout, *pins) for layout, pins in layouts.items()
     }}
 
 
-def measure(ctx, broker_cores, others, shorter):
+def measure(ctx, layout, broker_cores, others):
     broker = ctx.broker()
     broker.pin(broker_cores or contenders.cores())
     times = ("--duration", "1500ms" if ctx.quick else "5s", "--warmup", "500ms")
-    names = [OURS, "fastify_amqplib", "null"] if shorter else list(RECEIVERS)
-    running = {name: RECEIVERS[name](ctx, name, cores=others) for name in names}
+    names = list(RECEIVERS) if layout == "shared" else [OURS, "fastify_amqplib", "null"]
+    running = {name: RECEIVERS[name](ctx, f"{name}-{layout}", cores=others) for name in names}
+    prefix = running[OURS].queue.removesuffix(".fetch")
+    alike = ("--exchange", f"{prefix}.events", "--key", "conversation.completed.live", "--headers", "10")
     rounds = []
     for _ in range(ctx.rounds):
         found = {name: deliveries(ctx, name, each, times, others) for name, each in running.items()}
         found["publish"] = bare(ctx, times, others)
-        found["publish_alike"] = bare(
-            ctx, times, others, "--exchange", "bench.polyhook.events", "--key", "conversation.completed.live", "--headers", "10",
-            queue="bench.polyhook.fetch",
-        )
+        found["publish_alike"] = bare(ctx, times, others, *alike, arrives_in=running[OURS].queue)
         rounds.append(found)
     for each in running.values():
         each.stop()
@@ -74,20 +73,21 @@ def deliveries(ctx, name, running, times, cores):
     report = load(ctx, running, "--connections", CONNECTIONS, *times, cores=cores)
     cpu, broker_cpu = running.process.cpu() - before, broker.process.cpu() - broker_before
     if running.queue:
-        durable(name, report, broker.take(running.queue))
+        # A peer may refuse some: its users would have it retried.
+        durable(name, report, broker.take(running.queue), may_refuse=name != OURS)
     return costed(report, cpu, broker_cpu) | {"client_cpu_us": report["cpu_seconds"] / report["accepted"] * 1e6}
 
 
-def bare(ctx, times, cores, *words, queue="bench.raw"):
+def bare(ctx, times, cores, *words, arrives_in=None):
     broker = ctx.broker()
     before = broker.process.cpu()
-    report = publish(ctx, queue, "--depth", CONNECTIONS, *times, *words, cores=cores)
+    report = publish(ctx, "bench.raw", "--depth", CONNECTIONS, *times, *words, cores=cores, arrives_in=arrives_in)
     return costed(report, report["cpu_seconds"], broker.process.cpu() - before)
 
 
 def costed(report, cpu, broker_cpu):
     count = report["accepted"]
-    kept = {key: report[key] for key in ("accepted", "per_second", "latency_us")}
+    kept = {key: report[key] for key in ("accepted", "failed", "per_second", "latency_us")}
     return {**kept, "cpu_us": cpu / count * 1e6, "broker_cpu_us": broker_cpu / count * 1e6}
 
 
