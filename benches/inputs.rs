@@ -9,27 +9,27 @@ use polyhook::{
 };
 
 /// Unix seconds; nothing depends on the machine's clock.
-pub const NOW: i64 = 1_795_000_000;
+pub(crate) const NOW: i64 = 1_795_000_000;
 /// How large a delivery usually is, in bytes.
-pub const USUAL: usize = 600;
+pub(crate) const USUAL: usize = 600;
 
 /// [`NOW`] as a time.
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(NOW).expect("a constant")
 }
 
 /// `count` signing secrets; the last one is what deliveries are signed with, as late in a rotation.
-pub fn secrets(count: usize) -> Vec<Secret> {
+pub(crate) fn secrets(count: usize) -> Vec<Secret> {
     (0..count).map(|n| Secret::new(format!("whsec_{n:032}"))).collect()
 }
 
 /// The id of the `n`th conversation.
-pub fn conversation_id(n: usize) -> String {
+pub(crate) fn conversation_id(n: usize) -> String {
     format!("KA{n:06}b8f2c4d6e8")
 }
 
 /// The `n`th delivery, `bytes` long: the names that matter, then text.
-pub fn body(n: usize, bytes: usize) -> Bytes {
+pub(crate) fn body(n: usize, bytes: usize) -> Bytes {
     let start = format!(
         r#"{{"type":"conversation.completed","id":"evt-{n:06}","created_at":"2026-11-18T13:46:40Z","data":{{"conversation_id":"{}","account_id":"acme-uk","project_id":"PROJECT-1a2b","environment":"live","channel":"VOICE-SIP","in_progress":false,"total_duration":90.5,"handoff":null,"turns":["#,
         conversation_id(n)
@@ -49,7 +49,7 @@ pub fn body(n: usize, bytes: usize) -> Bytes {
 }
 
 /// The `n`th delivery as the receiver hands it to the queue.
-pub fn message(n: usize, bytes: usize) -> Message {
+pub(crate) fn message(n: usize, bytes: usize) -> Message {
     let body = body(n, bytes);
     let event = Event::read(&body);
     let id = event::message_id(Some(event_id(n).as_bytes()), &body);
@@ -66,6 +66,6 @@ pub fn message(n: usize, bytes: usize) -> Message {
 }
 
 /// PolyAI's id of the `n`th delivery.
-pub fn event_id(n: usize) -> String {
+pub(crate) fn event_id(n: usize) -> String {
     format!("evt-{n:06}")
 }

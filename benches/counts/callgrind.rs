@@ -15,11 +15,11 @@ const ALLOCATORS: [&str; 6] = ["malloc", "calloc", "realloc", "posix_memalign", 
 
 /// What doing a piece of work once takes.
 #[derive(Clone, Copy, Debug)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Instructions, on all threads.
-    pub instructions: u64,
+    pub(crate) instructions: u64,
     /// How often memory was asked for, to a tenth: some is asked for now and then only.
-    pub allocations: f64,
+    pub(crate) allocations: f64,
 }
 
 /// What a whole process took.
@@ -30,12 +30,12 @@ struct Totals {
 }
 
 /// Where callgrind's account of the longer run is kept, for `callgrind_annotate`.
-pub fn account(folder: &Path, case: &Case) -> PathBuf {
+pub(crate) fn account(folder: &Path, case: &Case) -> PathBuf {
     folder.join(format!("{}.callgrind", case.name))
 }
 
 /// Does the work of `case` a few and many times, at once, and takes the difference.
-pub fn count(case: &Case, folder: &Path) -> Result<Counts, String> {
+pub(crate) fn count(case: &Case, folder: &Path) -> Result<Counts, String> {
     fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     let few = Run::start(case, case.few, folder.join(format!("{}.few.callgrind", case.name)))?;
     let many = Run::start(case, case.many, account(folder, case))?;

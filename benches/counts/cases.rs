@@ -27,24 +27,24 @@ use crate::inputs::{NOW, USUAL, body, conversation_id, event_id, message, now, s
 
 /// A piece of work that is counted.
 #[derive(Debug)]
-pub struct Case {
+pub(crate) struct Case {
     /// Names it in `limits.toml`.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// For people.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// How often it is done in the shorter run: past what only the first times cost.
-    pub few: usize,
+    pub(crate) few: usize,
     /// How often in the longer one, at most [`MOST`].
-    pub many: usize,
+    pub(crate) many: usize,
     /// Does it so many times.
-    pub work: fn(usize),
+    pub(crate) work: fn(usize),
 }
 
 /// What must be prepared to do any work as often as the longest run does.
 const MOST: usize = 600;
 
 /// All of them.
-pub const CASES: [Case; 6] = [
+pub(crate) const CASES: [Case; 6] = [
     Case {
         name: "signature",
         what: "one secret, 600 bytes, both forms tried",

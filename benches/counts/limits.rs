@@ -1,8 +1,8 @@
 //! `benches/limits.toml`: what each case may take, by target.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
+use std::{collections::BTreeMap, fmt, fs, path::PathBuf, process::Command};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::{COMMAND, Case, Counts};
 
@@ -16,16 +16,16 @@ const TOLERANCE_PERCENT: f64 = 3.0;
 
 /// What a count depends on beside the program.
 #[derive(Debug)]
-pub struct Build {
+pub(crate) struct Build {
     /// The compiler's version.
-    pub rustc: String,
+    pub(crate) rustc: String,
     /// What it compiles for.
-    pub target: String,
+    pub(crate) target: String,
 }
 
 impl Build {
     /// As the compiler on the path says.
-    pub fn of_this_machine() -> Result<Self, String> {
+    pub(crate) fn of_this_machine() -> Result<Self, String> {
         let output = Command::new("rustc")
             .arg("-vV")
             .output()
@@ -42,12 +42,12 @@ impl Build {
 }
 
 /// The file.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// By how much instructions may exceed their limit, and how far below it they may be unmentioned.
-    pub tolerance_percent: f64,
-    #[serde(flatten)]
+    pub(crate) tolerance_percent: f64,
+    #[serde(rename = "target")]
     targets: BTreeMap<String, Target>,
 }
 
@@ -57,7 +57,7 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Target {
     rustc: String,
@@ -65,18 +65,18 @@ struct Target {
 }
 
 /// What one case may take.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// Give or take the tolerance.
-    pub instructions: u64,
+    pub(crate) instructions: u64,
     /// Without one: they differ by tenths only.
-    pub allocations: f64,
+    pub(crate) allocations: f64,
 }
 
 impl Limits {
     /// Reads the file; none at all is without limits.
-    pub fn read() -> Result<Self, String> {
+    pub(crate) fn read() -> Result<Self, String> {
         match fs::read_to_string(path()) {
             Ok(text) => toml::from_str(&text).map_err(|error| format!("benches/limits.toml: {error}")),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
@@ -85,7 +85,7 @@ impl Limits {
     }
 
     /// An error says why these are not the limits of `build`, and what to do.
-    pub fn are_for(&self, build: &Build) -> Result<(), String> {
+    pub(crate) fn are_for(&self, build: &Build) -> Result<(), String> {
         let why = match self.targets.get(&build.target) {
             Some(target) if target.rustc == build.rustc => return Ok(()),
             Some(target) => {
@@ -104,12 +104,12 @@ impl Limits {
     }
 
     /// The limit of a case, if it has one.
-    pub fn of(&self, build: &Build, case: &Case) -> Option<Limit> {
+    pub(crate) fn of(&self, build: &Build, case: &Case) -> Option<Limit> {
         self.targets.get(&build.target)?.cases.get(case.name).copied()
     }
 
     /// Takes over what was counted; if that is `everything`, forgets what is no longer counted.
-    pub fn take(&mut self, build: &Build, counted: &[(&Case, Counts)], everything: bool) {
+    pub(crate) fn take(&mut self, build: &Build, counted: &[(&Case, Counts)], everything: bool) {
         let target = self.targets.entry(build.target.clone()).or_default();
         if everything || target.rustc != build.rustc {
             target.cases.clear();
@@ -122,10 +122,23 @@ impl Limits {
     }
 
     /// Writes the file.
-    pub fn write(&self) -> Result<(), String> {
-        let text = toml::to_string(self).map_err(|error| format!("the limits are no TOML: {error}"))?;
-        fs::write(path(), format!("{HEAD}{text}"))
+    pub(crate) fn write(&self) -> Result<(), String> {
+        fs::write(path(), self.to_string())
             .map_err(|error| format!("cannot write benches/limits.toml: {error}"))
+    }
+}
+
+/// One line a case, so that a change is easy to read.
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{HEAD}tolerance_percent = {:?}\n", self.tolerance_percent)?;
+        for (name, Target { rustc, cases }) in &self.targets {
+            write!(f, "\n[target.{name}]\nrustc = \"{rustc}\"\n\n[target.{name}.cases]\n")?;
+            for (case, Limit { instructions, allocations }) in cases {
+                writeln!(f, "{case} = {{ instructions = {instructions}, allocations = {allocations:?} }}")?;
+            }
+        }
+        Ok(())
     }
 }
 

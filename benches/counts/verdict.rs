@@ -12,7 +12,7 @@ const ALLOCATIONS: f64 = 0.5;
 
 /// Something worth telling.
 #[derive(Debug)]
-pub enum Finding {
+pub(crate) enum Finding {
     /// More than the limit.
     Above(String),
     /// Nobody has set a limit yet.
@@ -23,7 +23,7 @@ pub enum Finding {
 
 impl Finding {
     /// Whether it is a failure.
-    pub fn fails(&self) -> bool {
+    pub(crate) fn fails(&self) -> bool {
         !matches!(self, Self::Below(_))
     }
 }
@@ -40,7 +40,12 @@ impl fmt::Display for Finding {
 }
 
 /// What there is to say of `counted`, case by case.
-pub fn judge(limits: &Limits, build: &Build, counted: &[(&Case, Counts)], folder: &Path) -> Vec<Finding> {
+pub(crate) fn judge(
+    limits: &Limits,
+    build: &Build,
+    counted: &[(&Case, Counts)],
+    folder: &Path,
+) -> Vec<Finding> {
     let judge_one = |(case, counts): &(&Case, Counts)| {
         let name = case.name;
         let Some(limit) = limits.of(build, case) else { return Some(Finding::Unlimited(name)) };
