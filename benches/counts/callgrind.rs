@@ -22,6 +22,16 @@ pub(crate) struct Counts {
     pub(crate) allocations: f64,
 }
 
+impl Counts {
+    /// The lower of each.
+    pub(crate) fn least(self, other: Self) -> Self {
+        Self {
+            instructions: self.instructions.min(other.instructions),
+            allocations: self.allocations.min(other.allocations),
+        }
+    }
+}
+
 /// What a whole process took.
 #[derive(Debug, Default)]
 struct Totals {

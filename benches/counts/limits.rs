@@ -13,6 +13,8 @@ const HEAD: &str = "\
 ";
 /// By how much instructions may differ before anybody is told, in percent.
 const TOLERANCE_PERCENT: f64 = 3.0;
+/// Allocations are whole; tenths come from what grows now and then.
+const ALLOCATIONS: f64 = 0.5;
 
 /// What a count depends on beside the program.
 #[derive(Debug)]
@@ -70,8 +72,19 @@ struct Target {
 pub(crate) struct Limit {
     /// Give or take the tolerance.
     pub(crate) instructions: u64,
-    /// Without one: they differ by tenths only.
+    /// Exact but for half a one.
     pub(crate) allocations: f64,
+}
+
+impl Limit {
+    /// How many more instructions than the limit, or (negative) fewer.
+    pub(crate) fn change_percent(self, counts: Counts) -> f64 {
+        (counts.instructions as f64 / self.instructions as f64 - 1.0) * 100.0
+    }
+
+    fn more_allocations(self, counts: Counts) -> f64 {
+        counts.allocations - self.allocations
+    }
 }
 
 impl Limits {
@@ -106,6 +119,22 @@ impl Limits {
     /// The limit of a case, if it has one.
     pub(crate) fn of(&self, build: &Build, case: &Case) -> Option<Limit> {
         self.targets.get(&build.target)?.cases.get(case.name).copied()
+    }
+
+    /// Whether `counts` is too much, as far as there is a limit.
+    pub(crate) fn are_exceeded_by(&self, build: &Build, case: &Case, counts: Counts) -> bool {
+        self.of(build, case).is_some_and(|limit| {
+            limit.change_percent(counts) > self.tolerance_percent
+                || limit.more_allocations(counts) > ALLOCATIONS
+        })
+    }
+
+    /// Whether `counts` is so far below its limit that this would hide a regression.
+    pub(crate) fn are_undercut_by(&self, build: &Build, case: &Case, counts: Counts) -> bool {
+        self.of(build, case).is_some_and(|limit| {
+            limit.change_percent(counts) < -self.tolerance_percent
+                || limit.more_allocations(counts) < -ALLOCATIONS
+        })
     }
 
     /// Takes over what was counted; if that is `everything`, forgets what is no longer counted.

