@@ -78,6 +78,7 @@ pub(crate) struct Limit {
 
 impl Limit {
     /// How many more instructions than the limit, or (negative) fewer.
+    #[expect(clippy::cast_precision_loss, reason = "counts of instructions are far below 2^52")]
     pub(crate) fn change_percent(self, counts: Counts) -> f64 {
         (counts.instructions as f64 / self.instructions as f64 - 1.0) * 100.0
     }
@@ -160,9 +161,9 @@ impl Limits {
 /// One line a case, so that a change is easy to read.
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{HEAD}tolerance_percent = {:?}\n", self.tolerance_percent)?;
+        writeln!(f, "{HEAD}tolerance_percent = {:?}", self.tolerance_percent)?;
         for (name, Target { rustc, cases }) in &self.targets {
-            write!(f, "\n[target.{name}]\nrustc = \"{rustc}\"\n\n[target.{name}.cases]\n")?;
+            writeln!(f, "\n[target.{name}]\nrustc = \"{rustc}\"\n\n[target.{name}.cases]")?;
             for (case, Limit { instructions, allocations }) in cases {
                 writeln!(f, "{case} = {{ instructions = {instructions}, allocations = {allocations:?} }}")?;
             }

@@ -70,7 +70,9 @@ fn run(args: &Args) -> Result<bool, String> {
         return Err(format!("no case has that name; there are {names}"));
     }
     if let Some(times) = args.times {
-        wanted.iter().for_each(|case| (case.work)(times));
+        for case in wanted {
+            (case.work)(times);
+        }
         return Ok(true);
     }
     if cfg!(not(debug_assertions)) {
