@@ -22,6 +22,16 @@ pub(crate) struct Counts {
     pub(crate) allocations: f64,
 }
 
+impl Counts {
+    /// The lower of each.
+    pub(crate) fn least(self, other: Self) -> Self {
+        Self {
+            instructions: self.instructions.min(other.instructions),
+            allocations: self.allocations.min(other.allocations),
+        }
+    }
+}
+
 /// What a whole process took.
 #[derive(Debug, Default)]
 struct Totals {
@@ -35,6 +45,7 @@ pub(crate) fn account(folder: &Path, case: &Case) -> PathBuf {
 }
 
 /// Does the work of `case` a few and many times, at once, and takes the difference.
+#[expect(clippy::cast_precision_loss, reason = "counts of allocations are far below 2^52")]
 pub(crate) fn count(case: &Case, folder: &Path) -> Result<Counts, String> {
     fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     let few = Run::start(case, case.few, folder.join(format!("{}.few.callgrind", case.name)))?;

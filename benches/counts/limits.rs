@@ -1,8 +1,8 @@
 //! `benches/limits.toml`: what each case may take, by target.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
+use std::{collections::BTreeMap, fmt, fs, path::PathBuf, process::Command};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::{COMMAND, Case, Counts};
 
@@ -13,6 +13,8 @@ const HEAD: &str = "\
 ";
 /// By how much instructions may differ before anybody is told, in percent.
 const TOLERANCE_PERCENT: f64 = 3.0;
+/// Allocations are whole; tenths come from what grows now and then.
+const ALLOCATIONS: f64 = 0.5;
 
 /// What a count depends on beside the program.
 #[derive(Debug)]
@@ -42,12 +44,12 @@ impl Build {
 }
 
 /// The file.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Limits {
     /// By how much instructions may exceed their limit, and how far below it they may be unmentioned.
     pub(crate) tolerance_percent: f64,
-    #[serde(flatten)]
+    #[serde(rename = "target")]
     targets: BTreeMap<String, Target>,
 }
 
@@ -57,7 +59,7 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Target {
     rustc: String,
@@ -65,13 +67,25 @@ struct Target {
 }
 
 /// What one case may take.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Limit {
     /// Give or take the tolerance.
     pub(crate) instructions: u64,
-    /// Without one: they differ by tenths only.
+    /// Exact but for half a one.
     pub(crate) allocations: f64,
+}
+
+impl Limit {
+    /// How many more instructions than the limit, or (negative) fewer.
+    #[expect(clippy::cast_precision_loss, reason = "counts of instructions are far below 2^52")]
+    pub(crate) fn change_percent(self, counts: Counts) -> f64 {
+        (counts.instructions as f64 / self.instructions as f64 - 1.0) * 100.0
+    }
+
+    fn more_allocations(self, counts: Counts) -> f64 {
+        counts.allocations - self.allocations
+    }
 }
 
 impl Limits {
@@ -108,6 +122,22 @@ impl Limits {
         self.targets.get(&build.target)?.cases.get(case.name).copied()
     }
 
+    /// Whether `counts` is too much, as far as there is a limit.
+    pub(crate) fn are_exceeded_by(&self, build: &Build, case: &Case, counts: Counts) -> bool {
+        self.of(build, case).is_some_and(|limit| {
+            limit.change_percent(counts) > self.tolerance_percent
+                || limit.more_allocations(counts) > ALLOCATIONS
+        })
+    }
+
+    /// Whether `counts` is so far below its limit that this would hide a regression.
+    pub(crate) fn are_undercut_by(&self, build: &Build, case: &Case, counts: Counts) -> bool {
+        self.of(build, case).is_some_and(|limit| {
+            limit.change_percent(counts) < -self.tolerance_percent
+                || limit.more_allocations(counts) < -ALLOCATIONS
+        })
+    }
+
     /// Takes over what was counted; if that is `everything`, forgets what is no longer counted.
     pub(crate) fn take(&mut self, build: &Build, counted: &[(&Case, Counts)], everything: bool) {
         let target = self.targets.entry(build.target.clone()).or_default();
@@ -123,9 +153,22 @@ impl Limits {
 
     /// Writes the file.
     pub(crate) fn write(&self) -> Result<(), String> {
-        let text = toml::to_string(self).map_err(|error| format!("the limits are no TOML: {error}"))?;
-        fs::write(path(), format!("{HEAD}{text}"))
+        fs::write(path(), self.to_string())
             .map_err(|error| format!("cannot write benches/limits.toml: {error}"))
+    }
+}
+
+/// One line a case, so that a change is easy to read.
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{HEAD}tolerance_percent = {:?}", self.tolerance_percent)?;
+        for (name, Target { rustc, cases }) in &self.targets {
+            writeln!(f, "\n[target.{name}]\nrustc = \"{rustc}\"\n\n[target.{name}.cases]")?;
+            for (case, Limit { instructions, allocations }) in cases {
+                writeln!(f, "{case} = {{ instructions = {instructions}, allocations = {allocations:?} }}")?;
+            }
+        }
+        Ok(())
     }
 }
 

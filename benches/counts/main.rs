@@ -8,8 +8,6 @@
 //! Built as the tests are, so that it costs no build of its own; the counts are those of that build, and of a
 //! processor as valgrind shows it. They compare versions of polyhook and are no measure of its speed.
 
-#![expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-
 mod callgrind;
 mod cases;
 #[path = "../inputs.rs"]
@@ -29,6 +27,8 @@ use self::{
 
 /// How to run it.
 const COMMAND: &str = "cargo test --bench counts";
+/// How often what exceeds its limit is counted again; the least counts.
+const AGAIN: usize = 2;
 
 /// Counts instructions and allocations, and compares them with benches/limits.toml.
 #[derive(Debug, Parser)]
@@ -70,7 +70,7 @@ fn run(args: &Args) -> Result<bool, String> {
         return Err(format!("no case has that name; there are {names}"));
     }
     if let Some(times) = args.times {
-        for case in &wanted {
+        for case in wanted {
             (case.work)(times);
         }
         return Ok(true);
@@ -88,7 +88,14 @@ fn run(args: &Args) -> Result<bool, String> {
     println!("counts: rustc {} for {}", build.rustc, build.target);
     let mut counted = Vec::new();
     for case in wanted {
-        let counts = callgrind::count(case, &folder)?;
+        let mut counts = callgrind::count(case, &folder)?;
+        // Timers and wake-ups add a hundredth, now more, now less. A regression is there every time.
+        for _ in 0..AGAIN {
+            if args.write || !limits.are_exceeded_by(&build, case, counts) {
+                break;
+            }
+            counts = counts.least(callgrind::count(case, &folder)?);
+        }
         println!(
             "  {:<16} {:>10} instructions {:>8.1} allocations  {}",
             case.name, counts.instructions, counts.allocations, case.what

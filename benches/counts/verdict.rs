@@ -7,9 +7,6 @@ use crate::{
     limits::{Build, Limits},
 };
 
-/// Allocations are whole; tenths come from what grows now and then.
-const ALLOCATIONS: f64 = 0.5;
-
 /// Something worth telling.
 #[derive(Debug)]
 pub(crate) enum Finding {
@@ -49,24 +46,24 @@ pub(crate) fn judge(
     let judge_one = |(case, counts): &(&Case, Counts)| {
         let name = case.name;
         let Some(limit) = limits.of(build, case) else { return Some(Finding::Unlimited(name)) };
-        let change = (counts.instructions as f64 / limit.instructions as f64 - 1.0) * 100.0;
-        let fewer_or_more = counts.allocations - limit.allocations;
         let told = format!(
-            "{name}: {} instructions and {:.1} allocations, where {} and {:.1} are the limit ({change:+.1} %)",
-            counts.instructions, counts.allocations, limit.instructions, limit.allocations
+            "{name}: {} instructions and {:.1} allocations, where {} and {:.1} are the limit ({:+.1} %)",
+            counts.instructions,
+            counts.allocations,
+            limit.instructions,
+            limit.allocations,
+            limit.change_percent(*counts)
         );
         let write = format!("{COMMAND} -- --write --case {name}");
-        if change > limits.tolerance_percent || fewer_or_more > ALLOCATIONS {
-            let account = callgrind::account(folder, case);
+        if limits.are_exceeded_by(build, case, *counts) {
             return Some(Finding::Above(format!(
                 "{told}\n  \
                  A regression? See where they go, here and in the commit before: callgrind_annotate {}\n  \
                  Meant to be? Take them as the limit, and say why in the commit: {write}",
-                account.display()
+                callgrind::account(folder, case).display()
             )));
         }
-        let below = change < -limits.tolerance_percent || fewer_or_more < -ALLOCATIONS;
-        below.then(|| {
+        limits.are_undercut_by(build, case, *counts).then(|| {
             Finding::Below(format!(
                 "{told}\n  Well done. Lower the limit, or the gain can be lost unseen: {write}"
             ))

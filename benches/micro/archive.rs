@@ -65,8 +65,8 @@ fn recording(bytes: usize) -> Vec<u8> {
         sample_format: hound::SampleFormat::Int,
     };
     let mut writer = hound::WavWriter::new(&mut wav, spec).expect("a format that exists");
-    for sample in 0..bytes / 2 {
-        writer.write_sample(i16::try_from(sample % 251).unwrap_or_default()).expect("memory");
+    for sample in (-500_i16..500).cycle().take(bytes / 2) {
+        writer.write_sample(sample).expect("memory");
     }
     writer.finalize().expect("memory");
     wav.into_inner()

@@ -3,8 +3,6 @@
 //! They tell which part costs how much and are for comparing two versions on one quiet machine; what must not
 //! get worse unnoticed is guarded by the instruction counts (`benches/counts`).
 
-#![expect(clippy::format_collect, reason = "inputs are made once")]
-
 mod archive;
 mod delivery;
 #[path = "../inputs.rs"]
