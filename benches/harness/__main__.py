@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 EXAMPLES = """examples:
-  benches/run --quick                     everything, in under ten minutes, and docs/benchmarks.md from it
+  benches/run --quick                     everything in short rounds, and docs/benchmarks.md from it
   benches/run                             the same with longer rounds, and an hour for the memory
   benches/run --quick --only receiver     one section; its results are kept, the report is not written
   benches/run --report                    the report again from the results that are kept

@@ -22,7 +22,7 @@ INTRODUCTION = """# Benchmarks
 <!-- Written by benches/run from benches/harness; what is written here by hand is lost. -->
 
 ```sh
-benches/run --quick      # under ten minutes, but for installing and building
+benches/run --quick      # short rounds
 benches/run              # longer rounds, an hour for the memory
 ```
 

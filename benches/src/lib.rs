@@ -112,8 +112,22 @@ impl Report {
     }
 }
 
+/// How long a program measures, and with messages of which size.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Course {
+    /// How long is measured.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub duration: Duration,
+    /// How long it runs before.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub warmup: Duration,
+    /// Size of a body.
+    #[arg(long, default_value_t = 600)]
+    pub body_bytes: usize,
+}
+
 /// A duration on the command line, such as `5s`.
-pub fn duration(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 

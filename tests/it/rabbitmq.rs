@@ -61,6 +61,11 @@ pub(crate) fn try_open(config: &QueueConfig) -> Result<Bench, OpenError> {
         only_publishes: false,
         clock: Clock::System,
     };
+    open(options, life)
+}
+
+fn open(options: Options<'_>, life: Lifecycle) -> Result<Bench, OpenError> {
+    let config = options.config;
     let broker = RabbitMq::open(options, &life)?;
     let queue = Spooled::new(broker, None, config, Clock::System, Health::default(), &life);
     Ok(Bench { queue, prefix: config.prefix.clone(), life })
@@ -306,6 +311,24 @@ async fn an_event_carries_what_the_contract_says() {
     ];
     assert_eq!(headers(properties), wanted.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     bench.queue.close().await;
+}
+
+/// Who only publishes asks for small frames; a receiver's greatest body goes through in many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn small_frames_carry_the_greatest_body() {
+    let reader = Bench::new().await;
+    let config = config(&SHARED.url(), &reader.prefix);
+    let delays = [1, 600].map(Duration::from_secs).to_vec();
+    let options =
+        Options { config: &config, delays, consume: None, only_publishes: true, clock: Clock::System };
+    let writer = open(options, Lifecycle::new()).unwrap();
+    writer.becomes_ready().await;
+    let long = |length| "x".repeat(length);
+    let body = format!("{{\"conversation_id\":\"{}\",\"x\":\"{}\"}}", long(255), long(1 << 20));
+    let sent =
+        Message { traceparent: Some(long(255)), content_type: long(255), ..message(&long(255), &body) };
+    assert_eq!(writer.queue.publish(sent.clone()).await.unwrap(), Published::New);
+    assert!(reader.take().await.message == sent, "it came out as another");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@
 //!
 //! `--queue` sends the same bytes through polyhook's own embedded queue instead, without a receiver before it.
 
-use std::{path::PathBuf, sync::Arc, sync::mpsc, time::Duration};
+use std::{path::PathBuf, sync::Arc, sync::mpsc};
 
 use clap::Parser;
 use polyhook::{
@@ -19,7 +19,7 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{Message, Published, Queue, QueueConfig, sqlite::Sqlite, sqlite::SqliteOptions},
 };
-use polyhook_bench::{Measured, Report, cpu, duration, event};
+use polyhook_bench::{Course, Measured, Report, cpu, event};
 use rusqlite::Connection;
 use serde::Serialize;
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
@@ -56,15 +56,8 @@ struct Args {
     /// Producers, each of which waits for its message.
     #[arg(long, default_value_t = 64)]
     producers: usize,
-    /// How long is measured.
-    #[arg(long, default_value = "5s", value_parser = duration)]
-    duration: Duration,
-    /// How long is appended before.
-    #[arg(long, default_value = "1s", value_parser = duration)]
-    warmup: Duration,
-    /// Size of a body.
-    #[arg(long, default_value_t = 600)]
-    body_bytes: usize,
+    #[command(flatten)]
+    course: Course,
     /// Delete messages a thousand messages later.
     #[arg(long, conflicts_with = "queue")]
     consume: bool,
@@ -228,10 +221,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         writing = Some(std::thread::spawn(move || writer.run(&receiver)));
         Target::Bare { appends, unique: args.unique }
     };
-    let from = Instant::now() + args.warmup;
-    let body: Arc<[u8]> = event(0, 1, args.body_bytes).into();
+    let from = Instant::now() + args.course.warmup;
+    let body: Arc<[u8]> = event(0, 1, args.course.body_bytes).into();
     let producers: JoinSet<_> = (0..args.producers)
-        .map(|producer| produce(target.clone(), producer, Arc::clone(&body), from, from + args.duration))
+        .map(|producer| {
+            produce(target.clone(), producer, Arc::clone(&body), from, from + args.course.duration)
+        })
         .collect();
     let mut measured = Measured::default();
     for each in producers.join_all().await {
@@ -245,7 +240,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(writing) = writing {
         writing.join().map_err(|_| "the writer panicked")?;
     }
-    let report = measured.report(args.duration);
+    let report = measured.report(args.course.duration);
     print(&Costed { report, cpu_seconds: cpu::used().as_secs_f64() })
 }
 

@@ -4,13 +4,13 @@
 //! fixed before, whatever the answers do, over as many connections as it takes, and counts a delivery's latency from
 //! the time at which it was due: a receiver that stalls is not spared the deliveries that would have come meanwhile.
 //!
-//! The bodies are made and signed before the time is taken, so that the client costs little; each delivery has an
-//! event id of its own, which makes it a new one.
+//! The bodies are signed before they are sent, and again every minute, so that the client costs little and a run may be
+//! long; each delivery has an event id of its own, which makes it a new one.
 
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -18,17 +18,19 @@ use std::{
 
 use clap::Parser;
 use hmac::{Hmac, KeyInit, Mac};
-use polyhook_bench::{Measured, duration, event, pace};
+use polyhook_bench::{Course, Measured, event, pace};
 use sha2::Sha256;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 /// An answer that takes longer never comes.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a signature is used; a receiver takes it for five minutes.
+const SIGNED_FOR: Duration = Duration::from_mins(1);
 /// Different bodies.
 const BODIES: u64 = 64;
 
@@ -47,15 +49,8 @@ struct Args {
     /// Deliveries a second, in an open loop.
     #[arg(long)]
     rate: Option<u32>,
-    /// How long is measured.
-    #[arg(long, default_value = "5s", value_parser = duration)]
-    duration: Duration,
-    /// How long is sent before.
-    #[arg(long, default_value = "1s", value_parser = duration)]
-    warmup: Duration,
-    /// Size of a body.
-    #[arg(long, default_value_t = 600)]
-    body_bytes: usize,
+    #[command(flatten)]
+    course: Course,
     /// How many projects the events are of.
     #[arg(long, default_value_t = 1)]
     projects: u64,
@@ -64,12 +59,17 @@ struct Args {
     deliveries: u64,
 }
 
+/// A request without the event id: what stands before it, and after.
+type Request = (Vec<u8>, Vec<u8>);
+
 /// All that the senders share.
 #[derive(Debug)]
 struct Plan {
     address: String,
-    /// The requests without the event id, as two parts.
-    requests: Vec<(Vec<u8>, Vec<u8>)>,
+    path: String,
+    secret: String,
+    bodies: Vec<Vec<u8>>,
+    requests: RwLock<Vec<Request>>,
     /// Told apart from those of other runs.
     run: u64,
     next: AtomicU64,
@@ -82,37 +82,45 @@ impl Plan {
     fn new(args: &Args, start: Instant) -> Self {
         let rest = args.url.strip_prefix("http://").unwrap_or(&args.url);
         let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
-        #[expect(clippy::disallowed_methods, reason = "the signature is of the time it is")]
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Signed for the middle of the run, so that no end of it is out of the receiver's tolerance.
-        let stamp = (now + (args.warmup + args.duration) / 2).as_secs().to_string();
-        let requests = (0..BODIES.max(args.projects))
-            .map(|n| {
-                let body = event(n, args.projects, args.body_bytes);
-                let mut key = Hmac::<Sha256>::new_from_slice(args.secret.as_bytes())
-                    .unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
-                key.update(stamp.as_bytes());
-                key.update(b".");
-                key.update(&body);
-                let signature = hex::encode(key.finalize().into_bytes());
-                let head = format!(
-                    "POST /{path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: PolyAI-Webhooks/1.0\r\ncontent-type: application/json\r\n\
-                     x-polyai-timestamp: {stamp}\r\nx-polyai-signature: {signature}\r\ncontent-length: {}\r\nx-polyai-event-id: evt_",
-                    body.len()
-                );
-                (head.into_bytes(), [b"\r\n\r\n", &*body].concat())
-            })
-            .collect();
-        let measured_from = start + args.warmup;
-        Self {
+        let measured_from = start + args.course.warmup;
+        let plan = Self {
             address: address.to_owned(),
-            requests,
-            run: u64::try_from(now.as_nanos() & u128::from(u64::MAX)).unwrap_or_default(),
+            path: path.to_owned(),
+            secret: args.secret.clone(),
+            bodies: (0..BODIES.max(args.projects))
+                .map(|n| event(n, args.projects, args.course.body_bytes))
+                .collect(),
+            requests: RwLock::default(),
+            run: u64::try_from(now().as_nanos() & u128::from(u64::MAX)).unwrap_or_default(),
             next: AtomicU64::new(0),
             deliveries: args.deliveries,
             measured_from,
-            end: measured_from + args.duration,
-        }
+            end: measured_from + args.course.duration,
+        };
+        plan.sign();
+        plan
+    }
+
+    /// Signs all bodies for now.
+    fn sign(&self) {
+        let Self { address, path, secret, .. } = self;
+        let stamp = now().as_secs().to_string();
+        let signed = |body: &Vec<u8>| {
+            let mut key = Hmac::<Sha256>::new_from_slice(secret.as_bytes())
+                .unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
+            key.update(stamp.as_bytes());
+            key.update(b".");
+            key.update(body);
+            let signature = hex::encode(key.finalize().into_bytes());
+            let head = format!(
+                "POST /{path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: PolyAI-Webhooks/1.0\r\ncontent-type: application/json\r\n\
+                 x-polyai-timestamp: {stamp}\r\nx-polyai-signature: {signature}\r\ncontent-length: {}\r\nx-polyai-event-id: evt_",
+                body.len()
+            );
+            (head.into_bytes(), [b"\r\n\r\n", &**body].concat())
+        };
+        let requests = self.bodies.iter().map(signed).collect();
+        *self.requests.write().unwrap_or_else(PoisonError::into_inner) = requests;
     }
 
     /// The next delivery, unless there are enough.
@@ -121,13 +129,26 @@ impl Plan {
         if n >= self.deliveries {
             return false;
         }
-        let at = usize::try_from(n).unwrap_or_default() % self.requests.len();
-        let (head, rest) = &self.requests[at];
+        let requests = self.requests.read().unwrap_or_else(PoisonError::into_inner);
+        let (head, rest) = &requests[usize::try_from(n).unwrap_or_default() % requests.len()];
         into.clear();
         into.extend_from_slice(head);
         into.extend_from_slice(format!("{:016x}{n:x}", self.run).as_bytes());
         into.extend_from_slice(rest);
         true
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the signature is of the time it is")]
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Keeps the signatures fresh.
+async fn sign_again(plan: Arc<Plan>) {
+    loop {
+        sleep(SIGNED_FOR).await;
+        plan.sign();
     }
 }
 
@@ -260,6 +281,8 @@ async fn main() {
     let args = Args::parse();
     let start = Instant::now();
     let plan = Arc::new(Plan::new(&args, start));
+    let mut signing = JoinSet::new();
+    signing.spawn(sign_again(Arc::clone(&plan)));
     let measured = if let Some(rate) = args.rate {
         open(Arc::clone(&plan), rate, args.connections, start).await
     } else {

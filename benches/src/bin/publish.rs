@@ -3,7 +3,7 @@
 //!
 //! One task owns each channel, because lapin gives confirms to the wrong message where tasks share one.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use clap::Parser;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -12,7 +12,7 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use polyhook_bench::{Measured, duration, event, pace};
+use polyhook_bench::{Course, Measured, event, pace};
 use tokio::time::Instant;
 
 /// Publishes to a quorum queue and measures the confirms.
@@ -42,15 +42,8 @@ struct Args {
     /// Messages a second, in an open loop.
     #[arg(long)]
     rate: Option<u32>,
-    /// How long is measured.
-    #[arg(long, default_value = "5s", value_parser = duration)]
-    duration: Duration,
-    /// How long is published before.
-    #[arg(long, default_value = "1s", value_parser = duration)]
-    warmup: Duration,
-    /// Size of a body.
-    #[arg(long, default_value_t = 600)]
-    body_bytes: usize,
+    #[command(flatten)]
+    course: Course,
 }
 
 struct Publisher {
@@ -144,7 +137,7 @@ async fn main() -> Result<(), lapin::Error> {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     connection.create_channel().await?.queue_declare(args.queue.as_str().into(), options, arguments).await?;
 
-    let body: Arc<[u8]> = event(0, 1, args.body_bytes).into();
+    let body: Arc<[u8]> = event(0, 1, args.course.body_bytes).into();
     let mut channels = Vec::new();
     for _ in 0..args.channels {
         let channel = connection.create_channel().await?;
@@ -152,8 +145,8 @@ async fn main() -> Result<(), lapin::Error> {
         channels.push(channel);
     }
     let start = Instant::now();
-    let measured_from = start + args.warmup;
-    let end = measured_from + args.duration;
+    let measured_from = start + args.course.warmup;
+    let end = measured_from + args.course.duration;
     let due = args.rate.map(|rate| pace(start, end, rate));
     let tasks = channels.into_iter().enumerate().map(|(n, channel)| {
         let exchange = args.exchange.clone();
@@ -174,6 +167,6 @@ async fn main() -> Result<(), lapin::Error> {
     for each in tasks.join_all().await {
         measured.add(&each);
     }
-    measured.report(args.duration).print();
+    measured.report(args.course.duration).print();
     Ok(())
 }

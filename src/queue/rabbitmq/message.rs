@@ -137,9 +137,14 @@ pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) 
     let id = event::message_id(properties.message_id().as_ref().map(|id| id.as_str().as_bytes()), &body);
     let said = properties.kind().as_ref().map(ShortString::as_str).filter(|kind| !kind.is_empty());
     let environment = text(properties, ENVIRONMENT).filter(|name| !name.is_empty() && name.len() <= SHORT);
-    let event = Event::read(&body);
-    let (kind, environment) =
-        (said.map_or(event.kind, str::to_owned), environment.unwrap_or(event.environment));
+    let (kind, environment, conversation_id) = match (said, environment, text(properties, SUBJECT)) {
+        (Some(kind), Some(environment), Some(subject)) => (kind.to_owned(), environment, Some(subject)),
+        (said, environment, _) => {
+            let event = Event::read(&body);
+            let kind = said.map_or(event.kind, str::to_owned);
+            (kind, environment.unwrap_or(event.environment), event.conversation_id)
+        }
+    };
     let sent = || {
         let seconds = i64::try_from((*properties.timestamp())?).ok()?;
         Timestamp::from_second(seconds).ok()
@@ -152,7 +157,7 @@ pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) 
         id,
         kind,
         environment,
-        conversation_id: event.conversation_id,
+        conversation_id,
         received_at,
         traceparent: text(properties, TRACEPARENT),
         content_type: properties
