@@ -10,6 +10,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -36,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A channel on which a message was refused is closed after this: RabbitMQ (seen with 3.10) goes on refusing for
 /// a quorum queue that was full, on that channel, when its limit has long been lifted.
 const REFUSING: Duration = Duration::from_secs(5);
+/// While messages are unconfirmed, others wait for so long at most to go out together when they are: what a write, a
+/// wake-up and a confirm cost, they cost a batch once.
+const GATHER: Duration = Duration::from_millis(5);
 /// How long unconfirmed messages may take when the queue is closed.
 const LAST_CONFIRMS: Duration = Duration::from_secs(2);
 
@@ -182,6 +186,8 @@ impl Publisher {
         let mut deadline = None;
         let mut drained = false;
         let opened = Instant::now();
+        let mut gathering = pin!(tokio::time::sleep(GATHER));
+        let mut gathered = false;
         loop {
             if drained && flights.is_empty() {
                 return End::Closed;
@@ -190,7 +196,8 @@ impl Publisher {
             if renew && flights.is_empty() {
                 return End::Renew;
             }
-            let room = if renew { 0 } else { self.manner.window.saturating_sub(flights.len()) };
+            let open = !renew && (gathered || flights.is_empty());
+            let room = if open { self.manner.window.saturating_sub(flights.len()) } else { 0 };
             tokio::select! {
                 biased;
                 _ = session.ended() => return self.lost(session, unanswered).await,
@@ -219,8 +226,11 @@ impl Publisher {
                         return End::Renew;
                     }
                 }
+                () = &mut gathering, if !gathered && !flights.is_empty() => gathered = true,
                 taken = self.orders.recv_many(&mut incoming, room), if room > 0 && !drained => {
                     drained = taken == 0;
+                    gathered = false;
+                    gathering.as_mut().reset(tokio::time::Instant::now() + GATHER);
                     let blocked = session.blocked();
                     for order in incoming.drain(..) {
                         if order.answer.is_closed() {
