@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   benches/run                             the same with longer rounds, and an hour for the memory
   benches/run --quick --only receiver     one section; its results are kept, the report is not written
   benches/run --report                    the report again from the results that are kept
+  benches/run --flame                     where the receiver's time goes: docs/benchmarks/receiver-flame.svg
 """
 SECTIONS = ("receiver", "latency", "footprint", "growth", "embedded", "worker", "tools")
 
@@ -28,10 +29,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="how often contenders alternate (default: 5)")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--report", action="store_true", help="measure nothing, write the report from what is kept")
+    parser.add_argument("--flame", action="store_true", help="draw a flame graph of the receiver, and nothing else")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = Path(__file__).resolve().parents[1] / "results"
     results.mkdir(exist_ok=True)
+    if args.flame:
+        return flame()
     if not args.report:
         measure(args, results)
     if not args.only:
@@ -59,6 +63,17 @@ def measure(args, results):
         print(f"{seconds:.0f} s", file=sys.stderr)
         about = {"quick": args.quick, "rounds": args.rounds, "took_seconds": seconds, "on": machine()}
         (results / f"{name}.json").write_text(json.dumps({**about, "found": found}, indent=1))
+
+
+def flame():
+    from . import flame as section
+    from .context import ROOT, Context
+
+    ctx = Context(quick=True, rounds=1)
+    try:
+        section.draw(ctx, ROOT / "docs/benchmarks")
+    finally:
+        ctx.close()
 
 
 def machine():

@@ -43,6 +43,7 @@ GOALS = [
     ("cost with 100 projects against 1", "growth", median("ratio", "projects_100/one"), "≤", 1.1, "{:.2f} ×"),
     ("cost with 10 secrets against 1", "growth", median("ratio", "secrets_10/one"), "≤", 1.1, "{:.2f} ×"),
     ("cost with 1,000 connections against 64", "growth", median("ratio", "connections_1000/connections_64"), "≤", 1.1, "{:.2f} ×"),
+    ("cost with 10,000 connections against 64, at 3,000/s", "growth", median("ratio", "at_rate_10000/at_rate_64"), "≤", 1.1, "{:.2f} ×"),
     ("cost with 1 connection against 64", "growth", median("ratio", "connections_1/connections_64"), "≤", 1.1, "{:.2f} ×"),
     ("embedded queue against a bare appender", "embedded", median("ratios", "queue"), "≥", 0.7, "{:.2f} ×"),
     (

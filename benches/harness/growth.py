@@ -1,4 +1,8 @@
-"""Whether a delivery costs the same with more of everything: projects, signing secrets, connections."""
+"""Whether a delivery costs the same with more of everything: projects, signing secrets, connections.
+
+A closed loop of ten thousand connections would only meet `max_in_flight`, and a connection that is silent for long is
+closed. So that many are compared at a fixed rate, at which each of them is used every few seconds.
+"""
 
 from . import contenders
 from .contenders import durable, load
@@ -6,6 +10,8 @@ from .words import over, said, table
 
 NAME = "growth"
 CONNECTIONS = (1, 64, 1000)
+CONNECTIONS_AT_RATE = (64, 10_000)
+RATE = 3000
 
 
 def run(ctx):
@@ -21,6 +27,10 @@ def run(ctx):
         found = {name: cost(ctx, running, 64, words) for name, (running, words) in kinds.items()}
         for count in CONNECTIONS:
             found[f"connections_{count}"] = cost(ctx, kinds["one"][0], count, ())
+        for count in CONNECTIONS_AT_RATE:
+            # Long enough for each connection to be made and used again.
+            words = ("--rate", RATE, "--warmup", "3500ms", "--duration", "2s" if ctx.quick else "10s")
+            found[f"at_rate_{count}"] = cost(ctx, kinds["one"][0], count, words)
         rounds.append(found)
     for running, _ in kinds.values():
         running.stop()
@@ -32,6 +42,7 @@ def run(ctx):
             for base, names in {
                 "one": ("projects_100", "secrets_10"),
                 "connections_64": ("connections_1", "connections_1000"),
+                "at_rate_64": ("at_rate_10000",),
             }.items()
             for name in names
         },
@@ -40,9 +51,10 @@ def run(ctx):
 
 def cost(ctx, running, connections, words):
     # They are made in the warm-up. What they cost then is counted, like everything.
-    seconds = "1500ms" if ctx.quick else "5s"
+    if "--rate" not in words:
+        words = ("--duration", "1s" if ctx.quick else "5s", "--warmup", "500ms" if ctx.quick else "1s", *words)
     before = running.process.cpu()
-    report = load(ctx, running, "--connections", connections, "--duration", seconds, "--warmup", "1s", *words)
+    report = load(ctx, running, "--connections", connections, *words)
     cpu = running.process.cpu() - before
     durable(running.queue, report, ctx.broker().take(running.queue))
     return {"per_second": report["per_second"], "cpu_us": cpu / report["accepted"] * 1e6}
@@ -50,6 +62,14 @@ def cost(ctx, running, connections, words):
 
 def markdown(found):
     """The section as the report shows it."""
-    rows = [[name.replace("_", " "), said(of, digits=1)] for name, of in found["cpu_us"].items()]
-    ratios = [[name.replace("_", " "), said(of)] for name, of in found["ratio"].items()]
-    return f"{table(['', 'CPU, µs each'], rows)}\n{table(['against', 'ratio'], ratios)}"
+    rows = [[in_words(name), said(of, digits=1)] for name, of in found["cpu_us"].items()]
+    ratios = [[" against ".join(map(in_words, name.split("/"))), said(of)] for name, of in found["ratio"].items()]
+    return f"{table(['', 'CPU, µs each'], rows)}\n{table(['', 'ratio'], ratios)}"
+
+
+def in_words(name):
+    """What a figure is of."""
+    kind, _, count = name.rpartition("_")
+    if kind == "at_rate":
+        return f"{int(count):,} connections at {RATE:,}/s"
+    return f"{int(count):,} {kind}" if count.isdigit() else "one project, one secret, 64 connections"

@@ -22,7 +22,7 @@ def run(ctx):
 
 
 def at(ctx, running, rate):
-    words = ("--rate", rate, "--duration", "4s" if ctx.quick else "20s", "--warmup", "1s")
+    words = ("--rate", rate, "--duration", "3s" if ctx.quick else "20s", "--warmup", "500ms")
     rounds = []
     for _ in range(ctx.rounds):
         ours = load(ctx, running, "--connections", 256, *words)

@@ -37,7 +37,7 @@ def run(ctx):
 def measure(ctx, layout, broker_cores, others):
     broker = ctx.broker()
     broker.pin(broker_cores or contenders.cores())
-    times = ("--duration", "1500ms" if ctx.quick else "5s", "--warmup", "500ms")
+    times = ("--duration", "1s" if ctx.quick else "5s", "--warmup", "300ms" if ctx.quick else "1s")
     names = list(RECEIVERS) if layout == "shared" else [OURS, "fastify_amqplib", "null"]
     running = {name: RECEIVERS[name](ctx, f"{name}-{layout}", cores=others) for name in names}
     prefix = running[OURS].queue.removesuffix(".fetch")
