@@ -24,7 +24,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 /// An answer that takes longer never comes.
@@ -246,15 +246,20 @@ async fn closed(plan: Arc<Plan>) -> Measured {
     }
 }
 
-/// Sends what is due to whichever connection is free.
+/// Sends what is due to whichever connection has been free the longest. They are made one after another in the first half
+/// of the warm-up: thousands at once would be a load of their own.
 async fn open(plan: Arc<Plan>, rate: u32, connections: usize, start: Instant) -> Measured {
     let due = pace(start, plan.end, rate);
     let mut clients = JoinSet::new();
-    for _ in 0..connections {
+    let pause = plan.measured_from.duration_since(start) / 2 / u32::try_from(connections).unwrap_or(u32::MAX);
+    for n in 0..u32::try_from(connections).unwrap_or(u32::MAX) {
         let (plan, due) = (Arc::clone(&plan), due.clone());
         clients.spawn(async move {
             let mut client = Client::new(&plan);
             let mut measured = Measured::default();
+            sleep_until(start + pause * n).await;
+            // Where it cannot be made, the first delivery says so.
+            let _ = client.connected().await;
             while let Ok(at) = due.recv().await {
                 if !plan.request(&mut client.request) {
                     break;
