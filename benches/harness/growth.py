@@ -27,11 +27,12 @@ def run(ctx):
         found = {name: cost(ctx, running, 64, words) for name, (running, words) in kinds.items()}
         for count in CONNECTIONS:
             found[f"connections_{count}"] = cost(ctx, kinds["one"][0], count, ())
-        for count in CONNECTIONS_AT_RATE:
-            # Long enough for each connection to be made and used again.
-            words = ("--rate", RATE, "--warmup", "3500ms", "--duration", "2s" if ctx.quick else "10s")
-            found[f"at_rate_{count}"] = cost(ctx, kinds["one"][0], count, words)
         rounds.append(found)
+    for found in rounds:
+        for count in CONNECTIONS_AT_RATE:
+            # Long enough for each connection to be made and used.
+            words = ("--rate", RATE, "--warmup", "5s", "--duration", "1s" if ctx.quick else "10s")
+            found[f"at_rate_{count}"] = cost(ctx, kinds["one"][0], count, words)
     for running, _ in kinds.values():
         running.stop()
     return {

@@ -10,7 +10,7 @@
 use std::{
     io,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -23,6 +23,7 @@ use sha2::Sha256;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync,
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
@@ -76,6 +77,8 @@ struct Plan {
     deliveries: u64,
     measured_from: Instant,
     end: Instant,
+    /// One for all: a histogram for each of thousands of connections would take gigabytes.
+    measured: Mutex<Measured>,
 }
 
 impl Plan {
@@ -96,6 +99,7 @@ impl Plan {
             deliveries: args.deliveries,
             measured_from,
             end: measured_from + args.course.duration,
+            measured: Mutex::default(),
         };
         plan.sign();
         plan
@@ -204,9 +208,11 @@ impl Client {
     }
 
     /// Sends, and notes how it ended; `since` is when the delivery was due.
-    async fn deliver(&mut self, plan: &Plan, since: Instant, measured: &mut Measured) {
+    async fn deliver(&mut self, plan: &Plan, since: Instant) {
         let within = since >= plan.measured_from && since < plan.end;
-        match timeout_at(since + PATIENCE, self.send()).await {
+        let sent = timeout_at(since + PATIENCE, self.send()).await;
+        let mut measured = plan.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        match sent {
             Ok(Ok(status)) if (200..300).contains(&status) => measured.success(since.elapsed(), within),
             Ok(Ok(status)) => measured.failure(status.to_string()),
             Ok(Err(error)) => measured.failure(error.kind().to_string()),
@@ -234,51 +240,43 @@ fn whole(answer: &[u8]) -> io::Result<Option<(u16, bool)>> {
 }
 
 /// Keeps one connection busy.
-async fn closed(plan: Arc<Plan>) -> Measured {
+async fn closed(plan: Arc<Plan>) {
     let mut client = Client::new(&plan);
-    let mut measured = Measured::default();
     loop {
         let now = Instant::now();
         if now >= plan.end || !plan.request(&mut client.request) {
-            return measured;
+            return;
         }
-        client.deliver(&plan, now, &mut measured).await;
+        client.deliver(&plan, now).await;
     }
 }
 
-/// Sends what is due to whichever connection has been free the longest. They are made one after another in the first half
+/// Sends what is due to whichever connection has been free the longest. They are made one after another during most
 /// of the warm-up: thousands at once would be a load of their own.
-async fn open(plan: Arc<Plan>, rate: u32, connections: usize, start: Instant) -> Measured {
-    let due = pace(start, plan.end, rate);
+async fn open(plan: Arc<Plan>, rate: u32, connections: usize, start: Instant) {
+    // They stand in line for it: a channel alone lets those who have just been served in before those who wait, and a
+    // connection that is silent for some seconds is closed.
+    let due = Arc::new(sync::Mutex::new(pace(start, plan.end, rate)));
+    let connections = u32::try_from(connections).unwrap_or(u32::MAX);
+    let pause = plan.measured_from.duration_since(start) * 4 / 5 / connections;
     let mut clients = JoinSet::new();
-    let pause = plan.measured_from.duration_since(start) / 2 / u32::try_from(connections).unwrap_or(u32::MAX);
-    for n in 0..u32::try_from(connections).unwrap_or(u32::MAX) {
-        let (plan, due) = (Arc::clone(&plan), due.clone());
+    for n in 0..connections {
+        let (plan, due) = (Arc::clone(&plan), Arc::clone(&due));
         clients.spawn(async move {
             let mut client = Client::new(&plan);
-            let mut measured = Measured::default();
             sleep_until(start + pause * n).await;
             // Where it cannot be made, the first delivery says so.
             let _ = client.connected().await;
-            while let Ok(at) = due.recv().await {
+            loop {
+                let Ok(at) = due.lock().await.recv().await else { break };
                 if !plan.request(&mut client.request) {
                     break;
                 }
-                client.deliver(&plan, at, &mut measured).await;
+                client.deliver(&plan, at).await;
             }
-            measured
         });
     }
-    drop(due);
-    sum(clients).await
-}
-
-async fn sum(clients: JoinSet<Measured>) -> Measured {
-    let mut measured = Measured::default();
-    for each in clients.join_all().await {
-        measured.add(&each);
-    }
-    measured
+    clients.join_all().await;
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -288,13 +286,13 @@ async fn main() {
     let plan = Arc::new(Plan::new(&args, start));
     let mut signing = JoinSet::new();
     signing.spawn(sign_again(Arc::clone(&plan)));
-    let measured = if let Some(rate) = args.rate {
-        open(Arc::clone(&plan), rate, args.connections, start).await
+    if let Some(rate) = args.rate {
+        open(Arc::clone(&plan), rate, args.connections, start).await;
     } else {
-        let clients = (0..args.connections).map(|_| closed(Arc::clone(&plan)));
-        sum(clients.collect()).await
-    };
+        let clients: JoinSet<_> = (0..args.connections).map(|_| closed(Arc::clone(&plan))).collect();
+        clients.join_all().await;
+    }
     // In the closed loop, with a number of deliveries, it may have ended before.
     let time = Instant::now().min(plan.end).duration_since(plan.measured_from);
-    measured.report(time).print();
+    plan.measured.lock().unwrap_or_else(PoisonError::into_inner).report(time).print();
 }

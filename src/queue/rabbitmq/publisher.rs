@@ -6,6 +6,9 @@
 //! all its messages itself, looks at everything that has completed before it answers anybody, and where a
 //! message came back it fails **all** that had no answer yet. With a window of one that is exact.
 //!
+//! What comes while messages are unconfirmed goes out together when they are, as a group commit does, or after
+//! [`GATHER`], so that a queue that confirms slowly holds up nobody for long.
+//!
 //! The confirms belong to the task, never to a caller: a caller that hangs up leaves nothing behind.
 
 use std::{
