@@ -73,4 +73,4 @@ def in_words(name):
     kind, _, count = name.rpartition("_")
     if kind == "at_rate":
         return f"{int(count):,} connections at {RATE:,}/s"
-    return f"{int(count):,} {kind}" if count.isdigit() else "one project, one secret, 64 connections"
+    return f"{int(count):,} {kind if count != '1' else kind.rstrip('s')}" if count.isdigit() else "one project, one secret, 64 connections"
