@@ -28,7 +28,7 @@ use polyhook::{
 };
 use serde_json::Value;
 use tokio::{
-    task::JoinSet,
+    task::{JoinSet, block_in_place},
     time::{Instant, sleep, timeout},
 };
 
@@ -277,6 +277,45 @@ async fn the_topology_is_as_documented() {
         assert_eq!((row["type"].as_str(), row["durable"].as_bool()), (Some(kind), Some(true)), "{name}");
     }
     assert_eq!(argument(&exchanges["events"], "alternate-exchange"), bench.name("unrouted"));
+    bench.queue.close().await;
+}
+
+/// RabbitMQ confirms in order on a channel. A customer's queue for other events that confirms nothing, such as one that
+/// lost its majority, must not keep calls from being durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_confirms_nothing_holds_up_no_call() {
+    let (bench, customer) = (Bench::new().await, Customer::new().await);
+    let theirs = bench.name("customer");
+    let mut quorum = FieldTable::default();
+    quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    customer.queue(&theirs, quorum).await;
+    customer.bind(&theirs, &bench.name("events"), "handoff.#").await;
+    let their_server =
+        |what: &str| block_in_place(|| SHARED.ctl(&["eval", &format!("sys:{what}('%2F_{theirs}').")]));
+    their_server("suspend");
+
+    let handoffs: Vec<_> = (0..4)
+        .map(|n| {
+            let (queue, handoff) =
+                (Arc::clone(&bench.queue), event("handoff.created", &format!("evt_held_{n}")));
+            async move { queue.publish(handoff).await }
+        })
+        .collect();
+    let held_up = tokio::spawn(at_once(handoffs));
+    sleep(Duration::from_millis(100)).await;
+    let begun = Instant::now();
+    for n in 0..20 {
+        let published = bench.queue.publish(message(&format!("evt_{n}"), "{}")).await;
+        assert_eq!(published.unwrap(), Published::New);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(!held_up.is_finished(), "they were confirmed, so this has shown nothing");
+
+    their_server("resume");
+    // Unless that took longer than anybody waits.
+    for ended in held_up.await.unwrap() {
+        assert!(matches!(ended, Ok(Published::New) | Err(QueueError::Timeout(_))), "{ended:?}");
+    }
     bench.queue.close().await;
 }
 

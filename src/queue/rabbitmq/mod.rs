@@ -44,6 +44,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
+    event,
     lifecycle::Lifecycle,
     queue::{
         Announced, Announcement, DeadLetters, Erased, History, Job, Lane, Lease, Message, Note, Outcome,
@@ -66,7 +67,8 @@ mod topology;
 
 pub use tail::Follower;
 
-/// Deliveries, by two tasks: with four, each finds half as much to do whenever it is woken, and waking is what costs.
+/// Deliveries, by two tasks, and two more for those that ask for no fetch, so that a customer's queue for these keeps no call
+/// from being durable: with four, each finds half as much to do whenever it is woken, and waking is what costs.
 const EVENTS: Manner = Manner { tasks: 2, window: 256 };
 /// Announcements, and retries and dead letters, each on channels of their own: a customer's queue that confirms
 /// nothing must not keep jobs from their retries. One message at a time on a channel, so that what is returned is
@@ -142,6 +144,7 @@ pub struct RabbitMq {
     topology: Topology,
     publish_timeout: Duration,
     link: watch::Receiver<Link>,
+    jobs: Publishers,
     events: Publishers,
     in_order: Publishers,
     announcements: Publishers,
@@ -225,13 +228,14 @@ impl RabbitMq {
         let role = Role::Publish(topology.clone());
         let keeper = connection::keep(Arc::clone(&broker), role, sender, services.hangup.clone());
         services.spawn(&services.keepers, "queue connection (publish)", keeper);
+        let (jobs, job_tasks) = Publishers::new(EVENTS, &link, &services.closing);
         let (events, event_tasks) = Publishers::new(EVENTS, &link, &services.closing);
         let (in_order, in_order_tasks) = Publishers::new(IN_ORDER, &link, &services.closing);
         let (others, other_tasks) = Publishers::new(OTHERS, &link, &services.closing);
         let others = Arc::new(others);
         let (announcements, announcement_tasks) = Publishers::new(OTHERS, &link, &services.closing);
         let (note_publishers, note_tasks) = Publishers::new(notes::MANNER, &link, &services.closing);
-        let tasks = [event_tasks, in_order_tasks, other_tasks, announcement_tasks, note_tasks];
+        let tasks = [job_tasks, event_tasks, in_order_tasks, other_tasks, announcement_tasks, note_tasks];
         for task in tasks.into_iter().flatten() {
             services.spawn(&services.users, "queue publisher", task.run());
         }
@@ -264,6 +268,7 @@ impl RabbitMq {
             topology,
             publish_timeout,
             link,
+            jobs,
             events,
             in_order,
             announcements,
@@ -292,7 +297,9 @@ impl RabbitMq {
 
     /// Makes an event durable within the publish timeout.
     pub(super) async fn store(&self, message: &Message) -> Result<(), QueueError> {
-        self.in_time(self.store_by(&self.events, message)).await
+        let asks_for_fetch = event::asks_for_fetch(&message.kind);
+        let publishers = if asks_for_fetch { &self.jobs } else { &self.events };
+        self.in_time(self.store_by(publishers, message)).await
     }
 
     /// The same; of several that are asked for at once the first is published first.
