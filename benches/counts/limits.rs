@@ -12,7 +12,7 @@ const HEAD: &str = "\
 # Written by `cargo test --bench counts -- --write`; a commit that raises a limit says why.
 ";
 /// By how much instructions may differ before anybody is told, in percent.
-const TOLERANCE_PERCENT: f64 = 5.0;
+const TOLERANCE_PERCENT: f64 = 3.0;
 /// Allocations are whole; tenths come from what grows now and then.
 const ALLOCATIONS: f64 = 0.5;
 

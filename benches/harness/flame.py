@@ -39,6 +39,6 @@ def draw(ctx, folder):
     with open(stacks, "wb") as out:
         subprocess.run(["perf", "script", "--no-inline", "--input", samples], stdout=out, stderr=subprocess.DEVNULL, check=True)
     folded = subprocess.run(["inferno-collapse-perf", "--all", stacks], capture_output=True, check=True).stdout
-    words = ["--title", "polyhook receive: shares of its CPU by stack", "--minwidth", LEAST_WIDTH, "--hash", "--countname", "samples"]
+    words = ["--title", "polyhook receive: shares of its CPU by stack", "--minwidth", LEAST_WIDTH, "--hash", "--countname", "ns"]
     drawn = subprocess.run(["inferno-flamegraph", *words], input=folded, capture_output=True, check=True).stdout
     (folder / "receiver-flame.svg").write_bytes(drawn)

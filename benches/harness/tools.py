@@ -75,7 +75,7 @@ def tool(site, *words):
 def check(size, missing, archived, audit):
     """Fails unless each tool has looked at all of them and says what is so."""
     report = audit["report"]
-    said = [missing["missing"], archived["archived"], report["listed"], report["archived"]]
+    said = [missing["queued"] + missing["queued_before"], archived["archived"], report["listed"], report["archived"]]
     if any(each != size for each in said) or archived["missing"] or report["findings"] or not report["complete"]:
         raise Failed(f"of {size} conversations: {missing}, {archived}, {report}")
 

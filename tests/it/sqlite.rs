@@ -39,6 +39,7 @@ struct Embedded {
 impl Backend for Embedded {
     const RECOGNISES_DUPLICATES: bool = true;
     const UNASKED_ANNOUNCEMENT: Announced = Announced::Delivered;
+    const DISORDER: usize = 0;
     const SEARCHES_JOBS: bool = true;
 
     fn start() -> impl Future<Output = Self> + Send {
