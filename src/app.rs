@@ -4,6 +4,7 @@
 //! listeners stop accepting, open requests are answered, the worker finishes or hands back what it holds; the
 //! queue is closed last, when nobody needs it any more.
 
+mod space;
 mod upkeep;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -274,6 +275,7 @@ impl App {
                 "looking for what no webhook brings"
             );
         }
+        life.spawn_service("space", space::watch(space::local(config, roles), life.clone()));
         life.spawn_service("upkeep", kept_up.run(life.clone()));
         Ok(app)
     }

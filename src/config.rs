@@ -22,7 +22,7 @@ use crate::{
     reconcile::ReconcileConfig,
     retry::RetryConfig,
     secret::Secret,
-    telemetry::{self, LogConfig},
+    telemetry::{self, LogConfig, trace::TracingConfig},
     web::{AdminConfig, SecretsFile, ServerConfig, SignatureConfig},
     worker::WorkerConfig,
 };
@@ -57,6 +57,8 @@ pub struct Config {
     pub reconcile: ReconcileConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Spans.
+    pub tracing: TracingConfig,
 }
 
 /// What a process does, which decides what its configuration must have.
@@ -179,6 +181,7 @@ impl Config {
             Ok(_) => {}
             Err(error) => problems.push(format!("queue.url: {error}")),
         }
+        problems.extend(self.tracing.problem());
         problems.extend(telemetry::check_level(&self.log.level).err().map(|error| error.to_string()));
         if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
     }

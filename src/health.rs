@@ -1,12 +1,14 @@
 //! What is wrong although the process goes on: the conditions that a person should know of.
 //!
-//! A service reports a condition when it begins and clears it when it is over. Each change is logged once, and
-//! `/readyz` lists what is open. None of them makes the process unready: that is the queue's word alone.
+//! A service reports a condition when it begins and clears it when it is over. Each change is logged once,
+//! `/readyz` lists what is open, and so does the metric `polyhook_condition`. None of them makes the process unready: that is the queue's word alone.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use metrics::gauge;
 
 /// The open conditions of this process; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +22,7 @@ impl Health {
     pub fn degraded(&self, what: &'static str, text: impl Into<String>) {
         let text = text.into();
         if self.open().insert(what, text.clone()).is_none() {
+            gauge!("polyhook_condition", "condition" => what).set(1.0);
             tracing::warn!(condition = what, "degraded: {text}");
         }
     }
@@ -27,6 +30,7 @@ impl Health {
     /// `what` is in order (again).
     pub fn well(&self, what: &'static str) {
         if self.open().remove(what).is_some() {
+            gauge!("polyhook_condition", "condition" => what).set(0.0);
             tracing::info!(condition = what, "no longer degraded");
         }
     }

@@ -5,6 +5,7 @@ pub mod archive;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod event;
 pub mod health;
 pub mod lifecycle;

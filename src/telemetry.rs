@@ -1,19 +1,33 @@
-//! Logs and metrics.
+//! Logs, metrics and spans.
 //!
 //! Logs go to standard error: pretty on a terminal, one JSON object a line elsewhere. Field names follow
 //! `entity.attribute` with the unit as a suffix (`elapsed_ms`, `body_bytes`). No field ever holds a secret, a
 //! body, a transcript or a phone number; the types make the first impossible ([`crate::secret::Secret`]).
+//!
+//! A service's lines are written by a thread of their own: whoever reads them may stop reading, and no answer may
+//! wait for that. What it cannot take is dropped and counted.
 
 mod line;
+pub mod trace;
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, BufWriter, IsTerminal},
+    sync::OnceLock,
+};
 
-use metrics::{Gauge, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tracing_subscriber::{EnvFilter, filter::ParseError, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::ParseError,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -53,6 +67,9 @@ pub enum TelemetryError {
     /// Something else has been set up before.
     #[error("logs are set up already: {0}")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
+    /// Spans cannot be exported.
+    #[error("tracing.endpoint: {0}")]
+    Traces(String),
     /// The metrics recorder is there already, or its buckets are wrong.
     #[error("metrics: {0}")]
     Metrics(#[from] BuildError),
@@ -63,8 +80,39 @@ pub fn check_level(level: &str) -> Result<(), TelemetryError> {
     EnvFilter::try_new(level).map(drop).map_err(Into::into)
 }
 
-/// Sends logs to standard error from here on.
+/// How many lines may wait for whoever reads standard error: some 4 MB of them.
+const WAITING_LINES: usize = 8192;
+
+/// Lines that were dropped, once a service's logs are set up.
+static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Writes what is left of a service's lines when it is dropped; waits a second for that at the most.
+#[derive(Debug)]
+#[must_use]
+pub struct Logs {
+    _writer: WorkerGuard,
+}
+
+/// Sends logs to standard error from here on, each line at once: for commands.
 pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
+    init_logs_on(config, io::stderr)
+}
+
+/// The same for services: whoever does not read the lines holds nothing up.
+pub fn init_service_logs(config: &LogConfig) -> Result<Logs, TelemetryError> {
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).thread_name("log");
+    // Written together are those that came while the lines before were being written.
+    let (lines, writer) = builder.finish(BufWriter::new(io::stderr()));
+    let dropped = lines.error_counter();
+    init_logs_on(config, lines)?;
+    let _ = DROPPED_LINES.set(dropped);
+    Ok(Logs { _writer: writer })
+}
+
+fn init_logs_on<W>(config: &LogConfig, writer: W) -> Result<(), TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_new(&config.level)?.add_directive(NO_LAPIN.parse()?);
     let terminal = io::stderr().is_terminal();
     let format = config.format.unwrap_or(if terminal { LogFormat::Pretty } else { LogFormat::Json });
@@ -72,16 +120,26 @@ pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
     match format {
         LogFormat::Pretty => {
             // On a terminal the layer itself honours NO_COLOR.
-            let layer = fmt::layer().with_writer(io::stderr).with_target(false);
+            let layer = fmt::layer().with_writer(writer).with_target(false);
             let layer = if terminal { layer } else { layer.with_ansi(false) };
             registry.with(layer).try_init()?;
         }
         LogFormat::Json => {
-            registry.with(fmt::layer().event_format(line::JsonLine).with_writer(io::stderr)).try_init()?;
+            registry.with(fmt::layer().event_format(line::JsonLine).with_writer(writer)).try_init()?;
         }
     }
     Ok(())
 }
+
+/// Brings up to date what is only looked at when somebody asks for metrics.
+pub fn measure() {
+    if let Some(dropped) = DROPPED_LINES.get() {
+        counter!("polyhook_log_lines_dropped_total").absolute(dropped.dropped_lines() as u64);
+    }
+}
+
+/// From the receipt of an event to the first try of its job.
+pub const JOB_WAIT: &str = "polyhook_job_wait_seconds";
 
 /// Installs the metrics recorder and describes every metric.
 pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
@@ -89,8 +147,11 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
         0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 120.0,
         600.0,
     ];
+    // A job waits for a broker, a worker, or in the spool, and that may be hours.
+    const WAITS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0];
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(JOB_WAIT.to_owned()), WAITS)?
         .install_recorder()?;
     describe_counter!("polyhook_deliveries_total", "Requests to the webhook path, by outcome");
     describe_histogram!("polyhook_ack_seconds", "From request header to answer");
@@ -110,6 +171,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     describe_gauge!("polyhook_jobs_waiting", "Those of them that wait for PolyAI without a slot");
     describe_counter!("polyhook_jobs_total", "Tries of jobs, by outcome");
     describe_histogram!("polyhook_job_seconds", "One try of a job");
+    describe_histogram!(JOB_WAIT, "From the receipt of an event to the first try of its job");
     describe_counter!("polyhook_api_requests_total", "Requests to PolyAI, by operation and status");
     describe_histogram!("polyhook_api_seconds", "From request to response header");
     describe_counter!("polyhook_archive_bytes_total", "Bytes written to the archive, by kind");
@@ -121,6 +183,14 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
         "polyhook_reconcile_last_success_timestamp_seconds",
         "When a pass over all projects last came to its end"
     );
+    describe_gauge!("polyhook_condition", "1 while that condition stands in /readyz, 0 when it is over");
+    describe_gauge!("polyhook_disk_free_bytes", "Free space where something of ours lies on a local disk");
+    describe_counter!("polyhook_log_lines_dropped_total", "Log lines that nobody read in time");
+    describe_counter!(
+        "polyhook_hidden_transcripts_total",
+        "Conversations whose transcript PolyAI does not show to this project"
+    );
+    describe_gauge!("polyhook_build_info", "Always 1; which version this is");
     gauge!("polyhook_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }

@@ -46,7 +46,7 @@ impl Backend {
     /// What [`Backend::open`] would say, without making a folder.
     pub(super) fn check(config: &ArchiveConfig) -> Result<(), ArchiveError> {
         match config.url.strip_prefix("file:") {
-            Some("") => Err(invalid("`url` names no folder: write file:FOLDER")),
+            Some(_) if config.folder().is_none() => Err(no_folder()),
             Some(_) => Ok(()),
             None => Self::open(config).map(drop),
         }
@@ -54,8 +54,8 @@ impl Backend {
 
     /// Reads files and makes folders, but speaks to no server. Blocking.
     pub(super) fn open(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
-        if let Some(folder) = config.url.strip_prefix("file:") {
-            return Self::file(folder);
+        if config.url.starts_with("file:") {
+            return Self::file(config);
         }
         // Whoever runs us may have chosen a provider already; any will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -91,16 +91,9 @@ impl Backend {
         Ok(Self { store, prefix, folder: None, base })
     }
 
-    fn file(folder: &str) -> Result<Self, ArchiveError> {
-        let path = if folder.starts_with("//") {
-            Url::parse(&format!("file:{folder}"))
-                .ok()
-                .and_then(|url| url.to_file_path().ok())
-                .ok_or_else(|| invalid("`url` is no local folder: write file:FOLDER or file:///FOLDER"))?
-        } else if folder.is_empty() {
-            return Err(invalid("`url` names no folder: write file:FOLDER"));
-        } else {
-            folder.into()
+    fn file(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
+        let Some(path) = config.folder() else {
+            return Err(no_folder());
         };
         let failed = |source| ArchiveError::Folder { path: path.clone(), source };
         create_durably(&path).map_err(failed)?;
@@ -244,6 +237,10 @@ fn key_pair(config: &ArchiveConfig) -> Result<Option<(&str, Secret)>, ArchiveErr
         (Some(id), Some(secret)) if !id.is_empty() && !secret.is_empty() => Ok(Some((id, secret))),
         _ => Err(invalid("`access_key_id` and `secret_access_key` go together, and neither may be empty")),
     }
+}
+
+fn no_folder() -> ArchiveError {
+    invalid("`url` is no local folder: write file:FOLDER or file:///FOLDER")
 }
 
 fn invalid(message: impl Into<String>) -> ArchiveError {

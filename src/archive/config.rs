@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::secret::Secret;
 
@@ -31,6 +32,18 @@ pub struct ArchiveConfig {
     pub service_account_file: Option<PathBuf>,
     /// Allows `endpoint` to be `http://`, which carries conversations in clear text.
     pub allow_http: bool,
+}
+
+impl ArchiveConfig {
+    /// The folder, where the archive is one.
+    pub fn folder(&self) -> Option<PathBuf> {
+        let path = self.url.strip_prefix("file:").filter(|path| !path.is_empty())?;
+        if path.starts_with("//") {
+            Url::parse(&self.url).ok()?.to_file_path().ok()
+        } else {
+            Some(path.into())
+        }
+    }
 }
 
 impl Default for ArchiveConfig {

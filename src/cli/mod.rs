@@ -33,7 +33,7 @@ use crate::{
     app::StartError,
     config::{Config, Error as ConfigError, Roles, Sources},
     queue::Queue,
-    telemetry::{self, LogConfig, TelemetryError},
+    telemetry::{self, LogConfig, Logs, TelemetryError},
 };
 
 /// The configuration is bad (sysexits.h).
@@ -225,12 +225,12 @@ impl Global {
         Config::load_before_secrets(&Sources::new(self.config.clone(), self.set.clone()))
     }
 
-    /// The same, checked, with logs set up as it says.
-    fn start(&self, roles: Roles) -> Result<Config, CliError> {
+    /// The same, checked, for services. Their logs end when what is returned with the configuration is dropped.
+    fn start(&self, roles: Roles) -> Result<(Config, Logs), CliError> {
         let config = self.load()?;
         config.check(roles)?;
-        telemetry::init_logs(&config.log)?;
-        Ok(config)
+        let logs = telemetry::init_service_logs(&config.log)?;
+        Ok((config, logs))
     }
 
     /// The same for commands whose result is what matters: the log tells of trouble only.

@@ -16,8 +16,9 @@ const FEW_OPEN_FILES: u64 = 4096;
 pub(super) async fn run(global: &Global, roles: Roles) -> Result<(), CliError> {
     // Who sends it early, or where there is nothing to read again, must not end a service by it.
     let _caught = Hangups::catch();
-    let config = global.start(roles)?;
+    let (config, _logs) = global.start(roles)?;
     raise_open_files();
+    let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging())?;
     let metrics = telemetry::init_metrics()?;
     let app = App::start(&config, roles, Some(metrics), Clock::System).await?;
     match app.run_to_end().await {

@@ -34,7 +34,7 @@ use super::{
     key::Key,
     throttle::Throttle,
 };
-use crate::{clock::Clock, health::Health, secret::Secret};
+use crate::{clock::Clock, health::Health, secret::Secret, telemetry::trace::Span};
 
 /// The largest conversation read into memory. Ten thousand turns fit.
 const MAX_CONVERSATION_BYTES: usize = 32 << 20;
@@ -347,6 +347,7 @@ impl PolyAi {
         project.throttle.turn().await;
         // Somebody else's 429 may have come meanwhile.
         awake()?;
+        let span = Span::request(operation, access.host());
         let started = Instant::now();
         let sent = self
             .http
@@ -363,16 +364,22 @@ impl PolyAi {
         let response = sent.map_err(|error| {
             let error = ApiError::transport(&error, access.host());
             count(error.kind.label());
+            span.failed(error.kind.label());
             error
         })?;
         let status = response.status();
         count(status.as_str());
+        span.set("http.response.status_code", i64::from(status.as_u16()));
+        if let Some(id) = correlation_id(response.headers()) {
+            span.set("polyai.correlation_id", id);
+        }
         if status == StatusCode::OK {
             return Ok(response);
         }
         let headers = response.headers().clone();
         let body = read_some(response, MAX_ERROR_BYTES).await;
         let error = ApiError::answer(status, &headers, &body, self.clock.now(), access.host());
+        span.failed(error.kind.label());
         if error.kind == ErrorKind::RateLimited {
             project.throttle.pause(error.retry_after.unwrap_or(DEFAULT_PAUSE));
         }

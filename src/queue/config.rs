@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::secret::Secret;
+use crate::{secret::Secret, telemetry::trace::Messaging};
 
 /// `[queue]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -105,6 +105,17 @@ pub enum UrlError {
 }
 
 impl QueueConfig {
+    /// What spans call it.
+    pub fn messaging(&self) -> Messaging {
+        let embedded = matches!(self.backend(), Ok(Backend::Sqlite(_)));
+        Messaging {
+            system: if embedded { "polyhook" } else { "rabbitmq" },
+            events: format!("{}.events", self.prefix),
+            jobs: format!("{}.fetch", self.prefix),
+            conversations: format!("{}.conversations", self.prefix),
+        }
+    }
+
     /// Which implementation the URLs ask for.
     pub fn backend(&self) -> Result<Backend, UrlError> {
         let urls = self.url.as_slice();

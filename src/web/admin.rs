@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Receiver;
-use crate::{health::Health, queue::Queue};
+use crate::{health::Health, queue::Queue, telemetry};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -86,6 +86,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
             gauge!("polyhook_queue_depth", "queue" => lane.label()).set(depth as f64);
         }
     }
+    telemetry::measure();
     let content_type = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
     (content_type, admin.metrics.render()).into_response()
 }

@@ -13,7 +13,7 @@ use metrics::{counter, histogram};
 use tokio::time::Instant;
 
 use super::Receiver;
-use crate::{event::Event, queue::QueueError, signature::Rejection};
+use crate::{event::Event, queue::QueueError, signature::Rejection, telemetry::trace::Span};
 
 /// PolyAI follows its own schedule; this is for proxies and load generators.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -24,9 +24,12 @@ const ANSWER_MARGIN: std::time::Duration = std::time::Duration::from_millis(50);
 /// How much of a conversation's id is logged. Genuine ones are far shorter; the body says how long this one is.
 const LOGGED_ID_BYTES: usize = 128;
 
-/// When a request's answer must be on its way.
+/// When a request came, and when its answer must be on its way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline(pub(super) Instant);
+pub(super) struct Timing {
+    pub(super) started: Instant,
+    pub(super) deadline: Instant,
+}
 
 /// How a delivery ended.
 #[derive(Clone, Debug)]
@@ -66,6 +69,19 @@ pub(super) struct About {
     pub(super) event: Event,
     pub(super) body_bytes: usize,
     pub(super) trace_id: String,
+    pub(super) span: Span,
+}
+
+impl About {
+    /// What the span says of the end.
+    fn end(&self, outcome: &Outcome) {
+        self.span.set("polyhook.outcome", outcome.label());
+        let status = outcome.status();
+        self.span.set("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_server_error() {
+            self.span.failed(outcome.label());
+        }
+    }
 }
 
 impl Outcome {
@@ -113,7 +129,7 @@ impl Outcome {
     fn log(&self, about: Option<&About>, request_id: &str, elapsed_ms: u64) {
         let outcome = self.label();
         let status = self.status().as_u16();
-        let Some(About { message_id, event, body_bytes, trace_id }) = about else {
+        let Some(About { message_id, event, body_bytes, trace_id, .. }) = about else {
             match self {
                 Self::Unverified(reason) | Self::UnverifiedRetry(reason) => {
                     tracing::warn!(
@@ -215,7 +231,7 @@ pub(super) async fn answer_in_time(
 ) -> Response {
     let started = Instant::now();
     let deadline = started + receiver.inner.ack_budget.saturating_sub(ANSWER_MARGIN);
-    request.extensions_mut().insert(Deadline(deadline));
+    request.extensions_mut().insert(Timing { started, deadline });
     let http2 = request.version() == http::Version::HTTP_2;
     let request_id = request_id(request.headers());
     let mut response = tokio::time::timeout_at(deadline, next.run(request))
@@ -231,6 +247,9 @@ pub(super) async fn answer_in_time(
     if let Some(outcome) = response.extensions_mut().remove::<Outcome>() {
         counter!("polyhook_deliveries_total", "outcome" => outcome.label()).increment(1);
         histogram!("polyhook_ack_seconds").record(elapsed.as_secs_f64());
+        if let Some(about) = &about {
+            about.end(&outcome);
+        }
         outcome.log(about.as_ref(), &request_id, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
     }
     response

@@ -13,14 +13,16 @@ use tokio::{
 
 use super::{
     Receiver,
-    answer::{About, Deadline, Outcome},
+    answer::{About, Outcome, Timing},
 };
 use crate::{
     event::{self, DedupKey, Event},
     queue::Message,
     signature::{EVENT_ID_HEADER, Form, Rejection, SIGNATURE_HEADER, TIMESTAMP_HEADER},
+    telemetry::trace::{Arrival, Span, Traceparent},
 };
 
+const TRACEPARENT: &str = "traceparent";
 /// What a body is charged for at a time.
 const BUDGET_STEP_BYTES: usize = 16 << 10;
 
@@ -39,11 +41,10 @@ impl FromRequest<Receiver> for SignedDelivery {
 
     async fn from_request(request: Request, receiver: &Receiver) -> Result<Self, Outcome> {
         let receiver = &receiver.inner;
-        let Deadline(deadline) = request
-            .extensions()
-            .get()
-            .copied()
-            .unwrap_or_else(|| Deadline(Instant::now() + receiver.ack_budget));
+        let Timing { started, deadline } = request.extensions().get().copied().unwrap_or_else(|| {
+            let started = Instant::now();
+            Timing { started, deadline: started + receiver.ack_budget }
+        });
         let (head, body) = request.into_parts();
         if content_length(&head.headers).is_some_and(|length| length > receiver.body_limit as u64) {
             return Err(Outcome::TooLarge);
@@ -78,19 +79,31 @@ impl FromRequest<Receiver> for SignedDelivery {
         // Nothing before this line has looked inside the body.
         let event = Event::read(&body);
         let id = event::message_id(head.headers.get(EVENT_ID_HEADER).map(HeaderValue::as_bytes), &body);
-        let trace = Trace::continued(&head.headers);
+        let given = head.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+        let span = Span::delivery(&Arrival {
+            traceparent: given,
+            path: head.uri.path(),
+            id: &id,
+            kind: &event.kind,
+            environment: &event.environment,
+            read_at: now,
+            took: started.elapsed(),
+        });
+        let traceparent = span.traceparent().unwrap_or_else(|| continued(given));
+        let trace_id =
+            Traceparent::parse(&traceparent).map_or_else(String::new, |trace| trace.trace_id.to_owned());
         let message = Message {
             dedup: DedupKey::new(&id, &body),
             kind: event.kind.clone(),
             environment: event.environment.clone(),
             conversation_id: event.conversation_id.clone(),
             received_at: now,
-            traceparent: Some(trace.parent),
+            traceparent: Some(traceparent),
             content_type: content_type(&head.headers),
             body: body.clone(),
             id: id.clone(),
         };
-        let about = About { message_id: id, event, body_bytes: body.len(), trace_id: trace.id };
+        let about = About { message_id: id, event, body_bytes: body.len(), trace_id, span };
         Ok(Self { message, about, deadline, _held: charged })
     }
 }
@@ -138,49 +151,11 @@ fn content_type(headers: &HeaderMap) -> String {
     given.filter(|given| (1..=255).contains(&given.len())).unwrap_or("application/json").to_owned()
 }
 
-/// W3C trace context: the sender's trace continued with a span of ours, or a new one.
-struct Trace {
-    id: String,
-    parent: String,
-}
-
-impl Trace {
-    fn continued(headers: &HeaderMap) -> Self {
-        let given = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(trace_id);
-        let id = given.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned);
-        let span = fastrand::u64(1..);
-        Self { parent: format!("00-{id}-{span:016x}-01"), id }
-    }
-}
-
-/// The trace id of a valid `traceparent` of version 00.
-fn trace_id(traceparent: &str) -> Option<&str> {
-    let mut parts = traceparent.split('-');
-    let (version, id, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |text: &str, length| {
-        text.len() == length
-            && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    };
-    let valid = version == "00" && hex(id, 32) && hex(span, 16) && hex(flags, 2) && parts.next().is_none();
-    (valid && id.bytes().any(|byte| byte != b'0')).then_some(id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_valid_trace_is_continued() {
-        let id = "0af7651916cd43dd8448eb211c80319c";
-        assert_eq!(trace_id(&format!("00-{id}-b7ad6b7169203331-01")), Some(id));
-        for bad in [
-            "",
-            "00",
-            "00-xyz-b7ad6b7169203331-01",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        ] {
-            assert_eq!(trace_id(bad), None, "{bad}");
-        }
-        assert_eq!(trace_id(&format!("00-{}-b7ad6b7169203331-01", "0".repeat(32))), None);
-    }
+/// The sender's trace continued with a span of ours, or a new one: for those who follow a call without spans.
+fn continued(given: Option<&str>) -> String {
+    let id = given
+        .and_then(Traceparent::parse)
+        .map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), |parent| parent.trace_id.to_owned());
+    let span = fastrand::u64(1..);
+    format!("00-{id}-{span:016x}-01")
 }

@@ -12,13 +12,20 @@ use crate::queue::Published;
 
 /// `POST {path}`
 pub(super) async fn ingest(State(receiver): State<Receiver>, delivery: SignedDelivery) -> Response {
-    let SignedDelivery { message, about, deadline, _held } = delivery;
+    let SignedDelivery { mut message, about, deadline, _held } = delivery;
     let outcome = match receiver.inner.in_flight.try_acquire() {
         Err(_) => Outcome::Overloaded,
         Ok(_permit) => {
+            let span = about.span.publish(&message.id, || message.routing_key(), message.body.len());
+            if let Some(traceparent) = span.traceparent() {
+                message.traceparent = Some(traceparent);
+            }
             let started = Instant::now();
             let published = timeout_at(deadline, receiver.inner.queue.publish(message)).await;
             histogram!("polyhook_publish_seconds").record(started.elapsed().as_secs_f64());
+            if let Ok(Err(error)) = &published {
+                span.failed(error.label());
+            }
             match published {
                 Ok(Ok(Published::New)) => Outcome::Accepted,
                 Ok(Ok(Published::Duplicate)) => Outcome::Duplicate,

@@ -20,6 +20,7 @@ use crate::{
     event::{self, By, CONVERSATION_DISCOVERED, Discovery, Event},
     polyai::{Advice, Api, ApiError, Conversation, ErrorKind, Project, Summary},
     queue::{Announced, Message},
+    telemetry::trace::Span,
 };
 
 /// How long a call may be in progress before a person should look: no phone call lasts a day.
@@ -169,7 +170,11 @@ impl Inner {
             Recordings::AlreadyThere(stored) => Committed::Unchanged(*stored),
             Recordings::Fetched { audio, staged, warnings } => {
                 let draft = draft(request, &conversation, started_at, audio, warnings);
-                self.archive.commit(&location, &draft, conversation.json.clone(), staged).await?
+                let span = Span::inside("archive commit");
+                self.archive
+                    .commit(&location, &draft, conversation.json.clone(), staged)
+                    .await
+                    .inspect_err(|_| span.failed("archive"))?
             }
         };
         let (account_id, project_id) = (project.account_id(), project.project_id());
@@ -281,9 +286,15 @@ impl Inner {
         urls: BTreeMap<String, String>,
         traceparent: Option<String>,
     ) -> Result<(), Failure> {
-        let announcement = announce::ready(manifest, urls, traceparent)
+        let mut announcement = announce::ready(manifest, urls, traceparent)
             .map_err(|error| Failure::new("announce", error.to_string(), Next::Retry(None)))?;
-        let outcome = match self.queue.announce(announcement).await? {
+        let span = Span::announce(&announcement.id, || announcement.routing_key(), announcement.body.len());
+        announcement.traceparent = span.traceparent().or(announcement.traceparent);
+        let announced = self.queue.announce(announcement).await;
+        if let Err(error) = &announced {
+            span.failed(error.label());
+        }
+        let outcome = match announced? {
             Announced::Delivered => "delivered",
             Announced::Unrouted => {
                 tracing::debug!(

@@ -32,7 +32,7 @@ use crate::{
     polyai::PolyAi,
     queue::{History, Job, Lease, Outcome, Queue, QueueError},
     retry::Ladder,
-    telemetry::Counted,
+    telemetry::{Counted, JOB_WAIT, trace::Span},
 };
 
 use slots::{Slot, Slots};
@@ -131,12 +131,19 @@ impl Inner {
     async fn handle(&self, job: Job, slot: Slot) {
         let _counted = Counted::on(gauge!("polyhook_jobs_running"));
         let Job { message, mut history, lease } = job;
+        if history.tries() == 0 {
+            let waited = self.clock.now().duration_since(message.received_at);
+            histogram!(JOB_WAIT).record(waited.as_secs_f64().max(0.0));
+        }
         let started = Instant::now();
+        let span = Span::job(message.traceparent.as_deref(), &message.id, history.failures + 1);
         let result = match Request::of_message(&message, &self.config.environments) {
-            Ok(Some(request)) => AssertUnwindSafe(self.archive_and_announce(&request, Some(&slot)))
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|_| Err(Failure::panicked())),
+            Ok(Some(request)) => {
+                AssertUnwindSafe(span.around(self.archive_and_announce(&request, Some(&slot))))
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::panicked()))
+            }
             Ok(None) => Ok(Done::Skipped),
             Err(failure) => Err(failure),
         };
@@ -149,6 +156,10 @@ impl Inner {
             Err(failure) => self.after(failure, &mut history),
         };
         counter!("polyhook_jobs_total", "outcome" => label).increment(1);
+        span.set("polyhook.outcome", label);
+        if let Err(failure) = &result {
+            span.failed(failure.reason);
+        }
         let line = JobLine { message: &message, outcome: label, attempt, elapsed };
         line.log(&result, &outcome);
         if let Err(error) = self.settle(lease, outcome).await {

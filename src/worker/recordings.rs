@@ -11,6 +11,7 @@ use super::{
 use crate::{
     archive::{self, Audio, AudioError, AudioStatus, Location, Manifest, StagedAudio, Stored},
     polyai::{Conversation, Direction, ErrorKind, Project, Recording},
+    telemetry::trace::Span,
 };
 
 /// What became of the recordings.
@@ -63,7 +64,11 @@ impl Inner {
         for direction in directions {
             let asked = self.polyai.audio(project, &request.conversation_id, *direction, redacted);
             match answered(slot, project.project_id(), asked).await {
-                Ok(recording) => staged.push(self.stage(location, *direction, recording).await?),
+                Ok(recording) => {
+                    let span = Span::inside("archive recording");
+                    let stored = self.stage(location, *direction, recording).await;
+                    staged.push(stored.inspect_err(|failure| span.failed(failure.reason))?);
+                }
                 Err(error) if matches!(error.kind, ErrorKind::RecordingNotFound | ErrorKind::NotServed) => {
                     let since = self.clock.now().duration_since(request.recording_due(&conversation.summary));
                     let since = std::time::Duration::try_from(since).unwrap_or_default();

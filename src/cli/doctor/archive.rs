@@ -1,9 +1,6 @@
 //! Whether conversations could be archived right now, and safely.
 
-use std::path::PathBuf;
-
 use bytesize::ByteSize;
-use url::Url;
 
 use super::{
     report::{Finding, Subject},
@@ -13,6 +10,7 @@ use crate::{
     archive::{Archive, ArchiveError},
     clock::Clock,
     config::Config,
+    disk,
 };
 
 /// A long call's recording is some ten MiB.
@@ -20,7 +18,7 @@ const LEAST: ByteSize = ByteSize::mib(128);
 const ENOUGH: ByteSize = ByteSize::gib(5);
 
 pub(super) async fn check(config: &Config, subject: Subject, clock: Clock) -> Vec<Finding> {
-    let folder = folder(&config.archive.url);
+    let folder = config.archive.folder();
     let mut findings = Vec::new();
     match &folder {
         Some(path) if !path.is_dir() => findings.push(absent(&subject, path)),
@@ -30,15 +28,9 @@ pub(super) async fn check(config: &Config, subject: Subject, clock: Clock) -> Ve
     findings
 }
 
-/// The folder of a `file:` URL.
-fn folder(url: &str) -> Option<PathBuf> {
-    let path = url.strip_prefix("file:").filter(|path| !path.is_empty())?;
-    if path.starts_with("//") { Url::parse(url).ok()?.to_file_path().ok() } else { Some(path.into()) }
-}
-
 /// Looking makes no folders.
 fn absent(subject: &Subject, path: &std::path::Path) -> Finding {
-    let above = space::existing(path);
+    let above = disk::existing(path);
     match space::writable(&above) {
         Ok(()) if path.exists() => {
             subject.fail("it is a file, not a folder", "point archive.url at a folder")

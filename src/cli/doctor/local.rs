@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::{Config, Error, Roles},
+    disk,
     queue::{spool, sqlite},
 };
 
@@ -77,7 +78,7 @@ async fn blocking(subject: Subject, look: impl FnOnce() -> Vec<Finding> + Send +
 }
 
 fn file(subject: &Subject, path: &Path, key: &str) -> Finding {
-    let folder = space::existing(path.parent().unwrap_or(path));
+    let folder = disk::existing(path.parent().unwrap_or(path));
     if let Err(error) = space::writable(&folder) {
         return subject.fail(
             format!("nothing can be written in {}: {error}", folder.display()),

@@ -1,16 +1,11 @@
 //! Free space and writability of what lies on a disk.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytesize::ByteSize;
 
 use super::report::{Finding, Subject};
-
-/// The folder of `path` that there is: itself, or the nearest above it.
-pub(super) fn existing(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    absolute.ancestors().find(|ancestor| ancestor.is_dir()).map_or(absolute.clone(), Path::to_owned)
-}
+use crate::disk;
 
 /// Whether a file can be made in `folder`; the error is the system's word.
 pub(super) fn writable(folder: &Path) -> std::io::Result<()> {
@@ -19,24 +14,11 @@ pub(super) fn writable(folder: &Path) -> std::io::Result<()> {
     std::fs::remove_file(&file)
 }
 
-/// Bytes that this user may still write there.
-#[cfg(unix)]
-fn free(folder: &Path) -> Option<u64> {
-    let told = rustix::fs::statvfs(folder).ok()?;
-    told.f_bavail.checked_mul(told.f_frsize)
-}
-
-/// Nobody to ask.
-#[cfg(not(unix))]
-fn free(_: &Path) -> Option<u64> {
-    None
-}
-
 /// Red below `least`, amber below `enough`.
 pub(super) fn check(of: &str, path: &Path, least: ByteSize, enough: ByteSize) -> Finding {
-    let folder = existing(path);
+    let folder = disk::existing(path);
     let subject = Subject::new("disk", format!("{of} ({})", folder.display()));
-    let Some(free) = free(&folder) else {
+    let Some(free) = disk::free_bytes(&folder) else {
         return subject.skipped("the free space cannot be read", "look at it yourself, with `df`");
     };
     let said = format!("{} free", ByteSize(free));

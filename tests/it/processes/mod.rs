@@ -12,6 +12,7 @@ mod endpoints;
 mod erase;
 mod logs;
 mod memory;
+mod metrics;
 mod rabbitmq;
 mod reload;
 mod rotation;
@@ -19,7 +20,9 @@ mod s3;
 mod signals;
 mod signatures;
 mod spool;
+mod stuck_log;
 mod tail;
+mod tracing;
 
 use std::{collections::BTreeMap, path::Path};
 

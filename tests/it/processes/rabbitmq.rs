@@ -22,13 +22,13 @@ use crate::support::{
 const DELIVERIES: usize = 10_000;
 
 /// `support/consumer.py` at work.
-struct Consumer {
+pub(super) struct Consumer {
     child: Child,
     lines: Receiver<Value>,
 }
 
 impl Consumer {
-    fn start(url: &str, prefix: &str) -> Self {
+    pub(super) fn start(url: &str, prefix: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join(".tools/venv/bin/python");
         assert!(python.exists(), "no Python with pika here: run scripts/install-test-tools");
@@ -53,7 +53,7 @@ impl Consumer {
         consumer
     }
 
-    fn next(&self) -> Value {
+    pub(super) fn next(&self) -> Value {
         self.lines.recv_timeout(PATIENCE).expect("the consumer goes on reading")
     }
 }

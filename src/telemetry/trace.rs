@@ -1,0 +1,367 @@
+//! Spans, for whoever follows a call through several services: OTLP over HTTP, off unless `[tracing]` says where to.
+//!
+//! A genuine delivery is a SERVER span, and making it durable a PRODUCER span below it, whose context travels as the
+//! message's `traceparent`. Each try of a job is a CONSUMER span below that one (and linked to it), with spans of
+//! PolyAI's answers, of the archive, and of the announcement, whose context travels on. Who is not verified makes no
+//! span. Names and attributes follow the semantic conventions of OpenTelemetry for HTTP and messaging
+//! (<https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/>). No body, key or phone number is in any.
+//!
+//! While it is off a [`Span`] is nothing and costs nothing. Ended spans wait in a buffer of 2048; what does not fit
+//! because the collector is away is dropped: spans are not worth a delivery.
+
+use std::{
+    sync::OnceLock,
+    time::{Duration, SystemTime},
+};
+
+use jiff::Timestamp;
+use opentelemetry::{
+    Context, Key, KeyValue, SpanId, TraceFlags, TraceId, Value,
+    trace::{
+        FutureExt as _, Link, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, TraceState,
+        Tracer, TracerProvider,
+    },
+};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{Sampler, SdkTracer, SdkTracerProvider},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::TelemetryError;
+
+/// For one batch of spans, and for the last of them at the end.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// `[tracing]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TracingConfig {
+    /// The collector's base URL for OTLP over HTTP, such as `http://otel-collector:4318`; `/v1/traces` is added to it.
+    /// Not set: no spans. Headers that it asks for are taken from `OTEL_EXPORTER_OTLP_HEADERS`.
+    pub endpoint: Option<String>,
+    /// Which part of the traces that begin here is kept, from 0 to 1. Where the sender's `traceparent` says whether
+    /// its trace is kept, that counts.
+    pub sample_ratio: f64,
+}
+
+impl Default for TracingConfig {
+    fn default() -> Self {
+        Self { endpoint: None, sample_ratio: 1.0 }
+    }
+}
+
+impl TracingConfig {
+    /// What a person must change.
+    pub fn problem(&self) -> Option<String> {
+        if !(0.0..=1.0).contains(&self.sample_ratio) {
+            return Some("tracing.sample_ratio must be between 0 and 1".to_owned());
+        }
+        let endpoint = self.endpoint.as_deref()?;
+        traces_url(endpoint).is_none().then(|| {
+            "tracing.endpoint is no http:// or https:// URL; write the collector's, as in http://otel-collector:4318"
+                .to_owned()
+        })
+    }
+}
+
+fn traces_url(endpoint: &str) -> Option<String> {
+    let url = Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    Some(format!("{}/v1/traces", url.as_str().trim_end_matches('/')))
+}
+
+/// The queue as spans name it.
+#[derive(Clone, Debug)]
+pub struct Messaging {
+    /// `rabbitmq`, or the embedded queue.
+    pub system: &'static str,
+    /// Where events are published.
+    pub events: String,
+    /// Where jobs come from.
+    pub jobs: String,
+    /// Where announcements are published.
+    pub conversations: String,
+}
+
+#[derive(Debug)]
+struct Export {
+    tracer: SdkTracer,
+    messaging: Messaging,
+}
+
+static EXPORT: OnceLock<Export> = OnceLock::new();
+
+/// Sends what is left when it is dropped; waits two seconds for that at the most.
+#[derive(Debug)]
+#[must_use]
+pub struct Traces(SdkTracerProvider);
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        // Whoever does not take them has been complained of in the log.
+        let _ = self.0.shutdown_with_timeout(EXPORT_TIMEOUT);
+    }
+}
+
+/// Exports spans from here on, if the configuration says where to.
+pub fn init(config: &TracingConfig, messaging: Messaging) -> Result<Option<Traces>, TelemetryError> {
+    let Some(url) = config.endpoint.as_deref().and_then(traces_url) else { return Ok(None) };
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_endpoint(url)
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()
+        .map_err(|error| TelemetryError::Traces(error.to_string()))?;
+    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)));
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_sampler(sampler)
+        .with_resource(resource())
+        .build();
+    let _ = EXPORT.set(Export { tracer: provider.tracer("polyhook"), messaging });
+    Ok(Some(Traces(provider)))
+}
+
+/// What the platform says of this process in `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, and what we know.
+fn resource() -> Resource {
+    const NAME: Key = Key::from_static_str("service.name");
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let told = Resource::builder().build().get(&NAME);
+    let nameless = told.is_none_or(|name| name.as_str().starts_with("unknown_service"));
+    let resource = Resource::builder().with_attribute(version);
+    if nameless { resource.with_service_name("polyhook").build() } else { resource.build() }
+}
+
+/// A genuine delivery that has been read.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The sender's.
+    pub traceparent: Option<&'a str>,
+    /// Where it came in.
+    pub path: &'a str,
+    /// The event's.
+    pub id: &'a str,
+    /// The event's type.
+    pub kind: &'a str,
+    /// The event's.
+    pub environment: &'a str,
+    /// When it had been read.
+    pub read_at: Timestamp,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// A piece of work, if anybody wants to know of it. It ends when its last clone is dropped.
+#[derive(Clone, Debug, Default)]
+pub struct Span(Option<Context>);
+
+impl Span {
+    /// A genuine delivery, from its first byte on.
+    pub fn delivery(arrival: &Arrival<'_>) -> Self {
+        let Some(export) = EXPORT.get() else { return Self(None) };
+        let Arrival { traceparent, path, id, kind, environment, read_at, took } = *arrival;
+        let attributes = [
+            KeyValue::new("http.request.method", "POST"),
+            KeyValue::new("http.route", path.to_owned()),
+            KeyValue::new("url.path", path.to_owned()),
+            KeyValue::new("url.scheme", "http"),
+            KeyValue::new("messaging.message.id", id.to_owned()),
+            KeyValue::new("polyhook.event.type", kind.to_owned()),
+            KeyValue::new("polyhook.environment", environment.to_owned()),
+        ];
+        let span = SpanBuilder::from_name(format!("POST {path}"))
+            .with_kind(SpanKind::Server)
+            .with_start_time(SystemTime::from(read_at - took))
+            .with_attributes(attributes);
+        Self::start(export, span, &remote(traceparent).unwrap_or_default())
+    }
+
+    /// An event that is being made durable, below the delivery.
+    #[must_use]
+    pub fn publish(&self, id: &str, routing_key: impl FnOnce() -> String, bytes: usize) -> Self {
+        let (Some(export), Some(parent)) = (EXPORT.get(), &self.0) else { return Self(None) };
+        let span = producer(export, &export.messaging.events, id, routing_key(), bytes);
+        Self::start(export, span, parent)
+    }
+
+    /// An announcement that is being made durable, below what is going on here.
+    pub fn announce(id: &str, routing_key: impl FnOnce() -> String, bytes: usize) -> Self {
+        let Some(export) = EXPORT.get() else { return Self(None) };
+        let span = producer(export, &export.messaging.conversations, id, routing_key(), bytes);
+        Self::start(export, span, &Context::current())
+    }
+
+    /// One try of a job, which continues the trace of its delivery.
+    pub fn job(traceparent: Option<&str>, id: &str, attempt: usize) -> Self {
+        let Some(export) = EXPORT.get() else { return Self(None) };
+        let queue = &export.messaging.jobs;
+        let attributes = [
+            KeyValue::new("messaging.operation.name", "process"),
+            KeyValue::new("messaging.operation.type", "process"),
+            KeyValue::new("messaging.system", export.messaging.system),
+            KeyValue::new("messaging.destination.name", queue.clone()),
+            KeyValue::new("messaging.message.id", id.to_owned()),
+            KeyValue::new("polyhook.attempt", i64::try_from(attempt).unwrap_or(i64::MAX)),
+        ];
+        let span = SpanBuilder::from_name(format!("process {queue}"))
+            .with_kind(SpanKind::Consumer)
+            .with_attributes(attributes);
+        let Some(parent) = remote(traceparent) else { return Self::start(export, span, &Context::new()) };
+        let link = Link::with_context(parent.span().span_context().clone());
+        Self::start(export, span.with_links(vec![link]), &parent)
+    }
+
+    /// A request to PolyAI, below what is going on here.
+    pub fn request(operation: &'static str, host: &str) -> Self {
+        let Some(export) = EXPORT.get() else { return Self(None) };
+        let attributes = [
+            KeyValue::new("http.request.method", "GET"),
+            KeyValue::new("server.address", host.to_owned()),
+            KeyValue::new("polyhook.operation", operation),
+        ];
+        let span = SpanBuilder::from_name(format!("GET {operation}"))
+            .with_kind(SpanKind::Client)
+            .with_attributes(attributes);
+        Self::start(export, span, &Context::current())
+    }
+
+    /// Work of our own, below what is going on here.
+    pub fn inside(name: &'static str) -> Self {
+        let Some(export) = EXPORT.get() else { return Self(None) };
+        Self::start(export, SpanBuilder::from_name(name), &Context::current())
+    }
+
+    fn start(export: &Export, span: SpanBuilder, parent: &Context) -> Self {
+        Self(Some(parent.with_span(export.tracer.build_with_context(span, parent))))
+    }
+
+    /// Where others continue.
+    pub fn traceparent(&self) -> Option<String> {
+        let span = self.0.as_ref()?.span();
+        let context = span.span_context();
+        let flags = context.trace_flags().to_u8();
+        Some(format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
+    }
+
+    /// Says something more of it.
+    pub fn set(&self, key: &'static str, value: impl Into<Value>) {
+        if let Some(context) = &self.0 {
+            context.span().set_attribute(KeyValue::new(key, value));
+        }
+    }
+
+    /// It did not succeed, for this reason (a constant word).
+    pub fn failed(&self, reason: &'static str) {
+        if let Some(context) = &self.0 {
+            context.span().set_attribute(KeyValue::new("error.type", reason));
+            context.span().set_status(Status::error(reason));
+        }
+    }
+
+    /// Runs `work` so that spans begun in it stand below this one.
+    pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        work.with_context(self.0.clone().unwrap_or_else(Context::current))
+    }
+}
+
+fn producer(export: &Export, exchange: &str, id: &str, routing_key: String, bytes: usize) -> SpanBuilder {
+    let mut attributes = vec![
+        KeyValue::new("messaging.operation.name", "publish"),
+        KeyValue::new("messaging.operation.type", "send"),
+        KeyValue::new("messaging.system", export.messaging.system),
+        KeyValue::new("messaging.destination.name", exchange.to_owned()),
+        KeyValue::new("messaging.message.id", id.to_owned()),
+        KeyValue::new("messaging.message.body.size", i64::try_from(bytes).unwrap_or(i64::MAX)),
+    ];
+    if export.messaging.system == "rabbitmq" {
+        attributes.push(KeyValue::new("messaging.rabbitmq.destination.routing_key", routing_key));
+    }
+    SpanBuilder::from_name(format!("publish {exchange}"))
+        .with_kind(SpanKind::Producer)
+        .with_attributes(attributes)
+}
+
+fn remote(traceparent: Option<&str>) -> Option<Context> {
+    let parent = Traceparent::parse(traceparent?)?;
+    let id = TraceId::from_hex(parent.trace_id).ok()?;
+    let span = SpanId::from_hex(parent.span_id).ok()?;
+    let flags = TraceFlags::new(parent.flags);
+    Some(Context::new().with_remote_span_context(SpanContext::new(id, span, flags, true, TraceState::NONE)))
+}
+
+/// A `traceparent` of version 00 (<https://www.w3.org/TR/trace-context/#traceparent-header>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traceparent<'a> {
+    /// 32 hexadecimal digits, not all of them 0.
+    pub trace_id: &'a str,
+    /// 16 of them.
+    pub span_id: &'a str,
+    /// Bit 0: the trace is kept.
+    pub flags: u8,
+}
+
+impl<'a> Traceparent<'a> {
+    /// Nothing if it is not valid.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let (version, trace_id, span_id, flags) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let id = |text: &str, length| {
+            text.len() == length
+                && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+                && text.bytes().any(|byte| byte != b'0')
+        };
+        let valid = version == "00" && id(trace_id, 32) && id(span_id, 16) && parts.next().is_none();
+        let flags = u8::from_str_radix(flags, 16).ok().filter(|_| valid && flags.len() == 2)?;
+        Some(Self { trace_id, span_id, flags })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_valid_trace_is_continued() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let good = format!("00-{id}-b7ad6b7169203331-01");
+        let parsed = Traceparent::parse(&good).unwrap();
+        assert_eq!((parsed.trace_id, parsed.span_id, parsed.flags), (id, "b7ad6b7169203331", 1));
+        let zeros = "0".repeat(32);
+        for bad in [
+            "",
+            "00",
+            "00-xyz-b7ad6b7169203331-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
+            &format!("00-{zeros}-b7ad6b7169203331-01"),
+        ] {
+            assert_eq!(Traceparent::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_endpoint_is_a_base_url() {
+        let problem = |endpoint: &str, sample_ratio| {
+            TracingConfig { endpoint: Some(endpoint.to_owned()), sample_ratio }.problem().is_some()
+        };
+        assert!(!problem("http://collector:4318", 0.1));
+        assert!(problem("collector:4318", 1.0));
+        assert!(problem("grpc://collector:4317", 1.0));
+        assert!(problem("http://collector:4318", 1.5));
+        assert_eq!(traces_url("http://collector:4318/").unwrap(), "http://collector:4318/v1/traces");
+        assert_eq!(traces_url("https://c.example/otlp").unwrap(), "https://c.example/otlp/v1/traces");
+    }
+
+    #[test]
+    fn a_span_is_nothing_while_nobody_wants_it() {
+        let span = Span::job(None, "id", 1);
+        assert_eq!(span.traceparent(), None);
+        assert!(span.publish("id", || panic!("no key is made"), 1).0.is_none());
+    }
+}

@@ -1,0 +1,99 @@
+//! What `/metrics` tells of a process that has received, archived, failed and reconciled.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde_json::json;
+
+use crate::support::{
+    process::{PolyAi, Site, deliver, eventually, get, metric},
+    rabbit,
+};
+
+/// Names that alerts and dashboards of others hold on to, with labels where they have any.
+const CONTRACT: [&str; 14] = [
+    "polyhook_deliveries_total{outcome=",
+    "polyhook_ack_seconds_bucket{le=",
+    "polyhook_publish_seconds_bucket{le=",
+    "polyhook_queue_depth{queue=",
+    "polyhook_spool_messages ",
+    "polyhook_spool_bytes ",
+    "polyhook_jobs_total{outcome=",
+    "polyhook_job_seconds_bucket{le=",
+    "polyhook_api_requests_total{operation=",
+    "polyhook_api_seconds_bucket{operation=",
+    "polyhook_archive_bytes_total{kind=",
+    "polyhook_dead_letters_total{reason=",
+    "polyhook_reconcile_missing_total ",
+    "polyhook_build_info{version=",
+];
+
+#[test]
+fn all_that_is_promised_is_told_and_nobody_is_named() {
+    // Calls of this hour, so that a short look back finds the one that nobody announces.
+    let hour_ago = polyhook::clock::Clock::System.now() - Duration::from_hours(1);
+    let scenario = format!(
+        "epoch = \"{hour_ago}\"\nspacing = \"1s\"\n[mix]\nmax_turns = 2\nwebchat = 0.0\nchat = 0.0\n\
+        sandbox = 0.0\npre_release = 0.0\n"
+    );
+    let polyai = PolyAi::start(&scenario, 3);
+    let ids = polyai.ids();
+    polyai.control("PUT", &format!("calls/{}/script", ids[1]), &json!({ "missing": true }));
+    let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+    let config = format!(
+        r#"
+        queue = {{ url = "{url}", prefix = "{prefix}" }}
+        spool.path = "spool.db"
+        reconcile = {{ every = "1s", lookback = "3h", settle = "0s" }}
+        "#
+    );
+    let site = Site::new(&polyai.access, &config);
+    let mut run = site.polyhook(["run"]).start();
+    let (admin, to) = (run.ready(), run.receiver());
+    for id in &ids[..2] {
+        assert_eq!(deliver(to, &site.secret, &format!("evt-{id}"), &polyai.event(id)), Some(204));
+    }
+    assert_eq!(deliver(to, "not-the-secret-of-ours", "evt-bad", b"{}"), Some(401));
+    site.write("secrets", "short\n");
+    eventually("archived", || site.manifests().len() == 2);
+    eventually("a dead letter", || {
+        metric(admin, "polyhook_dead_letters_total{reason=\"unknown_conversation\"}") > 0
+    });
+    eventually("a condition", || metric(admin, "polyhook_condition{condition=\"secrets\"}") == 1);
+    site.write("secrets", &site.secret);
+    eventually("no condition", || metric(admin, "polyhook_condition{condition=\"secrets\"}") == 0);
+    eventually("measured", || metric(admin, "polyhook_disk_free_bytes{what=\"archive\"}") > 0);
+
+    let (_, text) = get(admin, "/metrics").unwrap();
+    for name in CONTRACT {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name} is missing:\n{text}");
+    }
+    assert_eq!(metric(admin, "polyhook_deliveries_total{outcome=\"unverified\"}"), 1);
+    assert!(metric(admin, "polyhook_job_wait_seconds_count") >= 3);
+    assert!(metric(admin, "polyhook_disk_free_bytes{what=\"spool\"}") > 0);
+
+    // Whether answers come in time is decided below and at the ack budget, so there must be buckets.
+    for le in ["0.005", "0.1", "1", "2", "3", "4", "5"] {
+        let bucket = format!("polyhook_ack_seconds_bucket{{le=\"{le}\"}} ");
+        assert!(text.contains(&bucket), "no {bucket}");
+    }
+
+    let help: BTreeSet<_> =
+        text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next()).collect();
+    let types: BTreeMap<_, _> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let documented = include_str!("../../../docs/architecture.md");
+    for (name, kind) in &types {
+        assert!(help.contains(name), "{name} has no description");
+        assert!(documented.contains(&format!("`{name}")), "docs/architecture.md does not name {name}");
+        assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");
+    }
+    let access = &polyai.access;
+    let named = ids.iter().chain([&access.account_id, &access.project_id, &access.api_key, &prefix]);
+    for id in named.map(String::as_str).chain(["evt-"]) {
+        assert!(!text.contains(id), "{id} is in the metrics");
+    }
+    run.stop();
+}

@@ -1,0 +1,135 @@
+//! One trace from PolyAI's delivery to the customer's own consumer, as a real collector receives it.
+
+use std::{net::TcpListener, time::Instant};
+
+use serde_json::json;
+
+use super::rabbitmq::Consumer;
+use crate::support::{
+    otlp::{Collector, Span},
+    process::{PolyAi, Site, deliver, eventually, exchange},
+    rabbit,
+};
+
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// The same delivery with a `traceparent`, as an instrumented ingress sends it.
+fn deliver_traced(to: std::net::SocketAddr, secret: &str, id: &str, traceparent: &str, body: &[u8]) -> u16 {
+    let now = polyhook::clock::Clock::System.now().as_second();
+    let signature = polyhook::signature::sign(&polyhook::secret::Secret::new(secret), Some(now), body);
+    let headers = format!(
+        "x-polyai-signature: {signature}\r\nx-polyai-timestamp: {now}\r\nx-polyai-event-id: {id}\r\n\
+         traceparent: {traceparent}\r\n"
+    );
+    exchange(to, "POST", "/polyai-events", &headers, body).unwrap().0
+}
+
+#[test]
+fn a_call_is_one_trace_across_the_queue() {
+    let collector = Collector::start();
+    let polyai = PolyAi::start(PolyAi::CALLS, 2);
+    let ids = polyai.ids();
+    polyai.control("PUT", &format!("calls/{}/script", ids[1]), &json!({ "missing": true }));
+    let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+    let config = format!(
+        "queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}\ntracing.endpoint = \"{}\"\n",
+        collector.url
+    );
+    let site = Site::new(&polyai.access, &config);
+    let mut receive = site.polyhook(["receive"]).start();
+    let mut work = site.polyhook(["work"]).start();
+    work.ready();
+    receive.ready();
+    let consumer = Consumer::start(&url, &prefix);
+    let to = receive.receiver();
+    assert_eq!(deliver_traced(to, &site.secret, "evt-traced", PARENT, &polyai.event(&ids[0])), 204);
+    // No span for who is not verified, nor for a trace that its sender does not keep.
+    assert_eq!(deliver(to, "not-the-secret-of-ours", "evt-bad", b"{}"), Some(401));
+    let unkept = PARENT.replace("0af7", "1af7").replace("-01", "-00");
+    assert_eq!(deliver_traced(to, &site.secret, "evt-unkept", &unkept, b"{\"type\":\"x\"}"), 204);
+    // One that fails, in a trace that begins here.
+    assert_eq!(deliver(to, &site.secret, "evt-unknown", &polyai.event(&ids[1])), Some(204));
+    let mut announced = String::new();
+    for _ in 0..4 {
+        let line = consumer.next();
+        let traceparent = line["headers"]["traceparent"].as_str().unwrap().to_owned();
+        match line["message_id"].as_str().unwrap() {
+            "evt-unkept" => assert!(
+                traceparent.starts_with(&unkept[..36]) && traceparent.ends_with("-00"),
+                "{traceparent}"
+            ),
+            _ if line["type"] == "conversation.ready" => announced = traceparent,
+            _ => {}
+        }
+    }
+    eventually("a dead letter", || work.stderr().iter().any(|line| line.contains("job is a dead letter")));
+    // What is left is sent at the end.
+    receive.stop();
+    work.stop();
+    let of = |trace: &str| -> Vec<Span> {
+        collector.spans().into_iter().filter(|span| span.trace_id == trace).collect()
+    };
+    let trace = &PARENT[3..35];
+    eventually("the whole trace", || of(trace).len() == 8);
+    let spans = of(trace);
+    let one = |name: &str| {
+        let named: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
+        let [span] = named[..] else { panic!("{name}: {spans:#?}") };
+        span
+    };
+    let server = one("POST /polyai-events");
+    let publish = one(&format!("publish {prefix}.events"));
+    let job = one(&format!("process {prefix}.fetch"));
+    let announce = one(&format!("publish {prefix}.conversations"));
+    assert_eq!((server.kind.as_str(), server.parent.as_str()), ("SERVER", "b7ad6b7169203331"));
+    assert_eq!(server.attributes["http.response.status_code"], "204");
+    assert_eq!((publish.kind.as_str(), &publish.parent), ("PRODUCER", &server.id));
+    assert_eq!((job.kind.as_str(), &job.parent), ("CONSUMER", &publish.id));
+    assert_eq!(job.links, [publish.id.as_str()]);
+    assert_eq!(job.attributes["polyhook.outcome"], "archived");
+    for (span, operation) in [(publish, "send"), (job, "process"), (announce, "send")] {
+        assert_eq!(span.attributes["messaging.system"], "rabbitmq");
+        assert_eq!(span.attributes["messaging.operation.type"], operation);
+        assert!(span.name.ends_with(&span.attributes["messaging.destination.name"]), "{span:?}");
+    }
+    assert_eq!(publish.attributes["messaging.message.id"], "evt-traced");
+    assert_eq!(
+        publish.attributes["messaging.rabbitmq.destination.routing_key"],
+        "conversation.completed.live"
+    );
+    for name in ["GET conversation", "GET audio", "archive recording", "archive commit"] {
+        assert_eq!(one(name).parent, job.id, "{name}");
+    }
+    assert_eq!(announce.parent, job.id);
+    assert_eq!(announced, format!("00-{trace}-{}-01", announce.id), "a consumer continues there");
+
+    let all = collector.spans();
+    let failed: Vec<_> = all.iter().filter(|span| span.failed && span.kind == "CONSUMER").collect();
+    let [failed] = failed[..] else { panic!("{all:#?}") };
+    assert_eq!(failed.attributes["messaging.message.id"], "evt-unknown");
+    assert_eq!(failed.attributes["error.type"], "unknown_conversation");
+    assert!(all.iter().all(|span| span.trace_id != unkept[3..35]), "{all:#?}");
+    assert_eq!(all.iter().filter(|span| span.kind == "SERVER").count(), 2, "{all:#?}");
+    let text = collector.text();
+    for secret in [&site.secret, &polyai.access.api_key, "guest:guest"] {
+        assert!(!text.contains(secret), "a secret is in a span");
+    }
+}
+
+#[test]
+fn a_collector_that_hangs_holds_nothing_up() {
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let polyai = PolyAi::start(PolyAi::CHATS, 30);
+    let config = format!("tracing.endpoint = \"http://{}\"\n", hangs.local_addr().unwrap());
+    let site = Site::new(&polyai.access, &config);
+    let mut run = site.polyhook(["run"]).start();
+    run.ready();
+    let to = run.receiver();
+    for id in polyai.ids() {
+        assert_eq!(deliver(to, &site.secret, &format!("evt-{id}"), &polyai.event(&id)), Some(204));
+    }
+    eventually("archived", || site.manifests().len() == 30);
+    let begun = Instant::now();
+    run.stop();
+    assert!(begun.elapsed().as_secs() < 8, "{:?}", begun.elapsed());
+}
