@@ -22,8 +22,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    EnvFilter,
-    filter::ParseError,
+    filter::{LevelFilter, ParseError, Targets},
     fmt::{self, MakeWriter},
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -56,7 +55,7 @@ pub enum LogFormat {
 }
 
 /// lapin logs returned messages with their bodies; what it has to say reaches us as errors anyway.
-const NO_LAPIN: &str = "lapin=off";
+const SILENT: &str = "lapin";
 
 /// Why telemetry could not be set up.
 #[derive(Debug, Error)]
@@ -64,6 +63,11 @@ pub enum TelemetryError {
     /// `log.level` is none.
     #[error("log.level is no level and no list of directives: {0}")]
     Level(#[from] ParseError),
+    /// A word of `log.level` is no level.
+    #[error(
+        "log.level: write error, warn, info, debug, trace or off, or directives such as info,polyhook::worker=debug"
+    )]
+    Word,
     /// Something else has been set up before.
     #[error("logs are set up already: {0}")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
@@ -75,9 +79,14 @@ pub enum TelemetryError {
     Metrics(#[from] BuildError),
 }
 
-/// Whether `level` can be understood.
+/// Whether `level` can be understood. A lone word must be a level: as the name of a module, which it could be too,
+/// `warning` would silence everything.
 pub fn check_level(level: &str) -> Result<(), TelemetryError> {
-    EnvFilter::try_new(level).map(drop).map_err(Into::into)
+    let mut lone = level.split(',').map(str::trim).filter(|word| !word.contains('='));
+    if lone.any(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(TelemetryError::Word);
+    }
+    level.parse::<Targets>().map(drop).map_err(Into::into)
 }
 
 /// How many lines may wait for whoever reads standard error: some 4 MB of them.
@@ -113,7 +122,7 @@ fn init_logs_on<W>(config: &LogConfig, writer: W) -> Result<(), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&config.level)?.add_directive(NO_LAPIN.parse()?);
+    let filter = config.level.parse::<Targets>()?.with_target(SILENT, LevelFilter::OFF);
     let terminal = io::stderr().is_terminal();
     let format = config.format.unwrap_or(if terminal { LogFormat::Pretty } else { LogFormat::Json });
     let registry = tracing_subscriber::registry().with(filter);
@@ -133,6 +142,7 @@ where
 
 /// Brings up to date what is only looked at when somebody asks for metrics.
 pub fn measure() {
+    metrics_process::Collector::default().collect();
     if let Some(dropped) = DROPPED_LINES.get() {
         counter!("polyhook_log_lines_dropped_total").absolute(dropped.dropped_lines() as u64);
     }
@@ -190,6 +200,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
         "polyhook_hidden_transcripts_total",
         "Conversations whose transcript PolyAI does not show to this project"
     );
+    metrics_process::Collector::default().describe();
     describe_gauge!("polyhook_build_info", "Always 1; which version this is");
     gauge!("polyhook_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)

@@ -80,6 +80,7 @@ fn every_mistake_says_where_it_is_and_shows_no_content() {
         ("", &["--set", "log.format=hunter2"], "log.format: this is none of pretty, json"),
         ("[queue]\nurl = \"http://hunter2:hunter2@rabbit\"", &[], "queue.url"),
         ("[log]\nlevel = \"polyhook=hunter2\"", &[], "log.level"),
+        ("[log]\nlevel = \"hunter2\"", &[], "log.level: write error, warn"),
         ("", &["--set", "server.listen=hunter2"], "server.listen"),
         ("[server]\nack_budget = \"hunter2\"", &[], "server.ack_budget"),
         ("[server]\nbody_limit = \"hunter2\"", &[], "server.body_limit"),
