@@ -19,7 +19,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// One archived conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
-    /// [`SCHEMA_VERSION`] of the writer.
+    /// Grows when something is removed or changes its meaning; fields and words may be added without.
+    #[schemars(extend("const" = SCHEMA_VERSION))]
     pub schema_version: u32,
     /// 1 for the first copy that was archived; one more each time a newer one replaced it.
     pub revision: u64,
@@ -71,11 +72,11 @@ pub struct Facts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<String>,
     /// When it started; its UTC date is part of the key.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub started_at: Timestamp,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Timestamp>,
     /// Seconds, transfer included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,13 +124,13 @@ pub struct Provenance {
 pub struct Timings {
     /// When the event arrived that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub received_at: Option<Timestamp>,
     /// When PolyAI answered with the conversation.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub fetched_at: Timestamp,
     /// When the manifest was written.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub archived_at: Timestamp,
 }
 
@@ -146,6 +147,7 @@ pub struct Object {
     /// Bytes.
     pub size_bytes: u64,
     /// Hexadecimal, lower case.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: String,
     /// `application/json`, `audio/wav`.
     pub content_type: String,
@@ -173,8 +175,9 @@ macro_rules! words {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         pub enum $name {
             $($(#[$doc])* #[serde(rename = $word)] $variant,)+
-            /// A word of a later version.
+            /// A word of a later version. Read, never written.
             #[serde(other, rename = "unknown")]
+            #[schemars(skip)]
             Unknown,
         }
 

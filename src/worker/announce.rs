@@ -1,11 +1,16 @@
 //! What consumers are told, as CloudEvents (v1.0, structured JSON): `conversation.ready`, whose data is the manifest and
-//! where everything lies, and `conversation.erased`, whose data is ids alone.
+//! where everything lies, and `conversation.erased`, whose data is ids alone. Their JSON Schemas, and the manifest's, are
+//! made from the types that are written ([`schemas`]); `tests/it/contracts` keeps those in `docs/schemas` the same.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use schemars::{
+    JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema, transform::RecursiveTransform,
+};
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -17,33 +22,108 @@ use crate::{
 /// The event's type, and the first part of its routing key.
 pub(super) const CONVERSATION_READY: &str = "conversation.ready";
 
-#[derive(Serialize)]
+/// A CloudEvent 1.0 in structured JSON.
+#[derive(Serialize, JsonSchema)]
 struct CloudEvent<'a, D> {
+    /// Of CloudEvents.
+    #[schemars(extend("const" = "1.0"))]
     specversion: &'static str,
+    /// Deterministic: a repeat of this announcement has the same one, and nothing else has.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     id: &'a str,
+    /// `/polyhook/<account_id>/<project_id>`
     source: String,
+    /// What happened; the routing key is this, a dot, and the environment.
     r#type: &'static str,
+    /// The conversation's id.
     subject: &'a str,
+    /// When it happened.
+    #[schemars(extend("format" = "date-time"))]
     time: String,
+    /// Of `data`.
+    #[schemars(extend("const" = "application/json"))]
     datacontenttype: &'static str,
+    /// W3C trace context, continued from the delivery that asked for the conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
+    /// What it is about.
     data: D,
 }
 
-#[derive(Serialize)]
+/// What is in the archive, and where.
+#[derive(Serialize, JsonSchema)]
 struct Ready<'a> {
+    /// `manifest.json` as it was when this was announced.
+    #[schemars(schema_with = "reference_to_manifest")]
     manifest: &'a Manifest,
-    /// By the object's name in the manifest, and `manifest.json` itself.
+    /// By the object's name in the manifest, and `manifest.json` itself. `file:` URLs are percent-encoded; those of a
+    /// bucket are its name and the key as it is.
     urls: BTreeMap<String, String>,
 }
 
-#[derive(Serialize)]
+/// What is gone from the archive, and must go from all copies.
+#[derive(Serialize, JsonSchema)]
 struct Gone<'a> {
+    /// PolyAI's id of the conversation.
     conversation_id: &'a str,
+    /// The account (workspace).
     account_id: &'a str,
+    /// The project (agent).
     project_id: &'a str,
+    /// When it was first asked for.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     erased_at: Timestamp,
+}
+
+const MANIFEST_SCHEMA: &str = "manifest.schema.json";
+
+/// The JSON Schemas of what others read, by the names of their files. Of draft 7, because AsyncAPI 3.0 reads no later
+/// one. They say what this version writes: a reader should not mind further fields and words.
+pub fn schemas() -> [(&'static str, Schema); 3] {
+    [
+        (MANIFEST_SCHEMA, schema::<Manifest>("manifest.json of an archived conversation")),
+        ("conversation-ready.schema.json", event_schema::<Ready<'_>>(CONVERSATION_READY)),
+        ("conversation-erased.schema.json", event_schema::<Gone<'_>>(CONVERSATION_ERASED)),
+    ]
+}
+
+fn schema<T: JsonSchema>(title: &str) -> Schema {
+    let settings = SchemaSettings::draft07().for_serialize().with_transform(RecursiveTransform(never_null));
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
+    schema.insert("title".to_owned(), title.into());
+    schema
+}
+
+fn event_schema<D: JsonSchema>(kind: &str) -> Schema {
+    let mut schema = schema::<CloudEvent<'_, D>>(kind);
+    if let Some(kind_schema) = schema.pointer_mut("/properties/type").and_then(Value::as_object_mut) {
+        kind_schema.insert("const".to_owned(), kind.into());
+    }
+    schema
+}
+
+/// What is absent is left out.
+fn never_null(schema: &mut Schema) {
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|kind| kind != "null");
+        if let [only] = &types[..] {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
+        choices.retain(|choice| choice.get("type").is_none_or(|kind| kind != "null"));
+        if choices.len() == 1
+            && let Some(only) = schema.remove("anyOf")
+        {
+            // Draft 7 minds nothing that stands beside a reference.
+            schema.insert("allOf".to_owned(), only);
+        }
+    }
+}
+
+fn reference_to_manifest(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "$ref": MANIFEST_SCHEMA })
 }
 
 /// The announcement of an archived conversation.

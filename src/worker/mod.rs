@@ -37,6 +37,7 @@ use crate::{
 
 use slots::{Slot, Slots};
 
+pub use announce::schemas;
 pub use config::{AudioChoice, WorkerConfig};
 pub use erase::{Order, Place, Report};
 pub use failure::{Failure, Next};

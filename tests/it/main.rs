@@ -8,6 +8,7 @@
 
 mod archive;
 mod complete;
+mod contracts;
 mod faults;
 mod fuzz;
 mod layering;

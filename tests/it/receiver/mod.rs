@@ -3,6 +3,7 @@
 //! `harness` starts the receiver in this process on a port of its own, `wire` speaks HTTP/1.1 byte by byte
 //! (a real client would hide what these tests are about), `queues` holds queues that misbehave on demand.
 
+mod contract;
 mod durable;
 mod harness;
 mod headers;

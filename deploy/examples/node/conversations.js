@@ -1,0 +1,136 @@
+// Consumes polyhook's announcements with amqplib. ../README.md says what each step is for.
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { access, mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { GetObjectCommand, S3Client } from '@aws-sdk/client-s3';
+import amqp from 'amqplib';
+
+const { AMQP_URL, EXCHANGE = 'polyhook.conversations', QUEUE = 'calls', DONE = 'done' } = process.env;
+const PAUSE = 1000; // milliseconds, before what failed is tried again
+const s3 = new S3Client({ forcePathStyle: Boolean(process.env.AWS_ENDPOINT_URL) });
+
+class Poison extends Error {} // no try will ever help
+class Gone extends Error {}
+
+// Of a bucket the key stands there as it is; a file's path is percent-encoded.
+async function* chunks(url) {
+  try {
+    if (url.startsWith('file:')) {
+      yield* createReadStream(fileURLToPath(url));
+    } else if (url.startsWith('s3://')) {
+      const [, Bucket, Key] = url.match(/^s3:\/\/([^/]+)\/(.*)$/s);
+      yield* (await s3.send(new GetObjectCommand({ Bucket, Key }))).Body;
+    } else {
+      throw new Poison(`no way to read ${url}`);
+    }
+  } catch (error) {
+    throw ['ENOENT', 'NoSuchKey'].includes(error.code ?? error.name) ? new Gone(url) : error;
+  }
+}
+
+async function text(url) {
+  const parts = [];
+  for await (const chunk of chunks(url)) parts.push(chunk);
+  return Buffer.concat(parts).toString();
+}
+
+async function isSound(url, sha256) {
+  const hash = createHash('sha256');
+  for await (const chunk of chunks(url)) hash.update(chunk);
+  return hash.digest('hex') === sha256;
+}
+
+// What this is all for: here a summary.
+const work = ({ conversation_id, project_id, started_at, turn_count }) =>
+  ({ conversation_id, project_id, started_at, turn_count });
+
+async function ready({ id, data: { manifest, urls } }) {
+  const target = join(DONE, `${id}.json`);
+  if (await access(target).then(() => true, () => false)) return 'repeat';
+  try {
+    let sound = true;
+    for (const { name, sha256 } of manifest.objects) sound &&= await isSound(urls[name], sha256);
+    if (!sound) {
+      const now = JSON.parse(await text(urls['manifest.json']));
+      if (now.revision > manifest.revision) return 'outdated'; // the newer one is announced by itself
+      throw new Error('an object is not what its sha256 says');
+    }
+  } catch (error) {
+    if (error instanceof Gone) return 'gone';
+    throw error;
+  }
+  // The work and the note that it is done are one step, or a crash between them would do it twice.
+  await writeFile(`${target}.part`, JSON.stringify(work(manifest)));
+  await rename(`${target}.part`, target);
+  return 'done';
+}
+
+async function erased({ data: { conversation_id } }) {
+  for (const name of (await readdir(DONE)).filter((name) => name.endsWith('.json'))) {
+    const path = join(DONE, name);
+    if (JSON.parse(await readFile(path)).conversation_id === conversation_id) await rm(path);
+  }
+  return 'erased';
+}
+
+function parse(body) {
+  let event;
+  try { event = JSON.parse(body); } catch (error) { throw new Poison(error.message); }
+  const known = { 'conversation.ready': event?.data?.manifest?.objects, 'conversation.erased': event?.data?.conversation_id };
+  if (!/^[0-9a-f]{64}$/.test(event?.id) || !known[event.type]) throw new Poison('not an announcement');
+  return event;
+}
+
+async function handle(channel, message) {
+  try {
+    const event = parse(message.content);
+    const outcome = await (event.type === 'conversation.ready' ? ready : erased)(event);
+    console.log(`${outcome} ${event.subject}`);
+  } catch (error) {
+    const poison = error instanceof Poison;
+    console.log(`${poison ? 'poison' : 'retry'}: ${error.message}`);
+    if (!poison) await sleep(PAUSE);
+    channel.nack(message, false, !poison);
+    return;
+  }
+  channel.ack(message);
+}
+
+const stopped = new Promise((resolve) => ['SIGTERM', 'SIGINT'].forEach((name) => process.on(name, () => resolve(true))));
+
+async function consume(connection) {
+  const channel = await connection.createChannel();
+  await channel.assertQueue(`${QUEUE}.dead`, { durable: true, arguments: { 'x-queue-type': 'quorum' } });
+  await channel.assertQueue(QUEUE, { durable: true, arguments: {
+    'x-queue-type': 'quorum', 'x-delivery-limit': 10, 'x-overflow': 'reject-publish',
+    'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': `${QUEUE}.dead`, 'x-dead-letter-strategy': 'at-least-once',
+  } });
+  for (const key of ['conversation.ready.#', 'conversation.erased.#']) await channel.bindQueue(QUEUE, EXCHANGE, key);
+  await channel.prefetch(8);
+  const lost = new Promise((resolve) => connection.on('close', resolve));
+  let turn = Promise.resolve(); // one after the other, so that a repeat finds what the first has done
+  const { consumerTag } = await channel.consume(QUEUE, (message) => {
+    if (message) turn = turn.then(() => handle(channel, message)).catch((error) => console.error(`broker: ${error.message}`));
+  });
+  console.log(`waiting in ${QUEUE}`);
+  if (await Promise.race([stopped, lost]) === true) {
+    await channel.cancel(consumerTag);
+    await turn;
+  }
+}
+
+await mkdir(DONE, { recursive: true });
+for (let stop = false; !stop; stop = await Promise.race([stopped, sleep(PAUSE)])) {
+  try {
+    const connection = await amqp.connect(AMQP_URL);
+    connection.on('error', (error) => console.error(`broker: ${error.message}; connecting again`));
+    await consume(connection);
+    await connection.close();
+  } catch (error) {
+    console.error(`broker: ${error.message}; connecting again`);
+  }
+}
+process.exit(0);
