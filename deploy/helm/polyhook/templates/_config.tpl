@@ -1,0 +1,71 @@
+{{/*
+polyhook.toml of a role. What JSON writes for a string, a number, a list of strings or a boolean is TOML as well.
+Sections that a role does not use are left out, so that it rolls only when something of its own changes, and because
+every secret file that is named has to be there.
+*/}}
+{{- define "polyhook.config" -}}
+{{- $values := .root.Values -}}
+{{- $secrets := $values.secrets -}}
+{{- $role := .role -}}
+{{- $receives := has $role (list "receiver" "single") -}}
+{{- $works := has $role (list "worker" "single") -}}
+{{- $config := deepCopy $values.config -}}
+{{- $use := list "queue" "retry" "log" "tracing" -}}
+{{- if $receives }}{{ $use = concat $use (list "server" "signature") }}{{ end -}}
+{{- if $works }}{{ $use = concat $use (list "polyai" "worker" "archive" "reconcile") }}{{ end -}}
+{{- if and (eq $role "receiver") $values.receiver.spool.enabled }}{{ $use = append $use "spool" }}{{ end -}}
+{{- $own := dict -}}
+{{- $_ := set $own "admin" (dict "listen" (printf "%s:9090" $values.listenAddress)) -}}
+{{- if eq $role "single" -}}
+{{- $_ := set $own "queue" (dict "url" "sqlite:/var/lib/polyhook/queue.db") -}}
+{{- if not $config.archive.url }}{{ $_ := set $config.archive "url" "file:/var/lib/polyhook/archive" }}{{ end -}}
+{{- else -}}
+{{- $queue := dict "url_file" "/etc/polyhook/amqp/url" -}}
+{{- if $secrets.amqpCa.name }}{{ $_ := set $queue "ca_file" "/etc/polyhook/amqp-ca/ca.pem" }}{{ end -}}
+{{- if $secrets.amqpClient.name -}}
+{{- $_ := set $queue "client_cert_file" "/etc/polyhook/amqp-client/client.pem" -}}
+{{- $_ := set $queue "client_key_file" "/etc/polyhook/amqp-client/client.key" -}}
+{{- end -}}
+{{- $_ := set $own "queue" $queue -}}
+{{- end -}}
+{{- if $receives -}}
+{{- $_ := set $own "server" (dict "listen" (printf "%s:8080" $values.listenAddress)) -}}
+{{- $_ := set $own "signature" (dict "secrets_file" "/etc/polyhook/webhook/secrets") -}}
+{{- end -}}
+{{- if and (eq $role "receiver") $values.receiver.spool.enabled -}}
+{{- $_ := set $own "spool" (dict "path" "/var/lib/polyhook/spool.db") -}}
+{{- end -}}
+{{- if $works -}}
+{{- $archive := dict -}}
+{{- if $secrets.archiveKey.name }}{{ $_ := set $archive "secret_access_key_file" "/etc/polyhook/archive-key/key" }}{{ end -}}
+{{- if $secrets.archiveServiceAccount.name }}{{ $_ := set $archive "service_account_file" "/etc/polyhook/archive-account/account.json" }}{{ end -}}
+{{- $_ := set $own "archive" $archive -}}
+{{- end -}}
+{{- $all := dict "admin" $own.admin -}}
+{{- range $use }}{{ $_ := set $all . (mergeOverwrite (default dict (index $config .)) (default dict (index $own .))) }}{{ end -}}
+{{- range $section := keys $all | sortAlpha }}
+{{- with index $all $section }}
+[{{ $section }}]
+{{- range $key := keys . | sortAlpha }}
+{{ $key }} = {{ index $all $section $key | toJson }}
+{{- end }}
+{{ end }}
+{{- end }}
+{{- if $works }}
+{{- range $index, $project := $values.projects }}
+[[projects]]
+account_id = {{ $project.accountId | toJson }}
+project_id = {{ $project.projectId | toJson }}
+api_key_file = "/etc/polyhook/project-{{ $index }}/api-key"
+{{- with $project.dataApiKey }}{{ if .name }}
+data_api_key_file = "/etc/polyhook/project-{{ $index }}-data/api-key"
+{{- end }}{{ end }}
+{{- with $project.region }}
+region = {{ toJson . }}
+{{- end }}
+{{- with $project.api }}
+api = {{ toJson . }}
+{{- end }}
+{{ end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,69 @@
+{{- define "polyhook.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Short enough for -receiver-headless and a StatefulSet's revision hash behind it. */}}
+{{- define "polyhook.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "polyhook.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "polyhook.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "polyhook.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{- define "polyhook.instanceLabels" -}}
+app.kubernetes.io/name: {{ include "polyhook.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "polyhook.commonLabels" -}}
+{{ include "polyhook.instanceLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* From here on the context is (dict "root" $ "role" "receiver|worker|single"). */}}
+
+{{- define "polyhook.selector" -}}
+{{ include "polyhook.instanceLabels" .root }}
+app.kubernetes.io/component: {{ .role }}
+{{- end -}}
+
+{{- define "polyhook.labels" -}}
+{{ include "polyhook.commonLabels" .root }}
+app.kubernetes.io/component: {{ .role }}
+{{- end -}}
+
+{{- define "polyhook.roleName" -}}
+{{ include "polyhook.fullname" .root }}-{{ .role }}
+{{- end -}}
+
+{{- define "polyhook.serviceAccountName" -}}
+{{- $account := (index .root.Values .role).serviceAccount -}}
+{{- if $account.create -}}
+{{ default (include "polyhook.roleName" .) $account.name }}
+{{- else -}}
+{{ default "default" $account.name }}
+{{- end -}}
+{{- end -}}
+
+{{/* The role that takes deliveries. */}}
+{{- define "polyhook.publicRole" -}}
+{{ ternary "single" "receiver" (eq .Values.mode "single") }}
+{{- end -}}
+
+{{/* Whether the role's pods have volumes of their own. */}}
+{{- define "polyhook.stateful" -}}
+{{- if or (eq .role "single") (and (eq .role "receiver") .root.Values.receiver.spool.enabled) -}}true{{- end -}}
+{{- end -}}

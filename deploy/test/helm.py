@@ -1,0 +1,315 @@
+"""Called by deploy/test/helm, which says what for."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import kubernetes_validate
+import yaml
+
+HELM, POLYHOOK = (str(Path(argument).absolute()) for argument in sys.argv[1:3])
+CHART = Path("deploy/helm/polyhook")
+# The oldest that the chart asks for, and the newest whose schemas there are.
+VERSIONS = ("1.30", "1.37")
+COMMANDS = {"receiver": "receive", "worker": "work", "single": "run"}
+# Where a custom resource's parts have to be, at least; its schema belongs to its operator.
+CUSTOM = {
+    "ServiceMonitor": ("monitoring.coreos.com/v1", ["selector", "endpoints"]),
+    "PrometheusRule": ("monitoring.coreos.com/v1", ["groups"]),
+    "ScaledObject": ("keda.sh/v1alpha1", ["scaleTargetRef", "triggers"]),
+    "TriggerAuthentication": ("keda.sh/v1alpha1", ["secretTargetRef"]),
+}
+# What the chart sets itself, and secrets, which never stand in values.
+MANAGED = {
+    "server": {"listen"},
+    "signature": {"secrets", "secrets_file"},
+    "queue": {"url", "url_file", "ca_file", "client_cert_file", "client_key_file"},
+    "spool": {"path"},
+    "archive": {"secret_access_key", "secret_access_key_file", "service_account_file"},
+}
+# Values on the command line, and a word of the refusal.
+REFUSED = [
+    ("reciever.replicas=3", "reciever"),
+    ("receiver.replica=3", "replica"),
+    ("receiver.replicas=0", "minimum"),
+    ("config.server.ackbudget=4s", "ackbudget"),
+    ("config.server.listen=0.0.0.0:1", "listen"),
+    ("config.signature.secrets={a}", "secrets"),
+    ("config.worker.concurrency=many", "concurrency"),
+    ("config.tracing.sampleratio=1", "sampleratio"),
+    ("worker.keda.minReplicas=0", "minReplicas"),
+    ("worker.terminationGracePeriodSeconds=5", "terminationGracePeriodSeconds"),
+    ("secrets.webhook.name=", "webhook"),
+    ("image.digest=latest", "digest"),
+    ("projects=null", "projects is empty"),
+    ("ingress.tlsSecretName=,ingress.enabled=true,ingress.host=a.example", "ingress.tlsSecretName"),
+    ("mode=split,config.archive.url=file:/archive", "no volume holds"),
+]
+
+problems = []
+
+
+def problem(where, what):
+    problems.append(f"{where}: {what}")
+
+
+def helm(*arguments):
+    return subprocess.run([HELM, *map(str, arguments)], capture_output=True, text=True)
+
+
+def render(values, *more):
+    done = helm("template", "calls", CHART, "--namespace", "polyhook", "-f", values, *more)
+    if done.returncode:
+        problem(values.name, f"helm template: {done.stderr}")
+        return []
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def names(documents):
+    return [f"{document['kind']}/{document['metadata']['name']}" for document in documents]
+
+
+def check_schema(where, document):
+    kind = document["kind"]
+    if kind in CUSTOM:
+        version, keys = CUSTOM[kind]
+        if document["apiVersion"] != version:
+            problem(where, f"apiVersion is {document['apiVersion']}, not {version}")
+        for key in keys:
+            if not document["spec"].get(key):
+                problem(where, f"spec.{key} is missing or empty")
+        return
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            problem(where, f"Kubernetes {version}: {error.message} at {'.'.join(map(str, error.path))}")
+
+
+def pod_of(document):
+    if document["kind"] == "Pod":
+        return document
+    if document["kind"] in ("Deployment", "StatefulSet"):
+        return document["spec"]["template"]
+    return None
+
+
+def check_pod(where, pod):
+    """Pod Security Standard `restricted`, and what else the image needs."""
+    spec = pod["spec"]
+
+    def expect(found, wanted, what):
+        if found != wanted:
+            problem(where, f"{what} is {found!r}, not {wanted!r}")
+
+    context = spec.get("securityContext", {})
+    expect(context.get("runAsNonRoot"), True, "runAsNonRoot")
+    expect(context.get("runAsUser"), 65532, "runAsUser")
+    expect(context.get("fsGroup"), 65532, "fsGroup")
+    expect(context.get("seccompProfile"), {"type": "RuntimeDefault"}, "seccompProfile")
+    expect(spec.get("automountServiceAccountToken"), False, "automountServiceAccountToken")
+    for key in ("hostNetwork", "hostPID", "hostIPC"):
+        expect(spec.get(key, False), False, key)
+    for volume in spec["volumes"]:
+        if not set(volume) - {"name"} <= {"configMap", "secret", "emptyDir", "projected", "persistentVolumeClaim", "csi", "downwardAPI"}:
+            problem(where, f"a volume of a kind that is not allowed: {volume}")
+    for container in spec["containers"] + spec.get("initContainers", []):
+        own = container.get("securityContext", {})
+        expect(own.get("allowPrivilegeEscalation"), False, "allowPrivilegeEscalation")
+        expect(own.get("readOnlyRootFilesystem"), True, "readOnlyRootFilesystem")
+        expect(own.get("capabilities"), {"drop": ["ALL"]}, "capabilities")
+        expect(own.get("privileged", False), False, "privileged")
+        expect("command" in container, False, "a command, which would replace the entrypoint,")
+        if not container["resources"].get("limits", {}).get("memory"):
+            problem(where, "no limit of memory")
+        for port in container.get("ports", []):
+            if "hostPort" in port:
+                problem(where, f"a port of the node: {port}")
+        for mount in container["volumeMounts"]:
+            if "subPath" in mount:
+                problem(where, f"subPath, which is never updated: {mount}")
+        for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+            if "ports" in container:
+                expect(container[probe]["httpGet"], {"path": path, "port": "admin"}, probe)
+        sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        if "ports" in container and spec["terminationGracePeriodSeconds"] < sleep + 12:
+            problem(where, "terminationGracePeriodSeconds does not hold the sleep and the drain of 10 s")
+
+
+def selects(selector, pod):
+    return selector.items() <= pod["metadata"]["labels"].items()
+
+
+def check_network(name, documents):
+    """Deliveries alone are public, and every Service finds the pods it is for."""
+    pods = [pod for document in documents if document["kind"] != "Pod" and (pod := pod_of(document))]
+    services = {document["metadata"]["name"]: document["spec"] for document in documents if document["kind"] == "Service"}
+    for service, spec in services.items():
+        where = f"{name}: Service/{service}"
+        found = [pod for pod in pods if selects(spec["selector"], pod)]
+        if len(found) != 1:
+            problem(where, f"selects {len(found)} workloads, not one")
+            continue
+        ports = {port["name"]: port["containerPort"] for port in found[0]["spec"]["containers"][0]["ports"]}
+        targets = [ports.get(port["targetPort"]) for port in spec["ports"]]
+        wanted = [9090] if spec.get("clusterIP") == "None" else [8080]
+        if targets != wanted:
+            problem(where, f"leads to {targets}, not {wanted}")
+    if len([spec for spec in services.values() if spec.get("clusterIP") != "None"]) != 1:
+        problem(name, "not exactly one Service is public")
+    for document in documents:
+        where = f"{name}: {document['kind']}/{document['metadata']['name']}"
+        if document["kind"] == "Ingress":
+            if not document["spec"].get("tls"):
+                problem(where, "no TLS")
+            for rule in document["spec"]["rules"]:
+                for path in rule["http"]["paths"]:
+                    backend = path["backend"]["service"]
+                    if services.get(backend["name"], {}).get("clusterIP") == "None" or backend["port"] != {"name": "http"}:
+                        problem(where, f"leads to {backend}")
+        elif document["kind"] == "NetworkPolicy":
+            for rule in document["spec"]["ingress"]:
+                peers = json.dumps(rule.get("from") or [])
+                for port in rule["ports"]:
+                    if port["port"] == "admin" and "ingress-nginx" in peers or not rule.get("from"):
+                        problem(where, f"lets {peers} to {port}")
+        elif document["kind"] == "StatefulSet" and services.get(document["spec"]["serviceName"], {}).get("clusterIP") != "None":
+            problem(where, "its serviceName is no headless Service")
+        elif document["kind"] in ("PodDisruptionBudget", "NetworkPolicy"):
+            selector = document["spec"].get("selector", document["spec"].get("podSelector"))["matchLabels"]
+            if len([pod for pod in pods if selects(selector, pod)]) != 1:
+                problem(where, "does not select one workload")
+        target = document.get("spec", {}).get("scaleTargetRef") if isinstance(document.get("spec"), dict) else None
+        if target:
+            kind = target.get("kind", "Deployment")
+            scaled = [one for one in documents if (one["kind"], one["metadata"]["name"]) == (kind, target["name"])]
+            if len(scaled) != 1:
+                problem(where, f"scales {target}, which is not there")
+            elif "replicas" in scaled[0]["spec"]:
+                problem(where, "scales what has a fixed number of replicas, so every upgrade would set it back")
+
+
+SAMPLES = {
+    "url": "amqps://polyhook:password@rabbit-1:5671/polyhook\namqps://polyhook:password@rabbit-2:5671/polyhook\n",
+    "secrets": "whsec_0123456789abcdef\n",
+    "account.json": "{}",
+}
+
+
+def check_config(name, documents):
+    """What polyhook itself says of each pod's configuration, with mounts made into folders."""
+    maps = {document["metadata"]["name"]: document["data"] for document in documents if document["kind"] == "ConfigMap"}
+    for document in documents:
+        pod = pod_of(document)
+        if not pod:
+            continue
+        where = f"{name}: {document['kind']}/{document['metadata']['name']}"
+        [container] = pod["spec"]["containers"]
+        if "ports" in container:
+            role = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+            if container["args"] != [COMMANDS[role]]:
+                problem(where, f"runs {container['args']}")
+        else:
+            role = "worker"
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        with tempfile.TemporaryDirectory(prefix="polyhook-helm-") as folder:
+            root = Path(folder)
+            for volume in pod["spec"]["volumes"]:
+                at = root / mounts[volume["name"]].lstrip("/")
+                at.mkdir(parents=True)
+                if "configMap" in volume:
+                    for file, text in maps[volume["configMap"]["name"]].items():
+                        (at / file).write_text(text.replace("/etc/polyhook/", f"{root}/etc/polyhook/"))
+                elif "secret" in volume:
+                    for item in volume["secret"]["items"]:
+                        (at / item["path"]).write_text(SAMPLES.get(item["path"], "sample-of-a-secret-file\n"))
+            env = {key: value for key, value in os.environ.items() if not key.startswith(("POLYHOOK", "POLYAI", "AWS_"))}
+            for variable in container["env"]:
+                env[variable["name"]] = variable.get("value", "sample").replace("/etc/polyhook/", f"{root}/etc/polyhook/")
+            config = [POLYHOOK, "config", "check", "--role", COMMANDS[role]]
+            done = subprocess.run(config, env=env, capture_output=True, text=True)
+            if done.returncode:
+                problem(where, f"polyhook config check: {done.stdout}{done.stderr}")
+            toml = next((root / "etc/polyhook/config").iterdir()).read_text()
+            for path in [line.split('"')[1] for line in toml.splitlines() if f'"{root}/etc/' in line]:
+                if not Path(path).is_file():
+                    problem(where, f"{path.removeprefix(folder)} is configured, but not mounted")
+            if "password" in toml or "whsec_" in toml:
+                problem(where, "a secret in a ConfigMap")
+
+
+def check_rollout(values):
+    """Another configuration makes new pods; another Secret would not even be seen here. And only of the role it is for."""
+    def sums(*more):
+        return {document["metadata"]["name"]: pod_of(document)["metadata"]["annotations"]["checksum/config"]
+                for document in render(values, *more) if document["kind"] in ("Deployment", "StatefulSet")}
+    before, worker, log = sums(), sums("--set", "config.worker.concurrency=99"), sums("--set", "config.log.level=debug")
+    changed = {name for name in before if before[name] != worker[name]}
+    if len(changed) != 1 or not next(iter(changed)).endswith(("-worker", "-single")):
+        problem(values.name, f"config.worker changes the pods of {changed}")
+    if any(before[name] == log[name] for name in before):
+        problem(values.name, "config.log does not change all pods")
+
+
+def check_refusals(values):
+    def attempt(case):
+        setting, word = case
+        done = helm("template", "calls", CHART, "-f", values, "--set", setting)
+        if not done.returncode:
+            problem("values", f"--set {setting} is not refused")
+        elif word not in done.stderr:
+            problem("values", f"--set {setting} is refused, but not for that: {done.stderr}")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(attempt, REFUSED))
+
+
+def check_keys():
+    """`config` in values takes every key of polyhook's that is not the chart's own, and no other."""
+    ours = json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"]
+    theirs = json.loads(subprocess.run([POLYHOOK, "config", "schema"], capture_output=True, text=True, check=True).stdout)
+    for section, schema in theirs["properties"].items():
+        if section in ("admin", "projects"):
+            continue
+        reference = schema.get("$ref") or schema["allOf"][0]["$ref"]
+        wanted = set(theirs["$defs"][reference.split("/")[-1]]["properties"]) - MANAGED.get(section, set())
+        found = set(ours.get(section, {}).get("properties", {}))
+        if found != wanted:
+            problem("values.schema.json", f"config.{section}: missing {sorted(wanted - found)}, too many {sorted(found - wanted)}")
+    if extra := set(ours) - set(theirs["properties"]):
+        problem("values.schema.json", f"config: too many {sorted(extra)}")
+
+
+def main():
+    started = time.monotonic()
+    files = sorted((CHART / "ci").glob("*-values.yaml"))
+    if len(files) < 3:
+        sys.exit(f"helm: {CHART}/ci has {len(files)} values files")
+    for values in files:
+        done = helm("lint", "--strict", CHART, "-f", values)
+        if done.returncode:
+            problem(values.name, f"helm lint: {done.stdout}{done.stderr}")
+        documents = render(values)
+        if len(set(names(documents))) != len(documents):
+            problem(values.name, f"the same object twice: {sorted(names(documents))}")
+        for document, what in zip(documents, names(documents)):
+            where = f"{values.name}: {what}"
+            check_schema(where, document)
+            if pod := pod_of(document):
+                check_pod(where, pod)
+        check_network(values.name, documents)
+        check_config(values.name, documents)
+        check_rollout(values)
+        print(f"{values.name}: {len(documents)} objects")
+    check_refusals(next(values for values in files if values.name.startswith("own-")))
+    check_keys()
+    if problems:
+        sys.exit("\n".join(["helm: not right:", *problems]))
+    print(f"{len(REFUSED)} wrong values refused; all of it in {time.monotonic() - started:.0f} s")
+
+
+main()

@@ -1,0 +1,543 @@
+"""Called by deploy/test/rabbitmq-permissions, which says what for."""
+
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pika
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFINITIONS = ROOT / "deploy/rabbitmq/definitions.json"
+BIN = str(Path(sys.argv[1]).resolve())
+SERVER_PATHS = "/usr/lib/rabbitmq/bin:/usr/sbin:/usr/local/sbin"
+VHOST = "polyhook"
+SECRET = "whsec_permissions_test"
+CALLS = 5
+ROLES = ("polyhook-receiver", "polyhook-worker", "polyhook-operator", "polyhook-monitoring", "calls-consumer")
+PARTS = ("vhosts", "users", "permissions", "policies", "exchanges", "queues", "bindings")
+
+
+class Refused(Exception):
+    """Somebody could not do what he should, or could do what he should not."""
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def wait_for(what, condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise Refused(f"{what}: not within {seconds:.0f} s")
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Node:
+    """A RabbitMQ node with nothing in common with any other on the machine."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.port, distribution, epmd = free_ports(3)
+        self.name = f"permissions{os.getpid()}@localhost"
+        (folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\ndisk_free_limit.absolute = 1MB\n"
+        )
+        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / ".erlang.cookie").write_text(secrets.token_hex(16))
+        (folder / ".erlang.cookie").chmod(0o400)
+        network = "-kernel inet_dist_use_interface {127,0,0,1}"
+        self.env = {
+            **os.environ,
+            "PATH": f"{SERVER_PATHS}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "RABBITMQ_NODENAME": self.name,
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": network,
+            "RABBITMQ_CTL_ERL_ARGS": network,
+            "ERL_CRASH_DUMP": str(folder / "crash"),
+            "ERL_EPMD_PORT": str(epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+        output = (folder / "output").open("w")
+        self.epmd = subprocess.Popen(["epmd", "-port", str(epmd), "-address", "127.0.0.1"], env=self.env, stdout=output,
+                                     stderr=output, start_new_session=True)
+        wait_for("epmd listens", lambda: listens(epmd))
+        self.server = subprocess.Popen(["rabbitmq-server"], env=self.env, stdout=output, stderr=output, start_new_session=True)
+        wait_for("the broker listens", lambda: listens(self.port), 90)
+        self.ctl("await_startup")
+
+    def ctl(self, *arguments):
+        done = subprocess.run(["rabbitmqctl", "-q", "-n", self.name, *arguments], env=self.env, capture_output=True, text=True)
+        if done.returncode:
+            raise Refused(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def import_definitions(self, definitions):
+        path = self.folder / "import.json"
+        path.write_text(json.dumps(definitions))
+        self.ctl("import_definitions", str(path))
+
+    def export(self):
+        path = self.folder / "export.json"
+        self.ctl("export_definitions", str(path))
+        return json.loads(path.read_text())
+
+    def url(self, user, password, vhost=VHOST):
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{vhost}"
+
+    def stop(self):
+        for process in (self.server, self.epmd):
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+
+
+def topology(exported, vhost):
+    """What polyhook declared, in an order and a form that can be compared and read."""
+    found = {}
+    for part, keys in (
+        ("exchanges", ("name", "vhost", "type", "durable", "auto_delete", "internal", "arguments")),
+        ("queues", ("name", "vhost", "durable", "auto_delete", "arguments")),
+        ("bindings", ("source", "vhost", "destination", "destination_type", "routing_key", "arguments")),
+    ):
+        rows = [{key: row[key] for key in keys if key in row} for row in exported.get(part, []) if row["vhost"] == vhost]
+        for row in rows:
+            row["vhost"] = VHOST
+            if "arguments" in row:
+                row["arguments"] = dict(sorted(row["arguments"].items()))
+        found[part] = sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
+    return found
+
+
+def written(definitions):
+    """One object a line where it fits, so that a change can be read."""
+    def lines(value, indent):
+        flat = json.dumps(value)
+        flat = flat if not isinstance(value, dict) or flat == "{}" else "{ " + flat[1:-1] + " }"
+        if not isinstance(value, list) and len(flat) + len(indent) <= 138:
+            return flat
+        if isinstance(value, list):
+            return "[" + ",".join(f"\n{indent}  {lines(one, indent + '  ')}" for one in value) + f"\n{indent}]"
+        return "{" + ",".join(f"\n{indent}  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + f"\n{indent}}}"
+
+    parts = ",".join(f"\n  {json.dumps(part)}: {lines(definitions[part], '  ')}" for part in PARTS)
+    return "{" + parts + "\n}\n"
+
+
+class Process:
+    def __init__(self, folder, name, arguments, env):
+        self.name, self.log = name, folder / f"{name}.log"
+        self.process = subprocess.Popen([BIN, *arguments], env=env, stdout=self.log.open("w"), stderr=subprocess.STDOUT, cwd=folder)
+
+    def said(self):
+        return self.log.read_text()
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def base_env():
+    return {key: value for key, value in os.environ.items() if not key.startswith(("POLYHOOK", "POLYAI"))}
+
+
+class Stage:
+    """Receiver, worker and a simulated PolyAI, each with its own user."""
+
+    def __init__(self, folder, node, passwords):
+        self.folder, self.node, self.passwords = folder, node, passwords
+        self.running = []
+        self.receiver, self.receiver_admin, self.worker_admin, self.polyai, self.reconciler_admin = free_ports(5)
+        (folder / "secret").write_text(SECRET + "\n")
+        (folder / "key").write_text("permissions-test-key\n")
+        (folder / "scenario.toml").write_text(
+            f'signing_secret = "{SECRET}"\n\n[[projects]]\naccount_id = "acme"\naccount_slug = "acme"\n'
+            'project_id = "desk"\nproject_slug = "desk"\napi_key = "permissions-test-key"\n'
+        )
+
+    def env(self, user, admin=0, **more):
+        url = self.folder / f"url-{user}"
+        url.write_text(self.node.url(user, self.passwords[user]))
+        settings = {
+            "QUEUE__URL_FILE": url,
+            "SIGNATURE__SECRETS_FILE": self.folder / "secret",
+            "SERVER__LISTEN": f"127.0.0.1:{self.receiver}",
+            "ADMIN__LISTEN": f"127.0.0.1:{admin}",
+            "POLYAI__BASE_URL": f"http://127.0.0.1:{self.polyai}",
+            "POLYAI__PLATFORM_URL": f"http://127.0.0.1:{self.polyai}",
+            "PROJECTS__0__ACCOUNT_ID": "acme",
+            "PROJECTS__0__PROJECT_ID": "desk",
+            "PROJECTS__0__API_KEY_FILE": self.folder / "key",
+            "ARCHIVE__URL": f"file:{self.folder}/archive",
+            "RECONCILE__EVERY": "0s",
+            "LOG__LEVEL": "info",
+            **more,
+        }
+        return {**base_env(), **{f"POLYHOOK__{key}": str(value) for key, value in settings.items()}}
+
+    def start(self, name, arguments, env):
+        process = Process(self.folder, name, arguments, env)
+        self.running.append(process)
+        return process
+
+    def command(self, user, *arguments, **more):
+        done = subprocess.run([BIN, *arguments], env=self.env(user, **more), capture_output=True, text=True, timeout=60, cwd=self.folder)
+        if done.returncode:
+            raise Refused(f"{user}: polyhook {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def ready(self, process, port):
+        def is_ready():
+            if process.process.poll() is not None:
+                raise Refused(f"{process.name} ended: {process.said()}")
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=3) as answer:
+                    return answer.status == 200
+            except OSError:
+                return False
+        try:
+            wait_for(f"{process.name} is ready", is_ready, 8)
+        except Refused as error:
+            raise Refused(f"{error}\n{process.said()}") from None
+
+    def metric(self, port, line):
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else None
+
+    def archived(self):
+        return len(list((self.folder / "archive").glob("account_id=*/**/manifest.json")))
+
+    def lose_one(self):
+        """Removes a manifest, without which a conversation counts as missing; how many are left."""
+        next((self.folder / "archive").glob("account_id=*/**/manifest.json")).unlink()
+        return self.archived()
+
+    def stop(self):
+        for process in reversed(self.running):
+            process.stop()
+        self.running.clear()
+
+
+@contextmanager
+def stage(node, passwords):
+    with tempfile.TemporaryDirectory(prefix="polyhook-permissions-") as folder:
+        it = Stage(Path(folder), node, passwords)
+        try:
+            yield it
+        finally:
+            it.stop()
+
+
+def denied_nothing(process):
+    for line in process.said().splitlines():
+        if "ACCESS_REFUSED" in line or "access to" in line:
+            raise Refused(f"{process.name}: {line}")
+
+
+def everybody_works(node, passwords):
+    """Each role does all it is for, as its own user."""
+    with stage(node, passwords) as it:
+        receiver, worker, operator = "polyhook-receiver", "polyhook-worker", "polyhook-operator"
+        own = customer(node, passwords)
+        simulator = it.start("simulate", ["simulate", f"--listen=127.0.0.1:{it.polyai}", "--scenario", "scenario.toml",
+                                          f"--calls={CALLS}"], base_env())
+        wait_for("the simulator listens", lambda: listens(it.polyai), 10)
+        receive = it.start("receive", ["receive"], it.env(receiver, it.receiver_admin))
+        it.ready(receive, it.receiver_admin)
+        tail = it.start("tail", ["tail", "--json"], it.env(operator))
+        time.sleep(1.2)
+        # A project that nobody has: its job is a dead letter at once. Later it is replayed by a worker that knows it.
+        nobody = {"PROJECTS__0__PROJECT_ID": "somebody-elses"}
+        work = it.start("work-1", ["work"], it.env(worker, it.worker_admin, **nobody))
+        it.ready(work, it.worker_admin)
+        it.running.remove(simulator)
+        simulator.stop()
+        sender = it.start("send", ["simulate", f"--listen=127.0.0.1:{it.polyai}", "--scenario", "scenario.toml", f"--calls={CALLS}",
+                                   f"--deliver-to=http://127.0.0.1:{it.receiver}/polyai-events"], base_env())
+        dead = 'polyhook_queue_depth{queue="dead"}'
+        wait_for("dead letters come", lambda: (it.metric(it.worker_admin, dead) or 0) >= 1, 20)
+        work.stop()
+        denied_nothing(work)
+        # A PolyAI that is away: its jobs wait on a rung. And a ladder that has one more, which the worker may make.
+        work = it.start("work-2", ["work"], it.env(worker, it.worker_admin, POLYAI__BASE_URL="http://127.0.0.1:1",
+                                                   RETRY__DELAYS="10s,20s,1m,5m,30m,2h,6h"))
+        it.ready(work, it.worker_admin)
+        listed = it.command(operator, "dead", "list", "--json")
+        letters = [json.loads(line) for line in listed.splitlines() if line.strip()]
+        if not letters:
+            raise Refused("polyhook dead list found nothing")
+        it.command(operator, "dead", "replay", "--all")
+        waiting = 'polyhook_queue_depth{queue="retry"}'
+        wait_for("jobs wait", lambda: (it.metric(it.worker_admin, waiting) or 0) >= 1, 20)
+        work.stop()
+        denied_nothing(work)
+        work = it.start("work-3", ["work"], it.env(worker, it.worker_admin))
+        it.ready(work, it.worker_admin)
+        wait_for("what was delivered is archived", lambda: it.archived() >= CALLS, 25)
+        # What no webhook brought: an archive that has lost a conversation, which either may find out.
+        look = {"RECONCILE__EVERY": "2s", "RECONCILE__SETTLE": "0s", "RECONCILE__LOOKBACK": "30days"}
+        before = it.lose_one()
+        reconciler = it.start("reconcile", ["reconcile"], it.env(operator, it.reconciler_admin, **look))
+        wait_for("reconciliation brings it back", lambda: it.archived() > before, 25)
+        reconciler.stop()
+        denied_nothing(reconciler)
+        work.stop()
+        denied_nothing(work)
+        before = it.lose_one()
+        work = it.start("work-4", ["work"], it.env(worker, it.worker_admin, **look))
+        it.ready(work, it.worker_admin)
+        wait_for("the worker's own reconciliation brings it back", lambda: it.archived() > before, 25)
+        it.command(operator, "backfill", "--last", "30d")
+        it.command(operator, "erase", "CA00000000000000000000000000000000", "--yes")
+        doctor(it, operator)
+        ready = consumed(own)
+        if ready == 0:
+            raise Refused("calls-consumer got no announcement")
+        counted = passive(node, "polyhook-monitoring", passwords, "polyhook.fetch")
+        for process in (receive, work, sender):
+            denied_nothing(process)
+        if '"what":"delivery"' not in tail.said().replace(" ", ""):
+            raise Refused(f"polyhook tail saw no delivery: {tail.said()}")
+        for admin in (it.receiver_admin, it.worker_admin):
+            if it.metric(admin, dead) is None:
+                raise Refused("a role cannot count the queues")
+        return {"archived": it.archived(), "announced": ready, "dead, then replayed": len(letters), "counted": counted}
+
+
+def doctor(it, user):
+    """Other findings are none of ours: the simulated PolyAI is no PolyAI."""
+    done = subprocess.run([BIN, "doctor", "--json"], env=it.env(user), capture_output=True, text=True, timeout=90, cwd=it.folder)
+    for finding in json.loads(done.stdout)["findings"]:
+        if finding["check"] in ("broker.connection", "broker.permissions", "broker.topology", "broker.round_trip"):
+            if finding["status"] != "ok":
+                raise Refused(f"{user}: polyhook doctor: {finding}")
+
+
+def connect(node, user, passwords):
+    credentials = pika.PlainCredentials(user, passwords[user])
+    return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", node.port, VHOST, credentials))
+
+
+def customer(node, passwords):
+    connection = connect(node, "calls-consumer", passwords)
+    channel = connection.channel()
+    channel.queue_declare("calls.ready", durable=True, arguments={"x-queue-type": "quorum"})
+    channel.queue_bind("calls.ready", "polyhook.conversations", "conversation.ready.#")
+    channel.queue_bind("calls.ready", "polyhook.events", "handoff.#")
+    return connection
+
+
+def consumed(connection):
+    connection.process_data_events()
+    channel, count = connection.channel(), 0
+    while (got := channel.basic_get("calls.ready", auto_ack=True))[0]:
+        count += got[0].routing_key.startswith("conversation.ready.")
+    connection.close()
+    return count
+
+
+def passive(node, user, passwords, queue):
+    """How KEDA's scaler counts."""
+    connection = connect(node, user, passwords)
+    try:
+        return connection.channel().queue_declare(queue, passive=True).method.message_count
+    finally:
+        connection.close()
+
+
+def publish(exchange, key):
+    def attempt(channel):
+        channel.confirm_delivery()
+        channel.basic_publish(exchange, key, b"{}")
+    return attempt
+
+
+def get(queue):
+    return lambda channel: channel.basic_get(queue)
+
+
+FORBIDDEN = [
+    ("polyhook-receiver", "read polyhook.fetch", get("polyhook.fetch")),
+    ("polyhook-receiver", "consume polyhook.fetch", lambda channel: channel.basic_consume("polyhook.fetch", print)),
+    ("polyhook-receiver", "purge polyhook.fetch", lambda channel: channel.queue_purge("polyhook.fetch")),
+    ("polyhook-receiver", "read polyhook.dead", get("polyhook.dead")),
+    ("polyhook-receiver", "read a rung", get("polyhook.fetch.retry.10s")),
+    ("polyhook-receiver", "announce", publish("polyhook.conversations", "conversation.ready.live")),
+    ("polyhook-receiver", "publish to a queue by name", publish("", "polyhook.dead")),
+    ("polyhook-receiver", "bind a queue of a customer's", lambda channel: channel.queue_bind("calls.ready", "polyhook.events", "#")),
+    ("polyhook-worker", "read polyhook.dead", get("polyhook.dead")),
+    ("polyhook-worker", "read a customer's queue", get("calls.ready")),
+    ("polyhook-operator", "read polyhook.fetch", get("polyhook.fetch")),
+    ("polyhook-operator", "read a customer's queue", get("calls.ready")),
+    ("polyhook-monitoring", "read polyhook.fetch", get("polyhook.fetch")),
+    ("polyhook-monitoring", "publish", publish("polyhook.events", "conversation.completed.live")),
+    ("polyhook-monitoring", "make a queue", lambda channel: channel.queue_declare("calls.monitoring")),
+    ("calls-consumer", "publish an event", publish("polyhook.events", "conversation.completed.live")),
+    ("calls-consumer", "publish an announcement", publish("polyhook.conversations", "conversation.ready.live")),
+    ("calls-consumer", "publish to a queue by name", publish("", "polyhook.fetch")),
+    ("calls-consumer", "read polyhook.fetch", get("polyhook.fetch")),
+    ("calls-consumer", "read polyhook.dead", get("polyhook.dead")),
+    ("calls-consumer", "read polyhook.unrouted", get("polyhook.unrouted")),
+    ("calls-consumer", "delete polyhook.fetch", lambda channel: channel.queue_delete("polyhook.fetch")),
+    ("calls-consumer", "delete polyhook.events", lambda channel: channel.exchange_delete("polyhook.events")),
+    ("calls-consumer", "unbind polyhook.fetch", lambda channel: channel.queue_unbind("polyhook.fetch", "polyhook.events", "conversation.completed.#")),
+    ("calls-consumer", "purge polyhook.fetch", lambda channel: channel.queue_purge("polyhook.fetch")),
+    ("calls-consumer", "follow the tail", lambda channel: (channel.queue_declare("calls.tail", exclusive=True),
+                                                           channel.queue_bind("calls.tail", "polyhook.tail", "#"))),
+    ("calls-consumer", "dead-letter into polyhook.fetch", lambda channel: channel.queue_declare(
+        "calls.forged", arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "polyhook.fetch"})),
+]
+
+
+def refused(node, passwords):
+    for user, what, attempt in FORBIDDEN:
+        connection = connect(node, user, passwords)
+        try:
+            attempt(connection.channel())
+        except pika.exceptions.ChannelClosedByBroker as closed:
+            if closed.reply_code != 403:
+                raise Refused(f"{user}: {what}: refused, but not for want of permission: {closed}") from None
+        else:
+            raise Refused(f"{user} may {what}, and must not")
+        finally:
+            connection.close()
+
+
+def nobody_without_password(node):
+    try:
+        connection = connect(node, "polyhook-receiver", {"polyhook-receiver": ""})
+    except (pika.exceptions.ProbableAuthenticationError, pika.exceptions.AMQPConnectionError):
+        return
+    connection.close()
+    raise Refused("the definitions as they are committed let somebody in with an empty password")
+
+
+def declared(node):
+    """The topology as polyhook itself declares it, by a user who may do everything, in a vhost of its own."""
+    node.ctl("add_vhost", "scratch")
+    node.ctl("set_permissions", "-p", "scratch", "guest", ".*", ".*", ".*")
+    with stage(node, {"guest": "guest"}) as it:
+        env = it.env("guest", it.receiver_admin)
+        (it.folder / "url-guest").write_text(node.url("guest", "guest", "scratch"))
+        receive = it.start("receive", ["receive"], env)
+        it.ready(receive, it.receiver_admin)
+    found = topology(node.export(), "scratch")
+    node.ctl("delete_vhost", "scratch")
+    return found
+
+
+def fresh(node, definitions):
+    """A vhost as nobody has used it."""
+    node.ctl("delete_vhost", VHOST)
+    node.import_definitions(definitions)
+
+
+def alternatives(pattern):
+    """The pattern without each of the names it lists, as far as it lists names: what `--tighten` tries."""
+    names = ["amq.default", "polyhook.events", "polyhook.conversations", "polyhook.tail", "polyhook.unrouted", "polyhook.dead",
+             "polyhook.fetch", "polyhook.fetch.retry.10s", "polyhook.tail.0a", "polyhook.doctor.0a", "calls.ready"]
+    for name in names:
+        if re.search(pattern, name):
+            like = re.escape(name)
+            like = {"polyhook.fetch.retry.10s": r"polyhook\.fetch\.retry\..*", "polyhook.tail.0a": r"polyhook\.tail\..*",
+                    "polyhook.doctor.0a": r"polyhook\.doctor\..*"}.get(name, like)
+            yield name, f"^(?!{like}$)(?:.*(?:{pattern}).*)" if not pattern.startswith("^") else f"^(?!{like}$){pattern[1:]}"
+
+
+def tighten(node, definitions, passwords, user):
+    unmissed = []
+    for permission in definitions["permissions"]:
+        if user not in ("", permission["user"]):
+            continue
+        for what in ("configure", "write", "read"):
+            for name, tighter in alternatives(permission[what]):
+                less = json.loads(json.dumps(definitions))
+                for other in less["permissions"]:
+                    if other["user"] == permission["user"]:
+                        other[what] = tighter
+                fresh(node, less)
+                try:
+                    everybody_works(node, passwords)
+                except (Refused, pika.exceptions.AMQPError, OSError) as error:
+                    print(f"  {permission['user']}: {what} {name}: missed ({str(error).splitlines()[0][:90]})", flush=True)
+                else:
+                    print(f"  {permission['user']}: {what} {name}: NOT missed", flush=True)
+                    unmissed.append((permission["user"], what, name))
+    return unmissed
+
+
+def main():
+    options = dict(option.partition("=")[::2] for option in sys.argv[2:])
+    if unknown := set(options) - {"--tighten", "--write"}:
+        sys.exit(f"rabbitmq-permissions: unknown: {' '.join(unknown)}")
+    with tempfile.TemporaryDirectory(prefix="polyhook-permissions-node-") as folder:
+        node = Node(Path(folder))
+        try:
+            definitions = json.loads(DEFINITIONS.read_text())
+            found = declared(node)
+            if "--write" in options:
+                definitions.update(found)
+                DEFINITIONS.write_text(written(definitions))
+            ours = {part: sorted(definitions[part], key=lambda row: json.dumps(row, sort_keys=True)) for part in found}
+            if ours != found:
+                raise Refused("polyhook declares another topology than definitions.json has: deploy/test/rabbitmq-permissions --write")
+            node.import_definitions(definitions)
+            nobody_without_password(node)
+            users = Path(folder) / "passwords"
+            users.mkdir()
+            passwords = {user: secrets.token_hex(16) for user in ROLES}
+            for user, password in passwords.items():
+                (users / user).write_text(password + "\n")
+            made = subprocess.run([ROOT / "deploy/rabbitmq/with-passwords", users], capture_output=True, text=True, check=True).stdout
+            definitions = json.loads(made)
+            node.import_definitions(definitions)
+            print("works:", everybody_works(node, passwords), flush=True)
+            refused(node, passwords)
+            print(f"refused: {len(FORBIDDEN)} things that nobody should do", flush=True)
+            if "--tighten" in options and (unmissed := tighten(node, definitions, passwords, options["--tighten"])):
+                raise Refused(f"permissions that nobody misses: {unmissed}")
+        except Refused as error:
+            sys.exit(f"rabbitmq-permissions: {error}")
+        finally:
+            node.stop()
+
+
+main()
