@@ -174,6 +174,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     describe_gauge!("polyhook_spool_writes", "Writes that wait for a commit of the spool");
     describe_gauge!("polyhook_spool_messages", "Messages in the spool");
     describe_gauge!("polyhook_spool_bytes", "Bytes of the spool's file in use");
+    describe_gauge!("polyhook_spool_max_bytes", "How large it may grow");
     describe_counter!("polyhook_spooled_total", "Deliveries that went to the spool");
     describe_counter!("polyhook_notes_dropped_total", "What a follower was not told of, for want of room");
     describe_gauge!("polyhook_jobs_held", "Jobs that the broker has handed to this process");

@@ -95,6 +95,7 @@ impl Spool {
         let set = |name: &'static str, value: u64| gauge!(name).set(value as f64);
         set("polyhook_spool_messages", usage.messages);
         set("polyhook_spool_bytes", usage.bytes);
+        set("polyhook_spool_max_bytes", self.max_bytes.as_u64());
         Ok(usage)
     }
 

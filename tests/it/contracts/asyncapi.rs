@@ -252,6 +252,8 @@ async fn published(world: &World, document: &Value) -> Vec<Seen> {
         let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
         channel.queue_bind(inbox.clone(), exchange, "#".into(), options, arguments).await.unwrap();
     }
+    // While nobody has bound a queue for notes, none is told for a second.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
     let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let mut messages = channel.basic_consume(inbox, "".into(), no_ack, FieldTable::default()).await.unwrap();
 
