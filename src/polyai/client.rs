@@ -135,8 +135,7 @@ impl PolyAi {
             }
             known.push(project);
         }
-        let http =
-            client_policy::client().map_err(|_| ConfigError::NotHttp("the HTTP client's proxy setting"))?;
+        let http = client_policy::client().map_err(|_| ConfigError::NoClient)?;
         Ok(Self { http, projects: known, clock })
     }
 

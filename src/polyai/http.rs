@@ -15,6 +15,9 @@ const MAX_REDIRECTS: usize = 3;
 /// What polyhook calls itself.
 pub const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
 
+/// What to do where no client can be made.
+pub const NO_CLIENT: &str = "this system has no CA certificates (install ca-certificates), or a proxy variable such as HTTPS_PROXY holds no URL";
+
 /// A pooled client that follows redirects on the same host only: the API key is a header, and a header
 /// follows a redirect wherever it leads.
 pub fn client() -> Result<Client, reqwest::Error> {

@@ -85,8 +85,7 @@ impl Webhooks {
             return Err(ConfigError::NoKey(project.project_id.clone()));
         }
         let key = Key::new(key, None).ok_or_else(|| ConfigError::BadKey(project.project_id.clone()))?;
-        let http =
-            client_policy::client().map_err(|_| ConfigError::NotHttp("the HTTP client's proxy setting"))?;
+        let http = client_policy::client().map_err(|_| ConfigError::NoClient)?;
         let base = config.hosts(project.region)?.platform;
         Ok(Self { http, base, key: key.header(), family: OnceLock::new(), clock })
     }

@@ -53,7 +53,7 @@ struct Knock {
 pub(super) async fn check(config: &Config, args: &Args, clock: Clock) -> Vec<Finding> {
     let Ok(prober) = Prober::new(clock.clone()) else {
         let subject = Subject::new("polyai.host", "all");
-        return vec![subject.fail("there is no HTTP client", "correct the proxy's environment variables")];
+        return vec![subject.fail("there is no HTTP client", crate::polyai::http::NO_CLIENT)];
     };
     let visits = config.projects.iter().map(|project| visit(config, project, args, &prober, &clock));
     let mut visits = join_all(visits).await;

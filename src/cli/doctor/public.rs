@@ -39,7 +39,7 @@ pub(super) async fn check(
         )];
     };
     let Ok(client) = client_policy::visiting_client() else {
-        return vec![subject.fail("there is no HTTP client", "correct the proxy's environment variables")];
+        return vec![subject.fail("there is no HTTP client", client_policy::NO_CLIENT)];
     };
     let started = tokio::time::Instant::now();
     let sent = client
