@@ -9,9 +9,10 @@
 
 mod line;
 pub mod trace;
+mod writer;
 
 use std::{
-    io::{self, BufWriter, IsTerminal},
+    io::{self, IsTerminal},
     sync::OnceLock,
 };
 
@@ -20,7 +21,6 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     filter::{LevelFilter, ParseError, Targets},
     fmt::{self, MakeWriter},
@@ -68,6 +68,9 @@ pub enum TelemetryError {
         "log.level: write error, warn, info, debug, trace or off, or directives such as info,polyhook::worker=debug"
     )]
     Word,
+    /// There is no thread for the log.
+    #[error("logs: no thread can be started: {0}")]
+    Thread(io::Error),
     /// Something else has been set up before.
     #[error("logs are set up already: {0}")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
@@ -89,17 +92,14 @@ pub fn check_level(level: &str) -> Result<(), TelemetryError> {
     level.parse::<Targets>().map(drop).map_err(Into::into)
 }
 
-/// How many lines may wait for whoever reads standard error: some 4 MB of them.
-const WAITING_LINES: usize = 8192;
-
-/// Lines that were dropped, once a service's logs are set up.
-static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
+/// Where a service's lines go, once its logs are set up.
+static LINES: OnceLock<writer::Lines> = OnceLock::new();
 
 /// Writes what is left of a service's lines when it is dropped; waits a second for that at the most.
 #[derive(Debug)]
 #[must_use]
 pub struct Logs {
-    _writer: WorkerGuard,
+    _writer: writer::Writer,
 }
 
 /// Sends logs to standard error from here on, each line at once: for commands.
@@ -109,12 +109,9 @@ pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
 
 /// The same for services: whoever does not read the lines holds nothing up.
 pub fn init_service_logs(config: &LogConfig) -> Result<Logs, TelemetryError> {
-    let builder = NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).thread_name("log");
-    // Written together are those that came while the lines before were being written.
-    let (lines, writer) = builder.finish(BufWriter::new(io::stderr()));
-    let dropped = lines.error_counter();
-    init_logs_on(config, lines)?;
-    let _ = DROPPED_LINES.set(dropped);
+    let (lines, writer) = writer::start(io::stderr()).map_err(TelemetryError::Thread)?;
+    init_logs_on(config, lines.clone())?;
+    let _ = LINES.set(lines);
     Ok(Logs { _writer: writer })
 }
 
@@ -143,8 +140,8 @@ where
 /// Brings up to date what is only looked at when somebody asks for metrics.
 pub fn measure() {
     metrics_process::Collector::default().collect();
-    if let Some(dropped) = DROPPED_LINES.get() {
-        counter!("polyhook_log_lines_dropped_total").absolute(dropped.dropped_lines() as u64);
+    if let Some(lines) = LINES.get() {
+        counter!("polyhook_log_lines_dropped_total").absolute(lines.dropped());
     }
 }
 
@@ -164,6 +161,10 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
         .set_buckets_for_metric(Matcher::Full(JOB_WAIT.to_owned()), WAITS)?
         .install_recorder()?;
     describe_counter!("polyhook_deliveries_total", "Requests to the webhook path, by outcome");
+    describe_counter!(
+        "polyhook_unverified_total",
+        "Deliveries that are not proved to be PolyAI's, by reason"
+    );
     describe_histogram!("polyhook_ack_seconds", "From request header to answer");
     describe_histogram!("polyhook_publish_seconds", "From publish to durable");
     describe_gauge!("polyhook_queue_depth", "Messages in a queue");

@@ -14,7 +14,7 @@ HOME = Path("/usr/lib/rabbitmq/bin")
 class Broker:
     """A running node."""
 
-    def __init__(self, ctx):
+    def __init__(self, ctx, plugins=(), settings=""):
         if not (HOME / "rabbitmq-server").exists():
             raise Failed(f"{HOME}/rabbitmq-server is missing: run scripts/install-test-tools")
         self.folder = ctx.work / "rabbitmq"
@@ -23,9 +23,9 @@ class Broker:
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/%2f"
         self.name = f"bench{os.getpid()}@localhost"
         (self.folder / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self.port}\ndisk_free_limit.absolute = 1MB\nlog.file.level = warning\n"
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\ndisk_free_limit.absolute = 1MB\nlog.file.level = warning\n{settings}"
         )
-        (self.folder / "plugins").write_text("[].\n")
+        (self.folder / "plugins").write_text(f"[{','.join(plugins)}].\n")
         cookie = self.folder / ".erlang.cookie"
         cookie.write_text(f"bench{os.getpid()}")
         cookie.chmod(0o400)

@@ -246,6 +246,9 @@ pub(super) async fn answer_in_time(
     let about = response.extensions_mut().remove::<About>();
     if let Some(outcome) = response.extensions_mut().remove::<Outcome>() {
         counter!("polyhook_deliveries_total", "outcome" => outcome.label()).increment(1);
+        if let Outcome::Unverified(reason) | Outcome::UnverifiedRetry(reason) = &outcome {
+            counter!("polyhook_unverified_total", "reason" => reason.label()).increment(1);
+        }
         histogram!("polyhook_ack_seconds").record(elapsed.as_secs_f64());
         if let Some(about) = &about {
             about.end(&outcome);

@@ -71,6 +71,7 @@ fn all_that_is_promised_is_told_and_nobody_is_named() {
         assert!(text.lines().any(|line| line.starts_with(name)), "{name} is missing:\n{text}");
     }
     assert_eq!(metric(admin, "polyhook_deliveries_total{outcome=\"unverified\"}"), 1);
+    assert_eq!(metric(admin, "polyhook_unverified_total{reason=\"mismatch\"}"), 1);
     assert!(metric(admin, "polyhook_job_wait_seconds_count") >= 3);
     assert!(metric(admin, "polyhook_disk_free_bytes{what=\"spool\"}") > 0);
 

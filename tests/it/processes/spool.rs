@@ -52,12 +52,13 @@ fn what_is_spooled_is_counted_checked_and_handed_on() {
     assert_eq!(spool("drain").expect(0).json(), json!({ "moved": 20, "left": 0 }));
     let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
     let mut work = site.polyhook(["work"]).private("guest:guest").start();
-    receive.ready();
+    let admin = receive.ready();
     // A duplicate of what went through the spool of a process that was killed.
     assert_eq!(deliver(receive.receiver(), &site.secret, &ids[0], &polyai.event(&ids[0])), Some(204));
 
-    // The broker goes under a running receiver, which is ended while it is away.
+    // The broker goes under a running receiver, which is ended while it is away. Whoever only scrapes learns of it.
     node.kill();
+    eventually("it is measured", || metric(admin, "polyhook_condition{condition=\"broker\"}") == 1);
     for id in &ids[20..] {
         assert_eq!(deliver(receive.receiver(), &site.secret, id, &polyai.event(id)), Some(204));
     }

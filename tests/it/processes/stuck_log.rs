@@ -1,4 +1,4 @@
-//! Whoever reads the log may stop reading. No delivery waits for that, and what was not read is counted.
+//! Whoever reads the log may stop reading. No delivery waits for that, nor does the end.
 
 use std::{
     io::{BufRead, BufReader},
@@ -7,10 +7,11 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::process::{PolyAi, Site, deliver, eventually, get, metric};
+use crate::support::process::{PolyAi, Site, deliver, eventually, get};
 
-/// More than a pipe of 64 KiB and 8,192 waiting lines hold, at some 400 bytes a line.
-const REFUSED: usize = 9000;
+/// Many more than a pipe of 64 KiB holds, at some 250 bytes a line. `src/telemetry/writer.rs` tries what happens when the room behind
+/// it is full as well.
+const REFUSED: usize = 2000;
 
 /// When the test ends, however it ends.
 struct Killed(Child);
@@ -54,7 +55,6 @@ fn a_log_that_nobody_reads_holds_nothing_up() {
     }
     let event = polyai.event(&polyai.ids()[0]);
     assert_eq!(deliver(receiver, &site.secret, "evt-genuine", &event), Some(204));
-    assert!(metric(admin, "polyhook_log_lines_dropped_total") > 0);
 
     // Nor does it hold up the end.
     nix::sys::signal::kill(

@@ -1,0 +1,247 @@
+"""A real Prometheus scrapes two receivers (one with a spool), a worker and RabbitMQ under load. No alert may fire; then faults are
+made, the alerts for them have to fire and to end with them; and every query of the dashboard has to return data.
+
+The rules are those of deploy/monitoring/alerts.yaml with shorter times: what waits there for minutes or hours waits here for
+seconds. `promtool test rules` tries the real times.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from harness.broker import Broker
+from harness.context import Context
+from harness.site import Failed, Simulator, Site, answers, eventually, free_ports, http
+
+ROOT = Path(__file__).resolve().parents[2]
+MONITORING = ROOT / "deploy/monitoring"
+SECRET, OTHER = "the-secret-of-the-live-test", "another-secret-of-the-live-test"
+#: What nothing here gives a value, and why.
+MAY_BE_EMPTY = {
+    "polyhook_queue_writes": "only the embedded queue has it",
+    "polyhook_jobs_waiting": "jobs wait without a slot only where there are several projects",
+    "polyhook_notes_dropped_total": "nobody follows, so nobody lacks room",
+}
+seen = []
+
+
+def shortened(rules):
+    """Windows, offsets and `for` in seconds; a week stays a week, so PolyhookNoTraffic cannot fire here."""
+    windows = {"10m": "12s", "15m": "15s", "30m": "20s", "1h": "25s", "2h": "30s", "6h": "30s", "1d": "60s"}
+    rules = re.sub(r"\[(\w+)\]", lambda found: f"[{windows[found[1]]}]", rules)
+    rules = re.sub(r"offset (10m|15m|30m|1h|2h|6h)", lambda found: f"offset {windows[found[1]]}", rules)
+    # Half a minute foretells nothing of a day.
+    rules = re.sub(r" or predict_linear\([^\n]*", "", rules)
+    return re.sub(r"for: \w+", "for: 2s", rules)
+
+
+class Leashed(Context):
+    """Whatever ends this process, even a SIGKILL while RabbitMQ is stopped: a shell that waits for the end of its input kills
+    every group that was started, and removes the folder."""
+
+    LEASH = 'while read -r group; do groups="$groups -$group"; done; kill -9 $groups 2>/dev/null; sleep 1; rm -rf "$1"'
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        argv = ["sh", "-c", self.LEASH, "leash", str(self.work)]
+        self.leash = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
+
+    def start(self, *what, **more):
+        process = super().start(*what, **more)
+        print(process.pid, file=self.leash.stdin, flush=True)
+        return process
+
+
+class Prometheus:
+    def __init__(self, ctx):
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self.targets = ctx.work / "targets.json"
+        self.point({})
+        (ctx.work / "alerts.yaml").write_text(shortened((MONITORING / "alerts.yaml").read_text()))
+        config = ctx.work / "prometheus.yaml"
+        config.write_text(
+            "global: { scrape_interval: 1s, scrape_timeout: 900ms, evaluation_interval: 1s }\n"
+            "rule_files: [alerts.yaml]\n"
+            "scrape_configs:\n"
+            f"  - {{ job_name: live, file_sd_configs: [{{ files: [{self.targets}], refresh_interval: 1s }}] }}\n"
+        )
+        argv = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={ctx.work}/tsdb"]
+        ctx.start("prometheus", [*argv, f"--web.listen-address=127.0.0.1:{port}", "--query.lookback-delta=10s"], {})
+        eventually("Prometheus is ready", lambda: answers(f"{self.url}/-/ready"))
+
+    def point(self, targets):
+        """Scrapes these from now on, by name."""
+        found = [{"targets": [url.removeprefix("http://")], "labels": {"process": name}} for name, url in targets.items()]
+        self.targets.write_text(json.dumps(found))
+
+    def query(self, expr):
+        answer = http("GET", f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expr})}")
+        return json.loads(answer)["data"]["result"]
+
+    def firing(self):
+        return sorted({each["metric"]["alertname"] for each in self.query('ALERTS{alertstate="firing"}')})
+
+
+class Traffic:
+    """Some deliveries a second to each of the receivers, of calls that PolyAI has."""
+
+    def __init__(self, simulator, urls):
+        self.simulator, self.urls = simulator, urls
+        self.script = {"audio_size": "20000 B"}
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        while not self.ended.wait(0.2):
+            for url, call in zip(self.urls, self.simulator.add_calls(len(self.urls), turns=1, environment="live", channel="VOICE-SIP", script=self.script)):
+                # Each for itself: one that waits for a broker must not hold up the other.
+                threading.Thread(target=self.post, args=(url, call)).start()
+
+    def post(self, url, call):
+        body = json.dumps({"type": "conversation.completed", "data": {"conversation_id": call, "environment": "live"}}).encode()
+        stamp = str(int(time.time()))
+        signature = hmac.new(SECRET.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+        headers = {"content-type": "application/json", "x-polyai-signature": signature, "x-polyai-timestamp": stamp, "x-polyai-event-id": f"evt-{call}"}
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10).close()
+        except (urllib.error.HTTPError, OSError):
+            pass
+
+    def stop(self):
+        self.ended.set()
+        self.thread.join()
+
+
+def expect(prometheus, fault, *alerts, patience=90):
+    """Waits until these alerts fire."""
+    begun = time.monotonic()
+    try:
+        eventually(f"{fault}: {', '.join(alerts)}", lambda: set(alerts) <= set(prometheus.firing()), patience, 0.5)
+    except Failed as failed:
+        raise Failed(f"{failed}; firing: {prometheus.firing()}") from None
+    seen.append((fault, ", ".join(prometheus.firing()), f"{time.monotonic() - begun:.0f} s"))
+    print(f"  {seen[-1]}", flush=True)
+
+
+def calm(prometheus, when, patience=60):
+    """Waits until no alert fires, and looks for a while whether it stays so."""
+    try:
+        eventually(f"no alert, {when}", lambda: not prometheus.firing(), patience, 0.5)
+    except Failed as failed:
+        raise Failed(f"{failed}; firing: {prometheus.firing()}") from None
+    for _ in range(10):
+        if found := prometheus.firing():
+            raise Failed(f"{when}: {found} fires")
+        time.sleep(0.5)
+    seen.append((when, "none", ""))
+    print(f"  {seen[-1]}", flush=True)
+
+
+def dashboard(prometheus):
+    """Every query has an answer of a metric's, not of the `vector(0)` that stands in for it."""
+    queries, empty, excused = 0, [], set()
+    for panel in json.loads((MONITORING / "dashboard.json").read_text())["panels"]:
+        for target in panel.get("targets", []):
+            queries += 1
+            expr = target["expr"].removesuffix(" or vector(0)").replace("$namespace", ".*").replace("$__rate_interval", "10s")
+            # Faults are over: a rate of nothing is NaN, and that is data.
+            if not prometheus.query(expr):
+                excuses = {name for name in MAY_BE_EMPTY if name in expr}
+                excused |= excuses
+                if not excuses:
+                    empty.append(f"{panel['title']}: {expr}")
+    if empty:
+        raise Failed("no data for\n  " + "\n  ".join(empty))
+    seen.append((f"{queries} queries of the dashboard", "all return data", ""))
+    seen.extend((f"  but for {name}", MAY_BE_EMPTY[name], "") for name in sorted(excused))
+
+
+def run(ctx):
+    (port,) = free_ports(1)
+    broker = Broker(ctx, ["rabbitmq_prometheus"], f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {port}\n")
+    simulator = Simulator(ctx, "polyai")
+    key, secrets = ctx.work / "key", ctx.work / "secrets"
+    key.write_text(simulator.project["api_key"])
+    secrets.write_text(SECRET)
+    project = {name: simulator.project[name] for name in ("account_id", "project_id")} | {"api_key_file": str(key)}
+    shared = {"queue": {"url": broker.url}, "projects": [project], "reconcile": {"every": "5s"}, "worker": {"concurrency": 4}}
+
+    def site(name, **more):
+        made = Site(ctx, name, simulator, {**shared, **more})
+        text = made.config.read_text()
+        made.config.write_text(re.sub(r"^secrets = .*$", f"secrets_file = {json.dumps(str(secrets))}", text, flags=re.M))
+        return made
+
+    spooled = site("spooled", spool={"path": str(ctx.work / "spool.db")}).start("receive")
+    bare = site("bare").start("receive")
+    working = site("working")
+    worker = working.start("work")
+    targets = {"spooled": spooled.admin, "bare": bare.admin, "worker": worker.admin, "rabbitmq": f"http://127.0.0.1:{port}"}
+    prometheus = Prometheus(ctx)
+    prometheus.point(targets)
+    traffic = Traffic(simulator, [spooled.url, bare.url])
+    try:
+        time.sleep(40)
+        calm(prometheus, "before any fault")
+
+        os.kill(broker.beam(), signal.SIGSTOP)
+        expect(prometheus, "RabbitMQ hangs", "PolyhookSpoolNotDraining", "PolyhookDeliveriesRefused", "PolyhookCondition")
+        os.kill(broker.beam(), signal.SIGCONT)
+        calm(prometheus, "RabbitMQ is back")
+
+        key.write_text("a-key-of-nobody")
+        expect(prometheus, "a wrong API key", "PolyhookKeyRejected", "PolyhookDeadLetters", "PolyhookMostlyDead")
+        key.write_text(simulator.project["api_key"])
+        calm(prometheus, "the right key again")
+
+        os.kill(worker.process.pid, signal.SIGKILL)
+        expect(prometheus, "the worker is killed", "PolyhookNobodyWorks", "PolyhookProcessDown")
+        worker = working.start("work")
+        prometheus.point({**targets, "worker": worker.admin})
+        calm(prometheus, "another worker")
+
+        secrets.write_text(OTHER)
+        expect(prometheus, "another signing secret", "PolyhookNothingVerifies")
+        secrets.write_text(SECRET)
+        calm(prometheus, "the right secret again")
+
+        traffic.script["hidden_transcript"] = True
+        eventually("hidden transcripts are counted", lambda: prometheus.query("rate(polyhook_hidden_transcripts_total[10s]) > 0"))
+
+        dashboard(prometheus)
+    finally:
+        traffic.stop()
+
+
+def main():
+    ctx = Leashed(quick=True, rounds=1)
+    given = os.environ.get("POLYHOOK_BIN")
+    found = [Path(given)] if given else [ROOT / f"target/{profile}/polyhook" for profile in ("debug", "release")]
+    ctx.bin = max((path for path in found if path.exists()), key=lambda path: path.stat().st_mtime).parent
+    try:
+        run(ctx)
+    except Failed as failed:
+        print(f"monitoring-live: {failed}", file=sys.stderr)
+        return 1
+    finally:
+        ctx.close()
+        for what, alerts, took in seen:
+            print(f"{what:<34} {alerts:<100} {took}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

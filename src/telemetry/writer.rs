@@ -1,0 +1,200 @@
+//! Writes a service's log lines on a thread of its own, so that nobody waits for whoever reads them.
+//!
+//! Lines are gathered for [`GATHER`] and written together: to wake a thread for each of them costs a busy receiver more
+//! than to write it (`docs/benchmarks.md`). What does not fit into [`ROOM`] is dropped and counted.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How long a line may wait for others.
+const GATHER: Duration = Duration::from_millis(20);
+/// How many bytes of lines may wait; as many may be on their way.
+const ROOM: usize = 4 << 20;
+/// What is kept of a buffer that has grown.
+const USUAL_ROOM: usize = 64 << 10;
+/// How long the end may wait for whoever reads.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    closed: bool,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, line: &[u8]) {
+        let mut waiting = self.waiting();
+        if waiting.lines.len() + line.len() > ROOM {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.lines.extend_from_slice(line);
+        if waiting.lines.len() == line.len() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Until it is closed and everything is written.
+    fn write_to(&self, mut out: impl Write) {
+        let mut lines = Vec::new();
+        loop {
+            let waiting = self.waiting();
+            let idle =
+                self.changed.wait_while(waiting, |waiting| waiting.lines.is_empty() && !waiting.closed);
+            let waiting = idle.unwrap_or_else(PoisonError::into_inner);
+            let gathered = self.changed.wait_timeout_while(waiting, GATHER, |waiting| !waiting.closed);
+            let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut lines, &mut waiting.lines);
+            let ends = waiting.closed;
+            drop(waiting);
+            // Where they cannot be written there is nobody to tell.
+            let _ = out.write_all(&lines);
+            lines.clear();
+            lines.shrink_to(USUAL_ROOM);
+            if ends {
+                return;
+            }
+        }
+    }
+}
+
+/// Takes lines; cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Lines(Arc<Shared>);
+
+impl Lines {
+    /// How many did not fit.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Write for &Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.add(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> &'a Self {
+        self
+    }
+}
+
+/// Ends the thread when it is dropped, after what is left was written; waits a second for that at the most.
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.waiting().closed = true;
+        self.shared.changed.notify_one();
+        let _ = self.ended.recv_timeout(PATIENCE);
+    }
+}
+
+/// Starts the thread.
+pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<(Lines, Writer)> {
+    let shared = Arc::new(Shared::default());
+    let (tell, ended) = mpsc::channel();
+    let lines = Arc::clone(&shared);
+    thread::Builder::new().name("log".to_owned()).spawn(move || {
+        lines.write_to(out);
+        let _ = tell.send(());
+    })?;
+    Ok((Lines(Arc::clone(&shared)), Writer { shared, ended }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Takes nothing before it is opened.
+    #[derive(Clone, Default)]
+    struct Pipe {
+        opened: Arc<(Mutex<bool>, Condvar)>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Pipe {
+        fn open(&self) {
+            *self.opened.0.lock().unwrap() = true;
+            self.opened.1.notify_all();
+        }
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let open = self.opened.0.lock().unwrap();
+            drop(self.opened.1.wait_while(open, |open| !*open).unwrap());
+            self.taken.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_line_is_written_in_order_before_it_ends() {
+        let pipe = Pipe::default();
+        pipe.open();
+        let (lines, writer) = start(pipe.clone()).unwrap();
+        let expected: String = (0..5000).map(|number| format!("line {number}\n")).collect();
+        for line in expected.split_inclusive('\n') {
+            lines.make_writer().write_all(line.as_bytes()).unwrap();
+        }
+        drop(writer);
+        assert_eq!(String::from_utf8(pipe.taken.lock().unwrap().clone()).unwrap(), expected);
+        assert_eq!(lines.dropped(), 0);
+    }
+
+    #[test]
+    fn who_does_not_read_holds_up_nobody_and_takes_bounded_memory() {
+        let pipe = Pipe::default();
+        let (lines, writer) = start(pipe.clone()).unwrap();
+        let line = vec![b'x'; 1 << 20];
+        for _ in 0..20 {
+            lines.make_writer().write_all(&line).unwrap();
+        }
+        assert!((12..=16).contains(&lines.dropped()), "{}", lines.dropped());
+        let begun = Instant::now();
+        drop(writer);
+        assert!(begun.elapsed() < PATIENCE * 3, "{:?}", begun.elapsed());
+        pipe.open();
+    }
+}
