@@ -77,7 +77,7 @@ struct Gone<'a> {
 
 const MANIFEST_SCHEMA: &str = "manifest.schema.json";
 
-/// The JSON Schemas of what others read, by the names of their files. Of draft 7, because AsyncAPI 3.0 reads no later
+/// The JSON Schemas of what others read, by the names of their files. Of draft 7, because `AsyncAPI` 3.0 reads no later
 /// one. They say what this version writes: a reader should not mind further fields and words.
 pub fn schemas() -> [(&'static str, Schema); 3] {
     [

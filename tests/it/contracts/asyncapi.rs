@@ -355,18 +355,18 @@ fn check_messages(document: &Value, published: &[Seen]) {
     for seen in published {
         let name = message_of(document, seen);
         let about = &document["components"]["messages"][name];
-        let mut hold = |part: &str, instance: Value| {
+        let mut keep = |part: &str, instance: Value| {
             let schema = format!("asyncapi.yaml#/components/messages/{name}/{part}");
             held.push(Held { schema, closed: true, instances: vec![instance] });
         };
-        hold("x-properties", seen.properties.clone());
+        keep("x-properties", seen.properties.clone());
         if about.get("headers").is_some() {
-            hold("headers", seen.headers.clone());
+            keep("headers", seen.headers.clone());
         } else {
             assert_eq!(seen.headers, json!({}), "headers that are not documented");
         }
         if let Ok(body) = serde_json::from_slice(&seen.body) {
-            hold("payload", body);
+            keep("payload", body);
         } else {
             assert_eq!(seen.routing_key, "unparsed.unknown");
         }

@@ -32,7 +32,7 @@ use crate::{
     support::{rabbit::Node, seaweed::Seaweed},
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// `pid` tells whom to signal; `exit` how it ended. It ends when our end of its input is closed, however that comes.
 const LEASH: &str = r#"
     exec 3<&0

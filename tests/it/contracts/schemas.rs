@@ -71,6 +71,9 @@ fn changed(whole: &Value, place: &str, value: Option<Value>) -> Value {
     whole
 }
 
+/// A place in a document, and what stands there then; nothing if it is taken away.
+type Change<'a> = (&'a str, Option<Value>);
+
 #[test]
 fn what_is_wrong_is_told_from_what_is_right() {
     let ready = event(
@@ -84,7 +87,7 @@ fn what_is_wrong_is_told_from_what_is_right() {
             "erased_at": "2026-11-04T00:00:02Z",
         }),
     );
-    let wrong: [(&str, &Value, &[(&str, Option<Value>)]); 3] = [
+    let wrong: [(&str, &Value, &[Change<'_>]); 3] = [
         (
             "manifest",
             &manifest(),

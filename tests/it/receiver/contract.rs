@@ -43,7 +43,7 @@ async fn every_answer_is_documented_and_every_documented_answer_is_given() {
     for Given { path, method, answer } in &given {
         let place = format!("/paths/{}/{method}/responses/{}", path.replace('/', "~1"), answer.status);
         let response = document.pointer(&place).unwrap_or_else(|| panic!("not in the document: {place}"));
-        let mut hold = |part: &str, instance: Value| {
+        let mut keep = |part: &str, instance: Value| {
             let schema = format!("openapi.yaml#{place}/{part}/schema");
             let schema = schema.replace(' ', "%20").replace('{', "%7B").replace('}', "%7D");
             held.push(Held { schema, closed: true, instances: vec![instance] });
@@ -53,7 +53,7 @@ async fn every_answer_is_documented_and_every_documented_answer_is_given() {
             assert!(kinds.contains_key(kind), "{place} is not {kind:?}");
             let json = || serde_json::from_str(&answer.body).expect("JSON");
             let body = if kind == "application/json" { json() } else { answer.body.clone().into() };
-            hold(&format!("content/{}", kind.replace('/', "~1")), body);
+            keep(&format!("content/{}", kind.replace('/', "~1")), body);
         } else {
             assert_eq!((answer.header("content-type"), answer.body.as_str()), (None, ""), "{place}");
         }
@@ -61,7 +61,7 @@ async fn every_answer_is_documented_and_every_documented_answer_is_given() {
         for (name, about) in documented.into_iter().flatten() {
             let value = answer.header(&name.to_ascii_lowercase());
             assert!(value.is_some() || about["required"] != true, "{place} lacks {name}");
-            hold(&format!("headers/{name}"), value.into());
+            keep(&format!("headers/{name}"), value.into());
         }
         for (name, _) in answer.headers.iter().filter(|(name, _)| !FRAMING.contains(&name.as_str())) {
             let known = documented.is_some_and(|all| all.keys().any(|it| it.eq_ignore_ascii_case(name)));
