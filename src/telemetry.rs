@@ -65,7 +65,7 @@ pub enum TelemetryError {
     Level(#[from] ParseError),
     /// A word of `log.level` is no level.
     #[error(
-        "log.level: write error, warn, info, debug, trace or off, or directives such as info,polyhook::worker=debug"
+        "log.level: write error, warn, info, debug, trace or off; MODULE=LEVEL may follow, with commas between"
     )]
     Word,
     /// There is no thread for the log.

@@ -240,7 +240,7 @@ fn key_pair(config: &ArchiveConfig) -> Result<Option<(&str, Secret)>, ArchiveErr
 }
 
 fn no_folder() -> ArchiveError {
-    invalid("`url` is no local folder: write file:FOLDER or file:///FOLDER")
+    invalid("`url` names no folder of this machine: write file:FOLDER or file:///FOLDER")
 }
 
 fn invalid(message: impl Into<String>) -> ArchiveError {

@@ -147,7 +147,16 @@ impl Spooled {
         }
     }
 
-    /// Saves the keys of duplicates, and clears what is over.
+    /// Says whether the broker is there, where a spool stands in for it.
+    fn tell_of(&self, broker: &Result<(), QueueError>) {
+        match broker {
+            _ if self.spool.is_none() => {}
+            Ok(()) => self.health.well("broker"),
+            Err(error) => self.health.degraded("broker", format!("{error}; deliveries go to the spool")),
+        }
+    }
+
+    /// Saves the keys of duplicates, says how the broker is, and clears what is over.
     async fn keep(self: Arc<Self>) {
         if let Some(spool) = &self.spool {
             match spool.remembered().await {
@@ -160,6 +169,8 @@ impl Spooled {
         loop {
             sleep(SAVE).await;
             self.save().await;
+            // Also where nobody asks whether it is ready.
+            self.tell_of(&self.broker.ready().await);
             let mut refused_at = self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
             if refused_at.is_some_and(|at| at.elapsed() > TOLD) {
                 *refused_at = None;
@@ -274,15 +285,9 @@ impl Queue for Spooled {
                 format!("{error}; while the broker takes messages nothing depends on it, else deliveries are answered 503"),
             ),
         }
+        self.tell_of(&broker);
         match (broker, spool) {
-            (Ok(()), _) => {
-                self.health.well("broker");
-                Ok(())
-            }
-            (Err(error), Ok(())) => {
-                self.health.degraded("broker", format!("{error}; deliveries go to the spool"));
-                Ok(())
-            }
+            (Ok(()), _) | (Err(_), Ok(())) => Ok(()),
             (Err(broker), Err(spool)) => Err(QueueError::Unavailable(format!("{broker}; {spool}"))),
         }
     }
