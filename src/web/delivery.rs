@@ -153,9 +153,9 @@ fn content_type(headers: &HeaderMap) -> String {
 
 /// The sender's trace continued with a span of ours, or a new one: for those who follow a call without spans.
 fn continued(given: Option<&str>) -> String {
-    let id = given
-        .and_then(Traceparent::parse)
-        .map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), |parent| parent.trace_id.to_owned());
     let span = fastrand::u64(1..);
-    format!("00-{id}-{span:016x}-01")
+    match given.and_then(Traceparent::parse) {
+        Some(parent) => format!("00-{}-{span:016x}-01", parent.trace_id),
+        None => format!("00-{}-{span:016x}-01", uuid::Uuid::new_v4().simple()),
+    }
 }
