@@ -137,7 +137,7 @@ where
     Ok(())
 }
 
-/// Brings up to date what is only looked at when somebody asks for metrics.
+/// Brings up to date what is only looked at when somebody asks for metrics. Blocks.
 pub fn measure() {
     metrics_process::Collector::default().collect();
     if let Some(lines) = LINES.get() {

@@ -84,7 +84,10 @@ def stat(pid):
 
 
 class Context:
-    """See the module."""
+    """See the module. Whatever ends this process, even a SIGKILL: a shell that waits for the end of its input kills every group
+    that was started, and removes the folder."""
+
+    LEASH = 'while read -r group; do groups="$groups -$group"; done; kill -9 $groups 2>/dev/null; sleep 1; rm -rf "$1"'
 
     def __init__(self, quick, rounds):
         self.quick = quick
@@ -94,11 +97,14 @@ class Context:
         self.work = Path(tempfile.mkdtemp(prefix="polyhook-bench-"))
         self.started = []
         self._broker = None
+        argv = ["sh", "-c", self.LEASH, "leash", str(self.work)]
+        self.leash = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
         atexit.register(self.close)
 
     def start(self, name, argv, env, cores=None):
         process = Process(name, argv, env, self.work / f"{name}.log", cores)
         self.started.append(process)
+        print(process.pid, file=self.leash.stdin, flush=True)
         return process
 
     def broker(self):
@@ -111,4 +117,7 @@ class Context:
         for process in reversed(self.started):
             process.stop()
         self.started = []
+        # Numbers of groups that are gone may be others' by and by.
+        self.leash.kill()
+        self.leash.wait()
         shutil.rmtree(self.work, ignore_errors=True)

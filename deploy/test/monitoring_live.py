@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -44,23 +43,6 @@ def shortened(rules):
     # Half a minute foretells nothing of a day.
     rules = re.sub(r" or predict_linear\([^\n]*", "", rules)
     return re.sub(r"for: \w+", "for: 2s", rules)
-
-
-class Leashed(Context):
-    """Whatever ends this process, even a SIGKILL while RabbitMQ is stopped: a shell that waits for the end of its input kills
-    every group that was started, and removes the folder."""
-
-    LEASH = 'while read -r group; do groups="$groups -$group"; done; kill -9 $groups 2>/dev/null; sleep 1; rm -rf "$1"'
-
-    def __init__(self, **options):
-        super().__init__(**options)
-        argv = ["sh", "-c", self.LEASH, "leash", str(self.work)]
-        self.leash = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
-
-    def start(self, *what, **more):
-        process = super().start(*what, **more)
-        print(process.pid, file=self.leash.stdin, flush=True)
-        return process
 
 
 class Prometheus:
@@ -227,7 +209,7 @@ def run(ctx):
 
 
 def main():
-    ctx = Leashed(quick=True, rounds=1)
+    ctx = Context(quick=True, rounds=1)
     given = os.environ.get("POLYHOOK_BIN")
     found = [Path(given)] if given else [ROOT / f"target/{profile}/polyhook" for profile in ("debug", "release")]
     ctx.bin = max((path for path in found if path.exists()), key=lambda path: path.stat().st_mtime).parent

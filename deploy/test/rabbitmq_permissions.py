@@ -4,8 +4,6 @@ import json
 import os
 import re
 import secrets
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,10 +14,13 @@ from pathlib import Path
 
 import pika
 
+from harness.broker import HOME, Broker
+from harness.context import Context
+from harness.site import Failed, answers_at, eventually, free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITIONS = ROOT / "deploy/rabbitmq/definitions.json"
 BIN = str(Path(sys.argv[1]).resolve())
-SERVER_PATHS = "/usr/lib/rabbitmq/bin:/usr/sbin:/usr/local/sbin"
 VHOST = "polyhook"
 SECRET = "whsec_permissions_test"
 CALLS = 5
@@ -31,73 +32,23 @@ class Refused(Exception):
     """Somebody could not do what he should, or could do what he should not."""
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 def wait_for(what, condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.1)
-    raise Refused(f"{what}: not within {seconds:.0f} s")
+    try:
+        return eventually(what, condition, seconds, 0.1)
+    except Failed as failed:
+        raise Refused(str(failed)) from None
 
 
-def listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Node:
+class Node(Broker):
     """A RabbitMQ node with nothing in common with any other on the machine."""
 
-    def __init__(self, folder):
-        self.folder = folder
-        self.port, distribution, epmd = free_ports(3)
-        self.name = f"permissions{os.getpid()}@localhost"
-        (folder / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self.port}\ndisk_free_limit.absolute = 1MB\n"
-        )
-        (folder / "enabled_plugins").write_text("[].\n")
-        (folder / ".erlang.cookie").write_text(secrets.token_hex(16))
-        (folder / ".erlang.cookie").chmod(0o400)
-        network = "-kernel inet_dist_use_interface {127,0,0,1}"
-        self.env = {
-            **os.environ,
-            "PATH": f"{SERVER_PATHS}:{os.environ['PATH']}",
-            "HOME": str(folder),
-            "RABBITMQ_NODENAME": self.name,
-            "RABBITMQ_DIST_PORT": str(distribution),
-            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(folder / "log"),
-            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
-            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": network,
-            "RABBITMQ_CTL_ERL_ARGS": network,
-            "ERL_CRASH_DUMP": str(folder / "crash"),
-            "ERL_EPMD_PORT": str(epmd),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-        }
-        output = (folder / "output").open("w")
-        self.epmd = subprocess.Popen(["epmd", "-port", str(epmd), "-address", "127.0.0.1"], env=self.env, stdout=output,
-                                     stderr=output, start_new_session=True)
-        wait_for("epmd listens", lambda: listens(epmd))
-        self.server = subprocess.Popen(["rabbitmq-server"], env=self.env, stdout=output, stderr=output, start_new_session=True)
-        wait_for("the broker listens", lambda: listens(self.port), 90)
+    def __init__(self, ctx):
+        super().__init__(ctx)
         self.ctl("await_startup")
 
     def ctl(self, *arguments):
-        done = subprocess.run(["rabbitmqctl", "-q", "-n", self.name, *arguments], env=self.env, capture_output=True, text=True)
+        command = [HOME / "rabbitmqctl", "-q", "-n", self.name, *arguments]
+        done = subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, text=True)
         if done.returncode:
             raise Refused(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -112,16 +63,8 @@ class Node:
         self.ctl("export_definitions", str(path))
         return json.loads(path.read_text())
 
-    def url(self, user, password, vhost=VHOST):
+    def url_of(self, user, password, vhost=VHOST):
         return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{vhost}"
-
-    def stop(self):
-        for process in (self.server, self.epmd):
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
 
 
 def topology(exported, vhost):
@@ -194,7 +137,7 @@ class Stage:
 
     def env(self, user, admin=0, **more):
         url = self.folder / f"url-{user}"
-        url.write_text(self.node.url(user, self.passwords[user]))
+        url.write_text(self.node.url_of(user, self.passwords[user]))
         settings = {
             "QUEUE__URL_FILE": url,
             "SIGNATURE__SECRETS_FILE": self.folder / "secret",
@@ -279,7 +222,7 @@ def everybody_works(node, passwords):
         own = customer(node, passwords)
         simulator = it.start("simulate", ["simulate", f"--listen=127.0.0.1:{it.polyai}", "--scenario", "scenario.toml",
                                           f"--calls={CALLS}"], base_env())
-        wait_for("the simulator listens", lambda: listens(it.polyai), 10)
+        wait_for("the simulator listens", lambda: answers_at(it.polyai), 10)
         receive = it.start("receive", ["receive"], it.env(receiver, it.receiver_admin))
         it.ready(receive, it.receiver_admin)
         tail = it.start("tail", ["tail", "--json"], it.env(operator))
@@ -456,7 +399,7 @@ def declared(node):
     node.ctl("set_permissions", "-p", "scratch", "guest", ".*", ".*", ".*")
     with stage(node, {"guest": "guest"}) as it:
         env = it.env("guest", it.receiver_admin)
-        (it.folder / "url-guest").write_text(node.url("guest", "guest", "scratch"))
+        (it.folder / "url-guest").write_text(node.url_of("guest", "guest", "scratch"))
         receive = it.start("receive", ["receive"], env)
         it.ready(receive, it.receiver_admin)
     found = topology(node.export(), "scratch")
@@ -508,36 +451,36 @@ def main():
     options = dict(option.partition("=")[::2] for option in sys.argv[2:])
     if unknown := set(options) - {"--tighten", "--write"}:
         sys.exit(f"rabbitmq-permissions: unknown: {' '.join(unknown)}")
-    with tempfile.TemporaryDirectory(prefix="polyhook-permissions-node-") as folder:
-        node = Node(Path(folder))
-        try:
-            definitions = json.loads(DEFINITIONS.read_text())
-            found = declared(node)
-            if "--write" in options:
-                definitions.update(found)
-                DEFINITIONS.write_text(written(definitions))
-            ours = {part: sorted(definitions[part], key=lambda row: json.dumps(row, sort_keys=True)) for part in found}
-            if ours != found:
-                raise Refused("polyhook declares another topology than definitions.json has: deploy/test/rabbitmq-permissions --write")
-            node.import_definitions(definitions)
-            nobody_without_password(node)
-            users = Path(folder) / "passwords"
-            users.mkdir()
-            passwords = {user: secrets.token_hex(16) for user in ROLES}
-            for user, password in passwords.items():
-                (users / user).write_text(password + "\n")
-            made = subprocess.run([ROOT / "deploy/rabbitmq/with-passwords", users], capture_output=True, text=True, check=True).stdout
-            definitions = json.loads(made)
-            node.import_definitions(definitions)
-            print("works:", everybody_works(node, passwords), flush=True)
-            refused(node, passwords)
-            print(f"refused: {len(FORBIDDEN)} things that nobody should do", flush=True)
-            if "--tighten" in options and (unmissed := tighten(node, definitions, passwords, options["--tighten"])):
-                raise Refused(f"permissions that nobody misses: {unmissed}")
-        except Refused as error:
-            sys.exit(f"rabbitmq-permissions: {error}")
-        finally:
-            node.stop()
+    ctx = Context(quick=True, rounds=1)
+    try:
+        node = Node(ctx)
+        definitions = json.loads(DEFINITIONS.read_text())
+        found = declared(node)
+        if "--write" in options:
+            definitions.update(found)
+            DEFINITIONS.write_text(written(definitions))
+        ours = {part: sorted(definitions[part], key=lambda row: json.dumps(row, sort_keys=True)) for part in found}
+        if ours != found:
+            raise Refused("polyhook declares another topology than definitions.json has: deploy/test/rabbitmq-permissions --write")
+        node.import_definitions(definitions)
+        nobody_without_password(node)
+        users = ctx.work / "passwords"
+        users.mkdir()
+        passwords = {user: secrets.token_hex(16) for user in ROLES}
+        for user, password in passwords.items():
+            (users / user).write_text(password + "\n")
+        made = subprocess.run([ROOT / "deploy/rabbitmq/with-passwords", users], capture_output=True, text=True, check=True).stdout
+        definitions = json.loads(made)
+        node.import_definitions(definitions)
+        print("works:", everybody_works(node, passwords), flush=True)
+        refused(node, passwords)
+        print(f"refused: {len(FORBIDDEN)} things that nobody should do", flush=True)
+        if "--tighten" in options and (unmissed := tighten(node, definitions, passwords, options["--tighten"])):
+            raise Refused(f"permissions that nobody misses: {unmissed}")
+    except Refused as error:
+        sys.exit(f"rabbitmq-permissions: {error}")
+    finally:
+        ctx.close()
 
 
 main()

@@ -62,7 +62,8 @@ impl TracingConfig {
         }
         let endpoint = self.endpoint.as_deref()?;
         traces_url(endpoint).is_none().then(|| {
-            "tracing.endpoint is no http:// or https:// URL; write the collector's, as in http://otel-collector:4318"
+            "tracing.endpoint is no http:// or https:// URL without user and password; write the collector's, as in \
+             http://otel-collector:4318, and what lets us in into OTEL_EXPORTER_OTLP_HEADERS"
                 .to_owned()
         })
     }
@@ -70,6 +71,10 @@ impl TracingConfig {
 
 fn traces_url(endpoint: &str) -> Option<String> {
     let url = Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    // The endpoint is shown by `config show` and in errors.
+    if !url.username().is_empty() || url.password().is_some() {
+        return None;
+    }
     Some(format!("{}/v1/traces", url.as_str().trim_end_matches('/')))
 }
 
@@ -354,6 +359,8 @@ mod tests {
         assert!(problem("collector:4318", 1.0));
         assert!(problem("grpc://collector:4317", 1.0));
         assert!(problem("http://collector:4318", 1.5));
+        assert!(problem("https://user:password@collector:4318", 1.0));
+        assert!(problem("https://key@collector:4318", 1.0));
         assert_eq!(traces_url("http://collector:4318/").unwrap(), "http://collector:4318/v1/traces");
         assert_eq!(traces_url("https://c.example/otlp").unwrap(), "https://c.example/otlp/v1/traces");
     }

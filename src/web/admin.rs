@@ -86,7 +86,8 @@ async fn metrics(State(admin): State<Admin>) -> Response {
             gauge!("polyhook_queue_depth", "queue" => lane.label()).set(depth as f64);
         }
     }
-    telemetry::measure();
+    // It looks into /proc, which takes a while where many connections are open.
+    let _ = tokio::task::spawn_blocking(telemetry::measure).await;
     let content_type = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
     (content_type, admin.metrics.render()).into_response()
 }

@@ -32,7 +32,10 @@ use crate::{
     polyai::PolyAi,
     queue::{History, Job, Lease, Outcome, Queue, QueueError},
     retry::Ladder,
-    telemetry::{Counted, JOB_WAIT, trace::Span},
+    telemetry::{
+        Counted, JOB_WAIT,
+        trace::{Span, Traceparent},
+    },
 };
 
 use slots::{Slot, Slots};
@@ -161,7 +164,8 @@ impl Inner {
         if let Err(failure) = &result {
             span.failed(failure.reason);
         }
-        let line = JobLine { message: &message, outcome: label, attempt, elapsed };
+        let traceparent = message.traceparent.clone().or_else(|| span.traceparent());
+        let line = JobLine { message: &message, outcome: label, attempt, elapsed, traceparent };
         line.log(&result, &outcome);
         if let Err(error) = self.settle(lease, outcome).await {
             tracing::warn!(event.id = message.id, %error, "the job could not be settled and will be done again");
@@ -220,14 +224,15 @@ struct JobLine<'a> {
     outcome: &'static str,
     attempt: usize,
     elapsed: Duration,
+    /// The delivery's trace, or that of this try alone.
+    traceparent: Option<String>,
 }
 
 impl JobLine<'_> {
     fn log(&self, result: &Result<Done, Failure>, settled: &Outcome) {
-        let Self { message, outcome, attempt, elapsed } = self;
+        let Self { message, outcome, attempt, elapsed, traceparent } = self;
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        let trace_id =
-            message.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)).unwrap_or_default();
+        let trace_id = traceparent.as_deref().and_then(Traceparent::parse).map_or("", |trace| trace.trace_id);
         match result {
             Ok(Done::Archived(archived)) => {
                 let Archived { conversation_id, manifest, .. } = archived.as_ref();

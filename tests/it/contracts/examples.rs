@@ -21,7 +21,7 @@ use polyhook::{
     archive::Trigger,
     clock::Clock,
     simulator::{CallInfo, Channel, Delivery, EventOptions},
-    worker::{Order, Request},
+    worker::Request,
 };
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
@@ -249,7 +249,7 @@ async fn consumers_take_each_conversation_once_and_outlive_the_broker() {
     all_say(&format!("done {}", third.id), 1);
 
     // Erased at the customer's too; and a late announcement of it finds nothing.
-    erase(&world, &first).await;
+    world.erase(&first).await;
     all_say(&format!("erased {}", first.id), 1);
     let customer = Customer::new(&node, &world).await;
     changed["id"] = "b".repeat(64).into();
@@ -298,18 +298,6 @@ async fn archive_in_bucket(world: &World, s3: &Seaweed, call: &CallInfo) {
         discovery: None,
     };
     world.worker(&config).archive_now(&request).await.unwrap();
-}
-
-async fn erase(world: &World, call: &CallInfo) {
-    let order = Order {
-        conversation_id: call.id.clone(),
-        account_id: None,
-        project_id: None,
-        reason: None,
-        dry_run: false,
-    };
-    let report = world.worker(&world.config).erase(&order).await.unwrap();
-    assert_eq!(report.problems, [""; 0]);
 }
 
 /// Somebody who may do everything, and listens too.

@@ -27,7 +27,7 @@ use polyhook::{
         CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Scenario, Sender, SenderOptions,
         Simulator,
     },
-    worker::Worker,
+    worker::{Order, Worker},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -160,6 +160,18 @@ impl World {
     fn worker(&self, config: &Config) -> Worker {
         let queue = std::sync::Arc::clone(&self.app.queue().queue);
         Ends::open(config, &Clock::System).unwrap().worker(config, queue, Clock::System)
+    }
+
+    async fn erase(&self, call: &CallInfo) {
+        let order = Order {
+            conversation_id: call.id.clone(),
+            account_id: None,
+            project_id: None,
+            reason: None,
+            dry_run: false,
+        };
+        let report = self.worker(&self.config).erase(&order).await.unwrap();
+        assert_eq!(report.problems, [""; 0]);
     }
 
     async fn end(self) {
