@@ -151,7 +151,7 @@ fn event(kind: &str, id: &str) -> Message {
     Message { kind: kind.to_owned(), ..message(id, "{}") }
 }
 
-fn history(failures: usize) -> History {
+pub(crate) fn history(failures: usize) -> History {
     let mut history = History::default();
     for _ in 0..failures {
         history.push(Attempt {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use polyhook::queue::{Outcome, Published, Queue, QueueConfig, QueueError};
+use polyhook::queue::{Lane, Outcome, Published, Queue, QueueConfig, QueueError};
 use tokio::{
     sync::{Mutex, MutexGuard},
     task::block_in_place,
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    rabbitmq::{Bench, at_once, config, message, try_open},
+    rabbitmq::{Bench, at_once, config, history, message, try_open},
     support::rabbit::{ClientCertificate, Node, SHARED, prefix},
 };
 
@@ -125,6 +125,44 @@ fn io_threads() -> usize {
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
         .filter(|name| name.starts_with("lapin-io-loop"))
         .count()
+}
+
+/// RabbitMQ has the queue that was made last not on disk for up to a second: killed then, it comes back with that queue
+/// empty and without a leader, whatever it confirmed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_new_queue_holds_survives_a_kill() {
+    let node = fragile().await;
+    let prefix = prefix();
+    let again = async |bench: &Bench| {
+        block_in_place(|| node.kill());
+        block_in_place(|| node.restart());
+        bench.becomes_ready().await;
+    };
+
+    // The longest rung is made last.
+    let bench = Bench::with(&config(&node.url(), &prefix)).await;
+    bench.queue.publish(message("evt_first", "{}")).await.unwrap();
+    let job = bench.take().await;
+    let retry = Outcome::Retry { after: Duration::from_mins(10), history: history(1) };
+    bench.queue.settle(job.lease, retry.clone()).await.unwrap();
+    again(&bench).await;
+    bench.assert_depths([(Lane::Fetch, 0), (Lane::Retry, 1), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+
+    // One that somebody has deleted is made alone.
+    let fetch = format!("{prefix}.fetch");
+    block_in_place(|| node.ctl(&["delete_queue", &fetch]));
+    bench
+        .eventually("published", async || {
+            let published = bench.queue.publish(message("evt_second", "{}")).await;
+            published.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    again(&bench).await;
+    let job = bench.take().await;
+    assert_eq!(job.message.id, "evt_second");
+    bench.queue.settle(job.lease, retry).await.unwrap();
+    bench.assert_depths([(Lane::Fetch, 0), (Lane::Retry, 2), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    bench.queue.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -182,7 +182,7 @@ impl Role {
 
     async fn prepare(&mut self, session: &Session) -> Result<(), String> {
         match self {
-            Self::Publish(topology) => topology.declare(&session.channel().await?).await,
+            Self::Publish(topology) => topology.declare(session).await,
             Self::Consume(_) => Ok(()),
             Self::Follow(topology) => topology.declare_tail(&session.channel().await?).await,
         }

@@ -2,7 +2,8 @@
 //!
 //! What is promised, and where it is kept:
 //!
-//! * A published message is durable: persistent, mandatory, and the confirm is read in full (`publisher.rs`).
+//! * A published message is durable: persistent, mandatory, and the confirm is read in full (`publisher.rs`); and the queue it is
+//!   in is one that the broker will know again, should it be killed now (`topology.rs`).
 //! * Trouble is told at once where it is known: while the broker is away, or takes nothing because it is
 //!   short of memory or disk, publishing fails without waiting. `publish_timeout` bounds the rest. A message
 //!   that timed out may still arrive: a duplicate, never a loss.
