@@ -166,6 +166,8 @@ impl Publisher {
                 Link::Away(reason) => Arc::clone(reason),
             };
             tokio::select! {
+                // In this order, so that nothing is refused for a reason that is over.
+                biased;
                 changed = self.link.changed() => changed.ok()?,
                 order = self.orders.recv() => order?.refuse(QueueError::Unavailable(reason.to_string())),
                 () = self.closing.cancelled(), if !self.orders.is_closed() => self.orders.close(),
@@ -260,6 +262,7 @@ impl Publisher {
             }
             let reason = session.ended().await.to_string();
             tokio::select! {
+                biased;
                 changed = self.link.changed() => if changed.is_err() { return End::Closed },
                 order = self.orders.recv() => match order {
                     Some(order) => order.refuse(QueueError::Unavailable(reason)),
