@@ -188,6 +188,12 @@ impl Node {
     /// `kill -9`
     pub(crate) fn kill(&self) {
         *self.server.lock().unwrap() = None;
+        // The script that started it is gone; a server with much memory takes a moment longer.
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect((self.host, self.port)).is_ok() {
+            assert!(Instant::now() < deadline, "{} outlives a kill", self.name);
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// An orderly end.
