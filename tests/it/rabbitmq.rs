@@ -349,6 +349,26 @@ async fn an_event_carries_what_the_contract_says() {
     bench.queue.close().await;
 }
 
+/// Who was told that the queue is ready is not refused for what was the matter before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_comes_right_after_readiness_is_stored() {
+    let config = config(&SHARED.url(), &prefix());
+    for round in 0..20 {
+        let bench = Arc::new(try_open(&config).unwrap());
+        while bench.queue.ready().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let publish = |n| {
+            let bench = Arc::clone(&bench);
+            async move { bench.queue.publish(message(&format!("evt_{round}_{n}"), "{}")).await.unwrap() }
+        };
+        for published in at_once((0..8).map(publish)).await {
+            assert_eq!(published, Published::New);
+        }
+        bench.queue.close().await;
+    }
+}
+
 /// Who only publishes asks for small frames; a receiver's greatest body goes through in many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn small_frames_carry_the_greatest_body() {
