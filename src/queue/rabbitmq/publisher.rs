@@ -98,7 +98,10 @@ impl Publishers {
         let (orders, tasks) = (0..manner.tasks)
             .map(|_| {
                 let (sender, orders) = mpsc::channel(manner.window.max(16));
-                (sender, Publisher { manner, orders, link: link.clone(), closing: closing.clone() })
+                (
+                    sender,
+                    Publisher { manner, orders, early: None, link: link.clone(), closing: closing.clone() },
+                )
             })
             .unzip();
         (Self { orders, turn: AtomicUsize::new(0) }, tasks)
@@ -130,6 +133,8 @@ impl Publishers {
 pub(super) struct Publisher {
     manner: Manner,
     orders: mpsc::Receiver<Order>,
+    /// Taken while there was no connection, as far as was known: refused if there still is none, or else the first to go out.
+    early: Option<Order>,
     link: watch::Receiver<Link>,
     closing: CancellationToken,
 }
@@ -165,11 +170,10 @@ impl Publisher {
                 Link::Up(session) => return Some(Arc::clone(session)),
                 Link::Away(reason) => Arc::clone(reason),
             };
+            self.refuse_early(&reason);
             tokio::select! {
-                // In this order, so that nothing is refused for a reason that is over.
-                biased;
                 changed = self.link.changed() => changed.ok()?,
-                order = self.orders.recv() => order?.refuse(QueueError::Unavailable(reason.to_string())),
+                order = self.orders.recv() => self.early = Some(order?),
                 () = self.closing.cancelled(), if !self.orders.is_closed() => self.orders.close(),
             }
         }
@@ -194,6 +198,12 @@ impl Publisher {
         let opened = Instant::now();
         let mut gathering = pin!(tokio::time::sleep(GATHER));
         let mut gathered = false;
+        if let Some(order) = self.early.take() {
+            match session.blocked() {
+                Some(reason) => order.refuse(QueueError::Unavailable(reason)),
+                None => flights.push(fly(&channel, unanswered.expect(order.answer), order.parcel)),
+            }
+        }
         loop {
             if drained && flights.is_empty() {
                 return End::Closed;
@@ -260,15 +270,22 @@ impl Publisher {
             if over(&self.link.borrow_and_update()) {
                 return End::Lost;
             }
-            let reason = session.ended().await.to_string();
+            let reason = session.ended().await;
+            self.refuse_early(&reason);
             tokio::select! {
-                biased;
                 changed = self.link.changed() => if changed.is_err() { return End::Closed },
                 order = self.orders.recv() => match order {
-                    Some(order) => order.refuse(QueueError::Unavailable(reason)),
+                    Some(order) => self.early = Some(order),
                     None => return End::Closed,
                 },
             }
+        }
+    }
+
+    /// For when it was looked once more whether there is a connection.
+    fn refuse_early(&mut self, reason: &str) {
+        if let Some(order) = self.early.take() {
+            order.refuse(QueueError::Unavailable(reason.to_owned()));
         }
     }
 }
