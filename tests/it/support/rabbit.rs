@@ -211,6 +211,10 @@ impl Node {
     /// Freezes the server: its sockets stay open, and nobody is there.
     pub(crate) fn pause(&self) {
         self.signal(Signal::SIGSTOP);
+        // On a busy machine a thread stops only when it gets its turn, and may confirm something until then.
+        super::process::eventually("frozen", || {
+            self.server.lock().unwrap().as_ref().is_some_and(Leashed::is_frozen)
+        });
     }
 
     /// Lets a frozen server go on.
@@ -348,6 +352,19 @@ impl Leashed {
     fn is_running(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.group)).unwrap_or_default();
         stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    }
+
+    /// Whether all threads of all its processes have stopped.
+    fn is_frozen(&self) -> bool {
+        let group = self.group.to_string();
+        let entries =
+            |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries("/proc".into()).flat_map(|process| entries(process.join("task"))).all(|thread| {
+            let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            // State, parent, group: proc(5).
+            let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+            fields.get(2) != Some(&group.as_str()) || matches!(fields[0], "T" | "Z" | "X")
+        })
     }
 }
 
