@@ -25,8 +25,8 @@ use crate::{
         Backend, Queue, UrlError,
         rabbitmq::{self, RabbitMq},
         spool::Spool,
-        spooled::Spooled,
-        sqlite::{self, Sqlite, SqliteOptions},
+        spooled::SpooledQueue,
+        sqlite::{self, SqliteOptions, SqliteQueue},
     },
     reconcile,
     retry::Ladder,
@@ -88,7 +88,7 @@ pub struct OpenQueue {
     /// Whichever it is.
     pub queue: Arc<dyn Queue>,
     /// The embedded queue, which can also be read.
-    pub sqlite: Option<Arc<Sqlite>>,
+    pub sqlite: Option<Arc<SqliteQueue>>,
 }
 
 /// Opens the configured queue for `roles`.
@@ -102,9 +102,9 @@ pub fn open_queue(
     Ok(match config.queue.backend()? {
         Backend::Sqlite(path) => {
             // One that was here before may have room again, or be put in order, while we wait.
-            let start_in_trouble = path.metadata().is_ok_and(|file| file.len() > 0);
-            let options = SqliteOptions { start_in_trouble, ..SqliteOptions::new(&config.queue, clock) };
-            let queue = Sqlite::open(&path, options, life)?;
+            let start_without_file = path.metadata().is_ok_and(|file| file.len() > 0);
+            let options = SqliteOptions { start_without_file, ..SqliteOptions::new(&config.queue, clock) };
+            let queue = SqliteQueue::open(&path, options, life)?;
             OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue) }
         }
         Backend::RabbitMq => {
@@ -122,7 +122,7 @@ pub fn open_queue(
                 let spool = Spool::open(&config.spool, &config.queue, clock.clone(), life);
                 Some((spool.map_err(StartError::Spool)?, config.spool.drain_rate))
             };
-            let queue = Spooled::new(broker, spool, &config.queue, clock, health.clone(), life);
+            let queue = SpooledQueue::new(broker, spool, &config.queue, clock, health.clone(), life);
             OpenQueue { queue, sqlite: None }
         }
     })
@@ -175,10 +175,18 @@ impl Ends {
         queue: Arc<dyn Queue>,
         clock: Clock,
         health: Health,
-    ) -> reconcile::Service {
+    ) -> reconcile::ReconcileService {
         let Self { polyai, archive } = self.clone();
         let environments = config.worker.environments.clone();
-        reconcile::Service::new(config.reconcile.clone(), environments, polyai, archive, queue, clock, health)
+        reconcile::ReconcileService::new(
+            config.reconcile.clone(),
+            environments,
+            polyai,
+            archive,
+            queue,
+            clock,
+            health,
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{
         Queue,
-        sqlite::{Sqlite, SqliteOptions},
+        sqlite::{SqliteOptions, SqliteQueue},
     },
     signature::{self, EVENT_ID_HEADER, SIGNATURE_HEADER, Scheme, TIMESTAMP_HEADER, Verifier},
     telemetry::{self, LogConfig, LogFormat},
@@ -160,7 +160,7 @@ fn delivery(times: usize) {
 
 /// An embedded queue in a folder of its own.
 struct Store {
-    queue: Arc<Sqlite>,
+    queue: Arc<SqliteQueue>,
     life: Lifecycle,
     _folder: TempDir,
 }
@@ -171,7 +171,7 @@ impl Store {
         let folder = TempDir::new().expect("a temporary folder");
         let life = Lifecycle::new();
         let options = SqliteOptions { publish_timeout: PATIENCE, clock: clock(), ..SqliteOptions::default() };
-        let queue = Sqlite::open(&folder.path().join("queue.db"), options, &life).expect("a queue");
+        let queue = SqliteQueue::open(&folder.path().join("queue.db"), options, &life).expect("a queue");
         Self { queue, life, _folder: folder }
     }
 

@@ -10,7 +10,7 @@ use polyhook::{
     queue::{
         Message, Queue, QueueConfig, SpoolConfig,
         spool::Spool,
-        sqlite::{Sqlite, SqliteOptions},
+        sqlite::{SqliteOptions, SqliteQueue},
     },
 };
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ fn queue_append(bencher: Bencher, together: usize) {
     let (runtime, folder, life) = surroundings();
     let options = SqliteOptions { publish_timeout: PATIENCE, ..SqliteOptions::default() };
     let queue = runtime
-        .block_on(async { Sqlite::open(&folder.path().join("queue.db"), options, &life) })
+        .block_on(async { SqliteQueue::open(&folder.path().join("queue.db"), options, &life) })
         .expect("a queue in a temporary folder");
     append(bencher, &runtime, together, async |messages: Vec<Message>| {
         try_join_all(messages.into_iter().map(|message| queue.publish(message))).await.expect("durable");

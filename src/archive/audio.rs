@@ -6,7 +6,7 @@
 //! bad, a worker that dies or a copy that loses a race never touches the recording in the archive.
 //!
 //! What is dropped unpublished is taken back. In a bucket that needs a request, which
-//! [`Archive::tidy`](super::Archive::tidy) makes; a crash leaves the parts of an unfinished upload there,
+//! [`Archive::abort_dropped_uploads`](super::Archive::tidy) makes; a crash leaves the parts of an unfinished upload there,
 //! which a lifecycle rule (`AbortIncompleteMultipartUpload`) removes.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::{
     ArchiveError, AudioError,
     backend::Backend,
-    manifest::{Direction, Kind, Object},
+    manifest::{Direction, ManifestObject, ObjectKind},
 };
 use crate::wav::WavCheck;
 
@@ -28,7 +28,7 @@ const CONTENT_TYPE: &str = "audio/wav";
 /// A part is gathered in blocks, so that a short recording does not take the memory of a long one.
 const BLOCK: usize = 256 << 10;
 
-/// Takes a recording, bit by bit; made by [`Archive::audio`](super::Archive::audio).
+/// Takes a recording, bit by bit; made by [`Archive::recording_writer`](super::Archive::audio).
 #[derive(Debug)]
 pub struct AudioWriter {
     backend: Arc<Backend>,
@@ -100,9 +100,9 @@ impl AudioWriter {
                 return Err(bad.into());
             }
         };
-        let object = Object {
+        let object = ManifestObject {
             name: self.direction.file_name().to_owned(),
-            kind: Kind::Audio,
+            kind: ObjectKind::Audio,
             direction: Some(self.direction),
             size_bytes: self.size,
             sha256: hex::encode(self.hash.finalize_reset()),
@@ -178,7 +178,7 @@ async fn stage(backend: &Arc<Backend>, mut upload: Upload, key: Path) -> Result<
 /// A whole recording that nobody can see yet. Dropped, it is taken back.
 #[derive(Debug)]
 pub struct StagedAudio {
-    object: Object,
+    object: ManifestObject,
     content: Content,
 }
 
@@ -209,12 +209,12 @@ impl Drop for StagedFile {
 
 impl StagedAudio {
     /// The manifest's entry of it.
-    pub fn object(&self) -> &Object {
+    pub fn object(&self) -> &ManifestObject {
         &self.object
     }
 
     /// Puts it in its place, whatever lies there.
-    pub(super) async fn publish(self, backend: &Backend, key: &Path) -> Result<Object, ArchiveError> {
+    pub(super) async fn publish(self, backend: &Backend, key: &Path) -> Result<ManifestObject, ArchiveError> {
         let Self { mut object, content } = self;
         let result = match content {
             Content::Memory(payload) => {

@@ -5,7 +5,7 @@ use jiff::civil::Date;
 use object_store::{ObjectStoreExt, PutPayload, path::Path};
 use sha2::{Digest, Sha256};
 
-use super::{Archive, ArchiveError, Location, MANIFEST, Stored, key};
+use super::{Archive, ArchiveError, Location, MANIFEST, StoredConversation, key};
 
 /// Where reports lie.
 const AUDITS: &str = "audits";
@@ -20,7 +20,7 @@ impl Archive {
         date: Date,
         name: &str,
         deep: bool,
-    ) -> Result<Option<Stored>, ArchiveError> {
+    ) -> Result<Option<StoredConversation>, ArchiveError> {
         let day =
             key::day(&self.backend.prefix, account, project, date).map_err(object_store::Error::from)?;
         let key = Path::parse(format!("{day}/{name}/{MANIFEST}")).map_err(object_store::Error::from)?;
@@ -49,7 +49,7 @@ impl Archive {
     }
 
     /// Keeps a report about a day, in the place of an earlier one; its URL. `part`: of which projects, if not of all.
-    pub async fn keep_audit(
+    pub async fn save_audit_report(
         &self,
         date: Date,
         part: Option<&str>,

@@ -12,7 +12,7 @@
 //! * The manifest is written on the condition that it is the one the decision was based on. Where in spite of
 //!   all that (two writers with the same `conversation.json` and different recordings, a machine that was
 //!   asleep for a minute) the bytes are not what the manifest names, the writer who finds out returns
-//!   [`ArchiveError::Raced`], and the next try finds the damage ([`Stored::intact`]) and mends it.
+//!   [`ArchiveError::Raced`], and the next try finds the damage ([`StoredConversation::is_intact`]) and mends it.
 
 use std::time::Duration;
 
@@ -22,12 +22,14 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    Archive, ArchiveError, Stored,
+    Archive, ArchiveError, StoredConversation,
     audio::StagedAudio,
     conflicted,
-    decide::{Decision, decide},
     key::{CONVERSATION, Location, MANIFEST},
-    manifest::{AudioStatus, Draft, Handoff, Kind, Manifest, Object, SCHEMA_VERSION, Timings},
+    manifest::{
+        AudioStatus, Handoff, Manifest, ManifestDraft, ManifestObject, ObjectKind, SCHEMA_VERSION, Timings,
+    },
+    write_decision::{WriteDecision, decide_write},
 };
 
 /// How long, at first, the others watch a writer that does nothing; it gives up after three quarters of it.
@@ -38,7 +40,7 @@ const JSON: &str = "application/json";
 
 /// How a commit ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Committed {
+pub enum CommitOutcome {
     /// It is in the archive, as this manifest says.
     Written(Manifest),
     /// It was already; this is what lies there.
@@ -47,7 +49,7 @@ pub enum Committed {
     Stale(Manifest),
 }
 
-impl Committed {
+impl CommitOutcome {
     /// What lies in the archive now.
     pub fn manifest(&self) -> &Manifest {
         match self {
@@ -74,7 +76,7 @@ impl Committed {
 
 /// What to do about what lies there.
 enum Verdict {
-    Leave(Box<Committed>),
+    Leave(Box<CommitOutcome>),
     /// Somebody else is writing.
     Wait,
     Write(Box<Plan>),
@@ -97,10 +99,10 @@ impl Archive {
     pub async fn commit(
         &self,
         location: &Location,
-        draft: &Draft,
+        draft: &ManifestDraft,
         conversation: Bytes,
         audio: Vec<StagedAudio>,
-    ) -> Result<Committed, ArchiveError> {
+    ) -> Result<CommitOutcome, ArchiveError> {
         let bucket = Sha256::digest(location.folder())[0];
         let _turn = self.turn(bucket).await;
         let _lock = match &self.backend.folder {
@@ -114,7 +116,7 @@ impl Archive {
             match self.judge(location, &candidate, draft.again, stale).await? {
                 Verdict::Leave(committed) => {
                     drop(audio);
-                    self.tidy().await;
+                    self.abort_dropped_uploads().await;
                     return Ok(*committed);
                 }
                 Verdict::Write(plan) => match self.claim(location, &plan, &conversation).await? {
@@ -155,27 +157,27 @@ impl Archive {
         let held = self.backend.folder.is_none()
             && !patient
             && held_by_other(stored.as_ref(), conversation.as_ref());
-        let Some(Stored { manifest: existing, damaged, version }) = stored else {
+        let Some(StoredConversation { manifest: existing, damaged, version }) = stored else {
             let manifest = Manifest { revision: 1, ..candidate.clone() };
             let plan = Plan { manifest, conversation, version: None };
             return Ok(if held { Verdict::Wait } else { Verdict::Write(Box::new(plan)) });
         };
         let intact = damaged.is_empty();
-        let revision = match decide(&existing, candidate) {
-            Decision::Write { revision } => revision,
-            Decision::Unchanged if (intact && !again) || held => {
-                return Ok(Verdict::Leave(Box::new(Committed::Unchanged(existing))));
+        let revision = match decide_write(&existing, candidate) {
+            WriteDecision::Write { revision } => revision,
+            WriteDecision::Unchanged if (intact && !again) || held => {
+                return Ok(Verdict::Leave(Box::new(CommitOutcome::Unchanged(existing))));
             }
             // Something was removed or changed by other hands: put it right.
-            Decision::Unchanged => existing.revision.saturating_add(1),
-            Decision::Stale => {
+            WriteDecision::Unchanged => existing.revision.saturating_add(1),
+            WriteDecision::Stale => {
                 if !intact && !held {
                     tracing::warn!(
                         conversation.folder = %location,
                         "archived objects are not what their manifest names; fetching the conversation again mends it"
                     );
                 }
-                return Ok(Verdict::Leave(Box::new(Committed::Stale(existing))));
+                return Ok(Verdict::Leave(Box::new(CommitOutcome::Stale(existing))));
             }
         };
         if held {
@@ -201,7 +203,7 @@ impl Archive {
         let key = self.key(location, CONVERSATION)?;
         match self.backend.store.put_opts(&key, PutPayload::from(conversation.clone()), options).await {
             Ok(result) => {
-                count(Kind::Conversation.as_str(), conversation.len() as u64);
+                count(ObjectKind::Conversation.as_str(), conversation.len() as u64);
                 Ok(Some(result))
             }
             Err(error) if conflicted(&error) => Ok(None),
@@ -216,13 +218,13 @@ impl Archive {
         claim: PutResult,
         candidate: &Manifest,
         audio: Vec<StagedAudio>,
-    ) -> Result<Committed, ArchiveError> {
+    ) -> Result<CommitOutcome, ArchiveError> {
         let Plan { mut manifest, version, .. } = plan;
         let mut published = Vec::new();
         for staged in audio {
             let key = self.key(location, &staged.object().name)?;
             let object = staged.publish(&self.backend, &key).await?;
-            count(Kind::Audio.as_str(), object.size_bytes);
+            count(ObjectKind::Audio.as_str(), object.size_bytes);
             published.push(object);
         }
         for object in &mut manifest.objects {
@@ -246,7 +248,7 @@ impl Archive {
         match self.backend.store.put_opts(&self.key(location, MANIFEST)?, body.into(), options).await {
             Ok(_) => {
                 count("manifest", size);
-                Ok(Committed::Written(manifest))
+                Ok(CommitOutcome::Written(manifest))
             }
             Err(error) if conflicted(&error) => self.after_conflict(location, &manifest, candidate).await,
             Err(error) => Err(error.into()),
@@ -260,33 +262,33 @@ impl Archive {
         location: &Location,
         ours: &Manifest,
         candidate: &Manifest,
-    ) -> Result<Committed, ArchiveError> {
-        let Some(stored) = self.read(location).await?.filter(Stored::intact) else {
+    ) -> Result<CommitOutcome, ArchiveError> {
+        let Some(stored) = self.read(location).await?.filter(StoredConversation::is_intact) else {
             return Err(ArchiveError::Raced);
         };
         let theirs = stored.manifest;
         if theirs.timings == ours.timings && theirs.provenance == ours.provenance {
-            return Ok(Committed::Written(theirs));
+            return Ok(CommitOutcome::Written(theirs));
         }
-        match decide(&theirs, candidate) {
-            Decision::Write { .. } => Err(ArchiveError::Raced),
-            Decision::Unchanged => Ok(Committed::Unchanged(theirs)),
-            Decision::Stale => Ok(Committed::Stale(theirs)),
+        match decide_write(&theirs, candidate) {
+            WriteDecision::Write { .. } => Err(ArchiveError::Raced),
+            WriteDecision::Unchanged => Ok(CommitOutcome::Unchanged(theirs)),
+            WriteDecision::Stale => Ok(CommitOutcome::Stale(theirs)),
         }
     }
 
     fn manifest_of(
         &self,
         location: &Location,
-        draft: &Draft,
+        draft: &ManifestDraft,
         conversation: &Bytes,
         audio: &[StagedAudio],
     ) -> Manifest {
         let mut facts = draft.facts.clone();
         facts.handoff = facts.handoff.map(without_addresses);
-        let document = Object {
+        let document = ManifestObject {
             name: CONVERSATION.to_owned(),
-            kind: Kind::Conversation,
+            kind: ObjectKind::Conversation,
             direction: None,
             size_bytes: conversation.len() as u64,
             sha256: sha256(conversation),
@@ -316,7 +318,7 @@ impl Archive {
 }
 
 /// Somebody has written the conversation and not yet the manifest that names it.
-fn held_by_other(stored: Option<&Stored>, conversation: Option<&ObjectMeta>) -> bool {
+fn held_by_other(stored: Option<&StoredConversation>, conversation: Option<&ObjectMeta>) -> bool {
     match (stored, conversation) {
         (_, None) => false,
         (None, Some(_)) => true,
@@ -335,7 +337,7 @@ fn keep_recordings(existing: &Manifest, damaged: &[String], mut new: Manifest) -
         return new;
     }
     let kept = existing.objects.iter().filter(|object| {
-        object.kind == Kind::Audio
+        object.kind == ObjectKind::Audio
             && !damaged.contains(&object.name)
             && !new.objects.iter().any(|other| other.name == object.name)
     });

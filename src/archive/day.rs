@@ -13,7 +13,7 @@ use super::{Archive, ArchiveError, Location, MANIFEST, key};
 
 /// A conversation's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ConversationFolder {
     /// Its last segment: the conversation's id as a key has it.
     pub name: String,
     /// When the manifest was written, by the store's clock; none where there is no manifest, so that the
@@ -27,9 +27,9 @@ pub struct Entry {
 
 /// Which conversations of a day are archived, and since when. Takes some 50 bytes for each.
 #[derive(Debug, Default)]
-pub struct Day(HashMap<[u8; 16], i64>);
+pub struct ArchivedDay(HashMap<[u8; 16], i64>);
 
-impl Day {
+impl ArchivedDay {
     /// When the conversation that belongs to `location` was archived, if it was.
     pub fn archived_at(&self, location: &Location) -> Option<Timestamp> {
         let seconds = self.0.get(&digest(location.name()))?;
@@ -49,9 +49,14 @@ impl Day {
 
 impl Archive {
     /// Lists what is archived of a project's day (of UTC).
-    pub async fn day(&self, account: &str, project: &str, date: Date) -> Result<Day, ArchiveError> {
-        let mut day = Day::default();
-        let mut folders = std::pin::pin!(self.entries(account, project, date));
+    pub async fn list_day(
+        &self,
+        account: &str,
+        project: &str,
+        date: Date,
+    ) -> Result<ArchivedDay, ArchiveError> {
+        let mut day = ArchivedDay::default();
+        let mut folders = std::pin::pin!(self.list_folders(account, project, date));
         while let Some(folder) = folders.try_next().await? {
             if let Some(at) = folder.archived_at {
                 day.0.insert(digest(&folder.name), at.as_second());
@@ -61,12 +66,12 @@ impl Archive {
     }
 
     /// The folders of a project's day, one after the other, in no order.
-    pub fn entries(
+    pub fn list_folders(
         &self,
         account: &str,
         project: &str,
         date: Date,
-    ) -> impl Stream<Item = Result<Entry, ArchiveError>> + Send + use<> {
+    ) -> impl Stream<Item = Result<ConversationFolder, ArchiveError>> + Send + use<> {
         let prefix = key::day(&self.backend.prefix, account, project, date);
         let objects = prefix.map(|prefix| (self.backend.store.list(Some(&prefix)), prefix));
         // A store lists in an order in which a folder's objects stand together.
@@ -83,8 +88,13 @@ impl Archive {
                 };
                 let Some(object) = object else { return folder.map(|folder| (Ok(folder), None)) };
                 let Some((name, file)) = place(&prefix, &object.location) else { continue };
-                let finished = folder.take_if(|folder: &mut Entry| folder.name != name);
-                let current = folder.get_or_insert(Entry { name, archived_at: None, objects: 0, bytes: 0 });
+                let finished = folder.take_if(|folder: &mut ConversationFolder| folder.name != name);
+                let current = folder.get_or_insert(ConversationFolder {
+                    name,
+                    archived_at: None,
+                    objects: 0,
+                    bytes: 0,
+                });
                 current.objects += 1;
                 current.bytes += object.size;
                 if file == MANIFEST {

@@ -4,7 +4,7 @@
 //! erasures/<SHA-256 of account, NUL, project, NUL, conversation>.json    below the archive's root
 //! ```
 //! * The record is written **before** anything is removed, and is durable then. Whoever archives looks for it
-//!   before it fetches, and once more when its manifest is written ([`Archive::withdraw_erased`]). One of two
+//!   before it fetches, and once more when its manifest is written ([`Archive::remove_if_erased`]). One of two
 //!   things has then happened: the worker sees the record and takes back what it wrote; or the record is younger
 //!   than the manifest, and the eraser, which lists after it has written the record, finds all of it.
 //! * Of a conversation the manifest goes first: a reader never finds one that names what is gone. Then all else
@@ -37,7 +37,7 @@ const DATES_AT_ONCE: usize = 16;
 
 /// The record of an erasure. It is there as long as the conversation must not come back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Erasure {
+pub struct ErasureRecord {
     /// Of this record's form.
     pub schema_version: u32,
     /// When it was first asked for.
@@ -61,14 +61,14 @@ pub struct Erasure {
 
 /// How much lies, or lay, in the archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Lying {
+pub struct StoredObjects {
     /// Objects.
     pub objects: u64,
     /// Their size.
     pub bytes: u64,
 }
 
-impl Lying {
+impl StoredObjects {
     fn of(sizes: impl IntoIterator<Item = u64>) -> Self {
         sizes
             .into_iter()
@@ -76,11 +76,11 @@ impl Lying {
     }
 }
 
-/// See [`Archive::erasures`].
+/// See [`Archive::erased_conversations`].
 #[derive(Debug, Default)]
-pub struct Erasures(HashSet<String>);
+pub struct ErasedConversations(HashSet<String>);
 
-impl Erasures {
+impl ErasedConversations {
     /// Whether this conversation is among them.
     pub fn contain(&self, account_id: &str, project_id: &str, conversation_id: &str) -> bool {
         !self.0.is_empty() && self.0.contains(&record_name(account_id, project_id, conversation_id))
@@ -105,10 +105,10 @@ enum Objects {
 }
 
 impl Objects {
-    fn lying(&self) -> Lying {
+    fn stored_objects(&self) -> StoredObjects {
         match self {
-            Self::Files(files) => Lying::of(files.iter().map(|(_, size)| *size)),
-            Self::Keys(keys) => Lying::of(keys.iter().map(|(_, size)| *size)),
+            Self::Files(files) => StoredObjects::of(files.iter().map(|(_, size)| *size)),
+            Self::Keys(keys) => StoredObjects::of(keys.iter().map(|(_, size)| *size)),
         }
     }
 }
@@ -126,12 +126,12 @@ impl Archive {
     }
 
     /// The record of its erasure; nothing if it was not erased.
-    pub async fn erasure(
+    pub async fn erasure_record(
         &self,
         account_id: &str,
         project_id: &str,
         conversation_id: &str,
-    ) -> Result<Option<Erasure>, ArchiveError> {
+    ) -> Result<Option<ErasureRecord>, ArchiveError> {
         let key = self.record_key(account_id, project_id, conversation_id)?;
         let found = match self.backend.store.get_opts(&key, GetOptions::default()).await {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -146,23 +146,23 @@ impl Archive {
     }
 
     /// Which conversations were erased until now, by one listing.
-    pub async fn erasures(&self) -> Result<Erasures, ArchiveError> {
+    pub async fn erased_conversations(&self) -> Result<ErasedConversations, ArchiveError> {
         let folder = Path::parse(format!("{}/{FOLDER}", self.backend.prefix));
         let folder = folder.map_err(object_store::Error::from)?;
         let names =
             self.backend.store.list(Some(&folder)).map_ok(|meta| meta.location.filename().map(str::to_owned));
-        Ok(Erasures(names.try_filter_map(async |name| Ok(name)).try_collect().await?))
+        Ok(ErasedConversations(names.try_filter_map(async |name| Ok(name)).try_collect().await?))
     }
 
     /// What of it lies in the archive, erased or not, under any date; for a look before [`Archive::erase`].
-    pub async fn lying(
+    pub async fn stored_objects(
         &self,
         account_id: &str,
         project_id: &str,
         conversation_id: &str,
-    ) -> Result<Lying, ArchiveError> {
+    ) -> Result<StoredObjects, ArchiveError> {
         let folders = self.folders(account_id, project_id, conversation_id).await?;
-        Ok(folders.iter().map(|folder| folder.objects.lying()).fold(Lying::default(), sum))
+        Ok(folders.iter().map(|folder| folder.objects.stored_objects()).fold(StoredObjects::default(), sum))
     }
 
     /// Removes everything of a conversation and sees to it that it does not come back. The record as it is now,
@@ -173,10 +173,10 @@ impl Archive {
         project_id: &str,
         conversation_id: &str,
         reason: Option<&str>,
-    ) -> Result<(Erasure, Lying), ArchiveError> {
+    ) -> Result<(ErasureRecord, StoredObjects), ArchiveError> {
         let key = self.record_key(account_id, project_id, conversation_id)?;
-        let earlier = self.erasure(account_id, project_id, conversation_id).await?;
-        let mut record = earlier.unwrap_or_else(|| Erasure {
+        let earlier = self.erasure_record(account_id, project_id, conversation_id).await?;
+        let mut record = earlier.unwrap_or_else(|| ErasureRecord {
             schema_version: RECORD_VERSION,
             erased_at: self.clock.now(),
             completed_at: None,
@@ -209,7 +209,7 @@ impl Archive {
 
     /// Whether the conversation was erased; what lies there all the same, because it was being written at that
     /// moment, is removed.
-    pub async fn withdraw_erased(
+    pub async fn remove_if_erased(
         &self,
         account_id: &str,
         project_id: &str,
@@ -248,7 +248,7 @@ impl Archive {
         Path::parse(key).map_err(|error| object_store::Error::from(error).into())
     }
 
-    async fn write_record(&self, key: &Path, record: &Erasure) -> Result<(), ArchiveError> {
+    async fn write_record(&self, key: &Path, record: &ErasureRecord) -> Result<(), ArchiveError> {
         let body = serde_json::to_vec_pretty(record)
             .map_err(|error| ArchiveError::Manifest { key: key.to_string(), reason: error.to_string() })?;
         let attributes = self.backend.attributes("application/json");
@@ -280,7 +280,7 @@ impl Archive {
                 Ok(Folder { location, objects })
             })
             .buffer_unordered(DATES_AT_ONCE)
-            .try_filter(|folder| std::future::ready(folder.objects.lying().objects > 0))
+            .try_filter(|folder| std::future::ready(folder.objects.stored_objects().objects > 0))
             .try_collect()
             .await
     }
@@ -302,8 +302,8 @@ impl Archive {
         account_id: &str,
         project_id: &str,
         conversation_id: &str,
-    ) -> Result<Lying, ArchiveError> {
-        let mut removed = Lying::default();
+    ) -> Result<StoredObjects, ArchiveError> {
+        let mut removed = StoredObjects::default();
         for folder in self.folders(account_id, project_id, conversation_id).await? {
             removed = sum(removed, self.remove(&folder.location).await?);
         }
@@ -311,7 +311,7 @@ impl Archive {
     }
 
     /// Removes a folder, between commits and not within one.
-    async fn remove(&self, location: &Location) -> Result<Lying, ArchiveError> {
+    async fn remove(&self, location: &Location) -> Result<StoredObjects, ArchiveError> {
         let bucket = Sha256::digest(location.folder())[0];
         let _turn = self.turn(bucket).await;
         let _lock = match &self.backend.folder {
@@ -340,12 +340,12 @@ impl Archive {
                 }
             }
         }
-        Ok(objects.lying())
+        Ok(objects.stored_objects())
     }
 }
 
-fn sum(a: Lying, b: Lying) -> Lying {
-    Lying { objects: a.objects + b.objects, bytes: a.bytes + b.bytes }
+fn sum(a: StoredObjects, b: StoredObjects) -> StoredObjects {
+    StoredObjects { objects: a.objects + b.objects, bytes: a.bytes + b.bytes }
 }
 
 async fn blocking<T: Send + 'static>(

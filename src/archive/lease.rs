@@ -6,7 +6,7 @@
 //! clock is compared with anybody else's.
 //!
 //! A lease carries a note from holder to holder. It is no fence: a process that slept through its lease finds out a
-//! moment later ([`Lease::lost`]). What is done under it has to be harmless when done twice.
+//! moment later ([`ArchiveLease::lost`]). What is done under it has to be harmless when done twice.
 
 use std::{
     fs::File,
@@ -36,9 +36,9 @@ struct Content {
     note: Option<String>,
 }
 
-/// See the module. Dropped, it is free at once in a folder, after a while in a bucket; so [`Lease::release`] it.
+/// See the module. Dropped, it is free at once in a folder, after a while in a bucket; so [`ArchiveLease::release`] it.
 #[derive(Debug)]
-pub struct Lease {
+pub struct ArchiveLease {
     archive: Archive,
     content: Content,
     held: Held,
@@ -64,7 +64,7 @@ impl Archive {
         &self,
         name: &str,
         wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
-    ) -> Result<Lease, ArchiveError> {
+    ) -> Result<ArchiveLease, ArchiveError> {
         match &self.backend.folder {
             Some(folder) => self.lease_file(folder, name, wanted).await,
             None => self.lease_object(name, wanted).await,
@@ -76,7 +76,7 @@ impl Archive {
         folder: &folder::Folder,
         name: &str,
         wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
-    ) -> Result<Lease, ArchiveError> {
+    ) -> Result<ArchiveLease, ArchiveError> {
         loop {
             let pause = match folder.try_lease(name)? {
                 Some(mut file) => {
@@ -87,7 +87,11 @@ impl Archive {
                     let content: Content = serde_json::from_str(&text).unwrap_or_default();
                     match wanted(content.note.as_deref()) {
                         Ok(()) => {
-                            return Ok(Lease { archive: self.clone(), content, held: Held::File(file) });
+                            return Ok(ArchiveLease {
+                                archive: self.clone(),
+                                content,
+                                held: Held::File(file),
+                            });
                         }
                         Err(pause) => pause,
                     }
@@ -102,7 +106,7 @@ impl Archive {
         &self,
         name: &str,
         wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
-    ) -> Result<Lease, ArchiveError> {
+    ) -> Result<ArchiveLease, ArchiveError> {
         let key = Path::parse(format!("{}/{}/{name}.json", self.backend.prefix, folder::PRIVATE))
             .map_err(object_store::Error::from)?;
         let mut watched: Option<(UpdateVersion, Instant)> = None;
@@ -151,12 +155,17 @@ impl Archive {
     }
 
     /// Takes a lease; nothing if somebody was faster.
-    async fn take(&self, key: &Path, content: Content, mode: PutMode) -> Result<Option<Lease>, ArchiveError> {
+    async fn take(
+        &self,
+        key: &Path,
+        content: Content,
+        mode: PutMode,
+    ) -> Result<Option<ArchiveLease>, ArchiveError> {
         let content = Content { renewals: content.renewals.wrapping_add(1), free: false, ..content };
         let written = self.write(key, &content, mode).await?;
         Ok(written.map(|version| {
             let held = Held::Object { key: key.clone(), version };
-            Lease { archive: self.clone(), content, held }
+            ArchiveLease { archive: self.clone(), content, held }
         }))
     }
 
@@ -175,7 +184,7 @@ impl Archive {
     }
 }
 
-impl Lease {
+impl ArchiveLease {
     /// Keeps the lease for as long as this is polled; returns when it is lost, or cannot be kept.
     pub async fn lost(&mut self) {
         let Held::Object { key, version } = &mut self.held else {

@@ -32,11 +32,11 @@ pub struct Manifest {
     pub project_id: String,
     /// What PolyAI said of the conversation.
     #[serde(flatten)]
-    pub facts: Facts,
+    pub facts: ConversationFacts,
     /// Everything in the folder but the manifest itself; `conversation.json` first.
-    pub objects: Vec<Object>,
+    pub objects: Vec<ManifestObject>,
     /// What became of the recordings.
-    pub audio: Audio,
+    pub audio: AudioSummary,
     /// What a reader should know: a constant word, a colon, and text for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -51,19 +51,21 @@ pub struct Manifest {
 
 impl Manifest {
     /// The entry of `conversation.json`.
-    pub fn conversation(&self) -> Option<&Object> {
+    pub fn conversation(&self) -> Option<&ManifestObject> {
         self.objects.iter().find(|object| object.name == CONVERSATION)
     }
 
     /// The entry of one recording.
-    pub fn recording(&self, direction: Direction) -> Option<&Object> {
-        self.objects.iter().find(|object| object.kind == Kind::Audio && object.direction == Some(direction))
+    pub fn recording(&self, direction: Direction) -> Option<&ManifestObject> {
+        self.objects
+            .iter()
+            .find(|object| object.kind == ObjectKind::Audio && object.direction == Some(direction))
     }
 }
 
 /// What PolyAI says of a conversation, read from `conversation.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Facts {
+pub struct ConversationFacts {
     /// `VOICE-SIP`, `WEBCHAT`, `CHAT`, …
     pub channel: String,
     /// `live`, `sandbox`, `pre-release`.
@@ -136,11 +138,12 @@ pub struct Timings {
 
 /// One file in the folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Object {
+#[schemars(rename = "Object")]
+pub struct ManifestObject {
     /// Its name in the conversation's folder.
     pub name: String,
     /// What it holds.
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Whose voice a recording holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
@@ -161,7 +164,8 @@ pub struct Object {
 
 /// What became of the recordings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Audio {
+#[schemars(rename = "Audio")]
+pub struct AudioSummary {
     /// Whether they are here, and if not, why.
     pub status: AudioStatus,
     /// They were asked for with personal data removed.
@@ -171,8 +175,8 @@ pub struct Audio {
 
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+        $(#[$meta])*
         pub enum $name {
             $($(#[$doc])* #[serde(rename = $word)] $variant,)+
             /// A word of a later version. Read, never written.
@@ -209,7 +213,8 @@ words! {
 
 words! {
     /// What an object holds.
-    Kind {
+    #[schemars(rename = "Kind")]
+    ObjectKind {
         /// PolyAI's bytes.
         Conversation = "conversation",
         /// A recording.
@@ -264,9 +269,9 @@ impl Direction {
 
 /// What the worker knows before anything is written; the archive adds the objects, revision and time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Draft {
+pub struct ManifestDraft {
     /// What PolyAI said.
-    pub facts: Facts,
+    pub facts: ConversationFacts,
     /// How it came here.
     pub provenance: Provenance,
     /// When the event arrived that asked for it.
@@ -274,7 +279,7 @@ pub struct Draft {
     /// When PolyAI answered with the conversation.
     pub fetched_at: Timestamp,
     /// What became of the recordings. [`AudioStatus::Ready`] goes with at least one recording.
-    pub audio: Audio,
+    pub audio: AudioSummary,
     /// See [`Manifest::warnings`].
     pub warnings: Vec<String>,
     /// Somebody has found that what lies there is not good: write all of it again, be it the same.

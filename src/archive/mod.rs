@@ -14,7 +14,7 @@
 //! * When [`Archive::commit`] returns, everything the manifest names is durable (a folder is synced, a
 //!   bucket has answered) and has the hashes it says.
 //! * A second copy of the same conversation changes nothing; a newer one replaces the older under the next
-//!   revision; an older one never replaces a newer ([`decide()`]). That holds for workers that race, too: see
+//!   revision; an older one never replaces a newer ([`decide_write()`]). That holds for workers that race, too: see
 //!   [`Archive::commit`].
 //! * A recording is in memory for one part at most, and in sight only once it is whole ([`AudioWriter`]).
 //! * What fails leaves the archive as it was, or with data objects ahead of a manifest that still names the
@@ -43,27 +43,27 @@ mod backend;
 mod commit;
 mod config;
 mod day;
-mod decide;
 mod erasure;
 mod error;
 mod folder;
 mod key;
 mod lease;
 mod manifest;
+mod write_decision;
 
 pub use audio::{AudioWriter, StagedAudio};
-pub use commit::Committed;
+pub use commit::CommitOutcome;
 pub use config::ArchiveConfig;
-pub use day::{Day, Entry};
-pub use decide::{Decision, decide};
-pub use erasure::{Erasure, Erasures, Lying};
+pub use day::{ArchivedDay, ConversationFolder};
+pub use erasure::{ErasedConversations, ErasureRecord, StoredObjects};
 pub use error::{ArchiveError, AudioError};
 pub use key::{CONVERSATION, Location, MANIFEST};
-pub use lease::Lease;
+pub use lease::ArchiveLease;
 pub use manifest::{
-    Audio, AudioStatus, Direction, Draft, Facts, Handoff, Kind, Manifest, Object, Provenance, SCHEMA_VERSION,
-    ServedBy, Timings, Trigger,
+    AudioStatus, AudioSummary, ConversationFacts, Direction, Handoff, Manifest, ManifestDraft,
+    ManifestObject, ObjectKind, Provenance, SCHEMA_VERSION, ServedBy, Timings, Trigger,
 };
+pub use write_decision::{WriteDecision, decide_write};
 
 use audio::Abandoned;
 use backend::Backend;
@@ -86,17 +86,17 @@ pub struct Archive {
 
 /// A conversation as it lies in the archive.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct StoredConversation {
     /// What the manifest says.
     pub manifest: Manifest,
     damaged: Vec<String>,
     version: UpdateVersion,
 }
 
-impl Stored {
+impl StoredConversation {
     /// Whether every object the manifest names is there, in the size and (in a bucket) the very version it
     /// names.
-    pub fn intact(&self) -> bool {
+    pub fn is_intact(&self) -> bool {
         self.damaged.is_empty()
     }
 
@@ -113,7 +113,7 @@ impl Stored {
     /// Whether there is nothing to add: these are `conversation`'s bytes, and every recording `wanted` is
     /// here, whole.
     pub fn covers(&self, conversation: &[u8], wanted: &[Direction]) -> bool {
-        self.intact()
+        self.is_intact()
             && self
                 .manifest
                 .conversation()
@@ -143,12 +143,12 @@ impl Archive {
     /// In a bucket: how long a commit that another worker began and does not finish is respected, and a lease whose
     /// holder is silent. All workers of a bucket need the same; a commit itself may take three quarters of it.
     #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
+    pub fn with_takeover_timeout(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
     /// What is archived of a conversation; nothing before its first commit.
-    pub async fn read(&self, location: &Location) -> Result<Option<Stored>, ArchiveError> {
+    pub async fn read(&self, location: &Location) -> Result<Option<StoredConversation>, ArchiveError> {
         let key = self.key(location, MANIFEST)?;
         let Some((manifest, version)) = self.manifest(&key, location).await? else { return Ok(None) };
         self.examine(location, manifest, version).await.map(Some)
@@ -160,7 +160,7 @@ impl Archive {
         location: &Location,
         manifest: Manifest,
         version: UpdateVersion,
-    ) -> Result<Stored, ArchiveError> {
+    ) -> Result<StoredConversation, ArchiveError> {
         let mut damaged = Vec::new();
         for object in &manifest.objects {
             // A name is a name: a manifest cannot make us look elsewhere.
@@ -175,16 +175,16 @@ impl Archive {
                 damaged.push(object.name.clone());
             }
         }
-        Ok(Stored { manifest, damaged, version })
+        Ok(StoredConversation { manifest, damaged, version })
     }
 
     /// Takes a recording. Nobody sees it before it is committed.
-    pub async fn audio(
+    pub async fn recording_writer(
         &self,
         location: &Location,
         direction: Direction,
     ) -> Result<AudioWriter, ArchiveError> {
-        self.tidy().await;
+        self.abort_dropped_uploads().await;
         let key = match &self.backend.folder {
             None => self.key(location, direction.file_name())?,
             Some(folder) => Path::parse(folder.staging_key()).map_err(object_store::Error::from)?,
@@ -194,7 +194,7 @@ impl Archive {
 
     /// Takes back the uploads that were dropped unfinished. Done whenever a recording is begun; worth a call
     /// before the process ends.
-    pub async fn tidy(&self) {
+    pub async fn abort_dropped_uploads(&self) {
         self.abandoned.abort_all().await;
     }
 

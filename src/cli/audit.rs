@@ -12,7 +12,7 @@ use crate::{
     health::Health,
     lifecycle::Lifecycle,
     queue::Queue,
-    reconcile::{Audit, Found, Report},
+    reconcile::{AuditFinding, AuditReport, Auditor},
 };
 
 /// Findings that are shown one by one.
@@ -76,7 +76,7 @@ async fn audit(
     clock: &Clock,
 ) -> Result<(), CliError> {
     let projects = backfill::projects(ends, &args.projects)?;
-    let audit = Audit {
+    let audit = Auditor {
         polyai: &ends.polyai,
         archive: &ends.archive,
         clock,
@@ -86,7 +86,7 @@ async fn audit(
         repair,
     };
     let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-    let seen = |report: &Report| {
+    let seen = |report: &AuditReport| {
         bar.set_message(format!("{} listed, {} archived", report.listed, report.archived));
         bar.tick();
     };
@@ -95,7 +95,7 @@ async fn audit(
     let report = report.map_err(|error| CliError::Failed(error.to_string()))?;
     let part = (!args.projects.is_empty()).then(|| args.projects.join("+"));
     let text = serde_json::to_vec_pretty(&report).map_err(|error| CliError::Failed(error.to_string()))?;
-    let kept = ends.archive.keep_audit(date, part.as_deref(), text).await;
+    let kept = ends.archive.save_audit_report(date, part.as_deref(), text).await;
     if args.json {
         output::json(&json!({ "report": report, "url": kept.as_ref().ok() }));
     } else {
@@ -105,9 +105,19 @@ async fn audit(
     if report.complete { Ok(()) } else { Err(CliError::Said) }
 }
 
-fn show(report: &Report, url: Option<&str>) {
-    let Report {
-        date, listed, unsettled, erased, archived, objects, bytes, counts, queued, findings, ..
+fn show(report: &AuditReport, url: Option<&str>) {
+    let AuditReport {
+        date,
+        listed,
+        unsettled,
+        erased,
+        archived,
+        objects,
+        bytes,
+        counts,
+        queued,
+        findings,
+        ..
     } = report;
     let verdict = if report.complete { output::good("complete") } else { output::bad("incomplete") };
     let bytes = bytesize::ByteSize(*bytes);
@@ -123,7 +133,7 @@ fn show(report: &Report, url: Option<&str>) {
     for (what, count) in counts {
         output::line(format!("  {count} {}", what.replace('_', " ")));
     }
-    for Found { project_id, conversation_id, finding, detail } in findings.iter().take(SHOWN) {
+    for AuditFinding { project_id, conversation_id, finding, detail } in findings.iter().take(SHOWN) {
         let what = finding.as_str();
         let what = if finding.is_wrong() { output::bad(what) } else { output::strong(what) };
         let detail = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();

@@ -20,7 +20,7 @@ use crate::{
     lifecycle::Lifecycle,
     polyai::Project,
     queue::Queue,
-    reconcile::{Pace, Pass, Tally},
+    reconcile::{PassSummary, QueueingLimits, ReconcilePass},
 };
 
 /// Queue every conversation of a past time that is not in the archive.
@@ -139,8 +139,8 @@ async fn work(
 ) -> Result<(), CliError> {
     let rate =
         args.rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)));
-    let pace = Pace { rate, ahead: Some(args.ahead) };
-    let pass = Pass {
+    let limits = QueueingLimits { rate, max_backlog: Some(args.ahead) };
+    let pass = ReconcilePass {
         polyai: &ends.polyai,
         archive: &ends.archive,
         queue,
@@ -149,13 +149,13 @@ async fn work(
         environments,
         by: By::Command,
         asked_at: Some(clock.now()),
-        pace: &pace,
+        limits: &limits,
     };
     let bar = bar(&started, projects.len(), args.json);
-    let mut total = Tally::default();
+    let mut total = PassSummary::default();
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     for (done, project) in projects.iter().enumerate() {
-        let mut last = Tally::default();
+        let mut last = PassSummary::default();
         let compared = pass.project(project, started.clone(), |tally, reached| {
             last = *tally;
             let mut sum = total;
@@ -193,7 +193,7 @@ fn bar(started: &Range<Timestamp>, projects: usize, hidden: bool) -> ProgressBar
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn show(bar: &ProgressBar, started: &Range<Timestamp>, done: usize, reached: Timestamp, tally: &Tally) {
+fn show(bar: &ProgressBar, started: &Range<Timestamp>, done: usize, reached: Timestamp, tally: &PassSummary) {
     let whole = seconds(started);
     bar.set_position(whole * done as u64 + seconds(&(reached..started.end)).min(whole));
     let rate = tally.listed as f64 / bar.elapsed().as_secs_f64().max(0.001);
@@ -204,7 +204,7 @@ fn seconds(range: &Range<Timestamp>) -> u64 {
     u64::try_from(range.end.as_second() - range.start.as_second()).unwrap_or_default()
 }
 
-fn report(args: &Args, started: &Range<Timestamp>, tally: &Tally, why: Option<&str>) {
+fn report(args: &Args, started: &Range<Timestamp>, tally: &PassSummary, why: Option<&str>) {
     if args.json {
         output::json(&json!({
             "from": started.start, "to": started.end, "dry_run": args.dry_run, "complete": why.is_none(),
@@ -216,9 +216,18 @@ fn report(args: &Args, started: &Range<Timestamp>, tally: &Tally, why: Option<&s
 }
 
 /// A tally in words.
-pub(super) fn told(tally: &Tally, dry_run: bool) -> String {
-    let Tally { listed, archived, missing, outdated, unsettled, erased, queued, queued_before, unreadable } =
-        tally;
+pub(super) fn told(tally: &PassSummary, dry_run: bool) -> String {
+    let PassSummary {
+        listed,
+        archived,
+        missing,
+        outdated,
+        unsettled,
+        erased,
+        queued,
+        queued_before,
+        unreadable,
+    } = tally;
     let mut text = format!("{listed} conversations at PolyAI: {archived} archived, {missing} missing");
     let more = [
         (*outdated, "archived before they were over"),

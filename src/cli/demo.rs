@@ -21,7 +21,7 @@ use crate::{
     event::CONVERSATION_COMPLETED,
     lifecycle::{Ending, Lifecycle},
     polyai::ProjectConfig,
-    queue::{Urls, sqlite::Sqlite},
+    queue::{Urls, sqlite::SqliteQueue},
     secret::Secret,
     simulator::{Activity, Delivery, EventOptions, Mix, Scenario, SenderOptions, Simulator},
     telemetry::{self, LogConfig},
@@ -168,7 +168,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 async fn follow(
     show: &mut Show,
     mut activity: broadcast::Receiver<Activity>,
-    sqlite: Arc<Sqlite>,
+    sqlite: Arc<SqliteQueue>,
     mut seen: i64,
     mut sending: tokio::task::JoinHandle<()>,
 ) -> bool {
@@ -195,7 +195,7 @@ async fn follow(
     }
 }
 
-async fn last_announcement(sqlite: &Sqlite) -> Result<i64, crate::queue::QueueError> {
+async fn last_announcement(sqlite: &SqliteQueue) -> Result<i64, crate::queue::QueueError> {
     let mut last = 0;
     loop {
         let some = sqlite.announcements_after(last, 10_000).await?;

@@ -34,7 +34,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let passed = async {
         super::wait_for(&*queue).await?;
         let service = ends.reconciliation(&config, std::sync::Arc::clone(&queue), clock, health);
-        Ok::<_, CliError>(service.once().await)
+        Ok::<_, CliError>(service.run_once().await)
     };
     let passed = passed.await;
     life.drain();

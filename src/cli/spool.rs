@@ -17,7 +17,7 @@ use crate::{
         Backend, Queue, QueueError,
         rabbitmq::RabbitMq,
         spool::{self, Spool},
-        spooled::{BATCH, hand_on, limiter},
+        spooled::{DRAIN_BATCH, drain_limiter, forward},
     },
 };
 
@@ -79,7 +79,7 @@ pub(super) async fn run(global: &Global, command: &Command) -> Result<(), CliErr
 
 fn status(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
     let there = path.exists();
-    let usage = if there { Some(spool::look(path).map_err(CliError::Failed)?) } else { None };
+    let usage = if there { Some(spool::read_usage(path).map_err(CliError::Failed)?) } else { None };
     let (messages, bytes) = usage.map_or((0, 0), |usage| (usage.messages, usage.bytes));
     let oldest = usage.and_then(|usage| usage.oldest);
     let max = config.spool.max_bytes;
@@ -178,14 +178,14 @@ async fn move_all(
     moved: &mut usize,
     json: bool,
 ) -> Result<(), QueueError> {
-    let rate = limiter(config.spool.drain_rate);
+    let rate = drain_limiter(config.spool.drain_rate);
     let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(spool.usage().await?.messages) };
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}") {
         bar.set_style(style);
     }
     while spool.usage().await?.messages > 0 {
-        if let Ok(batch) = timeout(LEASE_WITHIN, spool.lease(BATCH)).await {
-            let handed_on = hand_on(batch?, broker, spool, &rate, |_| ()).await?;
+        if let Ok(batch) = timeout(LEASE_WITHIN, spool.lease(DRAIN_BATCH)).await {
+            let handed_on = forward(batch?, broker, spool, &rate, |_| ()).await?;
             if handed_on == 0 {
                 return Err(QueueError::Refused("a queue is full, or a policy is in the way".to_owned()));
             }

@@ -113,7 +113,7 @@ async fn follow_file(path: PathBuf, args: &Args) -> Result<(), CliError> {
 fn look(mut follower: sqlite::Follower, tell: &mpsc::Sender<Told>) {
     let mut trouble = None;
     while !tell.is_closed() {
-        let (notes, wait) = match follower.look() {
+        let (notes, wait) = match follower.poll() {
             Ok(notes) => {
                 trouble = None;
                 (notes.into_iter().map(|note| Told::Note(Box::new(note))).collect(), LOOK)

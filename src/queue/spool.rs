@@ -14,7 +14,7 @@ use metrics::gauge;
 use super::{
     Erased, Job, Lease, Message, Outcome, Queue, QueueConfig, QueueError,
     config::SpoolConfig,
-    sqlite::{OpenError, Sqlite, SqliteOptions, Usage},
+    sqlite::{FileUsage, OpenError, SqliteOptions, SqliteQueue},
 };
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
@@ -29,7 +29,7 @@ const GRACE: Duration = Duration::from_millis(2);
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Spool {
-    store: Arc<Sqlite>,
+    store: Arc<SqliteQueue>,
     max_bytes: ByteSize,
 }
 
@@ -46,11 +46,11 @@ impl Spool {
             publish_timeout: PUT_TIMEOUT,
             lease: LEASE,
             max_bytes: Some(config.max_bytes.as_u64()),
-            everything_is_a_job: true,
-            start_in_trouble: true,
+            every_message_is_a_job: true,
+            start_without_file: true,
             ..SqliteOptions::new(queue, clock)
         };
-        let store = Sqlite::open(&config.path, options, life)?;
+        let store = SqliteQueue::open(&config.path, options, life)?;
         Ok(Arc::new(Self { store, max_bytes: config.max_bytes }))
     }
 
@@ -88,7 +88,7 @@ impl Spool {
     }
 
     /// What waits here.
-    pub async fn usage(&self) -> Result<Usage, QueueError> {
+    pub async fn usage(&self) -> Result<FileUsage, QueueError> {
         gauge!("polyhook_spool_writes").set(self.store.writes());
         let usage = self.store.usage().await.map_err(in_words)?;
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
@@ -121,8 +121,8 @@ impl Spool {
 }
 
 /// What waits in the file at `path`, without opening it for writing.
-pub fn look(path: &Path) -> Result<Usage, String> {
-    super::sqlite::look(path)
+pub fn read_usage(path: &Path) -> Result<FileUsage, String> {
+    super::sqlite::read_usage(path)
 }
 
 /// Reads the whole file and says what is wrong with it, else how many messages it holds in order.

@@ -30,7 +30,7 @@ use super::{
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle};
 
 /// How many spooled messages may be on their way to the broker.
-pub const BATCH: usize = 64;
+pub const DRAIN_BATCH: usize = 64;
 /// How often it is looked whether the broker is back.
 const LOOK: Duration = Duration::from_millis(200);
 /// The pause after a message that the broker did not take, and until a refused one is tried again.
@@ -45,7 +45,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// See the [module](self).
 #[derive(Debug)]
-pub struct Spooled {
+pub struct SpooledQueue {
     broker: Arc<RabbitMq>,
     spool: Option<Arc<Spool>>,
     recent: Recent,
@@ -57,7 +57,7 @@ pub struct Spooled {
     tasks: TaskTracker,
 }
 
-impl Spooled {
+impl SpooledQueue {
     /// Puts `spool` before `broker` and starts to hand on what it holds, at most `drain_rate` messages a second.
     pub fn new(
         broker: Arc<RabbitMq>,
@@ -190,14 +190,14 @@ impl Spooled {
     }
 
     async fn drain(self: Arc<Self>, spool: &Spool, rate: NonZeroU32) {
-        let rate = limiter(rate);
+        let rate = drain_limiter(rate);
         loop {
             while self.broker.ready().await.is_err() {
                 sleep(LOOK).await;
             }
             let moved = async {
-                let batch = spool.lease(BATCH).await?;
-                hand_on(batch, &self.broker, spool, &rate, |published| self.heard(published)).await
+                let batch = spool.lease(DRAIN_BATCH).await?;
+                forward(batch, &self.broker, spool, &rate, |published| self.heard(published)).await
             };
             if let Err(error) = moved.await {
                 tracing::debug!(%error, "the spool is handed on later");
@@ -208,13 +208,13 @@ impl Spooled {
 }
 
 /// How fast the spool is handed on.
-pub fn limiter(per_second: NonZeroU32) -> DefaultDirectRateLimiter {
+pub fn drain_limiter(per_second: NonZeroU32) -> DefaultDirectRateLimiter {
     RateLimiter::direct(Quota::per_second(per_second).allow_burst(NonZeroU32::MIN))
 }
 
 /// Hands leased messages on, in order; how many the broker has confirmed. An error says that it is no use to
 /// go on at once; what was not confirmed stays in the spool.
-pub async fn hand_on(
+pub async fn forward(
     batch: Vec<Job>,
     broker: &RabbitMq,
     spool: &Spool,
@@ -252,7 +252,7 @@ pub async fn hand_on(
 }
 
 #[async_trait]
-impl Queue for Spooled {
+impl Queue for SpooledQueue {
     async fn publish(&self, message: Message) -> Result<Published, QueueError> {
         if self.closing.is_cancelled() {
             return Err(QueueError::Closed);

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::pass::publish;
 use crate::{
-    archive::{Archive, ArchiveError, AudioStatus, Entry, Location, Stored},
+    archive::{Archive, ArchiveError, AudioStatus, ConversationFolder, Location, StoredConversation},
     clock::Clock,
     event::{By, Discovery},
     polyai::{ApiError, ListQuery, PolyAi, Project},
@@ -25,7 +25,7 @@ const NAMED: usize = 10_000;
 
 /// What audits, and what it compares.
 #[derive(Debug)]
-pub struct Audit<'a> {
+pub struct Auditor<'a> {
     /// Whose list.
     pub polyai: &'a PolyAi,
     /// What is audited.
@@ -59,7 +59,7 @@ pub enum AuditError {
 /// What is found wrong, or worth knowing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Finding {
+pub enum FindingKind {
     /// PolyAI has it, the archive has not.
     Missing,
     /// It was archived while it was going on.
@@ -78,7 +78,7 @@ pub enum Finding {
     AbsentRecording,
 }
 
-impl Finding {
+impl FindingKind {
     /// Whether the archive is not what it should be because of it.
     pub fn is_wrong(self) -> bool {
         matches!(self, Self::Missing | Self::Outdated | Self::Incomplete | Self::Damaged | Self::Unreadable)
@@ -101,13 +101,13 @@ impl Finding {
 
 /// One finding about one conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Found {
+pub struct AuditFinding {
     /// The project, as configured.
     pub project_id: String,
     /// PolyAI's id, or its folder's name where nothing else is known.
     pub conversation_id: String,
     /// What.
-    pub finding: Finding,
+    pub finding: FindingKind,
     /// Objects, or a reason; nothing private.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -115,7 +115,7 @@ pub struct Found {
 
 /// A day, judged.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct AuditReport {
     /// Of this form.
     pub schema_version: u32,
     /// The day (of UTC) on which the conversations started.
@@ -143,10 +143,10 @@ pub struct Report {
     /// What was queued to be fetched (again).
     pub queued: u64,
     /// What was found, at most ten thousand of it.
-    pub findings: Vec<Found>,
+    pub findings: Vec<AuditFinding>,
 }
 
-impl Report {
+impl AuditReport {
     fn new(date: Date, audited_at: Timestamp, deep: bool) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
@@ -166,25 +166,31 @@ impl Report {
         }
     }
 
-    fn note(&mut self, project: &Project, conversation_id: &str, finding: Finding, detail: Option<String>) {
+    fn note(
+        &mut self,
+        project: &Project,
+        conversation_id: &str,
+        finding: FindingKind,
+        detail: Option<String>,
+    ) {
         *self.counts.entry(finding.as_str()).or_default() += 1;
         self.complete &= !finding.is_wrong();
         if self.findings.len() < NAMED {
             let (project_id, conversation_id) = (project.project_id().to_owned(), conversation_id.to_owned());
-            self.findings.push(Found { project_id, conversation_id, finding, detail });
+            self.findings.push(AuditFinding { project_id, conversation_id, finding, detail });
         }
     }
 }
 
-impl Audit<'_> {
+impl Auditor<'_> {
     /// Audits the conversations of `projects` that started on `date`. `seen` is told of the report as it grows.
     pub async fn run(
         &self,
         projects: &[&Project],
         date: Date,
-        seen: impl Fn(&Report),
-    ) -> Result<Report, AuditError> {
-        let mut report = Report::new(date, self.clock.now(), self.deep);
+        seen: impl Fn(&AuditReport),
+    ) -> Result<AuditReport, AuditError> {
+        let mut report = AuditReport::new(date, self.clock.now(), self.deep);
         for project in projects {
             let known = self.compare_list(project, date, &mut report, &seen).await?;
             self.inspect_all(project, date, &known, &mut report, &seen).await?;
@@ -204,11 +210,11 @@ impl Audit<'_> {
         &self,
         project: &Project,
         date: Date,
-        report: &mut Report,
-        seen: &impl Fn(&Report),
+        report: &mut AuditReport,
+        seen: &impl Fn(&AuditReport),
     ) -> Result<HashSet<String>, AuditError> {
-        let day = self.archive.day(project.account_id(), project.project_id(), date).await?;
-        let erasures = self.archive.erasures().await?;
+        let day = self.archive.list_day(project.account_id(), project.project_id(), date).await?;
+        let erasures = self.archive.erased_conversations().await?;
         let start = date.to_zoned(TimeZone::UTC).map_or(Timestamp::MIN, |day| day.timestamp());
         let next = date.tomorrow().and_then(|next| next.to_zoned(TimeZone::UTC));
         let end = next.map_or(Timestamp::MAX, |day| day.timestamp()).min(self.clock.now());
@@ -230,7 +236,7 @@ impl Audit<'_> {
             } else if listed.in_progress || listed.ended_at.unwrap_or(started_at) > settled {
                 report.unsettled += 1;
             } else if day.archived_at(&place).is_none() {
-                report.note(project, &listed.id, Finding::Missing, None);
+                report.note(project, &listed.id, FindingKind::Missing, None);
                 let discovery = Discovery {
                     conversation_id: listed.id,
                     account_id: project.account_id().to_owned(),
@@ -255,11 +261,11 @@ impl Audit<'_> {
         project: &Project,
         date: Date,
         known: &HashSet<String>,
-        report: &mut Report,
-        seen: &impl Fn(&Report),
+        report: &mut AuditReport,
+        seen: &impl Fn(&AuditReport),
     ) -> Result<(), AuditError> {
         let (account, id) = (project.account_id(), project.project_id());
-        let folders = self.archive.entries(account, id, date);
+        let folders = self.archive.list_folders(account, id, date);
         let mut inspected = std::pin::pin!(
             folders
                 .map(|folder| async {
@@ -277,7 +283,7 @@ impl Audit<'_> {
             match stored {
                 Ok(None) => {
                     let detail = format!("{} objects and no manifest", folder.objects);
-                    report.note(project, &folder.name, Finding::Incomplete, Some(detail));
+                    report.note(project, &folder.name, FindingKind::Incomplete, Some(detail));
                 }
                 Ok(Some(stored)) => self.judge(project, &folder, &stored, is_known, report).await?,
                 Err(
@@ -285,7 +291,7 @@ impl Audit<'_> {
                     | ArchiveError::Collision { .. }
                     | ArchiveError::Newer { .. }),
                 ) => {
-                    report.note(project, &folder.name, Finding::Unreadable, Some(error.to_string()));
+                    report.note(project, &folder.name, FindingKind::Unreadable, Some(error.to_string()));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -297,23 +303,23 @@ impl Audit<'_> {
     async fn judge(
         &self,
         project: &Project,
-        folder: &Entry,
-        stored: &Stored,
+        folder: &ConversationFolder,
+        stored: &StoredConversation,
         is_known: bool,
-        report: &mut Report,
+        report: &mut AuditReport,
     ) -> Result<(), AuditError> {
         let manifest = &stored.manifest;
         let id = &manifest.conversation_id;
         report.archived += 1;
         report.objects += folder.objects;
         report.bytes += folder.bytes;
-        if !stored.intact() {
-            report.note(project, id, Finding::Damaged, Some(stored.damaged().join(", ")));
+        if !stored.is_intact() {
+            report.note(project, id, FindingKind::Damaged, Some(stored.damaged().join(", ")));
         }
         if !stored.is_final() {
-            report.note(project, id, Finding::Outdated, None);
+            report.note(project, id, FindingKind::Outdated, None);
         }
-        if !stored.intact() || !stored.is_final() {
+        if !stored.is_intact() || !stored.is_final() {
             let discovery = Discovery {
                 conversation_id: id.clone(),
                 account_id: project.account_id().to_owned(),
@@ -329,18 +335,18 @@ impl Audit<'_> {
         }
         // What was archived of another environment is not in the lists that were read.
         if !is_known && self.environments.contains(&manifest.facts.environment) {
-            report.note(project, id, Finding::Extra, None);
+            report.note(project, id, FindingKind::Extra, None);
         }
         if manifest.warnings.iter().any(|warning| warning.starts_with("transcript_hidden")) {
-            report.note(project, id, Finding::HiddenTranscript, None);
+            report.note(project, id, FindingKind::HiddenTranscript, None);
         }
         if manifest.audio.status == AudioStatus::Absent {
-            report.note(project, id, Finding::AbsentRecording, None);
+            report.note(project, id, FindingKind::AbsentRecording, None);
         }
         Ok(())
     }
 
-    async fn repair(&self, discovery: &Discovery, report: &mut Report) -> Result<(), AuditError> {
+    async fn repair(&self, discovery: &Discovery, report: &mut AuditReport) -> Result<(), AuditError> {
         if let Some(queue) = self.repair {
             publish(queue, discovery, self.clock).await?;
             report.queued += 1;

@@ -8,7 +8,7 @@ use jiff::{Timestamp, civil::Date, tz::Offset};
 use thiserror::Error;
 
 use crate::{
-    archive::{Archive, ArchiveError, Day, Erasures, Location},
+    archive::{Archive, ArchiveError, ArchivedDay, ErasedConversations, Location},
     clock::Clock,
     event::{self, By, CONVERSATION_DISCOVERED, DedupKey, Discovery},
     polyai::{ApiError, ListQuery, Listed, PolyAi, Project},
@@ -28,16 +28,16 @@ const PATIENT_LOOKS: u32 = 30;
 
 /// How fast conversations are queued.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct QueueingLimits {
     /// So many a second; no bound where absent.
     pub rate: Option<DefaultDirectRateLimiter>,
     /// Only while no more than so many jobs wait, so that what comes by webhook does not wait behind a month of old calls.
-    pub ahead: Option<u64>,
+    pub max_backlog: Option<u64>,
 }
 
 /// What compares, and what it compares with.
 #[derive(Debug)]
-pub struct Pass<'a> {
+pub struct ReconcilePass<'a> {
     /// Whose list.
     pub polyai: &'a PolyAi,
     /// The ledger.
@@ -55,12 +55,12 @@ pub struct Pass<'a> {
     /// When a person asked: what was queued before is queued again for them.
     pub asked_at: Option<Timestamp>,
     /// How fast.
-    pub pace: &'a Pace,
+    pub limits: &'a QueueingLimits,
 }
 
 /// What a pass has found so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Tally {
+pub struct PassSummary {
     /// Conversations that PolyAI has.
     pub listed: u64,
     /// Of these, in the archive.
@@ -81,7 +81,7 @@ pub struct Tally {
     pub unreadable: u64,
 }
 
-impl Tally {
+impl PassSummary {
     /// Adds another project's.
     pub fn add(&mut self, other: &Self) {
         let Self {
@@ -121,20 +121,20 @@ pub enum PassError {
     Queue(#[from] QueueError),
 }
 
-impl Pass<'_> {
+impl ReconcilePass<'_> {
     /// Compares what started within `started`, newest first. `seen` is told of the progress: what was found, and the
     /// moment down to which everything is compared, about.
     pub async fn project(
         &self,
         project: &Project,
         started: Range<Timestamp>,
-        mut seen: impl FnMut(&Tally, Timestamp),
-    ) -> Result<Tally, PassError> {
+        mut seen: impl FnMut(&PassSummary, Timestamp),
+    ) -> Result<PassSummary, PassError> {
         let query = ListQuery { started, environments: self.environments.to_vec() };
         let mut list = self.polyai.list(project, query);
-        let erasures = self.archive.erasures().await?;
+        let erasures = self.archive.erased_conversations().await?;
         let mut ledger = Ledger { archive: self.archive, project, erasures, days: VecDeque::new() };
-        let mut tally = Tally::default();
+        let mut tally = PassSummary::default();
         let mut found = Vec::with_capacity(BATCH);
         // How many may be queued before it is looked again how many wait.
         let mut room = 0;
@@ -164,7 +164,7 @@ impl Pass<'_> {
         listed: &Listed,
         project: &Project,
         ledger: &mut Ledger<'_>,
-        tally: &mut Tally,
+        tally: &mut PassSummary,
     ) -> Result<Option<Discovery>, PassError> {
         let over = listed.ended_at.or(listed.started_at).unwrap_or(Timestamp::MIN);
         let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
@@ -210,7 +210,7 @@ impl Pass<'_> {
         &self,
         found: &mut Vec<Discovery>,
         room: &mut u64,
-        tally: &mut Tally,
+        tally: &mut PassSummary,
     ) -> Result<(), PassError> {
         let Some(queue) = self.queue else {
             found.clear();
@@ -219,12 +219,12 @@ impl Pass<'_> {
         if found.is_empty() {
             return Ok(());
         }
-        if let Some(ahead) = self.pace.ahead {
+        if let Some(max_backlog) = self.limits.max_backlog {
             // Counting may cost as much as the queue is long.
             let mut looks = 0;
             while *room == 0 {
                 let jobs = patiently(|| waiting(queue)).await?;
-                if let Some(left) = ahead.checked_sub(jobs) {
+                if let Some(left) = max_backlog.checked_sub(jobs) {
                     *room = left.max(1);
                     break;
                 }
@@ -232,7 +232,7 @@ impl Pass<'_> {
                 if looks == PATIENT_LOOKS {
                     tracing::warn!(
                         jobs,
-                        ahead,
+                        ahead = max_backlog,
                         "nothing more is queued while so many jobs wait: if that lasts, is a worker running?"
                     );
                 }
@@ -242,7 +242,7 @@ impl Pass<'_> {
         }
         let mut queued = stream::iter(found.drain(..))
             .map(async |discovery| {
-                if let Some(rate) = &self.pace.rate {
+                if let Some(rate) = &self.limits.rate {
                     rate.until_ready().await;
                 }
                 publish(queue, &discovery, self.clock).await
@@ -320,8 +320,8 @@ enum State {
 struct Ledger<'a> {
     archive: &'a Archive,
     project: &'a Project,
-    erasures: Erasures,
-    days: VecDeque<(Date, Day)>,
+    erasures: ErasedConversations,
+    days: VecDeque<(Date, ArchivedDay)>,
 }
 
 impl Ledger<'_> {
@@ -347,7 +347,7 @@ impl Ledger<'_> {
         })
     }
 
-    async fn day(&mut self, started_at: Timestamp) -> Result<&Day, ArchiveError> {
+    async fn day(&mut self, started_at: Timestamp) -> Result<&ArchivedDay, ArchiveError> {
         let date = Offset::UTC.to_datetime(started_at).date();
         if let Some(at) = self.days.iter().position(|(known, _)| *known == date) {
             return Ok(&self.days[at].1);
@@ -355,7 +355,7 @@ impl Ledger<'_> {
         if self.days.len() == DAYS {
             self.days.pop_front();
         }
-        let day = self.archive.day(self.project.account_id(), self.project.project_id(), date).await?;
+        let day = self.archive.list_day(self.project.account_id(), self.project.project_id(), date).await?;
         self.days.push_back((date, day));
         Ok(&self.days[self.days.len() - 1].1)
     }

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use metrics::{counter, gauge};
 use tokio::time::sleep;
 
-use super::{Pace, Pass, PassError, ReconcileConfig, Tally};
+use super::{PassError, PassSummary, QueueingLimits, ReconcileConfig, ReconcilePass};
 use crate::{
-    archive::{Archive, Lease},
+    archive::{Archive, ArchiveLease},
     clock::Clock,
     event::By,
     health::Health,
@@ -24,11 +24,11 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// How long it may take to give the lease back at the end.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Jobs that may wait while more are queued: an archive that lacks weeks is filled without a wall of jobs.
-const AHEAD: u64 = 1_000;
+const MAX_BACKLOG: u64 = 1_000;
 
 /// Compares and queues until the drain. See the [module](super).
 #[derive(Clone, Debug)]
-pub struct Service {
+pub struct ReconcileService {
     config: ReconcileConfig,
     environments: Vec<String>,
     polyai: Arc<PolyAi>,
@@ -40,12 +40,12 @@ pub struct Service {
 
 /// How a pass over all projects ended.
 struct Passed {
-    tally: Tally,
+    tally: PassSummary,
     /// By project, what was in the way.
     failures: Vec<(String, PassError)>,
 }
 
-impl Service {
+impl ReconcileService {
     /// Reconciles the projects of `polyai`, for the environments that the worker wants.
     pub fn new(
         config: ReconcileConfig,
@@ -103,7 +103,7 @@ impl Service {
     }
 
     /// One pass, for whoever wants one now; waits while somebody else has one.
-    pub async fn once(&self) -> Result<Tally, Vec<String>> {
+    pub async fn run_once(&self) -> Result<PassSummary, Vec<String>> {
         let mut lease =
             self.archive.lease(NAME, |_| Ok(())).await.map_err(|error| vec![error.to_string()])?;
         let begun = self.clock.now();
@@ -133,8 +133,8 @@ impl Service {
     async fn pass(&self) -> Passed {
         let now = self.clock.now();
         let start = now.checked_sub(self.config.lookback).unwrap_or(Timestamp::MIN);
-        let pace = Pace { rate: None, ahead: Some(AHEAD) };
-        let pass = Pass {
+        let limits = QueueingLimits { rate: None, max_backlog: Some(MAX_BACKLOG) };
+        let pass = ReconcilePass {
             polyai: &self.polyai,
             archive: &self.archive,
             queue: Some(&*self.queue),
@@ -143,11 +143,11 @@ impl Service {
             environments: &self.environments,
             by: By::Reconcile,
             asked_at: None,
-            pace: &pace,
+            limits: &limits,
         };
-        let mut passed = Passed { tally: Tally::default(), failures: Vec::new() };
+        let mut passed = Passed { tally: PassSummary::default(), failures: Vec::new() };
         for project in self.polyai.projects() {
-            let mut last = Tally::default();
+            let mut last = PassSummary::default();
             let result = pass
                 .project(project, start..now, |tally, _| {
                     counter!("polyhook_reconcile_listed_total").increment(tally.listed - last.listed);
@@ -224,7 +224,7 @@ impl fmt::Display for Failures<'_> {
     }
 }
 
-async fn give_back(lease: Lease, note: Option<String>) {
+async fn give_back(lease: ArchiveLease, note: Option<String>) {
     match tokio::time::timeout(GOODBYE, lease.release(note)).await {
         Ok(Ok(())) => {}
         // Others wait a minute longer then.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    archive::{Erasure, Manifest},
+    archive::{ErasureRecord, Manifest},
     event::{self, CONVERSATION_ERASED},
     queue::Announcement,
 };
@@ -160,7 +160,7 @@ pub(super) fn erased(
     account_id: &str,
     project_id: &str,
     conversation_id: &str,
-    erasure: &Erasure,
+    erasure: &ErasureRecord,
 ) -> Result<Announcement, serde_json::Error> {
     let erased_at = erasure.erased_at;
     let mut hash = Hash::default();

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Failure, Inner, Worker, announce};
 use crate::{
-    archive::{ArchiveError, Lying},
+    archive::{ArchiveError, StoredObjects},
     polyai::{Project, UnknownProject},
     queue::{Announced, Erased},
 };
@@ -40,7 +40,7 @@ pub struct Place {
     pub project_id: String,
     /// What was removed, or would be.
     #[serde(flatten)]
-    pub lying: Lying,
+    pub lying: StoredObjects,
     /// Whether consumers were told; false also where nobody has bound a queue for it.
     pub announced: bool,
 }
@@ -66,7 +66,7 @@ impl Worker {
         let mut announcements = Vec::new();
         for (account_id, project_id) in self.owners(order)? {
             let erased = if order.dry_run {
-                inner.archive.lying(&account_id, &project_id, id).await.map(|lying| (None, lying))
+                inner.archive.stored_objects(&account_id, &project_id, id).await.map(|lying| (None, lying))
             } else {
                 let reason = order.reason.as_deref();
                 let erased = inner.archive.erase(&account_id, &project_id, id, reason).await;
@@ -138,7 +138,7 @@ impl Inner {
         conversation_id: &str,
     ) -> Result<Vec<&'a Project>, ArchiveError> {
         let asked = projects.iter().map(|project| {
-            self.archive.withdraw_erased(project.account_id(), project.project_id(), conversation_id)
+            self.archive.remove_if_erased(project.account_id(), project.project_id(), conversation_id)
         });
         let erased = try_join_all(asked).await?;
         let left = projects.into_iter().zip(erased).filter(|(_, erased)| !erased);

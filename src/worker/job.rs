@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     archive::{
-        Audio, Committed, Draft, Facts, Handoff, Location, MANIFEST, Manifest, Provenance, ServedBy, Stored,
-        Trigger,
+        AudioSummary, CommitOutcome, ConversationFacts, Handoff, Location, MANIFEST, Manifest, ManifestDraft,
+        Provenance, ServedBy, StoredConversation, Trigger,
     },
     event::{self, By, CONVERSATION_DISCOVERED, Discovery, Event},
     polyai::{Advice, Api, ApiError, Conversation, ErrorKind, Project, Summary},
@@ -167,7 +167,7 @@ impl Inner {
         let recordings =
             self.recordings(request, slot, project, &conversation, &location, stored.as_ref()).await?;
         let committed = match recordings {
-            Recordings::AlreadyThere(stored) => Committed::Unchanged(*stored),
+            Recordings::AlreadyThere(stored) => CommitOutcome::Unchanged(*stored),
             Recordings::Fetched { audio, staged, warnings } => {
                 let draft = draft(request, &conversation, started_at, audio, warnings);
                 let span = Span::inside("archive commit");
@@ -178,13 +178,13 @@ impl Inner {
             }
         };
         let (account_id, project_id) = (project.account_id(), project.project_id());
-        if self.archive.withdraw_erased(account_id, project_id, &request.conversation_id).await? {
+        if self.archive.remove_if_erased(account_id, project_id, &request.conversation_id).await? {
             return Ok(Done::Erased);
         }
         let outcome = match &committed {
-            Committed::Written(_) => "archived",
-            Committed::Unchanged(_) => "unchanged",
-            Committed::Stale(_) => "stale",
+            CommitOutcome::Written(_) => "archived",
+            CommitOutcome::Unchanged(_) => "unchanged",
+            CommitOutcome::Stale(_) => "stale",
         };
         self.done(request, outcome, &location, committed.into_manifest()).await
     }
@@ -218,7 +218,7 @@ impl Inner {
         let location =
             Location::new(project.account_id(), project.project_id(), &request.conversation_id, started_at);
         let stored =
-            self.archive.read(&location).await?.filter(|stored| stored.intact() && stored.is_final());
+            self.archive.read(&location).await?.filter(|stored| stored.is_intact() && stored.is_final());
         Ok(stored.map(|stored| (location, stored.manifest)))
     }
 
@@ -321,9 +321,9 @@ fn draft(
     request: &Request,
     conversation: &Conversation,
     started_at: Timestamp,
-    audio: Audio,
+    audio: AudioSummary,
     mut warnings: Vec<String>,
-) -> Draft {
+) -> ManifestDraft {
     let Summary { channel, environment, handoff, .. } = &conversation.summary;
     let summary = &conversation.summary;
     let unknown = || event::UNKNOWN.to_owned();
@@ -342,8 +342,8 @@ fn draft(
     if summary.started_at.is_none() {
         warnings.push("started_at_unknown: the date in the key is the day the event arrived".to_owned());
     }
-    Draft {
-        facts: Facts {
+    ManifestDraft {
+        facts: ConversationFacts {
             channel: channel.clone().unwrap_or_else(unknown),
             environment: environment.clone().unwrap_or_else(unknown),
             direction: summary.direction.clone(),
@@ -400,7 +400,7 @@ fn nobody_knows(failures: Vec<(&str, ApiError)>) -> Failure {
 
 /// Whether the stored copy is of these very bytes, with all that is wanted of the recordings.
 pub(super) fn covers(
-    stored: &Stored,
+    stored: &StoredConversation,
     conversation: &Conversation,
     wanted: &[crate::archive::Direction],
 ) -> bool {

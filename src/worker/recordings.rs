@@ -9,7 +9,9 @@ use super::{
     slots::Slot,
 };
 use crate::{
-    archive::{self, Audio, AudioError, AudioStatus, Location, Manifest, StagedAudio, Stored},
+    archive::{
+        self, AudioError, AudioStatus, AudioSummary, Location, Manifest, StagedAudio, StoredConversation,
+    },
     polyai::{Conversation, Direction, ErrorKind, Project, Recording},
     telemetry::trace::Span,
 };
@@ -21,7 +23,7 @@ pub(super) enum Recordings {
     /// What is to be committed.
     Fetched {
         /// Whether they are there, and if not, why.
-        audio: Audio,
+        audio: AudioSummary,
         /// Stored, but not visible yet.
         staged: Vec<StagedAudio>,
         /// For the manifest.
@@ -37,12 +39,12 @@ impl Inner {
         project: &Project,
         conversation: &Conversation,
         location: &Location,
-        stored: Option<&Stored>,
+        stored: Option<&StoredConversation>,
     ) -> Result<Recordings, Failure> {
         let directions = self.config.audio.directions();
         let redacted = self.config.redacted;
         let none = |status| Recordings::Fetched {
-            audio: Audio { status, redacted },
+            audio: AudioSummary { status, redacted },
             staged: Vec::new(),
             warnings: Vec::new(),
         };
@@ -97,7 +99,7 @@ impl Inner {
             }
         }
         let status = if warnings.is_empty() { AudioStatus::Ready } else { AudioStatus::Absent };
-        Ok(Recordings::Fetched { audio: Audio { status, redacted }, staged, warnings })
+        Ok(Recordings::Fetched { audio: AudioSummary { status, redacted }, staged, warnings })
     }
 
     /// Streams one recording; what is not a whole WAV is never kept.
@@ -120,7 +122,7 @@ impl Inner {
         if content_type.as_deref().is_some_and(|kind| !is_audio(kind)) {
             return Err(bad("the answer to a request for audio is of another content type".to_owned()));
         }
-        let mut writer = self.archive.audio(location, archived_as(direction)).await?;
+        let mut writer = self.archive.recording_writer(location, archived_as(direction)).await?;
         let failed = |error: AudioError| match error {
             AudioError::Bad(error) => bad(format!("the recording is not whole: {error}")),
             AudioError::Archive(error) => error.into(),

@@ -12,9 +12,9 @@ use futures_util::{StreamExt, TryStreamExt, future::join_all};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as Key};
 use polyhook::{
     archive::{
-        Archive, ArchiveConfig, ArchiveError, Audio, AudioError, AudioStatus, CONVERSATION, Committed,
-        Direction, Draft, Facts, Handoff, Location, MANIFEST, Manifest, Provenance, ServedBy, StagedAudio,
-        Trigger,
+        Archive, ArchiveConfig, ArchiveError, AudioError, AudioStatus, AudioSummary, CONVERSATION,
+        CommitOutcome, ConversationFacts, Direction, Handoff, Location, MANIFEST, Manifest, ManifestDraft,
+        Provenance, ServedBy, StagedAudio, Trigger,
     },
     clock::Clock,
     secret::Secret,
@@ -125,7 +125,7 @@ impl Bench {
                 "{object:?}"
             );
         }
-        assert!(self.archive.read(location).await.unwrap().unwrap().intact());
+        assert!(self.archive.read(location).await.unwrap().unwrap().is_intact());
         manifest
     }
 
@@ -187,9 +187,9 @@ fn wav(samples: u32, tone: i16) -> Bytes {
     bytes.into_inner().into()
 }
 
-fn draft(turns: u64, audio: AudioStatus) -> Draft {
-    Draft {
-        facts: Facts {
+fn draft(turns: u64, audio: AudioStatus) -> ManifestDraft {
+    ManifestDraft {
+        facts: ConversationFacts {
             channel: "VOICE-SIP".to_owned(),
             environment: "live".to_owned(),
             direction: None,
@@ -212,14 +212,14 @@ fn draft(turns: u64, audio: AudioStatus) -> Draft {
         },
         received_at: Some("2026-11-22T10:05:00Z".parse().unwrap()),
         fetched_at: "2026-11-22T10:05:01Z".parse().unwrap(),
-        audio: Audio { status: audio, redacted: false },
+        audio: AudioSummary { status: audio, redacted: false },
         warnings: Vec::new(),
         again: false,
     }
 }
 
 async fn stage(archive: &Archive, place: &Location, which: Direction, sound: &Bytes) -> StagedAudio {
-    let mut writer = archive.audio(place, which).await.unwrap();
+    let mut writer = archive.recording_writer(place, which).await.unwrap();
     for piece in sound.chunks(100_000) {
         writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
     }
@@ -229,10 +229,10 @@ async fn stage(archive: &Archive, place: &Location, which: Direction, sound: &By
 async fn commit(
     archive: &Archive,
     place: &Location,
-    draft: &Draft,
+    draft: &ManifestDraft,
     body: &str,
     sound: Option<&Bytes>,
-) -> Result<Committed, ArchiveError> {
+) -> Result<CommitOutcome, ArchiveError> {
     let mut audio = Vec::new();
     if let Some(sound) = sound {
         audio.push(stage(archive, place, Direction::Combined, sound).await);
@@ -240,9 +240,9 @@ async fn commit(
     archive.commit(place, draft, Bytes::from(body.to_owned()), audio).await
 }
 
-fn written(committed: Committed) -> Manifest {
+fn written(committed: CommitOutcome) -> Manifest {
     match committed {
-        Committed::Written(manifest) => manifest,
+        CommitOutcome::Written(manifest) => manifest,
         other => panic!("{other:?}"),
     }
 }
@@ -333,7 +333,7 @@ async fn a_second_delivery_changes_nothing(bench: Bench) {
         commit(archive, &place, &draft(3, AudioStatus::Absent), "{}", None).await,
         commit(&bench.other_process(), &place, &ready, "{}", Some(&sound)).await,
     ] {
-        assert_eq!(again.unwrap(), Committed::Unchanged(manifest.clone()));
+        assert_eq!(again.unwrap(), CommitOutcome::Unchanged(manifest.clone()));
     }
     assert_eq!(bench.objects().await, before, "no object was written again");
     bench.assert_tidy().await;
@@ -349,7 +349,7 @@ async fn newer_replaces_older_and_never_the_other_way_round(bench: Bench) {
     let manifest = written(commit(archive, &place, &late, "late", Some(&sound)).await.unwrap());
     assert_eq!(manifest.revision, 2);
     let stale = commit(archive, &place, &early, "early", None).await.unwrap();
-    assert_eq!(stale, Committed::Stale(manifest.clone()));
+    assert_eq!(stale, CommitOutcome::Stale(manifest.clone()));
     // A summary was written afterwards; the recording of the older copy stays.
     let mut summarised = draft(5, AudioStatus::Absent);
     summarised.facts.summarised = true;
@@ -384,7 +384,7 @@ async fn bad_recordings_leave_nothing(bench: Bench) {
         (cut.clone(), Some(announced), "wrong_length"),
         (cut, None, "truncated"),
     ] {
-        let mut writer = bench.archive.audio(&place, Direction::Combined).await.unwrap();
+        let mut writer = bench.archive.recording_writer(&place, Direction::Combined).await.unwrap();
         let outcome = match writer.write(bytes).await {
             Ok(()) => writer.finish(announced).await.map(drop),
             Err(error) => Err(error),
@@ -401,7 +401,7 @@ async fn bad_recordings_leave_nothing(bench: Bench) {
 async fn dropped_recordings_leave_nothing(bench: Bench) {
     let place = place("dropped");
     let sound = wav(6 << 20, 3);
-    let mut writer = bench.archive.audio(&place, Direction::Combined).await.unwrap();
+    let mut writer = bench.archive.recording_writer(&place, Direction::Combined).await.unwrap();
     writer.write(sound.clone()).await.unwrap();
     drop(writer);
     drop(stage(&bench.archive, &place, Direction::Combined, &sound).await);
@@ -409,7 +409,7 @@ async fn dropped_recordings_leave_nothing(bench: Bench) {
         let ours = |key: &String| key.starts_with(&bench.prefix);
         assert_eq!(server.unfinished_uploads().iter().filter(|key| ours(key)).count(), 1, "the view works");
     }
-    bench.archive.tidy().await;
+    bench.archive.abort_dropped_uploads().await;
     assert!(bench.objects().await.is_empty());
     bench.assert_tidy().await;
 }
@@ -417,7 +417,7 @@ async fn dropped_recordings_leave_nothing(bench: Bench) {
 async fn a_long_recording_takes_little_memory(bench: Bench) {
     let place = place("long");
     let sound = wav(32 << 20, 7);
-    let mut writer = bench.archive.audio(&place, Direction::Combined).await.unwrap();
+    let mut writer = bench.archive.recording_writer(&place, Direction::Combined).await.unwrap();
     for piece in sound.chunks(777_777) {
         writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
     }
@@ -458,7 +458,7 @@ async fn racing_writers_leave_the_newest_whole(bench: Bench) {
         assert_eq!(bench.bytes(&place, CONVERSATION).await, format!("copy {}", COPIES - 1));
         let mut revisions: Vec<_> = ends
             .iter()
-            .filter_map(|end| if let Committed::Written(m) = end { Some(m.revision) } else { None })
+            .filter_map(|end| if let CommitOutcome::Written(m) = end { Some(m.revision) } else { None })
             .collect();
         revisions.sort_unstable();
         let expected: Vec<_> = (1..=manifest.revision).collect();
@@ -556,7 +556,7 @@ async fn damage_is_mended(bench: Bench) {
     for (name, revision) in [("audio.wav", 2), (CONVERSATION, 3)] {
         bench.raw.delete(&bench.key(&place, name)).await.unwrap();
         let stored = archive.read(&place).await.unwrap().unwrap();
-        assert!(!stored.intact() && !stored.covers(b"{}", &[]));
+        assert!(!stored.is_intact() && !stored.covers(b"{}", &[]));
         let manifest = written(commit(archive, &place, &ready, "{}", Some(&sound)).await.unwrap());
         assert_eq!(manifest.revision, revision);
         bench.assert_consistent(&place).await;
@@ -581,7 +581,7 @@ async fn foreign_manifests_are_not_overwritten(bench: Bench) {
 
 /// Killed between the conversation and its manifest.
 async fn a_dead_writer_is_taken_over(bench: Bench) {
-    let archive = bench.archive.clone().with_patience(Duration::from_secs(2));
+    let archive = bench.archive.clone().with_takeover_timeout(Duration::from_secs(2));
     let (place, sound) = (place("dead"), wav(8000, 1));
     bench.raw.put(&bench.key(&place, CONVERSATION), "half".into()).await.unwrap();
     let ready = draft(3, AudioStatus::Ready);

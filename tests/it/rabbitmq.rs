@@ -22,7 +22,7 @@ use polyhook::{
         Announced, Announcement, Attempt, History, Job, Lane, Message, Outcome, Published, Queue,
         QueueConfig, QueueError, Urls,
         rabbitmq::{OpenError, Options, RabbitMq},
-        spooled::Spooled,
+        spooled::SpooledQueue,
     },
     secret::Secret,
 };
@@ -38,7 +38,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// An open queue with a prefix of its own.
 pub(crate) struct Bench {
-    pub(crate) queue: Arc<Spooled>,
+    pub(crate) queue: Arc<SpooledQueue>,
     pub(crate) prefix: String,
     life: Lifecycle,
 }
@@ -67,7 +67,7 @@ pub(crate) fn try_open(config: &QueueConfig) -> Result<Bench, OpenError> {
 fn open(options: Options<'_>, life: Lifecycle) -> Result<Bench, OpenError> {
     let config = options.config;
     let broker = RabbitMq::open(options, &life)?;
-    let queue = Spooled::new(broker, None, config, Clock::System, Health::default(), &life);
+    let queue = SpooledQueue::new(broker, None, config, Clock::System, Health::default(), &life);
     Ok(Bench { queue, prefix: config.prefix.clone(), life })
 }
 

@@ -9,7 +9,7 @@ use polyhook::{
     queue::{
         Announced, Queue,
         rabbitmq::{Options, RabbitMq},
-        spooled::Spooled,
+        spooled::SpooledQueue,
     },
 };
 use tokio::time::{Duration, sleep, timeout};
@@ -45,7 +45,7 @@ impl Backend for Rabbit {
             clock: Clock::System,
         };
         let broker = RabbitMq::open(options, &self.life).unwrap();
-        let queue = Spooled::new(broker, None, &config, Clock::System, Health::default(), &self.life);
+        let queue = SpooledQueue::new(broker, None, &config, Clock::System, Health::default(), &self.life);
         let ready = async {
             while queue.ready().await.is_err() {
                 sleep(Duration::from_millis(20)).await;

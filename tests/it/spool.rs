@@ -17,7 +17,7 @@ use polyhook::{
         Announced, Lane, Message, Outcome, Published, Queue, QueueConfig, QueueError, SpoolConfig,
         rabbitmq::{Options, RabbitMq},
         spool::{self, Spool},
-        spooled::Spooled,
+        spooled::SpooledQueue,
     },
 };
 use tempfile::TempDir;
@@ -70,11 +70,11 @@ impl Site {
         fs::read_dir(self.folder.path()).unwrap().map(|file| file.unwrap().path()).collect()
     }
 
-    fn open(&self) -> Arc<Spooled> {
+    fn open(&self) -> Arc<SpooledQueue> {
         self.open_with(vec![Duration::from_secs(1)])
     }
 
-    fn open_with(&self, delays: Vec<Duration>) -> Arc<Spooled> {
+    fn open_with(&self, delays: Vec<Duration>) -> Arc<SpooledQueue> {
         let options = Options {
             config: &self.queue_config,
             delays,
@@ -86,11 +86,18 @@ impl Site {
         let spool =
             Spool::open(&self.spool_config, &self.queue_config, self.clock.clone(), &self.life).unwrap();
         let spool = Some((spool, self.spool_config.drain_rate));
-        Spooled::new(broker, spool, &self.queue_config, self.clock.clone(), self.health.clone(), &self.life)
+        SpooledQueue::new(
+            broker,
+            spool,
+            &self.queue_config,
+            self.clock.clone(),
+            self.health.clone(),
+            &self.life,
+        )
     }
 
     fn waiting(&self) -> u64 {
-        spool::look(self.path()).map_or(0, |usage| usage.messages)
+        spool::read_usage(self.path()).map_or(0, |usage| usage.messages)
     }
 
     fn conditions(&self) -> Vec<&'static str> {
@@ -131,7 +138,7 @@ async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
 }
 
 /// Publishes `evt_<n>` for all of them at once; how long the slowest took.
-async fn publish_all(queue: &Spooled, numbers: impl Iterator<Item = u32>) -> Duration {
+async fn publish_all(queue: &SpooledQueue, numbers: impl Iterator<Item = u32>) -> Duration {
     let begun = Instant::now();
     let published = join_all(numbers.map(|n| queue.publish(message(&format!("evt_{n}"), "{}")))).await;
     assert!(published.iter().all(|published| matches!(published, Ok(Published::New))), "{published:?}");
@@ -139,7 +146,7 @@ async fn publish_all(queue: &Spooled, numbers: impl Iterator<Item = u32>) -> Dur
 }
 
 /// Takes jobs until all `evt_<n>` were among them; in which order they came first.
-async fn take_all(queue: &Spooled, mut missing: std::collections::HashSet<u32>) -> Vec<u32> {
+async fn take_all(queue: &SpooledQueue, mut missing: std::collections::HashSet<u32>) -> Vec<u32> {
     let mut order = Vec::new();
     while !missing.is_empty() {
         let job =

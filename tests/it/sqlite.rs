@@ -14,7 +14,7 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{
         Announced, Lane, Message, Outcome, Published, Queue, QueueError,
-        sqlite::{OpenError, Sqlite, SqliteOptions},
+        sqlite::{OpenError, SqliteOptions, SqliteQueue},
     },
 };
 use rusqlite::Connection;
@@ -61,8 +61,8 @@ impl Embedded {
     }
 
     /// The queue, as what everybody sees and as what it is.
-    fn with(&self, options: SqliteOptions) -> (Arc<dyn Queue>, Arc<Sqlite>) {
-        let queue = Sqlite::open(&self.path(), options, &self.life).unwrap();
+    fn with(&self, options: SqliteOptions) -> (Arc<dyn Queue>, Arc<SqliteQueue>) {
+        let queue = SqliteQueue::open(&self.path(), options, &self.life).unwrap();
         (Arc::clone(&queue) as Arc<dyn Queue>, queue)
     }
 
@@ -461,7 +461,7 @@ async fn a_file_of_others_is_refused_untouched() {
     let (queue, _) = store.with(patient());
     queue.publish(message("evt_1", b"{}")).await.unwrap();
     queue.close().await;
-    let open = |path: &Path| Sqlite::open(path, patient(), &store.life).expect_err("refused");
+    let open = |path: &Path| SqliteQueue::open(path, patient(), &store.life).expect_err("refused");
 
     store.look().pragma_update(None, "user_version", 99).unwrap();
     let newer = fs::read(store.path()).unwrap();

@@ -6,7 +6,7 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{
         DeadLetter, DeadLetters, Outcome, Published, Queue, QueueError,
-        sqlite::{Sqlite, SqliteOptions},
+        sqlite::{SqliteOptions, SqliteQueue},
     },
 };
 use tokio::time::sleep;
@@ -24,7 +24,7 @@ async fn die_again(queue: &Arc<dyn Queue>) {
 }
 
 fn open(path: &Path, options: SqliteOptions) -> Arc<dyn Queue> {
-    Sqlite::open(path, options, &Lifecycle::new()).unwrap()
+    SqliteQueue::open(path, options, &Lifecycle::new()).unwrap()
 }
 
 fn count(path: &Path, sql: &str) -> u64 {

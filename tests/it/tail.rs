@@ -12,7 +12,7 @@ use polyhook::{
     queue::{
         Lane, Message, Note, Outcome, Queue, QueueError, Told, What,
         rabbitmq::Follower as BrokerFollower,
-        sqlite::{Follower as FileFollower, Sqlite, SqliteOptions},
+        sqlite::{Follower as FileFollower, SqliteOptions, SqliteQueue},
     },
 };
 use tokio::{
@@ -85,9 +85,9 @@ fn assert_told(notes: &[Note]) {
     assert_eq!(one(What::Ready).kind, "conversation.ready");
 }
 
-fn open(path: &std::path::Path) -> Arc<Sqlite> {
+fn open(path: &std::path::Path) -> Arc<SqliteQueue> {
     let options = SqliteOptions { publish_timeout: Duration::from_secs(10), ..SqliteOptions::default() };
-    Sqlite::open(path, options, &Lifecycle::new()).unwrap()
+    SqliteQueue::open(path, options, &Lifecycle::new()).unwrap()
 }
 
 fn ids(notes: &[Note]) -> Vec<&str> {
@@ -101,30 +101,30 @@ async fn the_file_tells_everything_once() {
     let queue: Arc<dyn Queue> = open(&path);
     let mut follower = FileFollower::open(&path, Timestamp::UNIX_EPOCH).unwrap();
     let mut notes = Vec::new();
-    act(&queue, async || notes.extend(follower.look().unwrap())).await;
+    act(&queue, async || notes.extend(follower.poll().unwrap())).await;
     assert_told(&notes);
     queue.ready().await.unwrap();
-    assert_eq!(follower.look().unwrap(), [], "nothing has happened since");
+    assert_eq!(follower.poll().unwrap(), [], "nothing has happened since");
 
     // Who comes later is told where things stand, from a time on, and what happens then.
     let mut later = FileFollower::open(&path, Timestamp::UNIX_EPOCH).unwrap();
-    assert_eq!(later.look().unwrap().len(), 8);
+    assert_eq!(later.poll().unwrap().len(), 8);
     let mut now = FileFollower::open(&path, polyhook::clock::Clock::System.now()).unwrap();
-    assert_eq!(now.look().unwrap(), []);
+    assert_eq!(now.poll().unwrap(), []);
     let job = Message { received_at: polyhook::clock::Clock::System.now(), ..message("evt_new", BODY) };
     queue.publish(job).await.unwrap();
     for follower in [&mut later, &mut now] {
-        assert_eq!(ids(&follower.look().unwrap()), ["evt_new"]);
+        assert_eq!(ids(&follower.poll().unwrap()), ["evt_new"]);
     }
     queue.settle(take(&queue).await.lease, Outcome::Release).await.unwrap();
-    assert_eq!(now.look().unwrap(), [], "nothing has ended");
+    assert_eq!(now.poll().unwrap(), [], "nothing has ended");
 
     // A dead letter that is dropped is not done by anybody.
     let mut letters = queue.dead_letters().await.unwrap();
     let letter = letters.next().await.unwrap().unwrap();
     letters.discard(letter).await.unwrap();
     letters.close().await;
-    assert_eq!(now.look().unwrap(), []);
+    assert_eq!(now.poll().unwrap(), []);
     queue.close().await;
 }
 
@@ -137,15 +137,15 @@ async fn a_file_that_is_replaced_is_followed_on() {
     for id in ["evt_1", "evt_2"] {
         queue.publish(message(id, BODY)).await.unwrap();
     }
-    assert_eq!(ids(&follower.look().unwrap()), ["evt_1", "evt_2"]);
+    assert_eq!(ids(&follower.poll().unwrap()), ["evt_1", "evt_2"]);
     queue.close().await;
     for file in std::fs::read_dir(folder.path()).unwrap() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
-    assert!(follower.look().is_err(), "it is gone");
+    assert!(follower.poll().is_err(), "it is gone");
     let queue: Arc<dyn Queue> = open(&path);
     queue.publish(message("evt_3", BODY)).await.unwrap();
-    assert_eq!(ids(&follower.look().unwrap()), ["evt_3"]);
+    assert_eq!(ids(&follower.poll().unwrap()), ["evt_3"]);
     queue.close().await;
 }
 
@@ -174,13 +174,13 @@ async fn thousands_of_jobs_are_told_once_each() {
     let deadline = Instant::now() + Duration::from_mins(1);
     while done.len() < JOBS {
         assert!(Instant::now() < deadline, "{} delivered, {} done", delivered.len(), done.len());
-        for note in block_in_place(|| follower.look()).unwrap() {
+        for note in block_in_place(|| follower.poll()).unwrap() {
             if note.what == What::Done { &mut done } else { &mut delivered }.push(note.id);
         }
         sleep(Duration::from_millis(5)).await;
     }
     working.join_next().await.unwrap().unwrap();
-    assert_eq!(follower.look().unwrap(), []);
+    assert_eq!(follower.poll().unwrap(), []);
     for ids in [delivered, done] {
         assert_eq!((ids.iter().collect::<BTreeSet<_>>().len(), ids.len()), (JOBS, JOBS));
     }

@@ -17,7 +17,7 @@ use polyhook::{
     clock::Clock,
     event::DedupKey,
     lifecycle::Lifecycle,
-    queue::{Message, Published, Queue, QueueConfig, sqlite::Sqlite, sqlite::SqliteOptions},
+    queue::{Message, Published, Queue, QueueConfig, sqlite::SqliteOptions, sqlite::SqliteQueue},
 };
 use polyhook_bench::{Course, Measured, Report, cpu, event};
 use rusqlite::Connection;
@@ -152,7 +152,7 @@ impl Writer {
 #[derive(Clone)]
 enum Target {
     Bare { appends: mpsc::Sender<Append>, unique: bool },
-    Queue(Arc<Sqlite>, Clock),
+    Queue(Arc<SqliteQueue>, Clock),
 }
 
 impl Target {
@@ -214,7 +214,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut writing = None;
     let target = if args.queue {
         let options = SqliteOptions::new(&QueueConfig::default(), Clock::System);
-        Target::Queue(Sqlite::open(&args.file, options, &life)?, Clock::System)
+        Target::Queue(SqliteQueue::open(&args.file, options, &life)?, Clock::System)
     } else {
         let writer = Writer::open(&args)?;
         let (appends, receiver) = mpsc::channel();

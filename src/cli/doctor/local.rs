@@ -56,7 +56,7 @@ pub(super) async fn spool(config: &Config) -> Vec<Finding> {
     let subject = Subject::new("spool", path.display().to_string());
     blocking(subject.clone(), move || {
         let mut findings = vec![file(&subject, &path, "spool.path")];
-        let used = spool::look(&path).ok();
+        let used = spool::read_usage(&path).ok();
         if let Some(used) = used.filter(|used| used.messages > 0) {
             findings.push(subject.warn(
                 format!("{} deliveries wait, {} of {max} in use", used.messages, ByteSize(used.bytes)),
@@ -88,7 +88,7 @@ fn file(subject: &Subject, path: &Path, key: &str) -> Finding {
     if !path.exists() {
         return subject.ok("not there yet; it can be made");
     }
-    match sqlite::examine(path) {
+    match sqlite::check_file(path) {
         Ok(()) => subject.ok("can be read and written, and is in order"),
         Err(problem) => {
             subject.fail(problem, "mend that; polyhook goes on by itself as soon as it can use the file")

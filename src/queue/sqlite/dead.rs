@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 
 use super::{
-    Sqlite, read,
+    SqliteQueue, read,
     request::{Discard, Replay},
     store,
 };
@@ -13,7 +13,7 @@ use crate::queue::{DeadLetter, DeadLetters, QueueError};
 
 /// A walk in the order of arrival. Letters that come after its beginning are left to the next.
 pub(super) struct Letters<'a> {
-    queue: &'a Sqlite,
+    queue: &'a SqliteQueue,
     page: VecDeque<DeadLetter>,
     /// The last one that was read.
     at: u64,
@@ -23,7 +23,7 @@ pub(super) struct Letters<'a> {
 }
 
 impl<'a> Letters<'a> {
-    pub(super) async fn open(queue: &'a Sqlite) -> Result<Self, QueueError> {
+    pub(super) async fn open(queue: &'a SqliteQueue) -> Result<Self, QueueError> {
         let (total, until) = queue.look(read::dead_letters_there).await?;
         Ok(Self { queue, page: VecDeque::new(), at: 0, until, total })
     }

@@ -83,7 +83,7 @@ impl Follower {
     }
 
     /// Everything that has happened since the last look, in order of time.
-    pub fn look(&mut self) -> Result<Vec<Note>, String> {
+    pub fn poll(&mut self) -> Result<Vec<Note>, String> {
         let path = self.path.clone();
         let looked = if self.identity.is_database_of(&path) {
             self.look_again()

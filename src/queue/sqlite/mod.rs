@@ -52,7 +52,7 @@ mod trouble;
 mod writer;
 
 pub use follow::Follower;
-pub use read::{Usage, examine, look, verify};
+pub use read::{FileUsage, check_file, read_usage, verify};
 pub use schema::OpenError;
 
 use request::{Asked, Erase, Probe, Remember, Request, Settle, Write};
@@ -84,9 +84,9 @@ pub struct SqliteOptions {
     /// Its write-ahead log, some MB, comes on top.
     pub max_bytes: Option<u64>,
     /// Every message is a job, whatever it is about: so for the spool, which hands all of them on.
-    pub everything_is_a_job: bool,
+    pub every_message_is_a_job: bool,
     /// A file that cannot be used at present is no reason not to start; it is opened when it can be.
-    pub start_in_trouble: bool,
+    pub start_without_file: bool,
     /// Tells the time of everything that is stored.
     pub clock: Clock,
 }
@@ -106,15 +106,15 @@ impl SqliteOptions {
             lease: Duration::from_secs(30),
             housekeeping: Duration::from_mins(1),
             max_bytes: None,
-            everything_is_a_job: false,
-            start_in_trouble: false,
+            every_message_is_a_job: false,
+            start_without_file: false,
             clock,
         }
     }
 }
 
 /// The embedded queue. Dropping it without [`Queue::close`] is as if the process had died: its leases run out.
-pub struct Sqlite {
+pub struct SqliteQueue {
     path: PathBuf,
     options: SqliteOptions,
     requests: mpsc::Sender<Request>,
@@ -123,16 +123,16 @@ pub struct Sqlite {
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
-impl fmt::Debug for Sqlite {
+impl fmt::Debug for SqliteQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sqlite")
+        f.debug_struct("SqliteQueue")
             .field("path", &self.path)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }
 
-impl Sqlite {
+impl SqliteQueue {
     /// Opens the file, makes it (mode 0600) and its folders if they are missing, and starts the thread.
     ///
     /// Blocks for the time of a few writes; within a tokio runtime. If the thread dies before the drain, the
@@ -192,13 +192,13 @@ impl Sqlite {
         self.ask(Remember(keys), self.options.publish_timeout).await
     }
 
-    /// All lists that were given to [`Sqlite::remember`] within the retention, oldest first, with their times.
+    /// All lists that were given to [`SqliteQueue::remember`] within the retention, oldest first, with their times.
     pub(super) async fn remembered(&self) -> Result<Vec<(Timestamp, Vec<u8>)>, QueueError> {
         self.look(read::remembered).await
     }
 
     /// What the file holds, and how much of it is in use.
-    pub(super) async fn usage(&self) -> Result<Usage, QueueError> {
+    pub(super) async fn usage(&self) -> Result<FileUsage, QueueError> {
         self.look(read::usage).await
     }
 
@@ -253,7 +253,7 @@ impl Sqlite {
 }
 
 #[async_trait]
-impl Queue for Sqlite {
+impl Queue for SqliteQueue {
     async fn publish(&self, message: Message) -> Result<Published, QueueError> {
         self.ask(message, self.options.publish_timeout).await
     }
@@ -316,7 +316,7 @@ impl Queue for Sqlite {
     }
 }
 
-impl Drop for Sqlite {
+impl Drop for SqliteQueue {
     fn drop(&mut self) {
         // After a close there is nobody to hear it.
         let _ = self.requests.send(Request::Abandon);

@@ -55,7 +55,7 @@ pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Resul
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
+pub struct FileUsage {
     /// Messages that are still to be handed on.
     pub messages: u64,
     /// When the oldest of them was received.
@@ -64,7 +64,7 @@ pub struct Usage {
     pub bytes: u64,
 }
 
-pub(super) fn usage(connection: &Connection) -> rusqlite::Result<Usage> {
+pub(super) fn usage(connection: &Connection) -> rusqlite::Result<FileUsage> {
     let look = connection.unchecked_transaction()?;
     let pragma = |name| look.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
     let (mut messages, mut oldest) = (0, None);
@@ -86,7 +86,7 @@ pub(super) fn usage(connection: &Connection) -> rusqlite::Result<Usage> {
         oldest = [oldest, first].into_iter().flatten().min();
     }
     let pages = pragma("page_count")?.saturating_sub(pragma("freelist_count")?);
-    Ok(Usage {
+    Ok(FileUsage {
         messages,
         oldest: oldest.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
         bytes: pages * pragma("page_size")?,
@@ -94,14 +94,14 @@ pub(super) fn usage(connection: &Connection) -> rusqlite::Result<Usage> {
 }
 
 /// What the file at `path` holds, without opening it for writing; else what is wrong, in words.
-pub fn look(path: &Path) -> Result<Usage, String> {
+pub fn read_usage(path: &Path) -> Result<FileUsage, String> {
     let looked = schema::connect_to_read(path, PATIENCE).and_then(|connection| usage(&connection));
     looked.map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
 }
 
 /// Whether the file at `path`, which is there, can be used by a queue: it is ours, it can be written, and its pages
 /// are in order as far as a look without reading every index tells. Nothing is changed. The error says what is wrong.
-pub fn examine(path: &Path) -> Result<(), String> {
+pub fn check_file(path: &Path) -> Result<(), String> {
     let said = |error: rusqlite::Error| format!("{error}{}", hint(&error));
     if path.metadata().is_ok_and(|file| file.len() == 0) {
         return Ok(());

@@ -95,7 +95,7 @@ impl Store {
     }
 
     pub(super) fn publish(&self, message: &Message) -> rusqlite::Result<Published> {
-        let job = self.options.everything_is_a_job || event::asks_for_fetch(&message.kind);
+        let job = self.options.every_message_is_a_job || event::asks_for_fetch(&message.kind);
         let inserted = self.execute(
             "INSERT INTO messages (dedup, state, ended_at, id, kind, environment, received_at, traceparent, content_type)
              VALUES (:dedup, :state, :ended_at, :id, :kind, :environment, :received_at, :traceparent, :content_type)

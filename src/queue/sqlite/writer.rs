@@ -77,7 +77,7 @@ impl Writer {
         let holder = fastrand::i64(..);
         let store = match Store::open(&path, holder, options.clone()) {
             Ok(store) => Some(store),
-            Err(error) if options.start_in_trouble && error.may_pass() => {
+            Err(error) if options.start_without_file && error.may_pass() => {
                 tracing::error!(%error, "the queue cannot be used yet; it is opened as soon as it can be");
                 None
             }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use futures_util::future::join;
 use object_store::PutPayload;
-use polyhook::archive::Lying;
+use polyhook::archive::StoredObjects;
 
 use super::*;
 
@@ -12,7 +12,7 @@ const ACCOUNT: &str = "acme-uk";
 const PROJECT: &str = "PROJECT-1";
 
 impl Bench {
-    async fn erase(&self, id: &str) -> Lying {
+    async fn erase(&self, id: &str) -> StoredObjects {
         self.archive.erase(ACCOUNT, PROJECT, id, None).await.unwrap().1
     }
 
@@ -42,7 +42,7 @@ pub(super) async fn what_is_erased_is_gone_and_stays_away(bench: Bench) {
     }
     let before = bench.keys().await.0.len();
 
-    let lying = archive.lying(ACCOUNT, PROJECT, id).await.unwrap();
+    let lying = archive.stored_objects(ACCOUNT, PROJECT, id).await.unwrap();
     assert_eq!(lying.objects, 7 + unfinished);
     assert!(!archive.is_erased(ACCOUNT, PROJECT, id).await.unwrap(), "a look erases nothing");
     let (record, removed) = archive.erase(ACCOUNT, PROJECT, id, Some("GDPR-1")).await.unwrap();
@@ -70,7 +70,7 @@ pub(super) async fn what_is_erased_is_gone_and_stays_away(bench: Bench) {
 
     // Again: nothing to do, and the record remembers the first time.
     let other = bench.other_process();
-    assert!(other.withdraw_erased(ACCOUNT, PROJECT, id).await.unwrap());
+    assert!(other.remove_if_erased(ACCOUNT, PROJECT, id).await.unwrap());
     let (again, removed) = other.erase(ACCOUNT, PROJECT, id, None).await.unwrap();
     assert_eq!(
         (again.erased_at, again.objects, again.reason),
@@ -78,12 +78,12 @@ pub(super) async fn what_is_erased_is_gone_and_stays_away(bench: Bench) {
     );
     assert_eq!((removed.objects, again.environment), (0, record.environment));
     // One that is nowhere is kept away all the same.
-    assert_eq!(bench.erase("CA-never-seen").await, Lying::default());
+    assert_eq!(bench.erase("CA-never-seen").await, StoredObjects::default());
     assert!(archive.is_erased(ACCOUNT, PROJECT, "CA-never-seen").await.unwrap());
 
     assert!(archive.lift_erasure(ACCOUNT, PROJECT, id).await.unwrap());
     assert!(!archive.lift_erasure(ACCOUNT, PROJECT, id).await.unwrap());
-    assert!(!archive.withdraw_erased(ACCOUNT, PROJECT, id).await.unwrap());
+    assert!(!archive.remove_if_erased(ACCOUNT, PROJECT, id).await.unwrap());
     written(commit(archive, &place(id), &draft(3, AudioStatus::Ready), "{}", Some(&sound)).await.unwrap());
     bench.assert_consistent(&place(id)).await;
 }
@@ -110,7 +110,7 @@ pub(super) async fn an_erasure_beats_those_who_are_writing(bench: Bench) {
             // As a job does: it was not erased when the job began.
             let committed = commit(&worker, &place, &ready, "{}", Some(&sound)).await;
             // A job that has failed is tried again, and finds the record at its beginning.
-            let erased = worker.withdraw_erased(ACCOUNT, PROJECT, &id).await.unwrap();
+            let erased = worker.remove_if_erased(ACCOUNT, PROJECT, &id).await.unwrap();
             committed.is_ok() && erased
         };
         let erasing = async {

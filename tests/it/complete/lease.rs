@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 fn open(config: &ArchiveConfig) -> Archive {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Archive::open(config, Clock::System).unwrap().with_patience(PATIENCE)
+    Archive::open(config, Clock::System).unwrap().with_takeover_timeout(PATIENCE)
 }
 
 /// The contract, wherever the archive is.

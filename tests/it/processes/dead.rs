@@ -14,7 +14,7 @@ use polyhook::{
     queue::{
         Outcome, Queue,
         rabbitmq::{Options, RabbitMq},
-        sqlite::{Sqlite, SqliteOptions},
+        sqlite::{SqliteOptions, SqliteQueue},
     },
 };
 use serde_json::Value;
@@ -225,7 +225,7 @@ impl Embedded {
         let (runtime, life) = (Runtime::new().unwrap(), Lifecycle::new());
         let path = site.path().join("polyhook-data/queue.db");
         let queue: Arc<dyn Queue> =
-            runtime.block_on(async { Sqlite::open(&path, SqliteOptions::default(), &life).unwrap() });
+            runtime.block_on(async { SqliteQueue::open(&path, SqliteOptions::default(), &life).unwrap() });
         Open { runtime, queue, _life: life }
     }
 }

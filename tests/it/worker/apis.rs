@@ -1,7 +1,7 @@
 //! Two APIs serve the same conversations: which one is asked, and what difference it makes.
 
 use polyhook::{
-    archive::{AudioStatus, Facts, ServedBy},
+    archive::{AudioStatus, ConversationFacts, ServedBy},
     polyai::ApiChoice,
     simulator::{NewCall, Operation, Script, Served},
 };
@@ -110,7 +110,7 @@ async fn both_shapes_say_the_same_of_a_call() {
     assert!(facts[1].iter().all(|(.., facts)| facts.finished_at.is_some() && facts.direction.is_some()));
     for (.., facts) in &mut facts[1] {
         // v3 has nothing of the kind.
-        *facts = Facts { finished_at: None, direction: None, summarised: false, ..facts.clone() };
+        *facts = ConversationFacts { finished_at: None, direction: None, summarised: false, ..facts.clone() };
     }
     assert_eq!(facts[0], facts[1]);
 }

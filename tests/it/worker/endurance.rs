@@ -13,7 +13,7 @@ use polyhook::{
     polyai::ProjectConfig,
     queue::{
         Lane, Queue,
-        sqlite::{Sqlite, SqliteOptions},
+        sqlite::{SqliteOptions, SqliteQueue},
     },
     secret::Secret,
     simulator::{Action, EventOptions, Fault, NewCall, Operation, Script},
@@ -97,7 +97,7 @@ async fn the_end_finishes_what_is_short_and_hands_back_what_is_not() {
 
     let polyhook::queue::Backend::Sqlite(path) = config.queue.backend().unwrap() else { unreachable!() };
     let life = Lifecycle::new();
-    let reopened = Sqlite::open(&path, SqliteOptions::new(&config.queue, Clock::System), &life).unwrap();
+    let reopened = SqliteQueue::open(&path, SqliteOptions::new(&config.queue, Clock::System), &life).unwrap();
     let job = tokio::time::timeout(Duration::from_secs(2), reopened.next()).await.unwrap().unwrap();
     let event = polyhook::event::Event::read(&job.message.body);
     assert_eq!(event.conversation_id.as_deref(), Some(slow.id.as_str()));

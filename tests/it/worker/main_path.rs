@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, io::Cursor};
 
 use polyhook::{
-    archive::{AudioStatus, Kind, ServedBy, Trigger},
+    archive::{AudioStatus, ObjectKind, ServedBy, Trigger},
     queue::Queue,
     simulator::{BodyForm, CallInfo, Channel, Delivery, EventOptions, NewCall, Operation},
     worker::AudioChoice,
@@ -77,8 +77,8 @@ fn assert_manifest(world: &World, call: &CallInfo, event_id: &str) {
     assert_eq!(
         objects,
         [
-            ("conversation.json", Kind::Conversation, "application/json"),
-            ("audio.wav", Kind::Audio, "audio/wav")
+            ("conversation.json", ObjectKind::Conversation, "application/json"),
+            ("audio.wav", ObjectKind::Audio, "audio/wav")
         ]
     );
 }

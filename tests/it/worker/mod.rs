@@ -21,7 +21,7 @@ use polyhook::{
     config::{Config, Roles},
     lifecycle::{Ending, Lifecycle},
     polyai::{self, ProjectConfig},
-    queue::{Announcement, DeadLetter, Lane, Queue, Urls, sqlite::Sqlite},
+    queue::{Announcement, DeadLetter, Lane, Queue, Urls, sqlite::SqliteQueue},
     secret::Secret,
     simulator::{
         CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Operation, Scenario, Script, Sender,
@@ -107,7 +107,7 @@ impl World {
         Self { sim, app, config, sender, folder, life: self.life.clone() }
     }
 
-    fn queue(&self) -> &Sqlite {
+    fn queue(&self) -> &SqliteQueue {
         self.app.queue().sqlite.as_ref().unwrap()
     }
 

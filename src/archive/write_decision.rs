@@ -2,11 +2,11 @@
 
 use std::cmp::Ordering;
 
-use super::manifest::{AudioStatus, Kind, Manifest};
+use super::manifest::{AudioStatus, Manifest, ObjectKind};
 
 /// What to do with a copy that arrives where another one lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum WriteDecision {
     /// It is newer, or adds a recording: write it under this revision.
     Write {
         /// One more than that of the copy it replaces; 1 for the first.
@@ -24,16 +24,16 @@ pub enum Decision {
 /// the conversation is over where it was not, else if it has more turns, else a longer duration, else a
 /// summary (compared only between answers of the same API: v3 has none), else if they were fetched later. So a copy that was fetched before the call had ended never replaces the final one, however
 /// late it is written.
-pub fn decide(existing: &Manifest, new: &Manifest) -> Decision {
-    let write = Decision::Write { revision: existing.revision.saturating_add(1) };
+pub fn decide_write(existing: &Manifest, new: &Manifest) -> WriteDecision {
+    let write = WriteDecision::Write { revision: existing.revision.saturating_add(1) };
     let hash = |manifest: &Manifest| manifest.conversation().map(|object| object.sha256.clone());
     if hash(existing) == hash(new) {
-        return if adds_audio(existing, new) { write } else { Decision::Unchanged };
+        return if adds_audio(existing, new) { write } else { WriteDecision::Unchanged };
     }
     match age(existing, new) {
         Ordering::Less => write,
-        Ordering::Equal => Decision::Unchanged,
-        Ordering::Greater => Decision::Stale,
+        Ordering::Equal => WriteDecision::Unchanged,
+        Ordering::Greater => WriteDecision::Stale,
     }
 }
 
@@ -41,7 +41,7 @@ fn adds_audio(existing: &Manifest, new: &Manifest) -> bool {
     let missing = |name: &str| !existing.objects.iter().any(|object| object.name == name);
     new.audio.status == AudioStatus::Ready
         && (existing.audio.status != AudioStatus::Ready
-            || new.objects.iter().any(|object| object.kind == Kind::Audio && missing(&object.name)))
+            || new.objects.iter().any(|object| object.kind == ObjectKind::Audio && missing(&object.name)))
 }
 
 /// How `a` stands to `b`: less is older.
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::archive::manifest::Direction;
 
-    const WRITE: Decision = Decision::Write { revision: 8 };
+    const WRITE: WriteDecision = WriteDecision::Write { revision: 8 };
 
     fn manifest(change: impl FnOnce(&mut Manifest)) -> Manifest {
         let json = include_str!("fixtures/manifest.json");
@@ -88,20 +88,20 @@ mod tests {
     fn the_same_bytes_change_nothing() {
         let existing = manifest(|_| ());
         let later = |m: &mut Manifest| m.timings.fetched_at = "2027-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(decide(&existing, &manifest(later)), Decision::Unchanged);
+        assert_eq!(decide_write(&existing, &manifest(later)), WriteDecision::Unchanged);
         for status in [AudioStatus::Absent, AudioStatus::Disabled, AudioStatus::Unknown] {
             let none = manifest(|m| without_audio(m, status));
-            assert_eq!(decide(&existing, &none), Decision::Unchanged);
-            assert_eq!(decide(&none, &none), Decision::Unchanged);
-            assert_eq!(decide(&none, &existing), WRITE, "a recording came");
+            assert_eq!(decide_write(&existing, &none), WriteDecision::Unchanged);
+            assert_eq!(decide_write(&none, &none), WriteDecision::Unchanged);
+            assert_eq!(decide_write(&none, &existing), WRITE, "a recording came");
         }
         let more = manifest(|m| {
             let mut user = m.objects[1].clone();
             user.name = Direction::User.file_name().to_owned();
             m.objects.push(user);
         });
-        assert_eq!(decide(&existing, &more), WRITE, "one more direction");
-        assert_eq!(decide(&more, &existing), Decision::Unchanged);
+        assert_eq!(decide_write(&existing, &more), WRITE, "one more direction");
+        assert_eq!(decide_write(&more, &existing), WriteDecision::Unchanged);
     }
 
     /// Each step outranks all that follow it.
@@ -131,8 +131,8 @@ mod tests {
                 })
             };
             let (old, new) = (build(false), build(true));
-            assert_eq!(decide(&old, &new), WRITE, "step {rank}");
-            assert_eq!(decide(&new, &old), Decision::Stale, "step {rank}");
+            assert_eq!(decide_write(&old, &new), WRITE, "step {rank}");
+            assert_eq!(decide_write(&new, &old), WriteDecision::Stale, "step {rank}");
         }
     }
 
@@ -144,12 +144,12 @@ mod tests {
             m.provenance.served_by = crate::archive::manifest::ServedBy::Data;
             m.timings.fetched_at = "2027-01-01T00:00:00Z".parse().unwrap();
         });
-        assert_eq!(decide(&existing, &new), WRITE);
+        assert_eq!(decide_write(&existing, &new), WRITE);
     }
 
     #[test]
     fn neither_is_newer() {
-        assert_eq!(decide(&manifest(|_| ()), &manifest(other_bytes)), Decision::Unchanged);
+        assert_eq!(decide_write(&manifest(|_| ()), &manifest(other_bytes)), WriteDecision::Unchanged);
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
         json["objects"][1]["direction"] = "supervisor".into();
         let read: Manifest = serde_json::from_value(json).unwrap();
         assert_eq!(read.audio.status, AudioStatus::Unknown);
-        assert_eq!(read.objects[1].kind, Kind::Unknown);
+        assert_eq!(read.objects[1].kind, ObjectKind::Unknown);
     }
 
     #[test]
