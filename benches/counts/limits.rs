@@ -8,7 +8,7 @@ use crate::{COMMAND, Case, Counts};
 
 /// Stands above the limits, for who opens the file.
 const HEAD: &str = "\
-# What a piece of work may take, in instructions and allocations: see docs/measurements.md.
+# What a piece of work may take, in instructions and allocations: see CONTRIBUTING.md.
 # Written by `cargo test --bench counts -- --write`; a commit that raises a limit says why.
 ";
 /// By how much instructions may differ before anybody is told, in percent.
