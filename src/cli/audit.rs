@@ -4,13 +4,15 @@ use indicatif::ProgressBar;
 use jiff::civil::Date;
 use serde_json::json;
 
-use super::{CliError, Global, backfill, output, when};
+use super::{
+    CliError, GlobalArgs, backfill, output,
+    queue_access::{wait_until_ready, with_queue},
+    time_arg,
+};
 use crate::{
-    app::{self, Ends},
+    app::Ends,
     clock::Clock,
     config::{Config, Roles},
-    health::Health,
-    lifecycle::Lifecycle,
     queue::Queue,
     reconcile::{AuditFinding, AuditReport, Auditor},
 };
@@ -32,8 +34,8 @@ ones (PolyAI does not list them any more), hidden transcripts and absent recordi
 audits/date=DATE.json.")]
 pub(super) struct Args {
     /// The day of UTC on which the conversations started: a date, `today` or `yesterday`
-    #[arg(long, value_name = "DATE", default_value = "yesterday")]
-    date: String,
+    #[arg(long, value_name = "DATE", value_parser = time_arg::parse_date, default_value = "yesterday")]
+    date: time_arg::DateArg,
     /// Only this project; may be repeated
     #[arg(long = "project", value_name = "PROJECT_ID", alias = "project-id")]
     projects: Vec<String>,
@@ -48,23 +50,19 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
-    let config = global.start_quietly(Roles::RECONCILE)?;
-    let (life, clock) = (Lifecycle::new(), Clock::System);
-    let date = when::day(&args.date, clock.now()).map_err(|why| CliError::Usage(format!("--date: {why}")))?;
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
+    let config = global.load_for_command(Roles::RECONCILE)?;
+    let clock = Clock::System;
+    let date = args.date.resolve(clock.now());
     let ends = Ends::open(&config, &clock)?;
     if !args.repair {
         return audit(&args, &ends, date, None, &config, &clock).await;
     }
-    let queue = app::open_queue(&config, Roles::NONE, clock.clone(), &Health::default(), &life)?.queue;
-    let done = match super::wait_for(&*queue).await {
-        Ok(()) => audit(&args, &ends, date, Some(&*queue), &config, &clock).await,
-        Err(error) => Err(error),
-    };
-    life.drain();
-    queue.close().await;
-    life.wait().await;
-    done
+    with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
+        wait_until_ready(&**queue).await?;
+        audit(&args, &ends, date, Some(&**queue), &config, &clock).await
+    })
+    .await
 }
 
 async fn audit(
@@ -102,7 +100,7 @@ async fn audit(
         show(&report, kept.as_deref().ok());
     }
     kept.map_err(|error| CliError::Failed(format!("the report could not be kept in the archive: {error}")))?;
-    if report.complete { Ok(()) } else { Err(CliError::Said) }
+    if report.complete { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
 fn show(report: &AuditReport, url: Option<&str>) {
@@ -119,7 +117,7 @@ fn show(report: &AuditReport, url: Option<&str>) {
         findings,
         ..
     } = report;
-    let verdict = if report.complete { output::good("complete") } else { output::bad("incomplete") };
+    let verdict = if report.complete { output::green("complete") } else { output::red("incomplete") };
     let bytes = bytesize::ByteSize(*bytes);
     output::line(format!(
         "{verdict} {date}: {listed} conversations at PolyAI, {archived} archived ({objects} objects, {bytes})"
@@ -135,9 +133,9 @@ fn show(report: &AuditReport, url: Option<&str>) {
     }
     for AuditFinding { project_id, conversation_id, finding, detail } in findings.iter().take(SHOWN) {
         let what = finding.as_str();
-        let what = if finding.is_wrong() { output::bad(what) } else { output::strong(what) };
+        let what = if finding.is_wrong() { output::red(what) } else { output::bold(what) };
         let detail = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-        output::line(format!("{what} {conversation_id} {}{detail}", output::dim(project_id)));
+        output::line(format!("{what} {conversation_id} {}{detail}", output::dimmed(project_id)));
     }
     if findings.len() > SHOWN {
         output::line(format!("and {} more, see the report", findings.len() - SHOWN));
@@ -148,6 +146,6 @@ fn show(report: &AuditReport, url: Option<&str>) {
         output::line("repair it with: polyhook audit --repair --date ".to_owned() + &date.to_string());
     }
     if let Some(url) = url {
-        output::line(output::dim(url));
+        output::line(output::dimmed(url));
     }
 }

@@ -10,14 +10,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{CliError, Global, output, when};
+use super::{
+    CliError, GlobalArgs, output,
+    queue_access::{wait_until_ready, with_queue},
+    time_arg,
+};
 use crate::{
-    app::{self, Ends},
+    app::Ends,
     clock::Clock,
     config::{Config, Roles},
     event::By,
-    health::Health,
-    lifecycle::Lifecycle,
     polyai::Project,
     queue::Queue,
     reconcile::{PassSummary, QueueingLimits, ReconcilePass},
@@ -37,13 +39,13 @@ what webhooks bring never waits behind more than that. Interrupt it whenever you
 queues nothing that is archived by then.")]
 pub(super) struct Args {
     /// From then on
-    #[arg(long, value_name = "TIME", value_parser = when::when, required_unless_present = "last")]
-    from: Option<when::When>,
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse_time, required_unless_present = "last")]
+    from: Option<time_arg::TimeArg>,
     /// Until then; now where absent
-    #[arg(long, value_name = "TIME", value_parser = when::when)]
-    to: Option<when::When>,
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse_time)]
+    to: Option<time_arg::TimeArg>,
     /// From so long ago
-    #[arg(long, value_name = "DURATION", value_parser = when::span, conflicts_with = "from")]
+    #[arg(long, value_name = "DURATION", value_parser = time_arg::parse_positive_duration, conflicts_with = "from")]
     last: Option<Duration>,
     /// Only this project; may be repeated
     #[arg(long = "project", value_name = "PROJECT_ID", alias = "project-id")]
@@ -65,9 +67,9 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
-    let config = global.start_quietly(Roles::RECONCILE)?;
-    let (life, clock) = (Lifecycle::new(), Clock::System);
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
+    let config = global.load_for_command(Roles::RECONCILE)?;
+    let clock = Clock::System;
     let started = range(&args, clock.now())?;
     let environments =
         if args.environments.is_empty() { &config.worker.environments } else { &args.environments };
@@ -82,15 +84,11 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
     if args.dry_run {
         return work(&args, &ends, &projects, started, environments, None, &config, &clock).await;
     }
-    let queue = app::open_queue(&config, Roles::NONE, clock.clone(), &Health::default(), &life)?.queue;
-    let done = match super::wait_for(&*queue).await {
-        Ok(()) => work(&args, &ends, &projects, started, environments, Some(&*queue), &config, &clock).await,
-        Err(error) => Err(error),
-    };
-    life.drain();
-    queue.close().await;
-    life.wait().await;
-    done
+    with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
+        wait_until_ready(&**queue).await?;
+        work(&args, &ends, &projects, started, environments, Some(&**queue), &config, &clock).await
+    })
+    .await
 }
 
 /// The configured projects of these names; all where none is named.
@@ -110,9 +108,9 @@ pub(super) fn projects<'a>(ends: &'a Ends, names: &[String]) -> Result<Vec<&'a P
 }
 
 fn range(args: &Args, now: Timestamp) -> Result<Range<Timestamp>, CliError> {
-    let end = args.to.map_or(now, when::When::end).min(now);
+    let end = args.to.map_or(now, time_arg::TimeArg::range_end).min(now);
     let start = match (args.from, args.last) {
-        (Some(from), _) => from.start(),
+        (Some(from), _) => from.range_start(),
         (None, Some(last)) => now.checked_sub(last).unwrap_or(Timestamp::MIN),
         // clap has seen to it.
         (None, None) => now,

@@ -1,6 +1,6 @@
 //! `polyhook config check|show|schema`
 
-use super::{CliError, Global, output};
+use super::{CliError, GlobalArgs, output};
 use crate::config::{Config, Roles};
 
 /// Check or show the configuration.
@@ -53,7 +53,7 @@ impl Role {
     }
 }
 
-pub(super) fn run(global: &Global, command: &Command) -> Result<(), CliError> {
+pub(super) fn run(global: &GlobalArgs, command: &Command) -> Result<(), CliError> {
     match *command {
         Command::Check { role, json } => check(global, role, json),
         Command::Show { json } => {
@@ -73,7 +73,7 @@ pub(super) fn run(global: &Global, command: &Command) -> Result<(), CliError> {
     }
 }
 
-fn check(global: &Global, role: Role, json: bool) -> Result<(), CliError> {
+fn check(global: &GlobalArgs, role: Role, json: bool) -> Result<(), CliError> {
     let checked = global.load().and_then(|config| config.check(role.roles()));
     if json {
         let problems: Vec<String> = match &checked {
@@ -85,7 +85,7 @@ fn check(global: &Global, role: Role, json: bool) -> Result<(), CliError> {
     match checked {
         Ok(()) if json => Ok(()),
         Ok(()) => {
-            output::line(output::good("the configuration is good"));
+            output::line(output::green("the configuration is good"));
             Ok(())
         }
         Err(error) => Err(error.into()),

@@ -6,11 +6,7 @@
 
 mod table;
 
-use std::{
-    collections::BTreeSet,
-    io::{self, BufRead, IsTerminal, Write},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use clap::Args;
 use futures_util::future::join_all;
@@ -18,19 +14,18 @@ use indicatif::ProgressBar;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use self::table::Table;
+use self::table::DeadLetterTable;
 use super::{
-    CliError, Global,
-    output::{self, harmless},
-    wait_for,
+    CliError, GlobalArgs,
+    output::{self, sanitize},
+    prompt,
+    queue_access::{require_queue_file, wait_until_ready, with_queue},
+    time_arg,
 };
 use crate::{
-    app,
     clock::Clock,
-    config::{Config, Roles},
+    config::Roles,
     event::Event,
-    health::Health,
-    lifecycle::Lifecycle,
     queue::{Attempt, Backend, DeadLetter, DeadLetters, Queue, QueueError},
 };
 
@@ -123,10 +118,10 @@ struct Filter {
     #[arg(long, value_name = "PROJECT_ID", visible_alias = "project-id")]
     project: Vec<String>,
     /// Only those that have been dead for longer than this, such as 90m or 1d
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = time_arg::parse_duration)]
     older_than: Option<Duration>,
     /// Only those that have been dead for less than this
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = time_arg::parse_duration)]
     newer_than: Option<Duration>,
 }
 
@@ -173,55 +168,35 @@ impl Selection {
     }
 }
 
-pub(super) async fn run(global: &Global, command: Command) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), CliError> {
     if let Command::Drop(DropArgs { selection, yes: false }) = &command
         && !selection.dry_run
-        && !(io::stdin().is_terminal() && io::stderr().is_terminal())
     {
-        return Err(CliError::Usage(
-            "there is no terminal to ask on: add --yes to drop them for good".to_owned(),
-        ));
+        prompt::require_terminal("drop dead letters permanently")?;
     }
-    let config = global.start_quietly(Roles::NONE)?;
-    must_be_there(&config)?;
-    let life = Lifecycle::new();
-    let clock = Clock::System;
-    let now = clock.now();
-    let queue = app::open_queue(&config, Roles::NONE, clock, &Health::default(), &life)?.queue;
-    let done = async {
-        wait_for(&*queue).await?;
+    let config = global.load_for_command(Roles::NONE)?;
+    if let Ok(Backend::Sqlite(path)) = config.queue.backend() {
+        require_queue_file(&path)?;
+    }
+    let now = Clock::System.now();
+    with_queue(&config, Roles::NONE, Clock::System, async |queue, _| {
+        let queue = &**queue;
+        wait_until_ready(queue).await?;
         match &command {
-            Command::List(args) => list(&*queue, args, now).await,
-            Command::Show(args) => show(&*queue, args, now).await,
-            Command::Replay(ReplayArgs { selection }) => {
-                end(&*queue, Verb::Replay, selection, now, None).await
-            }
+            Command::List(args) => list(queue, args, now).await,
+            Command::Show(args) => show(queue, args, now).await,
+            Command::Replay(ReplayArgs { selection }) => end(queue, Verb::Replay, selection, now, None).await,
             Command::Drop(DropArgs { selection, yes }) => {
                 // What dies while the question is being read was not asked about.
                 let asked_at = (!yes && !selection.dry_run).then_some(now);
-                if asked_at.is_some() && !may_drop(&*queue, selection, now).await? {
+                if asked_at.is_some() && !may_drop(queue, selection, now).await? {
                     return Ok(());
                 }
-                end(&*queue, Verb::Drop, selection, now, asked_at).await
+                end(queue, Verb::Drop, selection, now, asked_at).await
             }
         }
-    }
-    .await;
-    life.drain();
-    queue.close().await;
-    life.wait().await;
-    done
-}
-
-/// The embedded queue makes its file where there is none; here that would hide a wrong path.
-fn must_be_there(config: &Config) -> Result<(), CliError> {
-    match config.queue.backend() {
-        Ok(Backend::Sqlite(path)) if !path.exists() => Err(CliError::Failed(format!(
-            "queue.url: there is no queue file {}: run this where the service runs, with its configuration",
-            path.display()
-        ))),
-        _ => Ok(()),
-    }
+    })
+    .await
 }
 
 async fn letters(queue: &dyn Queue) -> Result<Box<dyn DeadLetters + '_>, CliError> {
@@ -234,7 +209,7 @@ fn failed(error: &QueueError) -> CliError {
 
 async fn list(queue: &dyn Queue, args: &ListArgs, now: Timestamp) -> Result<(), CliError> {
     let mut letters = letters(queue).await?;
-    let mut table = Table::new(now);
+    let mut table = DeadLetterTable::new(now);
     let mut found = 0_u64;
     let read = loop {
         match letters.next().await {
@@ -252,9 +227,9 @@ async fn list(queue: &dyn Queue, args: &ListArgs, now: Timestamp) -> Result<(), 
         }
     };
     letters.close().await;
-    table.finish();
+    table.flush();
     if !args.json && read.is_ok() {
-        output::line(output::dim(dead_letters(found)));
+        output::line(output::dimmed(dead_letters(found)));
     }
     read
 }
@@ -305,13 +280,10 @@ async fn may_drop(queue: &dyn Queue, selection: &Selection, now: Timestamp) -> R
         // There is nothing to ask, and what follows says so.
         return Ok(true);
     }
-    let mut stderr = io::stderr().lock();
-    let _ =
-        write!(stderr, "Drop {} for good? They cannot be replayed after that. [y/N] ", dead_letters(found));
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    let _ = io::stdin().lock().read_line(&mut answer);
-    let yes = matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
+    let yes = prompt::confirm(&format!(
+        "Drop {} permanently? They cannot be replayed afterwards.",
+        dead_letters(found)
+    ));
     if !yes {
         output::line("nothing was dropped");
     }
@@ -366,7 +338,7 @@ async fn end(
     } else {
         ProgressBar::new(letters.total())
     };
-    let mut table = Table::new(now);
+    let mut table = DeadLetterTable::new(now);
     let mut tally = Tally::default();
     let read = loop {
         let (batch, met, more) = next_batch(&mut *letters, selection, now, until).await;
@@ -397,7 +369,7 @@ async fn end(
     };
     bar.finish_and_clear();
     letters.close().await;
-    table.finish();
+    table.flush();
     tally.tell(verb, selection, read)
 }
 
@@ -470,7 +442,7 @@ impl Tally {
         for id in &missing {
             output::error(&unknown(id).to_string());
         }
-        if failed == 0 && missing.is_empty() { Ok(()) } else { Err(CliError::Said) }
+        if failed == 0 && missing.is_empty() { Ok(()) } else { Err(CliError::AlreadyReported) }
     }
 }
 
@@ -579,12 +551,12 @@ impl<'a> Whole<'a> {
 fn tell(letter: &DeadLetter, with_body: bool, now: Timestamp) {
     let DeadLetter { message, history, .. } = letter;
     let Summary { account_id, project_id, conversation_id, .. } = Summary::of(letter);
-    let line = |name: &str, text: &str| output::line(format!("  {name:<15}{}", harmless(text)));
+    let line = |name: &str, text: &str| output::line(format!("  {name:<15}{}", sanitize(text)));
     let or_none = |name: Option<String>| name.unwrap_or_else(|| "not named by the event".to_owned());
     output::line(format!(
         "{} {}, dead for {} (since {})",
-        output::strong(harmless(&message.id)),
-        output::bad(harmless(letter.reason())),
+        output::bold(sanitize(&message.id)),
+        output::red(sanitize(letter.reason())),
         table::short_age(age(letter, now)),
         letter.since()
     ));
@@ -604,10 +576,10 @@ fn tell(letter: &DeadLetter, with_body: bool, now: Timestamp) {
         }
         let Attempt { at, reason, detail, status, correlation_id } = attempt;
         let status = status.map(|status| format!(", HTTP {status}")).unwrap_or_default();
-        output::line(format!("  {at}  {}{status}", output::bad(harmless(reason))));
-        output::line(format!("      {}", harmless(detail)));
+        output::line(format!("  {at}  {}{status}", output::red(sanitize(reason))));
+        output::line(format!("      {}", sanitize(detail)));
         if let Some(id) = correlation_id {
-            output::line(format!("      PolyAI correlation id {}", harmless(id)));
+            output::line(format!("      PolyAI correlation id {}", sanitize(id)));
         }
     }
     for at in replays {
@@ -616,7 +588,7 @@ fn tell(letter: &DeadLetter, with_body: bool, now: Timestamp) {
     if with_body {
         output::line("");
         for text in String::from_utf8_lossy(&message.body).lines() {
-            output::line(harmless(text));
+            output::line(sanitize(text));
         }
     }
 }

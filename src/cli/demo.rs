@@ -160,7 +160,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
             show.archived.len(),
             args.calls
         ))),
-        _ => Err(CliError::Said),
+        _ => Err(CliError::AlreadyReported),
     }
 }
 
@@ -294,7 +294,7 @@ impl Show {
         let archive = self.archive.display().to_string();
         let text = format!(
             "{}\n  receiver   {url}\n  metrics    {}/metrics\n  PolyAI     {} (simulated)\n  archive    {archive}\n",
-            output::strong(format!("polyhook demo: {} calls", self.calls)),
+            output::bold(format!("polyhook demo: {} calls", self.calls)),
             at(app.admin()),
             simulator.url(),
         );
@@ -315,8 +315,8 @@ impl Show {
                 let latency_ms = report.latency_us as f64 / 1000.0;
                 let text = format!(
                     "{}  {id:<36}  {}",
-                    output::dim("received"),
-                    output::dim(format!("{} answered {status} after {latency_ms:.1} ms", report.kind))
+                    output::dimmed("received"),
+                    output::dimmed(format!("{} answered {status} after {latency_ms:.1} ms", report.kind))
                 );
                 self.say(
                     &Step::Received { conversation_id: id, event: &report.kind, status, latency_ms },
@@ -339,7 +339,7 @@ impl Show {
     }
 
     fn fetched(&self, id: &str) {
-        self.say(&Step::Fetched { conversation_id: id }, &format!("{}   {id}", output::dim("fetched")));
+        self.say(&Step::Fetched { conversation_id: id }, &format!("{}   {id}", output::dimmed("fetched")));
     }
 
     fn announced(&mut self, body: &[u8]) {
@@ -361,7 +361,7 @@ impl Show {
             if audio_s > 0.0 { format!(", {audio_s:.0} s of audio") } else { ", no audio".to_owned() };
         let text = format!(
             "{}  {:<36}  {} turn{}{sound}, {}",
-            output::good("archived"),
+            output::green("archived"),
             manifest.conversation_id,
             manifest.facts.turn_count,
             if manifest.facts.turn_count == 1 { "" } else { "s" },
@@ -401,7 +401,7 @@ impl Show {
         let count = format!("{} of {} conversations archived", self.archived.len(), self.calls);
         let text = format!(
             "\n{} in {seconds:.1} s: {:.0} min of audio, {}, in {archive}\n  each folder holds conversation.json, audio.wav and manifest.json: read and listen\n  find {archive} -name audio.wav",
-            if all { output::good(count) } else { output::bad(count) },
+            if all { output::green(count) } else { output::red(count) },
             audio_s / 60.0,
             bytesize::ByteSize(self.bytes),
         );

@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use url::Url;
 
 use self::report::{Finding, Report, Subject};
-use super::{CliError, Global, config::Role};
+use super::{CliError, GlobalArgs, config::Role};
 use crate::{
     clock::Clock,
     config::Config,
@@ -69,7 +69,7 @@ type Check<'a> = Pin<Box<dyn Future<Output = Vec<Finding>> + 'a>>;
 const LIMIT: Duration = Duration::from_secs(30);
 const POLYAI_LIMIT: Duration = Duration::from_mins(2);
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     telemetry::init_logs(&LogConfig { level: "off".to_owned(), ..LogConfig::default() })?;
     let config = match global.load() {
         Ok(config) => config,
@@ -82,11 +82,11 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let findings = join_all(checks(&config, global, &args)).await.concat();
     let report = Report::new(findings);
     report.show(args.json);
-    if report.is_red() { Err(CliError::Said) } else { Ok(()) }
+    if report.is_red() { Err(CliError::AlreadyReported) } else { Ok(()) }
 }
 
 /// In the order in which they are shown.
-fn checks<'a>(config: &'a Config, global: &'a Global, args: &'a Args) -> Vec<Check<'a>> {
+fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec<Check<'a>> {
     let roles = args.role.roles();
     let mut checks: Vec<Check<'a>> = vec![Box::pin(async move {
         let mut findings = local::configuration(config, roles);

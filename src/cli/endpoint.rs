@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{CliError, Global};
+use super::{CliError, GlobalArgs};
 use crate::{
     clock::Clock,
     config::Config,
@@ -57,7 +57,7 @@ struct Account {
     project: Option<String>,
 }
 
-pub(super) async fn run(global: &Global, command: Command) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), CliError> {
     match command {
         Command::Create(args) => create::run(global, &args).await,
         Command::List(args) => list::list(global, &args).await,
@@ -104,7 +104,7 @@ fn project<'a>(config: &'a Config, wanted: Option<&str>) -> Result<&'a ProjectCo
 
 fn find<'a>(endpoints: &'a [Endpoint], wanted: Option<&str>) -> Result<&'a Endpoint, CliError> {
     let listed = || {
-        let each = endpoints.iter().map(|one| format!("{} ({})", one.id, harmless(&one.url)));
+        let each = endpoints.iter().map(|one| format!("{} ({})", one.id, sanitize(&one.url)));
         each.collect::<Vec<_>>().join(", ")
     };
     match (wanted, endpoints) {
@@ -127,6 +127,6 @@ fn after(clock: &Clock, time: Duration) -> Timestamp {
 }
 
 /// What comes from outside must not move a terminal's cursor.
-fn harmless(text: &str) -> String {
+fn sanitize(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

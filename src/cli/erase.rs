@@ -1,19 +1,18 @@
 //! `polyhook erase ID…`: everything of a conversation removed, and kept away.
 
-use std::{
-    io::{self, BufRead, IsTerminal, Write},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::{CliError, Global, output, wait_for};
+use super::{
+    CliError, GlobalArgs, output, prompt,
+    queue_access::{wait_until_ready, with_queue},
+};
 use crate::{
     app,
     clock::Clock,
     config::{Config, Roles},
-    health::Health,
     lifecycle::Lifecycle,
     queue::{Backend, Erased, Queue, spool::Spool},
     worker::{Failure, Order, Report, Worker},
@@ -92,35 +91,32 @@ struct Places {
     spool: Option<Arc<Spool>>,
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     let ask = !(args.yes || args.dry_run || args.lift);
-    if ask && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Err(CliError::Usage(
-            "there is no terminal to ask on: add --yes to erase for good".to_owned(),
-        ));
+    if ask {
+        prompt::require_terminal("erase permanently")?;
     }
-    let config = global.start_quietly(Roles::WORK)?;
+    let config = global.load_for_command(Roles::WORK)?;
     if ask && !confirmed(&args.ids) {
         output::line("nothing was erased");
         return Ok(());
     }
-    let life = Lifecycle::new();
     let clock = Clock::System;
-    let queue = app::open_queue(&config, Roles::NONE, clock.clone(), &Health::default(), &life)?.queue;
-    let spool = open_spool(&config, &clock, &life)?;
-    let done = async {
-        let worker = app::Ends::open(&config, &clock)?.worker(&config, Arc::clone(&queue), clock);
-        let places = Places { worker, queue: Arc::clone(&queue), spool: spool.clone() };
-        if args.lift { lift_all(&places, &args).await } else { erase_all(&places, &args).await }
-    }
-    .await;
-    life.drain();
-    if let Some(spool) = spool {
-        spool.close().await;
-    }
-    queue.close().await;
-    life.wait().await;
-    done
+    with_queue(&config, Roles::NONE, clock.clone(), async |queue, lifecycle| {
+        let spool = open_spool(&config, &clock, lifecycle)?;
+        let done = async {
+            let worker = app::Ends::open(&config, &clock)?.worker(&config, Arc::clone(queue), clock);
+            let places = Places { worker, queue: Arc::clone(queue), spool: spool.clone() };
+            if args.lift { lift_all(&places, &args).await } else { erase_all(&places, &args).await }
+        }
+        .await;
+        lifecycle.drain();
+        if let Some(spool) = spool {
+            spool.close().await;
+        }
+        done
+    })
+    .await
 }
 
 /// The spool's file, where there is one on this machine.
@@ -141,12 +137,8 @@ fn confirmed(ids: &[String]) -> bool {
         ids => (format!("{} conversations", ids.len()), ids.len().to_string()),
     };
     let kind = if ids.len() == 1 { "its id" } else { "their number" };
-    let mut stderr = io::stderr().lock();
-    let _ = write!(stderr, "Everything of {what} will be removed for good. Type {kind} to go on: ");
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    let _ = io::stdin().lock().read_line(&mut answer);
-    answer.trim() == wanted
+    prompt::ask(&format!("All data of {what} will be removed permanently. Type {kind} to continue:"))
+        == wanted
 }
 
 fn order(args: &Args, id: &str) -> Order {
@@ -161,7 +153,7 @@ fn order(args: &Args, id: &str) -> Order {
 
 async fn erase_all(places: &Places, args: &Args) -> Result<(), CliError> {
     // A broker that is away keeps nobody from erasing what lies in the archive; each report says it is.
-    let _ = wait_for(&*places.queue).await;
+    let _ = wait_until_ready(&*places.queue).await;
     let mut left = false;
     for id in &args.ids {
         let mut report = places.worker.erase(&order(args, id)).await.map_err(|failure| failed(&failure))?;
@@ -186,7 +178,7 @@ async fn erase_all(places: &Places, args: &Args) -> Result<(), CliError> {
         left |= !report.problems.is_empty();
         show(&Ended { conversation_id: id, outcome, report, spool }, args.json);
     }
-    if left { Err(CliError::Said) } else { Ok(()) }
+    if left { Err(CliError::AlreadyReported) } else { Ok(()) }
 }
 
 async fn lift_all(places: &Places, args: &Args) -> Result<(), CliError> {
@@ -199,7 +191,7 @@ async fn lift_all(places: &Places, args: &Args) -> Result<(), CliError> {
         } else if lifted > 0 {
             output::line(format!(
                 "{} {id}: it may be archived again; `polyhook fetch {id}` does it now",
-                output::good(outcome)
+                output::green(outcome)
             ));
         } else {
             output::line(format!("{id} was not erased"));
@@ -219,7 +211,7 @@ fn show(ended: &Ended<'_>, json: bool) {
     }
     let Ended { conversation_id: id, outcome, report, spool } = ended;
     let word = outcome.replace('_', " ");
-    let word = if report.problems.is_empty() { output::good(word) } else { output::bad(word) };
+    let word = if report.problems.is_empty() { output::green(word) } else { output::red(word) };
     output::line(format!("{word} {id}"));
     let line = |name: &str, text: String| output::line(format!("  {name:<10}{text}"));
     for place in &report.archive {

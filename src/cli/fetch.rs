@@ -5,16 +5,16 @@ use std::sync::Arc;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::{CliError, Global, output};
+use super::{
+    CliError, GlobalArgs, output,
+    queue_access::{wait_until_ready, with_queue},
+};
 use crate::{
     app,
     archive::Trigger,
     clock::Clock,
     config::Roles,
-    health::Health,
-    lifecycle::Lifecycle,
-    queue::Queue,
-    worker::{Archived, Done, Failure, Request},
+    worker::{Archived, Done, Failure, Request, Worker},
 };
 
 /// Fetch conversations by id, archive them now and announce them; exit code 1 if one is not archived.
@@ -38,26 +38,18 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
-    let config = global.start_quietly(Roles::WORK)?;
-    let life = Lifecycle::new();
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
+    let config = global.load_for_command(Roles::WORK)?;
     let clock = Clock::System;
-    let queue = app::open_queue(&config, Roles::NONE, clock.clone(), &Health::default(), &life)?.queue;
-    let done = fetch_all(&config, &args, Arc::clone(&queue), &clock).await;
-    life.drain();
-    queue.close().await;
-    life.wait().await;
-    done
+    with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
+        wait_until_ready(&**queue).await?;
+        let worker = app::Ends::open(&config, &clock)?.worker(&config, Arc::clone(queue), clock.clone());
+        fetch_all(&args, &worker, &clock).await
+    })
+    .await
 }
 
-async fn fetch_all(
-    config: &crate::config::Config,
-    args: &Args,
-    queue: Arc<dyn Queue>,
-    clock: &Clock,
-) -> Result<(), CliError> {
-    let worker = app::Ends::open(config, clock)?.worker(config, Arc::clone(&queue), clock.clone());
-    super::wait_for(&*queue).await?;
+async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), CliError> {
     let bar = if args.ids.len() > 1 && !args.json {
         ProgressBar::new(args.ids.len() as u64)
     } else {
@@ -82,7 +74,7 @@ async fn fetch_all(
         bar.inc(1);
     }
     bar.finish_and_clear();
-    if missing == 0 { Ok(()) } else { Err(CliError::Said) }
+    if missing == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
 fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
@@ -97,7 +89,7 @@ fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
             }
             output::line(format!(
                 "{} {id} (revision {}, audio {})",
-                output::good(outcome),
+                output::green(outcome),
                 manifest.revision,
                 manifest.audio.status.as_str()
             ));
@@ -108,7 +100,7 @@ fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
         Ok(Done::Erased) if json => output::json(&json!({ "conversation_id": id, "outcome": "erased" })),
         Ok(Done::Erased) => output::line(format!(
             "{} {id}: it was erased, and is not archived again unless `polyhook erase --lift {id}` allows it",
-            output::bad("erased")
+            output::red("erased")
         )),
         Ok(Done::Skipped) => output::line(format!("skipped {id}")),
         Err(failure) => {
@@ -120,7 +112,7 @@ fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
                 }));
                 return;
             }
-            output::line(format!("{} {id}: {detail}", output::bad(reason)));
+            output::line(format!("{} {id}: {detail}", output::red(reason)));
             if let Some(correlation_id) = correlation_id {
                 output::line(format!("  PolyAI correlation id {correlation_id}"));
             }

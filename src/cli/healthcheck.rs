@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use url::Url;
 
-use super::{CliError, Global, output};
+use super::{CliError, GlobalArgs, output};
 use crate::{config::Config, polyai::http};
 
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -21,7 +21,7 @@ pub(super) struct Args {
     url: Option<Url>,
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     let url = match args.url {
         Some(url) => url,
         None => readyz(&global.load()?)?,

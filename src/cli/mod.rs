@@ -11,35 +11,32 @@ mod demo;
 mod doctor;
 mod endpoint;
 mod erase;
+mod error;
 mod fetch;
 mod healthcheck;
 mod manual;
 pub mod output;
+mod prompt;
+mod queue_access;
 mod reconcile;
 mod send;
 mod serve;
 mod simulate;
 mod spool;
+mod table;
 mod tail;
+mod time_arg;
 mod verify;
-mod when;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use thiserror::Error;
 
+pub use self::error::{CliError, ExitStatus};
 use crate::{
-    app::StartError,
     config::{Config, Error as ConfigError, Roles, Sources},
-    queue::Queue,
-    telemetry::{self, LogConfig, Logs, TelemetryError},
+    telemetry::{self, LogConfig, Logs},
 };
-
-/// The configuration is bad (sysexits.h).
-const EX_CONFIG: u8 = 78;
-/// How long the queue may take to become ready for a command.
-const READY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Turns PolyAI webhooks into archived conversations: verified, durable before they are answered, fetched
 /// whole with their audio, announced on the bus.
@@ -47,7 +44,7 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 #[command(name = "polyhook", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
-    global: Global,
+    global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -65,7 +62,7 @@ Examples:
 Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.";
 
 #[derive(Debug, Args)]
-struct Global {
+struct GlobalArgs {
     /// The configuration file (TOML)
     #[arg(long, global = true, value_name = "FILE", env = "POLYHOOK_CONFIG")]
     config: Option<PathBuf>,
@@ -136,50 +133,17 @@ Examples:
     Man(manual::ManArgs),
 }
 
-/// Why a command did not succeed.
-#[derive(Debug, Error)]
-pub enum CliError {
-    /// Exit code 78.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Exit code 78 or 1, by what was in the way.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// Exit code 78.
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
-    /// Exit code 2.
-    #[error("{0}")]
-    Usage(String),
-    /// Exit code 1.
-    #[error("{0}")]
-    Failed(String),
-    /// Exit code 1; everything has been said.
-    #[error("")]
-    Said,
-}
-
-impl CliError {
-    fn code(&self) -> u8 {
-        match self {
-            Self::Config(_) | Self::Telemetry(_) => EX_CONFIG,
-            Self::Start(error) if error.is_config() => EX_CONFIG,
-            Self::Usage(_) => 2,
-            Self::Start(_) | Self::Failed(_) | Self::Said => 1,
-        }
-    }
-}
-
 /// Parses `arguments` and runs the command; the exit code says how it went.
 pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let Cli { global, command } = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            let status = if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Success };
+            return status.into();
         }
     };
-    let done = match command {
+    let result = match command {
         Command::Demo(args) => demo::run(args).await,
         Command::Run => serve::run(&global, Roles::ALL).await,
         Command::Receive => serve::run(&global, Roles::RECEIVE).await,
@@ -205,16 +169,16 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Man(args) => manual::man(&args),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match result {
+        Ok(()) => ExitStatus::Success.into(),
         Err(error) => {
             output::error(&error.to_string());
-            ExitCode::from(error.code())
+            error.exit_status().into()
         }
     }
 }
 
-impl Global {
+impl GlobalArgs {
     /// The merged configuration, read but not yet checked for a role.
     fn load(&self) -> Result<Config, ConfigError> {
         Config::load(&Sources::new(self.config.clone(), self.set.clone()))
@@ -226,7 +190,7 @@ impl Global {
     }
 
     /// The same, checked, for services. Their logs end when what is returned with the configuration is dropped.
-    fn start(&self, roles: Roles) -> Result<(Config, Logs), CliError> {
+    fn load_for_service(&self, roles: Roles) -> Result<(Config, Logs), CliError> {
         let config = self.load()?;
         config.check(roles)?;
         let logs = telemetry::init_service_logs(&config.log)?;
@@ -234,7 +198,7 @@ impl Global {
     }
 
     /// The same for commands whose result is what matters: the log tells of trouble only.
-    fn start_quietly(&self, roles: Roles) -> Result<Config, CliError> {
+    fn load_for_command(&self, roles: Roles) -> Result<Config, CliError> {
         let mut config = self.load()?;
         config.check(roles)?;
         if config.log == LogConfig::default() {
@@ -242,22 +206,6 @@ impl Global {
         }
         telemetry::init_logs(&config.log)?;
         Ok(config)
-    }
-}
-
-/// Waits until the queue can store messages.
-async fn wait_for(queue: &dyn Queue) -> Result<(), CliError> {
-    let ready = tokio::time::timeout(READY_WITHIN, async {
-        while queue.ready().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    });
-    if ready.await.is_ok() {
-        return Ok(());
-    }
-    match queue.ready().await {
-        Ok(()) => Ok(()),
-        Err(error) => Err(CliError::Failed(format!("queue.url: {error}"))),
     }
 }
 

@@ -1,5 +1,7 @@
-//! What commands print: results on standard output, errors on standard error, colours only where a terminal
-//! shows them and `NO_COLOR` does not forbid it. A reader that goes away ends nothing.
+//! Prints results on standard output and errors on standard error.
+//!
+//! Colours are used only on a terminal and not if `NO_COLOR` is set. A closed pipe is not an error: the command
+//! continues without output.
 
 use std::{
     fmt::Display,
@@ -9,38 +11,38 @@ use std::{
 use owo_colors::{OwoColorize, Stream};
 use serde::Serialize;
 
-/// One line on standard output.
+/// Prints a line on standard output.
 pub fn line(text: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
-/// One line on standard output; false once nobody reads it any more.
+/// Prints a line on standard output and returns false if the reader has closed it.
 pub fn try_line(text: impl Display) -> bool {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_ok()
 }
 
-/// Bytes on standard output, as they are.
+/// Writes bytes to standard output without changing them.
 pub fn raw(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();
     let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
 }
 
-/// One JSON value on one line of standard output.
+/// Prints a JSON value on one line of standard output.
 pub fn json(value: &impl Serialize) {
     if let Ok(text) = serde_json::to_string(value) {
         line(text);
     }
 }
 
-/// One JSON value, readable.
+/// Prints an indented JSON value on standard output.
 pub fn pretty_json(value: &impl Serialize) {
     if let Ok(text) = serde_json::to_string_pretty(value) {
         line(text);
     }
 }
 
-/// What went wrong, on standard error; nothing for an empty text.
+/// Prints each line of an error message on standard error; nothing if the message is empty.
 pub fn error(text: &str) {
     if text.is_empty() {
         return;
@@ -52,43 +54,38 @@ pub fn error(text: &str) {
     }
 }
 
-/// Something to know that is no result, on standard error.
+/// Prints a remark that is not a result on standard error.
 pub fn note(text: &str) {
     let text = text.if_supports_color(Stream::Stderr, |text| text.dimmed()).to_string();
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Good news.
-pub fn good(text: impl Display) -> String {
+/// Colours a success.
+pub fn green(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.green()).to_string()
 }
 
-/// News to think about.
-pub fn caution(text: impl Display) -> String {
+/// Colours a warning.
+pub fn yellow(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
 }
 
-/// Bad news.
-pub fn bad(text: impl Display) -> String {
+/// Colours a failure.
+pub fn red(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.red()).to_string()
 }
 
-/// What may become bad.
-pub fn warn(text: impl Display) -> String {
-    text.to_string().if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
-}
-
-/// What matters less.
-pub fn dim(text: impl Display) -> String {
+/// Dims text of minor importance.
+pub fn dimmed(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.dimmed()).to_string()
 }
 
-/// What to look at.
-pub fn strong(text: impl Display) -> String {
+/// Emphasizes text.
+pub fn bold(text: impl Display) -> String {
     text.to_string().if_supports_color(Stream::Stdout, |text| text.bold()).to_string()
 }
 
-/// A text from outside, which must not move a terminal's cursor.
-pub fn harmless(text: &str) -> String {
+/// Replaces control characters except tabs. Text from outside could otherwise change the terminal.
+pub fn sanitize(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }

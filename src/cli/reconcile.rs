@@ -1,9 +1,15 @@
 //! `polyhook reconcile`: look for what no webhook has brought, as a service of its own or once.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
-use super::{CliError, Global, output, serve};
-use crate::{app, clock::Clock, config::Roles, health::Health, lifecycle::Lifecycle};
+use super::{
+    CliError, GlobalArgs, output,
+    queue_access::{wait_until_ready, with_queue},
+    serve,
+};
+use crate::{app, clock::Clock, config::Roles, health::Health};
 
 /// Compare what PolyAI has with the archive, and queue what is missing.
 #[derive(Debug, clap::Args)]
@@ -23,24 +29,19 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     if !args.once {
         return serve::run(global, Roles::RECONCILE).await;
     }
-    let config = global.start_quietly(Roles::RECONCILE)?;
-    let (life, clock, health) = (Lifecycle::new(), Clock::System, Health::default());
+    let config = global.load_for_command(Roles::RECONCILE)?;
+    let clock = Clock::System;
     let ends = app::Ends::open(&config, &clock)?;
-    let queue = app::open_queue(&config, Roles::RECONCILE, clock.clone(), &health, &life)?.queue;
-    let passed = async {
-        super::wait_for(&*queue).await?;
-        let service = ends.reconciliation(&config, std::sync::Arc::clone(&queue), clock, health);
-        Ok::<_, CliError>(service.run_once().await)
-    };
-    let passed = passed.await;
-    life.drain();
-    queue.close().await;
-    life.wait().await;
-    match passed? {
+    let result = with_queue(&config, Roles::RECONCILE, clock.clone(), async |queue, _| {
+        wait_until_ready(&**queue).await?;
+        let service = ends.reconciliation(&config, Arc::clone(queue), clock, Health::default());
+        Ok(service.run_once().await)
+    });
+    match result.await? {
         Ok(tally) if args.json => output::json(&tally),
         Ok(tally) => output::line(super::backfill::told(&tally, false)),
         Err(failures) => {

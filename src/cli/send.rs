@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 use url::Url;
 
-use super::{CliError, Global, output, simulate::SignedForm};
+use super::{CliError, GlobalArgs, output, simulate::SignedForm};
 use crate::{
     clock::Clock,
     event::CONVERSATION_COMPLETED,
@@ -130,7 +130,7 @@ impl Args {
     }
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     if matches!(args.bad, Some(Bad::Timestamp | Bad::NoTimestamp)) && matches!(args.scheme, SignedForm::Body)
     {
         return Err(CliError::Usage("--scheme body has no timestamp that could be bad".to_owned()));
@@ -154,7 +154,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
         let report = sender.deliver(delivery(&args, body.as_ref(), 0)).await;
         let expected = args.is_expected(report.answer);
         show_report(&report, expected, args.json);
-        return if expected { Ok(()) } else { Err(CliError::Said) };
+        return if expected { Ok(()) } else { Err(CliError::AlreadyReported) };
     }
     let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new(args.count) };
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}") {
@@ -171,7 +171,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
     bar.finish_and_clear();
     let unexpected = unexpected.into_inner();
     show_summary(&summary, unexpected, args.json);
-    if unexpected == 0 { Ok(()) } else { Err(CliError::Said) }
+    if unexpected == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
 fn read(path: &Path) -> Result<Bytes, CliError> {
@@ -185,7 +185,7 @@ fn read(path: &Path) -> Result<Bytes, CliError> {
     Ok(bytes.into())
 }
 
-fn whereto(global: &Global, args: &Args) -> Result<(Url, Secret), CliError> {
+fn whereto(global: &GlobalArgs, args: &Args) -> Result<(Url, Secret), CliError> {
     let config = match (&args.url, &args.secret_file) {
         (Some(_), Some(_)) => None,
         _ => Some(global.load()?),
@@ -249,7 +249,7 @@ fn show_report(report: &Report, expected: bool, json: bool) {
         Answer::Timeout => "no answer in time".to_owned(),
         Answer::Network => "no connection".to_owned(),
     };
-    let answer = if expected { output::good(answer) } else { output::bad(answer) };
+    let answer = if expected { output::green(answer) } else { output::red(answer) };
     let ms = milliseconds(report.latency_us);
     output::line(format!("{} {} {answer} after {ms}", report.kind, report.event_id));
 }
@@ -268,9 +268,9 @@ fn show_summary(summary: &Summary, unexpected: u64, json: bool) {
     }
     let Summary { deliveries, seconds, latency_us, statuses, timeouts, network_errors, .. } = summary;
     let verdict = if unexpected == 0 {
-        output::good(format!("{deliveries} deliveries, all answered as expected"))
+        output::green(format!("{deliveries} deliveries, all answered as expected"))
     } else {
-        output::bad(format!("{deliveries} deliveries, {unexpected} not answered as expected"))
+        output::red(format!("{deliveries} deliveries, {unexpected} not answered as expected"))
     };
     output::line(format!("{verdict}, in {seconds:.1} s"));
     let mut answers: Vec<_> = statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();

@@ -1,6 +1,6 @@
 //! `polyhook run`, `receive` and `work`: the services.
 
-use super::{CliError, Global};
+use super::{CliError, GlobalArgs};
 use crate::{
     app::App,
     clock::Clock,
@@ -13,17 +13,17 @@ use crate::{
 const OPEN_FILES: u64 = 65_536;
 const FEW_OPEN_FILES: u64 = 4096;
 
-pub(super) async fn run(global: &Global, roles: Roles) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliError> {
     // Who sends it early, or where there is nothing to read again, must not end a service by it.
     let _caught = Hangups::catch();
-    let (config, _logs) = global.start(roles)?;
+    let (config, _logs) = global.load_for_service(roles)?;
     raise_open_files();
     let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging())?;
     let metrics = telemetry::init_metrics()?;
     let app = App::start(&config, roles, Some(metrics), Clock::System).await?;
     match app.run_to_end().await {
         Ending::Drained => Ok(()),
-        Ending::Aborted | Ending::Failed => Err(CliError::Said),
+        Ending::Aborted | Ending::Failed => Err(CliError::AlreadyReported),
     }
 }
 

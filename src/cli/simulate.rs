@@ -149,7 +149,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     }
     life.drain();
     life.wait().await;
-    if summary.accepted == summary.deliveries { Ok(()) } else { Err(CliError::Said) }
+    if summary.accepted == summary.deliveries { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
 fn scenario(args: &Args) -> Result<Scenario, CliError> {
@@ -191,5 +191,5 @@ fn show_access(simulator: &Simulator, json: bool) {
 }
 
 fn ended(ending: Ending) -> Result<(), CliError> {
-    if ending == Ending::Drained { Ok(()) } else { Err(CliError::Said) }
+    if ending == Ending::Drained { Ok(()) } else { Err(CliError::AlreadyReported) }
 }

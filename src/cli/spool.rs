@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::time::{Duration, timeout};
 
-use super::{CliError, Global, output, wait_for};
+use super::{CliError, GlobalArgs, output, queue_access::wait_until_ready};
 use crate::{
     app,
     clock::Clock,
@@ -64,8 +64,8 @@ Examples:
     },
 }
 
-pub(super) async fn run(global: &Global, command: &Command) -> Result<(), CliError> {
-    let config = global.start_quietly(Roles::NONE)?;
+pub(super) async fn run(global: &GlobalArgs, command: &Command) -> Result<(), CliError> {
+    let config = global.load_for_command(Roles::NONE)?;
     let path = config.spool.path.as_path();
     if path.as_os_str().is_empty() {
         return Err(CliError::Failed("there is no spool: spool.path is empty".to_owned()));
@@ -113,11 +113,11 @@ fn verify(path: &Path, json: bool) -> Result<(), CliError> {
     match verified {
         Ok(messages) => {
             if !json {
-                output::line(output::good(format!("{messages} messages, all in order")));
+                output::line(output::green(format!("{messages} messages, all in order")));
             }
             Ok(())
         }
-        Err(_) if json => Err(CliError::Said),
+        Err(_) if json => Err(CliError::AlreadyReported),
         Err(problems) => {
             let most = 20;
             let mut text: Vec<_> = problems.iter().take(most).cloned().collect();
@@ -147,7 +147,7 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
         let broker = app::open_broker(config, clock.clone(), &life)?;
         let spool =
             Spool::open(&config.spool, &config.queue, clock, &life).map_err(app::StartError::Spool)?;
-        done = wait_for(&*broker).await;
+        done = wait_until_ready(&*broker).await;
         if done.is_ok() {
             done = move_all(config, &broker, &spool, &mut moved, json).await.map_err(failed);
         }
@@ -163,7 +163,7 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
         output::line(format!("{moved} handed on, {left} left"));
     }
     done?;
-    if left == 0 { Ok(()) } else { Err(CliError::Said) }
+    if left == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

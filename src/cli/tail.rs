@@ -14,8 +14,10 @@ use jiff::{Timestamp, tz::TimeZone};
 use tokio::sync::mpsc;
 
 use super::{
-    CliError, Global, READY_WITHIN,
-    output::{self, harmless},
+    CliError, GlobalArgs,
+    output::{self, sanitize},
+    queue_access::{READY_TIMEOUT, require_queue_file},
+    time_arg,
 };
 use crate::{
     app::StartError,
@@ -57,7 +59,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PROJECT_ID")]
     project: Vec<String>,
     /// Begin with what happened in this time, such as 10m (embedded queue only)
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = time_arg::parse_duration)]
     since: Option<Duration>,
     /// End after so many lines
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -67,8 +69,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
-    let config = global.start_quietly(Roles::NONE)?;
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
+    let config = global.load_for_command(Roles::NONE)?;
     let life = Lifecycle::new();
     life.catch_signals();
     let queue = &config.queue;
@@ -86,12 +88,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), CliError> {
 }
 
 async fn follow_file(path: PathBuf, args: &Args) -> Result<(), CliError> {
-    if !path.exists() {
-        return Err(CliError::Failed(format!(
-            "queue.url: there is no queue file {}: run this where the service runs, with its configuration",
-            path.display()
-        )));
-    }
+    require_queue_file(&path)?;
     let now = Clock::System.now();
     let since = args.since.map_or(now, |since| now.checked_sub(since).unwrap_or(Timestamp::UNIX_EPOCH));
     let (tell, mut told) = mpsc::channel(1024);
@@ -144,7 +141,7 @@ async fn follow_broker(config: &QueueConfig, args: &Args, life: &Lifecycle) -> R
         ));
     }
     let mut follower = rabbitmq::Follower::open(config, &life.outer()).map_err(StartError::RabbitMq)?;
-    if tokio::time::timeout(READY_WITHIN, follower.ready()).await.is_err() {
+    if tokio::time::timeout(READY_TIMEOUT, follower.ready()).await.is_err() {
         return Err(CliError::Failed(format!("queue.url: {}", follower.reason())));
     }
     started(args, &format_args!("{}.tail", config.prefix));
@@ -221,17 +218,17 @@ fn line(note: &Note, room: Option<usize>) -> String {
     let time = note.at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S.%3fZ").to_string();
     let what = format!("{:<8}", note.what.label());
     let what = match note.what {
-        What::Delivery => output::strong(what),
-        What::Done | What::Ready => output::good(what),
-        What::Retry => output::warn(what),
-        What::Dead => output::bad(what),
+        What::Delivery => output::bold(what),
+        What::Done | What::Ready => output::green(what),
+        What::Retry => output::yellow(what),
+        What::Dead => output::red(what),
     };
-    let time = output::dim(time);
-    let kind = harmless(&note.kind);
-    let environment = format!("{:<7} ", harmless(&note.environment));
-    let conversation = harmless(note.conversation_id.as_deref().unwrap_or("-"));
-    let id = format!(" {}", output::dim(harmless(&note.id)));
-    let mut story = harmless(&story(note));
+    let time = output::dimmed(time);
+    let kind = sanitize(&note.kind);
+    let environment = format!("{:<7} ", sanitize(&note.environment));
+    let conversation = sanitize(note.conversation_id.as_deref().unwrap_or("-"));
+    let id = format!(" {}", output::dimmed(sanitize(&note.id)));
+    let mut story = sanitize(&story(note));
     if !story.is_empty() {
         story.push_str("  ");
     }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use self::{mistakes::Given, request::Request};
-use super::{CliError, Global, output};
+use super::{CliError, GlobalArgs, output};
 use crate::{
     clock::Clock,
     secret::Secret,
@@ -70,7 +70,7 @@ struct Verdict {
     hint: String,
 }
 
-pub(super) fn run(global: &Global, args: &Args) -> Result<(), CliError> {
+pub(super) fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     let now = Clock::System.now();
     let mut signature = match &args.secret_file {
         Some(path) => crate::web::SignatureConfig {
@@ -91,11 +91,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), CliError> {
     if args.json {
         output::json(&verdict);
     } else if verdict.genuine {
-        output::line(format!("{} {}", output::good("genuine:"), verdict.hint));
+        output::line(format!("{} {}", output::green("genuine:"), verdict.hint));
     } else {
-        output::line(format!("{} {}", output::bad("not genuine:"), verdict.hint));
+        output::line(format!("{} {}", output::red("not genuine:"), verdict.hint));
     }
-    if verdict.genuine { Ok(()) } else { Err(CliError::Said) }
+    if verdict.genuine { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
 fn request(args: &Args) -> Result<Request, CliError> {

@@ -1,10 +1,12 @@
 //! What was found, and how it is shown.
 
-use console::measure_text_width;
 use serde::Serialize;
 use serde_json::json;
 
-use super::super::output;
+use super::super::{output, table::Table};
+
+/// The width up to which columns are aligned.
+const MAX_PADDING: usize = 40;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -32,13 +34,12 @@ impl Status {
         }
     }
 
-    fn shown(self) -> String {
-        let label = format!("{:<7}", self.label());
+    fn style(self) -> fn(&str) -> String {
         match self {
-            Self::Ok => output::good(label),
-            Self::Warn => output::caution(label),
-            Self::Fail => output::bad(label),
-            Self::Skipped => output::dim(label),
+            Self::Ok => |label| output::green(label),
+            Self::Warn => |label| output::yellow(label),
+            Self::Fail => |label| output::red(label),
+            Self::Skipped => |label| output::dimmed(label),
         }
     }
 }
@@ -128,15 +129,14 @@ impl Report {
             output::json(&json!({ "ok": !self.is_red(), "summary": summary, "findings": self.0 }));
             return;
         }
-        let width = |text: fn(&Finding) -> &str| {
-            self.0.iter().map(|finding| measure_text_width(text(finding))).max().unwrap_or_default().min(40)
-        };
-        let (checks, targets) = (width(|finding| finding.check), width(|finding| &finding.target));
+        let mut table = Table::without_header(MAX_PADDING);
         for Finding { check, target, status, said, next } in &self.0 {
-            let next =
-                next.as_deref().map_or_else(String::new, |next| format!(" {} {next}", output::strong("→")));
-            output::line(format!("{} {check:<checks$}  {target:<targets$}  {said}{next}", status.shown()));
+            let next = next.as_deref().map_or_else(String::new, |next| format!(" → {next}"));
+            let cells =
+                [status.label().to_owned(), (*check).to_owned(), target.clone(), format!("{said}{next}")];
+            table.styled_row(status.style(), cells);
         }
+        table.flush();
         let counted = |status: Status| format!("{} {}", self.count(status), status.label());
         output::line(Status::ALL.map(counted).join(", "));
     }

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    super::{CliError, Global, output},
+    super::{CliError, GlobalArgs, output, time_arg},
     Account, WINDOW_AFTER, after, attributes, failed, list, safe,
     store::Store,
 };
@@ -71,7 +71,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "FILE")]
     secrets_file: Option<PathBuf>,
     /// How long a change of the file takes to reach every receiver (more on a network file system)
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = time_arg::parse_duration)]
     wait: Duration,
     /// Although another endpoint delivers to this URL: every event comes once for each
     #[arg(long)]
@@ -101,7 +101,7 @@ struct Done<'a> {
     signing_secret: Option<&'a str>,
 }
 
-pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     let config = global.load_before_secrets()?;
     let path = safe::path(args.secrets_file.as_deref(), &config)?;
     let mut wanted = wanted(args)?;
@@ -338,7 +338,7 @@ fn show(done: &Done<'_>, json: bool) {
         output::json(done);
         return;
     }
-    output::line(format!("{} {}", output::good("created"), done.endpoint_id));
+    output::line(format!("{} {}", output::green("created"), done.endpoint_id));
     list::fields(done.endpoint);
     output::line(format!(
         "  its secret is the first in {}, which receivers read again every second",

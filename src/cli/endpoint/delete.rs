@@ -1,10 +1,8 @@
 //! `polyhook endpoint delete`: never without being asked, and never silently.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
 use super::{
-    super::{CliError, Global, output},
-    Account, failed, find, harmless,
+    super::{CliError, GlobalArgs, output, prompt},
+    Account, failed, find, sanitize,
 };
 use crate::polyai::Endpoint;
 
@@ -30,12 +28,9 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
-    let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if !args.yes && !can_ask {
-        return Err(CliError::Usage(
-            "there is no terminal to ask on: add --yes to delete the endpoint for good".to_owned(),
-        ));
+pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
+    if !args.yes {
+        prompt::require_terminal("delete the endpoint permanently")?;
     }
     let config = global.load_before_secrets()?;
     let webhooks = args.account.webhooks(&config)?;
@@ -61,7 +56,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
         }));
         return Ok(());
     }
-    output::line(format!("{} {} ({})", output::good("deleted"), endpoint.id, harmless(&endpoint.url)));
+    output::line(format!("{} {} ({})", output::green("deleted"), endpoint.id, sanitize(&endpoint.url)));
     if let (Some(path), 1..) = (&config.signature.secrets_file, secrets) {
         output::line(format!(
             "  note: {secrets} of its secrets stay valid in {}: delete what follows `# polyhook:endpoint={}` there",
@@ -74,16 +69,10 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
 
 fn may_delete(endpoint: &Endpoint) -> bool {
     let Endpoint { id, url, name, event_types, .. } = endpoint;
-    let mut stderr = io::stderr().lock();
-    let _ = write!(
-        stderr,
-        "Delete {id} ({}, {}) for good? PolyAI then delivers no {} there. [y/N] ",
-        harmless(name),
-        harmless(url),
-        harmless(&event_types.join(", "))
-    );
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    let _ = io::stdin().lock().read_line(&mut answer);
-    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+    prompt::confirm(&format!(
+        "Delete {id} ({}, {}) permanently? PolyAI then stops delivering {} to it.",
+        sanitize(name),
+        sanitize(url),
+        sanitize(&event_types.join(", "))
+    ))
 }

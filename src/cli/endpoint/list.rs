@@ -1,23 +1,10 @@
 //! `polyhook endpoint list` and `show`: what PolyAI has registered.
 
-use std::io::{self, IsTerminal};
-
-use console::{Alignment, Term, measure_text_width, pad_str};
-
 use super::{
-    super::{CliError, Global, output},
-    Account, failed, find, harmless,
+    super::{CliError, GlobalArgs, output, table::Table},
+    Account, failed, find, sanitize,
 };
 use crate::polyai::{Endpoint, Wanted};
-
-const HEAD: [&str; 6] = ["ID", "STATE", "TIMEOUT", "NAME", "URL", "EVENTS"];
-/// The first columns are never cut: an id is there to be copied.
-const WHOLE: usize = 3;
-/// No other is made narrower.
-const NARROWEST: usize = 12;
-const GAP: &str = "  ";
-
-type Row = [String; HEAD.len()];
 
 /// List the account's endpoints.
 #[derive(Debug, clap::Args)]
@@ -53,7 +40,7 @@ pub(in crate::cli) struct ShowArgs {
     json: bool,
 }
 
-pub(super) async fn list(global: &Global, args: &ListArgs) -> Result<(), CliError> {
+pub(super) async fn list(global: &GlobalArgs, args: &ListArgs) -> Result<(), CliError> {
     let config = global.load_before_secrets()?;
     let endpoints = args.account.webhooks(&config)?.list().await.map_err(failed)?;
     if args.json {
@@ -66,24 +53,30 @@ pub(super) async fn list(global: &Global, args: &ListArgs) -> Result<(), CliErro
         output::line("the account has no webhook endpoint; `polyhook endpoint create` makes one");
         return Ok(());
     }
-    let rows: Vec<_> = endpoints.iter().map(row).collect();
-    let room = io::stdout().is_terminal().then(|| usize::from(Term::stdout().size().1));
-    let widths = widths(&rows, room);
-    output::line(output::dim(line(&HEAD.map(str::to_owned), &widths, room.is_some())));
-    for row in &rows {
-        output::line(line(row, &widths, room.is_some()));
+    // The id is there to be copied.
+    let mut table = Table::new(["ID", "STATE", "TIMEOUT", "NAME", "URL", "EVENTS"], 3);
+    for endpoint in &endpoints {
+        table.row([
+            endpoint.id.clone(),
+            state(endpoint.enabled).to_owned(),
+            milliseconds(endpoint.timeout_ms),
+            endpoint.name.clone(),
+            endpoint.url.clone(),
+            endpoint.event_types.join(", "),
+        ]);
     }
+    table.flush();
     Ok(())
 }
 
-pub(super) async fn show(global: &Global, args: &ShowArgs) -> Result<(), CliError> {
+pub(super) async fn show(global: &GlobalArgs, args: &ShowArgs) -> Result<(), CliError> {
     let config = global.load_before_secrets()?;
     let endpoints = args.account.webhooks(&config)?.list().await.map_err(failed)?;
     let endpoint = find(&endpoints, args.endpoint.as_deref())?;
     if args.json {
         output::json(endpoint);
     } else {
-        output::line(output::strong(&endpoint.id));
+        output::line(output::bold(&endpoint.id));
         fields(endpoint);
     }
     Ok(())
@@ -101,46 +94,11 @@ fn milliseconds(timeout: Option<u64>) -> String {
     timeout.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"))
 }
 
-fn row(endpoint: &Endpoint) -> Row {
-    [
-        harmless(&endpoint.id),
-        state(endpoint.enabled).to_owned(),
-        milliseconds(endpoint.timeout_ms),
-        harmless(&endpoint.name),
-        harmless(&endpoint.url),
-        harmless(&endpoint.event_types.join(", ")),
-    ]
-}
-
-/// As wide as the widest, then less for the widest until all of it has room.
-fn widths(rows: &[Row], room: Option<usize>) -> Vec<usize> {
-    let mut columns = HEAD.map(str::len).to_vec();
-    for row in rows {
-        for (width, cell) in columns.iter_mut().zip(row) {
-            *width = (*width).max(measure_text_width(cell));
-        }
-    }
-    let Some(room) = room else { return columns };
-    let taken = |columns: &[usize]| columns.iter().sum::<usize>() + GAP.len() * (columns.len() - 1);
-    while taken(&columns) > room
-        && let Some(widest) = columns[WHOLE..].iter_mut().max().filter(|widest| **widest > NARROWEST)
-    {
-        *widest -= 1;
-    }
-    columns
-}
-
-fn line(row: &Row, widths: &[usize], cut: bool) -> String {
-    let cells = row.iter().zip(widths);
-    let cells = cells.map(|(cell, width)| pad_str(cell, *width, Alignment::Left, cut.then_some("…")));
-    cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
-}
-
 /// All that is known of an endpoint, a field a line.
 pub(super) fn fields(endpoint: &Endpoint) {
     let Endpoint { id: _, name, url, enabled, event_types, headers, timeout_ms, created_at, updated_at } =
         endpoint;
-    let field = |label: &str, value: &str| output::line(format!("  {label:<10}{}", harmless(value)));
+    let field = |label: &str, value: &str| output::line(format!("  {label:<10}{}", sanitize(value)));
     field("name", name);
     field("url", url);
     field("events", &event_types.join(", "));
@@ -163,7 +121,7 @@ pub(super) fn fields(endpoint: &Endpoint) {
 /// The same of what an endpoint is to be.
 pub(super) fn wanted(wanted: &Wanted) {
     let Wanted { name, url, event_types, headers, timeout_ms, enabled } = wanted;
-    let field = |label: &str, value: &str| output::line(format!("  {label:<10}{}", harmless(value)));
+    let field = |label: &str, value: &str| output::line(format!("  {label:<10}{}", sanitize(value)));
     let texts = [
         ("name", name.clone()),
         ("url", url.clone()),
@@ -188,39 +146,5 @@ pub(super) fn wanted(wanted: &Wanted) {
             }
         }
         None => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoint(url: &str) -> Endpoint {
-        Endpoint {
-            id: "whe_9ZtRcXw3nByK5pVqMaEfJs".to_owned(),
-            name: "Production\u{1b}[31m".to_owned(),
-            url: url.to_owned(),
-            enabled: Some(true),
-            event_types: vec!["conversation.completed".to_owned(), "handoff.created".to_owned()],
-            timeout_ms: Some(5000),
-            ..Endpoint::default()
-        }
-    }
-
-    #[test]
-    fn fits_the_terminal_and_cuts_nothing_elsewhere() {
-        let long = format!("https://hooks.example.com/{}", "p".repeat(100));
-        let rows = [row(&endpoint("https://h.example/")), row(&endpoint(&long))];
-        for room in [90, 120, 400] {
-            let widths = widths(&rows, Some(room));
-            for row in &rows {
-                let line = line(row, &widths, true);
-                assert!(measure_text_width(&line) <= room && line.starts_with(&row[0]), "{room}: {line}");
-                assert!(!line.contains('\u{1b}'));
-            }
-        }
-        assert!(line(&rows[1], &widths(&rows, None), false).contains(&long));
-        // Narrower than anybody's: it wraps.
-        widths(&rows, Some(3));
     }
 }

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    super::{CliError, Global, output},
+    super::{CliError, GlobalArgs, output, time_arg},
     WINDOW_AFTER, after, failed, find, project, safe,
     store::Store,
     webhooks,
@@ -50,10 +50,10 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "FILE")]
     secrets_file: Option<PathBuf>,
     /// How long the old secrets stay valid; PolyAI's last retry is 5.5 h after a delivery
-    #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = time_arg::parse_duration)]
     keep_old: Duration,
     /// How long a change of the file takes to reach every receiver (more on a network file system)
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = time_arg::parse_duration)]
     wait: Duration,
     /// Print the new secret too
     #[arg(long)]
@@ -78,7 +78,7 @@ struct Done<'a> {
     signing_secret: Option<&'a str>,
 }
 
-pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     let config = global.load_before_secrets()?;
     let clock = Clock::System;
     let path = safe::path(args.secrets_file.as_deref(), &config)?;
@@ -211,7 +211,7 @@ fn show(done: &Done<'_>, json: bool) {
         return;
     }
     let Done { endpoint_id, endpoint_url, secrets_file, window_until, old_until, old_secrets, .. } = done;
-    output::line(format!("{} {endpoint_id} ({endpoint_url})", output::good("rotated")));
+    output::line(format!("{} {endpoint_id} ({endpoint_url})", output::green("rotated")));
     output::line(format!(
         "  the new secret is the first in {secrets_file}; receivers read it within seconds"
     ));

@@ -20,8 +20,8 @@ use self::{
     explain::{Finding, Sent},
 };
 use super::{
-    super::{CliError, Global, output},
-    Account, attributes, failed, find, harmless,
+    super::{CliError, GlobalArgs, output},
+    Account, attributes, failed, find, sanitize,
 };
 use crate::{
     clock::Clock,
@@ -98,7 +98,7 @@ struct Check<'a> {
     finding: Finding,
 }
 
-pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     let config = global.load()?;
     let clock = Clock::System;
     let known = known(&config, &clock);
@@ -150,7 +150,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
         notes: &target.notes,
     };
     show(&report, args.json);
-    if ok { Ok(()) } else { Err(CliError::Said) }
+    if ok { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
 /// Every secret that is valid now, as the receivers should have them.
@@ -184,7 +184,7 @@ async fn target(config: &Config, args: &Args) -> Result<Target, CliError> {
     let endpoints = args.account.webhooks(config)?.list().await.map_err(failed)?;
     let endpoint = find(&endpoints, args.endpoint.as_deref())?;
     let url = endpoint.url.parse().map_err(|error| {
-        failed(format!("{}: PolyAI has {} as its URL: {error}", endpoint.id, harmless(&endpoint.url)))
+        failed(format!("{}: PolyAI has {} as its URL: {error}", endpoint.id, sanitize(&endpoint.url)))
     })?;
     let notes = (endpoint.enabled == Some(false)).then(|| {
         format!(
@@ -207,19 +207,19 @@ fn show(report: &Report<'_>, json: bool) {
         return;
     }
     let id = report.endpoint_id.map(|id| format!("{id} ")).unwrap_or_default();
-    output::line(output::strong(format!("{id}{}", report.url)));
+    output::line(output::bold(format!("{id}{}", report.url)));
     for (index, check) in report.checks.iter().enumerate() {
         let Check { secret, secret_of, form, status, latency_ms, finding, .. } = check;
         let what = match (secret, form) {
             (Some(secret), Some(form)) => {
-                let of = secret_of.map(|id| format!(" of {}", harmless(id))).unwrap_or_default();
+                let of = secret_of.map(|id| format!(" of {}", sanitize(id))).unwrap_or_default();
                 let over = if *form == Form::Timestamped { "timestamp and body" } else { "body alone" };
                 format!("secret {secret}{of}, {over}")
             }
             _ => "no signature".to_owned(),
         };
         let status = status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
-        let status = if finding.ok { output::good(status) } else { output::bad(status) };
+        let status = if finding.ok { output::green(status) } else { output::red(status) };
         output::line(format!("  {what}: {status} after {latency_ms} ms, {}", finding.meaning));
         // What is to be done about several is said once, after the last.
         let again = report.checks.get(index + 1).is_some_and(|check| check.finding.next == finding.next);

@@ -1,7 +1,7 @@
 //! `polyhook endpoint update`: what is given is changed, and nothing else.
 
 use super::{
-    super::{CliError, Global, output},
+    super::{CliError, GlobalArgs, output},
     Account, attributes, failed, find, list,
 };
 use crate::polyai::Wanted;
@@ -58,7 +58,7 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     let config = global.load_before_secrets()?;
     let wanted = wanted(args)?;
     let webhooks = args.account.webhooks(&config)?;
@@ -86,7 +86,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CliError> {
     if args.json {
         output::json(&updated);
     } else {
-        output::line(format!("{} {}", output::good("updated"), endpoint.id));
+        output::line(format!("{} {}", output::green("updated"), endpoint.id));
         list::fields(&updated);
     }
     Ok(())

@@ -7,7 +7,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::{
-    super::harmless,
+    super::sanitize,
     attempt::{Answer, Head, Trouble},
 };
 use crate::signature::Form;
@@ -101,7 +101,7 @@ fn status(sent: Sent, head: &Head, url: &Url, path: &str) -> Finding {
             "route this URL to the receiver",
         ),
         (_, 300..=399) => {
-            let to = head.location.as_deref().map(|to| format!(" to {}", harmless(to))).unwrap_or_default();
+            let to = head.location.as_deref().map(|to| format!(" to {}", sanitize(to))).unwrap_or_default();
             bad(
                 "redirect",
                 format!("it redirects{to}, and a delivery is not sent anywhere else"),
@@ -203,7 +203,7 @@ fn tls(error: &rustls::Error, host: &str) -> Finding {
     let rustls::Error::InvalidCertificate(why) = error else {
         return bad(
             "tls",
-            format!("TLS does not come about: {}", harmless(&error.to_string())),
+            format!("TLS does not come about: {}", sanitize(&error.to_string())),
             "look whether this port speaks TLS 1.2 or 1.3 at all; plain http on it does not",
         );
     };
@@ -226,7 +226,7 @@ fn tls(error: &rustls::Error, host: &str) -> Finding {
             "serve the full chain of a public certificate authority".to_owned(),
         ),
         why => certificate(
-            format!("the certificate is not accepted: {}", harmless(&why.to_string())),
+            format!("the certificate is not accepted: {}", sanitize(&why.to_string())),
             "give the ingress a certificate of a public certificate authority".to_owned(),
         ),
     }
