@@ -64,8 +64,7 @@ def cost(ctx, running, connections, words):
 def markdown(found):
     """The section as the report shows it."""
     rows = [[in_words(name), said(of, digits=1)] for name, of in found["cpu_us"].items()]
-    ratios = [[" against ".join(map(in_words, name.split("/"))), said(of)] for name, of in found["ratio"].items()]
-    return f"{table(['', 'CPU, µs each'], rows)}\n{table(['', 'ratio'], ratios)}"
+    return table(["", "CPU, µs each"], rows)
 
 
 def in_words(name):

@@ -19,16 +19,19 @@ TITLES = {
 }
 INTRODUCTION = """# Benchmarks
 
-<!-- Written by benches/run from benches/harness; what is written here by hand is lost. -->
+<!-- Written by benches/run from benches/harness; changes made here by hand are lost. -->
+
+What a delivery, a job and the tools cost, beside other programs that do the same work and beside the bare libraries. The goals are ambitious, and
+several are missed; the reasons follow the table.
 
 ```sh
 benches/run --quick      # short rounds
 benches/run              # longer rounds, an hour for the memory
 ```
 
-Contenders alternate within a round; figures are medians of the rounds with least and greatest in parentheses, ratios are taken within a
-round. CPU is the kernel's accounting of each process. Every run checks that what was accepted is what is durable, and fails if not. Only
-ratios mean anything elsewhere: on a busy or virtual machine the figures of one run differ by a third from those of the next.
+Contenders alternate within a round. Figures are medians of the rounds, with least and greatest in parentheses; ratios are taken within a round. CPU is
+the kernel's accounting of each process. Every run checks that what was accepted is what is durable, and fails if not. Only ratios mean anything on
+other machines: on a busy or virtual one the figures of two runs differ by a third.
 """
 
 
