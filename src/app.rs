@@ -22,8 +22,8 @@ use crate::{
     lifecycle::{Ending, Lifecycle},
     polyai::{self, PolyAi},
     queue::{
-        Backend, Queue, UrlError,
-        rabbitmq::{self, RabbitMq},
+        Queue, QueueBackend, QueueUrlError,
+        rabbitmq::{self, RabbitMqQueue},
         spool::Spool,
         spooled::SpooledQueue,
         sqlite::{self, SqliteOptions, SqliteQueue},
@@ -44,7 +44,7 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 pub enum StartError {
     /// The queue's URL makes no sense.
     #[error("queue.url: {0}")]
-    QueueUrl(#[from] UrlError),
+    QueueUrl(#[from] QueueUrlError),
     /// The embedded queue cannot be opened.
     #[error("queue.url: {0}")]
     Sqlite(#[from] sqlite::OpenError),
@@ -100,14 +100,14 @@ pub fn open_queue(
     life: &Lifecycle,
 ) -> Result<OpenQueue, StartError> {
     Ok(match config.queue.backend()? {
-        Backend::Sqlite(path) => {
+        QueueBackend::Sqlite(path) => {
             // One that was here before may have room again, or be put in order, while we wait.
             let start_without_file = path.metadata().is_ok_and(|file| file.len() > 0);
             let options = SqliteOptions { start_without_file, ..SqliteOptions::new(&config.queue, clock) };
             let queue = SqliteQueue::open(&path, options, life)?;
             OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue) }
         }
-        Backend::RabbitMq => {
+        QueueBackend::RabbitMq => {
             let held = worker::held_jobs(config.worker.concurrency, config.projects.len());
             let consume = roles.work.then_some(held);
             let only_publishes = roles.receive && !roles.work && !roles.reconcile;
@@ -129,7 +129,11 @@ pub fn open_queue(
 }
 
 /// Opens RabbitMQ itself, to publish to it.
-pub fn open_broker(config: &Config, clock: Clock, life: &Lifecycle) -> Result<Arc<RabbitMq>, StartError> {
+pub fn open_broker(
+    config: &Config,
+    clock: Clock,
+    life: &Lifecycle,
+) -> Result<Arc<RabbitMqQueue>, StartError> {
     open_rabbitmq(config, None, true, clock, life)
 }
 
@@ -139,10 +143,10 @@ fn open_rabbitmq(
     only_publishes: bool,
     clock: Clock,
     life: &Lifecycle,
-) -> Result<Arc<RabbitMq>, StartError> {
+) -> Result<Arc<RabbitMqQueue>, StartError> {
     let delays = config.retry.delays.clone();
-    let options = rabbitmq::Options { config: &config.queue, delays, consume, only_publishes, clock };
-    Ok(RabbitMq::open(options, life)?)
+    let options = rabbitmq::RabbitMqOptions { config: &config.queue, delays, consume, only_publishes, clock };
+    Ok(RabbitMqQueue::open(options, life)?)
 }
 
 /// Where conversations come from, and where they go.

@@ -18,7 +18,7 @@ use crate::{
     archive::{Archive, ArchiveConfig},
     clock::Clock,
     polyai::{PolyAi, PolyAiConfig, ProjectConfig},
-    queue::{Backend, QueueConfig, SpoolConfig, Urls},
+    queue::{QueueBackend, QueueConfig, QueueUrls, SpoolConfig},
     reconcile::ReconcileConfig,
     retry::RetryConfig,
     secret::Secret,
@@ -174,7 +174,7 @@ impl Config {
             problems.push("retry.jitter must be between 0 and 0.9".to_owned());
         }
         match self.queue.backend() {
-            Ok(Backend::Sqlite(path)) if path == self.spool.path => problems.push(
+            Ok(QueueBackend::Sqlite(path)) if path == self.spool.path => problems.push(
                 "spool.path is the embedded queue's own file; the spool is for RabbitMQ: leave it empty"
                     .to_owned(),
             ),
@@ -196,7 +196,7 @@ impl Config {
             self.signature.file_secrets = read(path, SecretsFile::read)?;
         }
         if let Some(path) = &self.queue.url_file {
-            self.queue.url = Urls::Many(read(path, Secret::read_lines)?);
+            self.queue.url = QueueUrls::Many(read(path, Secret::read_lines)?);
         }
         for project in &mut self.projects {
             if let Some(path) = &project.api_key_file {

@@ -8,7 +8,7 @@ use crate::{
     config::{Config, Roles},
     disk,
     lifecycle::Lifecycle,
-    queue::Backend,
+    queue::QueueBackend,
 };
 
 const EVERY: Duration = Duration::from_secs(10);
@@ -17,8 +17,8 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(super) fn local(config: &Config, roles: Roles) -> Vec<(&'static str, PathBuf)> {
     let mut local = Vec::new();
     match config.queue.backend() {
-        Ok(Backend::Sqlite(path)) => local.push(("queue", path)),
-        Ok(Backend::RabbitMq) if roles.receive && !config.spool.path.as_os_str().is_empty() => {
+        Ok(QueueBackend::Sqlite(path)) => local.push(("queue", path)),
+        Ok(QueueBackend::RabbitMq) if roles.receive && !config.spool.path.as_os_str().is_empty() => {
             local.push(("spool", config.spool.path.clone()));
         }
         _ => {}

@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     config::Roles,
     event::Event,
-    queue::{Attempt, Backend, DeadLetter, DeadLetters, Queue, QueueError},
+    queue::{Attempt, DeadLetter, DeadLetters, Queue, QueueBackend, QueueError},
 };
 
 /// How many letters are ended at a time: they share a commit, or the wait for confirms. With the largest body
@@ -175,7 +175,7 @@ pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), Cli
         prompt::require_terminal("drop dead letters permanently")?;
     }
     let config = global.load_for_command(Roles::NONE)?;
-    if let Ok(Backend::Sqlite(path)) = config.queue.backend() {
+    if let Ok(QueueBackend::Sqlite(path)) = config.queue.backend() {
         require_queue_file(&path)?;
     }
     let now = Clock::System.now();
@@ -490,7 +490,7 @@ impl<'a> Summary<'a> {
             status: last.and_then(|last| last.status),
             correlation_id: letter.correlation_id(),
             dead_since: letter.since(),
-            tries: history.tries(),
+            tries: history.attempt_count(),
             replays: history.replays.len(),
             kind: &message.kind,
             environment: &message.environment,
@@ -568,7 +568,7 @@ fn tell(letter: &DeadLetter, with_body: bool, now: Timestamp) {
     line("trace", message.traceparent.as_deref().unwrap_or("none"));
     let bytes = message.body.len();
     line("body", &format!("{bytes} bytes of {}", message.content_type));
-    line("tries", &history.tries().to_string());
+    line("tries", &history.attempt_count().to_string());
     let mut replays = history.replays.iter().copied().peekable();
     for attempt in &history.attempts {
         while let Some(at) = replays.next_if(|at| *at <= attempt.at) {

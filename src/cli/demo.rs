@@ -21,7 +21,7 @@ use crate::{
     event::CONVERSATION_COMPLETED,
     lifecycle::{Ending, Lifecycle},
     polyai::ProjectConfig,
-    queue::{Urls, sqlite::SqliteQueue},
+    queue::{QueueUrls, sqlite::SqliteQueue},
     secret::Secret,
     simulator::{Activity, Delivery, EventOptions, Mix, Scenario, SenderOptions, Simulator},
     telemetry::{self, LogConfig},
@@ -234,7 +234,7 @@ fn config(args: &Args, simulator: &Simulator) -> Config {
         api_key: simulator.api_key().clone(),
         ..ProjectConfig::default()
     }];
-    config.queue.url = Urls::One(Secret::new(format!("sqlite:{}", args.dir.join("queue.db").display())));
+    config.queue.url = QueueUrls::One(Secret::new(format!("sqlite:{}", args.dir.join("queue.db").display())));
     config.archive.url = format!("file:{}", args.dir.join("archive").display());
     config.worker.environments = ["live", "sandbox", "pre-release"].map(str::to_owned).to_vec();
     config.retry.delays = [1, 2, 4, 8, 15, 30].map(Duration::from_secs).to_vec();

@@ -23,7 +23,7 @@ use super::{CliError, GlobalArgs, config::Role};
 use crate::{
     clock::Clock,
     config::Config,
-    queue::Backend,
+    queue::QueueBackend,
     telemetry::{self, LogConfig},
 };
 
@@ -98,11 +98,11 @@ fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec
         checks.push(limited(Subject::new("polyai", "all projects"), POLYAI_LIMIT, asked));
     }
     match config.queue.backend() {
-        Ok(Backend::Sqlite(path)) => {
+        Ok(QueueBackend::Sqlite(path)) => {
             let subject = Subject::new("queue.file", path.display().to_string());
             checks.push(limited(subject.clone(), LIMIT, local::queue(subject, path)));
         }
-        Ok(Backend::RabbitMq) => {
+        Ok(QueueBackend::RabbitMq) => {
             checks.push(limited(Subject::new("broker", "queue.url"), LIMIT, broker::check(config, roles)));
             if roles.receive {
                 checks.push(limited(Subject::new("spool", "spool.path"), LIMIT, local::spool(config)));

@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     config::{Config, Roles},
     lifecycle::Lifecycle,
-    queue::{Backend, Erased, Queue, spool::Spool},
+    queue::{ErasedMessages, Queue, QueueBackend, spool::Spool},
     worker::{Failure, Order, Report, Worker},
 };
 
@@ -81,7 +81,7 @@ struct Ended<'a> {
     report: Report,
     /// Where there is a spool here.
     #[serde(skip_serializing_if = "Option::is_none")]
-    spool: Option<Erased>,
+    spool: Option<ErasedMessages>,
 }
 
 /// Where it is looked.
@@ -122,7 +122,9 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
 /// The spool's file, where there is one on this machine.
 fn open_spool(config: &Config, clock: &Clock, life: &Lifecycle) -> Result<Option<Arc<Spool>>, CliError> {
     let path = &config.spool.path;
-    if config.queue.backend().ok() != Some(Backend::RabbitMq) || path.as_os_str().is_empty() || !path.exists()
+    if config.queue.backend().ok() != Some(QueueBackend::RabbitMq)
+        || path.as_os_str().is_empty()
+        || !path.exists()
     {
         return Ok(None);
     }
@@ -244,8 +246,8 @@ fn show(ended: &Ended<'_>, json: bool) {
     }
 }
 
-fn messages(erased: &Erased) -> String {
-    let Erased { jobs, dead_letters, events, announcements, unsearched: _ } = *erased;
+fn messages(erased: &ErasedMessages) -> String {
+    let ErasedMessages { jobs, dead_letters, events, announcements, unsearched: _ } = *erased;
     [
         count(jobs, "job"),
         count(dead_letters, "dead letter"),

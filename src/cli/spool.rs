@@ -14,8 +14,8 @@ use crate::{
     config::{Config, Roles},
     lifecycle::Lifecycle,
     queue::{
-        Backend, Queue, QueueError,
-        rabbitmq::RabbitMq,
+        Queue, QueueBackend, QueueError,
+        rabbitmq::RabbitMqQueue,
         spool::{self, Spool},
         spooled::{DRAIN_BATCH, drain_limiter, forward},
     },
@@ -134,7 +134,7 @@ fn verify(path: &Path, json: bool) -> Result<(), CliError> {
 }
 
 async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
-    if config.queue.backend().ok() != Some(Backend::RabbitMq) {
+    if config.queue.backend().ok() != Some(QueueBackend::RabbitMq) {
         return Err(CliError::Failed(
             "queue.url is no RabbitMQ, so there is nobody to hand anything on to".to_owned(),
         ));
@@ -173,7 +173,7 @@ fn failed(error: QueueError) -> CliError {
 
 async fn move_all(
     config: &Config,
-    broker: &RabbitMq,
+    broker: &RabbitMqQueue,
     spool: &Spool,
     moved: &mut usize,
     json: bool,

@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     config::Roles,
     lifecycle::Lifecycle,
-    queue::{Backend, Note, QueueConfig, Told, What, rabbitmq, sqlite},
+    queue::{QueueBackend, QueueConfig, TailEvent, TailEventKind, TailMessage, rabbitmq, sqlite},
 };
 
 /// How often the embedded queue's file is looked at.
@@ -76,7 +76,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let queue = &config.queue;
     let followed = async {
         match queue.backend() {
-            Ok(Backend::Sqlite(path)) => follow_file(path, &args).await,
+            Ok(QueueBackend::Sqlite(path)) => follow_file(path, &args).await,
             _ => follow_broker(queue, &args, &life).await,
         }
     };
@@ -107,19 +107,19 @@ async fn follow_file(path: PathBuf, args: &Args) -> Result<(), CliError> {
 }
 
 /// Looks until nobody listens any more.
-fn look(mut follower: sqlite::Follower, tell: &mpsc::Sender<Told>) {
+fn look(mut follower: sqlite::Follower, tell: &mpsc::Sender<TailMessage>) {
     let mut trouble = None;
     while !tell.is_closed() {
         let (notes, wait) = match follower.poll() {
             Ok(notes) => {
                 trouble = None;
-                (notes.into_iter().map(|note| Told::Note(Box::new(note))).collect(), LOOK)
+                (notes.into_iter().map(|note| TailMessage::Event(Box::new(note))).collect(), LOOK)
             }
             // Once is enough.
             Err(error) if trouble.as_ref() == Some(&error) => (Vec::new(), LOOK_IN_TROUBLE),
             Err(error) => {
                 trouble = Some(error.clone());
-                (vec![Told::Trouble(error)], LOOK_IN_TROUBLE)
+                (vec![TailMessage::Interrupted(error)], LOOK_IN_TROUBLE)
             }
         };
         let busy = notes.len() > 1000;
@@ -141,8 +141,8 @@ async fn follow_broker(config: &QueueConfig, args: &Args, life: &Lifecycle) -> R
         ));
     }
     let mut follower = rabbitmq::Follower::open(config, &life.outer()).map_err(StartError::RabbitMq)?;
-    if tokio::time::timeout(READY_TIMEOUT, follower.ready()).await.is_err() {
-        return Err(CliError::Failed(format!("queue.url: {}", follower.reason())));
+    if tokio::time::timeout(READY_TIMEOUT, follower.wait_until_ready()).await.is_err() {
+        return Err(CliError::Failed(format!("queue.url: {}", follower.not_ready_reason())));
     }
     started(args, &format_args!("{}.tail", config.prefix));
     let mut shown = Shown::new(args);
@@ -171,14 +171,14 @@ impl<'a> Shown<'a> {
     }
 
     /// Whether to go on.
-    fn show(&mut self, told: Told) -> bool {
+    fn show(&mut self, told: TailMessage) -> bool {
         let note = match told {
-            Told::Note(note) => note,
-            Told::Missed(count) => {
+            TailMessage::Event(note) => note,
+            TailMessage::Missed(count) => {
                 output::note(&format!("fell behind: {count} lines are missing here"));
                 return true;
             }
-            Told::Trouble(reason) => {
+            TailMessage::Interrupted(reason) => {
                 output::note(&reason);
                 return true;
             }
@@ -197,7 +197,7 @@ impl<'a> Shown<'a> {
 }
 
 impl Args {
-    fn wants(&self, note: &Note) -> bool {
+    fn wants(&self, note: &TailEvent) -> bool {
         let any = |wanted: &[String], found: Option<&str>| {
             wanted.is_empty() || found.is_some_and(|found| wanted.iter().any(|wanted| wanted == found))
         };
@@ -214,14 +214,14 @@ impl Args {
 }
 
 /// A note in one line; no wider than `room`.
-fn line(note: &Note, room: Option<usize>) -> String {
+fn line(note: &TailEvent, room: Option<usize>) -> String {
     let time = note.at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S.%3fZ").to_string();
     let what = format!("{:<8}", note.what.label());
     let what = match note.what {
-        What::Delivery => output::bold(what),
-        What::Done | What::Ready => output::green(what),
-        What::Retry => output::yellow(what),
-        What::Dead => output::red(what),
+        TailEventKind::Delivery => output::bold(what),
+        TailEventKind::Done | TailEventKind::Ready => output::green(what),
+        TailEventKind::Retry => output::yellow(what),
+        TailEventKind::Dead => output::red(what),
     };
     let time = output::dimmed(time);
     let kind = sanitize(&note.kind);
@@ -244,7 +244,7 @@ fn line(note: &Note, room: Option<usize>) -> String {
 }
 
 /// What else there is to say.
-fn story(note: &Note) -> String {
+fn story(note: &TailEvent) -> String {
     let mut parts = Vec::new();
     if let Some(attempt) = note.attempt {
         parts.push(format!("try {attempt}"));

@@ -15,7 +15,7 @@ use crate::{secret::Secret, telemetry::trace::Messaging};
 pub struct QueueConfig {
     /// `sqlite:PATH` for the embedded queue, or one or several `amqp://` / `amqps://` URLs of one RabbitMQ
     /// cluster, tried in turn. Holds the password, so it is never shown.
-    pub url: Urls,
+    pub url: QueueUrls,
     /// A file with the URL (or one a line), instead of `url`.
     pub url_file: Option<PathBuf>,
     /// The first part of every exchange's and queue's name.
@@ -45,7 +45,7 @@ pub struct QueueConfig {
 impl Default for QueueConfig {
     fn default() -> Self {
         Self {
-            url: Urls::One(Secret::new("sqlite:polyhook-data/queue.db")),
+            url: QueueUrls::One(Secret::new("sqlite:polyhook-data/queue.db")),
             url_file: None,
             prefix: "polyhook".to_owned(),
             publish_timeout: Duration::from_secs(1),
@@ -61,14 +61,14 @@ impl Default for QueueConfig {
 /// One URL or a list of them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged)]
-pub enum Urls {
+pub enum QueueUrls {
     /// `url = "…"`
     One(Secret),
     /// `url = ["…", "…"]`
     Many(Vec<Secret>),
 }
 
-impl Urls {
+impl QueueUrls {
     /// The URLs in order.
     pub fn as_slice(&self) -> &[Secret] {
         match self {
@@ -80,7 +80,7 @@ impl Urls {
 
 /// Which implementation the URLs ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backend {
+pub enum QueueBackend {
     /// The embedded queue in this file.
     Sqlite(PathBuf),
     /// RabbitMQ.
@@ -89,7 +89,7 @@ pub enum Backend {
 
 /// The URLs make no queue. Shows no URL: it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum UrlError {
+pub enum QueueUrlError {
     /// Nothing is set.
     #[error("it is empty; use sqlite:PATH or amqp://user:password@host:5672/vhost")]
     Empty,
@@ -107,7 +107,7 @@ pub enum UrlError {
 impl QueueConfig {
     /// What spans call it.
     pub fn messaging(&self) -> Messaging {
-        let embedded = matches!(self.backend(), Ok(Backend::Sqlite(_)));
+        let embedded = matches!(self.backend(), Ok(QueueBackend::Sqlite(_)));
         Messaging {
             system: if embedded { "polyhook" } else { "rabbitmq" },
             events: format!("{}.events", self.prefix),
@@ -117,20 +117,24 @@ impl QueueConfig {
     }
 
     /// Which implementation the URLs ask for.
-    pub fn backend(&self) -> Result<Backend, UrlError> {
+    pub fn backend(&self) -> Result<QueueBackend, QueueUrlError> {
         let urls = self.url.as_slice();
         let amqp = |url: &Secret| url.expose().starts_with("amqp://") || url.expose().starts_with("amqps://");
         match urls {
-            [] => Err(UrlError::Empty),
-            [url] if url.is_empty() => Err(UrlError::Empty),
+            [] => Err(QueueUrlError::Empty),
+            [url] if url.is_empty() => Err(QueueUrlError::Empty),
             [url] if url.expose().starts_with("sqlite:") => {
                 let path = url.expose().trim_start_matches("sqlite:");
                 let path = path.strip_prefix("//").unwrap_or(path);
-                if path.is_empty() { Err(UrlError::NoPath) } else { Ok(Backend::Sqlite(PathBuf::from(path))) }
+                if path.is_empty() {
+                    Err(QueueUrlError::NoPath)
+                } else {
+                    Ok(QueueBackend::Sqlite(PathBuf::from(path)))
+                }
             }
-            urls if urls.iter().all(amqp) => Ok(Backend::RabbitMq),
-            [_] => Err(UrlError::Scheme),
-            _ => Err(UrlError::Mixed),
+            urls if urls.iter().all(amqp) => Ok(QueueBackend::RabbitMq),
+            [_] => Err(QueueUrlError::Scheme),
+            _ => Err(QueueUrlError::Mixed),
         }
     }
 }
@@ -162,19 +166,19 @@ impl Default for SpoolConfig {
 mod tests {
     use super::*;
 
-    fn backend(urls: &[&str]) -> Result<Backend, UrlError> {
-        let url = Urls::Many(urls.iter().copied().map(Secret::new).collect());
+    fn backend(urls: &[&str]) -> Result<QueueBackend, QueueUrlError> {
+        let url = QueueUrls::Many(urls.iter().copied().map(Secret::new).collect());
         QueueConfig { url, ..QueueConfig::default() }.backend()
     }
 
     #[test]
     fn the_url_names_the_backend() {
-        assert_eq!(backend(&["sqlite:a/b.db"]), Ok(Backend::Sqlite("a/b.db".into())));
-        assert_eq!(backend(&["sqlite:///a/b.db"]), Ok(Backend::Sqlite("/a/b.db".into())));
-        assert_eq!(backend(&["amqp://a", "amqps://b"]), Ok(Backend::RabbitMq));
-        assert_eq!(backend(&["amqp://a", "sqlite:b"]), Err(UrlError::Mixed));
-        assert_eq!(backend(&["redis://a"]), Err(UrlError::Scheme));
-        assert_eq!(backend(&["sqlite:"]), Err(UrlError::NoPath));
-        assert_eq!(backend(&[]), Err(UrlError::Empty));
+        assert_eq!(backend(&["sqlite:a/b.db"]), Ok(QueueBackend::Sqlite("a/b.db".into())));
+        assert_eq!(backend(&["sqlite:///a/b.db"]), Ok(QueueBackend::Sqlite("/a/b.db".into())));
+        assert_eq!(backend(&["amqp://a", "amqps://b"]), Ok(QueueBackend::RabbitMq));
+        assert_eq!(backend(&["amqp://a", "sqlite:b"]), Err(QueueUrlError::Mixed));
+        assert_eq!(backend(&["redis://a"]), Err(QueueUrlError::Scheme));
+        assert_eq!(backend(&["sqlite:"]), Err(QueueUrlError::NoPath));
+        assert_eq!(backend(&[]), Err(QueueUrlError::Empty));
     }
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{History, Lease, Message, QueueError};
+use super::{History, LeaseId, Message, QueueError};
 
 /// A job that ended without its conversation in the archive.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,7 +13,7 @@ pub struct DeadLetter {
     /// The tries; the last says why it is here.
     pub history: History,
     /// Names it to the [`DeadLetters`] it came from.
-    pub lease: Lease,
+    pub lease: LeaseId,
 }
 
 impl DeadLetter {

@@ -29,7 +29,7 @@ type Key = [u8; KEY_BYTES];
 const KEY_BYTES: usize = 16;
 
 /// What was published within the window, and what is being published.
-pub(super) struct Recent {
+pub(super) struct DedupWindow {
     window: Duration,
     clock: Clock,
     known: Mutex<Known>,
@@ -47,13 +47,13 @@ struct Known {
     unsaved: Vec<u8>,
 }
 
-impl fmt::Debug for Recent {
+impl fmt::Debug for DedupWindow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recent").field("window", &self.window).finish_non_exhaustive()
+        f.debug_struct("DedupWindow").field("window", &self.window).finish_non_exhaustive()
     }
 }
 
-impl Recent {
+impl DedupWindow {
     /// Knows nothing yet, and what it learns for `window`.
     pub(super) fn new(window: Duration, clock: Clock) -> Self {
         Self { window, clock, known: Mutex::default(), in_flight: Mutex::default() }
@@ -61,7 +61,7 @@ impl Recent {
 
     /// Stores what has `key`, unless it is known or somebody is just storing it; then the outcome is that
     /// one's. If that one fails or hangs up, the next who waits stores it. Safe to cancel.
-    pub(super) async fn once(
+    pub(super) async fn publish_once(
         &self,
         key: DedupKey,
         store: impl Future<Output = Result<(), QueueError>>,
@@ -81,7 +81,7 @@ impl Recent {
         Ok(if first { Published::New } else { Published::Duplicate })
     }
 
-    /// Takes over keys that [`Recent::unsaved`] gave at `at`.
+    /// Takes over keys that [`DedupWindow::take_unsaved`] gave at `at`.
     pub(super) fn restore(&self, at: Timestamp, keys: &[u8]) {
         let (keys, _) = keys.as_chunks::<KEY_BYTES>();
         for key in keys {
@@ -91,7 +91,7 @@ impl Recent {
     }
 
     /// The keys learnt since the last call, in a row, for a place that survives a restart.
-    pub(super) fn unsaved(&self) -> Vec<u8> {
+    pub(super) fn take_unsaved(&self) -> Vec<u8> {
         std::mem::take(&mut self.known().unsaved)
     }
 
@@ -148,7 +148,7 @@ impl Recent {
 
 /// One of those who are waiting for the same event; the last one clears up.
 struct Flight<'a> {
-    recent: &'a Recent,
+    recent: &'a DedupWindow,
     key: DedupKey,
     cell: Arc<OnceCell<()>>,
 }
@@ -179,16 +179,16 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_hours(6);
 
-    fn recent() -> Recent {
-        Recent::new(WINDOW, Clock::manual(Timestamp::from_second(1_790_000_000).unwrap()))
+    fn recent() -> DedupWindow {
+        DedupWindow::new(WINDOW, Clock::manual(Timestamp::from_second(1_790_000_000).unwrap()))
     }
 
     fn key(n: u64) -> DedupKey {
         DedupKey::new("evt", &n.to_be_bytes())
     }
 
-    async fn publish(recent: &Recent, n: u64) -> Published {
-        recent.once(key(n), async { Ok(()) }).await.unwrap()
+    async fn publish(recent: &DedupWindow, n: u64) -> Published {
+        recent.publish_once(key(n), async { Ok(()) }).await.unwrap()
     }
 
     #[tokio::test]
@@ -214,7 +214,7 @@ mod tests {
         let recent = recent();
         let stored = AtomicU32::new(0);
         let all = join_all((0..100).map(|_| {
-            recent.once(key(7), async {
+            recent.publish_once(key(7), async {
                 tokio::task::yield_now().await;
                 stored.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -230,9 +230,11 @@ mod tests {
     #[tokio::test]
     async fn what_failed_or_was_given_up_is_no_first() {
         let recent = recent();
-        let failed = recent.once(key(1), async { Err(QueueError::Closed) });
-        let given_up =
-            tokio::time::timeout(Duration::from_millis(5), recent.once(key(1), std::future::pending()));
+        let failed = recent.publish_once(key(1), async { Err(QueueError::Closed) });
+        let given_up = tokio::time::timeout(
+            Duration::from_millis(5),
+            recent.publish_once(key(1), std::future::pending()),
+        );
         let (failed, given_up) = tokio::join!(failed, given_up);
         assert!(failed.is_err() && given_up.is_err());
         assert!(recent.in_flight().is_empty());
@@ -255,10 +257,10 @@ mod tests {
     async fn what_was_saved_is_known_to_the_next() {
         let (before, after) = (recent(), recent());
         publish(&before, 1).await;
-        let saved = before.unsaved();
-        assert_eq!((saved.len(), before.unsaved().len()), (KEY_BYTES, 0));
+        let saved = before.take_unsaved();
+        assert_eq!((saved.len(), before.take_unsaved().len()), (KEY_BYTES, 0));
         after.restore(after.clock.now() - WINDOW / 2, &saved);
         assert_eq!(publish(&after, 1).await, Published::Duplicate);
-        assert!(after.unsaved().is_empty(), "it is saved already");
+        assert!(after.take_unsaved().is_empty(), "it is saved already");
     }
 }

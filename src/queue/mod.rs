@@ -24,15 +24,15 @@ use crate::event::{self, DedupKey};
 mod config;
 mod dead;
 mod dedup;
-mod note;
 pub mod rabbitmq;
 pub mod spool;
 pub mod spooled;
 pub mod sqlite;
+mod tail_event;
 
-pub use config::{Backend, QueueConfig, SpoolConfig, UrlError, Urls};
+pub use config::{QueueBackend, QueueConfig, QueueUrlError, QueueUrls, SpoolConfig};
 pub use dead::{DeadLetter, DeadLetters};
-pub use note::{Note, Told, What};
+pub use tail_event::{TailEvent, TailEventKind, TailMessage};
 
 /// A genuine delivery on its way: PolyAI's bytes and what the envelope needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +83,7 @@ pub struct Attempt {
 
 /// The failed tries of a job: how many there were, and the latest of them in full.
 ///
-/// Bounded, because it travels in a message header: [`History::KEPT`] tries are kept, the first among them.
+/// Bounded, because it travels in a message header: [`History::MAX_KEPT`] tries are kept, the first among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// How many tries have failed since the job came, or since it was last replayed.
@@ -94,8 +94,8 @@ pub struct History {
     /// The first try of all and the latest ones, in order, across replays.
     pub attempts: Vec<Attempt>,
     /// How many tries had failed before the last replay.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub earlier: usize,
+    #[serde(default, rename = "earlier", skip_serializing_if = "is_zero")]
+    pub failures_before_replay: usize,
     /// When it was replayed: the latest times, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replays: Vec<Timestamp>,
@@ -103,12 +103,12 @@ pub struct History {
 
 impl History {
     /// How many tries are kept in full.
-    pub const KEPT: usize = 12;
+    pub const MAX_KEPT: usize = 12;
 
     /// Adds a failed try.
     pub fn push(&mut self, attempt: Attempt) {
         self.failures += 1;
-        if self.attempts.len() == Self::KEPT {
+        if self.attempts.len() == Self::MAX_KEPT {
             self.attempts.remove(1);
         }
         self.attempts.push(attempt);
@@ -122,17 +122,17 @@ impl History {
 
     /// A person wants it tried again: what climbs the ladder begins anew, what tells the story stays.
     pub fn replay(&mut self, at: Timestamp) {
-        self.earlier += std::mem::take(&mut self.failures);
+        self.failures_before_replay += std::mem::take(&mut self.failures);
         self.waits = 0;
-        if self.replays.len() == Self::KEPT {
+        if self.replays.len() == Self::MAX_KEPT {
             self.replays.remove(0);
         }
         self.replays.push(at);
     }
 
     /// How many tries have failed in all.
-    pub fn tries(&self) -> usize {
-        self.earlier + self.failures
+    pub fn attempt_count(&self) -> usize {
+        self.failures_before_replay + self.failures
     }
 }
 
@@ -149,16 +149,16 @@ pub struct Job {
     /// The tries so far.
     pub history: History,
     /// Settles the job; worth nothing after that, or after the lease was lost.
-    pub lease: Lease,
+    pub lease: LeaseId,
 }
 
 /// Names a lease to the queue that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Lease(pub u64);
+pub struct LeaseId(pub u64);
 
 /// How a job ended.
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum JobOutcome {
     /// Everything is done; the queue forgets the job.
     Done,
     /// Try again no earlier than (about) `after`; `history` ends with the try that just failed.
@@ -223,7 +223,7 @@ pub enum Announced {
 
 /// How much of a conversation was erased from a queue, or would be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Erased {
+pub struct ErasedMessages {
     /// Jobs: waiting, delayed, or in a worker's hands.
     pub jobs: u64,
     /// Dead letters.
@@ -237,7 +237,7 @@ pub struct Erased {
     pub unsearched: u64,
 }
 
-impl Erased {
+impl ErasedMessages {
     /// How many messages it was in all.
     pub fn total(&self) -> u64 {
         self.jobs + self.dead_letters + self.events + self.announcements
@@ -247,7 +247,7 @@ impl Erased {
 /// A queue that people and metrics know by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Lane {
+pub enum QueueKind {
     /// Jobs that can be taken now or are leased.
     Fetch,
     /// Jobs that wait for a known time.
@@ -258,7 +258,7 @@ pub enum Lane {
     Unrouted,
 }
 
-impl Lane {
+impl QueueKind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Fetch, Self::Retry, Self::Dead, Self::Unrouted];
 
@@ -320,7 +320,7 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     async fn next(&self) -> Result<Job, QueueError>;
 
     /// Ends a lease.
-    async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError>;
+    async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError>;
 
     /// Whether a message could be made durable right now; the error says why not.
     async fn ready(&self) -> Result<(), QueueError>;
@@ -331,10 +331,10 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// Removes what is about a conversation ([`event::Event::is_about`]) and can be found; with `dry_run` only
     /// counts it. A late duplicate of what was removed is recognised as one, like that of a job that was done; a
     /// job in a worker's hands ends as a lost lease.
-    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError>;
+    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError>;
 
     /// How many messages stand in each lane.
-    async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError>;
+    async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError>;
 
     /// Takes no more, hands every lease back, and lets go of files and connections.
     async fn close(&self);

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use metrics::gauge;
 
 use super::{
-    Erased, Job, Lease, Message, Outcome, Queue, QueueConfig, QueueError,
+    ErasedMessages, Job, JobOutcome, LeaseId, Message, Queue, QueueConfig, QueueError,
     config::SpoolConfig,
     sqlite::{FileUsage, OpenError, SqliteOptions, SqliteQueue},
 };
@@ -73,12 +73,12 @@ impl Spool {
     }
 
     /// Ends a lease.
-    pub(super) async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError> {
+    pub(super) async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError> {
         self.store.settle(lease, outcome).await
     }
 
     /// Removes what is about a conversation, whatever kind of event; see [`Queue::erase`].
-    pub async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError> {
+    pub async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError> {
         self.store.erase(conversation_id, dry_run).await.map_err(in_words)
     }
 

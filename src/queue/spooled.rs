@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Announced, Announcement, DeadLetters, Erased, Job, Lane, Lease, Message, Outcome, Published, Queue,
-    QueueConfig, QueueError, dedup::Recent, rabbitmq::RabbitMq, spool::Spool,
+    Announced, Announcement, DeadLetters, ErasedMessages, Job, JobOutcome, LeaseId, Message, Published,
+    Queue, QueueConfig, QueueError, QueueKind, dedup::DedupWindow, rabbitmq::RabbitMqQueue, spool::Spool,
 };
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle};
 
@@ -46,9 +46,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// See the [module](self).
 #[derive(Debug)]
 pub struct SpooledQueue {
-    broker: Arc<RabbitMq>,
+    broker: Arc<RabbitMqQueue>,
     spool: Option<Arc<Spool>>,
-    recent: Recent,
+    recent: DedupWindow,
     health: Health,
     /// The broker left a message unconfirmed, and has confirmed none since.
     silent: AtomicBool,
@@ -60,7 +60,7 @@ pub struct SpooledQueue {
 impl SpooledQueue {
     /// Puts `spool` before `broker` and starts to hand on what it holds, at most `drain_rate` messages a second.
     pub fn new(
-        broker: Arc<RabbitMq>,
+        broker: Arc<RabbitMqQueue>,
         spool: Option<(Arc<Spool>, NonZeroU32)>,
         config: &QueueConfig,
         clock: Clock,
@@ -71,7 +71,7 @@ impl SpooledQueue {
         let this = Arc::new(Self {
             broker,
             spool,
-            recent: Recent::new(config.dedup_window, clock),
+            recent: DedupWindow::new(config.dedup_window, clock),
             health,
             silent: AtomicBool::new(false),
             refused_at: Mutex::new(None),
@@ -129,7 +129,7 @@ impl SpooledQueue {
     }
 
     async fn publish_now(&self, message: &Message) -> Result<(), QueueError> {
-        let published = self.broker.store(message).await;
+        let published = self.broker.publish_event(message).await;
         self.heard(&published);
         published
     }
@@ -182,7 +182,7 @@ impl SpooledQueue {
 
     async fn save(&self) {
         let Some(spool) = &self.spool else { return };
-        let keys = self.recent.unsaved();
+        let keys = self.recent.take_unsaved();
         // Trouble of the spool is told by who needs it.
         if !keys.is_empty() && spool.remember(keys).await.is_err() {
             tracing::debug!("keys of duplicates could not be saved");
@@ -216,7 +216,7 @@ pub fn drain_limiter(per_second: NonZeroU32) -> DefaultDirectRateLimiter {
 /// go on at once; what was not confirmed stays in the spool.
 pub async fn forward(
     batch: Vec<Job>,
-    broker: &RabbitMq,
+    broker: &RabbitMqQueue,
     spool: &Spool,
     rate: &DefaultDirectRateLimiter,
     heard: impl Fn(&Result<(), QueueError>),
@@ -224,7 +224,7 @@ pub async fn forward(
     for _ in &batch {
         rate.until_ready().await;
     }
-    let published = join_all(batch.iter().map(|job| broker.store_in_order(&job.message))).await;
+    let published = join_all(batch.iter().map(|job| broker.publish_event_in_order(&job.message))).await;
     let mut moved = 0;
     let mut trouble = None;
     let settled = join_all(batch.into_iter().zip(published).map(|(job, published)| {
@@ -232,13 +232,13 @@ pub async fn forward(
         let outcome = match published {
             Ok(()) => {
                 moved += 1;
-                Outcome::Done
+                JobOutcome::Done
             }
             // Others may be taken: it must not stand in their way.
-            Err(QueueError::Refused(_)) => Outcome::Retry { after: REFUSED_PAUSE, history: job.history },
+            Err(QueueError::Refused(_)) => JobOutcome::Retry { after: REFUSED_PAUSE, history: job.history },
             Err(error) => {
                 trouble = Some(error);
-                Outcome::Release
+                JobOutcome::Release
             }
         };
         spool.settle(job.lease, outcome)
@@ -259,7 +259,7 @@ impl Queue for SpooledQueue {
         }
         let dedup = message.dedup;
         // Boxed, because it is large and would be moved several times.
-        self.recent.once(dedup, Box::pin(self.store(message))).await
+        self.recent.publish_once(dedup, Box::pin(self.store(message))).await
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
@@ -270,7 +270,7 @@ impl Queue for SpooledQueue {
         self.broker.next().await
     }
 
-    async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError> {
+    async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError> {
         self.broker.settle(lease, outcome).await
     }
 
@@ -296,17 +296,17 @@ impl Queue for SpooledQueue {
         self.broker.dead_letters().await
     }
 
-    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError> {
+    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError> {
         // First where a message comes from, then where it goes.
         let spooled = match &self.spool {
             Some(spool) => spool.erase(conversation_id, dry_run).await?,
-            None => Erased::default(),
+            None => ErasedMessages::default(),
         };
         let erased = self.broker.erase(conversation_id, dry_run).await?;
-        Ok(Erased { jobs: erased.jobs + spooled.jobs, ..erased })
+        Ok(ErasedMessages { jobs: erased.jobs + spooled.jobs, ..erased })
     }
 
-    async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+    async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
         if let Some(spool) = &self.spool
             && let Err(error) = spool.usage().await
         {

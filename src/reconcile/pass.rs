@@ -12,7 +12,7 @@ use crate::{
     clock::Clock,
     event::{self, By, CONVERSATION_DISCOVERED, DedupKey, Discovery},
     polyai::{ApiError, ListQuery, Listed, PolyAi, Project},
-    queue::{Lane, Message, Published, Queue, QueueError},
+    queue::{Message, Published, Queue, QueueError, QueueKind},
 };
 
 /// Days of the archive that are known at a time. A list is about in order, so two would do.
@@ -305,7 +305,7 @@ where
 /// How many jobs could be taken now.
 async fn waiting(queue: &dyn Queue) -> Result<u64, QueueError> {
     let depths = queue.depths().await?;
-    Ok(depths.into_iter().filter(|(lane, _)| *lane == Lane::Fetch).map(|(_, depth)| depth).sum())
+    Ok(depths.into_iter().filter(|(lane, _)| *lane == QueueKind::Fetch).map(|(_, depth)| depth).sum())
 }
 
 enum State {

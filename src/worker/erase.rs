@@ -13,7 +13,7 @@ use super::{Failure, Inner, Worker, announce};
 use crate::{
     archive::{ArchiveError, StoredObjects},
     polyai::{Project, UnknownProject},
-    queue::{Announced, Erased},
+    queue::{Announced, ErasedMessages},
 };
 
 /// What is to be erased.
@@ -51,7 +51,7 @@ pub struct Report {
     /// Each project that was asked.
     pub archive: Vec<Place>,
     /// What was removed from the queue, or would be.
-    pub queue: Erased,
+    pub queue: ErasedMessages,
     /// What could not be done, in words; empty if all is done.
     pub problems: Vec<String>,
 }

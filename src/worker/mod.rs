@@ -30,7 +30,7 @@ use crate::{
     clock::Clock,
     lifecycle::Lifecycle,
     polyai::PolyAi,
-    queue::{History, Job, Lease, Outcome, Queue, QueueError},
+    queue::{History, Job, JobOutcome, LeaseId, Queue, QueueError},
     retry::Ladder,
     telemetry::{
         Counted, JOB_WAIT,
@@ -135,7 +135,7 @@ impl Inner {
     async fn handle(&self, job: Job, slot: Slot) {
         let _counted = Counted::on(gauge!("polyhook_jobs_running"));
         let Job { message, mut history, lease } = job;
-        if history.tries() == 0 {
+        if history.attempt_count() == 0 {
             let waited = self.clock.now().duration_since(message.received_at);
             histogram!(JOB_WAIT).record(waited.as_secs_f64().max(0.0));
         }
@@ -156,7 +156,7 @@ impl Inner {
 
         let attempt = history.failures + 1;
         let (label, outcome) = match &result {
-            Ok(done) => (done.label(), Outcome::Done),
+            Ok(done) => (done.label(), JobOutcome::Done),
             Err(failure) => self.after(failure, &mut history),
         };
         counter!("polyhook_jobs_total", "outcome" => label).increment(1);
@@ -173,9 +173,9 @@ impl Inner {
     }
 
     /// What follows a failure.
-    fn after(&self, failure: &Failure, history: &mut History) -> (&'static str, Outcome) {
+    fn after(&self, failure: &Failure, history: &mut History) -> (&'static str, JobOutcome) {
         if let Next::Postpone(after) = failure.next {
-            return ("postponed", Outcome::Retry { after, history: history.clone() });
+            return ("postponed", JobOutcome::Retry { after, history: history.clone() });
         }
         let attempt = failure.attempt(self.clock.now());
         match failure.next {
@@ -196,15 +196,15 @@ impl Inner {
             Next::Postpone(after) => Some(after),
         };
         if let Some(after) = after {
-            ("retried", Outcome::Retry { after, history: history.clone() })
+            ("retried", JobOutcome::Retry { after, history: history.clone() })
         } else {
             counter!("polyhook_dead_letters_total", "reason" => failure.reason).increment(1);
-            ("dead", Outcome::Dead { history: history.clone() })
+            ("dead", JobOutcome::Dead { history: history.clone() })
         }
     }
 
     /// A settlement is as good as the queue is; trouble that passes is waited for.
-    async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError> {
+    async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError> {
         let mut pause = Duration::from_millis(200);
         for _ in 1..SETTLE_TRIES {
             match self.queue.settle(lease, outcome.clone()).await {
@@ -229,7 +229,7 @@ struct JobLine<'a> {
 }
 
 impl JobLine<'_> {
-    fn log(&self, result: &Result<Done, Failure>, settled: &Outcome) {
+    fn log(&self, result: &Result<Done, Failure>, settled: &JobOutcome) {
         let Self { message, outcome, attempt, elapsed, traceparent } = self;
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let trace_id = traceparent.as_deref().and_then(Traceparent::parse).map_or("", |trace| trace.trace_id);
@@ -255,7 +255,7 @@ impl JobLine<'_> {
             Err(failure) => {
                 let Failure { reason, detail, status, correlation_id, .. } = failure;
                 let correlation = correlation_id.as_deref().unwrap_or_default();
-                if let Outcome::Retry { after, .. } = settled {
+                if let JobOutcome::Retry { after, .. } = settled {
                     tracing::info!(
                         outcome,
                         attempt,

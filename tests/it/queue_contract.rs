@@ -1,6 +1,6 @@
 //! What every queue promises (`queue::Queue`), told as tests that each backend runs.
 //!
-//! A backend joins with a [`Backend`] of its own and `mod mine { crate::queue_contract::contract_suite!(super::Mine); }`.
+//! A backend joins with a [`QueueUnderTest`] of its own and `mod mine { crate::queue_contract::contract_suite!(super::Mine); }`.
 //! Where two backends may differ (does it recognise duplicates? how fine are its delays?) the harness says
 //! so in a constant; everything else is the same for all.
 
@@ -17,14 +17,14 @@ use polyhook::{
     clock::Clock,
     event::{CONVERSATION_COMPLETED, DedupKey, Event},
     queue::{
-        Announced, Announcement, Attempt, DeadLetter, History, Job, Lane, Lease, Message, Outcome, Published,
-        Queue, QueueError,
+        Announced, Announcement, Attempt, DeadLetter, History, Job, JobOutcome, LeaseId, Message, Published,
+        Queue, QueueError, QueueKind,
     },
 };
 use tokio::{task::JoinSet, time::timeout};
 
 /// How the suite gets queues of one kind. Dropping it removes the store.
-pub(crate) trait Backend: Send + Sync + Sized + 'static {
+pub(crate) trait QueueUnderTest: Send + Sync + Sized + 'static {
     /// Whether `publish` tells a duplicate from a new message.
     const RECOGNISES_DUPLICATES: bool;
     /// What becomes of an announcement that nobody has asked for.
@@ -152,12 +152,12 @@ async fn publish(queue: &Arc<dyn Queue>, message: Message) -> Published {
     timeout(SOON, queue.publish(message)).await.expect("an answer in time").expect("published")
 }
 
-async fn settle(queue: &Arc<dyn Queue>, lease: Lease, outcome: Outcome) {
+async fn settle(queue: &Arc<dyn Queue>, lease: LeaseId, outcome: JobOutcome) {
     queue.settle(lease, outcome).await.expect("settled");
 }
 
 /// Depths are counted a little later than they change in some backends.
-pub(crate) async fn assert_depths(queue: &Arc<dyn Queue>, wanted: [(Lane, u64); 4]) {
+pub(crate) async fn assert_depths(queue: &Arc<dyn Queue>, wanted: [(QueueKind, u64); 4]) {
     let wanted = HashMap::from(wanted);
     let deadline = Instant::now() + SOON;
     loop {
@@ -170,7 +170,7 @@ pub(crate) async fn assert_depths(queue: &Arc<dyn Queue>, wanted: [(Lane, u64); 
     }
 }
 
-pub(crate) async fn a_job_comes_out_as_it_went_in<B: Backend>() {
+pub(crate) async fn a_job_comes_out_as_it_went_in<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     let every_byte: Vec<u8> = (0..=255).collect();
@@ -191,23 +191,27 @@ pub(crate) async fn a_job_comes_out_as_it_went_in<B: Backend>() {
         let job = take(&queue).await;
         assert!(job.message == sent, "body {n} or its properties changed");
         assert_eq!(job.history, History::default());
-        settle(&queue, job.lease, Outcome::Done).await;
+        settle(&queue, job.lease, JobOutcome::Done).await;
     }
     queue.close().await;
 }
 
-pub(crate) async fn an_event_that_asks_for_nothing_is_kept_but_no_job<B: Backend>() {
+pub(crate) async fn an_event_that_asks_for_nothing_is_kept_but_no_job<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     for id in ["evt_a", "evt_b"] {
         assert_eq!(publish(&queue, event(id)).await, Published::New);
     }
     assert_empty(&queue).await;
-    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 2)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 0), (QueueKind::Retry, 0), (QueueKind::Dead, 0), (QueueKind::Unrouted, 2)],
+    )
+    .await;
     queue.close().await;
 }
 
-pub(crate) async fn a_duplicate_is_one_job<B: Backend>() {
+pub(crate) async fn a_duplicate_is_one_job<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     if !B::RECOGNISES_DUPLICATES {
@@ -219,13 +223,13 @@ pub(crate) async fn a_duplicate_is_one_job<B: Backend>() {
     assert_eq!(publish(&queue, message("evt_1", b"{}")).await, again);
     let job = take(&queue).await;
     assert_eq!(publish(&queue, message("evt_1", b"{}")).await, again, "while it is being worked on");
-    settle(&queue, job.lease, Outcome::Done).await;
+    settle(&queue, job.lease, JobOutcome::Done).await;
     assert_eq!(publish(&queue, message("evt_1", b"{}")).await, again, "when it is done");
     assert_empty(&queue).await;
     queue.close().await;
 }
 
-pub(crate) async fn one_id_with_two_bodies_is_two_jobs<B: Backend>() {
+pub(crate) async fn one_id_with_two_bodies_is_two_jobs<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     assert_eq!(publish(&queue, message("evt_1", b"{\"a\":1}")).await, Published::New);
@@ -235,7 +239,7 @@ pub(crate) async fn one_id_with_two_bodies_is_two_jobs<B: Backend>() {
     queue.close().await;
 }
 
-pub(crate) async fn many_publishers_lose_and_double_nothing<B: Backend>() {
+pub(crate) async fn many_publishers_lose_and_double_nothing<B: QueueUnderTest>() {
     const PUBLISHERS: usize = 64;
     const EACH: usize = 50;
     let backend = B::start().await;
@@ -258,7 +262,7 @@ pub(crate) async fn many_publishers_lose_and_double_nothing<B: Backend>() {
         let job = take(&queue).await;
         assert_eq!(job.message.dedup, DedupKey::new(&job.message.id, &job.message.body), "bodies mixed up");
         assert!(seen.insert(job.message.id), "handed out twice");
-        settle(&queue, job.lease, Outcome::Done).await;
+        settle(&queue, job.lease, JobOutcome::Done).await;
     }
     while let Some(publisher) = publishers.join_next().await {
         publisher.unwrap();
@@ -267,7 +271,7 @@ pub(crate) async fn many_publishers_lose_and_double_nothing<B: Backend>() {
     queue.close().await;
 }
 
-pub(crate) async fn the_same_message_at_once_is_new_once<B: Backend>() {
+pub(crate) async fn the_same_message_at_once_is_new_once<B: QueueUnderTest>() {
     let backend = B::start().await;
     if !B::RECOGNISES_DUPLICATES {
         return;
@@ -287,7 +291,7 @@ pub(crate) async fn the_same_message_at_once_is_new_once<B: Backend>() {
     }
 }
 
-pub(crate) async fn a_lease_has_one_holder<B: Backend>() {
+pub(crate) async fn a_lease_has_one_holder<B: QueueUnderTest>() {
     const JOBS: usize = 200;
     let backend = B::start().await;
     let queues = [backend.open().await, backend.open().await];
@@ -311,7 +315,7 @@ pub(crate) async fn a_lease_has_one_holder<B: Backend>() {
     }
     assert!(timeout(A_WHILE, jobs.recv()).await.is_err(), "two hold one job");
     for (holder, lease) in held.into_values() {
-        settle(&queues[holder], lease, Outcome::Done).await;
+        settle(&queues[holder], lease, JobOutcome::Done).await;
     }
     for queue in queues {
         queue.close().await;
@@ -319,21 +323,25 @@ pub(crate) async fn a_lease_has_one_holder<B: Backend>() {
     consumers.join_all().await;
 }
 
-pub(crate) async fn done_is_over<B: Backend>() {
+pub(crate) async fn done_is_over<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     publish(&queue, message("evt_1", b"{}")).await;
     let job = take(&queue).await;
-    settle(&queue, job.lease, Outcome::Done).await;
+    settle(&queue, job.lease, JobOutcome::Done).await;
     assert_empty(&queue).await;
     queue.close().await;
     let queue = backend.open().await;
     assert_empty(&queue).await;
-    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 0), (QueueKind::Retry, 0), (QueueKind::Dead, 0), (QueueKind::Unrouted, 0)],
+    )
+    .await;
     queue.close().await;
 }
 
-pub(crate) async fn released_comes_back_at_once<B: Backend>() {
+pub(crate) async fn released_comes_back_at_once<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     let sent = message("evt_1", b"{}");
@@ -342,12 +350,12 @@ pub(crate) async fn released_comes_back_at_once<B: Backend>() {
         let job = take(&queue).await;
         assert_eq!(job.message, sent);
         assert_eq!(job.history, History::default(), "a release is no failure");
-        settle(&queue, job.lease, Outcome::Release).await;
+        settle(&queue, job.lease, JobOutcome::Release).await;
     }
     queue.close().await;
 }
 
-pub(crate) async fn a_retry_waits_and_remembers<B: Backend>() {
+pub(crate) async fn a_retry_waits_and_remembers<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     let sent = Message { traceparent: Some("00-1-2-01".to_owned()), ..message("evt_1", b"\0{}\xff") };
@@ -355,7 +363,8 @@ pub(crate) async fn a_retry_waits_and_remembers<B: Backend>() {
     let mut job = take(&queue).await;
     for failures in 1..=3 {
         let started = Instant::now();
-        settle(&queue, job.lease, Outcome::Retry { after: B::SHORT_WAIT, history: history(failures) }).await;
+        settle(&queue, job.lease, JobOutcome::Retry { after: B::SHORT_WAIT, history: history(failures) })
+            .await;
         job = take(&queue).await;
         let waited = started.elapsed();
         assert!(waited >= B::SHORT_WAIT.mul_f64(0.9), "came back after {waited:?}");
@@ -364,7 +373,7 @@ pub(crate) async fn a_retry_waits_and_remembers<B: Backend>() {
         assert_eq!(job.history, history(failures));
     }
     // A release forgets nothing of it, nor does a queue that ends.
-    settle(&queue, job.lease, Outcome::Release).await;
+    settle(&queue, job.lease, JobOutcome::Release).await;
     assert_eq!(take(&queue).await.history, history(3));
     queue.close().await;
     let queue = backend.open().await;
@@ -372,7 +381,7 @@ pub(crate) async fn a_retry_waits_and_remembers<B: Backend>() {
     queue.close().await;
 }
 
-pub(crate) async fn a_long_history_survives<B: Backend>() {
+pub(crate) async fn a_long_history_survives<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     publish(&queue, message("evt_1", b"{}")).await;
@@ -381,23 +390,31 @@ pub(crate) async fn a_long_history_survives<B: Backend>() {
         attempt.detail = "long ".repeat(200);
     }
     let job = take(&queue).await;
-    settle(&queue, job.lease, Outcome::Retry { after: B::SHORT_WAIT, history: long.clone() }).await;
+    settle(&queue, job.lease, JobOutcome::Retry { after: B::SHORT_WAIT, history: long.clone() }).await;
     assert_eq!(take(&queue).await.history, long);
     queue.close().await;
 }
 
-pub(crate) async fn dead_stays_dead<B: Backend>() {
+pub(crate) async fn dead_stays_dead<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     publish(&queue, message("evt_1", b"{}")).await;
     let job = take(&queue).await;
-    settle(&queue, job.lease, Outcome::Dead { history: history(2) }).await;
+    settle(&queue, job.lease, JobOutcome::Dead { history: history(2) }).await;
     assert_empty(&queue).await;
-    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 1), (Lane::Unrouted, 0)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 0), (QueueKind::Retry, 0), (QueueKind::Dead, 1), (QueueKind::Unrouted, 0)],
+    )
+    .await;
     queue.close().await;
     let queue = backend.open().await;
     assert_empty(&queue).await;
-    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 1), (Lane::Unrouted, 0)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 0), (QueueKind::Retry, 0), (QueueKind::Dead, 1), (QueueKind::Unrouted, 0)],
+    )
+    .await;
     queue.close().await;
 }
 
@@ -417,19 +434,23 @@ async fn bury(queue: &Arc<dyn Queue>, messages: impl IntoIterator<Item = Message
     for message in messages {
         publish(queue, message).await;
         let job = take(queue).await;
-        settle(queue, job.lease, Outcome::Dead { history: history(2) }).await;
+        settle(queue, job.lease, JobOutcome::Dead { history: history(2) }).await;
     }
 }
 
 async fn assert_dead(queue: &Arc<dyn Queue>, dead: u64) {
-    assert_depths(queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, dead), (Lane::Unrouted, 0)]).await;
+    assert_depths(
+        queue,
+        [(QueueKind::Fetch, 0), (QueueKind::Retry, 0), (QueueKind::Dead, dead), (QueueKind::Unrouted, 0)],
+    )
+    .await;
 }
 
 fn ids(letters: &[DeadLetter]) -> Vec<&str> {
     letters.iter().map(|letter| letter.message.id.as_str()).collect()
 }
 
-pub(crate) async fn dead_letters_are_listed_as_they_died<B: Backend>() {
+pub(crate) async fn dead_letters_are_listed_as_they_died<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     assert_eq!(dead_letters(&*queue).await, []);
@@ -464,7 +485,7 @@ pub(crate) async fn dead_letters_are_listed_as_they_died<B: Backend>() {
     other.close().await;
 }
 
-pub(crate) async fn a_dead_letter_that_is_left_alone_stays<B: Backend>() {
+pub(crate) async fn a_dead_letter_that_is_left_alone_stays<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     bury(&queue, ["a", "b", "c"].map(|id| message(id, b"{}"))).await;
@@ -484,7 +505,7 @@ pub(crate) async fn a_dead_letter_that_is_left_alone_stays<B: Backend>() {
     queue.close().await;
 }
 
-pub(crate) async fn a_replay_is_a_move_and_begins_the_ladder_anew<B: Backend>() {
+pub(crate) async fn a_replay_is_a_move_and_begins_the_ladder_anew<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     bury(&queue, ["a", "b", "c"].map(|id| message(id, b"{\"n\":1}"))).await;
@@ -496,11 +517,15 @@ pub(crate) async fn a_replay_is_a_move_and_begins_the_ladder_anew<B: Backend>() 
         }
     }
     walk.close().await;
-    assert_depths(&queue, [(Lane::Fetch, 1), (Lane::Retry, 0), (Lane::Dead, 2), (Lane::Unrouted, 0)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 1), (QueueKind::Retry, 0), (QueueKind::Dead, 2), (QueueKind::Unrouted, 0)],
+    )
+    .await;
     let job = take(&queue).await;
     assert_eq!(job.message, message("b", b"{\"n\":1}"));
-    let History { failures, waits, attempts, earlier, replays } = &job.history;
-    assert_eq!((*failures, *waits, *earlier), (0, 0, 2), "the ladder begins anew");
+    let History { failures, waits, attempts, failures_before_replay, replays } = &job.history;
+    assert_eq!((*failures, *waits, *failures_before_replay), (0, 0, 2), "the ladder begins anew");
     assert_eq!(*attempts, history(2).attempts, "the story goes on");
     assert!(replays.len() == 1 && replays[0] >= before, "{replays:?}");
     assert_empty(&queue).await;
@@ -508,24 +533,28 @@ pub(crate) async fn a_replay_is_a_move_and_begins_the_ladder_anew<B: Backend>() 
     // Dead again, it is a letter again, with all of it, and can be replayed again.
     let mut again = job.history.clone();
     again.push(history(1).attempts.remove(0));
-    settle(&queue, job.lease, Outcome::Dead { history: again.clone() }).await;
+    settle(&queue, job.lease, JobOutcome::Dead { history: again.clone() }).await;
     assert_dead(&queue, 3).await;
     let found = dead_letters(&*queue).await;
     let letter = found.iter().find(|letter| letter.message.id == "b").unwrap();
-    assert_eq!((&letter.history, letter.history.tries()), (&again, 3));
+    assert_eq!((&letter.history, letter.history.attempt_count()), (&again, 3));
     let mut walk = queue.dead_letters().await.unwrap();
     while let Some(letter) = walk.next().await.unwrap() {
         walk.replay(letter).await.expect("replayed");
     }
     walk.close().await;
-    assert_depths(&queue, [(Lane::Fetch, 3), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 3), (QueueKind::Retry, 0), (QueueKind::Dead, 0), (QueueKind::Unrouted, 0)],
+    )
+    .await;
     let jobs = [take(&queue).await, take(&queue).await, take(&queue).await];
     let job = jobs.iter().find(|job| job.message.id == "b").unwrap();
-    assert_eq!((job.history.earlier, job.history.replays.len()), (3, 2));
+    assert_eq!((job.history.failures_before_replay, job.history.replays.len()), (3, 2));
     queue.close().await;
 }
 
-pub(crate) async fn a_dropped_dead_letter_is_gone<B: Backend>() {
+pub(crate) async fn a_dropped_dead_letter_is_gone<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     bury(&queue, ["a", "b", "c"].map(|id| message(id, b"{}"))).await;
@@ -544,7 +573,7 @@ pub(crate) async fn a_dropped_dead_letter_is_gone<B: Backend>() {
     queue.close().await;
 }
 
-pub(crate) async fn a_walk_ends_although_what_it_replays_dies_again<B: Backend>() {
+pub(crate) async fn a_walk_ends_although_what_it_replays_dies_again<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     bury(&queue, (0..20).map(|n| message(&format!("evt_{n}"), b"{}"))).await;
@@ -555,7 +584,7 @@ pub(crate) async fn a_walk_ends_although_what_it_replays_dies_again<B: Backend>(
         assert!(met <= 20, "met again");
         walk.replay(letter).await.expect("replayed");
         let job = take(&queue).await;
-        settle(&queue, job.lease, Outcome::Dead { history: job.history }).await;
+        settle(&queue, job.lease, JobOutcome::Dead { history: job.history }).await;
         bury(&queue, [message(&format!("new_{met}"), b"{}")]).await;
     }
     walk.close().await;
@@ -564,38 +593,38 @@ pub(crate) async fn a_walk_ends_although_what_it_replays_dies_again<B: Backend>(
     queue.close().await;
 }
 
-pub(crate) async fn a_lease_ends_once<B: Backend>() {
+pub(crate) async fn a_lease_ends_once<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     let outcomes = [
-        Outcome::Done,
-        Outcome::Release,
-        Outcome::Retry { after: B::LONG_WAIT, history: history(1) },
-        Outcome::Dead { history: history(1) },
+        JobOutcome::Done,
+        JobOutcome::Release,
+        JobOutcome::Retry { after: B::LONG_WAIT, history: history(1) },
+        JobOutcome::Dead { history: history(1) },
     ];
     for (number, outcome) in outcomes.into_iter().enumerate() {
         // Something new each time, or what was released is found again.
         publish(&queue, message(&format!("evt_{number}"), b"{}")).await;
         let job = take(&queue).await;
         settle(&queue, job.lease, outcome.clone()).await;
-        for second in [outcome.clone(), Outcome::Done, Outcome::Release] {
+        for second in [outcome.clone(), JobOutcome::Done, JobOutcome::Release] {
             let error = queue.settle(job.lease, second).await.expect_err("settled twice");
             assert!(matches!(error, QueueError::LeaseLost), "{outcome:?}: {error}");
         }
-        if matches!(outcome, Outcome::Release) {
+        if matches!(outcome, JobOutcome::Release) {
             let again = take(&queue).await;
             assert_ne!(again.lease, job.lease, "a lease is named once");
-            let error = queue.settle(job.lease, Outcome::Done).await.expect_err("somebody else's job");
+            let error = queue.settle(job.lease, JobOutcome::Done).await.expect_err("somebody else's job");
             assert!(matches!(error, QueueError::LeaseLost), "{error}");
-            settle(&queue, again.lease, Outcome::Done).await;
+            settle(&queue, again.lease, JobOutcome::Done).await;
         }
     }
-    let error = queue.settle(Lease(u64::MAX), Outcome::Done).await.expect_err("nobody's lease");
+    let error = queue.settle(LeaseId(u64::MAX), JobOutcome::Done).await.expect_err("nobody's lease");
     assert!(matches!(error, QueueError::LeaseLost), "{error}");
     queue.close().await;
 }
 
-pub(crate) async fn an_abandoned_wait_loses_nothing<B: Backend>() {
+pub(crate) async fn an_abandoned_wait_loses_nothing<B: QueueUnderTest>() {
     const JOBS: usize = 300;
     let backend = B::start().await;
     let queue = backend.open().await;
@@ -621,23 +650,27 @@ pub(crate) async fn an_abandoned_wait_loses_nothing<B: Backend>() {
                 if let Ok(job) = timeout(patience, queue.next()).await {
                     let job = job.expect("an open queue");
                     assert!(seen.insert(job.message.id), "handed out twice");
-                    settle(&queue, job.lease, Outcome::Done).await;
+                    settle(&queue, job.lease, JobOutcome::Done).await;
                 }
             }
         }
     };
     tokio::join!(publisher, consumer);
-    assert_depths(&queue, [(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 0), (QueueKind::Retry, 0), (QueueKind::Dead, 0), (QueueKind::Unrouted, 0)],
+    )
+    .await;
     queue.close().await;
 }
 
-pub(crate) async fn a_waiting_consumer_is_woken<B: Backend>() {
+pub(crate) async fn a_waiting_consumer_is_woken<B: QueueUnderTest>() {
     let backend = B::start().await;
     let (near, far) = (backend.open().await, backend.open().await);
     for (n, publisher) in [&near, &far].into_iter().enumerate() {
         let job = async {
             let job = take(&near).await;
-            settle(&near, job.lease, Outcome::Done).await;
+            settle(&near, job.lease, JobOutcome::Done).await;
             Instant::now()
         };
         let sent = async {
@@ -653,7 +686,7 @@ pub(crate) async fn a_waiting_consumer_is_woken<B: Backend>() {
     far.close().await;
 }
 
-pub(crate) async fn closing_hands_everything_back<B: Backend>() {
+pub(crate) async fn closing_hands_everything_back<B: QueueUnderTest>() {
     let backend = B::start().await;
     let (first, second) = (backend.open().await, backend.open().await);
     for n in 0..5 {
@@ -662,20 +695,20 @@ pub(crate) async fn closing_hands_everything_back<B: Backend>() {
     let held = [take(&first).await, take(&first).await, take(&first).await];
     first.close().await;
     assert!(matches!(first.next().await, Err(QueueError::Closed)));
-    assert!(first.settle(held[0].lease, Outcome::Done).await.is_err(), "it is somebody else's now");
+    assert!(first.settle(held[0].lease, JobOutcome::Done).await.is_err(), "it is somebody else's now");
     let mut seen = HashSet::new();
     for _ in 0..5 {
         let job = take(&second).await;
         assert_eq!(job.history, History::default(), "a shutdown is no failure");
         assert!(seen.insert(job.message.id));
-        settle(&second, job.lease, Outcome::Done).await;
+        settle(&second, job.lease, JobOutcome::Done).await;
     }
     // Once more does no harm.
     first.close().await;
     second.close().await;
 }
 
-pub(crate) async fn closing_wakes_those_who_wait<B: Backend>() {
+pub(crate) async fn closing_wakes_those_who_wait<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     let mut waiting = JoinSet::new();
@@ -690,7 +723,7 @@ pub(crate) async fn closing_wakes_those_who_wait<B: Backend>() {
     }
 }
 
-pub(crate) async fn what_is_about_a_conversation_is_erased<B: Backend>() {
+pub(crate) async fn what_is_about_a_conversation_is_erased<B: QueueUnderTest>() {
     const ID: &str = "CA0123456789";
     let backend = B::start().await;
     let queue = backend.open().await;
@@ -699,14 +732,14 @@ pub(crate) async fn what_is_about_a_conversation_is_erased<B: Backend>() {
     for id in [ID, "CA01234567890", "CA-another"] {
         publish(&queue, about(&format!("dead-{id}"), id)).await;
         let job = take(&queue).await;
-        settle(&queue, job.lease, Outcome::Dead { history: history(1) }).await;
+        settle(&queue, job.lease, JobOutcome::Dead { history: history(1) }).await;
         let kept = Message { kind: "handoff.created".to_owned(), ..about(&format!("event-{id}"), id) };
         publish(&queue, kept).await;
     }
     for (event, outcome) in [
-        ("done", Outcome::Done),
-        ("dead", Outcome::Dead { history: history(2) }),
-        ("retry", Outcome::Retry { after: B::LONG_WAIT, history: history(1) }),
+        ("done", JobOutcome::Done),
+        ("dead", JobOutcome::Dead { history: history(2) }),
+        ("retry", JobOutcome::Retry { after: B::LONG_WAIT, history: history(1) }),
     ] {
         publish(&queue, about(event, ID)).await;
         let job = take(&queue).await;
@@ -733,11 +766,14 @@ pub(crate) async fn what_is_about_a_conversation_is_erased<B: Backend>() {
     assert_eq!(left, ["dead-CA01234567890", "dead-CA-another"]);
     let jobs = 2 - searched(2);
     let retry = 1 - searched(1);
-    assert_depths(&queue, [(Lane::Fetch, jobs), (Lane::Retry, retry), (Lane::Dead, 2), (Lane::Unrouted, 2)])
-        .await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, jobs), (QueueKind::Retry, retry), (QueueKind::Dead, 2), (QueueKind::Unrouted, 2)],
+    )
+    .await;
     assert_eq!(queue.erase(ID, false).await.unwrap().total(), 0, "there is no more");
     if B::SEARCHES_JOBS {
-        assert!(matches!(queue.settle(leased.lease, Outcome::Done).await, Err(QueueError::LeaseLost)));
+        assert!(matches!(queue.settle(leased.lease, JobOutcome::Done).await, Err(QueueError::LeaseLost)));
         assert_empty(&queue).await;
     }
     if B::RECOGNISES_DUPLICATES {
@@ -749,7 +785,7 @@ pub(crate) async fn what_is_about_a_conversation_is_erased<B: Backend>() {
     queue.close().await;
 }
 
-pub(crate) async fn announcements_are_taken_again_and_again<B: Backend>() {
+pub(crate) async fn announcements_are_taken_again_and_again<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     for _ in 0..2 {
@@ -760,7 +796,7 @@ pub(crate) async fn announcements_are_taken_again_and_again<B: Backend>() {
     queue.close().await;
 }
 
-pub(crate) async fn ready_says_so<B: Backend>() {
+pub(crate) async fn ready_says_so<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
     for _ in 0..3 {
@@ -771,24 +807,32 @@ pub(crate) async fn ready_says_so<B: Backend>() {
     assert!(queue.publish(message("evt_1", b"{}")).await.is_err(), "a closed queue keeps nothing");
 }
 
-pub(crate) async fn depths_count<B: Backend>() {
+pub(crate) async fn depths_count<B: QueueUnderTest>() {
     let backend = B::start().await;
     let queue = backend.open().await;
-    assert_depths(&queue, Lane::ALL.map(|lane| (lane, 0))).await;
+    assert_depths(&queue, QueueKind::ALL.map(|lane| (lane, 0))).await;
     for n in 0..5 {
         publish(&queue, message(&format!("evt_{n}"), b"{}")).await;
     }
     publish(&queue, event("evt_event")).await;
-    assert_depths(&queue, [(Lane::Fetch, 5), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 1)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 5), (QueueKind::Retry, 0), (QueueKind::Dead, 0), (QueueKind::Unrouted, 1)],
+    )
+    .await;
     for outcome in [
-        Outcome::Done,
-        Outcome::Retry { after: B::LONG_WAIT, history: history(1) },
-        Outcome::Dead { history: history(1) },
+        JobOutcome::Done,
+        JobOutcome::Retry { after: B::LONG_WAIT, history: history(1) },
+        JobOutcome::Dead { history: history(1) },
     ] {
         let job = take(&queue).await;
         settle(&queue, job.lease, outcome).await;
     }
     let _leased = take(&queue).await;
-    assert_depths(&queue, [(Lane::Fetch, 2), (Lane::Retry, 1), (Lane::Dead, 1), (Lane::Unrouted, 1)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 2), (QueueKind::Retry, 1), (QueueKind::Dead, 1), (QueueKind::Unrouted, 1)],
+    )
+    .await;
     queue.close().await;
 }

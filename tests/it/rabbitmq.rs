@@ -19,9 +19,9 @@ use polyhook::{
     health::Health,
     lifecycle::Lifecycle,
     queue::{
-        Announced, Announcement, Attempt, History, Job, Lane, Message, Outcome, Published, Queue,
-        QueueConfig, QueueError, Urls,
-        rabbitmq::{OpenError, Options, RabbitMq},
+        Announced, Announcement, Attempt, History, Job, JobOutcome, Message, Published, Queue, QueueConfig,
+        QueueError, QueueKind, QueueUrls,
+        rabbitmq::{OpenError, RabbitMqOptions, RabbitMqQueue},
         spooled::SpooledQueue,
     },
     secret::Secret,
@@ -45,7 +45,7 @@ pub(crate) struct Bench {
 
 pub(crate) fn config(url: &str, prefix: &str) -> QueueConfig {
     QueueConfig {
-        url: Urls::One(Secret::new(url)),
+        url: QueueUrls::One(Secret::new(url)),
         prefix: prefix.to_owned(),
         publish_timeout: Duration::from_secs(5),
         ..QueueConfig::default()
@@ -54,7 +54,7 @@ pub(crate) fn config(url: &str, prefix: &str) -> QueueConfig {
 
 pub(crate) fn try_open(config: &QueueConfig) -> Result<Bench, OpenError> {
     let life = Lifecycle::new();
-    let options = Options {
+    let options = RabbitMqOptions {
         config,
         delays: [1, 600].map(Duration::from_secs).to_vec(),
         consume: Some(4),
@@ -64,9 +64,9 @@ pub(crate) fn try_open(config: &QueueConfig) -> Result<Bench, OpenError> {
     open(options, life)
 }
 
-fn open(options: Options<'_>, life: Lifecycle) -> Result<Bench, OpenError> {
+fn open(options: RabbitMqOptions<'_>, life: Lifecycle) -> Result<Bench, OpenError> {
     let config = options.config;
-    let broker = RabbitMq::open(options, &life)?;
+    let broker = RabbitMqQueue::open(options, &life)?;
     let queue = SpooledQueue::new(broker, None, config, Clock::System, Health::default(), &life);
     Ok(Bench { queue, prefix: config.prefix.clone(), life })
 }
@@ -116,7 +116,7 @@ impl Bench {
         timeout(SOON, self.queue.next()).await.expect("a job in time").expect("an open queue")
     }
 
-    pub(crate) async fn assert_depths(&self, wanted: [(Lane, u64); 4]) {
+    pub(crate) async fn assert_depths(&self, wanted: [(QueueKind, u64); 4]) {
         self.eventually(&format!("{wanted:?}"), async || match self.queue.depths().await {
             Ok(found) if found == wanted => Ok(()),
             other => Err(format!("{other:?}")),
@@ -375,8 +375,13 @@ async fn small_frames_carry_the_greatest_body() {
     let reader = Bench::new().await;
     let config = config(&SHARED.url(), &reader.prefix);
     let delays = [1, 600].map(Duration::from_secs).to_vec();
-    let options =
-        Options { config: &config, delays, consume: None, only_publishes: true, clock: Clock::System };
+    let options = RabbitMqOptions {
+        config: &config,
+        delays,
+        consume: None,
+        only_publishes: true,
+        clock: Clock::System,
+    };
     let writer = open(options, Lifecycle::new()).unwrap();
     writer.becomes_ready().await;
     let long = |length| "x".repeat(length);
@@ -519,7 +524,14 @@ async fn of_many_at_once_one_is_new() {
         assert_eq!(new, 1, "{published:?}");
         assert_eq!(bench.queue.publish(sent).await.unwrap(), Published::Duplicate);
     }
-    bench.assert_depths([(Lane::Fetch, 20), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    bench
+        .assert_depths([
+            (QueueKind::Fetch, 20),
+            (QueueKind::Retry, 0),
+            (QueueKind::Dead, 0),
+            (QueueKind::Unrouted, 0),
+        ])
+        .await;
     // A refused one was no first.
     let long = Message { kind: "k".repeat(300), ..message("evt_x", "{}") };
     for _ in 0..2 {
@@ -552,15 +564,22 @@ async fn a_retry_comes_back_when_it_should_with_its_history() {
     let mut job = bench.take().await;
     for (failures, after) in [(1, 1000), (2, 400), (3, 1500)].map(|(n, ms)| (n, Duration::from_millis(ms))) {
         let begun = Instant::now();
-        let outcome = Outcome::Retry { after, history: history(failures) };
+        let outcome = JobOutcome::Retry { after, history: history(failures) };
         bench.queue.settle(job.lease, outcome).await.unwrap();
         job = bench.take().await;
         let waited = begun.elapsed();
         assert!(waited >= after && waited < after + Duration::from_secs(3), "{after:?}: {waited:?}");
         assert_eq!((&job.message, &job.history), (&sent, &history(failures)));
     }
-    bench.queue.settle(job.lease, Outcome::Done).await.unwrap();
-    bench.assert_depths([(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    bench.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
+    bench
+        .assert_depths([
+            (QueueKind::Fetch, 0),
+            (QueueKind::Retry, 0),
+            (QueueKind::Dead, 0),
+            (QueueKind::Unrouted, 0),
+        ])
+        .await;
     bench.queue.close().await;
 }
 
@@ -569,7 +588,7 @@ async fn a_dead_letter_says_why() {
     let (bench, customer) = (Bench::new().await, Customer::new().await);
     bench.queue.publish(message("evt_1", "{}")).await.unwrap();
     let job = bench.take().await;
-    bench.queue.settle(job.lease, Outcome::Dead { history: history(3) }).await.unwrap();
+    bench.queue.settle(job.lease, JobOutcome::Dead { history: history(3) }).await.unwrap();
     let dead = customer.get(&bench.name("dead")).await;
     let headers = headers(&dead.properties);
     assert_eq!(headers["polyhook-reason"], "unknown_project");
@@ -602,16 +621,23 @@ async fn anybody_may_publish_a_job() {
         assert_eq!(job.message.body, body);
         assert!(job.message.id.starts_with("sha256:"));
         assert_eq!(job.history, History::default());
-        let retry = Outcome::Retry { after: Duration::from_millis(100), history: history(1) };
+        let retry = JobOutcome::Retry { after: Duration::from_millis(100), history: history(1) };
         bench.queue.settle(job.lease, retry).await.unwrap();
         let again = bench.take().await;
         assert_eq!(
             (again.message.body, again.message.id, again.history),
             (job.message.body, job.message.id, history(1))
         );
-        bench.queue.settle(again.lease, Outcome::Dead { history: history(2) }).await.unwrap();
+        bench.queue.settle(again.lease, JobOutcome::Dead { history: history(2) }).await.unwrap();
     }
-    bench.assert_depths([(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 3), (Lane::Unrouted, 0)]).await;
+    bench
+        .assert_depths([
+            (QueueKind::Fetch, 0),
+            (QueueKind::Retry, 0),
+            (QueueKind::Dead, 3),
+            (QueueKind::Unrouted, 0),
+        ])
+        .await;
     bench.queue.close().await;
 }
 
@@ -624,7 +650,7 @@ async fn who_asks_for_no_job_takes_none() {
     }
     for _ in 0..10 {
         let job = busy.take().await;
-        busy.queue.settle(job.lease, Outcome::Done).await.unwrap();
+        busy.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
     }
     idle.queue.close().await;
     busy.queue.close().await;
@@ -638,18 +664,32 @@ async fn a_drain_hands_back_at_once_what_nobody_has_begun() {
     }
     let running = ending.take().await;
     // All four are in its hands, and nobody else gets one.
-    ending.assert_depths([(Lane::Fetch, 4), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    ending
+        .assert_depths([
+            (QueueKind::Fetch, 4),
+            (QueueKind::Retry, 0),
+            (QueueKind::Dead, 0),
+            (QueueKind::Unrouted, 0),
+        ])
+        .await;
     let other = Bench::with(&config(&SHARED.url(), &ending.prefix)).await;
     assert!(timeout(Duration::from_millis(300), other.queue.next()).await.is_err());
     ending.life.drain();
     for _ in 0..3 {
         let job = other.take().await;
         assert_ne!(job.message.id, running.message.id);
-        other.queue.settle(job.lease, Outcome::Done).await.unwrap();
+        other.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
     }
     // What runs may end well.
-    ending.queue.settle(running.lease, Outcome::Done).await.unwrap();
-    other.assert_depths([(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)]).await;
+    ending.queue.settle(running.lease, JobOutcome::Done).await.unwrap();
+    other
+        .assert_depths([
+            (QueueKind::Fetch, 0),
+            (QueueKind::Retry, 0),
+            (QueueKind::Dead, 0),
+            (QueueKind::Unrouted, 0),
+        ])
+        .await;
     ending.queue.close().await;
     other.queue.close().await;
 }
@@ -663,7 +703,7 @@ async fn what_somebody_deletes_is_declared_again() {
 
     // The queue that a retry waits in: the job keeps its lease, and the second attempt works.
     customer.channel.queue_delete(bench.name("fetch.retry.1s").as_str().into(), delete).await.unwrap();
-    let retry = Outcome::Retry { after: Duration::from_millis(500), history: history(1) };
+    let retry = JobOutcome::Retry { after: Duration::from_millis(500), history: history(1) };
     let error = bench.queue.settle(job.lease, retry.clone()).await.unwrap_err();
     assert!(error.to_string().contains("fetch.retry.1s"), "{error}");
     bench
@@ -673,7 +713,7 @@ async fn what_somebody_deletes_is_declared_again() {
         .await;
     let job = bench.take().await;
     assert_eq!(job.history, history(1));
-    bench.queue.settle(job.lease, Outcome::Done).await.unwrap();
+    bench.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
 
     // The exchange, and the queue the jobs come from.
     let exchange = bench.name("events");
@@ -737,11 +777,11 @@ async fn a_job_whose_end_cannot_be_recorded_comes_back() {
         .queue_delete(bench.name("dead").as_str().into(), QueueDeleteOptions::default())
         .await
         .unwrap();
-    bench.queue.settle(job.lease, Outcome::Dead { history: history(1) }).await.unwrap_err();
+    bench.queue.settle(job.lease, JobOutcome::Dead { history: history(1) }).await.unwrap_err();
     let again = bench.take().await;
     assert_eq!(again.message, job.message);
-    assert!(matches!(bench.queue.settle(job.lease, Outcome::Done).await, Err(QueueError::LeaseLost)));
-    bench.queue.settle(again.lease, Outcome::Dead { history: history(1) }).await.unwrap();
+    assert!(matches!(bench.queue.settle(job.lease, JobOutcome::Done).await, Err(QueueError::LeaseLost)));
+    bench.queue.settle(again.lease, JobOutcome::Dead { history: history(1) }).await.unwrap();
     bench.queue.close().await;
 }
 
@@ -776,7 +816,7 @@ async fn a_refused_login_says_so_without_the_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_node_takes_over() {
     let urls = ["amqp://127.0.0.1:1", &SHARED.url(), "amqp://127.0.0.1:2"];
-    let list = Urls::Many(urls.into_iter().map(Secret::new).collect());
+    let list = QueueUrls::Many(urls.into_iter().map(Secret::new).collect());
     let bench = Bench::with(&QueueConfig { url: list, ..config("", &prefix()) }).await;
     assert_eq!(bench.queue.publish(message("evt_1", "{}")).await.unwrap(), Published::New);
     bench.queue.close().await;

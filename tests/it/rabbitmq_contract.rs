@@ -8,14 +8,14 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{
         Announced, Queue,
-        rabbitmq::{Options, RabbitMq},
+        rabbitmq::{RabbitMqOptions, RabbitMqQueue},
         spooled::SpooledQueue,
     },
 };
 use tokio::time::{Duration, sleep, timeout};
 
 use crate::{
-    queue_contract::{Backend, contract_suite},
+    queue_contract::{QueueUnderTest, contract_suite},
     rabbitmq::config,
     support::rabbit::{SHARED, prefix},
 };
@@ -25,7 +25,7 @@ struct Rabbit {
     life: Lifecycle,
 }
 
-impl Backend for Rabbit {
+impl QueueUnderTest for Rabbit {
     // Each process remembers for itself, and the suite asks two of them.
     const RECOGNISES_DUPLICATES: bool = false;
     const UNASKED_ANNOUNCEMENT: Announced = Announced::Unrouted;
@@ -36,7 +36,7 @@ impl Backend for Rabbit {
 
     async fn open(&self) -> Arc<dyn Queue> {
         let config = config(&SHARED.url(), &self.prefix);
-        let options = Options {
+        let options = RabbitMqOptions {
             config: &config,
             delays: vec![Self::SHORT_WAIT, Self::LONG_WAIT],
             // The suite holds many jobs at a time.
@@ -44,7 +44,7 @@ impl Backend for Rabbit {
             only_publishes: false,
             clock: Clock::System,
         };
-        let broker = RabbitMq::open(options, &self.life).unwrap();
+        let broker = RabbitMqQueue::open(options, &self.life).unwrap();
         let queue = SpooledQueue::new(broker, None, &config, Clock::System, Health::default(), &self.life);
         let ready = async {
             while queue.ready().await.is_err() {

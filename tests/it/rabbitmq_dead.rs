@@ -7,7 +7,7 @@ use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
     options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions},
 };
-use polyhook::queue::{Lane, Outcome, Queue, QueueError};
+use polyhook::queue::{JobOutcome, Queue, QueueError, QueueKind};
 use tokio::time::sleep;
 
 use crate::{
@@ -27,13 +27,13 @@ async fn bury(bench: &Bench, ids: &[&str]) {
     for id in ids {
         bench.queue.publish(message(id, "{}")).await.unwrap();
         let job = bench.take().await;
-        bench.queue.settle(job.lease, Outcome::Dead { history: history(1) }).await.unwrap();
+        bench.queue.settle(job.lease, JobOutcome::Dead { history: history(1) }).await.unwrap();
     }
     bench.assert_depths(depths(0, ids.len() as u64)).await;
 }
 
-fn depths(fetch: u64, dead: u64) -> [(Lane, u64); 4] {
-    [(Lane::Fetch, fetch), (Lane::Retry, 0), (Lane::Dead, dead), (Lane::Unrouted, 0)]
+fn depths(fetch: u64, dead: u64) -> [(QueueKind, u64); 4] {
+    [(QueueKind::Fetch, fetch), (QueueKind::Retry, 0), (QueueKind::Dead, dead), (QueueKind::Unrouted, 0)]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,8 +60,8 @@ async fn what_workers_lost_too_often_says_so() {
     walk.close().await;
     for _ in 0..3 {
         let job = bench.take().await;
-        assert_eq!((&job.message, job.history.earlier), (&sent, 1));
-        bench.queue.settle(job.lease, Outcome::Release).await.unwrap();
+        assert_eq!((&job.message, job.history.failures_before_replay), (&sent, 1));
+        bench.queue.settle(job.lease, JobOutcome::Release).await.unwrap();
     }
     bench.queue.close().await;
 }
@@ -77,7 +77,10 @@ async fn a_stranger_s_letter_is_read_and_replayed() {
     bench.assert_depths(depths(0, 1)).await;
     let mut walk = bench.queue.dead_letters().await.unwrap();
     let letter = walk.next().await.unwrap().unwrap();
-    assert_eq!((letter.reason(), letter.history.tries(), letter.correlation_id()), ("unknown", 0, None));
+    assert_eq!(
+        (letter.reason(), letter.history.attempt_count(), letter.correlation_id()),
+        ("unknown", 0, None)
+    );
     walk.replay(letter).await.unwrap();
     walk.close().await;
     let job = bench.take().await;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use polyhook::queue::{Lane, Outcome, Published, Queue, QueueConfig, QueueError};
+use polyhook::queue::{JobOutcome, Published, Queue, QueueConfig, QueueError, QueueKind};
 use tokio::{
     sync::{Mutex, MutexGuard},
     task::block_in_place,
@@ -81,7 +81,7 @@ async fn a_killed_broker_costs_nothing_but_time() {
     assert!(failed > 0, "the broker was killed too late to show anything");
     bench.becomes_unready("127.0.0.1").await;
     assert_fails_fast(&bench).await;
-    assert!(matches!(bench.queue.settle(held.lease, Outcome::Done).await, Err(QueueError::LeaseLost)));
+    assert!(matches!(bench.queue.settle(held.lease, JobOutcome::Done).await, Err(QueueError::LeaseLost)));
 
     block_in_place(|| node.restart());
     bench.becomes_ready().await;
@@ -92,7 +92,7 @@ async fn a_killed_broker_costs_nothing_but_time() {
     while !missing.is_empty() {
         let job = bench.take().await;
         missing.remove(&job.message.id);
-        bench.queue.settle(job.lease, Outcome::Done).await.unwrap();
+        bench.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
     }
     bench.queue.close().await;
 }
@@ -143,14 +143,14 @@ async fn what_a_new_queue_holds_survives_a_kill() {
     let bench = Bench::with(&config(&node.url(), &prefix)).await;
     bench.queue.publish(message("evt_first", "{}")).await.unwrap();
     let job = bench.take().await;
-    let retry = Outcome::Retry { after: Duration::from_mins(10), history: history(1) };
+    let retry = JobOutcome::Retry { after: Duration::from_mins(10), history: history(1) };
     bench.queue.settle(job.lease, retry).await.unwrap();
     again(&bench).await;
     bench
         .eventually("put off", async || {
             let depths = bench.queue.depths().await.map_err(|error| error.to_string())?;
             // The job's acknowledgement may be lost with the broker: then it is there twice.
-            if depths.contains(&(Lane::Retry, 1)) { Ok(()) } else { Err(format!("{depths:?}")) }
+            if depths.contains(&(QueueKind::Retry, 1)) { Ok(()) } else { Err(format!("{depths:?}")) }
         })
         .await;
 
@@ -184,7 +184,7 @@ async fn a_broker_short_of_memory_refuses_at_once() {
     bench.becomes_unready("takes no messages").await;
     assert_fails_fast(&bench).await;
     // Acknowledgements go on: they have a connection of their own.
-    bench.queue.settle(held.lease, Outcome::Done).await.unwrap();
+    bench.queue.settle(held.lease, JobOutcome::Done).await.unwrap();
     block_in_place(|| node.ctl(&["set_vm_memory_high_watermark", "0.6"]));
     bench.becomes_ready().await;
     assert_eq!(bench.queue.publish(message("evt_after", "{}")).await.unwrap(), Published::New);
@@ -225,7 +225,7 @@ async fn tls_with_our_authority() {
     let bench = Bench::with(&tls(&SHARED.tls_url(), Some("ca.pem"), &SHARED)).await;
     assert_eq!(bench.queue.publish(message("evt_1", "{}")).await.unwrap(), Published::New);
     let job = bench.take().await;
-    bench.queue.settle(job.lease, Outcome::Done).await.unwrap();
+    bench.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
     let connections = block_in_place(|| SHARED.ctl(&["list_connections", "ssl", "client_properties"]));
     let ours: Vec<_> = connections.lines().filter(|line| line.starts_with("true")).collect();
     assert!(ours.iter().any(|line| line.contains("polyhook publish")), "{connections}");

@@ -14,8 +14,8 @@ use polyhook::{
     health::Health,
     lifecycle::Lifecycle,
     queue::{
-        Announced, Lane, Message, Outcome, Published, Queue, QueueConfig, QueueError, SpoolConfig,
-        rabbitmq::{Options, RabbitMq},
+        Announced, JobOutcome, Message, Published, Queue, QueueConfig, QueueError, QueueKind, SpoolConfig,
+        rabbitmq::{RabbitMqOptions, RabbitMqQueue},
         spool::{self, Spool},
         spooled::SpooledQueue,
     },
@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    queue_contract::{Backend, contract_suite},
+    queue_contract::{QueueUnderTest, contract_suite},
     rabbitmq::{SOON, config, message},
     rabbitmq_faults::fragile,
     support::rabbit::{SHARED, prefix},
@@ -75,14 +75,14 @@ impl Site {
     }
 
     fn open_with(&self, delays: Vec<Duration>) -> Arc<SpooledQueue> {
-        let options = Options {
+        let options = RabbitMqOptions {
             config: &self.queue_config,
             delays,
             consume: Some(250),
             only_publishes: false,
             clock: self.clock.clone(),
         };
-        let broker = RabbitMq::open(options, &self.life).unwrap();
+        let broker = RabbitMqQueue::open(options, &self.life).unwrap();
         let spool =
             Spool::open(&self.spool_config, &self.queue_config, self.clock.clone(), &self.life).unwrap();
         let spool = Some((spool, self.spool_config.drain_rate));
@@ -108,7 +108,7 @@ impl Site {
 /// Several replicas on one broker, each with a spool.
 struct Replicas(Site, Mutex<Vec<Site>>);
 
-impl Backend for Replicas {
+impl QueueUnderTest for Replicas {
     const RECOGNISES_DUPLICATES: bool = false;
     const UNASKED_ANNOUNCEMENT: Announced = Announced::Unrouted;
 
@@ -155,7 +155,7 @@ async fn take_all(queue: &SpooledQueue, mut missing: std::collections::HashSet<u
         if missing.remove(&number) {
             order.push(number);
         }
-        queue.settle(job.lease, Outcome::Done).await.unwrap();
+        queue.settle(job.lease, JobOutcome::Done).await.unwrap();
     }
     order
 }
@@ -386,9 +386,9 @@ async fn a_deleted_fetch_queue_costs_no_delivery() {
         sleep(Duration::from_millis(10)).await;
     }
     take_all(&queue, (0..60).collect()).await;
-    assert!(matches!(queue.settle(held.lease, Outcome::Done).await, Err(QueueError::LeaseLost)));
+    assert!(matches!(queue.settle(held.lease, JobOutcome::Done).await, Err(QueueError::LeaseLost)));
     let depths = queue.depths().await.unwrap();
-    assert!(depths.contains(&(Lane::Unrouted, 0)), "{depths:?}");
+    assert!(depths.contains(&(QueueKind::Unrouted, 0)), "{depths:?}");
     queue.close().await;
 }
 

@@ -13,7 +13,7 @@ use polyhook::{
     clock::Clock,
     lifecycle::Lifecycle,
     queue::{
-        Announced, Lane, Message, Outcome, Published, Queue, QueueError,
+        Announced, JobOutcome, Message, Published, Queue, QueueError, QueueKind,
         sqlite::{OpenError, SqliteOptions, SqliteQueue},
     },
 };
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::queue_contract::{
-    Backend, announcement, assert_depths, assert_empty, contract_suite, dead_letters, event, history,
+    QueueUnderTest, announcement, assert_depths, assert_empty, contract_suite, dead_letters, event, history,
     message, take,
 };
 
@@ -36,7 +36,7 @@ struct Embedded {
     life: Lifecycle,
 }
 
-impl Backend for Embedded {
+impl QueueUnderTest for Embedded {
     const RECOGNISES_DUPLICATES: bool = true;
     const UNASKED_ANNOUNCEMENT: Announced = Announced::Delivered;
     const DISORDER: usize = 0;
@@ -111,12 +111,16 @@ async fn everything_survives_a_restart() {
     queue.announce(announcement("ready-1")).await.unwrap();
     let jobs = [take(&queue).await, take(&queue).await, take(&queue).await];
     let far = Duration::from_hours(1);
-    queue.settle(jobs[1].lease, Outcome::Retry { after: far, history: history(3) }).await.unwrap();
-    queue.settle(jobs[2].lease, Outcome::Dead { history: history(7) }).await.unwrap();
+    queue.settle(jobs[1].lease, JobOutcome::Retry { after: far, history: history(3) }).await.unwrap();
+    queue.settle(jobs[2].lease, JobOutcome::Dead { history: history(7) }).await.unwrap();
     queue.close().await;
 
     let (queue, sqlite) = store.with(patient());
-    assert_depths(&queue, [(Lane::Fetch, 1), (Lane::Retry, 1), (Lane::Dead, 1), (Lane::Unrouted, 1)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 1), (QueueKind::Retry, 1), (QueueKind::Dead, 1), (QueueKind::Unrouted, 1)],
+    )
+    .await;
     for id in ["waiting", "retried", "dead"] {
         assert_eq!(queue.publish(message(id, b"{}")).await.unwrap(), Published::Duplicate);
     }
@@ -146,7 +150,7 @@ async fn jobs_come_in_the_order_of_arrival() {
     }
     // What comes back has waited longest.
     queue.publish(message("late", b"{}")).await.unwrap();
-    queue.settle(leases[7], Outcome::Release).await.unwrap();
+    queue.settle(leases[7], JobOutcome::Release).await.unwrap();
     assert_eq!(take(&queue).await.message.id, names[7]);
     queue.close().await;
 }
@@ -192,7 +196,7 @@ async fn a_moved_clock_is_noticed_by_who_waits() {
     queue.publish(message("evt_1", b"{}")).await.unwrap();
     let job = take(&queue).await;
     let after = Duration::from_hours(6);
-    queue.settle(job.lease, Outcome::Retry { after, history: history(1) }).await.unwrap();
+    queue.settle(job.lease, JobOutcome::Retry { after, history: history(1) }).await.unwrap();
     let waiting = take(&queue);
     let advancing = async {
         tokio::time::sleep(Duration::from_millis(400)).await;
@@ -240,8 +244,8 @@ async fn what_is_old_goes_and_what_is_dead_stays() {
     queue.publish(event("event")).await.unwrap();
     queue.announce(announcement("ready-1")).await.unwrap();
     let (done, dead) = (take(&queue).await, take(&queue).await);
-    queue.settle(done.lease, Outcome::Done).await.unwrap();
-    queue.settle(dead.lease, Outcome::Dead { history: history(1) }).await.unwrap();
+    queue.settle(done.lease, JobOutcome::Done).await.unwrap();
+    queue.settle(dead.lease, JobOutcome::Dead { history: history(1) }).await.unwrap();
     assert_eq!(store.count("SELECT count(*) FROM bodies"), 3, "the body of what is done goes at once");
 
     clock.advance(Duration::from_mins(59));
@@ -251,7 +255,11 @@ async fn what_is_old_goes_and_what_is_dead_stays() {
     assert_eq!(sqlite.announcements_after(0, 10).await.unwrap().len(), 1);
 
     clock.advance(Duration::from_mins(2));
-    assert_depths(&queue, [(Lane::Fetch, 1), (Lane::Retry, 0), (Lane::Dead, 1), (Lane::Unrouted, 0)]).await;
+    assert_depths(
+        &queue,
+        [(QueueKind::Fetch, 1), (QueueKind::Retry, 0), (QueueKind::Dead, 1), (QueueKind::Unrouted, 0)],
+    )
+    .await;
     eventually("the announcement goes", || async {
         sqlite.announcements_after(0, 10).await.unwrap().is_empty().then_some(())
     })
@@ -275,7 +283,7 @@ async fn the_file_gives_room_back() {
     }
     for _ in 0..256 {
         let job = take(&queue).await;
-        queue.settle(job.lease, Outcome::Done).await.unwrap();
+        queue.settle(job.lease, JobOutcome::Done).await.unwrap();
     }
     eventually("few unused pages", || async {
         (store.count("SELECT page_count FROM pragma_page_count") < 2048).then_some(())
@@ -361,7 +369,7 @@ async fn a_locked_file_is_an_error_while_it_lasts_and_a_settled_job_stays_settle
         assert!(matches!(error, QueueError::Unavailable(_) | QueueError::Timeout(_)), "{error}");
         assert!(started.elapsed() < Duration::from_secs(2));
     }
-    queue.settle(job.lease, Outcome::Done).await.expect_err("locked");
+    queue.settle(job.lease, JobOutcome::Done).await.expect_err("locked");
     queue.ready().await.expect_err("locked");
     shell.execute_batch("ROLLBACK").unwrap();
     eventually("it is written again", || async { queue.ready().await.ok() }).await;
@@ -387,7 +395,7 @@ async fn a_deleted_file_is_put_back_with_everything_in_it() {
     }
     eventually("published", || async { queue.publish(message("evt_3", b"{}")).await.ok() }).await;
     assert_eq!(store.count("SELECT count(*) FROM messages"), 3, "it went into a file that nobody can see");
-    queue.settle(held.lease, Outcome::Done).await.expect("leases live on");
+    queue.settle(held.lease, JobOutcome::Done).await.expect("leases live on");
     assert_eq!(take(&queue).await.message.id, "evt_2");
     assert_eq!(queue.publish(message("evt_1", b"{}")).await.unwrap(), Published::Duplicate);
 
@@ -499,8 +507,11 @@ async fn many_may_open_a_new_file_at_once() {
         });
     }
     let queues = opening.join_all().await;
-    assert_depths(&queues[0], [(Lane::Fetch, 8), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 0)])
-        .await;
+    assert_depths(
+        &queues[0],
+        [(QueueKind::Fetch, 8), (QueueKind::Retry, 0), (QueueKind::Dead, 0), (QueueKind::Unrouted, 0)],
+    )
+    .await;
     for queue in queues {
         queue.close().await;
     }
@@ -527,7 +538,7 @@ async fn what_is_erased_is_in_no_byte_of_the_files() {
     // Some are done before: their bodies went with them.
     for _ in 0..100 {
         let job = take(&queue).await;
-        queue.settle(job.lease, Outcome::Done).await.unwrap();
+        queue.settle(job.lease, JobOutcome::Done).await.unwrap();
     }
     let held = || {
         let files = ["queue.db", "queue.db-wal"].map(|name| store.path().with_file_name(name));

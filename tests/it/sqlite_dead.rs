@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use polyhook::{
     lifecycle::Lifecycle,
     queue::{
-        DeadLetter, DeadLetters, Outcome, Published, Queue, QueueError,
+        DeadLetter, DeadLetters, JobOutcome, Published, Queue, QueueError,
         sqlite::{SqliteOptions, SqliteQueue},
     },
 };
@@ -20,7 +20,7 @@ async fn bury(queue: &Arc<dyn Queue>, id: &str) {
 
 async fn die_again(queue: &Arc<dyn Queue>) {
     let job = take(queue).await;
-    queue.settle(job.lease, Outcome::Dead { history: history(1) }).await.unwrap();
+    queue.settle(job.lease, JobOutcome::Dead { history: history(1) }).await.unwrap();
 }
 
 fn open(path: &Path, options: SqliteOptions) -> Arc<dyn Queue> {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use polyhook::{
     lifecycle::Lifecycle,
     queue::{
-        Lane, Message, Note, Outcome, Queue, QueueError, Told, What,
+        JobOutcome, Message, Queue, QueueError, QueueKind, TailEvent, TailEventKind, TailMessage,
         rabbitmq::Follower as BrokerFollower,
         sqlite::{Follower as FileFollower, SqliteOptions, SqliteQueue},
     },
@@ -38,14 +38,14 @@ async fn act(queue: &Arc<dyn Queue>, mut seen: impl AsyncFnMut()) {
     };
     job("evt_done").await;
     seen().await;
-    queue.settle(take(queue).await.lease, Outcome::Done).await.unwrap();
+    queue.settle(take(queue).await.lease, JobOutcome::Done).await.unwrap();
     seen().await;
     job("evt_retry").await;
-    let retry = Outcome::Retry { after: Duration::from_mins(10), history: history(1) };
+    let retry = JobOutcome::Retry { after: Duration::from_mins(10), history: history(1) };
     queue.settle(take(queue).await.lease, retry).await.unwrap();
     seen().await;
     job("evt_dead").await;
-    queue.settle(take(queue).await.lease, Outcome::Dead { history: history(2) }).await.unwrap();
+    queue.settle(take(queue).await.lease, JobOutcome::Dead { history: history(2) }).await.unwrap();
     seen().await;
     queue.publish(event("evt_event")).await.unwrap();
     queue.announce(announcement("ready-1")).await.unwrap();
@@ -54,7 +54,7 @@ async fn act(queue: &Arc<dyn Queue>, mut seen: impl AsyncFnMut()) {
 
 /// What [`act`] is to be told as.
 #[track_caller]
-fn assert_told(notes: &[Note]) {
+fn assert_told(notes: &[TailEvent]) {
     let told: Vec<_> = notes.iter().map(|note| (note.what.label(), note.id.as_str())).collect();
     let expected = BTreeSet::from([
         ("delivery", "evt_done"),
@@ -77,12 +77,12 @@ fn assert_told(notes: &[Note]) {
         }
     }
     let one = |what| notes.iter().find(|note| note.what == what).unwrap();
-    let (done, retry, dead) = (one(What::Done), one(What::Retry), one(What::Dead));
+    let (done, retry, dead) = (one(TailEventKind::Done), one(TailEventKind::Retry), one(TailEventKind::Dead));
     assert_eq!((done.attempt, retry.attempt, dead.attempt), (Some(1), Some(1), Some(2)));
     assert_eq!((retry.reason.as_deref(), retry.status), (Some("rate_limited"), Some(429)));
     assert_eq!((dead.reason.as_deref(), dead.status, dead.retry_at), (Some("rate_limited"), None, None));
     assert!(retry.retry_at.is_some() && done.after_ms.is_some());
-    assert_eq!(one(What::Ready).kind, "conversation.ready");
+    assert_eq!(one(TailEventKind::Ready).kind, "conversation.ready");
 }
 
 fn open(path: &std::path::Path) -> Arc<SqliteQueue> {
@@ -90,7 +90,7 @@ fn open(path: &std::path::Path) -> Arc<SqliteQueue> {
     SqliteQueue::open(path, options, &Lifecycle::new()).unwrap()
 }
 
-fn ids(notes: &[Note]) -> Vec<&str> {
+fn ids(notes: &[TailEvent]) -> Vec<&str> {
     notes.iter().map(|note| note.id.as_str()).collect()
 }
 
@@ -116,7 +116,7 @@ async fn the_file_tells_everything_once() {
     for follower in [&mut later, &mut now] {
         assert_eq!(ids(&follower.poll().unwrap()), ["evt_new"]);
     }
-    queue.settle(take(&queue).await.lease, Outcome::Release).await.unwrap();
+    queue.settle(take(&queue).await.lease, JobOutcome::Release).await.unwrap();
     assert_eq!(now.poll().unwrap(), [], "nothing has ended");
 
     // A dead letter that is dropped is not done by anybody.
@@ -165,7 +165,7 @@ async fn thousands_of_jobs_are_told_once_each() {
             });
             at_once(publish).await;
             for _ in 0..JOBS {
-                queue.settle(take(&queue).await.lease, Outcome::Done).await.unwrap();
+                queue.settle(take(&queue).await.lease, JobOutcome::Done).await.unwrap();
             }
         }
     };
@@ -175,7 +175,7 @@ async fn thousands_of_jobs_are_told_once_each() {
     while done.len() < JOBS {
         assert!(Instant::now() < deadline, "{} delivered, {} done", delivered.len(), done.len());
         for note in block_in_place(|| follower.poll()).unwrap() {
-            if note.what == What::Done { &mut done } else { &mut delivered }.push(note.id);
+            if note.what == TailEventKind::Done { &mut done } else { &mut delivered }.push(note.id);
         }
         sleep(Duration::from_millis(5)).await;
     }
@@ -189,12 +189,12 @@ async fn thousands_of_jobs_are_told_once_each() {
 
 async fn follow(url: &str, prefix: &str) -> BrokerFollower {
     let mut follower = BrokerFollower::open(&config(url, prefix), &Lifecycle::new()).unwrap();
-    timeout(SOON, follower.ready()).await.expect("ready in time");
+    timeout(SOON, follower.wait_until_ready()).await.expect("ready in time");
     sleep(QUIET).await;
     follower
 }
 
-async fn next(follower: &mut BrokerFollower) -> Told {
+async fn next(follower: &mut BrokerFollower) -> TailMessage {
     timeout(SOON, follower.next()).await.expect("told in time")
 }
 
@@ -211,7 +211,7 @@ async fn the_broker_tells_everything_once() {
         let mut notes = Vec::new();
         while notes.len() < 8 {
             match next(follower).await {
-                Told::Note(note) => notes.push(*note),
+                TailMessage::Event(note) => notes.push(*note),
                 told => panic!("{told:?}"),
             }
         }
@@ -227,8 +227,15 @@ async fn a_follower_takes_nothing_and_hides_nothing() {
     let queue = &bench.queue;
     // What nobody has bound is kept all the same.
     queue.publish(event("evt_event")).await.unwrap();
-    assert!(matches!(next(&mut follower).await, Told::Note(note) if note.id == "evt_event"));
-    bench.assert_depths([(Lane::Fetch, 0), (Lane::Retry, 0), (Lane::Dead, 0), (Lane::Unrouted, 1)]).await;
+    assert!(matches!(next(&mut follower).await, TailMessage::Event(note) if note.id == "evt_event"));
+    bench
+        .assert_depths([
+            (QueueKind::Fetch, 0),
+            (QueueKind::Retry, 0),
+            (QueueKind::Dead, 0),
+            (QueueKind::Unrouted, 1),
+        ])
+        .await;
     // A job whose queue is missing comes back to its publisher.
     let fetch = format!("{}.fetch", bench.prefix);
     block_in_place(|| SHARED.ctl(&["delete_queue", &fetch]));
@@ -286,10 +293,10 @@ async fn a_follower_that_takes_nothing_holds_up_nobody_and_knows_what_it_missed(
     let (mut told, mut missed) = (0, 0);
     loop {
         match next(&mut follower).await {
-            Told::Note(note) if note.id == "last" => break,
-            Told::Note(_) => told += 1,
-            Told::Missed(count) => missed += count,
-            Told::Trouble(reason) => panic!("{reason}"),
+            TailMessage::Event(note) if note.id == "last" => break,
+            TailMessage::Event(_) => told += 1,
+            TailMessage::Missed(count) => missed += count,
+            TailMessage::Interrupted(reason) => panic!("{reason}"),
         }
     }
     assert_eq!(told + missed, EVENTS as u64, "{told} told, {missed} missed");
@@ -305,9 +312,9 @@ async fn a_follower_outlives_the_broker() {
     let bench = Bench::with(&config(&url, &prefix)).await;
     let mut follower = follow(&url, &prefix).await;
     bench.queue.publish(event("evt_1")).await.unwrap();
-    assert!(matches!(next(&mut follower).await, Told::Note(note) if note.id == "evt_1"));
+    assert!(matches!(next(&mut follower).await, TailMessage::Event(note) if note.id == "evt_1"));
     block_in_place(|| broker.kill());
-    assert!(matches!(next(&mut follower).await, Told::Trouble(_)));
+    assert!(matches!(next(&mut follower).await, TailMessage::Interrupted(_)));
     block_in_place(|| broker.restart());
     bench.becomes_ready().await;
     let mut number = 1;
@@ -320,6 +327,6 @@ async fn a_follower_outlives_the_broker() {
         }
         assert!(number < 60, "it does not come back");
     };
-    assert!(matches!(told, Told::Note(_) | Told::Missed(_)), "{told:?}");
+    assert!(matches!(told, TailMessage::Event(_) | TailMessage::Missed(_)), "{told:?}");
     bench.queue.close().await;
 }

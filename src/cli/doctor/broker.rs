@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::report::{Finding, Subject};
 use crate::{
     config::{Config, Roles},
-    queue::rabbitmq::probe::{self, Denied, Inside, State, Trouble},
+    queue::rabbitmq::probe::{self, BrokerDetails, MissingPermission, ObjectState, RoundTripError},
 };
 
 /// A confirm that takes longer is felt by every delivery.
@@ -20,17 +20,17 @@ pub(super) async fn check(config: &Config, roles: Roles) -> Vec<Finding> {
         }
     };
     let mut findings: Vec<_> = found.nodes.iter().map(|(place, connected)| node(place, connected)).collect();
-    let Some(inside) = found.inside else {
+    let Some(details) = found.details else {
         let next = "mend the connection first";
         for check in ["broker.permissions", "broker.topology", "broker.policies", "broker.round_trip"] {
             findings.push(Subject::new(check, &*config.queue.prefix).skipped("no node lets us in", next));
         }
         return findings;
     };
-    findings.extend(permissions(&inside, &config.queue.prefix));
-    findings.extend(topology(&inside, config, roles));
-    findings.push(policies(&inside, &config.queue.prefix));
-    findings.push(round_trip(&inside, config));
+    findings.extend(permissions(&details, &config.queue.prefix));
+    findings.extend(topology(&details, config, roles));
+    findings.push(policies(&details, &config.queue.prefix));
+    findings.push(round_trip(&details, config));
     findings
 }
 
@@ -48,29 +48,31 @@ fn node(place: &str, connected: &Result<(), String>) -> Finding {
     }
 }
 
-fn permissions(inside: &Inside, prefix: &str) -> Vec<Finding> {
+fn permissions(details: &BrokerDetails, prefix: &str) -> Vec<Finding> {
     let subject = |on: &str| Subject::new("broker.permissions", on);
-    if inside.denied.is_empty() && inside.objects.iter().all(|(_, _, state)| *state != State::Denied) {
+    if details.missing_permissions.is_empty()
+        && details.objects.iter().all(|(_, _, state)| *state != ObjectState::Denied)
+    {
         return vec![subject(prefix).ok("the user may configure, write and read everything of polyhook's")];
     }
-    let next = grant(inside, prefix);
-    if inside.denied.is_empty() {
+    let next = grant(details, prefix);
+    if details.missing_permissions.is_empty() {
         return vec![subject(prefix).fail("the user may not declare everything of polyhook's", next)];
     }
-    let all = inside.denied.iter();
-    all.map(|Denied { permission, on }| {
-        subject(on).fail(format!("the user {} lacks permission to {permission} it", inside.user), &*next)
+    let all = details.missing_permissions.iter();
+    all.map(|MissingPermission { permission, object }| {
+        subject(object).fail(format!("the user {} lacks permission to {permission} it", details.user), &*next)
     })
     .collect()
 }
 
 /// The command that gives every permission polyhook needs, and no other.
-fn grant(inside: &Inside, prefix: &str) -> String {
+fn grant(details: &BrokerDetails, prefix: &str) -> String {
     let ours = format!("{}\\.", prefix.replace('.', "\\."));
     format!(
         "rabbitmqctl set_permissions -p {} {} '^{ours}' '^({ours}|amq\\.default$)' '^{ours}'",
-        quoted(&inside.vhost),
-        quoted(&inside.user)
+        quoted(&details.vhost),
+        quoted(&details.user)
     )
 }
 
@@ -79,32 +81,32 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn topology(inside: &Inside, config: &Config, roles: Roles) -> Vec<Finding> {
+fn topology(details: &BrokerDetails, config: &Config, roles: Roles) -> Vec<Finding> {
     let prefix = &config.queue.prefix;
     let mut findings = Vec::new();
     let (mut right, mut missing) = (0, Vec::new());
-    for (what, name, state) in &inside.objects {
+    for (what, name, state) in &details.objects {
         let subject = Subject::new("broker.topology", format!("{what} {name}"));
         match state {
-            State::Right(counts) => {
+            ObjectState::AsExpected(counts) => {
                 right += 1;
                 findings.extend(counts.and_then(|counts| contents(&subject, name, counts, prefix, roles)));
             }
-            State::Missing => missing.push(name.as_str()),
-            State::Different(said) => findings.push(subject.fail(
+            ObjectState::Missing => missing.push(name.as_str()),
+            ObjectState::Different(said) => findings.push(subject.fail(
                 format!("it exists with other properties than polyhook needs ({said})"),
-                format!("remove it once it is empty (polyhook declares it again): `rabbitmqctl delete_{what} -p {} {name}` or the management page; or choose another queue.prefix", quoted(&inside.vhost)),
+                format!("remove it once it is empty (polyhook declares it again): `rabbitmqctl delete_{what} -p {} {name}` or the management page; or choose another queue.prefix", quoted(&details.vhost)),
             )),
             // Said under permissions.
-            State::Denied => {}
-            State::Unclear(said) => findings.push(subject.fail(
+            ObjectState::Denied => {}
+            ObjectState::Unclear(said) => findings.push(subject.fail(
                 format!("the broker says: {said}"),
                 "look for a node of the cluster that is down: a quorum queue needs the majority of its members",
             )),
         }
     }
     let all = Subject::new("broker.topology", prefix.as_str());
-    if missing.len() == inside.objects.len() {
+    if missing.len() == details.objects.len() {
         findings.insert(
             0,
             all.warn(
@@ -115,7 +117,7 @@ fn topology(inside: &Inside, config: &Config, roles: Roles) -> Vec<Finding> {
     } else if !missing.is_empty() {
         let next = "polyhook declares it again within seconds while it runs; start it, or ask who deletes it";
         findings.insert(0, all.warn(format!("missing: {}", missing.join(", ")), next));
-    } else if right == inside.objects.len() {
+    } else if right == details.objects.len() {
         let said = format!(
             "{right} exchanges and queues, with the type, the delivery limit and the arguments they need"
         );
@@ -151,31 +153,31 @@ fn contents(
     }
 }
 
-fn policies(inside: &Inside, prefix: &str) -> Finding {
+fn policies(details: &BrokerDetails, prefix: &str) -> Finding {
     Subject::new("broker.policies", prefix).skipped(
         "AMQP does not show them; none may set message-ttl, expires, max-length, max-length-bytes or a delivery-limit on these queues, or jobs and dead letters are dropped or refused",
         format!(
             "rabbitmqctl list_queues -p {} name policy operator_policy effective_policy_definition | grep '^{}\\.'",
-            quoted(&inside.vhost),
+            quoted(&details.vhost),
             prefix.replace('.', "\\.")
         ),
     )
 }
 
-fn round_trip(inside: &Inside, config: &Config) -> Finding {
+fn round_trip(details: &BrokerDetails, config: &Config) -> Finding {
     let subject = Subject::new("broker.round_trip", &*config.queue.prefix);
-    match &inside.round_trip {
+    match &details.round_trip {
         Ok(took) if *took > config.queue.publish_timeout.min(SLOW) => subject.warn(
             format!("a message came back, but only after {} ms", took.as_millis()),
             "a broker or network that is this slow sends deliveries to the spool, or costs them a 503: look at its load and disk",
         ),
         Ok(took) => subject.ok(format!("a message was confirmed and came back in {} ms", took.as_millis())),
-        Err(Trouble::Blocked) => subject.fail(
+        Err(RoundTripError::Blocked) => subject.fail(
             "the broker takes no messages: it is short of memory or disk (connection.blocked)",
             "`rabbitmqctl status` names the alarm; give it memory or disk, or raise vm_memory_high_watermark or lower disk_free_limit",
         ),
-        Err(Trouble::Denied) => subject.skipped("a permission is missing", "see broker.permissions"),
-        Err(Trouble::Other(said)) => subject.fail(
+        Err(RoundTripError::Denied) => subject.skipped("a permission is missing", "see broker.permissions"),
+        Err(RoundTripError::Other(said)) => subject.fail(
             said.clone(),
             "look at the broker's log, and for a policy that matches every queue (`rabbitmqctl list_policies`)",
         ),

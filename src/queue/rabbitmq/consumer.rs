@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    queue::{History, Job, Lease, Message},
+    queue::{History, Job, LeaseId, Message},
 };
 
 /// How often jobs are looked for that are to be given back.
@@ -194,7 +194,7 @@ impl Taker {
 
     fn read(&self, delivery: Delivery) -> Job {
         let (message, history) = message::read(&delivery.properties, delivery.data, self.clock.now());
-        Job { message, history, lease: Lease(0) }
+        Job { message, history, lease: LeaseId(0) }
     }
 
     /// Asks for no more and returns what is held. Closing the channel returns it all at once.

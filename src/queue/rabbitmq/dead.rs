@@ -31,10 +31,10 @@ use lapin::{
 };
 use tokio::time::{Duration, sleep, timeout};
 
-use super::{RabbitMq, message, publisher::Parcel, refused};
+use super::{RabbitMqQueue, message, publisher::Parcel, refused};
 use crate::{
     event::Event,
-    queue::{DeadLetter, DeadLetters, Lease, QueueError},
+    queue::{DeadLetter, DeadLetters, LeaseId, QueueError},
 };
 
 /// How many letters the broker may send ahead.
@@ -49,7 +49,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const GOODBYE: Duration = Duration::from_secs(2);
 
 pub(super) struct Letters<'a> {
-    queue: &'a RabbitMq,
+    queue: &'a RabbitMqQueue,
     /// The queue that is walked through.
     name: ShortString,
     channel: Channel,
@@ -68,7 +68,7 @@ pub(super) struct Letters<'a> {
 }
 
 impl<'a> Letters<'a> {
-    pub(super) async fn open(queue: &'a RabbitMq, name: &ShortString) -> Result<Self, QueueError> {
+    pub(super) async fn open(queue: &'a RabbitMqQueue, name: &ShortString) -> Result<Self, QueueError> {
         let channel = queue.session()?.channel().await.map_err(QueueError::Unavailable)?;
         let total = count(name, &channel).await?;
         answered(name, channel.basic_qos(WINDOW, BasicQosOptions::default())).await?;
@@ -133,7 +133,7 @@ impl<'a> Letters<'a> {
         Ok(())
     }
 
-    async fn acknowledge(&self, lease: Lease) -> Result<(), QueueError> {
+    async fn acknowledge(&self, lease: LeaseId) -> Result<(), QueueError> {
         let only_this = BasicAckOptions { multiple: false };
         self.channel.basic_ack(lease.0, only_this).await.map_err(|error| {
             QueueError::Unavailable(format!(
@@ -168,7 +168,7 @@ impl DeadLetters for Letters<'_> {
         self.left -= 1;
         self.at = delivery.delivery_tag;
         self.held.fetch_add(1, Ordering::Relaxed);
-        let lease = Lease(delivery.delivery_tag);
+        let lease = LeaseId(delivery.delivery_tag);
         let (message, history) =
             message::read_dead(&delivery.properties, delivery.data, self.queue.clock.now());
         Ok(Some(DeadLetter { message, history, lease }))
@@ -202,7 +202,7 @@ impl DeadLetters for Letters<'_> {
 
 /// Walks through a queue and removes what is about a conversation; how many that were, or would be.
 pub(super) async fn erase(
-    queue: &RabbitMq,
+    queue: &RabbitMqQueue,
     name: &ShortString,
     conversation_id: &str,
     dry_run: bool,

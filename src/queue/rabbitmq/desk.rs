@@ -13,7 +13,7 @@ use lapin::Acker;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::queue::{History, Job, Lease, Message, QueueError};
+use crate::queue::{History, Job, LeaseId, Message, QueueError};
 
 /// A job whose end could not be recorded goes back to the broker after this, unless its worker has more
 /// luck before. Not at once: the reason is the broker's trouble, and would be met again.
@@ -31,7 +31,7 @@ pub(super) struct Held {
 #[derive(Debug, Default)]
 struct Inner {
     waiting: VecDeque<Job>,
-    held: HashMap<Lease, Held>,
+    held: HashMap<LeaseId, Held>,
     /// How many are being settled just now: neither here nor gone.
     settling: u64,
     /// Which channel they came through.
@@ -77,7 +77,7 @@ impl Desk {
     pub(super) fn put(&self, acker: Acker, mut job: Job) {
         let mut inner = self.inner();
         inner.last += 1;
-        job.lease = Lease(inner.last);
+        job.lease = LeaseId(inner.last);
         let (message, history) = (job.message.clone(), job.history.clone());
         let held = Held { acker, message, history, give_back_at: None };
         inner.held.insert(job.lease, held);
@@ -87,7 +87,7 @@ impl Desk {
     }
 
     /// Takes a lease to end it. Unless it is [ended](Ending::done), it is back on the desk when dropped.
-    pub(super) fn end(&self, lease: Lease) -> Result<Ending<'_>, QueueError> {
+    pub(super) fn end(&self, lease: LeaseId) -> Result<Ending<'_>, QueueError> {
         let mut inner = self.inner();
         let Some(held) = inner.held.remove(&lease) else {
             return Err(if inner.closed { QueueError::Closed } else { QueueError::LeaseLost });
@@ -149,7 +149,7 @@ impl Desk {
 #[derive(Debug)]
 pub(super) struct Ending<'a> {
     desk: &'a Desk,
-    lease: Lease,
+    lease: LeaseId,
     generation: u64,
     held: Option<Held>,
 }

@@ -261,11 +261,11 @@ impl Drop for PullUnless {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::Urls;
+    use crate::queue::QueueUrls;
 
     fn config(urls: &[&str]) -> QueueConfig {
         QueueConfig {
-            url: Urls::Many(urls.iter().copied().map(Secret::new).collect()),
+            url: QueueUrls::Many(urls.iter().copied().map(Secret::new).collect()),
             ..QueueConfig::default()
         }
     }

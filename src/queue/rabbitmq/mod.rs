@@ -48,8 +48,8 @@ use crate::{
     event,
     lifecycle::Lifecycle,
     queue::{
-        Announced, Announcement, DeadLetters, Erased, History, Job, Lane, Lease, Message, Note, Outcome,
-        Published, Queue, QueueConfig, QueueError,
+        Announced, Announcement, DeadLetters, ErasedMessages, History, Job, JobOutcome, LeaseId, Message,
+        Published, Queue, QueueConfig, QueueError, QueueKind, TailEvent,
     },
 };
 
@@ -88,9 +88,9 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the tasks have to end, twice: first those that use the connections, then those that keep them.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// What [`RabbitMq::open`] needs.
+/// What [`RabbitMqQueue::open`] needs.
 #[derive(Debug)]
-pub struct Options<'a> {
+pub struct RabbitMqOptions<'a> {
     /// `[queue]`
     pub config: &'a QueueConfig,
     /// The waits that retries may have: the ladder of `[retry]`.
@@ -141,7 +141,7 @@ pub enum OpenError {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub struct RabbitMq {
+pub struct RabbitMqQueue {
     topology: Topology,
     publish_timeout: Duration,
     link: watch::Receiver<Link>,
@@ -214,11 +214,11 @@ impl Drop for Services {
     }
 }
 
-impl RabbitMq {
+impl RabbitMqQueue {
     /// Checks the configuration and starts the tasks that connect. Returns at once, whether the broker is
     /// there or not: [`Queue::ready`] tells. Call it within a tokio runtime.
-    pub fn open(options: Options<'_>, life: &Lifecycle) -> Result<Arc<Self>, OpenError> {
-        let Options { config, delays, consume, only_publishes, clock } = options;
+    pub fn open(options: RabbitMqOptions<'_>, life: &Lifecycle) -> Result<Arc<Self>, OpenError> {
+        let RabbitMqOptions { config, delays, consume, only_publishes, clock } = options;
         let topology = Topology::new(&config.prefix, &delays)?;
         let broker = Arc::new(Broker::new(config, only_publishes.then_some(PUBLISHER_FRAME_MAX))?);
         let services = Services::new(life);
@@ -297,14 +297,14 @@ impl RabbitMq {
     }
 
     /// Makes an event durable within the publish timeout.
-    pub(super) async fn store(&self, message: &Message) -> Result<(), QueueError> {
+    pub(super) async fn publish_event(&self, message: &Message) -> Result<(), QueueError> {
         let asks_for_fetch = event::asks_for_fetch(&message.kind);
         let publishers = if asks_for_fetch { &self.jobs } else { &self.events };
         self.in_time(self.store_by(publishers, message)).await
     }
 
     /// The same; of several that are asked for at once the first is published first.
-    pub(super) async fn store_in_order(&self, message: &Message) -> Result<(), QueueError> {
+    pub(super) async fn publish_event_in_order(&self, message: &Message) -> Result<(), QueueError> {
         self.in_time(self.store_by(&self.in_order, message)).await
     }
 
@@ -319,7 +319,7 @@ impl RabbitMq {
         match publishers.publish(parcel).await? {
             Receipt::Stored => {
                 if self.notes.are_wanted() {
-                    self.notes.tell(Note::delivery(message, self.clock.now()));
+                    self.notes.tell(TailEvent::delivery(message, self.clock.now()));
                 }
                 Ok(())
             }
@@ -358,28 +358,28 @@ impl RabbitMq {
     }
 
     /// Publishes a job anew, with its history, where it waits or stays.
-    async fn relay(&self, message: &Message, outcome: &Outcome) -> Result<(), QueueError> {
+    async fn relay(&self, message: &Message, outcome: &JobOutcome) -> Result<(), QueueError> {
         let (queue, properties) = match outcome {
-            Outcome::Done | Outcome::Release => return Ok(()),
-            Outcome::Retry { after, history } => {
+            JobOutcome::Done | JobOutcome::Release => return Ok(()),
+            JobOutcome::Retry { after, history } => {
                 let Some((rung, stay)) = self.topology.rung(*after) else {
                     return Err(QueueError::Refused("there is no queue to wait in".to_owned()));
                 };
                 (&rung.queue, message::retry(message, history, stay))
             }
-            Outcome::Dead { history } => (&self.topology.dead, message::dead(message, history)),
+            JobOutcome::Dead { history } => (&self.topology.dead, message::dead(message, history)),
         };
         let (properties, body) = (properties.map_err(refused)?, message.body.clone());
         self.store_in(queue, |exchange, routing_key| Parcel { exchange, routing_key, properties, body }).await
     }
 
-    fn note_end(&self, message: &Message, before: &History, outcome: &Outcome) {
+    fn note_end(&self, message: &Message, before: &History, outcome: &JobOutcome) {
         let now = self.clock.now();
         self.notes.tell(match outcome {
-            Outcome::Release => return,
-            Outcome::Done => Note::done(message, before, now),
-            Outcome::Retry { after, history } => Note::retry(message, history, *after, now),
-            Outcome::Dead { history } => Note::dead(message, history, now),
+            JobOutcome::Release => return,
+            JobOutcome::Done => TailEvent::done(message, before, now),
+            JobOutcome::Retry { after, history } => TailEvent::retry(message, history, *after, now),
+            JobOutcome::Dead { history } => TailEvent::dead(message, history, now),
         });
     }
 
@@ -390,7 +390,7 @@ impl RabbitMq {
         }
     }
 
-    async fn count(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+    async fn count(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
         let link = self.link.borrow().clone();
         let session = match link {
             Link::Up(session) => session,
@@ -411,10 +411,10 @@ impl RabbitMq {
         // The broker counts what can be taken; what this process holds is taken, but not done.
         let fetch = count(&self.topology.fetch).await? + self.desk.holds();
         Ok(vec![
-            (Lane::Fetch, fetch),
-            (Lane::Retry, waiting),
-            (Lane::Dead, count(&self.topology.dead).await?),
-            (Lane::Unrouted, count(&self.topology.unrouted).await?),
+            (QueueKind::Fetch, fetch),
+            (QueueKind::Retry, waiting),
+            (QueueKind::Dead, count(&self.topology.dead).await?),
+            (QueueKind::Unrouted, count(&self.topology.unrouted).await?),
         ])
     }
 }
@@ -424,9 +424,9 @@ fn refused(error: message::TooLong) -> QueueError {
 }
 
 #[async_trait]
-impl Queue for RabbitMq {
+impl Queue for RabbitMqQueue {
     async fn publish(&self, message: Message) -> Result<Published, QueueError> {
-        self.store(&message).await.map(|()| Published::New)
+        self.publish_event(&message).await.map(|()| Published::New)
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
@@ -443,7 +443,7 @@ impl Queue for RabbitMq {
             Receipt::Returned => Announced::Unrouted,
         };
         if let Some(announcement) = noted {
-            self.notes.tell(Note::ready(&announcement, self.clock.now()));
+            self.notes.tell(TailEvent::ready(&announcement, self.clock.now()));
         }
         Ok(announced)
     }
@@ -452,7 +452,7 @@ impl Queue for RabbitMq {
         self.desk.next().await
     }
 
-    async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError> {
+    async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError> {
         let ending = self.desk.end(lease)?;
         let Some(held) = ending.held() else { return Err(QueueError::LeaseLost) };
         if !held.acker.usable() {
@@ -461,7 +461,7 @@ impl Queue for RabbitMq {
         }
         self.relay(&held.message, &outcome).await?;
         let told = match outcome {
-            Outcome::Release => held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await,
+            JobOutcome::Release => held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await,
             _ => held.acker.ack(BasicAckOptions { multiple: false }).await,
         };
         let noted = self.notes.are_wanted().then(|| (held.message.clone(), held.history.clone()));
@@ -491,18 +491,18 @@ impl Queue for RabbitMq {
         Ok(Box::new(dead::Letters::open(self, &self.topology.dead).await?))
     }
 
-    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError> {
+    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError> {
         let Topology { dead, unrouted, .. } = &self.topology;
         let dead_letters = dead::erase(self, dead, conversation_id, dry_run).await?;
         let events = dead::erase(self, unrouted, conversation_id, dry_run).await?;
         // To look through these would be to take jobs from workers, and out of their order.
         let depths = self.depths().await?;
-        let jobs = depths.iter().filter(|(lane, _)| matches!(lane, Lane::Fetch | Lane::Retry));
+        let jobs = depths.iter().filter(|(lane, _)| matches!(lane, QueueKind::Fetch | QueueKind::Retry));
         let unsearched = jobs.map(|(_, depth)| depth).sum();
-        Ok(Erased { dead_letters, events, unsearched, ..Erased::default() })
+        Ok(ErasedMessages { dead_letters, events, unsearched, ..ErasedMessages::default() })
     }
 
-    async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+    async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         gauge!("polyhook_jobs_held").set(self.desk.holds() as f64);
         if self.services.closing.is_cancelled() {

@@ -25,7 +25,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::publisher::{Manner, Parcel, Publishers, Receipt};
-use crate::queue::Note;
+use crate::queue::TailEvent;
 
 /// In order, by one channel. Fewer at a time than the credit a channel has with a queue (200 or more), so that not
 /// even a queue that takes nothing makes the broker stop reading from our connection.
@@ -44,13 +44,13 @@ pub(super) struct Numbered {
     pub(super) from: u64,
     /// Counts what that one wanted to tell, from one, what it left out included.
     pub(super) number: u64,
-    pub(super) note: Note,
+    pub(super) note: TailEvent,
 }
 
 /// The way in.
 #[derive(Debug)]
 pub(super) struct Notes {
-    sender: mpsc::Sender<Note>,
+    sender: mpsc::Sender<TailEvent>,
     quiet: Arc<Quiet>,
     left_out: Arc<AtomicU64>,
 }
@@ -119,7 +119,7 @@ impl Notes {
     }
 
     /// Tells it, or does not: never waits.
-    pub(super) fn tell(&self, note: Note) {
+    pub(super) fn tell(&self, note: TailEvent) {
         if self.sender.try_send(note).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             counter!("polyhook_notes_dropped_total").increment(1);
@@ -128,7 +128,7 @@ impl Notes {
 }
 
 fn parcel(exchange: &ShortString, numbered: &Numbered) -> Parcel {
-    let Note { at, what, kind, environment, .. } = &numbered.note;
+    let TailEvent { at, what, kind, environment, .. } = &numbered.note;
     let routing_key = format!("{}.{kind}.{environment}", what.label());
     Parcel {
         exchange: exchange.clone(),

@@ -35,33 +35,33 @@ const NO_KEY: &str = "polyhook.doctor.nothing";
 
 /// What was found.
 #[derive(Debug)]
-pub struct Findings {
+pub struct ProbeReport {
     /// Each node, in the order of `queue.url`, and why it cannot be connected to, if it cannot.
     pub nodes: Vec<(String, Result<(), String>)>,
     /// The rest, from the first node that let us in.
-    pub inside: Option<Inside>,
+    pub details: Option<BrokerDetails>,
 }
 
 /// What a connection shows.
 #[derive(Debug)]
-pub struct Inside {
+pub struct BrokerDetails {
     /// Whom the broker takes us for.
     pub user: String,
     /// Where we are.
     pub vhost: String,
     /// polyhook's exchanges and queues.
-    pub objects: Vec<(&'static str, String, State)>,
+    pub objects: Vec<(&'static str, String, ObjectState)>,
     /// Permissions that are missing.
-    pub denied: Vec<Denied>,
+    pub missing_permissions: Vec<MissingPermission>,
     /// How long a message took there and back, or why it did not come.
-    pub round_trip: Result<Duration, Trouble>,
+    pub round_trip: Result<Duration, RoundTripError>,
 }
 
 /// What an exchange or queue is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ObjectState {
     /// As it has to be; of a queue, its messages and its consumers.
-    Right(Option<(u32, u32)>),
+    AsExpected(Option<(u32, u32)>),
     /// Not there.
     Missing,
     /// There, but not as it has to be: the broker's words.
@@ -74,16 +74,16 @@ pub enum State {
 
 /// A permission that is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denied {
+pub struct MissingPermission {
     /// `configure`, `write` or `read`.
     pub permission: &'static str,
     /// On what.
-    pub on: String,
+    pub object: String,
 }
 
 /// Why no message came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum RoundTripError {
     /// `connection.blocked`: short of memory or disk.
     Blocked,
     /// A permission is missing, and said so elsewhere.
@@ -93,17 +93,17 @@ pub enum Trouble {
 }
 
 /// Connects to every node and looks around in the first that answers.
-pub async fn probe(config: &QueueConfig, delays: &[Duration]) -> Result<Findings, OpenError> {
+pub async fn probe(config: &QueueConfig, delays: &[Duration]) -> Result<ProbeReport, OpenError> {
     let topology = Topology::new(&config.prefix, delays)?;
     let broker = Broker::new(config, None)?;
     let places: Vec<_> = broker.places().map(str::to_owned).collect();
-    let (mut nodes, mut inside) = (Vec::new(), None);
+    let (mut nodes, mut details) = (Vec::new(), None);
     for place in places {
         // Each connect is the next one's turn, so this is the node of that name.
         let connected = match broker.connect("doctor").await {
             Ok((connection, plug, _)) => {
-                if inside.is_none() {
-                    inside = Some(look_around(&connection, config, &topology).await);
+                if details.is_none() {
+                    details = Some(look_around(&connection, config, &topology).await);
                 }
                 close(&connection, &plug).await;
                 Ok(())
@@ -112,7 +112,7 @@ pub async fn probe(config: &QueueConfig, delays: &[Duration]) -> Result<Findings
         };
         nodes.push((place, connected));
     }
-    Ok(Findings { nodes, inside })
+    Ok(ProbeReport { nodes, details })
 }
 
 async fn close(connection: &Connection, plug: &Plug) {
@@ -120,39 +120,49 @@ async fn close(connection: &Connection, plug: &Plug) {
     plug.pull();
 }
 
-async fn look_around(connection: &Connection, config: &QueueConfig, topology: &Topology) -> Inside {
+async fn look_around(connection: &Connection, config: &QueueConfig, topology: &Topology) -> BrokerDetails {
     let mut objects = Vec::new();
     for object in topology.objects() {
         let state = state(connection, &object).await;
         objects.push((object.what(), object.name.to_string(), state));
     }
     let queue = ShortString::from(format!("{}.doctor.{}", config.prefix, uuid::Uuid::new_v4().simple()));
-    let mut denied = permissions(connection, topology, &queue).await;
+    let mut missing_permissions = permissions(connection, topology, &queue).await;
     // Last: a broker that is short of memory reads nothing more from a connection that has published.
-    let round_trip = round_trip(connection, &queue, &mut denied).await;
+    let round_trip = round_trip(connection, &queue, &mut missing_permissions).await;
     let status = connection.status();
-    Inside { user: status.username(), vhost: status.vhost().to_string(), objects, denied, round_trip }
+    BrokerDetails {
+        user: status.username(),
+        vhost: status.vhost().to_string(),
+        objects,
+        missing_permissions,
+        round_trip,
+    }
 }
 
 /// First whether it is there, so that nothing is made; then whether it is the same.
-async fn state(connection: &Connection, object: &Object) -> State {
+async fn state(connection: &Connection, object: &Object) -> ObjectState {
     let look = ask(connection, async |channel| object.look(channel).await).await;
     let counts = match look {
         Ok(queue) => queue.map(|queue| (queue.message_count(), queue.consumer_count())),
-        Err(Said { code: Some(404), .. }) => return State::Missing,
-        Err(Said { code: Some(403), .. }) => return State::Denied,
-        Err(Said { text, .. }) => return State::Unclear(text),
+        Err(Said { code: Some(404), .. }) => return ObjectState::Missing,
+        Err(Said { code: Some(403), .. }) => return ObjectState::Denied,
+        Err(Said { text, .. }) => return ObjectState::Unclear(text),
     };
     match ask(connection, async |channel| object.declare(channel).await).await {
-        Ok(_) => State::Right(counts),
-        Err(Said { code: Some(406), text }) => State::Different(text),
-        Err(Said { code: Some(403), .. }) => State::Denied,
-        Err(Said { text, .. }) => State::Unclear(text),
+        Ok(_) => ObjectState::AsExpected(counts),
+        Err(Said { code: Some(406), text }) => ObjectState::Different(text),
+        Err(Said { code: Some(403), .. }) => ObjectState::Denied,
+        Err(Said { text, .. }) => ObjectState::Unclear(text),
     }
 }
 
 /// What of its own the broker does not let us do.
-async fn permissions(connection: &Connection, topology: &Topology, queue: &ShortString) -> Vec<Denied> {
+async fn permissions(
+    connection: &Connection,
+    topology: &Topology,
+    queue: &ShortString,
+) -> Vec<MissingPermission> {
     let (events, conversations) = (&topology.events, &topology.conversations);
     let mut denied = Vec::new();
     let mut note = |said: Result<(), Said>, what: &[(&'static str, &ShortString)]| {
@@ -160,7 +170,7 @@ async fn permissions(connection: &Connection, topology: &Topology, queue: &Short
         // Of two permissions that are needed, the broker names the thing that lacks its own.
         let found = what.iter().find(|(_, on)| text.contains(&format!("'{on}'"))).or(what.first());
         let Some((permission, on)) = found else { return };
-        let missing = Denied { permission, on: on.to_string() };
+        let missing = MissingPermission { permission, object: on.to_string() };
         if !denied.contains(&missing) {
             denied.push(missing);
         }
@@ -193,15 +203,15 @@ async fn declare_own(channel: &Channel, queue: &ShortString) -> lapin::Result<()
 async fn round_trip(
     connection: &Connection,
     queue: &ShortString,
-    denied: &mut Vec<Denied>,
-) -> Result<Duration, Trouble> {
+    denied: &mut Vec<MissingPermission>,
+) -> Result<Duration, RoundTripError> {
     if denied.iter().any(|denied| denied.permission == "configure") {
-        return Err(Trouble::Denied);
+        return Err(RoundTripError::Denied);
     }
     let started = Instant::now();
     let mut missing = |permission, on: &str| {
-        denied.push(Denied { permission, on: on.to_owned() });
-        Trouble::Denied
+        denied.push(MissingPermission { permission, object: on.to_owned() });
+        RoundTripError::Denied
     };
     let sent = ask(connection, async |channel| {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -216,25 +226,25 @@ async fn round_trip(
     };
     let confirmed = tokio::select! {
         sent = sent => sent,
-        () = blocked => return Err(Trouble::Blocked),
+        () = blocked => return Err(RoundTripError::Blocked),
     };
     match confirmed {
         Ok(Confirmation::Ack(None)) => {}
-        Ok(_) => return Err(Trouble::Other("the broker did not take a message".to_owned())),
+        Ok(_) => return Err(RoundTripError::Other("the broker did not take a message".to_owned())),
         // What the broker calls the default exchange in a permission.
         Err(Said { code: Some(403), .. }) => return Err(missing("write", "amq.default")),
-        Err(Said { text, .. }) => return Err(Trouble::Other(text)),
+        Err(Said { text, .. }) => return Err(RoundTripError::Other(text)),
     }
     let got = ask(connection, async |channel| {
         channel.basic_get(queue.clone(), BasicGetOptions { no_ack: true }).await
     });
     match got.await {
         Ok(Some(_)) => Ok(started.elapsed()),
-        Ok(None) => Err(Trouble::Other(
+        Ok(None) => Err(RoundTripError::Other(
             "a message that was confirmed is not in its queue: a policy drops messages".to_owned(),
         )),
         Err(Said { code: Some(403), .. }) => Err(missing("read", queue.as_str())),
-        Err(Said { text, .. }) => Err(Trouble::Other(text)),
+        Err(Said { text, .. }) => Err(RoundTripError::Other(text)),
     }
 }
 

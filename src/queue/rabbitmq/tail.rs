@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     lifecycle::Lifecycle,
-    queue::{QueueConfig, Told},
+    queue::{QueueConfig, TailMessage},
 };
 
 /// How many notes may wait in the broker.
@@ -41,7 +41,7 @@ pub struct Follower {
     feed: Option<(Arc<Session>, Consumer)>,
     /// The next number of each who tells.
     next: HashMap<u64, u64>,
-    waiting: Option<Told>,
+    waiting: Option<TailMessage>,
     services: Services,
 }
 
@@ -59,7 +59,7 @@ impl Follower {
     }
 
     /// Waits until everything that happens from now on (or a second later) will be told.
-    pub async fn ready(&mut self) {
+    pub async fn wait_until_ready(&mut self) {
         while self.feed.is_none() {
             let Ok(Link::Up(session)) =
                 self.link.wait_for(|link| matches!(link, Link::Up(_))).await.map(|link| link.clone())
@@ -74,8 +74,8 @@ impl Follower {
         }
     }
 
-    /// Why it is not [ready](Self::ready).
-    pub fn reason(&self) -> String {
+    /// Why it is not [ready](Self::wait_until_ready).
+    pub fn not_ready_reason(&self) -> String {
         match &*self.link.borrow() {
             Link::Up(_) => "the broker gives us no queue to follow with".to_owned(),
             Link::Away(reason) => reason.to_string(),
@@ -83,18 +83,18 @@ impl Follower {
     }
 
     /// The next thing there is to tell. Safe to cancel.
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> TailMessage {
         loop {
             if let Some(told) = self.waiting.take() {
                 return told;
             }
-            self.ready().await;
+            self.wait_until_ready().await;
             let Some((session, consumer)) = &mut self.feed else { continue };
             let (session, come) = (Arc::clone(session), consumer.next().await);
             let Some(Ok(delivery)) = come else {
                 self.feed = None;
                 let reason = "what happens cannot be followed for now, and is not told later";
-                self.waiting = Some(Told::Trouble(reason.to_owned()));
+                self.waiting = Some(TailMessage::Interrupted(reason.to_owned()));
                 session.fail("the tail's queue is gone; there will be another");
                 self.wait_for_end_of(&session).await;
                 continue;
@@ -144,14 +144,14 @@ impl Follower {
     }
 
     /// The note, after how many were missed before it. What is none is somebody else's.
-    fn read(&mut self, delivery: &Delivery) -> Option<Told> {
+    fn read(&mut self, delivery: &Delivery) -> Option<TailMessage> {
         let Numbered { from, number, note } = serde_json::from_slice(&delivery.data).ok()?;
         let expected = self.next.insert(from, number + 1);
-        let note = Told::Note(Box::new(note));
+        let note = TailMessage::Event(Box::new(note));
         match expected.and_then(|expected| number.checked_sub(expected)) {
             Some(missed @ 1..) => {
                 self.waiting = Some(note);
-                Some(Told::Missed(missed))
+                Some(TailMessage::Missed(missed))
             }
             _ => Some(note),
         }

@@ -21,7 +21,7 @@ use super::{
     store::{read_history, read_message, read_time},
     trouble::hint,
 };
-use crate::queue::{Note, What, note::Origin};
+use crate::queue::{TailEvent, TailEventKind, tail_event::ManifestOrigin};
 
 /// How long a look waits for a locked file.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -83,7 +83,7 @@ impl Follower {
     }
 
     /// Everything that has happened since the last look, in order of time.
-    pub fn poll(&mut self) -> Result<Vec<Note>, String> {
+    pub fn poll(&mut self) -> Result<Vec<TailEvent>, String> {
         let path = self.path.clone();
         let looked = if self.identity.is_database_of(&path) {
             self.look_again()
@@ -123,7 +123,7 @@ impl Follower {
         Ok(())
     }
 
-    fn look_again(&mut self) -> rusqlite::Result<Vec<Note>> {
+    fn look_again(&mut self) -> rusqlite::Result<Vec<TailEvent>> {
         let version = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if self.version == Some(version) {
             return Ok(Vec::new());
@@ -133,12 +133,12 @@ impl Follower {
         let looked = self.look_at_all(&mut notes);
         self.connection.execute_batch("ROLLBACK")?;
         self.version = if looked? { None } else { Some(version) };
-        notes.sort_by_key(|note: &Note| note.at);
+        notes.sort_by_key(|note: &TailEvent| note.at);
         Ok(notes)
     }
 
     /// Whether there is more to read at once.
-    fn look_at_all(&mut self, notes: &mut Vec<Note>) -> rusqlite::Result<bool> {
+    fn look_at_all(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
         let announced = self.announcements(notes)?;
         let delivered = self.deliveries(notes)?;
         self.leased()?;
@@ -148,7 +148,7 @@ impl Follower {
         Ok(delivered || ended || announced)
     }
 
-    fn deliveries(&mut self, notes: &mut Vec<Note>) -> rusqlite::Result<bool> {
+    fn deliveries(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
         let mut statement = self.connection.prepare_cached(
             "SELECT * FROM messages LEFT JOIN bodies USING (seq) WHERE seq > ?1 ORDER BY seq LIMIT ?2",
         )?;
@@ -189,14 +189,14 @@ impl Follower {
         Ok(())
     }
 
-    fn remember(&mut self, seq: i64, note: &Note) {
+    fn remember(&mut self, seq: i64, note: &TailEvent) {
         if self.names.len() >= NAMES {
             self.names.clear();
         }
         self.names.insert(seq, (note.conversation_id.clone(), note.project_id.clone()));
     }
 
-    fn ended(&mut self, notes: &mut Vec<Note>) -> rusqlite::Result<bool> {
+    fn ended(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
         let mut statement = self.connection.prepare_cached(
             "SELECT * FROM messages INDEXED BY messages_ended
              WHERE ended_at IS NOT NULL AND ended_at >= ?1 ORDER BY ended_at, seq LIMIT ?2",
@@ -212,11 +212,11 @@ impl Follower {
                 continue;
             }
             let message = read_message(row, Bytes::new())?;
-            let note = Note::done(&message, &read_history(row)?, read_time(row, "ended_at")?);
+            let note = TailEvent::done(&message, &read_history(row)?, read_time(row, "ended_at")?);
             let names = self.names.remove(&seq).filter(|names| names.0.is_some());
             let names = names.or_else(|| self.announced.get(&note.id).cloned());
             let (conversation_id, project_id) = names.unwrap_or_default();
-            notes.push(Note { conversation_id, project_id, ..note });
+            notes.push(TailEvent { conversation_id, project_id, ..note });
         }
         let full = count == PAGE;
         // What is long past comes in order.
@@ -226,7 +226,7 @@ impl Follower {
         Ok(full)
     }
 
-    fn retries(&mut self, notes: &mut Vec<Note>) -> rusqlite::Result<()> {
+    fn retries(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<()> {
         let mut statement = self
             .connection
             .prepare_cached("SELECT seq, due FROM messages INDEXED BY messages_due WHERE due IS NOT NULL")?;
@@ -235,13 +235,13 @@ impl Follower {
             .collect::<rusqlite::Result<_>>()?;
         drop(statement);
         for (seq, _) in due.iter().filter(|(seq, due)| self.due.get(seq) != Some(due)) {
-            notes.extend(self.failed(*seq, What::Retry)?);
+            notes.extend(self.failed(*seq, TailEventKind::Retry)?);
         }
         self.due = due;
         Ok(())
     }
 
-    fn dead_letters(&mut self, notes: &mut Vec<Note>) -> rusqlite::Result<()> {
+    fn dead_letters(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare_cached(
             "SELECT seq FROM messages INDEXED BY messages_open WHERE state = 'dead' AND state <> 'done'",
         )?;
@@ -249,14 +249,14 @@ impl Follower {
             statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         drop(statement);
         for seq in dead.difference(&self.dead) {
-            notes.extend(self.failed(*seq, What::Dead)?);
+            notes.extend(self.failed(*seq, TailEventKind::Dead)?);
         }
         self.dead = dead;
         Ok(())
     }
 
     /// The last try of a job that waits or is dead, if it was made since we began.
-    fn failed(&self, seq: i64, what: What) -> rusqlite::Result<Option<Note>> {
+    fn failed(&self, seq: i64, what: TailEventKind) -> rusqlite::Result<Option<TailEvent>> {
         let state = what.label();
         let note = self.one(seq, state, |row| {
             let history = read_history(row)?;
@@ -264,9 +264,9 @@ impl Follower {
             let message = read_message(row, body.unwrap_or_default().into())?;
             let at = history.attempts.last().map_or(message.received_at, |last| last.at);
             let due: Option<i64> = row.get("due")?;
-            let note = Note::dead(&message, &history, at);
+            let note = TailEvent::dead(&message, &history, at);
             let retry_at = due.and_then(|due| Timestamp::from_millisecond(due).ok());
-            Ok(Note { what, retry_at, ..note })
+            Ok(TailEvent { what, retry_at, ..note })
         })?;
         Ok(note.filter(|note| note.at.as_millisecond() >= self.since))
     }
@@ -285,14 +285,16 @@ impl Follower {
             .optional()
     }
 
-    fn announcements(&mut self, notes: &mut Vec<Note>) -> rusqlite::Result<bool> {
+    fn announcements(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
         let found = read::announcements_after(&self.connection, self.announcement, PAGE)?;
         let full = found.len() == PAGE;
         self.announced.clear();
         for (seq, announcement) in found {
             self.announcement = seq;
-            let note = Note::ready(&announcement, announcement.time);
-            if let Some(event_id) = Origin::read(&announcement.body).and_then(|origin| origin.event_id) {
+            let note = TailEvent::ready(&announcement, announcement.time);
+            if let Some(event_id) =
+                ManifestOrigin::read(&announcement.body).and_then(|origin| origin.event_id)
+            {
                 self.announced.insert(event_id, (note.conversation_id.clone(), note.project_id.clone()));
             }
             notes.push(note);
@@ -302,8 +304,8 @@ impl Follower {
 }
 
 /// The delivery of a message. How long it took to become durable is not written down.
-fn message_note(row: &Row<'_>) -> rusqlite::Result<Note> {
+fn message_note(row: &Row<'_>) -> rusqlite::Result<TailEvent> {
     let body: Option<Vec<u8>> = row.get("body")?;
     let message = read_message(row, body.unwrap_or_default().into())?;
-    Ok(Note { after_ms: None, ..Note::delivery(&message, message.received_at) })
+    Ok(TailEvent { after_ms: None, ..TailEvent::delivery(&message, message.received_at) })
 }

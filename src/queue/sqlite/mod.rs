@@ -37,8 +37,8 @@ use tokio::{
 };
 
 use super::{
-    Announced, Announcement, DeadLetters, Erased, Job, Lane, Lease, Message, Outcome, Published, Queue,
-    QueueConfig, QueueError,
+    Announced, Announcement, DeadLetters, ErasedMessages, Job, JobOutcome, LeaseId, Message, Published,
+    Queue, QueueConfig, QueueError, QueueKind,
 };
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
@@ -268,7 +268,7 @@ impl Queue for SqliteQueue {
         handover.await.ok().and_then(request::Handover::take).ok_or(QueueError::Closed)
     }
 
-    async fn settle(&self, lease: Lease, outcome: Outcome) -> Result<(), QueueError> {
+    async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError> {
         let held = self.ask(Settle(lease, outcome), self.options.publish_timeout).await?;
         if held { Ok(()) } else { Err(QueueError::LeaseLost) }
     }
@@ -281,7 +281,7 @@ impl Queue for SqliteQueue {
         Ok(Box::new(dead::Letters::open(self).await?))
     }
 
-    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<Erased, QueueError> {
+    async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError> {
         let id = conversation_id.to_owned();
         let (erased, rows) = self.look(move |connection| read::about(connection, &id)).await?;
         if dry_run {
@@ -295,7 +295,7 @@ impl Queue for SqliteQueue {
         Ok(erased)
     }
 
-    async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+    async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
         gauge!("polyhook_queue_writes").set(self.writes());
         let now = self.options.clock.now();
         self.look(move |connection| read::depths(connection, now)).await

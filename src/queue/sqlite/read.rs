@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     event::{self, CONVERSATION_ERASED, Event},
-    queue::{Announcement, DeadLetter, Erased, Lane},
+    queue::{Announcement, DeadLetter, ErasedMessages, QueueKind},
 };
 
 /// How long a look from outside waits for a locked file.
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAGE_BYTES: usize = 1 << 20;
 const PAGE: usize = 256;
 
-pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<(Lane, u64)>> {
+pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<(QueueKind, u64)>> {
     // One transaction, or a job that moves meanwhile is counted twice or not at all.
     let look = connection.unchecked_transaction()?;
     let states: HashMap<String, u64> = look
@@ -39,14 +39,14 @@ pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Resul
         |row| row.get(0),
     )?;
     let count = |state| states.get(state).copied().unwrap_or(0);
-    Ok(Lane::ALL
+    Ok(QueueKind::ALL
         .into_iter()
         .map(|lane| {
             let depth = match lane {
-                Lane::Fetch => count("ready") + count("leased") + overdue,
-                Lane::Retry => count("retry") - overdue,
-                Lane::Dead => count("dead"),
-                Lane::Unrouted => count("stored"),
+                QueueKind::Fetch => count("ready") + count("leased") + overdue,
+                QueueKind::Retry => count("retry") - overdue,
+                QueueKind::Dead => count("dead"),
+                QueueKind::Unrouted => count("stored"),
             };
             (lane, depth)
         })
@@ -222,10 +222,13 @@ pub(super) fn dead_letters(
 }
 
 /// What is about a conversation, and where it stands. Reads the whole file.
-pub(super) fn about(connection: &Connection, conversation_id: &str) -> rusqlite::Result<(Erased, Vec<Row>)> {
+pub(super) fn about(
+    connection: &Connection,
+    conversation_id: &str,
+) -> rusqlite::Result<(ErasedMessages, Vec<Row>)> {
     let distinct = event::is_distinct(conversation_id);
     let look = connection.unchecked_transaction()?;
-    let (mut erased, mut found) = (Erased::default(), Vec::new());
+    let (mut erased, mut found) = (ErasedMessages::default(), Vec::new());
     let mut messages =
         look.prepare("SELECT seq, state, history, body FROM messages LEFT JOIN bodies USING (seq)")?;
     let mut rows = messages.query([])?;

@@ -3,7 +3,9 @@
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::store::{Row, Store};
-use crate::queue::{Announced, Announcement, History, Job, Lease, Message, Outcome, Published, QueueError};
+use crate::queue::{
+    Announced, Announcement, History, Job, JobOutcome, LeaseId, Message, Published, QueueError,
+};
 
 /// One request.
 pub(super) enum Request {
@@ -12,7 +14,7 @@ pub(super) enum Request {
     /// Somebody waits for a job.
     Next(oneshot::Sender<Handover>),
     /// A job that nobody took: its waiter had gone.
-    Untaken(Lease),
+    Untaken(LeaseId),
     /// Hand everything back, let go of the file, then say so.
     Close(oneshot::Sender<()>),
     /// Let go of the file at once.
@@ -33,7 +35,7 @@ pub(super) trait Write: Send + 'static {
     }
 
     /// The lease that it ends, and how; must not be forgotten if it fails.
-    fn debt(&self) -> Option<(Lease, Outcome)> {
+    fn debt(&self) -> Option<(LeaseId, JobOutcome)> {
         None
     }
 }
@@ -63,7 +65,7 @@ impl Write for Announcement {
 }
 
 /// Ends a lease; answers whether it was still held.
-pub(super) struct Settle(pub(super) Lease, pub(super) Outcome);
+pub(super) struct Settle(pub(super) LeaseId, pub(super) JobOutcome);
 
 impl Write for Settle {
     type Answer = bool;
@@ -72,7 +74,7 @@ impl Write for Settle {
         store.settle(self.0, &self.1)
     }
 
-    fn debt(&self) -> Option<(Lease, Outcome)> {
+    fn debt(&self) -> Option<(LeaseId, JobOutcome)> {
         Some((self.0, self.1.clone()))
     }
 }
@@ -89,7 +91,7 @@ impl Write for Remember {
 }
 
 /// Makes a dead letter a job again, with this history; answers whether it still was one.
-pub(super) struct Replay(pub(super) Lease, pub(super) History);
+pub(super) struct Replay(pub(super) LeaseId, pub(super) History);
 
 impl Write for Replay {
     type Answer = bool;
@@ -100,7 +102,7 @@ impl Write for Replay {
 }
 
 /// Ends a dead letter for good; answers whether it still was one.
-pub(super) struct Discard(pub(super) Lease);
+pub(super) struct Discard(pub(super) LeaseId);
 
 impl Write for Discard {
     type Answer = bool;
@@ -158,7 +160,7 @@ pub(super) trait Pending: Send {
     /// See [`Write::bytes`].
     fn bytes(&self) -> usize;
     /// See [`Write::debt`].
-    fn debt(&self) -> Option<(Lease, Outcome)>;
+    fn debt(&self) -> Option<(LeaseId, JobOutcome)>;
     /// Tells the caller: what it asked for is durable, or the error. The caller may have gone.
     fn answer(self: Box<Self>, error: Option<QueueError>);
 }
@@ -173,7 +175,7 @@ impl<W: Write> Pending for Asked<W> {
         self.write.bytes()
     }
 
-    fn debt(&self) -> Option<(Lease, Outcome)> {
+    fn debt(&self) -> Option<(LeaseId, JobOutcome)> {
         self.write.debt()
     }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     event::{self, DedupKey, Event},
-    queue::{Announced, Announcement, History, Job, Lease, Message, Outcome, Published},
+    queue::{Announced, Announcement, History, Job, JobOutcome, LeaseId, Message, Published},
 };
 
 /// The lower bits of a lease's name count the turns of its job, the others are the job's `seq`. After a
@@ -152,12 +152,12 @@ impl Store {
     }
 
     /// Ends a lease; false if it was none of ours any more.
-    pub(super) fn settle(&self, lease: Lease, outcome: &Outcome) -> rusqlite::Result<bool> {
+    pub(super) fn settle(&self, lease: LeaseId, outcome: &JobOutcome) -> rusqlite::Result<bool> {
         let (state, due, ended_at, history) = match outcome {
-            Outcome::Done => ("done", None, Some(self.now()), None),
-            Outcome::Retry { after, history } => ("retry", Some(self.after(*after)), None, Some(history)),
-            Outcome::Dead { history } => ("dead", None, None, Some(history)),
-            Outcome::Release => ("ready", None, None, None),
+            JobOutcome::Done => ("done", None, Some(self.now()), None),
+            JobOutcome::Retry { after, history } => ("retry", Some(self.after(*after)), None, Some(history)),
+            JobOutcome::Dead { history } => ("dead", None, None, Some(history)),
+            JobOutcome::Release => ("ready", None, None, None),
         };
         let history = history.map(history_text).transpose()?;
         let (seq, turn) = (seq(lease), turn(lease));
@@ -176,7 +176,7 @@ impl Store {
                 ":turn": turn,
             },
         )?;
-        if settled == 1 && matches!(outcome, Outcome::Done) {
+        if settled == 1 && matches!(outcome, JobOutcome::Done) {
             self.forget_body(seq)?;
         }
         Ok(settled == 1)
@@ -188,7 +188,7 @@ impl Store {
     }
 
     /// Makes a dead letter a job again; false if it is none any more, or one that has died anew.
-    pub(super) fn replay(&self, letter: Lease, history: &History) -> rusqlite::Result<bool> {
+    pub(super) fn replay(&self, letter: LeaseId, history: &History) -> rusqlite::Result<bool> {
         let replayed = self.execute(
             "UPDATE messages SET state = 'ready', history = ?1
              WHERE seq = ?2 AND state = 'dead' AND claims % ?3 = ?4",
@@ -198,7 +198,7 @@ impl Store {
     }
 
     /// Ends a dead letter as if it were done; false as for [`Store::replay`].
-    pub(super) fn discard(&self, letter: Lease) -> rusqlite::Result<bool> {
+    pub(super) fn discard(&self, letter: LeaseId) -> rusqlite::Result<bool> {
         let discarded = self.execute(
             "UPDATE messages SET state = 'done', ended_at = ?1
              WHERE seq = ?2 AND state = 'dead' AND claims % ?3 = ?4",
@@ -357,16 +357,16 @@ impl Store {
 }
 
 /// The name of a job's turn.
-pub(super) fn lease(seq: u64, claims: u64) -> Lease {
-    Lease((seq << TURN_BITS) | (claims % TURNS))
+pub(super) fn lease(seq: u64, claims: u64) -> LeaseId {
+    LeaseId((seq << TURN_BITS) | (claims % TURNS))
 }
 
 /// Which message it is a turn of.
-pub(super) fn seq(lease: Lease) -> u64 {
+pub(super) fn seq(lease: LeaseId) -> u64 {
     lease.0 >> TURN_BITS
 }
 
-fn turn(lease: Lease) -> u64 {
+fn turn(lease: LeaseId) -> u64 {
     lease.0 % TURNS
 }
 

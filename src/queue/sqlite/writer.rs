@@ -30,7 +30,7 @@ use super::{
     store::Store,
     trouble::Trouble,
 };
-use crate::queue::{Job, Lease, Outcome};
+use crate::queue::{Job, JobOutcome, LeaseId};
 
 /// How often a waiting consumer looks for jobs of other processes, and for a clock that was moved.
 const POLL: Duration = Duration::from_millis(250);
@@ -50,7 +50,7 @@ pub(super) struct Writer {
     store: Option<Store>,
     waiting: VecDeque<oneshot::Sender<Handover>>,
     /// Ends of leases that are still to be written.
-    owed: HashMap<Lease, Outcome>,
+    owed: HashMap<LeaseId, JobOutcome>,
     commits: Arc<AtomicU64>,
     extend_at: Instant,
     sweep_at: Instant,
@@ -140,7 +140,7 @@ impl Writer {
                 }
                 Request::Next(waiter) => self.waiting.push_back(waiter),
                 Request::Untaken(lease) => {
-                    self.owed.insert(lease, Outcome::Release);
+                    self.owed.insert(lease, JobOutcome::Release);
                 }
                 Request::Close(done) => return Next::Close(done),
                 Request::Abandon => return Next::Abandon,
@@ -263,7 +263,7 @@ impl Writer {
             self.write_in_transaction(store, batch, extend, &mut jobs).and_then(|()| store.commit());
         if let Err(error) = written {
             // Whether a failed commit is on the disk is not known: nobody has these jobs in any case.
-            self.owed.extend(jobs.iter().map(|job| (job.lease, Outcome::Release)));
+            self.owed.extend(jobs.iter().map(|job| (job.lease, JobOutcome::Release)));
             store.roll_back()?;
             return Err(error.into());
         }

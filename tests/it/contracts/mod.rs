@@ -21,7 +21,7 @@ use polyhook::{
     config::{Config, Roles},
     lifecycle::Lifecycle,
     polyai::ProjectConfig,
-    queue::Urls,
+    queue::QueueUrls,
     secret::Secret,
     simulator::{
         CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Scenario, Sender, SenderOptions,
@@ -119,7 +119,7 @@ impl World {
         let mut config = Config { projects: vec![project], ..Config::default() };
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.signature.secrets = vec![sim.signing_secret().clone()];
-        config.queue.url = Urls::One(Secret::new(node.url()));
+        config.queue.url = QueueUrls::One(Secret::new(node.url()));
         config.queue.prefix = rabbit::prefix();
         config.queue.publish_timeout = Duration::from_secs(3);
         config.polyai.base_url = Some(sim.url().clone());

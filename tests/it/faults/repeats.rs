@@ -8,7 +8,7 @@ use polyhook::{
     config::{Config, Roles},
     lifecycle::Lifecycle,
     polyai::ProjectConfig,
-    queue::{Lane, Urls},
+    queue::{QueueKind, QueueUrls},
     secret::Secret,
     simulator::{Channel, Environment, NewCall, Scenario, Simulator},
 };
@@ -41,7 +41,7 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     let call = polyai.state().add_call(&call).unwrap();
     let mut config = Config::default();
     config.server.listen = local;
-    config.queue.url = Urls::One(Secret::new(url.replace("FOLDER", folder.path().to_str().unwrap())));
+    config.queue.url = QueueUrls::One(Secret::new(url.replace("FOLDER", folder.path().to_str().unwrap())));
     prefix.clone_into(&mut config.queue.prefix);
     config.queue.publish_timeout = Duration::from_secs(3);
     config.spool.path = folder.path().join("spool.db");
@@ -91,7 +91,7 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     }
     let idle = async {
         loop {
-            let open = |lane: &Lane| matches!(lane, Lane::Fetch | Lane::Retry);
+            let open = |lane: &QueueKind| matches!(lane, QueueKind::Fetch | QueueKind::Retry);
             // It may be connecting again.
             if let Ok(depths) = queue.depths().await
                 && !depths.iter().any(|(lane, depth)| open(lane) && *depth > 0)
@@ -103,7 +103,7 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
         }
     };
     let depths = tokio::time::timeout(Duration::from_mins(1), idle).await.expect("the queue is emptied");
-    assert!(depths.iter().all(|(lane, depth)| *lane != Lane::Dead || *depth == 0), "{depths:?}");
+    assert!(depths.iter().all(|(lane, depth)| *lane != QueueKind::Dead || *depth == 0), "{depths:?}");
     app.life().drain();
     app.run_to_end().await;
     let found = manifests(folder.path());

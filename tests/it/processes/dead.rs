@@ -12,8 +12,8 @@ use polyhook::{
     clock::Clock,
     lifecycle::Lifecycle,
     queue::{
-        Outcome, Queue,
-        rabbitmq::{Options, RabbitMq},
+        JobOutcome, Queue,
+        rabbitmq::{RabbitMqOptions, RabbitMqQueue},
         sqlite::{SqliteOptions, SqliteQueue},
     },
 };
@@ -249,14 +249,14 @@ impl Rabbit {
         let queue: Arc<dyn Queue> = runtime.block_on(async {
             let delays = [1, 2, 4].map(Duration::from_secs).to_vec();
             let config = config(&self.url, &self.prefix);
-            let options = Options {
+            let options = RabbitMqOptions {
                 config: &config,
                 delays,
                 consume: Some(200),
                 only_publishes: false,
                 clock: Clock::System,
             };
-            RabbitMq::open(options, &life).unwrap()
+            RabbitMqQueue::open(options, &life).unwrap()
         });
         let open = Open { runtime, queue, _life: life };
         eventually("ready", || open.runtime.block_on(open.queue.ready()).is_ok());
@@ -279,7 +279,7 @@ fn bury<S: AsRef<str>>(open: &Open, ids: &[S]) {
         }
         for _ in ids {
             let job = open.queue.next().await.unwrap();
-            open.queue.settle(job.lease, Outcome::Dead { history: history(2) }).await.unwrap();
+            open.queue.settle(job.lease, JobOutcome::Dead { history: history(2) }).await.unwrap();
         }
     });
 }
@@ -301,7 +301,7 @@ fn assert_all_there(open: &Open, ids: &[String]) -> usize {
                 let job = job.unwrap();
                 missing.remove(job.message.id.as_str());
                 jobs += 1;
-                open.queue.settle(job.lease, Outcome::Done).await.unwrap();
+                open.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
             }
         });
         eprintln!("{jobs} jobs and {dead} dead letters, {} of {} missing", missing.len(), ids.len());

@@ -7,7 +7,7 @@ use polyhook::{
     app::App,
     config::Roles,
     event::DedupKey,
-    queue::{Lane, QueueError},
+    queue::{QueueError, QueueKind},
     signature::EVENT_ID_HEADER,
 };
 use tokio::task::JoinSet;
@@ -180,5 +180,5 @@ async fn the_same_event_at_once_is_stored_once() {
 
 async fn fetch_depth(app: &App) -> u64 {
     let depths = app.queue().queue.depths().await.unwrap();
-    depths.into_iter().find_map(|(lane, depth)| (lane == Lane::Fetch).then_some(depth)).unwrap()
+    depths.into_iter().find_map(|(lane, depth)| (lane == QueueKind::Fetch).then_some(depth)).unwrap()
 }

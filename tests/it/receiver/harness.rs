@@ -14,7 +14,7 @@ use polyhook::{
     config::Config,
     health::Health,
     lifecycle::{Ending, Lifecycle},
-    queue::{Queue, Urls},
+    queue::{Queue, QueueUrls},
     secret::Secret,
     telemetry,
     web::{self, Receiver, ServerConfig, SignatureConfig, admin::Admin},
@@ -57,7 +57,8 @@ fn loopback() -> SocketAddr {
 pub(super) fn config(folder: &TempDir) -> Config {
     let mut config = Config { server: server(), signature: signature(), ..Config::default() };
     config.admin.listen = loopback();
-    config.queue.url = Urls::One(Secret::new(format!("sqlite:{}", folder.path().join("queue.db").display())));
+    config.queue.url =
+        QueueUrls::One(Secret::new(format!("sqlite:{}", folder.path().join("queue.db").display())));
     // For a machine that is busy with other tests; the ack budget still holds.
     config.queue.publish_timeout = Duration::from_secs(3);
     config

@@ -7,7 +7,7 @@ use polyhook::{
     app::App,
     config::Roles,
     lifecycle::{Ending, Lifecycle},
-    queue::{Lane, QueueError},
+    queue::{QueueError, QueueKind},
     signature::EVENT_ID_HEADER,
 };
 use tokio::net::TcpStream;
@@ -157,7 +157,7 @@ async fn a_drain_answers_who_is_in_and_takes_nobody_else() {
 
     let app = App::start(&config(&folder), Roles::RECEIVE, None, clock()).await.unwrap();
     let depths = app.queue().queue.depths().await.unwrap();
-    assert!(depths.contains(&(Lane::Fetch, 6)), "{depths:?}");
+    assert!(depths.contains(&(QueueKind::Fetch, 6)), "{depths:?}");
     app.life().drain();
     assert_eq!(app.run_to_end().await, Ending::Drained);
 }

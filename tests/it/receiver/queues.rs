@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use polyhook::queue::{
-    Announced, Announcement, DeadLetters, Erased, Job, Lane, Lease, Message, Outcome, Published, Queue,
-    QueueError,
+    Announced, Announcement, DeadLetters, ErasedMessages, Job, JobOutcome, LeaseId, Message, Published,
+    Queue, QueueError, QueueKind,
 };
 use tokio::sync::Semaphore;
 
@@ -122,7 +122,7 @@ impl Queue for FakeQueue {
         std::future::pending().await
     }
 
-    async fn settle(&self, _: Lease, _: Outcome) -> Result<(), QueueError> {
+    async fn settle(&self, _: LeaseId, _: JobOutcome) -> Result<(), QueueError> {
         Ok(())
     }
 
@@ -138,13 +138,13 @@ impl Queue for FakeQueue {
         Err(QueueError::Unavailable("it has none".to_owned()))
     }
 
-    async fn erase(&self, _: &str, _: bool) -> Result<Erased, QueueError> {
-        Ok(Erased::default())
+    async fn erase(&self, _: &str, _: bool) -> Result<ErasedMessages, QueueError> {
+        Ok(ErasedMessages::default())
     }
 
-    async fn depths(&self) -> Result<Vec<(Lane, u64)>, QueueError> {
+    async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
         self.ready().await?;
-        Ok(vec![(Lane::Fetch, self.stored.lock().unwrap().len() as u64)])
+        Ok(vec![(QueueKind::Fetch, self.stored.lock().unwrap().len() as u64)])
     }
 
     async fn close(&self) {}

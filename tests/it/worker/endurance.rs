@@ -12,7 +12,7 @@ use polyhook::{
     lifecycle::{Ending, Lifecycle},
     polyai::ProjectConfig,
     queue::{
-        Lane, Queue,
+        Queue, QueueKind,
         sqlite::{SqliteOptions, SqliteQueue},
     },
     secret::Secret,
@@ -95,7 +95,7 @@ async fn the_end_finishes_what_is_short_and_hands_back_what_is_not() {
     let staging = root.join(".polyhook/staging");
     assert_eq!(std::fs::read_dir(staging).unwrap().count(), 0, "nor kept anywhere");
 
-    let polyhook::queue::Backend::Sqlite(path) = config.queue.backend().unwrap() else { unreachable!() };
+    let polyhook::queue::QueueBackend::Sqlite(path) = config.queue.backend().unwrap() else { unreachable!() };
     let life = Lifecycle::new();
     let reopened = SqliteQueue::open(&path, SqliteOptions::new(&config.queue, Clock::System), &life).unwrap();
     let job = tokio::time::timeout(Duration::from_secs(2), reopened.next()).await.unwrap().unwrap();
@@ -103,7 +103,7 @@ async fn the_end_finishes_what_is_short_and_hands_back_what_is_not() {
     assert_eq!(event.conversation_id.as_deref(), Some(slow.id.as_str()));
     assert_eq!(job.history.failures, 0, "an end is no failure");
     let depths = reopened.depths().await.unwrap();
-    assert!(depths.contains(&(Lane::Fetch, 1)) && depths.contains(&(Lane::Retry, 0)), "{depths:?}");
+    assert!(depths.contains(&(QueueKind::Fetch, 1)) && depths.contains(&(QueueKind::Retry, 0)), "{depths:?}");
     reopened.close().await;
 }
 

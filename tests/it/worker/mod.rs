@@ -21,7 +21,7 @@ use polyhook::{
     config::{Config, Roles},
     lifecycle::{Ending, Lifecycle},
     polyai::{self, ProjectConfig},
-    queue::{Announcement, DeadLetter, Lane, Queue, Urls, sqlite::SqliteQueue},
+    queue::{Announcement, DeadLetter, Queue, QueueKind, QueueUrls, sqlite::SqliteQueue},
     secret::Secret,
     simulator::{
         CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Operation, Scenario, Script, Sender,
@@ -80,7 +80,7 @@ impl World {
 
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let place = |name: &str| folder.path().join(name).display().to_string();
-        config.queue.url = Urls::One(Secret::new(format!("sqlite:{}", place("queue.db"))));
+        config.queue.url = QueueUrls::One(Secret::new(format!("sqlite:{}", place("queue.db"))));
         if config.archive.url.is_empty() {
             config.archive.url = format!("file:{}", place("archive"));
         }
@@ -101,7 +101,7 @@ impl World {
     async fn twin(&self) -> Self {
         let mut config = self.config.clone();
         let queue = self.folder.path().join("twin.db").display().to_string();
-        config.queue.url = Urls::One(Secret::new(format!("sqlite:{queue}")));
+        config.queue.url = QueueUrls::One(Secret::new(format!("sqlite:{queue}")));
         let (app, sender) = connect(&self.sim, &config).await;
         let (sim, folder) = (self.sim.clone(), Arc::clone(&self.folder));
         Self { sim, app, config, sender, folder, life: self.life.clone() }
@@ -154,7 +154,9 @@ impl World {
     async fn idle(&self) {
         eventually("the queue is empty", async || {
             let depths = self.queue().depths().await.unwrap();
-            depths.iter().all(|(lane, depth)| !matches!(lane, Lane::Fetch | Lane::Retry) || *depth == 0)
+            depths
+                .iter()
+                .all(|(lane, depth)| !matches!(lane, QueueKind::Fetch | QueueKind::Retry) || *depth == 0)
         })
         .await;
     }

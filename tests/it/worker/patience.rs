@@ -7,7 +7,7 @@ use std::{
 
 use polyhook::{
     polyai::ApiChoice,
-    queue::{Lane, Queue},
+    queue::{Queue, QueueKind},
     simulator::{Action, Activity, Channel, Fault, NewCall, Operation, RetryAfter, Script},
     worker::AudioChoice,
 };
@@ -45,7 +45,7 @@ async fn a_429_pauses_its_project_and_nobody_else() {
         );
         let mut paused = vec![world.add(&voice()).await];
         eventually("the pause has begun", async || {
-            world.queue().depths().await.unwrap().contains(&(Lane::Retry, 1))
+            world.queue().depths().await.unwrap().contains(&(QueueKind::Retry, 1))
         })
         .await;
         for _ in 0..2 {

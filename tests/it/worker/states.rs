@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use polyhook::{
     polyai::ApiChoice,
-    queue::{Lane, Queue},
+    queue::{Queue, QueueKind},
     simulator::{Action, Change, Environment, EventOptions, Fault, NewCall, Operation, Script},
 };
 use serde_json::json;
@@ -119,5 +119,5 @@ async fn a_summary_that_comes_later_is_a_new_revision() {
     world.idle().await;
     assert_eq!(world.visible(), before, "a copy without the summary is the older one");
     let depths = world.queue().depths().await.unwrap();
-    assert!(depths.iter().all(|(lane, depth)| *lane != Lane::Dead || *depth == 0));
+    assert!(depths.iter().all(|(lane, depth)| *lane != QueueKind::Dead || *depth == 0));
 }

@@ -15,19 +15,19 @@ const LONGEST_NAME: usize = 255;
 
 /// What a follower is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum TailMessage {
     /// Something happened.
-    Note(Box<Note>),
+    Event(Box<TailEvent>),
     /// So many notes did not get through: more happened than could be told.
     Missed(u64),
     /// Nothing can be told for now, and why; what happens meanwhile may never be.
-    Trouble(String),
+    Interrupted(String),
 }
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum What {
+pub enum TailEventKind {
     /// An event became durable.
     Delivery,
     /// A job was done.
@@ -40,7 +40,7 @@ pub enum What {
     Ready,
 }
 
-impl What {
+impl TailEventKind {
     /// The word for it.
     pub fn label(self) -> &'static str {
         match self {
@@ -55,11 +55,11 @@ impl What {
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Note {
+pub struct TailEvent {
     /// When it happened.
     pub at: Timestamp,
     /// What happened.
-    pub what: What,
+    pub what: TailEventKind,
     /// The event's type.
     #[serde(rename = "type")]
     pub kind: String,
@@ -93,37 +93,46 @@ pub struct Note {
     pub after_ms: Option<u64>,
 }
 
-impl Note {
+impl TailEvent {
     /// `message` became durable.
     pub(super) fn delivery(message: &Message, at: Timestamp) -> Self {
-        Self::of(message, What::Delivery, at)
+        Self::of(message, TailEventKind::Delivery, at)
     }
 
     /// A job was done, at the first try after those of `history`.
     pub(super) fn done(message: &Message, history: &History, at: Timestamp) -> Self {
-        Self { attempt: Some(history.failures + 1), ..Self::of(message, What::Done, at) }
+        Self { attempt: Some(history.failures + 1), ..Self::of(message, TailEventKind::Done, at) }
     }
 
     /// The last try of `history` failed, and there will be another `after` a wait.
     pub(super) fn retry(message: &Message, history: &History, after: Duration, at: Timestamp) -> Self {
-        Self { retry_at: at.checked_add(after).ok(), ..Self::failed(message, history, What::Retry, at) }
+        Self {
+            retry_at: at.checked_add(after).ok(),
+            ..Self::failed(message, history, TailEventKind::Retry, at)
+        }
     }
 
     /// The last try of `history` failed for good.
     pub(super) fn dead(message: &Message, history: &History, at: Timestamp) -> Self {
-        Self::failed(message, history, What::Dead, at)
+        Self::failed(message, history, TailEventKind::Dead, at)
     }
 
     /// An announcement was made.
     pub(super) fn ready(announcement: &Announcement, at: Timestamp) -> Self {
         Self {
             conversation_id: Some(cut(&announcement.subject)),
-            project_id: Origin::read(&announcement.body).map(|origin| cut(&origin.project_id)),
-            ..Self::named(&announcement.id, &announcement.kind, &announcement.environment, What::Ready, at)
+            project_id: ManifestOrigin::read(&announcement.body).map(|origin| cut(&origin.project_id)),
+            ..Self::named(
+                &announcement.id,
+                &announcement.kind,
+                &announcement.environment,
+                TailEventKind::Ready,
+                at,
+            )
         }
     }
 
-    fn failed(message: &Message, history: &History, what: What, at: Timestamp) -> Self {
+    fn failed(message: &Message, history: &History, what: TailEventKind, at: Timestamp) -> Self {
         let last = history.attempts.last();
         Self {
             attempt: Some(history.failures),
@@ -134,7 +143,7 @@ impl Note {
         }
     }
 
-    fn of(message: &Message, what: What, at: Timestamp) -> Self {
+    fn of(message: &Message, what: TailEventKind, at: Timestamp) -> Self {
         let event = Event::read(&message.body);
         let after = at.duration_since(message.received_at);
         Self {
@@ -145,7 +154,7 @@ impl Note {
         }
     }
 
-    fn named(id: &str, kind: &str, environment: &str, what: What, at: Timestamp) -> Self {
+    fn named(id: &str, kind: &str, environment: &str, what: TailEventKind, at: Timestamp) -> Self {
         Self {
             at,
             what,
@@ -166,14 +175,14 @@ impl Note {
 
 /// What the manifest in an announcement says of where the conversation comes from.
 #[derive(Debug, Deserialize)]
-pub(super) struct Origin {
+pub(super) struct ManifestOrigin {
     project_id: String,
     /// The event that asked for it.
     #[serde(default)]
     pub(super) event_id: Option<String>,
 }
 
-impl Origin {
+impl ManifestOrigin {
     /// None in an announcement that is not ours.
     pub(super) fn read(body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
@@ -182,7 +191,7 @@ impl Origin {
         }
         #[derive(Deserialize)]
         struct Data {
-            manifest: Origin,
+            manifest: ManifestOrigin,
         }
         serde_json::from_slice(body).ok().map(|Announced { data }| data.manifest)
     }
