@@ -1,8 +1,8 @@
-//! Where deliveries wait on the local disk while RabbitMQ is away.
+//! The spool: messages that wait on the local disk while RabbitMQ is unavailable.
 //!
-//! The embedded queue's own machinery with every message a job: group commit, an fsync before anybody is
-//! told "durable", the same answers to a full, read-only, locked, damaged or deleted file. It starts whatever
-//! the state of its file: the broker may be well, and then nobody needs it.
+//! It is an embedded queue in which every message is a job. So it has the same group commit, the same fsync before a
+//! message counts as durable, and the same errors for a full, read-only, locked, damaged or deleted file. It starts
+//! in any state of its file, because it is not needed while the broker works.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -18,79 +18,80 @@ use super::{
 };
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
-/// How long a message may take to become durable here. There is nowhere else to go, so longer than the broker
-/// has; the ack budget is the receiver's to keep.
+/// The maximum time to make a message durable here. It is longer than the broker's, because there is no further
+/// fallback. The receiver itself keeps the acknowledgement budget.
 const PUT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How soon after a crash what the dead process was handing on is handed on by the next.
-const LEASE: Duration = Duration::from_secs(5);
-/// How long after the first message of a batch the others, which come from one transaction, may take.
-const GRACE: Duration = Duration::from_millis(2);
+/// The time after a crash until the messages that the dead process was forwarding can be forwarded again.
+const LEASE_DURATION: Duration = Duration::from_secs(5);
+/// The maximum time to wait for the rest of a batch after its first message. One transaction leases all of them.
+const BATCH_TIMEOUT: Duration = Duration::from_millis(2);
 
-/// See the [module](self).
+/// The spool file of one receiver. See the [module](self).
 #[derive(Debug)]
 pub struct Spool {
-    store: Arc<SqliteQueue>,
+    queue: Arc<SqliteQueue>,
     max_bytes: ByteSize,
 }
 
 impl Spool {
-    /// Opens the file of `config`, or makes it. What is handed on is remembered for `queue.dedup_window`.
+    /// Opens the file of `config`, or creates it. Forwarded messages are recognised as duplicates for
+    /// `queue.dedup_window`.
     pub fn open(
         config: &SpoolConfig,
-        queue: &QueueConfig,
+        queue_config: &QueueConfig,
         clock: Clock,
         life: &Lifecycle,
     ) -> Result<Arc<Self>, OpenError> {
         let options = SqliteOptions {
-            retention: queue.dedup_window,
+            retention: queue_config.dedup_window,
             publish_timeout: PUT_TIMEOUT,
-            lease: LEASE,
+            lease: LEASE_DURATION,
             max_bytes: Some(config.max_bytes.as_u64()),
             every_message_is_a_job: true,
             start_without_file: true,
-            ..SqliteOptions::new(queue, clock)
+            ..SqliteOptions::new(queue_config, clock)
         };
-        let store = SqliteQueue::open(&config.path, options, life)?;
-        Ok(Arc::new(Self { store, max_bytes: config.max_bytes }))
+        let queue = SqliteQueue::open(&config.path, options, life)?;
+        Ok(Arc::new(Self { queue, max_bytes: config.max_bytes }))
     }
 
-    /// Makes `message` durable here.
+    /// Makes `message` durable on the local disk.
     pub async fn put(&self, message: Message) -> Result<(), QueueError> {
-        self.store.publish(message).await.map(drop).map_err(in_words)
+        self.queue.publish(message).await.map(drop).map_err(name_spool)
     }
 
-    /// Waits for messages and leases up to `most` of them, in order of arrival. Safe to cancel.
-    pub async fn lease(&self, most: usize) -> Result<Vec<Job>, QueueError> {
-        let mut coming: FuturesOrdered<_> = (0..most).map(|_| self.store.next()).collect();
+    /// Waits for messages and leases up to `limit` of them, in order of arrival. Safe to cancel.
+    pub async fn lease(&self, limit: usize) -> Result<Vec<Job>, QueueError> {
+        let mut coming: FuturesOrdered<_> = (0..limit).map(|_| self.queue.next()).collect();
         let mut batch = Vec::new();
         if let Some(first) = coming.next().await {
             batch.push(first?);
         }
-        while let Ok(Some(next)) = tokio::time::timeout(GRACE, coming.next()).await {
+        while let Ok(Some(next)) = tokio::time::timeout(BATCH_TIMEOUT, coming.next()).await {
             batch.push(next?);
         }
         Ok(batch)
     }
 
-    /// Ends a lease.
+    /// Settles a lease.
     pub(super) async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError> {
-        self.store.settle(lease, outcome).await
+        self.queue.settle(lease, outcome).await
     }
 
-    /// Removes what is about a conversation, whatever kind of event; see [`Queue::erase`].
+    /// Removes the messages about a conversation, whatever their event type; see [`Queue::erase`].
     pub async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError> {
-        self.store.erase(conversation_id, dry_run).await.map_err(in_words)
+        self.queue.erase(conversation_id, dry_run).await.map_err(name_spool)
     }
 
-    /// Whether a message could be made durable right now.
+    /// Returns an error if a message could not be made durable now.
     pub async fn ready(&self) -> Result<(), QueueError> {
-        self.store.ready().await.map_err(in_words)
+        self.queue.ready().await.map_err(name_spool)
     }
 
-    /// What waits here.
+    /// Returns the number of waiting messages and the used size of the file. Updates the metrics of the spool.
     pub async fn usage(&self) -> Result<FileUsage, QueueError> {
-        gauge!("polyhook_spool_writes").set(self.store.writes());
-        let usage = self.store.usage().await.map_err(in_words)?;
+        gauge!("polyhook_spool_writes").set(self.queue.pending_writes());
+        let usage = self.queue.usage().await.map_err(name_spool)?;
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let set = |name: &'static str, value: u64| gauge!(name).set(value as f64);
         set("polyhook_spool_messages", usage.messages);
@@ -99,38 +100,39 @@ impl Spool {
         Ok(usage)
     }
 
-    /// How large it may grow.
+    /// Returns the maximum size of the file.
     pub fn max_bytes(&self) -> ByteSize {
         self.max_bytes
     }
 
-    /// Keeps keys of published messages beyond a restart.
-    pub(super) async fn remember(&self, keys: Vec<u8>) -> Result<(), QueueError> {
-        self.store.remember(keys).await
+    /// Stores dedup keys of published messages, so that they survive a restart.
+    pub(super) async fn remember_keys(&self, keys: Vec<u8>) -> Result<(), QueueError> {
+        self.queue.remember_keys(keys).await
     }
 
-    /// Those keys, with the times they were given.
-    pub(super) async fn remembered(&self) -> Result<Vec<(Timestamp, Vec<u8>)>, QueueError> {
-        self.store.remembered().await
+    /// Returns the stored dedup keys with the times at which they were stored.
+    pub(super) async fn remembered_keys(&self) -> Result<Vec<(Timestamp, Vec<u8>)>, QueueError> {
+        self.queue.remembered_keys().await
     }
 
-    /// Lets go of the file.
+    /// Closes the file.
     pub async fn close(&self) {
-        self.store.close().await;
+        self.queue.close().await;
     }
 }
 
-/// What waits in the file at `path`, without opening it for writing.
+/// Reads the usage of the spool file at `path` without opening it for writing.
 pub fn read_usage(path: &Path) -> Result<FileUsage, String> {
     super::sqlite::read_usage(path)
 }
 
-/// Reads the whole file and says what is wrong with it, else how many messages it holds in order.
+/// Checks the whole spool file at `path`. Returns the number of intact messages, or the faults.
 pub fn verify(path: &Path) -> Result<u64, Vec<String>> {
     super::sqlite::verify(path)
 }
 
-fn in_words(error: QueueError) -> QueueError {
+/// Names the spool in an error, so that it is not taken for one of the broker.
+fn name_spool(error: QueueError) -> QueueError {
     match error {
         QueueError::Unavailable(why) => QueueError::Unavailable(format!("the spool: {why}")),
         other => other,

@@ -1,11 +1,15 @@
-//! RabbitMQ with a spool before it: what a receiver publishes through.
+//! The queue of a receiver that publishes to RabbitMQ: messages go through a spool while the broker does not take
+//! them.
 //!
-//! * A message goes to the broker. What it does not confirm within `publish_timeout`, or refuses, or, while it is
-//!   known to be away, at once, goes to the [`Spool`] and is durable there. Without one it is an error.
-//! * A broker that left a message unconfirmed is not waited for again until it has confirmed one.
-//! * What is spooled is handed on in order of arrival, with confirms, at a bounded rate, as soon as the broker
-//!   takes messages, also after a crash. A crash in between hands a message on twice, never not at all.
-//! * Duplicates are recognised for `queue.dedup_window`; with a spool, also after a restart.
+//! * A message goes to the broker. It goes to the [`Spool`] instead, and is durable there, if the broker is known to
+//!   be unavailable, refuses it, or does not confirm it within `publish_timeout`. Without a spool these cases are
+//!   errors.
+//! * After a message stayed unconfirmed, the queue does not wait for the broker again until it has confirmed another
+//!   one.
+//! * Spooled messages are forwarded in order of arrival, with confirms and at a bounded rate, as soon as the broker
+//!   takes messages, also after a crash. A crash between confirm and settlement forwards a message twice. No crash
+//!   loses one.
+//! * Duplicates are recognised for `queue.dedup_window`. With a spool they are recognised after a restart, too.
 
 use std::{
     num::NonZeroU32,
@@ -29,36 +33,37 @@ use super::{
 };
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle};
 
-/// How many spooled messages may be on their way to the broker.
+/// The maximum number of spooled messages that are forwarded at the same time.
 pub const DRAIN_BATCH: usize = 64;
-/// How often it is looked whether the broker is back.
-const LOOK: Duration = Duration::from_millis(200);
-/// The pause after a message that the broker did not take, and until a refused one is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
-const REFUSED_PAUSE: Duration = Duration::from_secs(5);
-/// How often keys of duplicates are saved. What was learnt since is forgotten in a crash.
-const SAVE: Duration = Duration::from_secs(1);
-/// For how long a refusal is told of after the last one.
-const TOLD: Duration = Duration::from_mins(1);
-/// How long the tasks may take to end.
+/// The interval at which the drain checks an unavailable broker.
+const BROKER_POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// The delay after the broker did not take a message.
+const ERROR_DELAY: Duration = Duration::from_secs(1);
+/// The delay until a refused message is forwarded again.
+const REFUSED_DELAY: Duration = Duration::from_secs(5);
+/// The interval at which dedup keys are saved. Keys that are not saved yet are lost in a crash.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// The time after the last refusal for which the health report mentions it.
+const REFUSAL_REPORT_TIME: Duration = Duration::from_mins(1);
+/// The maximum time for the tasks to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// See the [module](self).
+/// RabbitMQ with an optional spool. See the [module](self).
 #[derive(Debug)]
 pub struct SpooledQueue {
     broker: Arc<RabbitMqQueue>,
     spool: Option<Arc<Spool>>,
-    recent: DedupWindow,
+    dedup: DedupWindow,
     health: Health,
-    /// The broker left a message unconfirmed, and has confirmed none since.
-    silent: AtomicBool,
+    /// True if the broker left a message unconfirmed and has confirmed none since.
+    unresponsive: AtomicBool,
     refused_at: Mutex<Option<Instant>>,
     closing: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl SpooledQueue {
-    /// Puts `spool` before `broker` and starts to hand on what it holds, at most `drain_rate` messages a second.
+    /// Puts `spool` before `broker` and starts to forward its messages, at most `drain_rate` of them a second.
     pub fn new(
         broker: Arc<RabbitMqQueue>,
         spool: Option<(Arc<Spool>, NonZeroU32)>,
@@ -71,14 +76,14 @@ impl SpooledQueue {
         let this = Arc::new(Self {
             broker,
             spool,
-            recent: DedupWindow::new(config.dedup_window, clock),
+            dedup: DedupWindow::new(config.dedup_window, clock),
             health,
-            silent: AtomicBool::new(false),
+            unresponsive: AtomicBool::new(false),
             refused_at: Mutex::new(None),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        this.spawn(life, "queue keeper", Self::keep);
+        this.spawn(life, "queue maintenance", Self::maintain);
         if let (Some(spool), Some(rate)) = (&this.spool, rate) {
             let spool = Arc::clone(spool);
             this.spawn(life, "spool drain", async move |this| this.drain(&spool, rate).await);
@@ -86,7 +91,7 @@ impl SpooledQueue {
         this
     }
 
-    /// Runs a task of this queue's until it is closed.
+    /// Runs a task until this queue is closed.
     fn spawn<F>(self: &Arc<Self>, life: &Lifecycle, name: &'static str, task: impl FnOnce(Arc<Self>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -98,20 +103,20 @@ impl SpooledQueue {
                 () = task => {}
                 () = closing.cancelled() => {}
             }
-            // Closed before the drain is no failure.
+            // A queue may close before the drain. Its tasks must not look as if they had failed.
             if closing.is_cancelled() {
                 draining.cancelled().await;
             }
         });
     }
 
-    async fn store(&self, message: Message) -> Result<(), QueueError> {
-        let Some(spool) = &self.spool else { return self.publish_now(&message).await };
-        let silent = self.silent.load(Ordering::Relaxed);
-        let not_taken = if silent {
+    async fn publish_or_spool(&self, message: Message) -> Result<(), QueueError> {
+        let Some(spool) = &self.spool else { return self.publish_to_broker(&message).await };
+        let unresponsive = self.unresponsive.load(Ordering::Relaxed);
+        let broker_error = if unresponsive {
             QueueError::Unavailable("the broker leaves messages unconfirmed".to_owned())
         } else {
-            match self.publish_now(&message).await {
+            match self.publish_to_broker(&message).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             }
@@ -119,26 +124,26 @@ impl SpooledQueue {
         match spool.put(message.clone()).await {
             Ok(()) => {
                 counter!("polyhook_spooled_total").increment(1);
-                tracing::debug!(event.id = message.id, error = %not_taken, "spooled");
+                tracing::debug!(event.id = message.id, error = %broker_error, "spooled");
                 Ok(())
             }
-            // What else is there to try?
-            Err(error) if silent => self.publish_now(&message).await.map_err(|_| error),
-            Err(error) => Err(QueueError::Unavailable(format!("{not_taken}; {error}"))),
+            // The broker is the only place that is left to try.
+            Err(error) if unresponsive => self.publish_to_broker(&message).await.map_err(|_| error),
+            Err(error) => Err(QueueError::Unavailable(format!("{broker_error}; {error}"))),
         }
     }
 
-    async fn publish_now(&self, message: &Message) -> Result<(), QueueError> {
+    async fn publish_to_broker(&self, message: &Message) -> Result<(), QueueError> {
         let published = self.broker.publish_event(message).await;
-        self.heard(&published);
+        self.on_published(&published);
         published
     }
 
-    /// Draws conclusions from what the broker made of a message.
-    fn heard(&self, published: &Result<(), QueueError>) {
+    /// Updates the state of the broker after it took or did not take a message.
+    fn on_published(&self, published: &Result<(), QueueError>) {
         match published {
-            Ok(()) => self.silent.store(false, Ordering::Relaxed),
-            Err(QueueError::Timeout(_)) => self.silent.store(true, Ordering::Relaxed),
+            Ok(()) => self.unresponsive.store(false, Ordering::Relaxed),
+            Err(QueueError::Timeout(_)) => self.unresponsive.store(true, Ordering::Relaxed),
             Err(QueueError::Refused(why)) => {
                 *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                 self.health.degraded("publishing", format!("the broker refuses messages: {why}"));
@@ -147,8 +152,8 @@ impl SpooledQueue {
         }
     }
 
-    /// Says whether the broker is there, where a spool stands in for it.
-    fn tell_of(&self, broker: &Result<(), QueueError>) {
+    /// Reports the broker's state to the health checks if there is a spool.
+    fn report_broker(&self, broker: &Result<(), QueueError>) {
         match broker {
             _ if self.spool.is_none() => {}
             Ok(()) => self.health.well("broker"),
@@ -156,23 +161,23 @@ impl SpooledQueue {
         }
     }
 
-    /// Saves the keys of duplicates, says how the broker is, and clears what is over.
-    async fn keep(self: Arc<Self>) {
+    /// Saves dedup keys, reports the state of the broker, and clears expired conditions.
+    async fn maintain(self: Arc<Self>) {
         if let Some(spool) = &self.spool {
-            match spool.remembered().await {
-                Ok(saved) => saved.iter().for_each(|(at, keys)| self.recent.restore(*at, keys)),
+            match spool.remembered_keys().await {
+                Ok(saved) => saved.iter().for_each(|(at, keys)| self.dedup.restore(*at, keys)),
                 Err(error) => {
-                    tracing::warn!(%error, "which deliveries came before the start is not known: a late duplicate may get through");
+                    tracing::warn!(%error, "the dedup keys of earlier deliveries cannot be read, so a late duplicate may be forwarded");
                 }
             }
         }
         loop {
-            sleep(SAVE).await;
-            self.save().await;
-            // Also where nobody asks whether it is ready.
-            self.tell_of(&self.broker.ready().await);
+            sleep(SAVE_INTERVAL).await;
+            self.save_dedup_keys().await;
+            // Reported here, too, because there may be no readiness probes.
+            self.report_broker(&self.broker.ready().await);
             let mut refused_at = self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
-            if refused_at.is_some_and(|at| at.elapsed() > TOLD) {
+            if refused_at.is_some_and(|at| at.elapsed() > REFUSAL_REPORT_TIME) {
                 *refused_at = None;
                 drop(refused_at);
                 self.health.well("publishing");
@@ -180,12 +185,12 @@ impl SpooledQueue {
         }
     }
 
-    async fn save(&self) {
+    async fn save_dedup_keys(&self) {
         let Some(spool) = &self.spool else { return };
-        let keys = self.recent.take_unsaved();
-        // Trouble of the spool is told by who needs it.
-        if !keys.is_empty() && spool.remember(keys).await.is_err() {
-            tracing::debug!("keys of duplicates could not be saved");
+        let keys = self.dedup.take_unsaved();
+        // The operations that need the spool report its errors.
+        if !keys.is_empty() && spool.remember_keys(keys).await.is_err() {
+            tracing::debug!("dedup keys could not be saved");
         }
     }
 
@@ -193,62 +198,62 @@ impl SpooledQueue {
         let rate = drain_limiter(rate);
         loop {
             while self.broker.ready().await.is_err() {
-                sleep(LOOK).await;
+                sleep(BROKER_POLL_INTERVAL).await;
             }
-            let moved = async {
+            let forwarded = async {
                 let batch = spool.lease(DRAIN_BATCH).await?;
-                forward(batch, &self.broker, spool, &rate, |published| self.heard(published)).await
+                forward(batch, &self.broker, spool, &rate, |published| self.on_published(published)).await
             };
-            if let Err(error) = moved.await {
-                tracing::debug!(%error, "the spool is handed on later");
-                sleep(PAUSE).await;
+            if let Err(error) = forwarded.await {
+                tracing::debug!(%error, "spooled messages are forwarded later");
+                sleep(ERROR_DELAY).await;
             }
         }
     }
 }
 
-/// How fast the spool is handed on.
+/// Returns the rate limiter for forwarding.
 pub fn drain_limiter(per_second: NonZeroU32) -> DefaultDirectRateLimiter {
     RateLimiter::direct(Quota::per_second(per_second).allow_burst(NonZeroU32::MIN))
 }
 
-/// Hands leased messages on, in order; how many the broker has confirmed. An error says that it is no use to
-/// go on at once; what was not confirmed stays in the spool.
+/// Forwards leased messages in order and returns the number that the broker has confirmed. An error means that the
+/// caller should pause. Unconfirmed messages stay in the spool.
 pub async fn forward(
     batch: Vec<Job>,
     broker: &RabbitMqQueue,
     spool: &Spool,
     rate: &DefaultDirectRateLimiter,
-    heard: impl Fn(&Result<(), QueueError>),
+    on_published: impl Fn(&Result<(), QueueError>),
 ) -> Result<usize, QueueError> {
     for _ in &batch {
         rate.until_ready().await;
     }
     let published = join_all(batch.iter().map(|job| broker.publish_event_in_order(&job.message))).await;
-    let mut moved = 0;
-    let mut trouble = None;
+    let mut confirmed = 0;
+    let mut broker_failure = None;
     let settled = join_all(batch.into_iter().zip(published).map(|(job, published)| {
-        heard(&published);
+        on_published(&published);
         let outcome = match published {
             Ok(()) => {
-                moved += 1;
+                confirmed += 1;
                 JobOutcome::Done
             }
-            // Others may be taken: it must not stand in their way.
-            Err(QueueError::Refused(_)) => JobOutcome::Retry { after: REFUSED_PAUSE, history: job.history },
+            // The broker may still take other messages, so this one must not block them.
+            Err(QueueError::Refused(_)) => JobOutcome::Retry { after: REFUSED_DELAY, history: job.history },
             Err(error) => {
-                trouble = Some(error);
+                broker_failure = Some(error);
                 JobOutcome::Release
             }
         };
         spool.settle(job.lease, outcome)
     }))
     .await;
-    // One that is not settled is handed on again.
-    if let Some(error) = trouble.or_else(|| settled.into_iter().find_map(Result::err)) {
+    // A message whose settlement failed is forwarded again.
+    if let Some(error) = broker_failure.or_else(|| settled.into_iter().find_map(Result::err)) {
         return Err(error);
     }
-    Ok(moved)
+    Ok(confirmed)
 }
 
 #[async_trait]
@@ -258,8 +263,8 @@ impl Queue for SpooledQueue {
             return Err(QueueError::Closed);
         }
         let dedup = message.dedup;
-        // Boxed, because it is large and would be moved several times.
-        self.recent.publish_once(dedup, Box::pin(self.store(message))).await
+        // Boxed, because the future is large and would be confirmed several times.
+        self.dedup.publish_once(dedup, Box::pin(self.publish_or_spool(message))).await
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
@@ -282,10 +287,10 @@ impl Queue for SpooledQueue {
             Ok(()) => self.health.well("spool"),
             Err(error) => self.health.degraded(
                 "spool",
-                format!("{error}; while the broker takes messages nothing depends on it, else deliveries are answered 503"),
+                format!("{error}; while the broker takes messages the spool is not needed; otherwise deliveries are answered 503"),
             ),
         }
-        self.tell_of(&broker);
+        self.report_broker(&broker);
         match (broker, spool) {
             (Ok(()), _) | (Err(_), Ok(())) => Ok(()),
             (Err(broker), Err(spool)) => Err(QueueError::Unavailable(format!("{broker}; {spool}"))),
@@ -297,7 +302,7 @@ impl Queue for SpooledQueue {
     }
 
     async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError> {
-        // First where a message comes from, then where it goes.
+        // The spool first, because messages move from the spool to the broker.
         let spooled = match &self.spool {
             Some(spool) => spool.erase(conversation_id, dry_run).await?,
             None => ErasedMessages::default(),
@@ -310,7 +315,7 @@ impl Queue for SpooledQueue {
         if let Some(spool) = &self.spool
             && let Err(error) = spool.usage().await
         {
-            tracing::debug!(%error, "the spool could not be counted");
+            tracing::debug!(%error, "the usage of the spool cannot be read");
         }
         self.broker.depths().await
     }
@@ -321,7 +326,7 @@ impl Queue for SpooledQueue {
         if timeout(CLOSE_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!("the spool's tasks did not end in time");
         }
-        self.save().await;
+        self.save_dedup_keys().await;
         self.broker.close().await;
         if let Some(spool) = &self.spool {
             spool.close().await;

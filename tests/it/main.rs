@@ -22,7 +22,6 @@ mod receiver;
 mod simulator_faithful;
 mod spool;
 mod sqlite;
-mod sqlite_dead;
 mod support;
 mod tail;
 mod worker;

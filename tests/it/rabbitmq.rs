@@ -178,29 +178,29 @@ fn announcement() -> Announcement {
 }
 
 /// Somebody else, with a plain client.
-struct Customer {
+pub(crate) struct Customer {
     _connection: Connection,
     channel: Channel,
 }
 
 impl Customer {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let connection = Connection::connect(&SHARED.url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         Self { _connection: connection, channel }
     }
 
-    async fn queue(&self, name: &str, arguments: FieldTable) {
+    pub(crate) async fn queue(&self, name: &str, arguments: FieldTable) {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         self.channel.queue_declare(name.into(), options, arguments).await.unwrap();
     }
 
-    async fn bind(&self, queue: &str, exchange: &str, key: &str) {
+    pub(crate) async fn bind(&self, queue: &str, exchange: &str, key: &str) {
         let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
         self.channel.queue_bind(queue.into(), exchange.into(), key.into(), options, arguments).await.unwrap();
     }
 
-    async fn get(&self, queue: &str) -> BasicGetMessage {
+    pub(crate) async fn get(&self, queue: &str) -> BasicGetMessage {
         let deadline = Instant::now() + SOON;
         loop {
             if let Some(found) =
@@ -219,7 +219,7 @@ impl Customer {
     }
 }
 
-fn headers(properties: &BasicProperties) -> HashMap<String, String> {
+pub(crate) fn headers(properties: &BasicProperties) -> HashMap<String, String> {
     let table = properties.headers().as_ref().unwrap();
     table
         .into_iter()

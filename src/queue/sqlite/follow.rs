@@ -1,9 +1,9 @@
-//! Following the queue while others use it, by looking at the file again and again.
+//! Follows a queue file while other processes use it, by polling.
 //!
-//! Nothing is written, and nothing has to be written for it: what is new is found by the rising numbers of
-//! messages and announcements, by the times at which jobs ended, and by comparing what waits and what is dead with
-//! what did at the look before. Where nothing was committed since, a look costs a word of shared memory. A state
-//! that lasts for less than the time between two looks is not seen.
+//! The follower writes nothing, and the queue writes nothing for it. It finds new events by the rising row numbers of
+//! messages and announcements, by the times at which jobs ended, and by comparing the waiting and the dead jobs with
+//! those of the previous poll. If nothing was committed since then, a poll reads one word of shared memory. A state
+//! that lasts for less than the time between two polls is not reported.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,133 +16,138 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
+    error::hint,
+    queue_file::{read_history, read_message, read_time},
     read,
-    schema::{self, Identity},
-    store::{read_history, read_message, read_time},
-    trouble::hint,
+    schema::{self, FileIdentity},
 };
 use crate::queue::{TailEvent, TailEventKind, tail_event::ManifestOrigin};
 
-/// How long a look waits for a locked file.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How much is read at a time.
-const PAGE: usize = 2000;
-/// Times are taken before a commit, so an earlier one may become visible later; by this at most.
-const DISORDER_MS: i64 = 2000;
-/// Of how many open jobs it is remembered what they are about: with the job's end its body goes.
-const NAMES: usize = 50_000;
+/// The maximum time that a poll waits for a locked file.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The maximum rows of one query.
+const MAX_ROWS: usize = 2000;
+/// The maximum age of a row when it becomes visible. Times are taken before the commit, so rows may become visible
+/// out of order.
+const MAX_DISORDER_MS: i64 = 2000;
+/// The maximum number of open jobs whose ids are remembered. A job's body, and with it the ids, is deleted when the
+/// job ends.
+const MAX_REMEMBERED_JOBS: usize = 50_000;
 
-/// What a message is about, as far as it is still to be read.
-type Names = (Option<String>, Option<String>);
+/// The conversation and the project of a message. `None` if the message does not name it, or is already deleted.
+type MessageIds = (Option<String>, Option<String>);
 
-/// Follows a queue's file. Blocking.
+/// A follower of a queue file. Its methods block.
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
     connection: Connection,
-    identity: Identity,
-    /// What was there before is told only from here on.
+    identity: FileIdentity,
+    /// Earlier events are not reported.
     since: i64,
-    /// SQLite's count of others' commits at the last look; none if there is more to read in any case.
+    /// SQLite's count of commits by other connections at the last poll. `None` if the next poll must read in any
+    /// case.
     version: Option<i64>,
-    message: i64,
-    announcement: i64,
-    ended: i64,
-    /// What ended at that time or later, and has been told.
-    told: HashMap<i64, i64>,
-    /// When each job that waits (or is leased) is due.
+    last_message: i64,
+    last_announcement: i64,
+    ended_from: i64,
+    /// The rows that ended at `ended_from` or later and have been reported.
+    reported: HashMap<i64, i64>,
+    /// The due times of the waiting and leased jobs.
     due: HashMap<i64, i64>,
     dead: HashSet<i64>,
-    names: HashMap<i64, Names>,
-    /// The same by the event's id, for jobs that were done between two looks: what was announced at this one.
-    announced: HashMap<String, Names>,
+    ids: HashMap<i64, MessageIds>,
+    /// The ids that the announcements of this poll name, by event id: for jobs that ended between two polls.
+    announced: HashMap<String, MessageIds>,
 }
 
 impl Follower {
-    /// Follows the file at `path` from `since` on; the error says what is wrong with it.
+    /// Opens the file at `path` and follows it from `since` on. The error describes the fault of the file.
     pub fn open(path: &Path, since: Timestamp) -> Result<Self, String> {
-        let wrong = |error: rusqlite::Error| format!("{}: {error}{}", path.display(), hint(&error));
-        let connection = schema::connect_to_read(path, PATIENCE).map_err(wrong)?;
+        let describe = |error: rusqlite::Error| format!("{}: {error}{}", path.display(), hint(&error));
+        let connection = schema::open_read_only(path, LOCK_TIMEOUT).map_err(describe)?;
         let mut follower = Self {
             path: path.to_owned(),
             connection,
-            identity: Identity::of(path),
+            identity: FileIdentity::of(path),
             since: since.as_millisecond(),
             version: None,
-            message: 0,
-            announcement: 0,
-            ended: 0,
-            told: HashMap::new(),
+            last_message: 0,
+            last_announcement: 0,
+            ended_from: 0,
+            reported: HashMap::new(),
             due: HashMap::new(),
             dead: HashSet::new(),
-            names: HashMap::new(),
+            ids: HashMap::new(),
             announced: HashMap::new(),
         };
-        follower.begin().map_err(wrong)?;
+        follower.skip_earlier().map_err(describe)?;
         Ok(follower)
     }
 
-    /// Everything that has happened since the last look, in order of time.
+    /// Returns everything that has happened since the last poll, ordered by time.
     pub fn poll(&mut self) -> Result<Vec<TailEvent>, String> {
         let path = self.path.clone();
-        let looked = if self.identity.is_database_of(&path) {
-            self.look_again()
+        let result = if self.identity.is_database_at(&path) {
+            self.read_changes()
         } else {
-            // Somebody has put another file, or a copy of this one, in its place.
-            self.reopen().and_then(|()| self.look_again())
+            // Another file, or a copy of this one, is now at the path.
+            self.reopen().and_then(|()| self.read_changes())
         };
-        looked.map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
+        result.map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
     }
 
-    fn begin(&mut self) -> rusqlite::Result<()> {
+    fn skip_earlier(&mut self) -> rusqlite::Result<()> {
         let before = |sql| self.connection.query_row(sql, [self.since], |row| row.get(0)).optional();
-        // From the end: what was received before stands before it, give or take the order of commits.
-        self.message = before("SELECT seq FROM messages WHERE received_at < ?1 ORDER BY seq DESC LIMIT 1")?
-            .unwrap_or_default();
-        self.announcement =
+        // Searched from the end. Earlier messages have smaller row numbers, except for the order of concurrent
+        // commits.
+        self.last_message =
+            before("SELECT seq FROM messages WHERE received_at < ?1 ORDER BY seq DESC LIMIT 1")?
+                .unwrap_or_default();
+        self.last_announcement =
             before("SELECT seq FROM announcements WHERE stored_at < ?1 ORDER BY seq DESC LIMIT 1")?
                 .unwrap_or_default();
-        self.ended = self.since;
+        self.ended_from = self.since;
         Ok(())
     }
 
     fn reopen(&mut self) -> rusqlite::Result<()> {
-        self.connection = schema::connect_to_read(&self.path, PATIENCE)?;
-        self.identity = Identity::of(&self.path);
+        self.connection = schema::open_read_only(&self.path, LOCK_TIMEOUT)?;
+        self.identity = FileIdentity::of(&self.path);
         self.version = None;
         let last: i64 =
             self.connection.query_row("SELECT coalesce(max(seq), 0) FROM messages", [], |row| row.get(0))?;
-        if last < self.message {
-            // A new one, whose numbers begin anew.
-            (self.message, self.announcement) = (0, 0);
-            self.told.clear();
+        if last < self.last_message {
+            // A new file, whose row numbers start again.
+            (self.last_message, self.last_announcement) = (0, 0);
+            self.reported.clear();
             self.due.clear();
             self.dead.clear();
-            self.names.clear();
+            self.ids.clear();
         }
         Ok(())
     }
 
-    fn look_again(&mut self) -> rusqlite::Result<Vec<TailEvent>> {
+    fn read_changes(&mut self) -> rusqlite::Result<Vec<TailEvent>> {
         let version = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if self.version == Some(version) {
             return Ok(Vec::new());
         }
         let mut notes = Vec::new();
         self.connection.execute_batch("BEGIN")?;
-        let looked = self.look_at_all(&mut notes);
+        let result = self.read_all(&mut notes);
         self.connection.execute_batch("ROLLBACK")?;
-        self.version = if looked? { None } else { Some(version) };
+        self.version = if result? { None } else { Some(version) };
         notes.sort_by_key(|note: &TailEvent| note.at);
         Ok(notes)
     }
 
-    /// Whether there is more to read at once.
-    fn look_at_all(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
+    /// Returns true if there is more to read at once.
+    fn read_all(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
         let announced = self.announcements(notes)?;
         let delivered = self.deliveries(notes)?;
-        self.leased()?;
-        let ended = self.ended(notes)?;
+        self.remember_leased()?;
+        let ended = self.ended_jobs(notes)?;
         self.retries(notes)?;
         self.dead_letters(notes)?;
         Ok(delivered || ended || announced)
@@ -153,16 +158,18 @@ impl Follower {
             "SELECT * FROM messages LEFT JOIN bodies USING (seq) WHERE seq > ?1 ORDER BY seq LIMIT ?2",
         )?;
         let found = statement
-            .query_map((self.message, PAGE), |row| Ok((row.get::<_, i64>("seq")?, message_note(row)?)))?
+            .query_map((self.last_message, MAX_ROWS), |row| {
+                Ok((row.get::<_, i64>("seq")?, message_note(row)?))
+            })?
             .collect::<rusqlite::Result<Vec<_>>>()?;
         drop(statement);
-        let full = found.len() == PAGE;
+        let full = found.len() == MAX_ROWS;
         for (seq, mut note) in found {
-            self.message = seq;
+            self.last_message = seq;
             if note.conversation_id.is_none()
-                && let Some(names) = self.announced.get(&note.id)
+                && let Some(ids) = self.announced.get(&note.id)
             {
-                (note.conversation_id, note.project_id) = names.clone();
+                (note.conversation_id, note.project_id) = ids.clone();
             }
             self.remember(seq, &note);
             if note.at.as_millisecond() >= self.since {
@@ -172,16 +179,16 @@ impl Follower {
         Ok(full)
     }
 
-    /// Learns what the jobs are about that are being worked on.
-    fn leased(&mut self) -> rusqlite::Result<()> {
+    /// Remembers the ids of the jobs that workers hold now.
+    fn remember_leased(&mut self) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare_cached(
             "SELECT seq FROM messages INDEXED BY messages_open WHERE state = 'leased' AND state <> 'done'",
         )?;
         let leased: Vec<i64> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         drop(statement);
         for seq in leased {
-            if !self.names.contains_key(&seq)
-                && let Some(note) = self.one(seq, "leased", message_note)?
+            if !self.ids.contains_key(&seq)
+                && let Some(note) = self.read_message_row(seq, "leased", message_note)?
             {
                 self.remember(seq, &note);
             }
@@ -190,39 +197,39 @@ impl Follower {
     }
 
     fn remember(&mut self, seq: i64, note: &TailEvent) {
-        if self.names.len() >= NAMES {
-            self.names.clear();
+        if self.ids.len() >= MAX_REMEMBERED_JOBS {
+            self.ids.clear();
         }
-        self.names.insert(seq, (note.conversation_id.clone(), note.project_id.clone()));
+        self.ids.insert(seq, (note.conversation_id.clone(), note.project_id.clone()));
     }
 
-    fn ended(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
+    fn ended_jobs(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
         let mut statement = self.connection.prepare_cached(
             "SELECT * FROM messages INDEXED BY messages_ended
              WHERE ended_at IS NOT NULL AND ended_at >= ?1 ORDER BY ended_at, seq LIMIT ?2",
         )?;
-        let mut rows = statement.query((self.ended, PAGE))?;
-        let (mut count, mut last) = (0, self.ended);
+        let mut rows = statement.query((self.ended_from, MAX_ROWS))?;
+        let (mut count, mut last) = (0, self.ended_from);
         while let Some(row) = rows.next()? {
             let (seq, ended_at): (i64, i64) = (row.get("seq")?, row.get("ended_at")?);
             (count, last) = (count + 1, ended_at);
             let state: String = row.get("state")?;
-            // A dead letter that was dropped is done too, but nobody did it.
-            if self.told.insert(seq, ended_at).is_some() || state != "done" || self.dead.contains(&seq) {
+            // A dead letter that was dropped is also marked done, but no worker has done it.
+            if self.reported.insert(seq, ended_at).is_some() || state != "done" || self.dead.contains(&seq) {
                 continue;
             }
             let message = read_message(row, Bytes::new())?;
             let note = TailEvent::done(&message, &read_history(row)?, read_time(row, "ended_at")?);
-            let names = self.names.remove(&seq).filter(|names| names.0.is_some());
-            let names = names.or_else(|| self.announced.get(&note.id).cloned());
-            let (conversation_id, project_id) = names.unwrap_or_default();
+            let ids = self.ids.remove(&seq).filter(|ids| ids.0.is_some());
+            let ids = ids.or_else(|| self.announced.get(&note.id).cloned());
+            let (conversation_id, project_id) = ids.unwrap_or_default();
             notes.push(TailEvent { conversation_id, project_id, ..note });
         }
-        let full = count == PAGE;
-        // What is long past comes in order.
-        self.ended = if full { last } else { self.ended.max(last - DISORDER_MS) };
-        let from = self.ended;
-        self.told.retain(|_, ended_at| *ended_at >= from);
+        let full = count == MAX_ROWS;
+        // Rows of the more distant past do not appear out of order.
+        self.ended_from = if full { last } else { self.ended_from.max(last - MAX_DISORDER_MS) };
+        let from = self.ended_from;
+        self.reported.retain(|_, ended_at| *ended_at >= from);
         Ok(full)
     }
 
@@ -235,7 +242,7 @@ impl Follower {
             .collect::<rusqlite::Result<_>>()?;
         drop(statement);
         for (seq, _) in due.iter().filter(|(seq, due)| self.due.get(seq) != Some(due)) {
-            notes.extend(self.failed(*seq, TailEventKind::Retry)?);
+            notes.extend(self.last_failure(*seq, TailEventKind::Retry)?);
         }
         self.due = due;
         Ok(())
@@ -249,16 +256,16 @@ impl Follower {
             statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         drop(statement);
         for seq in dead.difference(&self.dead) {
-            notes.extend(self.failed(*seq, TailEventKind::Dead)?);
+            notes.extend(self.last_failure(*seq, TailEventKind::Dead)?);
         }
         self.dead = dead;
         Ok(())
     }
 
-    /// The last try of a job that waits or is dead, if it was made since we began.
-    fn failed(&self, seq: i64, what: TailEventKind) -> rusqlite::Result<Option<TailEvent>> {
+    /// Returns the last try of a waiting or dead job, if it was made after the start.
+    fn last_failure(&self, seq: i64, what: TailEventKind) -> rusqlite::Result<Option<TailEvent>> {
         let state = what.label();
-        let note = self.one(seq, state, |row| {
+        let note = self.read_message_row(seq, state, |row| {
             let history = read_history(row)?;
             let body: Option<Vec<u8>> = row.get("body")?;
             let message = read_message(row, body.unwrap_or_default().into())?;
@@ -271,7 +278,7 @@ impl Follower {
         Ok(note.filter(|note| note.at.as_millisecond() >= self.since))
     }
 
-    fn one<T>(
+    fn read_message_row<T>(
         &self,
         seq: i64,
         state: &str,
@@ -286,11 +293,11 @@ impl Follower {
     }
 
     fn announcements(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
-        let found = read::announcements_after(&self.connection, self.announcement, PAGE)?;
-        let full = found.len() == PAGE;
+        let found = read::announcements_after(&self.connection, self.last_announcement, MAX_ROWS)?;
+        let full = found.len() == MAX_ROWS;
         self.announced.clear();
         for (seq, announcement) in found {
-            self.announcement = seq;
+            self.last_announcement = seq;
             let note = TailEvent::ready(&announcement, announcement.time);
             if let Some(event_id) =
                 ManifestOrigin::read(&announcement.body).and_then(|origin| origin.event_id)
@@ -303,7 +310,7 @@ impl Follower {
     }
 }
 
-/// The delivery of a message. How long it took to become durable is not written down.
+/// Builds the delivery event of a message. The file does not hold how long it took to become durable.
 fn message_note(row: &Row<'_>) -> rusqlite::Result<TailEvent> {
     let body: Option<Vec<u8>> = row.get("body")?;
     let message = read_message(row, body.unwrap_or_default().into())?;

@@ -1,19 +1,20 @@
-//! The embedded queue: one SQLite file on a local disk, no broker. The default.
+//! The embedded queue: one SQLite file on a local disk, without a broker. This is the default.
 //!
-//! * **Durable**: write-ahead log with `synchronous=FULL`; a publish is answered after the fsync of its commit.
-//!   One thread writes (`writer.rs`) and commits for all who wait at that moment.
-//! * **Leases**: a claimed job is extended while this queue lives. When its process dies the job comes back
-//!   within [`SqliteOptions::lease`], at [`Queue::close`] at once.
-//! * **Several processes** of one machine may share the file. Theirs are found by a look four times a second,
-//!   one's own at once.
-//! * **Trouble of the file** (full disk, read-only, locked, damaged) is an error for who asks at that time and is
-//!   over when it is over: nothing needs a restart. A file that was deleted while it was in use is put back, with
-//!   everything in it, from what the process still has open.
-//! * **Retention**: of what is done, the names and the key by which a duplicate is known stay for
-//!   [`SqliteOptions::retention`]; its body goes at once. Events that ask for nothing and announcements stay
-//!   that long in full. Dead letters stay until they are replayed or dropped; one that is dropped is then done.
-//! * **What is deleted is gone**: it is overwritten with zeros. [`Queue::erase`] empties the write-ahead log as
-//!   well, which holds earlier copies until then.
+//! * **Durability**: the file uses a write-ahead log with `synchronous=FULL`, and a publish is answered after the
+//!   fsync of its commit. One thread writes (`writer.rs`), and one commit serves all callers that wait at that
+//!   moment.
+//! * **Leases**: the lease of a claimed job is extended while this queue lives. If its process dies, the job returns
+//!   within [`SqliteOptions::lease`]. After [`Queue::close`] it returns at once.
+//! * **Several processes** of one machine may share the file. A waiting consumer gets jobs of its own process at once
+//!   and polls for those of other processes four times a second.
+//! * **Errors of the file** (disk full, read-only, locked, damaged) are returned to the callers of that moment. When
+//!   the cause is gone the queue works again without a restart. If the file is deleted while it is in use, the queue
+//!   restores it with all its messages from the connection that is still open.
+//! * **Retention**: a done job's body is deleted at once. Its metadata, and the key that identifies its duplicates,
+//!   stay for [`SqliteOptions::retention`]. Announcements, and events that do not ask for a fetch, stay for that time
+//!   with their bodies. Dead letters stay until they are replayed or dropped; a dropped one counts as done.
+//! * **Deletion**: deleted rows are overwritten with zeros. The write-ahead log may still hold copies of them, and
+//!   [`Queue::erase`] empties it as well.
 
 use std::{
     fmt,
@@ -43,51 +44,53 @@ use super::{
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
 mod dead;
+mod error;
 mod follow;
+mod queue_file;
 mod read;
 mod request;
 mod schema;
-mod store;
-mod trouble;
 mod writer;
 
+pub use error::OpenError;
 pub use follow::Follower;
 pub use read::{FileUsage, check_file, read_usage, verify};
-pub use schema::OpenError;
 
-use request::{Asked, Erase, Probe, Remember, Request, Settle, Write};
+use queue_file::QueueFile;
+use request::{PendingWrite, WriteAttributes, WriterRequest};
 use writer::Writer;
 
-/// How many writes may wait for the thread at a time. Those beyond wait for a place, with the same timeout.
-const PLACES: usize = 1024;
-/// How long [`Queue::ready`] waits for its write.
+/// The maximum number of writes that wait for the thread. Further callers wait for a permit, within the same timeout.
+const MAX_PENDING_WRITES: usize = 1024;
+/// The maximum time that [`Queue::ready`] waits for its write.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many messages are erased while others wait.
-const ERASE_ROWS: usize = 500;
-/// How long readers of the file may keep its log from being emptied.
+/// The maximum number of rows that one write erases while other requests wait.
+const MAX_ERASE_ROWS: usize = 500;
+/// The maximum time for which readers of the file may delay the emptying of its log.
 const EMPTY_LOG_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How the embedded queue behaves.
+/// The options of the embedded queue.
 #[derive(Clone, Debug)]
 pub struct SqliteOptions {
     /// See [`QueueConfig::retention`].
     pub retention: Duration,
-    /// How long a caller waits for its commit before it gets [`QueueError::Timeout`]. Also how long another
-    /// process may keep the file locked.
+    /// The maximum time that a caller waits for its commit before it gets [`QueueError::Timeout`]. It is also the
+    /// maximum time that the queue waits for a file that another process has locked.
     pub publish_timeout: Duration,
-    /// How long after its process died a job is taken for unfinished. Extended every third of it.
+    /// The duration of a lease. It is extended every third of this time, and a job of a dead process returns after
+    /// it.
     pub lease: Duration,
-    /// How often what is older than the retention is looked for.
-    pub housekeeping: Duration,
-    /// How large the file may grow before the queue says that the disk is full; `None`: as large as the disk.
-    /// Its write-ahead log, some MB, comes on top.
+    /// The interval at which expired rows are deleted.
+    pub cleanup_interval: Duration,
+    /// The maximum size of the file, after which the queue behaves as if the disk were full. `None`: no limit. The
+    /// write-ahead log needs some MB more.
     pub max_bytes: Option<u64>,
-    /// Every message is a job, whatever it is about: so for the spool, which hands all of them on.
+    /// Makes every message a job, whatever its event type. The spool needs this, because it forwards all messages.
     pub every_message_is_a_job: bool,
-    /// A file that cannot be used at present is no reason not to start; it is opened when it can be.
+    /// Starts even if the file cannot be used yet, and opens it as soon as it can.
     pub start_without_file: bool,
-    /// Tells the time of everything that is stored.
+    /// The clock for all stored times.
     pub clock: Clock,
 }
 
@@ -98,13 +101,13 @@ impl Default for SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// What a configuration asks for.
+    /// Takes the options from a configuration.
     pub fn new(config: &QueueConfig, clock: Clock) -> Self {
         Self {
             retention: config.retention,
             publish_timeout: config.publish_timeout,
             lease: Duration::from_secs(30),
-            housekeeping: Duration::from_mins(1),
+            cleanup_interval: Duration::from_mins(1),
             max_bytes: None,
             every_message_is_a_job: false,
             start_without_file: false,
@@ -113,12 +116,12 @@ impl SqliteOptions {
     }
 }
 
-/// The embedded queue. Dropping it without [`Queue::close`] is as if the process had died: its leases run out.
+/// The embedded queue. If it is dropped without [`Queue::close`], its leases expire as if the process had died.
 pub struct SqliteQueue {
     path: PathBuf,
     options: SqliteOptions,
-    requests: mpsc::Sender<Request>,
-    places: Arc<Semaphore>,
+    requests: mpsc::Sender<WriterRequest>,
+    permits: Arc<Semaphore>,
     commits: Arc<AtomicU64>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
@@ -133,10 +136,10 @@ impl fmt::Debug for SqliteQueue {
 }
 
 impl SqliteQueue {
-    /// Opens the file, makes it (mode 0600) and its folders if they are missing, and starts the thread.
+    /// Opens the file and starts the writer thread. Creates the file (mode 0600) and its folders if they are missing.
     ///
-    /// Blocks for the time of a few writes; within a tokio runtime. If the thread dies before the drain, the
-    /// process ends by way of `life`.
+    /// Blocks for the time of a few writes and must be called within a tokio runtime. If the thread dies before the
+    /// drain, `life` ends the process.
     pub fn open(path: &Path, options: SqliteOptions, life: &Lifecycle) -> Result<Arc<Self>, OpenError> {
         let (requests, received) = mpsc::channel();
         let commits = Arc::new(AtomicU64::new(0));
@@ -150,7 +153,7 @@ impl SqliteQueue {
         let thread = thread::Builder::new()
             .name("queue-writer".to_owned())
             .spawn(move || {
-                // Dropped at the end, also by a panic.
+                // Dropped when the thread ends, also after a panic.
                 let _alive = alive;
                 writer.run();
             })
@@ -166,49 +169,50 @@ impl SqliteQueue {
             path: path.to_owned(),
             options,
             requests,
-            places: Arc::new(Semaphore::new(PLACES)),
+            permits: Arc::new(Semaphore::new(MAX_PENDING_WRITES)),
             commits,
             thread: Mutex::new(Some(thread)),
         }))
     }
 
-    /// How many transactions were committed; under load far fewer than messages.
+    /// Returns the number of committed transactions. Under load it is far smaller than the number of messages.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// Up to `limit` announcements after the one numbered `seq` (0: from the start), in order, with their
-    /// numbers. Numbers rise and are never used again. Times are to the millisecond.
+    /// Returns up to `limit` announcements with row numbers above `seq` (0: from the start), in order. Row numbers
+    /// rise and are never reused. Times have millisecond precision.
     pub async fn announcements_after(
         &self,
         seq: i64,
         limit: usize,
     ) -> Result<Vec<(i64, Announcement)>, QueueError> {
-        self.look(move |connection| read::announcements_after(connection, seq, limit)).await
+        self.query(move |connection| read::announcements_after(connection, seq, limit)).await
     }
 
-    /// Keeps a list of keys for as long as the retention, apart from all messages.
-    pub(super) async fn remember(&self, keys: Vec<u8>) -> Result<(), QueueError> {
-        self.ask(Remember(keys), self.options.publish_timeout).await
+    /// Stores a list of dedup keys, independent of the messages, for the duration of the retention.
+    pub(super) async fn remember_keys(&self, keys: Vec<u8>) -> Result<(), QueueError> {
+        self.write(move |file| file.remember(&keys)).await
     }
 
-    /// All lists that were given to [`SqliteQueue::remember`] within the retention, oldest first, with their times.
-    pub(super) async fn remembered(&self) -> Result<Vec<(Timestamp, Vec<u8>)>, QueueError> {
-        self.look(read::remembered).await
+    /// Returns all lists of keys that [`SqliteQueue::remember_keys`] stored within the retention, oldest first, with
+    /// their times.
+    pub(super) async fn remembered_keys(&self) -> Result<Vec<(Timestamp, Vec<u8>)>, QueueError> {
+        self.query(read::remembered).await
     }
 
-    /// What the file holds, and how much of it is in use.
+    /// Returns the number of waiting messages and the used size of the file.
     pub(super) async fn usage(&self) -> Result<FileUsage, QueueError> {
-        self.look(read::usage).await
+        self.query(read::usage).await
     }
 
-    /// How many writes wait for their commit now, as a gauge has it.
+    /// Returns the number of writes that wait for their commit, as a gauge value.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    pub(super) fn writes(&self) -> f64 {
-        (PLACES - self.places.available_permits()) as f64
+    pub(super) fn pending_writes(&self) -> f64 {
+        (MAX_PENDING_WRITES - self.permits.available_permits()) as f64
     }
 
-    /// Empties the write-ahead log, which readers may delay.
+    /// Empties the write-ahead log. Readers of the file may delay it.
     async fn empty_log(&self) -> Result<(), QueueError> {
         let path = self.path.clone();
         tokio::task::spawn_blocking(move || read::empty_log(&path, EMPTY_LOG_TIMEOUT))
@@ -216,38 +220,47 @@ impl SqliteQueue {
             .map_err(|_| QueueError::Closed)?
             .map_err(|why| {
                 QueueError::Unavailable(format!(
-                    "everything was removed, but earlier copies may still stand in the write-ahead log ({why}): do it again"
+                    "everything was removed, but the write-ahead log may still hold earlier copies ({why}): run the command again"
                 ))
             })
     }
 
-    /// Asks the thread for a write and waits until it is durable.
-    async fn ask<W: Write>(&self, write: W, limit: Duration) -> Result<W::Answer, QueueError> {
-        let answered = async {
-            let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueueError::Closed)?;
-            let (reply, answer) = oneshot::channel();
-            self.requests
-                .send(Request::Write(Box::new(Asked::new(write, reply, place))))
-                .map_err(|_| QueueError::Closed)?;
-            answer.await.unwrap_or(Err(QueueError::Closed))
-        };
-        timeout(limit, answered).await.unwrap_or(Err(QueueError::Timeout(limit)))
+    /// Makes a change in the writer thread and waits until it is durable.
+    async fn write<T: Send + 'static>(
+        &self,
+        change: impl Fn(&QueueFile) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        self.submit(change, self.options.publish_timeout, WriteAttributes::default()).await
     }
 
-    /// Reads with a connection of its own, off the runtime's threads.
-    async fn look<T: Send + 'static>(
+    /// Sends `change` to the writer thread and waits up to `limit` until it is committed.
+    async fn submit<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        change: impl Fn(&QueueFile) -> rusqlite::Result<T> + Send + 'static,
+        limit: Duration,
+        attributes: WriteAttributes,
     ) -> Result<T, QueueError> {
-        let (path, busy) = (self.path.clone(), self.options.publish_timeout);
-        tokio::task::spawn_blocking(move || look(&schema::connect_to_read(&path, busy)?))
+        let committed = async {
+            let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| QueueError::Closed)?;
+            let (reply, result) = oneshot::channel();
+            let pending = PendingWrite::new(change, attributes, reply, permit);
+            self.requests.send(WriterRequest::Write(pending)).map_err(|_| QueueError::Closed)?;
+            result.await.unwrap_or(Err(QueueError::Closed))
+        };
+        timeout(limit, committed).await.unwrap_or(Err(QueueError::Timeout(limit)))
+    }
+
+    /// Runs a query on a connection of its own, outside of the runtime's threads.
+    async fn query<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        let (path, lock_timeout) = (self.path.clone(), self.options.publish_timeout);
+        tokio::task::spawn_blocking(move || query(&schema::open_read_only(&path, lock_timeout)?))
             .await
             .map_err(|_| QueueError::Closed)?
             .map_err(|error| {
-                QueueError::Unavailable(format!(
-                    "cannot read the queue file: {error}{}",
-                    trouble::hint(&error)
-                ))
+                QueueError::Unavailable(format!("cannot read the queue file: {error}{}", error::hint(&error)))
             })
     }
 }
@@ -255,59 +268,64 @@ impl SqliteQueue {
 #[async_trait]
 impl Queue for SqliteQueue {
     async fn publish(&self, message: Message) -> Result<Published, QueueError> {
-        self.ask(message, self.options.publish_timeout).await
+        let attributes = WriteAttributes { bytes: message.body.len(), settlement: None };
+        self.submit(move |file| file.publish(&message), self.options.publish_timeout, attributes).await
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
-        self.ask(announcement, self.options.publish_timeout).await
+        let attributes = WriteAttributes { bytes: announcement.body.len(), settlement: None };
+        self.submit(move |file| file.announce(&announcement), self.options.publish_timeout, attributes).await
     }
 
     async fn next(&self) -> Result<Job, QueueError> {
-        let (waiter, handover) = oneshot::channel();
-        self.requests.send(Request::Next(waiter)).map_err(|_| QueueError::Closed)?;
-        handover.await.ok().and_then(request::Handover::take).ok_or(QueueError::Closed)
+        let (consumer, handover) = oneshot::channel();
+        self.requests.send(WriterRequest::NextJob(consumer)).map_err(|_| QueueError::Closed)?;
+        handover.await.ok().and_then(request::JobHandover::take).ok_or(QueueError::Closed)
     }
 
     async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError> {
-        let held = self.ask(Settle(lease, outcome), self.options.publish_timeout).await?;
+        let attributes = WriteAttributes { bytes: 0, settlement: Some(Box::new((lease, outcome.clone()))) };
+        let settle = move |file: &QueueFile| file.settle(lease, &outcome);
+        let held = self.submit(settle, self.options.publish_timeout, attributes).await?;
         if held { Ok(()) } else { Err(QueueError::LeaseLost) }
     }
 
     async fn ready(&self) -> Result<(), QueueError> {
-        self.ask(Probe, READY_TIMEOUT).await
+        self.submit(QueueFile::probe, READY_TIMEOUT, WriteAttributes::default()).await
     }
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
-        Ok(Box::new(dead::Letters::open(self).await?))
+        Ok(Box::new(dead::DeadLetterCursor::open(self).await?))
     }
 
     async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError> {
         let id = conversation_id.to_owned();
-        let (erased, rows) = self.look(move |connection| read::about(connection, &id)).await?;
+        let (erased, rows) = self.query(move |connection| read::find_conversation(connection, &id)).await?;
         if dry_run {
             return Ok(erased);
         }
-        for rows in rows.chunks(ERASE_ROWS) {
-            self.ask(Erase(rows.to_vec()), self.options.publish_timeout).await?;
+        for rows in rows.chunks(MAX_ERASE_ROWS) {
+            let rows = rows.to_vec();
+            self.write(move |file| rows.iter().try_for_each(|row| file.erase(*row))).await?;
         }
-        // Even if nothing was found: a job that was done yesterday may stand in the log.
+        // The log is emptied even if no row was found, because it may hold a job that was done yesterday.
         self.empty_log().await?;
         Ok(erased)
     }
 
     async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
-        gauge!("polyhook_queue_writes").set(self.writes());
+        gauge!("polyhook_queue_writes").set(self.pending_writes());
         let now = self.options.clock.now();
-        self.look(move |connection| read::depths(connection, now)).await
+        self.query(move |connection| read::depths(connection, now)).await
     }
 
     async fn close(&self) {
-        // Who comes second waits for the first.
+        // A second caller waits for the first.
         let mut thread = self.thread.lock().await;
         let Some(handle) = thread.take() else { return };
         let (done, closed) = oneshot::channel();
-        if self.requests.send(Request::Close(done)).is_ok() {
-            // An error says that the thread has ended by itself.
+        if self.requests.send(WriterRequest::Close(done)).is_ok() {
+            // An error means that the thread has already ended.
             let _ = closed.await;
         }
         if tokio::task::spawn_blocking(move || handle.join()).await.is_ok_and(|ended| ended.is_err()) {
@@ -318,7 +336,7 @@ impl Queue for SqliteQueue {
 
 impl Drop for SqliteQueue {
     fn drop(&mut self) {
-        // After a close there is nobody to hear it.
-        let _ = self.requests.send(Request::Abandon);
+        // After a close the thread no longer listens.
+        let _ = self.requests.send(WriterRequest::Abandon);
     }
 }

@@ -1,4 +1,4 @@
-//! Looking into the queue without standing in the writer's way: each look has a connection of its own.
+//! Queries that do not block the writer: each opens a read-only connection of its own.
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
@@ -7,32 +7,33 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    error::hint,
+    queue_file::{RowId, lease, read_history, read_message, read_time},
     schema,
-    store::{Row, lease, read_history, read_message, read_time},
-    trouble::hint,
 };
 use crate::{
     event::{self, CONVERSATION_ERASED, Event},
     queue::{Announcement, DeadLetter, ErasedMessages, QueueKind},
 };
 
-/// How long a look from outside waits for a locked file.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The maximum time that a command waits for a locked file.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How much of the bodies a page of dead letters holds, and how many letters.
-const PAGE_BYTES: usize = 1 << 20;
-const PAGE: usize = 256;
+/// The maximum body bytes, and the maximum letters, of one page of dead letters.
+const MAX_PAGE_BYTES: usize = 1 << 20;
+const MAX_PAGE_LETTERS: usize = 256;
 
 pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<(QueueKind, u64)>> {
-    // One transaction, or a job that moves meanwhile is counted twice or not at all.
-    let look = connection.unchecked_transaction()?;
-    let states: HashMap<String, u64> = look
+    // One transaction, because a job that changes its state between two statements would be counted twice or not at
+    // all.
+    let snapshot = connection.unchecked_transaction()?;
+    let states: HashMap<String, u64> = snapshot
         .prepare(
             "SELECT state, count(*) FROM messages INDEXED BY messages_open WHERE state <> 'done' GROUP BY state",
         )?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    let overdue: u64 = look.query_row(
+    let overdue: u64 = snapshot.query_row(
         "SELECT count(*) FROM messages INDEXED BY messages_due
          WHERE due IS NOT NULL AND due <= ?1 AND state = 'retry'",
         [now.as_millisecond()],
@@ -53,29 +54,29 @@ pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Resul
         .collect())
 }
 
-/// What a file holds.
+/// The content of a queue file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileUsage {
-    /// Messages that are still to be handed on.
+    /// The messages that are not forwarded yet.
     pub messages: u64,
-    /// When the oldest of them was received.
+    /// The time at which the oldest of them was received.
     pub oldest: Option<Timestamp>,
-    /// Bytes of the file that are in use.
+    /// The bytes of the file that are in use.
     pub bytes: u64,
 }
 
 pub(super) fn usage(connection: &Connection) -> rusqlite::Result<FileUsage> {
-    let look = connection.unchecked_transaction()?;
-    let pragma = |name| look.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+    let snapshot = connection.unchecked_transaction()?;
+    let pragma = |name| snapshot.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
     let (mut messages, mut oldest) = (0, None);
     for state in ["ready", "leased", "retry"] {
-        // By the index alone, however many there are.
-        messages += look.query_row(
+        // Answered by the index alone, so the cost does not depend on the size of the messages.
+        messages += snapshot.query_row(
             "SELECT count(*) FROM messages INDEXED BY messages_open WHERE state = ?1 AND state <> 'done'",
             [state],
             |row| row.get::<_, u64>(0),
         )?;
-        let first: Option<i64> = look
+        let first: Option<i64> = snapshot
             .query_row(
                 "SELECT received_at FROM messages INDEXED BY messages_open
                  WHERE state = ?1 AND state <> 'done' ORDER BY seq LIMIT 1",
@@ -93,23 +94,24 @@ pub(super) fn usage(connection: &Connection) -> rusqlite::Result<FileUsage> {
     })
 }
 
-/// What the file at `path` holds, without opening it for writing; else what is wrong, in words.
+/// Reads the usage of the file at `path` without opening it for writing. The error describes the fault of the file.
 pub fn read_usage(path: &Path) -> Result<FileUsage, String> {
-    let looked = schema::connect_to_read(path, PATIENCE).and_then(|connection| usage(&connection));
-    looked.map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
+    let result = schema::open_read_only(path, LOCK_TIMEOUT).and_then(|connection| usage(&connection));
+    result.map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
 }
 
-/// Whether the file at `path`, which is there, can be used by a queue: it is ours, it can be written, and its pages
-/// are in order as far as a look without reading every index tells. Nothing is changed. The error says what is wrong.
+/// Checks that a queue can use the existing file at `path`: polyhook wrote it, it is writable, and its pages are
+/// consistent as far as a check without the indexes can see. Changes nothing. The error describes the fault of the
+/// file.
 pub fn check_file(path: &Path) -> Result<(), String> {
-    let said = |error: rusqlite::Error| format!("{error}{}", hint(&error));
+    let describe = |error: rusqlite::Error| format!("{error}{}", hint(&error));
     if path.metadata().is_ok_and(|file| file.len() == 0) {
         return Ok(());
     }
-    let connection = schema::connect_to_read(path, PATIENCE).map_err(said)?;
-    schema::recognise(&connection, path).map_err(|error| error.to_string())?;
+    let connection = schema::open_read_only(path, LOCK_TIMEOUT).map_err(describe)?;
+    schema::layout_version(&connection, path).map_err(|error| error.to_string())?;
     let problem: String =
-        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(said)?;
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(describe)?;
     if problem != "ok" {
         return Err(format!(
             "it is damaged ({problem}): move it away (polyhook begins a new one) and recover it with `sqlite3 FILE .recover`"
@@ -120,19 +122,19 @@ pub fn check_file(path: &Path) -> Result<(), String> {
     })
 }
 
-/// Reads the whole file at `path` and says what is wrong with it; how many messages were found in order.
+/// Checks the whole file at `path`. Returns the number of intact messages, or the faults.
 ///
-/// Every page is checked by SQLite, and of every message that its body gives the key it was stored under.
+/// SQLite checks every page. Every message must have a body that matches the key under which it was stored.
 pub fn verify(path: &Path) -> Result<u64, Vec<String>> {
-    let said = |error: rusqlite::Error| vec![error.to_string()];
-    let connection = schema::connect_to_read(path, PATIENCE).map_err(said)?;
+    let describe = |error: rusqlite::Error| vec![error.to_string()];
+    let connection = schema::open_read_only(path, LOCK_TIMEOUT).map_err(describe)?;
     let mut problems: Vec<String> = connection
         .prepare("PRAGMA integrity_check")
         .and_then(|mut check| check.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>())
-        .map_err(said)?;
+        .map_err(describe)?;
     problems.retain(|problem| problem != "ok");
-    let mut sound = 0;
-    let looked = connection
+    let mut intact = 0;
+    let result = connection
         .prepare("SELECT * FROM messages LEFT JOIN bodies USING (seq) WHERE state <> 'done'")
         .and_then(|mut all| {
             let mut rows = all.query([])?;
@@ -144,15 +146,15 @@ pub fn verify(path: &Path) -> Result<u64, Vec<String>> {
                     continue;
                 };
                 if read_message(row, body.into())?.dedup.as_bytes()[..] == key {
-                    sound += 1;
+                    intact += 1;
                 } else {
                     problems.push(format!("message {seq} is not what was stored"));
                 }
             }
             Ok(())
         });
-    problems.extend(looked.err().map(|error| error.to_string()));
-    if problems.is_empty() { Ok(sound) } else { Err(problems) }
+    problems.extend(result.err().map(|error| error.to_string()));
+    if problems.is_empty() { Ok(intact) } else { Err(problems) }
 }
 
 pub(super) fn remembered(connection: &Connection) -> rusqlite::Result<Vec<(Timestamp, Vec<u8>)>> {
@@ -184,8 +186,8 @@ pub(super) fn announcements_after(
         .collect()
 }
 
-/// How many dead letters there are, and the number of the last.
-pub(super) fn dead_letters_there(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+/// Returns the number of dead letters, and the row number of the last one.
+pub(super) fn dead_letter_range(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     connection.query_row(
         "SELECT count(*), coalesce(max(seq), 0) FROM messages INDEXED BY messages_open
          WHERE state = 'dead' AND state <> 'done'",
@@ -194,7 +196,7 @@ pub(super) fn dead_letters_there(connection: &Connection) -> rusqlite::Result<(u
     )
 }
 
-/// The next dead letters after the one numbered `after`, up to `until`; none once there are no more.
+/// Returns the next dead letters with row numbers above `after` and up to `until`. The page is empty at the end.
 pub(super) fn dead_letters(
     connection: &Connection,
     after: u64,
@@ -204,10 +206,10 @@ pub(super) fn dead_letters(
         "SELECT * FROM messages INDEXED BY messages_open JOIN bodies USING (seq)
          WHERE state = 'dead' AND state <> 'done' AND seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
     )?;
-    let mut rows = statement.query((after, until, PAGE))?;
+    let mut rows = statement.query((after, until, MAX_PAGE_LETTERS))?;
     let mut page = Vec::new();
     let mut bytes = 0;
-    while bytes < PAGE_BYTES
+    while bytes < MAX_PAGE_BYTES
         && let Some(row) = rows.next()?
     {
         let body = Bytes::from(row.get::<_, Vec<u8>>("body")?);
@@ -221,16 +223,16 @@ pub(super) fn dead_letters(
     Ok(page)
 }
 
-/// What is about a conversation, and where it stands. Reads the whole file.
-pub(super) fn about(
+/// Finds all rows about a conversation, and counts them by their state. Reads the whole file.
+pub(super) fn find_conversation(
     connection: &Connection,
     conversation_id: &str,
-) -> rusqlite::Result<(ErasedMessages, Vec<Row>)> {
+) -> rusqlite::Result<(ErasedMessages, Vec<RowId>)> {
     let distinct = event::is_distinct(conversation_id);
-    let look = connection.unchecked_transaction()?;
+    let snapshot = connection.unchecked_transaction()?;
     let (mut erased, mut found) = (ErasedMessages::default(), Vec::new());
     let mut messages =
-        look.prepare("SELECT seq, state, history, body FROM messages LEFT JOIN bodies USING (seq)")?;
+        snapshot.prepare("SELECT seq, state, history, body FROM messages LEFT JOIN bodies USING (seq)")?;
     let mut rows = messages.query([])?;
     while let Some(row) = rows.next()? {
         let (history, body): (Option<String>, Option<Vec<u8>>) = (row.get("history")?, row.get("body")?);
@@ -243,27 +245,28 @@ pub(super) fn about(
         match &*state {
             "dead" => erased.dead_letters += 1,
             "stored" => erased.events += 1,
-            // Only what its history tells of it is left.
+            // Only its history still mentions the conversation.
             "done" => {}
             _ => erased.jobs += 1,
         }
-        found.push(Row::Message(row.get("seq")?));
+        found.push(RowId::Message(row.get("seq")?));
     }
     let mut announcements =
-        look.prepare("SELECT seq FROM announcements WHERE subject = ?1 AND kind <> ?2")?;
+        snapshot.prepare("SELECT seq FROM announcements WHERE subject = ?1 AND kind <> ?2")?;
     let mut rows = announcements.query((conversation_id, CONVERSATION_ERASED))?;
     while let Some(row) = rows.next()? {
         erased.announcements += 1;
-        found.push(Row::Announcement(row.get("seq")?));
+        found.push(RowId::Announcement(row.get("seq")?));
     }
     Ok((erased, found))
 }
 
-/// Writes the log back into the file at `path` and empties it; else says what was in the way until the end.
-pub(super) fn empty_log(path: &Path, within: Duration) -> Result<(), String> {
-    let connection = schema::connect(path, within, None).map_err(|error| error.to_string())?;
+/// Copies the write-ahead log into the file at `path` and empties it. The error names what prevented it until the
+/// timeout.
+pub(super) fn empty_log(path: &Path, timeout: Duration) -> Result<(), String> {
+    let connection = schema::open(path, timeout, None).map_err(|error| error.to_string())?;
     let busy = connection
         .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
         .map_err(|error| error.to_string())?;
-    if busy { Err("somebody is reading the file".to_owned()) } else { Ok(()) }
+    if busy { Err("another process is reading the file".to_owned()) } else { Ok(()) }
 }

@@ -1,215 +1,112 @@
-//! What callers ask of the writer's thread, and how they are answered.
+//! Requests to the writer thread, and the replies to them.
+
+use std::sync::mpsc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::store::{Row, Store};
-use crate::queue::{
-    Announced, Announcement, History, Job, JobOutcome, LeaseId, Message, Published, QueueError,
-};
+use super::queue_file::QueueFile;
+use crate::queue::{Job, JobOutcome, LeaseId, QueueError};
 
-/// One request.
-pub(super) enum Request {
-    /// Something to be made durable.
-    Write(Box<dyn Pending>),
-    /// Somebody waits for a job.
-    Next(oneshot::Sender<Handover>),
-    /// A job that nobody took: its waiter had gone.
-    Untaken(LeaseId),
-    /// Hand everything back, let go of the file, then say so.
+/// A request to the writer thread.
+pub(super) enum WriterRequest {
+    /// Makes a change durable.
+    Write(PendingWrite),
+    /// Waits for a job.
+    NextJob(oneshot::Sender<JobHandover>),
+    /// Returns a job that was not taken, because its consumer stopped waiting.
+    ReturnJob(LeaseId),
+    /// Releases all leases, closes the file, then replies.
     Close(oneshot::Sender<()>),
-    /// Let go of the file at once.
+    /// Closes the file at once. The leases stay until they expire.
     Abandon,
 }
 
-/// A change that is answered after its commit.
-pub(super) trait Write: Send + 'static {
-    /// What the one who asked wants to know.
-    type Answer: Send;
-
-    /// Makes the change. May be undone, and done again.
-    fn execute(&self, store: &Store) -> rusqlite::Result<Self::Answer>;
-
-    /// What it takes of memory, roughly.
-    fn bytes(&self) -> usize {
-        0
-    }
-
-    /// The lease that it ends, and how; must not be forgotten if it fails.
-    fn debt(&self) -> Option<(LeaseId, JobOutcome)> {
-        None
-    }
+/// A change of the file that a caller waits for.
+///
+/// One transaction takes the changes of many callers. The writer runs a change again after a rollback, so a change
+/// depends on nothing but the file. The caller gets the result of the run that was committed.
+pub(super) struct PendingWrite {
+    change: Box<dyn FnMut(Step<'_>) -> rusqlite::Result<()> + Send>,
+    pub(super) attributes: WriteAttributes,
+    /// Counts this write among those that may wait at a time, until it is dropped.
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Write for Message {
-    type Answer = Published;
-
-    fn execute(&self, store: &Store) -> rusqlite::Result<Published> {
-        store.publish(self)
-    }
-
-    fn bytes(&self) -> usize {
-        self.body.len()
-    }
+/// Facts about a change that the writer needs.
+#[derive(Default)]
+pub(super) struct WriteAttributes {
+    /// The approximate memory that the change holds.
+    pub(super) bytes: usize,
+    /// The settlement that the change writes. The writer keeps it if the file cannot be written.
+    pub(super) settlement: Option<Box<(LeaseId, JobOutcome)>>,
 }
 
-impl Write for Announcement {
-    type Answer = Announced;
-
-    fn execute(&self, store: &Store) -> rusqlite::Result<Announced> {
-        store.announce(self)
-    }
-
-    fn bytes(&self) -> usize {
-        self.body.len()
-    }
+/// The two calls of a change.
+enum Step<'a> {
+    Run(&'a QueueFile),
+    Reply(Result<(), QueueError>),
 }
 
-/// Ends a lease; answers whether it was still held.
-pub(super) struct Settle(pub(super) LeaseId, pub(super) JobOutcome);
-
-impl Write for Settle {
-    type Answer = bool;
-
-    fn execute(&self, store: &Store) -> rusqlite::Result<bool> {
-        store.settle(self.0, &self.1)
-    }
-
-    fn debt(&self) -> Option<(LeaseId, JobOutcome)> {
-        Some((self.0, self.1.clone()))
-    }
-}
-
-/// Keeps a list of keys.
-pub(super) struct Remember(pub(super) Vec<u8>);
-
-impl Write for Remember {
-    type Answer = ();
-
-    fn execute(&self, store: &Store) -> rusqlite::Result<()> {
-        store.remember(&self.0)
-    }
-}
-
-/// Makes a dead letter a job again, with this history; answers whether it still was one.
-pub(super) struct Replay(pub(super) LeaseId, pub(super) History);
-
-impl Write for Replay {
-    type Answer = bool;
-
-    fn execute(&self, store: &Store) -> rusqlite::Result<bool> {
-        store.replay(self.0, &self.1)
-    }
-}
-
-/// Ends a dead letter for good; answers whether it still was one.
-pub(super) struct Discard(pub(super) LeaseId);
-
-impl Write for Discard {
-    type Answer = bool;
-
-    fn execute(&self, store: &Store) -> rusqlite::Result<bool> {
-        store.discard(self.0)
-    }
-}
-
-/// Erases messages and announcements.
-pub(super) struct Erase(pub(super) Vec<Row>);
-
-impl Write for Erase {
-    type Answer = ();
-
-    fn execute(&self, store: &Store) -> rusqlite::Result<()> {
-        self.0.iter().try_for_each(|row| store.erase(*row))
-    }
-}
-
-/// Finds out whether anything can be made durable.
-pub(super) struct Probe;
-
-impl Write for Probe {
-    type Answer = ();
-
-    fn execute(&self, store: &Store) -> rusqlite::Result<()> {
-        store.probe()
-    }
-}
-
-/// A [`Write`] with the way back to its caller.
-pub(super) struct Asked<W: Write> {
-    write: W,
-    answer: Option<W::Answer>,
-    reply: oneshot::Sender<Result<W::Answer, QueueError>>,
-    /// Its place among those that may wait at a time, given up with the answer.
-    _place: OwnedSemaphorePermit,
-}
-
-impl<W: Write> Asked<W> {
-    pub(super) fn new(
-        write: W,
-        reply: oneshot::Sender<Result<W::Answer, QueueError>>,
-        place: OwnedSemaphorePermit,
+impl PendingWrite {
+    /// Wraps `change`; its result, or the error that kept it from being committed, is sent to `reply`.
+    pub(super) fn new<T: Send + 'static>(
+        change: impl Fn(&QueueFile) -> rusqlite::Result<T> + Send + 'static,
+        attributes: WriteAttributes,
+        reply: oneshot::Sender<Result<T, QueueError>>,
+        permit: OwnedSemaphorePermit,
     ) -> Self {
-        Self { write, answer: None, reply, _place: place }
-    }
-}
-
-/// [`Asked`] of any kind, so that one transaction can take all kinds.
-pub(super) trait Pending: Send {
-    /// See [`Write::execute`].
-    fn execute(&mut self, store: &Store) -> rusqlite::Result<()>;
-    /// See [`Write::bytes`].
-    fn bytes(&self) -> usize;
-    /// See [`Write::debt`].
-    fn debt(&self) -> Option<(LeaseId, JobOutcome)>;
-    /// Tells the caller: what it asked for is durable, or the error. The caller may have gone.
-    fn answer(self: Box<Self>, error: Option<QueueError>);
-}
-
-impl<W: Write> Pending for Asked<W> {
-    fn execute(&mut self, store: &Store) -> rusqlite::Result<()> {
-        self.answer = Some(self.write.execute(store)?);
-        Ok(())
-    }
-
-    fn bytes(&self) -> usize {
-        self.write.bytes()
-    }
-
-    fn debt(&self) -> Option<(LeaseId, JobOutcome)> {
-        self.write.debt()
-    }
-
-    fn answer(self: Box<Self>, error: Option<QueueError>) {
-        let answer = match error {
-            Some(error) => Err(error),
-            None => self.answer.ok_or(QueueError::Closed),
+        let (mut result, mut reply) = (None, Some(reply));
+        let change = move |step: Step<'_>| {
+            match step {
+                Step::Run(file) => result = Some(change(file)?),
+                Step::Reply(committed) => {
+                    let result = committed.and_then(|()| result.take().ok_or(QueueError::Closed));
+                    if let Some(reply) = reply.take() {
+                        // The caller may have stopped waiting.
+                        let _ = reply.send(result);
+                    }
+                }
+            }
+            Ok(())
         };
-        let _ = self.reply.send(answer);
+        Self { change: Box::new(change), attributes, _permit: permit }
+    }
+
+    /// Makes the change within the current transaction.
+    pub(super) fn run(&mut self, file: &QueueFile) -> rusqlite::Result<()> {
+        (self.change)(Step::Run(file))
+    }
+
+    /// Tells the caller that the last run was committed, or why it was not.
+    pub(super) fn reply(mut self, committed: Result<(), QueueError>) {
+        // A reply does not fail.
+        let _ = (self.change)(Step::Reply(committed));
     }
 }
 
-/// A job on its way to whoever waits for it. Dropped on the way, it goes back.
-pub(super) struct Handover {
+/// A job on its way to a consumer. It returns to the queue if it is dropped on the way.
+pub(super) struct JobHandover {
     job: Option<Job>,
-    returns: std::sync::mpsc::Sender<Request>,
+    returns: mpsc::Sender<WriterRequest>,
 }
 
-impl Handover {
-    pub(super) fn new(job: Job, returns: std::sync::mpsc::Sender<Request>) -> Self {
+impl JobHandover {
+    /// Wraps `job`; `returns` leads to the writer that leased it.
+    pub(super) fn new(job: Job, returns: mpsc::Sender<WriterRequest>) -> Self {
         Self { job: Some(job), returns }
     }
 
-    /// Arrived.
+    /// Takes the job out.
     pub(super) fn take(mut self) -> Option<Job> {
         self.job.take()
     }
 }
 
-impl Drop for Handover {
+impl Drop for JobHandover {
     fn drop(&mut self) {
         if let Some(job) = self.job.take() {
-            // Without a writer all leases have been handed back.
-            let _ = self.returns.send(Request::Untaken(job.lease));
+            // If the writer has ended, it has already released all leases.
+            let _ = self.returns.send(WriterRequest::ReturnJob(job.lease));
         }
     }
 }

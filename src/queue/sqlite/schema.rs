@@ -1,30 +1,29 @@
-//! The file: how it is made, opened and recognised, and what stands in it.
+//! The layout of the queue file: how it is created, opened, recognised and migrated.
 //!
-//! `application_id` says that it is ours, `user_version` which of [`MIGRATIONS`] it has seen. A file of
-//! something else, or of a newer polyhook, is refused untouched.
+//! `application_id` marks a file as polyhook's, and `user_version` counts the [`MIGRATIONS`] that it has seen. A file
+//! of another program, or of a newer polyhook, is rejected and not changed.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, backup::Backup};
-use thiserror::Error;
 
-use super::trouble::hint;
+use super::error::OpenError;
 
-/// `plhk`
+/// `plhk` in ASCII.
 const APPLICATION_ID: i32 = 0x706c_686b;
 
-/// The steps that lead from an empty file to the present layout; a file has seen the first `user_version`.
+/// The steps from an empty file to the current layout. A file has seen the first `user_version` of them.
 const MIGRATIONS: [&str; 2] = [
     // `state`  ready: can be taken; leased: taken, until `due`; retry: waits until `due`; done; dead; stored: an
-    //          event that asks for nothing.
-    // `holder` and `claims` together name a lease: who has it, and which of its turns this is.
-    // Times are milliseconds since the Unix epoch. Bodies stand apart, so that a change of state does not
-    // copy them.
+    //         event that does not ask for a fetch.
+    // `holder` and `claims` together identify a lease: its holder, and which claim of the job it is.
+    // Times are milliseconds since the Unix epoch. Bodies have a table of their own, so that a change of state does
+    // not copy them.
     "CREATE TABLE messages (
         seq          INTEGER PRIMARY KEY AUTOINCREMENT,
         dedup        BLOB    NOT NULL UNIQUE,
@@ -59,7 +58,7 @@ const MIGRATIONS: [&str; 2] = [
     CREATE INDEX announcements_stored ON announcements (stored_at);
     CREATE TABLE probe (writes INTEGER NOT NULL, room BLOB) STRICT;
     INSERT INTO probe VALUES (0, NULL);",
-    // Keys of messages that were handed on and are known for a while, many in a row.
+    // Keys of forwarded messages, which identify duplicates for a while. Many keys share a row.
     "CREATE TABLE remembered (
         seq  INTEGER PRIMARY KEY AUTOINCREMENT,
         at   INTEGER NOT NULL,
@@ -67,128 +66,63 @@ const MIGRATIONS: [&str; 2] = [
     ) STRICT;",
 ];
 
-/// Why the queue's file cannot be used, and what to do about it.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// A folder on the way to it could not be made.
-    #[error(
-        "cannot make the folder of the queue file {path}: {source}; make it, or point queue.url elsewhere"
-    )]
-    Folder {
-        /// The queue's file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file could not be made or opened.
-    #[error(
-        "cannot write the queue file {path}: {source}; it and its folder must belong to the user polyhook runs as"
-    )]
-    File {
-        /// The queue's file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file is some other program's database.
-    #[error("{path} is an SQLite database of another program; point queue.url at a file of its own")]
-    Foreign {
-        /// The queue's file.
-        path: PathBuf,
-    },
-    /// The file was written by a newer polyhook.
-    #[error(
-        "the queue file {path} has layout {found}, this polyhook knows up to {known}: run the newer version again until the queue is empty, or point queue.url at another file"
-    )]
-    Newer {
-        /// The queue's file.
-        path: PathBuf,
-        /// Its layout.
-        found: usize,
-        /// The latest known here.
-        known: usize,
-    },
-    /// The file system cannot carry a write-ahead log.
-    #[error(
-        "the file system of {path} cannot carry a write-ahead log (a network share?); put the queue file on a local disk"
-    )]
-    NoLog {
-        /// The queue's file.
-        path: PathBuf,
-    },
-    /// SQLite says no.
-    #[error("cannot use the queue file {path}: {source}{}", hint(.source))]
-    Store {
-        /// The queue's file.
-        path: PathBuf,
-        /// What SQLite said.
-        source: rusqlite::Error,
-    },
-    /// The writer's thread could not be started.
-    #[error("cannot start a thread for the queue: {0}; raise the limit of processes")]
-    Thread(io::Error),
-}
-
-impl OpenError {
-    /// Whether it may be over without anybody changing the configuration.
-    pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Folder { .. } | Self::File { .. } | Self::Store { .. })
-    }
-}
-
-/// Opens the file for writing, makes it if need be, and brings it to the present layout.
-pub(super) fn connect(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Result<Connection, OpenError> {
-    const PAUSE: Duration = Duration::from_millis(20);
-    create(path)?;
-    let deadline = Instant::now() + busy;
+/// Opens the file for writing, creates it if it does not exist, and migrates it to the current layout.
+pub(super) fn open(
+    path: &Path,
+    lock_timeout: Duration,
+    max_bytes: Option<u64>,
+) -> Result<Connection, OpenError> {
+    const RETRY_DELAY: Duration = Duration::from_millis(20);
+    create_file(path)?;
+    let deadline = Instant::now() + lock_timeout;
     loop {
-        match prepare(path, busy, max_bytes) {
-            // Going over to the write-ahead log does not wait for others who do the same at this moment.
-            Err(OpenError::Store { source, .. }) if is_busy(&source) && Instant::now() < deadline => {
-                thread::sleep(PAUSE);
+        match open_and_migrate(path, lock_timeout, max_bytes) {
+            // The change to the write-ahead log does not wait for another process that makes it at the same moment.
+            Err(OpenError::Sqlite { source, .. }) if is_locked(&source) && Instant::now() < deadline => {
+                thread::sleep(RETRY_DELAY);
             }
             other => return other,
         }
     }
 }
 
-/// Writes a whole database to a path where there is none. It appears under its name when it is complete.
-pub(super) fn restore(from: &Connection, path: &Path) -> Result<(), OpenError> {
-    let store = |source| OpenError::Store { path: path.to_owned(), source };
+/// Writes a copy of a database to a path where no file is. The copy appears under its name when it is complete.
+pub(super) fn copy_to(from: &Connection, path: &Path) -> Result<(), OpenError> {
+    let store = |source| OpenError::Sqlite { path: path.to_owned(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".restored");
-    let unfinished = PathBuf::from(unfinished);
-    create(&unfinished)?;
-    let mut to = Connection::open(&unfinished).map_err(store)?;
+    let mut incomplete = path.as_os_str().to_owned();
+    incomplete.push(".restored");
+    let incomplete = PathBuf::from(incomplete);
+    create_file(&incomplete)?;
+    let mut to = Connection::open(&incomplete).map_err(store)?;
     to.pragma_update(None, "synchronous", "FULL").map_err(store)?;
     Backup::new(from, &mut to)
         .and_then(|backup| backup.run_to_completion(4096, Duration::ZERO, None))
         .map_err(store)?;
     drop(to);
-    // A hard link, unlike a rename, never replaces what somebody has put there meanwhile.
-    fs::hard_link(&unfinished, path)
-        .and_then(|()| fs::remove_file(&unfinished))
+    // Unlike a rename, a hard link never replaces a file that appeared at the path in the meantime.
+    fs::hard_link(&incomplete, path)
+        .and_then(|()| fs::remove_file(&incomplete))
         .and_then(|()| fs::File::open(folder)?.sync_all())
         .map_err(|source| OpenError::File { path: path.to_owned(), source })
 }
 
-fn is_busy(error: &rusqlite::Error) -> bool {
+fn is_locked(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// Opens the file for reading what was committed.
-pub(super) fn connect_to_read(path: &Path, busy: Duration) -> rusqlite::Result<Connection> {
+/// Opens the file for reading. The connection sees committed data only.
+pub(super) fn open_read_only(path: &Path, lock_timeout: Duration) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    connection.busy_timeout(busy)?;
+    connection.busy_timeout(lock_timeout)?;
     Ok(connection)
 }
 
-/// Makes file and folders for our eyes only: deliveries hold personal data.
-fn create(path: &Path) -> Result<(), OpenError> {
+/// Creates the file and its folders, readable by their owner only, because deliveries hold personal data.
+fn create_file(path: &Path) -> Result<(), OpenError> {
     let folder_error = |source| OpenError::Folder { path: path.to_owned(), source };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         let missing: Vec<_> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
@@ -197,7 +131,7 @@ fn create(path: &Path) -> Result<(), OpenError> {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(folder).map_err(folder_error)?;
-        // SQLite makes the file's own name durable; a power cut must not take the folder either.
+        // SQLite makes the file's own name durable. A power cut must not remove its new folders either.
         for made in missing {
             let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
             fs::File::open(parent.unwrap_or(Path::new(".")))
@@ -213,17 +147,21 @@ fn create(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn prepare(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Result<Connection, OpenError> {
-    let store = |source| OpenError::Store { path: path.to_owned(), source };
+fn open_and_migrate(
+    path: &Path,
+    lock_timeout: Duration,
+    max_bytes: Option<u64>,
+) -> Result<Connection, OpenError> {
+    let store = |source| OpenError::Sqlite { path: path.to_owned(), source };
     let mut connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(store)?;
-    connection.busy_timeout(busy).map_err(store)?;
+    connection.busy_timeout(lock_timeout).map_err(store)?;
     connection.set_prepared_statement_cache_capacity(32);
-    let seen = recognise(&connection, path)?;
-    // Holds only for a file without tables, and only before it goes over to the log.
+    let version = layout_version(&connection, path)?;
+    // Takes effect only in a file without tables, and only before the change to the write-ahead log.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(store)?;
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(store)?;
@@ -231,18 +169,19 @@ fn prepare(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Result<Connec
         return Err(OpenError::NoLog { path: path.to_owned() });
     }
     for (name, value) in [
-        // The commit is the 204: it is on the disk when it returns. The second line is macOS's way.
+        // The 204 is sent after the commit, so the commit must be on the disk when it returns. `fullfsync` is for
+        // macOS.
         ("synchronous", "FULL"),
         ("fullfsync", "ON"),
         ("temp_store", "MEMORY"),
-        // What was deleted is personal data, and is overwritten with zeros.
+        // Deleted rows hold personal data, so SQLite overwrites them with zeros.
         ("secure_delete", "ON"),
         ("journal_size_limit", "16777216"),
         ("cache_size", "-8192"),
     ] {
         connection.pragma_update(None, name, value).map_err(store)?;
     }
-    if seen < MIGRATIONS.len() {
+    if version < MIGRATIONS.len() {
         migrate(&mut connection).map_err(store)?;
     }
     if let Some(max_bytes) = max_bytes {
@@ -252,10 +191,10 @@ fn prepare(path: &Path, busy: Duration, max_bytes: Option<u64>) -> Result<Connec
     Ok(connection)
 }
 
-/// How many migrations the file has seen, if it is ours and not too new.
-pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
-    let store = |source| OpenError::Store { path: path.to_owned(), source };
-    // One snapshot: another process may just be making the tables and the marks, in one transaction.
+/// Returns the number of migrations that the file has seen. Fails if it belongs to another program or is too new.
+pub(super) fn layout_version(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
+    let store = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    // One snapshot, because another process may be creating the tables and the marks in one transaction.
     let snapshot = connection.unchecked_transaction().map_err(store)?;
     let application: i32 =
         snapshot.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(store)?;
@@ -274,31 +213,32 @@ pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<usize, O
 
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Again under the lock: another process may have been faster.
-    let seen: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    for migration in MIGRATIONS.iter().skip(seen) {
+    // Read again under the lock: another process may have migrated the file already.
+    let version: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for migration in MIGRATIONS.iter().skip(version) {
         transaction.execute_batch(migration)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len().max(seen))?;
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len().max(version))?;
     transaction.commit()
 }
 
-/// Names the files behind a path: the database and its log. SQLite goes on writing to a file that somebody
-/// has deleted or replaced, and what is committed there is lost; so this is compared around every commit.
+/// Identifies the files behind a path: the database and its write-ahead log. SQLite continues to write to a file that
+/// was deleted or replaced, and commits to it are lost. Therefore the identity is compared before and after every
+/// commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity([Option<(u64, u64)>; 2]);
+pub(super) struct FileIdentity([Option<(u64, u64)>; 2]);
 
-impl Identity {
-    /// What is at `path` now.
+impl FileIdentity {
+    /// Returns the identity of the files that are at `path` now.
     pub(super) fn of(path: &Path) -> Self {
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
         Self([inode(path), inode(Path::new(&log))])
     }
 
-    /// Whether the database itself, whatever its log, is still at `path`.
-    pub(super) fn is_database_of(&self, path: &Path) -> bool {
+    /// Returns true if the database file itself is still at `path`. The log may differ.
+    pub(super) fn is_database_at(&self, path: &Path) -> bool {
         self.0[0] == inode(path)
     }
 }
@@ -309,7 +249,7 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// An open file cannot be deleted or replaced elsewhere.
+/// Other systems do not permit to delete or replace an open file.
 #[cfg(not(unix))]
 fn inode(_: &Path) -> Option<(u64, u64)> {
     None

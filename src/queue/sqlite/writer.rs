@@ -1,14 +1,15 @@
-//! The one thread that writes.
+//! The writer thread of a queue file.
 //!
-//! It takes everything that waits, does all of it in one transaction, commits (one fsync for all), and only
-//! then answers each: the more are waiting, the cheaper each becomes. Jobs are claimed in the same
-//! transaction for those who wait for one, never more than there are waiting.
+//! It takes all requests that wait, makes their changes in one transaction, commits it (one fsync for all), and
+//! then replies to each caller. The more callers wait, the less each write costs. Waiting consumers get their jobs
+//! from the same transaction, and it leases no more jobs than there are waiting consumers.
 //!
-//! * What is wrong with one request fails that one: the transaction is undone, and each runs by itself.
-//! * A commit that fails (full disk, read-only, locked, damaged, file gone) fails all of its requests, and the
-//!   file is opened anew for the next. The thread outlives every trouble of the file's.
-//! * The end of a lease that could not be written is written as soon as it can be, whoever asked for it:
-//!   nobody else would know that the job is not being worked on.
+//! * An error that one request causes fails that request only: the transaction is rolled back, and each request
+//!   runs in a transaction of its own.
+//! * A failed commit (disk full, read-only, locked, damaged or replaced file) fails all requests of its batch, and
+//!   the file is opened again for the next batch. No error of the file ends the thread.
+//! * A settlement that could not be written is written as soon as the file permits it, even if its caller gave up.
+//!   Otherwise the lease of a job on which no worker works would be extended forever.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,60 +26,63 @@ use tokio::sync::oneshot;
 
 use super::{
     SqliteOptions,
-    request::{Handover, Pending, Request},
-    schema::OpenError,
-    store::Store,
-    trouble::Trouble,
+    error::{OpenError, WriteError},
+    queue_file::QueueFile,
+    request::{JobHandover, PendingWrite, WriterRequest},
 };
 use crate::queue::{Job, JobOutcome, LeaseId};
 
-/// How often a waiting consumer looks for jobs of other processes, and for a clock that was moved.
-const POLL: Duration = Duration::from_millis(250);
-/// Bounds the memory, and the delay, of one transaction.
+/// The interval at which waiting consumers check for jobs of other processes and for changes of the clock.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The maximum body bytes of one transaction. Bounds its memory and its delay.
 const MAX_BATCH_BYTES: usize = 16 << 20;
+/// The maximum writes of one transaction.
 const MAX_BATCH: usize = 2048;
 
-/// The thread's state.
+/// The state of the thread.
 pub(super) struct Writer {
     path: PathBuf,
     options: SqliteOptions,
+    /// Identifies this queue's leases in the file.
     holder: i64,
-    requests: Receiver<Request>,
-    /// Leads to `requests`: for jobs that were handed out and not taken.
-    returns: Sender<Request>,
-    /// None after trouble: it is opened again for the next transaction.
-    store: Option<Store>,
-    waiting: VecDeque<oneshot::Sender<Handover>>,
-    /// Ends of leases that are still to be written.
-    owed: HashMap<LeaseId, JobOutcome>,
+    requests: Receiver<WriterRequest>,
+    /// Sends to `requests`: for jobs that were handed out and not taken.
+    returns: Sender<WriterRequest>,
+    /// `None` after an error of the file. The next transaction opens it again.
+    file: Option<QueueFile>,
+    waiting_consumers: VecDeque<oneshot::Sender<JobHandover>>,
+    /// Settlements that are still to be written.
+    pending_settlements: HashMap<LeaseId, JobOutcome>,
     commits: Arc<AtomicU64>,
-    extend_at: Instant,
-    sweep_at: Instant,
+    extend_leases_at: Instant,
+    cleanup_at: Instant,
     poll_at: Instant,
-    in_trouble: bool,
+    /// An error of the file was logged, and no transaction has succeeded since.
+    write_error_logged: bool,
 }
 
-/// What [`Writer::gather`] found beside things to write.
-enum Next {
-    GoOn,
-    /// Hand back all leases and end.
+/// The step that follows a batch.
+enum AfterBatch {
+    Continue,
+    /// Release all leases and end.
     Close(oneshot::Sender<()>),
-    /// End as if the process had died: the leases run out.
+    /// End and leave the leases to expire, as if the process had died.
     Abandon,
 }
 
 impl Writer {
+    /// Opens the file. An error is returned, unless `options.start_without_file` allows to try again later.
     pub(super) fn new(
         path: PathBuf,
         options: SqliteOptions,
-        (requests, returns): (Receiver<Request>, Sender<Request>),
+        (requests, returns): (Receiver<WriterRequest>, Sender<WriterRequest>),
         commits: Arc<AtomicU64>,
     ) -> Result<Self, OpenError> {
         let holder = fastrand::i64(..);
-        let store = match Store::open(&path, holder, options.clone()) {
-            Ok(store) => Some(store),
-            Err(error) if options.start_without_file && error.may_pass() => {
-                tracing::error!(%error, "the queue cannot be used yet; it is opened as soon as it can be");
+        let file = match QueueFile::open(&path, holder, options.clone()) {
+            Ok(file) => Some(file),
+            Err(error) if options.start_without_file && error.is_transient() => {
+                tracing::error!(%error, "the queue file cannot be used yet; polyhook keeps trying to open it");
                 None
             }
             Err(error) => return Err(error),
@@ -89,191 +93,191 @@ impl Writer {
             holder,
             requests,
             returns,
-            in_trouble: store.is_none(),
-            store,
-            waiting: VecDeque::new(),
-            owed: HashMap::new(),
+            write_error_logged: file.is_none(),
+            file,
+            waiting_consumers: VecDeque::new(),
+            pending_settlements: HashMap::new(),
             commits,
-            extend_at: now + options.lease / 3,
-            sweep_at: now,
+            extend_leases_at: now + options.lease / 3,
+            cleanup_at: now,
             poll_at: now,
             options,
         })
     }
 
-    /// Works until it is told to end.
+    /// Serves requests until one of them ends the thread.
     pub(super) fn run(mut self) {
         loop {
             let mut batch = Vec::new();
-            let next = self.gather(&mut batch);
+            let next = self.collect_batch(&mut batch);
             self.write(batch);
             match next {
-                Next::GoOn => self.housekeeping(),
-                Next::Close(done) => {
+                AfterBatch::Continue => self.clean_up_if_due(),
+                AfterBatch::Close(closed) => {
                     self.close();
-                    // Whoever asked may have gone.
-                    let _ = done.send(());
+                    // The caller may have stopped waiting.
+                    let _ = closed.send(());
                     return;
                 }
-                Next::Abandon => return,
+                AfterBatch::Abandon => return,
             }
         }
     }
 
-    /// Waits for the first request (or the next thing to do by the clock) and takes all others that wait.
-    fn gather(&mut self, batch: &mut Vec<Box<dyn Pending>>) -> Next {
-        let mut until = self.extend_at.min(self.sweep_at);
-        if !self.waiting.is_empty() || !self.owed.is_empty() {
+    /// Waits for the first request, or for the next scheduled task, and takes all other requests that wait.
+    fn collect_batch(&mut self, batch: &mut Vec<PendingWrite>) -> AfterBatch {
+        let mut until = self.extend_leases_at.min(self.cleanup_at);
+        if !self.waiting_consumers.is_empty() || !self.pending_settlements.is_empty() {
             until = until.min(self.poll_at);
         }
         let mut first = match self.requests.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => return Next::GoOn,
-            Err(RecvTimeoutError::Disconnected) => return Next::Abandon,
+            Err(RecvTimeoutError::Timeout) => return AfterBatch::Continue,
+            Err(RecvTimeoutError::Disconnected) => return AfterBatch::Abandon,
         };
         let mut bytes = 0;
         while let Some(request) = first.take().or_else(|| self.requests.try_recv().ok()) {
             match request {
-                Request::Write(pending) => {
-                    bytes += pending.bytes();
+                WriterRequest::Write(pending) => {
+                    bytes += pending.attributes.bytes;
                     batch.push(pending);
                 }
-                Request::Next(waiter) => self.waiting.push_back(waiter),
-                Request::Untaken(lease) => {
-                    self.owed.insert(lease, JobOutcome::Release);
+                WriterRequest::NextJob(consumer) => self.waiting_consumers.push_back(consumer),
+                WriterRequest::ReturnJob(lease) => {
+                    self.pending_settlements.insert(lease, JobOutcome::Release);
                 }
-                Request::Close(done) => return Next::Close(done),
-                Request::Abandon => return Next::Abandon,
+                WriterRequest::Close(closed) => return AfterBatch::Close(closed),
+                WriterRequest::Abandon => return AfterBatch::Abandon,
             }
             if batch.len() >= MAX_BATCH || bytes >= MAX_BATCH_BYTES {
                 break;
             }
         }
-        Next::GoOn
+        AfterBatch::Continue
     }
 
-    /// Writes a batch, with all else that is to be written now, and answers.
-    fn write(&mut self, mut batch: Vec<Box<dyn Pending>>) {
-        match self.transact(&mut batch) {
-            Ok(()) => batch.into_iter().for_each(|pending| pending.answer(None)),
-            Err(trouble) if trouble.is_one_requests() && batch.len() > 1 => {
+    /// Writes a batch and everything else that is due, then replies to the callers.
+    fn write(&mut self, mut batch: Vec<PendingWrite>) {
+        match self.run_transaction(&mut batch) {
+            Ok(()) => batch.into_iter().for_each(|pending| pending.reply(Ok(()))),
+            Err(error) if error.is_caused_by_request() && batch.len() > 1 => {
                 for pending in batch {
                     self.write(vec![pending]);
                 }
             }
-            Err(trouble) => {
-                let error = trouble.to_queue_error();
-                let its_own = trouble.is_one_requests();
-                for pending in batch {
-                    // Trying again would not help what is wrong in itself.
-                    self.owed.extend(pending.debt().filter(|_| !its_own));
-                    pending.answer(Some(error.clone()));
+            Err(error) => {
+                // A settlement that is itself invalid would fail again.
+                let keep_settlements = !error.is_caused_by_request();
+                let error = error.to_queue_error();
+                for mut pending in batch {
+                    let settlement = pending.attributes.settlement.take().filter(|_| keep_settlements);
+                    self.pending_settlements.extend(settlement.map(|settlement| *settlement));
+                    pending.reply(Err(error.clone()));
                 }
             }
         }
     }
 
-    /// One transaction, and the hand-over of the jobs claimed in it. On an error nothing was written, or
-    /// it is unknown whether it was.
-    fn transact(&mut self, batch: &mut [Box<dyn Pending>]) -> Result<(), Trouble> {
-        let done = self.transact_quietly(batch);
-        if let Err(trouble) = &done {
-            let again = Instant::now() + POLL;
-            self.poll_at = again;
-            self.extend_at = self.extend_at.max(again);
-            if !self.in_trouble && !trouble.is_one_requests() {
-                self.in_trouble = true;
-                tracing::error!(error = %trouble, "the queue cannot be written; deliveries are refused until it can");
+    /// Runs one transaction and hands out the jobs that it leased. After an error, nothing was written or the result
+    /// is unknown. Logs the first error of the file.
+    fn run_transaction(&mut self, batch: &mut [PendingWrite]) -> Result<(), WriteError> {
+        let done = self.try_transaction(batch);
+        if let Err(error) = &done {
+            let retry_at = Instant::now() + POLL_INTERVAL;
+            self.poll_at = retry_at;
+            self.extend_leases_at = self.extend_leases_at.max(retry_at);
+            if !self.write_error_logged && !error.is_caused_by_request() {
+                self.write_error_logged = true;
+                tracing::error!(%error, "the queue cannot be written; deliveries are refused until it can");
             }
         }
         done
     }
 
-    fn transact_quietly(&mut self, batch: &mut [Box<dyn Pending>]) -> Result<(), Trouble> {
-        self.waiting.retain(|waiter| !waiter.is_closed());
-        let extend = Instant::now() >= self.extend_at;
-        if batch.is_empty() && self.owed.is_empty() && self.waiting.is_empty() && !extend {
+    fn try_transaction(&mut self, batch: &mut [PendingWrite]) -> Result<(), WriteError> {
+        self.waiting_consumers.retain(|consumer| !consumer.is_closed());
+        let extend = Instant::now() >= self.extend_leases_at;
+        if batch.is_empty()
+            && self.pending_settlements.is_empty()
+            && self.waiting_consumers.is_empty()
+            && !extend
+        {
             return Ok(());
         }
-        let store = self.take_store()?;
-        let jobs = match self.write_all(&store, batch, extend) {
+        let file = self.take_file()?;
+        let jobs = match self.write_all(&file, batch, extend) {
             Ok(jobs) => jobs,
-            Err(trouble) => {
-                self.store = Some(store).filter(|_| trouble.leaves_the_file_usable());
-                return Err(trouble);
+            Err(error) => {
+                self.file = Some(file).filter(|_| error.keeps_connection_usable());
+                return Err(error);
             }
         };
         if extend {
-            self.extend_at = Instant::now() + self.options.lease / 3;
+            self.extend_leases_at = Instant::now() + self.options.lease / 3;
         }
         self.hand_over(jobs);
-        if !self.waiting.is_empty() {
-            self.poll_at = Instant::now() + store.next_due()?.map_or(POLL, |due| due.min(POLL));
+        if !self.waiting_consumers.is_empty() {
+            let next_due = file.next_due()?.map_or(POLL_INTERVAL, |due| due.min(POLL_INTERVAL));
+            self.poll_at = Instant::now() + next_due;
         }
-        self.store = Some(store);
+        self.file = Some(file);
         Ok(())
     }
 
-    /// The open file; opened anew after trouble, or if another lies in its place.
-    fn take_store(&mut self) -> Result<Store, Trouble> {
-        if let Some(store) = self.store.take() {
-            if store.is_at(&self.path) {
-                return Ok(store);
+    /// Returns the open file. Opens it after an error, and if another file is at its path.
+    fn take_file(&mut self) -> Result<QueueFile, WriteError> {
+        if let Some(file) = self.file.take() {
+            if file.is_at(&self.path) {
+                return Ok(file);
             }
-            match store.put_back(&self.path) {
+            match file.restore_to(&self.path) {
                 Ok(true) => {
-                    tracing::error!("{}; it was put back with everything that was in it", Trouble::Gone);
+                    tracing::error!("{}; it was restored with all its messages", WriteError::FileReplaced);
                 }
                 Ok(false) => tracing::error!(
-                    "{}, and another lies there: it is opened; what was in the first is lost unless you put it back",
-                    Trouble::Gone
+                    "{}, and another file is in its place: that one is opened; the messages of the first file are lost unless you restore it",
+                    WriteError::FileReplaced
                 ),
                 Err(error) => {
-                    let trouble = Trouble::Open(error);
-                    // For the next attempt: it is all there is of the file.
-                    self.store = Some(store);
-                    return Err(trouble);
+                    // Kept for the next attempt: this connection is all that is left of the file.
+                    self.file = Some(file);
+                    return Err(WriteError::Open(error));
                 }
             }
         }
-        self.open()
+        QueueFile::open(&self.path, self.holder, self.options.clone()).map_err(WriteError::Open)
     }
 
-    fn open(&self) -> Result<Store, Trouble> {
-        Store::open(&self.path, self.holder, self.options.clone()).map_err(Trouble::Open)
-    }
-
-    /// Writes what there is to write, if anything, and claims jobs for those who wait.
+    /// Writes everything that is due in one transaction, if there is anything, and leases jobs for waiting consumers.
     fn write_all(
         &mut self,
-        store: &Store,
-        batch: &mut [Box<dyn Pending>],
+        file: &QueueFile,
+        batch: &mut [PendingWrite],
         extend: bool,
-    ) -> Result<Vec<Job>, Trouble> {
+    ) -> Result<Vec<Job>, WriteError> {
         let mut jobs = Vec::new();
         if batch.is_empty()
-            && self.owed.is_empty()
-            && !(extend && store.has_leases()?)
-            && (self.waiting.is_empty() || !store.is_claimable()?)
+            && self.pending_settlements.is_empty()
+            && !(extend && file.has_leases()?)
+            && (self.waiting_consumers.is_empty() || !file.has_claimable_job()?)
         {
             return Ok(jobs);
         }
-        store.begin()?;
-        let written =
-            self.write_in_transaction(store, batch, extend, &mut jobs).and_then(|()| store.commit());
+        file.begin()?;
+        let written = self.write_in_transaction(file, batch, extend, &mut jobs).and_then(|()| file.commit());
         if let Err(error) = written {
-            // Whether a failed commit is on the disk is not known: nobody has these jobs in any case.
-            self.owed.extend(jobs.iter().map(|job| (job.lease, JobOutcome::Release)));
-            store.roll_back()?;
+            // A failed commit may have reached the disk. In both cases no consumer has got these jobs.
+            self.pending_settlements.extend(jobs.iter().map(|job| (job.lease, JobOutcome::Release)));
+            file.roll_back()?;
             return Err(error.into());
         }
-        if !store.is_at(&self.path) {
-            return Err(Trouble::Gone);
+        if !file.is_at(&self.path) {
+            return Err(WriteError::FileReplaced);
         }
         self.commits.fetch_add(1, Ordering::Relaxed);
-        self.owed.clear();
-        if self.in_trouble {
-            self.in_trouble = false;
+        self.pending_settlements.clear();
+        if self.write_error_logged {
+            self.write_error_logged = false;
             tracing::info!("the queue can be written again");
         }
         Ok(jobs)
@@ -281,94 +285,95 @@ impl Writer {
 
     fn write_in_transaction(
         &mut self,
-        store: &Store,
-        batch: &mut [Box<dyn Pending>],
+        file: &QueueFile,
+        batch: &mut [PendingWrite],
         extend: bool,
         jobs: &mut Vec<Job>,
     ) -> rusqlite::Result<()> {
         for pending in batch.iter_mut() {
-            if !self.owed.is_empty()
-                && let Some((lease, _)) = pending.debt()
+            if !self.pending_settlements.is_empty()
+                && let Some(settlement) = &pending.attributes.settlement
             {
-                // Asked again by its holder, who knows best how it ended.
-                self.owed.remove(&lease);
+                // The holder of the lease settles it again, and its later outcome counts.
+                self.pending_settlements.remove(&settlement.0);
             }
-            pending.execute(store)?;
+            pending.run(file)?;
         }
-        for (lease, outcome) in &self.owed {
-            store.settle(*lease, outcome)?;
+        for (lease, outcome) in &self.pending_settlements {
+            file.settle(*lease, outcome)?;
         }
         if extend {
-            store.extend()?;
+            file.extend_leases()?;
         }
-        if !self.waiting.is_empty() {
-            *jobs = store.claim(self.waiting.len())?;
+        if !self.waiting_consumers.is_empty() {
+            *jobs = file.claim(self.waiting_consumers.len())?;
         }
         Ok(())
     }
 
     fn hand_over(&mut self, jobs: Vec<Job>) {
         for job in jobs {
-            let mut handover = Some(Handover::new(job, self.returns.clone()));
+            let mut handover = Some(JobHandover::new(job, self.returns.clone()));
             while let Some(offered) = handover.take()
-                && let Some(waiter) = self.waiting.pop_front()
+                && let Some(consumer) = self.waiting_consumers.pop_front()
             {
-                // One who has gone gives it back, for the next.
-                handover = waiter.send(offered).err();
+                // A consumer that has stopped waiting gives it back, and the next one gets it.
+                handover = consumer.send(offered).err();
             }
         }
     }
 
-    /// Deletes what is older than the retention, in steps, so that nobody waits long behind it.
-    fn housekeeping(&mut self) {
-        if Instant::now() < self.sweep_at {
+    /// Deletes rows that are older than the retention, in small steps, so that no request waits long.
+    fn clean_up_if_due(&mut self) {
+        if Instant::now() < self.cleanup_at {
             return;
         }
-        self.sweep_at = Instant::now() + self.options.housekeeping;
-        let Some(store) = self.store.take() else { return };
-        match sweep(&store) {
+        self.cleanup_at = Instant::now() + self.options.cleanup_interval;
+        let Some(file) = self.file.take() else { return };
+        match clean_up(&file) {
             Ok(more) => {
                 if more {
-                    self.sweep_at = Instant::now();
+                    self.cleanup_at = Instant::now();
                 }
-                self.store = Some(store);
+                self.file = Some(file);
             }
-            // The next transaction finds out and says so.
+            // The next transaction opens the file again and reports its error.
             Err(error) => tracing::warn!(%error, "old messages could not be deleted"),
         }
     }
 
     fn close(&mut self) {
-        self.waiting.clear();
-        if let Err(trouble) = self.transact_quietly(&mut []) {
-            tracing::warn!(error = %trouble, "the end of some leases could not be written");
+        self.waiting_consumers.clear();
+        if let Err(error) = self.try_transaction(&mut []) {
+            tracing::warn!(%error, "the outcome of some jobs could not be written; they will run again");
         }
-        let Some(store) = self.store.take() else { return };
-        match hand_back(&store) {
+        let Some(file) = self.file.take() else { return };
+        match release_leases(&file) {
             Ok(0) => {}
-            Ok(jobs) => tracing::info!(jobs, "unfinished jobs were handed back to the queue"),
+            Ok(jobs) => tracing::info!(jobs, "unfinished jobs were returned to the queue"),
             Err(error) => {
-                tracing::warn!(%error, "unfinished jobs could not be handed back; they come back when their lease ends");
+                tracing::warn!(%error, "unfinished jobs could not be returned to the queue; they return when their leases expire");
             }
         }
-        if let Err(error) = store.checkpoint() {
+        if let Err(error) = file.checkpoint() {
             tracing::debug!(%error, "the write-ahead log stays until the next start");
         }
     }
 }
 
-fn sweep(store: &Store) -> rusqlite::Result<bool> {
-    store.begin()?;
-    let more = store.sweep().and_then(|more| store.commit().map(|()| more));
+/// Makes one step of the cleanup. Returns true if there is more to do.
+fn clean_up(file: &QueueFile) -> rusqlite::Result<bool> {
+    file.begin()?;
+    let more = file.delete_expired().and_then(|more| file.commit().map(|()| more));
     if more.is_err() {
-        store.roll_back()?;
+        file.roll_back()?;
     }
-    Ok(more? || store.shrink()?)
+    Ok(more? || file.shrink()?)
 }
 
-fn hand_back(store: &Store) -> rusqlite::Result<usize> {
-    store.begin()?;
-    let jobs = store.hand_back()?;
-    store.commit()?;
+fn release_leases(file: &QueueFile) -> rusqlite::Result<usize> {
+    file.begin()?;
+    let jobs = file.release_leases()?;
+    file.commit()?;
     Ok(jobs)
 }

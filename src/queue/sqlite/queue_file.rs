@@ -1,4 +1,4 @@
-//! The statements of the one connection that writes. Each runs inside the writer's transaction.
+//! The statements of the connection that writes. Each statement runs inside a transaction of the writer thread.
 
 use std::{path::Path, time::Duration};
 
@@ -8,69 +8,71 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::{
     SqliteOptions,
-    schema::{self, Identity, OpenError},
+    error::OpenError,
+    schema::{self, FileIdentity},
 };
 use crate::{
     event::{self, DedupKey, Event},
     queue::{Announced, Announcement, History, Job, JobOutcome, LeaseId, Message, Published},
 };
 
-/// The lower bits of a lease's name count the turns of its job, the others are the job's `seq`. After a
-/// million turns the count begins again.
-const TURN_BITS: u32 = 20;
-const TURNS: u64 = 1 << TURN_BITS;
+/// The number of low bits of a lease that hold the claim count of its job. The other bits hold the job's `seq`. The
+/// count wraps after a million claims.
+const CLAIM_BITS: u32 = 20;
+const CLAIM_MODULUS: u64 = 1 << CLAIM_BITS;
 
-/// How much one step of housekeeping does while others wait.
-const SWEEP_ROWS: u32 = 500;
-const SWEEP_PAGES: u32 = 1024;
+/// The maximum rows and pages that one cleanup step deletes while requests wait.
+const MAX_CLEANUP_ROWS: u32 = 500;
+const MAX_CLEANUP_PAGES: u32 = 1024;
 
-/// Names a row for good: numbers are never used again.
+/// A row. Row numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Row {
+pub(super) enum RowId {
     Message(u64),
     Announcement(u64),
 }
 
-/// The open file, and whose leases are taken with it.
+/// The open queue file, and the holder of the leases that are taken with it.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct QueueFile {
     connection: Connection,
-    identity: Identity,
+    identity: FileIdentity,
     holder: i64,
     options: SqliteOptions,
 }
 
-impl Store {
-    /// Opens (or makes) the file. `holder` tells this queue's leases from those of other processes.
+impl QueueFile {
+    /// Opens the file, and creates it if it does not exist. `holder` distinguishes this queue's leases from those of
+    /// other processes.
     pub(super) fn open(path: &Path, holder: i64, options: SqliteOptions) -> Result<Self, OpenError> {
-        let connection = schema::connect(path, options.publish_timeout, options.max_bytes)?;
-        Ok(Self { connection, identity: Identity::of(path), holder, options })
+        let connection = schema::open(path, options.publish_timeout, options.max_bytes)?;
+        Ok(Self { connection, identity: FileIdentity::of(path), holder, options })
     }
 
-    /// Whether what is at `path` is still the file that was opened.
+    /// Returns true if the file at `path` is still the one that was opened.
     pub(super) fn is_at(&self, path: &Path) -> bool {
-        self.identity == Identity::of(path)
+        self.identity == FileIdentity::of(path)
     }
 
-    /// Puts everything back to `path` after somebody has deleted the file or its log: as long as it is open,
-    /// nothing in it is lost. False where another file lies there now, which is not ours to overwrite.
-    pub(super) fn put_back(&self, path: &Path) -> Result<bool, OpenError> {
-        let store = |source| OpenError::Store { path: path.to_owned(), source };
-        if self.identity.is_database_of(path) {
-            // Only the log is gone; what is in it belongs to the file.
+    /// Restores the file at `path` after it or its log was deleted. The open connection still holds every message.
+    /// Returns false if another file is at `path`; that file is not overwritten.
+    pub(super) fn restore_to(&self, path: &Path) -> Result<bool, OpenError> {
+        let store = |source| OpenError::Sqlite { path: path.to_owned(), source };
+        if self.identity.is_database_at(path) {
+            // Only the log was deleted, and the checkpoint writes its content to the file.
             return self.checkpoint().map(|()| true).map_err(store);
         }
         if path.exists() {
             return Ok(false);
         }
-        schema::restore(&self.connection, path).map(|()| true)
+        schema::copy_to(&self.connection, path).map(|()| true)
     }
 
     fn now(&self) -> i64 {
         self.options.clock.now().as_millisecond()
     }
 
-    fn after(&self, wait: Duration) -> i64 {
+    fn millis_after(&self, wait: Duration) -> i64 {
         self.now().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
     }
 
@@ -78,19 +80,19 @@ impl Store {
         self.connection.prepare_cached(sql)?.execute(params)
     }
 
-    /// Takes the file's write lock.
+    /// Starts a transaction and takes the file's write lock.
     pub(super) fn begin(&self) -> rusqlite::Result<()> {
         self.execute("BEGIN IMMEDIATE", []).map(drop)
     }
 
-    /// Makes everything since [`Store::begin`] durable.
+    /// Makes all changes since [`QueueFile::begin`] durable.
     pub(super) fn commit(&self) -> rusqlite::Result<()> {
         self.execute("COMMIT", []).map(drop)
     }
 
-    /// Undoes everything since [`Store::begin`].
+    /// Undoes all changes since [`QueueFile::begin`].
     pub(super) fn roll_back(&self) -> rusqlite::Result<()> {
-        // Some errors (a full disk) have undone it already.
+        // After some errors (a full disk) SQLite has already rolled back.
         if self.connection.is_autocommit() { Ok(()) } else { self.execute("ROLLBACK", []).map(drop) }
     }
 
@@ -145,26 +147,28 @@ impl Store {
         self.execute("INSERT INTO remembered (at, keys) VALUES (?1, ?2)", (self.now(), keys)).map(drop)
     }
 
-    /// Takes room as a message would, and gives it back; whether it gets through is whether a message would.
+    /// Writes as much as a message needs, and deletes it again. Fails if a message could not be stored.
     pub(super) fn probe(&self) -> rusqlite::Result<()> {
         self.execute("UPDATE probe SET writes = writes + 1, room = zeroblob(16384)", [])?;
         self.execute("UPDATE probe SET room = NULL", []).map(drop)
     }
 
-    /// Ends a lease; false if it was none of ours any more.
+    /// Settles a lease. Returns false if this queue no longer holds it.
     pub(super) fn settle(&self, lease: LeaseId, outcome: &JobOutcome) -> rusqlite::Result<bool> {
         let (state, due, ended_at, history) = match outcome {
             JobOutcome::Done => ("done", None, Some(self.now()), None),
-            JobOutcome::Retry { after, history } => ("retry", Some(self.after(*after)), None, Some(history)),
+            JobOutcome::Retry { after, history } => {
+                ("retry", Some(self.millis_after(*after)), None, Some(history))
+            }
             JobOutcome::Dead { history } => ("dead", None, None, Some(history)),
             JobOutcome::Release => ("ready", None, None, None),
         };
-        let history = history.map(history_text).transpose()?;
-        let (seq, turn) = (seq(lease), turn(lease));
+        let history = history.map(history_json).transpose()?;
+        let (seq, claim) = (seq(lease), claim_count(lease));
         let settled = self.execute(
             "UPDATE messages
              SET state = :state, due = :due, holder = NULL, ended_at = :ended_at, history = coalesce(:history, history)
-             WHERE seq = :seq AND state = 'leased' AND holder = :holder AND claims % :turns = :turn",
+             WHERE seq = :seq AND state = 'leased' AND holder = :holder AND claims % :modulus = :claim",
             named_params! {
                 ":state": state,
                 ":due": due,
@@ -172,49 +176,50 @@ impl Store {
                 ":history": history,
                 ":seq": seq,
                 ":holder": self.holder,
-                ":turns": TURNS,
-                ":turn": turn,
+                ":modulus": CLAIM_MODULUS,
+                ":claim": claim,
             },
         )?;
         if settled == 1 && matches!(outcome, JobOutcome::Done) {
-            self.forget_body(seq)?;
+            self.delete_body(seq)?;
         }
         Ok(settled == 1)
     }
 
-    /// Of what is done only the key is needed, to know a duplicate; the personal data goes at once.
-    fn forget_body(&self, seq: u64) -> rusqlite::Result<()> {
+    /// A done job keeps only the key that identifies its duplicates. Its personal data is deleted at once.
+    fn delete_body(&self, seq: u64) -> rusqlite::Result<()> {
         self.execute("DELETE FROM bodies WHERE seq = ?1", [seq]).map(drop)
     }
 
-    /// Makes a dead letter a job again; false if it is none any more, or one that has died anew.
+    /// Turns a dead letter back into a job. Returns false if it is no longer a dead letter, or died again since it
+    /// was read.
     pub(super) fn replay(&self, letter: LeaseId, history: &History) -> rusqlite::Result<bool> {
         let replayed = self.execute(
             "UPDATE messages SET state = 'ready', history = ?1
              WHERE seq = ?2 AND state = 'dead' AND claims % ?3 = ?4",
-            (history_text(history)?, seq(letter), TURNS, turn(letter)),
+            (history_json(history)?, seq(letter), CLAIM_MODULUS, claim_count(letter)),
         )?;
         Ok(replayed == 1)
     }
 
-    /// Ends a dead letter as if it were done; false as for [`Store::replay`].
+    /// Ends a dead letter as if the job were done. Returns false under the same conditions as [`QueueFile::replay`].
     pub(super) fn discard(&self, letter: LeaseId) -> rusqlite::Result<bool> {
         let discarded = self.execute(
             "UPDATE messages SET state = 'done', ended_at = ?1
              WHERE seq = ?2 AND state = 'dead' AND claims % ?3 = ?4",
-            (self.now(), seq(letter), TURNS, turn(letter)),
+            (self.now(), seq(letter), CLAIM_MODULUS, claim_count(letter)),
         )?;
         if discarded == 1 {
-            self.forget_body(seq(letter))?;
+            self.delete_body(seq(letter))?;
         }
         Ok(discarded == 1)
     }
 
-    /// Erases all of an announcement; of a message all but what is needed to know a duplicate, which is a hash.
-    pub(super) fn erase(&self, row: Row) -> rusqlite::Result<()> {
+    /// Erases an announcement completely, and a message except for the hash that identifies its duplicates.
+    pub(super) fn erase(&self, row: RowId) -> rusqlite::Result<()> {
         let seq = match row {
-            Row::Message(seq) => seq,
-            Row::Announcement(seq) => {
+            RowId::Message(seq) => seq,
+            RowId::Announcement(seq) => {
                 return self.execute("DELETE FROM announcements WHERE seq = ?1", [seq]).map(drop);
             }
         };
@@ -225,11 +230,11 @@ impl Store {
              WHERE seq = ?2",
             (self.now(), seq),
         )?;
-        self.forget_body(seq)
+        self.delete_body(seq)
     }
 
-    /// Whether there is a job to be claimed now.
-    pub(super) fn is_claimable(&self) -> rusqlite::Result<bool> {
+    /// Returns true if a job can be claimed now.
+    pub(super) fn has_claimable_job(&self) -> rusqlite::Result<bool> {
         let ready = self
             .connection
             .prepare_cached(
@@ -239,7 +244,7 @@ impl Store {
         Ok(ready || self.next_due()?.is_some_and(|wait| wait.is_zero()))
     }
 
-    /// How long until a delay, or a lease of somebody else, is over.
+    /// Returns the time until the next delay, or the next lease of another process, ends.
     pub(super) fn next_due(&self) -> rusqlite::Result<Option<Duration>> {
         let due: Option<i64> = self
             .connection
@@ -254,42 +259,34 @@ impl Store {
 
     /// Leases up to `wanted` jobs, in order of arrival.
     ///
-    /// A lease of this queue's own is never taken for lost: it ends by [`Store::settle`], or with the process.
+    /// This queue's own leases do not expire: they end by [`QueueFile::settle`] or with the process.
     pub(super) fn claim(&self, wanted: usize) -> rusqlite::Result<Vec<Job>> {
         self.execute(
             "UPDATE messages INDEXED BY messages_due SET state = 'ready', due = NULL, holder = NULL
              WHERE due IS NOT NULL AND due <= ?1 AND holder IS NOT ?2",
             (self.now(), self.holder),
         )?;
-        let mut statement = self.connection.prepare_cached(
-            "UPDATE messages SET state = 'leased', due = ?1, holder = ?2, claims = claims + 1
-             WHERE seq IN (
-                 SELECT seq FROM messages INDEXED BY messages_open
-                 WHERE state = 'ready' AND state <> 'done' ORDER BY seq LIMIT ?3
-             )
-             RETURNING seq, claims, history, id, kind, environment, received_at, traceparent, content_type",
-        )?;
-        let mut claimed = statement
-            .query_map((self.after(self.options.lease), self.holder, wanted), |row| {
-                let (seq, claims): (u64, u64) = (row.get("seq")?, row.get("claims")?);
-                Ok((seq, claims, read_history(row)?, read_message(row, Bytes::new())?))
-            })?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        // RETURNING promises no order.
-        claimed.sort_unstable_by_key(|(seq, ..)| *seq);
-        let mut body = self.connection.prepare_cached("SELECT body FROM bodies WHERE seq = ?1")?;
-        claimed
-            .into_iter()
-            .map(|(seq, claims, history, mut message)| {
-                let bytes: Vec<u8> = body.query_row([seq], |row| row.get(0)).optional()?.unwrap_or_default();
-                message.dedup = DedupKey::new(&message.id, &bytes);
-                message.body = bytes.into();
-                Ok(Job { message, history, lease: lease(seq, claims) })
-            })
-            .collect()
+        let mut claimed: Vec<u64> = self
+            .connection
+            .prepare_cached(
+                "UPDATE messages SET state = 'leased', due = ?1, holder = ?2, claims = claims + 1
+                 WHERE seq IN (
+                     SELECT seq FROM messages INDEXED BY messages_open
+                     WHERE state = 'ready' AND state <> 'done' ORDER BY seq LIMIT ?3
+                 )
+                 RETURNING seq",
+            )?
+            .query_map((self.millis_after(self.options.lease), self.holder, wanted), |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        // RETURNING does not guarantee an order.
+        claimed.sort_unstable();
+        let mut job = self
+            .connection
+            .prepare_cached("SELECT * FROM messages LEFT JOIN bodies USING (seq) WHERE seq = ?1")?;
+        claimed.into_iter().map(|seq| job.query_row([seq], read_job)).collect()
     }
 
-    /// Whether this queue has leases that [`Store::extend`] would extend.
+    /// Returns true if this queue has leases that [`QueueFile::extend_leases`] would extend.
     pub(super) fn has_leases(&self) -> rusqlite::Result<bool> {
         self.connection
             .prepare_cached(
@@ -300,17 +297,17 @@ impl Store {
     }
 
     /// Extends all leases of this queue.
-    pub(super) fn extend(&self) -> rusqlite::Result<()> {
+    pub(super) fn extend_leases(&self) -> rusqlite::Result<()> {
         self.execute(
             "UPDATE messages INDEXED BY messages_open SET due = ?1
              WHERE state = 'leased' AND state <> 'done' AND holder = ?2",
-            (self.after(self.options.lease), self.holder),
+            (self.millis_after(self.options.lease), self.holder),
         )
         .map(drop)
     }
 
-    /// Hands back all leases of this queue.
-    pub(super) fn hand_back(&self) -> rusqlite::Result<usize> {
+    /// Releases all leases of this queue. Returns the number of jobs.
+    pub(super) fn release_leases(&self) -> rusqlite::Result<usize> {
         self.execute(
             "UPDATE messages INDEXED BY messages_open SET state = 'ready', due = NULL, holder = NULL
              WHERE state = 'leased' AND state <> 'done' AND holder = ?1",
@@ -318,63 +315,75 @@ impl Store {
         )
     }
 
-    /// Deletes some of what is older than the retention; whether there was more to do than one step.
-    pub(super) fn sweep(&self) -> rusqlite::Result<bool> {
+    /// Deletes rows that are older than the retention, up to the limit of one step. Returns true if the limit was
+    /// reached.
+    pub(super) fn delete_expired(&self) -> rusqlite::Result<bool> {
         let oldest =
             self.now().saturating_sub(i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX));
         let old = "SELECT seq FROM messages INDEXED BY messages_ended
                    WHERE ended_at IS NOT NULL AND ended_at < ?1 ORDER BY ended_at, seq LIMIT ?2";
-        self.execute(&format!("DELETE FROM bodies WHERE seq IN ({old})"), (oldest, SWEEP_ROWS))?;
+        self.execute(&format!("DELETE FROM bodies WHERE seq IN ({old})"), (oldest, MAX_CLEANUP_ROWS))?;
         let messages =
-            self.execute(&format!("DELETE FROM messages WHERE seq IN ({old})"), (oldest, SWEEP_ROWS))?;
+            self.execute(&format!("DELETE FROM messages WHERE seq IN ({old})"), (oldest, MAX_CLEANUP_ROWS))?;
         let announcements = self.execute(
             "DELETE FROM announcements WHERE seq IN (
                  SELECT seq FROM announcements WHERE stored_at < ?1 ORDER BY stored_at LIMIT ?2
              )",
-            (oldest, SWEEP_ROWS),
+            (oldest, MAX_CLEANUP_ROWS),
         )?;
         self.execute("DELETE FROM remembered WHERE at < ?1", [oldest])?;
-        Ok(messages.max(announcements) == SWEEP_ROWS as usize)
+        Ok(messages.max(announcements) == MAX_CLEANUP_ROWS as usize)
     }
 
-    /// Gives some of the file's unused pages back to the file system, if they are many; whether it could.
-    /// Outside of a transaction.
+    /// Returns unused pages to the file system if there are many. Returns true if it did. Must run outside of a
+    /// transaction.
     pub(super) fn shrink(&self) -> rusqlite::Result<bool> {
         let count = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
         let (unused, all) = (count("freelist_count")?, count("page_count")?);
-        if unused < SWEEP_PAGES || unused < all / 4 {
+        if unused < MAX_CLEANUP_PAGES || unused < all / 4 {
             return Ok(false);
         }
-        self.connection.execute_batch(&format!("PRAGMA incremental_vacuum({SWEEP_PAGES})"))?;
-        // A file that somebody has restored may be unable to.
+        self.connection.execute_batch(&format!("PRAGMA incremental_vacuum({MAX_CLEANUP_PAGES})"))?;
+        // A file that was restored from a backup may not support it.
         Ok(count("freelist_count")? < unused)
     }
 
-    /// Writes the log back into the file and empties it, as far as nobody is reading.
+    /// Copies the write-ahead log into the file and empties it, as far as concurrent readers permit.
     pub(super) fn checkpoint(&self) -> rusqlite::Result<()> {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 }
 
-/// The name of a job's turn.
+/// Builds the lease of a job's claim.
 pub(super) fn lease(seq: u64, claims: u64) -> LeaseId {
-    LeaseId((seq << TURN_BITS) | (claims % TURNS))
+    LeaseId((seq << CLAIM_BITS) | (claims % CLAIM_MODULUS))
 }
 
-/// Which message it is a turn of.
+/// Returns the `seq` of the leased message.
 pub(super) fn seq(lease: LeaseId) -> u64 {
-    lease.0 >> TURN_BITS
+    lease.0 >> CLAIM_BITS
 }
 
-fn turn(lease: LeaseId) -> u64 {
-    lease.0 % TURNS
+/// Returns the claim count of a lease.
+fn claim_count(lease: LeaseId) -> u64 {
+    lease.0 % CLAIM_MODULUS
 }
 
-fn history_text(history: &History) -> rusqlite::Result<String> {
+fn history_json(history: &History) -> rusqlite::Result<String> {
     serde_json::to_string(history).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
-/// The message of a row; its body and dedup key are the caller's to fill in.
+/// Reads a job from a row of `messages` with its body.
+fn read_job(row: &rusqlite::Row<'_>) -> rusqlite::Result<Job> {
+    let body: Option<Vec<u8>> = row.get("body")?;
+    Ok(Job {
+        message: read_message(row, body.unwrap_or_default().into())?,
+        history: read_history(row)?,
+        lease: lease(row.get("seq")?, row.get("claims")?),
+    })
+}
+
+/// Reads a message from its row and `body`.
 pub(super) fn read_message(row: &rusqlite::Row<'_>, body: Bytes) -> rusqlite::Result<Message> {
     let id: String = row.get("id")?;
     Ok(Message {
@@ -390,17 +399,17 @@ pub(super) fn read_message(row: &rusqlite::Row<'_>, body: Bytes) -> rusqlite::Re
     })
 }
 
-/// A time. One that cannot be must not stand in the way of every job behind it.
+/// Reads a time. An invalid value becomes the Unix epoch, because an error would block all jobs behind this one.
 pub(super) fn read_time(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
     Ok(Timestamp::from_millisecond(row.get(column)?).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
-/// The tries so far. For a history that cannot be read the same holds.
+/// Reads the history of a job. An invalid value becomes an empty history, for the same reason.
 pub(super) fn read_history(row: &rusqlite::Row<'_>) -> rusqlite::Result<History> {
     let text: Option<String> = row.get("history")?;
     Ok(text.map_or_else(History::default, |text| {
         serde_json::from_str(&text).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the history of a job cannot be read; it begins anew");
+            tracing::warn!(%error, "the history of a job cannot be read; the job continues with an empty history");
             History::default()
         })
     }))

@@ -1,0 +1,140 @@
+//! Errors of the queue file, with the advice that a person needs to fix each.
+
+use std::{io, path::PathBuf};
+
+use rusqlite::ErrorCode;
+use thiserror::Error;
+
+use crate::queue::QueueError;
+
+/// The queue file cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A parent folder of the file cannot be created.
+    #[error(
+        "cannot make the folder of the queue file {path}: {source}; make it, or point queue.url elsewhere"
+    )]
+    Folder {
+        /// The path of the queue file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The file cannot be created or opened.
+    #[error(
+        "cannot write the queue file {path}: {source}; it and its folder must belong to the user polyhook runs as"
+    )]
+    File {
+        /// The path of the queue file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The file is the database of another program.
+    #[error("{path} is an SQLite database of another program; point queue.url at a file of its own")]
+    Foreign {
+        /// The path of the queue file.
+        path: PathBuf,
+    },
+    /// A newer polyhook wrote the file.
+    #[error(
+        "the queue file {path} has layout {found}, this polyhook knows up to {known}: run the newer version again until the queue is empty, or point queue.url at another file"
+    )]
+    Newer {
+        /// The path of the queue file.
+        path: PathBuf,
+        /// The layout version of the file.
+        found: usize,
+        /// The latest layout version that this polyhook supports.
+        known: usize,
+    },
+    /// The file system does not support a write-ahead log.
+    #[error(
+        "the file system of {path} cannot carry a write-ahead log (a network share?); put the queue file on a local disk"
+    )]
+    NoLog {
+        /// The path of the queue file.
+        path: PathBuf,
+    },
+    /// SQLite reports an error.
+    #[error("cannot use the queue file {path}: {source}{}", hint(.source))]
+    Sqlite {
+        /// The path of the queue file.
+        path: PathBuf,
+        /// The error of SQLite.
+        source: rusqlite::Error,
+    },
+    /// The operating system did not start the writer thread.
+    #[error("cannot start a thread for the queue: {0}; raise the limit of processes")]
+    Thread(io::Error),
+}
+
+impl OpenError {
+    /// Returns true if a later attempt may succeed with the same configuration.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self, Self::Folder { .. } | Self::File { .. } | Self::Sqlite { .. })
+    }
+}
+
+/// A transaction failed.
+#[derive(Debug, Error)]
+pub(super) enum WriteError {
+    /// The file cannot be opened.
+    #[error(transparent)]
+    Open(OpenError),
+    /// A statement or the commit failed.
+    #[error("cannot write the queue file: {error}{hint}", error = .0, hint = hint(.0))]
+    Sqlite(#[from] rusqlite::Error),
+    /// The transaction was written to a file that is no longer at the path.
+    #[error("the queue file was deleted or replaced while it was in use")]
+    FileReplaced,
+}
+
+impl WriteError {
+    /// Returns true if one request caused the error and the other requests of its batch would succeed.
+    pub(super) fn is_caused_by_request(&self) -> bool {
+        match self {
+            Self::Open(_) | Self::FileReplaced => false,
+            Self::Sqlite(error) => match error.sqlite_error_code() {
+                Some(code) => matches!(
+                    code,
+                    ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch
+                ),
+                None => true,
+            },
+        }
+    }
+
+    /// Returns true if the connection can still be used. A connection to a replaced file still holds the messages.
+    pub(super) fn keeps_connection_usable(&self) -> bool {
+        self.is_caused_by_request()
+            || matches!(self, Self::FileReplaced)
+            || matches!(self, Self::Sqlite(error) if matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
+            ))
+    }
+
+    /// Converts the error to the one that callers of the queue get.
+    pub(super) fn to_queue_error(&self) -> QueueError {
+        QueueError::Unavailable(self.to_string())
+    }
+}
+
+/// Returns advice for a person about an error of SQLite; empty if there is none.
+pub(super) fn hint(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "; free space on its disk",
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+            "; it and its folder must be writable for the user polyhook runs as"
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "; another process keeps it locked: close what has it open (a shell, a backup)"
+        }
+        Some(ErrorCode::SystemIoFailure) => "; look for errors of its disk in the system's log",
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            "; it is damaged: move it away (polyhook begins a new one) and recover it with `sqlite3 FILE .recover`"
+        }
+        _ => "",
+    }
+}

@@ -1,0 +1,177 @@
+//! Full, locked, deleted, damaged and foreign files.
+
+use super::*;
+
+#[tokio::test]
+async fn a_full_file_rejects_messages_and_loses_none() {
+    let fixture = SqliteFixture::new();
+    let (queue, _) = fixture.open_with(SqliteOptions { max_bytes: Some(1 << 20), ..test_options() });
+    let body = vec![b'x'; 30_000];
+    let mut stored = HashSet::new();
+    let error = loop {
+        let id = format!("evt_{}", stored.len());
+        match queue.publish(message(&id, &body)).await {
+            Ok(_) => assert!(stored.insert(id)),
+            Err(error) => break error,
+        }
+        assert!(stored.len() < 100);
+    };
+    assert!(matches!(&error, QueueError::Unavailable(why) if why.contains("free space")), "{error}");
+    assert!(queue.ready().await.is_err(), "ready, although no message can be stored");
+    assert!(stored.len() > 20);
+    queue.close().await;
+
+    let (queue, _) = fixture.open_with(test_options());
+    queue.ready().await.unwrap();
+    queue.publish(message("evt_new", b"{}")).await.unwrap();
+    stored.insert("evt_new".to_owned());
+    for _ in 0..stored.len() {
+        let job = take(&queue).await;
+        assert!(stored.remove(&job.message.id), "{} was rejected before", job.message.id);
+    }
+    assert_empty(&queue).await;
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_settlement_during_a_lock_is_written_afterwards() {
+    let fixture = SqliteFixture::new();
+    let (queue, _) = fixture
+        .open_with(SqliteOptions { publish_timeout: Duration::from_millis(300), ..SqliteOptions::default() });
+    queue.publish(message("evt_1", b"{}")).await.unwrap();
+    let job = take(&queue).await;
+    let shell = fixture.connection();
+    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..2 {
+        let started = Instant::now();
+        let error = queue.publish(message("evt_2", b"{}")).await.expect_err("locked");
+        assert!(matches!(error, QueueError::Unavailable(_) | QueueError::Timeout(_)), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+    queue.settle(job.lease, JobOutcome::Done).await.expect_err("locked");
+    queue.ready().await.expect_err("locked");
+    shell.execute_batch("ROLLBACK").unwrap();
+    eventually("the file is writable again", || async { queue.ready().await.ok() }).await;
+    // The writer writes the settlement without another call.
+    eventually("settled", || async {
+        (fixture.count("SELECT count(*) FROM messages WHERE id = 'evt_1' AND state = 'done'") == 1)
+            .then_some(())
+    })
+    .await;
+    queue.publish(message("evt_3", b"{}")).await.unwrap();
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_deleted_file_is_restored_with_all_messages() {
+    let fixture = SqliteFixture::new();
+    let (queue, _) = fixture.open_with(test_options());
+    queue.publish(message("evt_1", b"{}")).await.unwrap();
+    let held = take(&queue).await;
+    queue.publish(message("evt_2", b"{}")).await.unwrap();
+    for file in fs::read_dir(fixture.path().parent().unwrap()).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    eventually("published", || async { queue.publish(message("evt_3", b"{}")).await.ok() }).await;
+    assert_eq!(
+        fixture.count("SELECT count(*) FROM messages"),
+        3,
+        "the message was written to a deleted file"
+    );
+    queue.settle(held.lease, JobOutcome::Done).await.expect("leases survive");
+    assert_eq!(take(&queue).await.message.id, "evt_2");
+    assert_eq!(queue.publish(message("evt_1", b"{}")).await.unwrap(), Published::Duplicate);
+
+    // Only the log is deleted.
+    queue.publish(message("evt_4", b"{}")).await.unwrap();
+    fs::remove_file(fixture.path().with_extension("db-wal")).unwrap();
+    eventually("published", || async { queue.publish(message("evt_5", b"{}")).await.ok() }).await;
+    assert_eq!(fixture.count("SELECT count(*) FROM messages"), 5);
+
+    // Another file in its place is not overwritten.
+    let other = SqliteFixture::new();
+    other.open_with(test_options()).0.close().await;
+    for ending in ["db-wal", "db-shm"] {
+        fs::remove_file(fixture.path().with_extension(ending)).unwrap();
+    }
+    fs::rename(other.path(), fixture.path()).unwrap();
+    eventually("published", || async { queue.publish(message("evt_6", b"{}")).await.ok() }).await;
+    assert_eq!(fixture.count("SELECT count(*) FROM messages"), 1);
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_an_error_until_it_is_removed() {
+    let fixture = SqliteFixture::new();
+    let (queue, _) = fixture.open_with(test_options());
+    queue.publish(message("evt_1", b"{}")).await.unwrap();
+    let garbage = fixture.folder.path().join("garbage");
+    fs::write(&garbage, vec![b'?'; 9000]).unwrap();
+    fs::rename(&garbage, fixture.path()).unwrap();
+    // SQLite could repair the file from its log.
+    fs::remove_file(fixture.path().with_extension("db-wal")).unwrap();
+    let mut waiting = JoinSet::new();
+    waiting.spawn({
+        let queue = Arc::clone(&queue);
+        async move { take(&queue).await }
+    });
+    for _ in 0..3 {
+        let error = queue.publish(message("evt_2", b"{}")).await.expect_err("damaged");
+        assert!(matches!(&error, QueueError::Unavailable(why) if why.contains("damaged")), "{error}");
+    }
+    assert!(queue.ready().await.is_err());
+    for file in fs::read_dir(fixture.path().parent().unwrap()).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    eventually("published", || async { queue.publish(message("evt_2", b"{}")).await.ok() }).await;
+    let job = waiting.join_next().await.unwrap().unwrap();
+    assert_eq!(job.message.id, "evt_2", "a waiting consumer survives the error");
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn only_the_owner_can_read_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let fixture = SqliteFixture::new();
+    let (queue, _) = fixture.open_with(test_options());
+    queue.publish(message("evt_1", b"{}")).await.unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = fixture.path().parent().unwrap().to_owned();
+    assert_eq!(mode(&folder), 0o700);
+    let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+    assert!(files.len() >= 2, "{files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn rejects_foreign_files_without_changing_them() {
+    let fixture = SqliteFixture::new();
+    let (queue, _) = fixture.open_with(test_options());
+    queue.publish(message("evt_1", b"{}")).await.unwrap();
+    queue.close().await;
+    let open = |path: &Path| SqliteQueue::open(path, test_options(), &fixture.life).expect_err("refused");
+
+    fixture.connection().pragma_update(None, "user_version", 99).unwrap();
+    let newer = fs::read(fixture.path()).unwrap();
+    let error = open(&fixture.path());
+    assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
+    assert!(error.to_string().contains("newer version"), "{error}");
+    assert_eq!(fs::read(fixture.path()).unwrap(), newer);
+
+    let foreign = fixture.folder.path().join("foreign.db");
+    Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    let bytes = fs::read(&foreign).unwrap();
+    assert!(matches!(open(&foreign), OpenError::Foreign { .. }));
+    assert_eq!(fs::read(&foreign).unwrap(), bytes);
+
+    let text = fixture.folder.path().join("notes.txt");
+    fs::write(&text, "these are notes ".repeat(100)).unwrap();
+    assert!(matches!(open(&text), OpenError::Sqlite { .. }));
+    assert_eq!(fs::read_to_string(&text).unwrap(), "these are notes ".repeat(100));
+
+    assert!(matches!(open(fixture.folder.path()), OpenError::File { .. }));
+    assert!(matches!(open(&text.join("queue.db")), OpenError::Folder { .. }));
+}
