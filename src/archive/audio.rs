@@ -1,13 +1,14 @@
-//! A recording on its way into the archive.
+//! Writing of a recording into the archive.
 //!
-//! It is hashed, counted and checked as it passes, and held in memory for one part at most: 5 MiB for a
-//! bucket, 1 MiB for a folder; the next part is not taken before this one is stored. Nothing of it can be
-//! seen until [`Archive::commit`](super::Archive::commit) publishes it, so a recording that turns out to be
-//! bad, a worker that dies or a copy that loses a race never touches the recording in the archive.
+//! A recording is hashed, counted and checked as it passes. At most one part of it is in memory: 5 MiB for a bucket,
+//! 1 MiB for a folder. The next part is not accepted before this one is stored. Nothing is visible before
+//! [`Archive::commit`](super::Archive::commit) publishes it. So a bad recording, a worker that dies, and a copy that
+//! loses a race never change the recording in the archive.
 //!
-//! What is dropped unpublished is taken back. In a bucket that needs a request, which
-//! [`Archive::abort_dropped_uploads`](super::Archive::tidy) makes; a crash leaves the parts of an unfinished upload there,
-//! which a lifecycle rule (`AbortIncompleteMultipartUpload`) removes.
+//! A recording that is dropped before it is published is removed. In a bucket,
+//! [`Archive::abort_dropped_uploads`](super::Archive::abort_dropped_uploads) makes the necessary request. A crash
+//! leaves the parts of an unfinished upload in the bucket, and a lifecycle rule (`AbortIncompleteMultipartUpload`)
+//! removes them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,19 +20,19 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ArchiveError, AudioError,
-    backend::Backend,
+    backend::StoreBackend,
     manifest::{Direction, ManifestObject, ObjectKind},
 };
 use crate::wav::WavCheck;
 
 const CONTENT_TYPE: &str = "audio/wav";
-/// A part is gathered in blocks, so that a short recording does not take the memory of a long one.
-const BLOCK: usize = 256 << 10;
+/// The size of the blocks in which a part is collected, so that a short recording needs less memory than a long one.
+const BLOCK_BYTES: usize = 256 << 10;
 
-/// Takes a recording, bit by bit; made by [`Archive::recording_writer`](super::Archive::audio).
+/// A writer for one recording, created by [`Archive::recording_writer`](super::Archive::recording_writer).
 #[derive(Debug)]
 pub struct AudioWriter {
-    backend: Arc<Backend>,
+    backend: Arc<StoreBackend>,
     direction: Direction,
     key: Path,
     upload: Upload,
@@ -40,15 +41,15 @@ pub struct AudioWriter {
     hash: Sha256,
     size: u64,
     check: WavCheck,
-    /// A part was on its way when its future was dropped: nobody knows whether it arrived.
-    torn: bool,
-    peak: usize,
+    /// The future of a part was dropped, so it is unknown if the part was stored.
+    interrupted: bool,
+    peak_buffered: usize,
 }
 
 impl AudioWriter {
     pub(super) fn new(
-        backend: Arc<Backend>,
-        abandoned: Arc<Abandoned>,
+        backend: Arc<StoreBackend>,
+        dropped_uploads: Arc<DroppedUploads>,
         key: Path,
         direction: Direction,
     ) -> Self {
@@ -56,33 +57,34 @@ impl AudioWriter {
             backend,
             direction,
             key,
-            upload: Upload { running: None, abandoned },
+            upload: Upload { running: None, dropped_uploads },
             blocks: Vec::new(),
             block: BytesMut::new(),
             hash: Sha256::new(),
             size: 0,
             check: WavCheck::new(),
-            torn: false,
-            peak: 0,
+            interrupted: false,
+            peak_buffered: 0,
         }
     }
 
-    /// Takes the next bytes and returns when there is room for more. An error is final; drop the writer.
+    /// Takes the next bytes and returns when there is room for more. After an error the writer cannot be used any
+    /// more.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), AudioError> {
         self.check.push(&bytes)?;
         self.hash.update(&bytes);
         self.size += bytes.len() as u64;
         while !bytes.is_empty() {
             if self.block.is_empty() {
-                self.block.reserve(BLOCK);
+                self.block.reserve(BLOCK_BYTES);
             }
-            let room = BLOCK - self.block.len();
+            let room = BLOCK_BYTES - self.block.len();
             let piece = bytes.split_to(room.min(bytes.len()));
             self.block.extend_from_slice(&piece);
-            if self.block.len() == BLOCK {
+            if self.block.len() == BLOCK_BYTES {
                 self.blocks.push(std::mem::take(&mut self.block).freeze());
             }
-            self.peak = self.peak.max(self.buffered());
+            self.peak_buffered = self.peak_buffered.max(self.buffered());
             if self.buffered() >= self.backend.part_size() {
                 self.store_part().await?;
             }
@@ -90,8 +92,8 @@ impl AudioWriter {
         Ok(())
     }
 
-    /// The verdict on the whole recording; `announced` is its length by `Content-Length`. What is not whole
-    /// is taken back.
+    /// Checks the complete recording; `announced` is its length by `Content-Length`. A recording that fails is
+    /// removed.
     pub async fn finish(mut self, announced: Option<u64>) -> Result<StagedAudio, AudioError> {
         let wav = match std::mem::take(&mut self.check).finish(announced) {
             Ok(wav) => wav,
@@ -110,32 +112,32 @@ impl AudioWriter {
             wav: Some(wav),
             etag: None,
         };
-        let content = if self.upload.running.is_none() && !self.torn {
-            Content::Memory(self.gathered())
+        let content = if self.upload.running.is_none() && !self.interrupted {
+            Content::Memory(self.take_buffered())
         } else {
             if self.buffered() > 0 {
                 self.store_part().await?;
             }
-            if self.torn {
-                return Err(ArchiveError::Torn.into());
+            if self.interrupted {
+                return Err(ArchiveError::Interrupted.into());
             }
-            let abandoned = Arc::clone(&self.upload.abandoned);
-            let upload = std::mem::replace(&mut self.upload, Upload { running: None, abandoned });
+            let dropped_uploads = Arc::clone(&self.upload.dropped_uploads);
+            let upload = std::mem::replace(&mut self.upload, Upload { running: None, dropped_uploads });
             stage(&self.backend, upload, self.key.clone()).await?
         };
         Ok(StagedAudio { object, content })
     }
 
-    /// The most bytes of the recording that were held at a time.
+    /// Returns the maximum number of the recording's bytes that were in memory at a time.
     pub fn peak_buffered(&self) -> usize {
-        self.peak
+        self.peak_buffered
     }
 
     fn buffered(&self) -> usize {
-        self.blocks.len() * BLOCK + self.block.len()
+        self.blocks.len() * BLOCK_BYTES + self.block.len()
     }
 
-    fn gathered(&mut self) -> PutPayload {
+    fn take_buffered(&mut self) -> PutPayload {
         if !self.block.is_empty() {
             self.blocks.push(std::mem::take(&mut self.block).freeze());
         }
@@ -143,11 +145,11 @@ impl AudioWriter {
     }
 
     async fn store_part(&mut self) -> Result<(), ArchiveError> {
-        if self.torn {
-            return Err(ArchiveError::Torn);
+        if self.interrupted {
+            return Err(ArchiveError::Interrupted);
         }
-        self.torn = true;
-        let part = self.gathered();
+        self.interrupted = true;
+        let part = self.take_buffered();
         if self.upload.running.is_none() {
             let options = PutMultipartOptions {
                 attributes: self.backend.attributes(CONTENT_TYPE),
@@ -158,13 +160,13 @@ impl AudioWriter {
         if let Some(upload) = &mut self.upload.running {
             upload.put_part(part).await?;
         }
-        self.torn = false;
+        self.interrupted = false;
         Ok(())
     }
 }
 
-/// Makes the most of an upload that can be made without its being seen.
-async fn stage(backend: &Arc<Backend>, mut upload: Upload, key: Path) -> Result<Content, ArchiveError> {
+/// Completes as much of an upload as possible without making it visible.
+async fn stage(backend: &Arc<StoreBackend>, mut upload: Upload, key: Path) -> Result<Content, ArchiveError> {
     if backend.folder.is_none() {
         return Ok(Content::Upload(upload));
     }
@@ -175,7 +177,7 @@ async fn stage(backend: &Arc<Backend>, mut upload: Upload, key: Path) -> Result<
     Ok(Content::File(StagedFile { backend: Arc::clone(backend), key: Some(key) }))
 }
 
-/// A whole recording that nobody can see yet. Dropped, it is taken back.
+/// A complete recording that is not visible yet. It is removed when it is dropped.
 #[derive(Debug)]
 pub struct StagedAudio {
     object: ManifestObject,
@@ -184,7 +186,7 @@ pub struct StagedAudio {
 
 #[derive(Debug)]
 enum Content {
-    /// Shorter than a part.
+    /// Shorter than one part.
     Memory(PutPayload),
     /// All parts are in the bucket.
     Upload(Upload),
@@ -194,27 +196,31 @@ enum Content {
 
 #[derive(Debug)]
 struct StagedFile {
-    backend: Arc<Backend>,
+    backend: Arc<StoreBackend>,
     key: Option<Path>,
 }
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
         if let (Some(key), Some(folder)) = (&self.key, &self.backend.folder) {
-            // What cannot be removed now is swept when the process has ended.
+            // If it cannot be removed now, a later process removes it after this one has ended.
             let _ = std::fs::remove_file(folder.path(key.as_ref()));
         }
     }
 }
 
 impl StagedAudio {
-    /// The manifest's entry of it.
+    /// Returns the manifest's entry for the recording.
     pub fn object(&self) -> &ManifestObject {
         &self.object
     }
 
-    /// Puts it in its place, whatever lies there.
-    pub(super) async fn publish(self, backend: &Backend, key: &Path) -> Result<ManifestObject, ArchiveError> {
+    /// Moves the recording to its final key and replaces an earlier one.
+    pub(super) async fn publish(
+        self,
+        backend: &StoreBackend,
+        key: &Path,
+    ) -> Result<ManifestObject, ArchiveError> {
         let Self { mut object, content } = self;
         let result = match content {
             Content::Memory(payload) => {
@@ -223,13 +229,13 @@ impl StagedAudio {
                 backend.store.put_opts(key, payload, options).await?
             }
             Content::Upload(mut upload) => {
-                let Some(running) = &mut upload.running else { return Err(ArchiveError::Torn) };
+                let Some(running) = &mut upload.running else { return Err(ArchiveError::Interrupted) };
                 let result = running.complete().await?;
                 upload.running = None;
                 result
             }
             Content::File(mut file) => {
-                let Some(staged) = &file.key else { return Err(ArchiveError::Torn) };
+                let Some(staged) = &file.key else { return Err(ArchiveError::Interrupted) };
                 backend.store.rename(staged, key).await?;
                 file.key = None;
                 return Ok(object);
@@ -242,11 +248,11 @@ impl StagedAudio {
     }
 }
 
-/// An upload that is given to [`Abandoned`] if it is dropped unfinished.
+/// An upload that is added to [`DroppedUploads`] if it is dropped unfinished.
 #[derive(Debug)]
 struct Upload {
     running: Option<Box<dyn MultipartUpload>>,
-    abandoned: Arc<Abandoned>,
+    dropped_uploads: Arc<DroppedUploads>,
 }
 
 impl Upload {
@@ -260,16 +266,16 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
-            self.abandoned.0.lock().unwrap_or_else(PoisonError::into_inner).push(running);
+            self.dropped_uploads.0.lock().unwrap_or_else(PoisonError::into_inner).push(running);
         }
     }
 }
 
-/// Uploads nobody will finish, until there is a moment to tell the store.
+/// Uploads that will not be finished, until the store can be asked to abort them.
 #[derive(Debug, Default)]
-pub(super) struct Abandoned(Mutex<Vec<Box<dyn MultipartUpload>>>);
+pub(super) struct DroppedUploads(Mutex<Vec<Box<dyn MultipartUpload>>>);
 
-impl Abandoned {
+impl DroppedUploads {
     pub(super) async fn abort_all(&self) {
         let uploads = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         for upload in uploads {
@@ -281,6 +287,6 @@ impl Abandoned {
 async fn abort(mut upload: Box<dyn MultipartUpload>) {
     if let Err(error) = upload.abort().await {
         let error = ArchiveError::from(error);
-        tracing::warn!(%error, "an unfinished upload could not be taken back; the bucket's lifecycle rule has to");
+        tracing::warn!(%error, "an unfinished upload could not be aborted; the lifecycle rule of the bucket must remove it");
     }
 }

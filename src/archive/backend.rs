@@ -1,5 +1,5 @@
-//! From `[archive]` to an object store: the four kinds of URL, their clients' timeouts, and what differs
-//! between a folder and a bucket.
+//! The object store behind the archive: it is built from `[archive]`, for the four kinds of URL. This module sets the
+//! timeouts and hides the differences between a folder and a bucket.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,13 +13,13 @@ use object_store::{
 };
 use url::Url;
 
-use super::{ArchiveConfig, ArchiveError, folder::Folder};
+use super::{ArchiveConfig, ArchiveError, folder::PrivateFolder};
 use crate::secret::Secret;
 
-/// One part of 5 MiB (the least S3 and Google accept) must pass within it.
+/// The maximum time of one request. One part of 5 MiB, the smallest that S3 and Google accept, must pass within it.
 const REQUEST_TIMEOUT: &str = "60 seconds";
 const CONNECT_TIMEOUT: &str = "5 seconds";
-/// Beyond it the job's own retries take over, which wait longer and hold nothing.
+/// After these retries the retries of the job take over, which wait longer and hold no resources.
 const RETRY: RetryConfig = RetryConfig {
     backoff: BackoffConfig {
         init_backoff: Duration::from_millis(100),
@@ -32,18 +32,18 @@ const RETRY: RetryConfig = RetryConfig {
 
 /// An opened store.
 #[derive(Debug)]
-pub(super) struct Backend {
+pub(super) struct StoreBackend {
     pub(super) store: Arc<dyn ObjectStore>,
-    /// Before every key.
+    /// The prefix of every key.
     pub(super) prefix: Path,
-    /// A folder needs locks where a bucket has conditional writes.
-    pub(super) folder: Option<Folder>,
-    /// `file:///…/` or `s3://bucket/`: what a key is appended to.
+    /// Set for a folder, which needs locks where a bucket has conditional writes.
+    pub(super) folder: Option<PrivateFolder>,
+    /// `file:///…/` or `s3://bucket/`: a key is appended to it.
     base: Url,
 }
 
-impl Backend {
-    /// What [`Backend::open`] would say, without making a folder.
+impl StoreBackend {
+    /// Returns the error that [`StoreBackend::open`] would return, without creating a folder.
     pub(super) fn check(config: &ArchiveConfig) -> Result<(), ArchiveError> {
         match config.url.strip_prefix("file:") {
             Some(_) if config.folder().is_none() => Err(no_folder()),
@@ -52,24 +52,29 @@ impl Backend {
         }
     }
 
-    /// Reads files and makes folders, but speaks to no server. Blocking.
+    /// Reads files and creates folders, but contacts no server. Blocks.
     pub(super) fn open(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
         if config.url.starts_with("file:") {
             return Self::file(config);
         }
-        // Whoever runs us may have chosen a provider already; any will do.
+        // The program may have installed another crypto provider already. Each one works.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = Url::parse(&config.url).map_err(|error| {
-            invalid(format!("`url` is no URL ({error}); write file:FOLDER or s3://BUCKET"))
+            invalid(format!("`url` is not a URL ({error}); write file:FOLDER or s3://BUCKET"))
         })?;
         let Some(bucket) = url.host_str().filter(|host| !host.is_empty()) else {
-            return Err(invalid(format!("`url` names no bucket: {}://BUCKET/PREFIX", url.scheme())));
+            return Err(invalid(format!(
+                "`url` does not name a bucket; write {}://BUCKET/PREFIX",
+                url.scheme()
+            )));
         };
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return Err(invalid("`url` holds nothing but bucket and prefix; keys have their own settings"));
+            return Err(invalid(
+                "`url` may contain a bucket and a prefix only; set the keys in their own settings",
+            ));
         }
         let prefix = Path::from_url_path(url.path().trim_end_matches('/'))
-            .map_err(|error| invalid(format!("the prefix in `url` is not usable: {error}")))?;
+            .map_err(|error| invalid(format!("the prefix in `url` is not valid: {error}")))?;
         if let Some(endpoint) = &config.endpoint
             && !endpoint.starts_with("https://")
             && !(config.allow_http && endpoint.starts_with("http://"))
@@ -82,7 +87,7 @@ impl Backend {
             "az" | "azure" => Arc::new(azure(config, bucket)?),
             other => {
                 return Err(invalid(format!(
-                    "`url` begins with {other}:, which is none of file, s3, gs, az"
+                    "`url` begins with {other}:, which is not one of file, s3, gs, az"
                 )));
             }
         };
@@ -100,12 +105,17 @@ impl Backend {
         let root = path.canonicalize().map_err(failed)?;
         let base = Url::from_directory_path(&root)
             .map_err(|()| invalid(format!("{} has no URL", root.display())))?;
-        // An archived job is acknowledged, so it must survive a power cut.
+        // A job is acknowledged when it is archived, so the archive must survive a power cut.
         let store = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
-        Ok(Self { store: Arc::new(store), prefix: Path::ROOT, folder: Some(Folder::open(&root)?), base })
+        Ok(Self {
+            store: Arc::new(store),
+            prefix: Path::ROOT,
+            folder: Some(PrivateFolder::open(&root)?),
+            base,
+        })
     }
 
-    /// The URL of an object. Of a bucket: its name and the key as it is, as the providers' tools write it.
+    /// Returns the URL of an object. For a bucket it contains the literal key, as the providers' tools expect it.
     pub(super) fn url(&self, key: &Path) -> String {
         if self.folder.is_none() {
             return format!("{}{key}", self.base);
@@ -117,7 +127,7 @@ impl Backend {
         url.into()
     }
 
-    /// Says to a browser what an object is; files tell by their name.
+    /// Returns the content type that a bucket stores with an object. In a folder the file name states the type.
     pub(super) fn attributes(&self, content_type: &'static str) -> Attributes {
         match self.folder {
             Some(_) => Attributes::new(),
@@ -125,7 +135,8 @@ impl Backend {
         }
     }
 
-    /// How to replace `existing` and nothing else. A folder knows no such write, and is locked instead.
+    /// Returns the mode that replaces `existing` and no other version. A folder has no such write and is locked
+    /// instead.
     pub(super) fn replace(&self, existing: Option<object_store::UpdateVersion>) -> PutMode {
         match (existing, &self.folder) {
             (None, _) => PutMode::Create,
@@ -134,19 +145,19 @@ impl Backend {
         }
     }
 
-    /// Bytes of one part of a large object: what a store requires at least, for memory's sake.
+    /// Returns the size of one part of a large object in bytes: the minimum that the store accepts, to save memory.
     pub(super) fn part_size(&self) -> usize {
         if self.folder.is_some() { 1 << 20 } else { 5 << 20 }
     }
 }
 
-/// Like `create_dir_all`, and the new entries survive a power cut.
+/// Creates folders like `create_dir_all`, so that they survive a power cut.
 fn create_durably(path: &std::path::Path) -> std::io::Result<()> {
     let absolute = std::path::absolute(path)?;
     let existing = absolute.ancestors().find(|ancestor| ancestor.is_dir()).map(std::path::Path::to_owned);
     std::fs::create_dir_all(&absolute)?;
     for ancestor in absolute.ancestors() {
-        // Folders that cannot be opened for it (Windows) need no such care.
+        // Windows cannot open folders, and does not need this.
         if let Ok(folder) = std::fs::File::open(ancestor) {
             folder.sync_all()?;
         }
@@ -220,7 +231,7 @@ fn azure(config: &ArchiveConfig, container: &str) -> Result<impl ObjectStore, Ar
 
 const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
 
-/// Both halves of the key, or none.
+/// Returns both halves of the access key, or `None` if neither is set.
 fn key_pair(config: &ArchiveConfig) -> Result<Option<(&str, Secret)>, ArchiveError> {
     let secret = match (&config.secret_access_key, &config.secret_access_key_file) {
         (Some(_), Some(_)) => {
@@ -235,12 +246,14 @@ fn key_pair(config: &ArchiveConfig) -> Result<Option<(&str, Secret)>, ArchiveErr
     match (config.access_key_id.as_deref(), secret) {
         (None, None) => Ok(None),
         (Some(id), Some(secret)) if !id.is_empty() && !secret.is_empty() => Ok(Some((id, secret))),
-        _ => Err(invalid("`access_key_id` and `secret_access_key` go together, and neither may be empty")),
+        _ => Err(invalid(
+            "`access_key_id` and `secret_access_key` must be set together, and neither may be empty",
+        )),
     }
 }
 
 fn no_folder() -> ArchiveError {
-    invalid("`url` names no folder of this machine: write file:FOLDER or file:///FOLDER")
+    invalid("`url` does not name a folder of this machine; write file:FOLDER or file:///FOLDER")
 }
 
 fn invalid(message: impl Into<String>) -> ArchiveError {

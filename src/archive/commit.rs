@@ -1,18 +1,18 @@
-//! Making a conversation visible, once and in order, whoever else tries.
+//! The commit of a conversation: it becomes visible once and in order, even if several workers try.
 //!
-//! All that is slow has been done before: recordings are staged. A commit reads what is there, decides, and
-//! then writes `conversation.json`, the recordings and the manifest. No two writers may be in there together, or
-//! the manifest of one could name the bytes of the other:
+//! All slow work is done before: the recordings are staged. A commit reads the current state, decides, and then
+//! writes `conversation.json`, the recordings and the manifest. Two writers must not do this at the same time,
+//! because the manifest of one could name the bytes of the other:
 //!
-//! * Within a process a mutex sees to it, and in a folder a file lock between processes.
-//! * In a bucket `conversation.json` is the lock. It is written on the condition that it still is what was
-//!   there before, and from then on it is not what the manifest names, which others see: they wait for the
-//!   manifest. A writer gives up when three quarters of [`PATIENCE`] are over; one that has changed nothing for
-//!   all of it is dead, and the next takes over. Nobody's clock is compared with anybody else's.
-//! * The manifest is written on the condition that it is the one the decision was based on. Where in spite of
-//!   all that (two writers with the same `conversation.json` and different recordings, a machine that was
-//!   asleep for a minute) the bytes are not what the manifest names, the writer who finds out returns
-//!   [`ArchiveError::Raced`], and the next try finds the damage ([`StoredConversation::is_intact`]) and mends it.
+//! * Within a process a mutex prevents it, and in a folder a file lock does so between processes.
+//! * In a bucket `conversation.json` is the lock. It is written on the condition that it has not changed since it was
+//!   read. From then on it differs from what the manifest names. Other writers see this and wait for the manifest. A
+//!   writer gives up after three quarters of [`TAKEOVER_TIMEOUT`]. If nothing changes for the whole timeout, the
+//!   writer is dead, and the next one takes over. No two clocks are compared.
+//! * The manifest is written on the condition that it is the one on which the decision was based. Even so, the bytes
+//!   can differ from the manifest in rare cases: two writers with the same `conversation.json` and different
+//!   recordings, or a machine that was suspended for a minute. The writer that detects this returns
+//!   [`ArchiveError::Raced`]. The next try finds the damage ([`StoredConversation::is_intact`]) and repairs it.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::{
     Archive, ArchiveError, StoredConversation,
     audio::StagedAudio,
-    conflicted,
+    is_conflict,
     key::{CONVERSATION, Location, MANIFEST},
     manifest::{
         AudioStatus, Handoff, Manifest, ManifestDraft, ManifestObject, ObjectKind, SCHEMA_VERSION, Timings,
@@ -32,39 +32,40 @@ use super::{
     write_decision::{WriteDecision, decide_write},
 };
 
-/// How long, at first, the others watch a writer that does nothing; it gives up after three quarters of it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(40);
-/// How often they look.
-const LOOK: Duration = Duration::from_millis(200);
+/// The default time after which other writers take over from a writer that changes nothing. A writer gives up after
+/// three quarters of it.
+pub(super) const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(40);
+/// The interval at which a waiting writer checks the current state.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const JSON: &str = "application/json";
 
-/// How a commit ended.
+/// The outcome of a commit, with the manifest that the archive has now.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CommitOutcome {
-    /// It is in the archive, as this manifest says.
+    /// This copy was written.
     Written(Manifest),
-    /// It was already; this is what lies there.
+    /// The archive already had this copy.
     Unchanged(Manifest),
-    /// Something newer was; this is what lies there.
+    /// The archive already had a newer copy.
     Stale(Manifest),
 }
 
 impl CommitOutcome {
-    /// What lies in the archive now.
+    /// Returns the manifest that the archive has now.
     pub fn manifest(&self) -> &Manifest {
         match self {
             Self::Written(manifest) | Self::Unchanged(manifest) | Self::Stale(manifest) => manifest,
         }
     }
 
-    /// The same, taken out.
+    /// Returns the manifest that the archive has now, by value.
     pub fn into_manifest(self) -> Manifest {
         match self {
             Self::Written(manifest) | Self::Unchanged(manifest) | Self::Stale(manifest) => manifest,
         }
     }
 
-    /// A short constant word for metric labels.
+    /// Returns a short constant word for metric labels.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Written(_) => "written",
@@ -74,28 +75,28 @@ impl CommitOutcome {
     }
 }
 
-/// What to do about what lies there.
-enum Verdict {
+/// The next step of a commit.
+enum CommitStep {
     Leave(Box<CommitOutcome>),
-    /// Somebody else is writing.
+    /// Another writer has started.
     Wait,
-    Write(Box<Plan>),
+    Write(Box<WritePlan>),
 }
 
-struct Plan {
+struct WritePlan {
     manifest: Manifest,
-    /// The conversation that is to be replaced.
+    /// The `conversation.json` to replace.
     conversation: Option<ObjectMeta>,
-    /// The manifest that is to be replaced.
+    /// The manifest to replace.
     version: Option<UpdateVersion>,
 }
 
 impl Archive {
-    /// Archives a conversation with its recordings, unless the archive has this copy or a newer one. Recordings that
-    /// are there and not replaced stay, and stay in the manifest.
+    /// Archives a conversation with its recordings, unless the archive has this copy or a newer one. Earlier
+    /// recordings that are not replaced stay, and stay in the manifest.
     ///
-    /// Durable when it returns. On an error nothing has changed, or the next try completes it. Not to be
-    /// cancelled lightly: in a bucket the next writer would then wait for a while.
+    /// The result is durable when the function returns. After an error nothing has changed, or the next try completes
+    /// the change. Avoid to cancel it: in a bucket the next writer would wait for the takeover timeout.
     pub async fn commit(
         &self,
         location: &Location,
@@ -103,95 +104,100 @@ impl Archive {
         conversation: Bytes,
         audio: Vec<StagedAudio>,
     ) -> Result<CommitOutcome, ArchiveError> {
-        let bucket = Sha256::digest(location.folder())[0];
-        let _turn = self.turn(bucket).await;
-        let _lock = match &self.backend.folder {
-            Some(folder) => Some(folder.lock_bucket(bucket).await?),
+        let lock_index = Sha256::digest(location.folder())[0];
+        let _commit_lock = self.commit_lock(lock_index).await;
+        let _folder_lock = match &self.backend.folder {
+            Some(folder) => Some(folder.lock_commits(lock_index).await?),
             None => None,
         };
-        let candidate = self.manifest_of(location, draft, &conversation, &audio);
+        let candidate = self.build_manifest(location, draft, &conversation, &audio);
         let mut watched: Option<(Option<String>, Instant)> = None;
         loop {
-            let stale = watched.as_ref().is_some_and(|(_, since)| since.elapsed() >= self.patience);
-            match self.judge(location, &candidate, draft.again, stale).await? {
-                Verdict::Leave(committed) => {
+            let take_over =
+                watched.as_ref().is_some_and(|(_, since)| since.elapsed() >= self.takeover_timeout);
+            match self.next_step(location, &candidate, draft.again, take_over).await? {
+                CommitStep::Leave(committed) => {
                     drop(audio);
                     self.abort_dropped_uploads().await;
                     return Ok(*committed);
                 }
-                Verdict::Write(plan) => match self.claim(location, &plan, &conversation).await? {
-                    Some(claim) => {
-                        let writing = self.publish(location, *plan, claim, &candidate, audio);
-                        return match self.backend.folder {
-                            Some(_) => writing.await,
-                            None => tokio::time::timeout(self.patience * 3 / 4, writing)
-                                .await
-                                .unwrap_or(Err(ArchiveError::Raced)),
-                        };
+                CommitStep::Write(plan) => {
+                    match self.lock_conversation(location, &plan, &conversation).await? {
+                        Some(written) => {
+                            let writing = self.write_objects(location, *plan, written, &candidate, audio);
+                            return match self.backend.folder {
+                                Some(_) => writing.await,
+                                None => tokio::time::timeout(self.takeover_timeout * 3 / 4, writing)
+                                    .await
+                                    .unwrap_or(Err(ArchiveError::Raced)),
+                            };
+                        }
+                        // Another writer was faster. Read the state again.
+                        None => watched = None,
                     }
-                    // Somebody was faster; look again.
-                    None => watched = None,
-                },
-                Verdict::Wait => {
+                }
+                CommitStep::Wait => {
                     let now =
-                        self.meta(&self.key(location, CONVERSATION)?).await?.and_then(|meta| meta.e_tag);
+                        self.head(&self.key(location, CONVERSATION)?).await?.and_then(|meta| meta.e_tag);
                     if watched.as_ref().is_none_or(|(before, _)| *before != now) {
                         watched = Some((now, Instant::now()));
                     }
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
             }
         }
     }
 
-    /// Looks at what lies there and decides. `again`: what is the same is written all the same. `patient`: whoever holds the conversation is taken for dead.
-    async fn judge(
+    /// Reads the current state and decides. With `again`, an identical copy is written, too. With `take_over`,
+    /// another writer that has started counts as dead.
+    async fn next_step(
         &self,
         location: &Location,
         candidate: &Manifest,
         again: bool,
-        patient: bool,
-    ) -> Result<Verdict, ArchiveError> {
+        take_over: bool,
+    ) -> Result<CommitStep, ArchiveError> {
         let stored = self.read(location).await?;
-        let conversation = self.meta(&self.key(location, CONVERSATION)?).await?;
-        let held = self.backend.folder.is_none()
-            && !patient
-            && held_by_other(stored.as_ref(), conversation.as_ref());
+        let conversation = self.head(&self.key(location, CONVERSATION)?).await?;
+        let locked = self.backend.folder.is_none()
+            && !take_over
+            && locked_by_other(stored.as_ref(), conversation.as_ref());
         let Some(StoredConversation { manifest: existing, damaged, version }) = stored else {
             let manifest = Manifest { revision: 1, ..candidate.clone() };
-            let plan = Plan { manifest, conversation, version: None };
-            return Ok(if held { Verdict::Wait } else { Verdict::Write(Box::new(plan)) });
+            let plan = WritePlan { manifest, conversation, version: None };
+            return Ok(if locked { CommitStep::Wait } else { CommitStep::Write(Box::new(plan)) });
         };
         let intact = damaged.is_empty();
         let revision = match decide_write(&existing, candidate) {
             WriteDecision::Write { revision } => revision,
-            WriteDecision::Unchanged if (intact && !again) || held => {
-                return Ok(Verdict::Leave(Box::new(CommitOutcome::Unchanged(existing))));
+            WriteDecision::Unchanged if (intact && !again) || locked => {
+                return Ok(CommitStep::Leave(Box::new(CommitOutcome::Unchanged(existing))));
             }
-            // Something was removed or changed by other hands: put it right.
+            // An object was removed or changed from outside. Write it again.
             WriteDecision::Unchanged => existing.revision.saturating_add(1),
             WriteDecision::Stale => {
-                if !intact && !held {
+                if !intact && !locked {
                     tracing::warn!(
                         conversation.folder = %location,
-                        "archived objects are not what their manifest names; fetching the conversation again mends it"
+                        "archived objects differ from their manifest; fetch the conversation again to repair them"
                     );
                 }
-                return Ok(Verdict::Leave(Box::new(CommitOutcome::Stale(existing))));
+                return Ok(CommitStep::Leave(Box::new(CommitOutcome::Stale(existing))));
             }
         };
-        if held {
-            return Ok(Verdict::Wait);
+        if locked {
+            return Ok(CommitStep::Wait);
         }
         let manifest = keep_recordings(&existing, &damaged, Manifest { revision, ..candidate.clone() });
-        Ok(Verdict::Write(Box::new(Plan { manifest, conversation, version: Some(version) })))
+        Ok(CommitStep::Write(Box::new(WritePlan { manifest, conversation, version: Some(version) })))
     }
 
-    /// Writes `conversation.json` if nobody did since it was looked at; from then on it is ours to go on.
-    async fn claim(
+    /// Writes `conversation.json` if it has not changed since it was read. From then on this writer holds the lock.
+    /// Returns `None` if it has changed.
+    async fn lock_conversation(
         &self,
         location: &Location,
-        plan: &Plan,
+        plan: &WritePlan,
         conversation: &Bytes,
     ) -> Result<Option<PutResult>, ArchiveError> {
         let mode = self.backend.replace(
@@ -203,33 +209,33 @@ impl Archive {
         let key = self.key(location, CONVERSATION)?;
         match self.backend.store.put_opts(&key, PutPayload::from(conversation.clone()), options).await {
             Ok(result) => {
-                count(ObjectKind::Conversation.as_str(), conversation.len() as u64);
+                count_bytes(ObjectKind::Conversation.as_str(), conversation.len() as u64);
                 Ok(Some(result))
             }
-            Err(error) if conflicted(&error) => Ok(None),
+            Err(error) if is_conflict(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn publish(
+    async fn write_objects(
         &self,
         location: &Location,
-        plan: Plan,
-        claim: PutResult,
+        plan: WritePlan,
+        written: PutResult,
         candidate: &Manifest,
         audio: Vec<StagedAudio>,
     ) -> Result<CommitOutcome, ArchiveError> {
-        let Plan { mut manifest, version, .. } = plan;
+        let WritePlan { mut manifest, version, .. } = plan;
         let mut published = Vec::new();
         for staged in audio {
             let key = self.key(location, &staged.object().name)?;
             let object = staged.publish(&self.backend, &key).await?;
-            count(ObjectKind::Audio.as_str(), object.size_bytes);
+            count_bytes(ObjectKind::Audio.as_str(), object.size_bytes);
             published.push(object);
         }
         for object in &mut manifest.objects {
             if object.name == CONVERSATION && self.backend.folder.is_none() {
-                object.etag.clone_from(&claim.e_tag);
+                object.etag.clone_from(&written.e_tag);
             } else if let Some(new) = published.iter().find(|new| new.name == object.name) {
                 object.clone_from(new);
             }
@@ -247,16 +253,16 @@ impl Archive {
         };
         match self.backend.store.put_opts(&self.key(location, MANIFEST)?, body.into(), options).await {
             Ok(_) => {
-                count("manifest", size);
+                count_bytes("manifest", size);
                 Ok(CommitOutcome::Written(manifest))
             }
-            Err(error) if conflicted(&error) => self.after_conflict(location, &manifest, candidate).await,
+            Err(error) if is_conflict(&error) => self.after_conflict(location, &manifest, candidate).await,
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Another manifest lies there. It may be ours, its answer lost and the request repeated; or somebody
-    /// else's, which is well if it names the bytes that are there.
+    /// Resolves a failed conditional write of the manifest. The current manifest may be ours, if the store repeated a
+    /// request whose answer was lost. It may be another writer's, which is fine if it names the current bytes.
     async fn after_conflict(
         &self,
         location: &Location,
@@ -277,7 +283,7 @@ impl Archive {
         }
     }
 
-    fn manifest_of(
+    fn build_manifest(
         &self,
         location: &Location,
         draft: &ManifestDraft,
@@ -285,7 +291,7 @@ impl Archive {
         audio: &[StagedAudio],
     ) -> Manifest {
         let mut facts = draft.facts.clone();
-        facts.handoff = facts.handoff.map(without_addresses);
+        facts.handoff = facts.handoff.map(remove_addresses);
         let document = ManifestObject {
             name: CONVERSATION.to_owned(),
             kind: ObjectKind::Conversation,
@@ -317,8 +323,8 @@ impl Archive {
     }
 }
 
-/// Somebody has written the conversation and not yet the manifest that names it.
-fn held_by_other(stored: Option<&StoredConversation>, conversation: Option<&ObjectMeta>) -> bool {
+/// Returns true if a writer has written the conversation, but not yet the manifest that names it.
+fn locked_by_other(stored: Option<&StoredConversation>, conversation: Option<&ObjectMeta>) -> bool {
     match (stored, conversation) {
         (_, None) => false,
         (None, Some(_)) => true,
@@ -330,10 +336,10 @@ fn held_by_other(stored: Option<&StoredConversation>, conversation: Option<&Obje
     }
 }
 
-/// Recordings of the copy that is replaced stay, unless they come anew, or come now with another redaction.
+/// Adds the earlier recordings that the new copy does not replace, unless their redaction differs.
 fn keep_recordings(existing: &Manifest, damaged: &[String], mut new: Manifest) -> Manifest {
-    let comes_without = new.audio.status != AudioStatus::Ready;
-    if !comes_without && existing.audio.redacted != new.audio.redacted {
+    let has_no_audio = new.audio.status != AudioStatus::Ready;
+    if !has_no_audio && existing.audio.redacted != new.audio.redacted {
         return new;
     }
     let kept = existing.objects.iter().filter(|object| {
@@ -342,25 +348,25 @@ fn keep_recordings(existing: &Manifest, damaged: &[String], mut new: Manifest) -
             && !new.objects.iter().any(|other| other.name == object.name)
     });
     let kept: Vec<_> = kept.cloned().collect();
-    if comes_without && existing.audio.status == AudioStatus::Ready && !kept.is_empty() {
+    if has_no_audio && existing.audio.status == AudioStatus::Ready && !kept.is_empty() {
         new.audio = existing.audio;
     }
     new.objects.extend(kept);
     new
 }
 
-/// A destination may be somebody's number; names stay.
-fn without_addresses(handoff: Handoff) -> Handoff {
-    let harmless = |text: &String| {
+/// Removes a reason or destination that looks like a phone number or an address. Names stay.
+fn remove_addresses(handoff: Handoff) -> Handoff {
+    let is_safe = |text: &String| {
         text.bytes().filter(u8::is_ascii_digit).count() < 5 && !text.contains('@') && !text.contains(':')
     };
-    Handoff { reason: handoff.reason.filter(harmless), destination: handoff.destination.filter(harmless) }
+    Handoff { reason: handoff.reason.filter(is_safe), destination: handoff.destination.filter(is_safe) }
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-fn count(kind: &'static str, bytes: u64) {
+fn count_bytes(kind: &'static str, bytes: u64) {
     metrics::counter!("polyhook_archive_bytes_total", "kind" => kind).increment(bytes);
 }

@@ -1,4 +1,4 @@
-//! `[archive]`: where conversations are kept, and how to get in.
+//! The `[archive]` section: the place of the archive and its credentials.
 
 use std::path::PathBuf;
 
@@ -10,32 +10,32 @@ use crate::secret::Secret;
 
 /// `[archive]`
 ///
-/// What is not set here is taken from the store's usual environment variables (`AWS_…`, `GOOGLE_…`,
-/// `AZURE_…`), and then from the machine's own identity (instance profile, workload identity).
+/// Settings that are absent are read from the usual environment variables of the store (`AWS_…`, `GOOGLE_…`,
+/// `AZURE_…`), and then from the identity of the machine (instance profile, workload identity).
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ArchiveConfig {
-    /// `file:FOLDER` (a relative one starts at the working directory), `s3://BUCKET/PREFIX`,
-    /// `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`. The prefix may be left out.
+    /// `file:FOLDER` (relative to the working directory, or absolute), `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or
+    /// `az://CONTAINER/PREFIX`. The prefix is optional.
     pub url: String,
-    /// Base URL of a store that is not the provider's own: `https://minio.example:9000`.
+    /// Base URL of a store other than the provider's own: `https://minio.example:9000`.
     pub endpoint: Option<String>,
-    /// S3: the bucket's region.
+    /// S3: region of the bucket.
     pub region: Option<String>,
-    /// S3: the access key's id. Azure: the storage account's name.
+    /// S3: access key id. Azure: name of the storage account.
     pub access_key_id: Option<String>,
-    /// S3: the secret access key. Azure: the storage account's key.
+    /// S3: secret access key. Azure: key of the storage account.
     pub secret_access_key: Option<Secret>,
-    /// A file that holds `secret_access_key`.
+    /// File that contains `secret_access_key`.
     pub secret_access_key_file: Option<PathBuf>,
-    /// Google: the JSON file of the service account.
+    /// Google: JSON file of the service account.
     pub service_account_file: Option<PathBuf>,
-    /// Allows `endpoint` to be `http://`, which carries conversations in clear text.
+    /// Allows `http://` in `endpoint`, which sends conversations in clear text.
     pub allow_http: bool,
 }
 
 impl ArchiveConfig {
-    /// The folder, where the archive is one.
+    /// Returns the folder of a `file:` archive, or `None` for a bucket.
     pub fn folder(&self) -> Option<PathBuf> {
         let path = self.url.strip_prefix("file:").filter(|path| !path.is_empty())?;
         if path.starts_with("//") {

@@ -1,6 +1,7 @@
-//! What the archive holds of a day, from one listing: the archive is its own ledger.
+//! The archived conversations of a day, from one listing. So the archive itself records what is archived.
 //!
-//! No manifest is read for it: its being there says that a conversation is archived, and the store says since when.
+//! The listing reads no manifests. The existence of a manifest means that the conversation is archived, and the store
+//! knows since when.
 
 use std::collections::HashMap;
 
@@ -11,44 +12,44 @@ use sha2::{Digest, Sha256};
 
 use super::{Archive, ArchiveError, Location, MANIFEST, key};
 
-/// A conversation's folder.
+/// The folder of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConversationFolder {
-    /// Its last segment: the conversation's id as a key has it.
+    /// The last segment of its key: the encoded conversation id.
     pub name: String,
-    /// When the manifest was written, by the store's clock; none where there is no manifest, so that the
-    /// conversation is not archived (yet).
+    /// The time at which the manifest was written, by the clock of the store. `None` if there is no manifest, so that
+    /// the conversation is not archived (yet).
     pub archived_at: Option<Timestamp>,
-    /// How many objects are in it.
+    /// The number of its objects.
     pub objects: u64,
-    /// Their bytes.
+    /// The size of its objects in bytes.
     pub bytes: u64,
 }
 
-/// Which conversations of a day are archived, and since when. Takes some 50 bytes for each.
+/// The archived conversations of a day, with the times at which they were archived. Needs about 50 bytes for each.
 #[derive(Debug, Default)]
 pub struct ArchivedDay(HashMap<[u8; 16], i64>);
 
 impl ArchivedDay {
-    /// When the conversation that belongs to `location` was archived, if it was.
+    /// Returns the time at which the conversation at `location` was archived, or `None` if it is not.
     pub fn archived_at(&self, location: &Location) -> Option<Timestamp> {
-        let seconds = self.0.get(&digest(location.name()))?;
+        let seconds = self.0.get(&short_hash(location.name()))?;
         Some(Timestamp::from_second(*seconds).unwrap_or(Timestamp::MIN))
     }
 
-    /// How many they are.
+    /// Returns the number of archived conversations.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if no conversation is archived.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 impl Archive {
-    /// Lists what is archived of a project's day (of UTC).
+    /// Lists the archived conversations of a project's day (UTC).
     pub async fn list_day(
         &self,
         account: &str,
@@ -59,22 +60,22 @@ impl Archive {
         let mut folders = std::pin::pin!(self.list_folders(account, project, date));
         while let Some(folder) = folders.try_next().await? {
             if let Some(at) = folder.archived_at {
-                day.0.insert(digest(&folder.name), at.as_second());
+                day.0.insert(short_hash(&folder.name), at.as_second());
             }
         }
         Ok(day)
     }
 
-    /// The folders of a project's day, one after the other, in no order.
+    /// Lists the folders of a project's day, in no particular order.
     pub fn list_folders(
         &self,
         account: &str,
         project: &str,
         date: Date,
     ) -> impl Stream<Item = Result<ConversationFolder, ArchiveError>> + Send + use<> {
-        let prefix = key::day(&self.backend.prefix, account, project, date);
+        let prefix = key::day_prefix(&self.backend.prefix, account, project, date);
         let objects = prefix.map(|prefix| (self.backend.store.list(Some(&prefix)), prefix));
-        // A store lists in an order in which a folder's objects stand together.
+        // Stores list the objects of a folder one after the other.
         unfold(Some((objects, None)), async |state| {
             let (objects, mut folder) = state?;
             let (mut list, prefix) = match objects {
@@ -87,7 +88,7 @@ impl Archive {
                     Err(error) => return Some((Err(error.into()), None)),
                 };
                 let Some(object) = object else { return folder.map(|folder| (Ok(folder), None)) };
-                let Some((name, file)) = place(&prefix, &object.location) else { continue };
+                let Some((name, file)) = split_key(&prefix, &object.location) else { continue };
                 let finished = folder.take_if(|folder: &mut ConversationFolder| folder.name != name);
                 let current = folder.get_or_insert(ConversationFolder {
                     name,
@@ -108,14 +109,14 @@ impl Archive {
     }
 }
 
-/// Folder and name of an object below `prefix`.
-fn place(prefix: &Path, object: &Path) -> Option<(String, String)> {
+/// Returns the folder and the file name of an object below `prefix`.
+fn split_key(prefix: &Path, object: &Path) -> Option<(String, String)> {
     let mut parts = object.prefix_match(prefix)?;
     let (folder, file) = (parts.next()?, parts.next()?);
     parts.next().is_none().then(|| (folder.as_ref().to_owned(), file.as_ref().to_owned()))
 }
 
-fn digest(name: &str) -> [u8; 16] {
+fn short_hash(name: &str) -> [u8; 16] {
     let mut short = [0; 16];
     short.copy_from_slice(&Sha256::digest(name)[..16]);
     short

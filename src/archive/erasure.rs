@@ -1,20 +1,20 @@
-//! Erasing a conversation, and keeping it erased.
+//! Erasure of conversations, and the records that keep them erased.
 //!
 //! ```text
 //! erasures/<SHA-256 of account, NUL, project, NUL, conversation>.json    below the archive's root
 //! ```
-//! * The record is written **before** anything is removed, and is durable then. Whoever archives looks for it
-//!   before it fetches, and once more when its manifest is written ([`Archive::remove_if_erased`]). One of two
-//!   things has then happened: the worker sees the record and takes back what it wrote; or the record is younger
-//!   than the manifest, and the eraser, which lists after it has written the record, finds all of it.
-//! * Of a conversation the manifest goes first: a reader never finds one that names what is gone. Then all else
-//!   that lies in its folder, under whatever date, also what a crash has left there.
-//! * Killed at any point, it is completed by doing it again.
-//! * The record holds no id and nothing of the conversation. Its name can be found by who knows the ids, and
-//!   tells nobody else anything.
+//! * The record is written and durable **before** anything is removed. A worker checks for it before it fetches, and
+//!   again after it has written its manifest ([`Archive::remove_if_erased`]). So one of two things happens: the
+//!   worker sees the record and removes what it wrote; or the record is younger than the manifest, and the eraser,
+//!   which lists after it has written the record, finds all objects.
+//! * The manifest is removed first, so that a reader never finds one that names removed objects. Then all other
+//!   objects in the conversation's folders are removed, under every date, and also those that a crash has left there.
+//! * If the eraser is killed, run it again to complete the erasure.
+//! * The record contains no id and nothing from the conversation. Its name is a hash: only a person who knows the ids
+//!   can find it.
 //!
-//! Out of reach: older versions of objects where a bucket keeps them, its replicas and backups, and the parts of
-//! an upload that a crash left unfinished (the lifecycle rule that every bucket needs removes these).
+//! Not erased are older versions of objects in a versioned bucket, its replicas and backups, and the parts of an
+//! upload that a crash left unfinished. The lifecycle rule that every bucket needs removes the last ones.
 
 use std::{collections::HashSet, path::PathBuf};
 
@@ -26,45 +26,45 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Archive, ArchiveError,
-    folder::{failed, files, remove},
-    key::{DATE, Location, MANIFEST, project_folder},
+    folder::{folder_error, list_files, remove_folder},
+    key::{DATE_PREFIX, Location, MANIFEST, project_folder},
 };
 
-const FOLDER: &str = "erasures";
+const RECORDS_FOLDER: &str = "erasures";
 const RECORD_VERSION: u32 = 1;
-/// How many dates are looked at at a time.
-const DATES_AT_ONCE: usize = 16;
+/// The number of dates that are searched at the same time.
+const MAX_CONCURRENT_DATES: usize = 16;
 
-/// The record of an erasure. It is there as long as the conversation must not come back.
+/// The record of an erasure. The conversation is not archived again while its record exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErasureRecord {
-    /// Of this record's form.
+    /// The version of this record's format.
     pub schema_version: u32,
-    /// When it was first asked for.
+    /// The time of the first request to erase.
     pub erased_at: Timestamp,
-    /// When nothing was left for the last time; absent while it is going on, or after a crash.
+    /// The time at which the last complete run ended. Absent while a run is in progress, or after a crash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
-    /// `live`, `sandbox`, …; absent where the archive did not know the conversation.
+    /// `live`, `sandbox`, …; absent if the archive did not have the conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
-    /// How many objects were removed, by every run that came to its end.
+    /// The number of objects that all complete runs removed.
     pub objects: u64,
-    /// Their size.
+    /// Their size in bytes.
     pub bytes: u64,
-    /// The word, or ticket, that who erased gave for it.
+    /// The reason or ticket that the operator gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The polyhook that wrote this.
+    /// The version of polyhook that wrote this record.
     pub polyhook_version: String,
 }
 
-/// How much lies, or lay, in the archive.
+/// The number and size of objects in the archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct StoredObjects {
-    /// Objects.
+    /// The number of objects.
     pub objects: u64,
-    /// Their size.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
@@ -76,13 +76,13 @@ impl StoredObjects {
     }
 }
 
-/// See [`Archive::erased_conversations`].
+/// The set of erased conversations; see [`Archive::erased_conversations`].
 #[derive(Debug, Default)]
 pub struct ErasedConversations(HashSet<String>);
 
 impl ErasedConversations {
-    /// Whether this conversation is among them.
-    pub fn contain(&self, account_id: &str, project_id: &str, conversation_id: &str) -> bool {
+    /// Returns true if this conversation is erased.
+    pub fn contains(&self, account_id: &str, project_id: &str, conversation_id: &str) -> bool {
         !self.0.is_empty() && self.0.contains(&record_name(account_id, project_id, conversation_id))
     }
 }
@@ -92,19 +92,19 @@ fn record_name(account_id: &str, project_id: &str, conversation_id: &str) -> Str
     format!("{}.json", hex::encode(name))
 }
 
-/// What one folder of a conversation holds.
-struct Folder {
+/// One folder of a conversation with its objects.
+struct ObjectFolder {
     location: Location,
-    objects: Objects,
+    objects: ObjectList,
 }
 
-/// Objects with their sizes.
-enum Objects {
+/// Objects with their sizes in bytes.
+enum ObjectList {
     Files(Vec<(PathBuf, u64)>),
     Keys(Vec<(Path, u64)>),
 }
 
-impl Objects {
+impl ObjectList {
     fn stored_objects(&self) -> StoredObjects {
         match self {
             Self::Files(files) => StoredObjects::of(files.iter().map(|(_, size)| *size)),
@@ -114,7 +114,7 @@ impl Objects {
 }
 
 impl Archive {
-    /// Whether the conversation was erased, and so must not be archived.
+    /// Returns true if the conversation is erased and must not be archived.
     pub async fn is_erased(
         &self,
         account_id: &str,
@@ -122,10 +122,10 @@ impl Archive {
         conversation_id: &str,
     ) -> Result<bool, ArchiveError> {
         let key = self.record_key(account_id, project_id, conversation_id)?;
-        Ok(self.meta(&key).await?.is_some())
+        Ok(self.head(&key).await?.is_some())
     }
 
-    /// The record of its erasure; nothing if it was not erased.
+    /// Reads the record of an erasure. Returns `None` if the conversation is not erased.
     pub async fn erasure_record(
         &self,
         account_id: &str,
@@ -145,28 +145,29 @@ impl Archive {
         Ok(Some(record))
     }
 
-    /// Which conversations were erased until now, by one listing.
+    /// Lists all erased conversations.
     pub async fn erased_conversations(&self) -> Result<ErasedConversations, ArchiveError> {
-        let folder = Path::parse(format!("{}/{FOLDER}", self.backend.prefix));
+        let folder = Path::parse(format!("{}/{RECORDS_FOLDER}", self.backend.prefix));
         let folder = folder.map_err(object_store::Error::from)?;
         let names =
             self.backend.store.list(Some(&folder)).map_ok(|meta| meta.location.filename().map(str::to_owned));
         Ok(ErasedConversations(names.try_filter_map(async |name| Ok(name)).try_collect().await?))
     }
 
-    /// What of it lies in the archive, erased or not, under any date; for a look before [`Archive::erase`].
+    /// Counts the objects of a conversation under every date, whether it is erased or not. Shows what
+    /// [`Archive::erase`] would remove.
     pub async fn stored_objects(
         &self,
         account_id: &str,
         project_id: &str,
         conversation_id: &str,
     ) -> Result<StoredObjects, ArchiveError> {
-        let folders = self.folders(account_id, project_id, conversation_id).await?;
+        let folders = self.find_folders(account_id, project_id, conversation_id).await?;
         Ok(folders.iter().map(|folder| folder.objects.stored_objects()).fold(StoredObjects::default(), sum))
     }
 
-    /// Removes everything of a conversation and sees to it that it does not come back. The record as it is now,
-    /// and what this run has removed.
+    /// Removes everything of a conversation and records that it must not be archived again. Returns the record, and
+    /// what this run has removed.
     pub async fn erase(
         &self,
         account_id: &str,
@@ -191,9 +192,9 @@ impl Archive {
         if let Some(reason) = reason {
             record.reason = Some(reason.to_owned());
         }
-        // Only now can it be known; a run after a crash may find no manifest any more.
-        for folder in self.folders(account_id, project_id, conversation_id).await? {
-            let manifest = self.manifest(&self.key(&folder.location, MANIFEST)?, &folder.location).await;
+        // Read before the removal: a run after a crash may find no manifest any more.
+        for folder in self.find_folders(account_id, project_id, conversation_id).await? {
+            let manifest = self.read_manifest(&self.key(&folder.location, MANIFEST)?, &folder.location).await;
             if let Ok(Some((manifest, _))) = manifest {
                 record.environment = Some(manifest.facts.environment);
             }
@@ -207,8 +208,7 @@ impl Archive {
         Ok((record, removed))
     }
 
-    /// Whether the conversation was erased; what lies there all the same, because it was being written at that
-    /// moment, is removed.
+    /// Returns true if the conversation is erased, and removes objects that were written during the erasure.
     pub async fn remove_if_erased(
         &self,
         account_id: &str,
@@ -222,7 +222,7 @@ impl Archive {
         Ok(true)
     }
 
-    /// Lets an erased conversation be archived again; false if there was no record.
+    /// Permits to archive an erased conversation again. Returns false if there was no record.
     pub async fn lift_erasure(
         &self,
         account_id: &str,
@@ -230,7 +230,7 @@ impl Archive {
         conversation_id: &str,
     ) -> Result<bool, ArchiveError> {
         let key = self.record_key(account_id, project_id, conversation_id)?;
-        if self.meta(&key).await?.is_none() {
+        if self.head(&key).await?.is_none() {
             return Ok(false);
         }
         self.backend.store.delete(&key).await?;
@@ -244,7 +244,7 @@ impl Archive {
         conversation_id: &str,
     ) -> Result<Path, ArchiveError> {
         let name = record_name(account_id, project_id, conversation_id);
-        let key = format!("{}/{FOLDER}/{name}", self.backend.prefix);
+        let key = format!("{}/{RECORDS_FOLDER}/{name}", self.backend.prefix);
         Path::parse(key).map_err(|error| object_store::Error::from(error).into())
     }
 
@@ -257,44 +257,44 @@ impl Archive {
         Ok(())
     }
 
-    /// The folders in which something of a conversation lies. The key needs a date that nobody may know any
-    /// more, so each there is of the project is looked at.
-    async fn folders(
+    /// Finds the folders of a conversation. The key contains its date, which may be unknown, so every date of the
+    /// project is searched.
+    async fn find_folders(
         &self,
         account_id: &str,
         project_id: &str,
         conversation_id: &str,
-    ) -> Result<Vec<Folder>, ArchiveError> {
+    ) -> Result<Vec<ObjectFolder>, ArchiveError> {
         let project = format!("{}/{}", self.backend.prefix, project_folder(account_id, project_id));
         let project = Path::parse(project).map_err(object_store::Error::from)?;
         let listed = self.backend.store.list_with_delimiter(Some(&project)).await?;
         let dates = listed
             .common_prefixes
             .iter()
-            .filter_map(|folder| folder.filename()?.strip_prefix(DATE)?.parse::<Date>().ok());
+            .filter_map(|folder| folder.filename()?.strip_prefix(DATE_PREFIX)?.parse::<Date>().ok());
         let locations: Vec<_> =
-            dates.map(|date| Location::on(account_id, project_id, conversation_id, date)).collect();
+            dates.map(|date| Location::on_date(account_id, project_id, conversation_id, date)).collect();
         stream::iter(locations)
             .map(|location| async {
-                let objects = self.objects(&location).await?;
-                Ok(Folder { location, objects })
+                let objects = self.list_objects(&location).await?;
+                Ok(ObjectFolder { location, objects })
             })
-            .buffer_unordered(DATES_AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT_DATES)
             .try_filter(|folder| std::future::ready(folder.objects.stored_objects().objects > 0))
             .try_collect()
             .await
     }
 
-    async fn objects(&self, location: &Location) -> Result<Objects, ArchiveError> {
+    async fn list_objects(&self, location: &Location) -> Result<ObjectList, ArchiveError> {
         if let Some(folder) = &self.backend.folder {
-            // Not by the store, which hides what was left unfinished.
+            // The object store hides unfinished files, so the folder is read directly.
             let path = folder.path(location.folder());
-            return blocking(path, files).await.map(Objects::Files);
+            return blocking(path, list_files).await.map(ObjectList::Files);
         }
         let prefix = format!("{}/{}", self.backend.prefix, location.folder());
         let prefix = Path::parse(prefix).map_err(object_store::Error::from)?;
         let listed = self.backend.store.list(Some(&prefix)).map_ok(|meta| (meta.location, meta.size));
-        Ok(Objects::Keys(listed.try_collect().await?))
+        Ok(ObjectList::Keys(listed.try_collect().await?))
     }
 
     async fn remove_all(
@@ -304,33 +304,34 @@ impl Archive {
         conversation_id: &str,
     ) -> Result<StoredObjects, ArchiveError> {
         let mut removed = StoredObjects::default();
-        for folder in self.folders(account_id, project_id, conversation_id).await? {
-            removed = sum(removed, self.remove(&folder.location).await?);
+        for folder in self.find_folders(account_id, project_id, conversation_id).await? {
+            removed = sum(removed, self.remove_folder(&folder.location).await?);
         }
         Ok(removed)
     }
 
-    /// Removes a folder, between commits and not within one.
-    async fn remove(&self, location: &Location) -> Result<StoredObjects, ArchiveError> {
-        let bucket = Sha256::digest(location.folder())[0];
-        let _turn = self.turn(bucket).await;
-        let _lock = match &self.backend.folder {
-            Some(folder) => Some(folder.lock_bucket(bucket).await?),
+    /// Removes a folder while no commit changes it.
+    async fn remove_folder(&self, location: &Location) -> Result<StoredObjects, ArchiveError> {
+        let lock_index = Sha256::digest(location.folder())[0];
+        let _commit_lock = self.commit_lock(lock_index).await;
+        let _folder_lock = match &self.backend.folder {
+            Some(folder) => Some(folder.lock_commits(lock_index).await?),
             None => None,
         };
         let manifest = self.key(location, MANIFEST)?;
-        // Damaged or of a later polyhook, it goes; but not somebody else's.
-        if let Err(collision @ ArchiveError::Collision { .. }) = self.manifest(&manifest, location).await {
+        // A damaged manifest, or one of a later polyhook, is removed. One of another conversation is not.
+        if let Err(collision @ ArchiveError::Collision { .. }) = self.read_manifest(&manifest, location).await
+        {
             return Err(collision);
         }
-        // Again, now that nobody else in this process, or at this folder, is writing.
-        let objects = self.objects(location).await?;
+        // Listed again, now that no other writer of this process, or of this folder, is active.
+        let objects = self.list_objects(location).await?;
         match (&objects, &self.backend.folder) {
-            (Objects::Files(_), Some(folder)) => {
-                blocking(folder.path(location.folder()), |path| remove(path, MANIFEST)).await?;
+            (ObjectList::Files(_), Some(folder)) => {
+                blocking(folder.path(location.folder()), |path| remove_folder(path, MANIFEST)).await?;
             }
-            (Objects::Files(_), None) => {}
-            (Objects::Keys(keys), _) => {
+            (ObjectList::Files(_), None) => {}
+            (ObjectList::Keys(keys), _) => {
                 let others = keys.iter().map(|(key, _)| key).filter(|key| **key != manifest);
                 for key in std::iter::once(&manifest).chain(others) {
                     match self.backend.store.delete(key).await {
@@ -357,5 +358,5 @@ async fn blocking<T: Send + 'static>(
         .await
         .map_err(std::io::Error::other)
         .flatten()
-        .map_err(|source| failed(&shown, source))
+        .map_err(|source| folder_error(&shown, source))
 }

@@ -1,4 +1,4 @@
-//! Why the archive did not do it.
+//! Errors of the archive.
 
 use std::path::PathBuf;
 
@@ -6,62 +6,64 @@ use thiserror::Error;
 
 use crate::wav::BadWav;
 
-/// Why the archive did not do it. Only [`ArchiveError::Config`] and [`ArchiveError::Newer`] cannot be mended
-/// by time alone.
+/// An operation of the archive failed. All errors may pass with time, except [`ArchiveError::Config`] and
+/// [`ArchiveError::Newer`].
 #[derive(Debug, Error)]
 pub enum ArchiveError {
-    /// `[archive]` cannot work as it is written.
+    /// The `[archive]` section is invalid.
     #[error("archive: {0}")]
     Config(String),
-    /// The folder of a `file:` archive cannot be made or locked.
+    /// The folder of a `file:` archive cannot be created or locked.
     #[error("archive folder {}: {source}", path.display())]
     Folder {
-        /// Which folder or file.
+        /// The folder or file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The store knows us not, or does not let us.
-    #[error("the object store refused the credentials, or they lack a permission: {0}")]
+    /// The store rejects the credentials, or they lack a permission.
+    #[error("the object store rejected the credentials, or they lack a permission: {0}")]
     Denied(String),
-    /// The store is away, slow, full, or answered what it should not.
+    /// The store is unavailable, slow or full, or sent an unexpected answer.
     #[error("the object store failed: {0}")]
     Store(#[source] object_store::Error),
-    /// The store accepts a write whose condition does not hold, so that racing workers would not be safe.
+    /// The store accepts a write whose condition is not met, so concurrent workers would not be safe.
     #[error("the object store ignores conditional writes (If-None-Match); use one that supports them")]
     Unconditional,
-    /// Somebody else is archiving the same conversation, or replaced objects while we did.
-    #[error("the conversation is being archived by somebody else; it will be tried again")]
+    /// Another worker archives the same conversation, or replaced objects at the same time.
+    #[error("another worker is archiving the conversation; polyhook tries again")]
     Raced,
-    /// Taking the recording was broken off in the middle of a part; nobody knows whether it arrived.
-    #[error("the recording was broken off on its way to the object store; it will be tried again")]
-    Torn,
-    /// A manifest that is no manifest.
-    #[error("{key} cannot be read as a manifest ({reason}); move it away to have it written again")]
+    /// The upload of a recording was interrupted in the middle of a part. It is unknown if the part was stored.
+    #[error("the upload of the recording to the object store was interrupted; polyhook tries again")]
+    Interrupted,
+    /// An object in the place of a manifest is not a manifest.
+    #[error("{key} cannot be read as a manifest ({reason}); move it away, and polyhook writes it again")]
     Manifest {
-        /// The object's key.
+        /// The key of the object.
         key: String,
-        /// Where and why reading it failed, without its content.
+        /// The position and kind of the error, without the object's content.
         reason: String,
     },
-    /// A manifest of a later polyhook, which this one must not overwrite.
-    #[error("{key} has schema version {version}, which is newer than this polyhook; upgrade it")]
+    /// A later polyhook wrote the manifest. This version must not overwrite it.
+    #[error(
+        "{key} has schema version {version}, which is newer than this polyhook supports; upgrade polyhook"
+    )]
     Newer {
-        /// The object's key.
+        /// The key of the object.
         key: String,
         /// Its schema version.
         version: u32,
     },
-    /// Another conversation lies under the same key: a file system that does not tell case apart.
+    /// Another conversation has the same key, because the file system ignores case.
     #[error("{key} belongs to another conversation; is the file system case-insensitive?")]
     Collision {
-        /// The object's key.
+        /// The key of the object.
         key: String,
     },
 }
 
 impl ArchiveError {
-    /// A short constant word for metric labels and reasons.
+    /// Returns a short constant word for metric labels and reasons.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Config(_) => "config",
@@ -70,7 +72,7 @@ impl ArchiveError {
             Self::Store(_) => "store",
             Self::Unconditional => "unconditional",
             Self::Raced => "raced",
-            Self::Torn => "torn",
+            Self::Interrupted => "torn",
             Self::Manifest { .. } => "manifest",
             Self::Newer { .. } => "newer",
             Self::Collision { .. } => "collision",
@@ -83,27 +85,27 @@ impl From<object_store::Error> for ArchiveError {
         use object_store::Error as E;
         match error {
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-                Self::Denied(reason(&error.to_string()))
+                Self::Denied(error_code(&error.to_string()))
             }
             other => Self::Store(other),
         }
     }
 }
 
-/// The store's own word for a refusal (`SignatureDoesNotMatch`), which is what manuals are indexed by. The
-/// rest of its answer repeats the request, key id included.
-fn reason(answer: &str) -> String {
+/// Extracts the store's error code (`SignatureDoesNotMatch`), because manuals list errors by it. The rest of the
+/// answer repeats the request with the key id.
+fn error_code(answer: &str) -> String {
     let code = answer.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
     code.map_or_else(|| answer.chars().take(200).collect(), |(code, _)| code.to_owned())
 }
 
-/// Why a recording was not taken.
+/// A recording was not accepted.
 #[derive(Debug, Error)]
 pub enum AudioError {
-    /// What came is no whole recording; ask for it again.
+    /// The received bytes are not a complete recording. Fetch it again.
     #[error(transparent)]
     Bad(#[from] BadWav),
-    /// It may have been good, but could not be stored.
+    /// The recording could not be stored.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
 }

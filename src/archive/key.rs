@@ -1,10 +1,11 @@
-//! Where a conversation lies: a pure function of its ids and its start.
+//! The keys of conversations: pure functions of their ids and start.
 //!
-//! An identifier is percent-encoded as RFC 3986 has it (everything but letters, digits, `-`, `.`, `_` and
-//! `~`), and so is a dot at either end, because `.` and `..` are not names, and Azure and Windows drop
-//! trailing dots. What is empty or gets longer than [`LONGEST`] becomes a prefix of its encoding, `!` and the
-//! SHA-256 of the identifier; no encoding yields a `!`. So a segment never holds a separator, has a bounded
-//! length (S3, Google and Azure allow 1024 bytes a key), and two identifiers never share one.
+//! An identifier is percent-encoded (RFC 3986: everything except letters, digits, `-`, `.`, `_` and `~`). A dot at
+//! either end is encoded, too, because `.` and `..` are not valid names, and Azure and Windows drop trailing dots. An
+//! empty identifier, and one whose encoding is longer than [`MAX_SEGMENT_BYTES`], becomes a prefix of its encoding,
+//! `!` and the SHA-256 of the identifier. No encoding contains a `!`. So a segment never contains a separator, its
+//! length is bounded (S3, Google and Azure permit 1024 bytes for a key), and two identifiers never have the same
+//! segment.
 
 use std::fmt;
 
@@ -13,19 +14,19 @@ use object_store::path::Path;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
-/// The name of the commit mark.
+/// The name of the manifest, whose existence means that the conversation is committed.
 pub const MANIFEST: &str = "manifest.json";
-/// The name of PolyAI's bytes.
+/// The name of the file with PolyAI's bytes.
 pub const CONVERSATION: &str = "conversation.json";
 
-/// Before the date in a key.
-pub(super) const DATE: &str = "date=";
+/// The prefix of the date in a key.
+pub(super) const DATE_PREFIX: &str = "date=";
 
-/// The longest segment an identifier turns into, in bytes.
-const LONGEST: usize = 192;
-/// `!` and the hexadecimal SHA-256.
-const HASH: usize = 1 + 64;
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The maximum length of the segment of an identifier.
+const MAX_SEGMENT_BYTES: usize = 192;
+/// The length of `!` and a hexadecimal SHA-256.
+const HASH_BYTES: usize = 1 + 64;
+const ENCODED_CHARS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The place of one conversation in the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,15 +38,18 @@ pub struct Location {
 }
 
 impl Location {
-    /// Where a conversation that started at `started_at` lies; the date is that of UTC.
+    /// Returns the place of a conversation that started at `started_at`. The date is in UTC.
     pub fn new(account_id: &str, project_id: &str, conversation_id: &str, started_at: Timestamp) -> Self {
-        Self::on(account_id, project_id, conversation_id, Offset::UTC.to_datetime(started_at).date())
+        Self::on_date(account_id, project_id, conversation_id, Offset::UTC.to_datetime(started_at).date())
     }
 
-    /// The same, where the date is known.
-    pub(super) fn on(account_id: &str, project_id: &str, conversation_id: &str, date: Date) -> Self {
-        let folder =
-            format!("{}/{DATE}{date}/{}", project_folder(account_id, project_id), segment(conversation_id));
+    /// Returns the place of a conversation that started on `date` (UTC).
+    pub(super) fn on_date(account_id: &str, project_id: &str, conversation_id: &str, date: Date) -> Self {
+        let folder = format!(
+            "{}/{DATE_PREFIX}{date}/{}",
+            project_folder(account_id, project_id),
+            encode_path_segment(conversation_id)
+        );
         Self {
             account_id: account_id.to_owned(),
             project_id: project_id.to_owned(),
@@ -54,40 +58,40 @@ impl Location {
         }
     }
 
-    /// The account (workspace), as it was given.
+    /// Returns the unencoded account id (workspace).
     pub fn account_id(&self) -> &str {
         &self.account_id
     }
 
-    /// The project (agent), as it was given.
+    /// Returns the unencoded project id (agent).
     pub fn project_id(&self) -> &str {
         &self.project_id
     }
 
-    /// The conversation, as it was given.
+    /// Returns the unencoded conversation id.
     pub fn conversation_id(&self) -> &str {
         &self.conversation_id
     }
 
-    /// The folder of its objects below the archive's root, without a slash at either end.
+    /// Returns the folder of its objects below the archive's root, without a slash at either end.
     pub fn folder(&self) -> &str {
         &self.folder
     }
 
-    /// The last segment of the folder: the conversation's id as a key has it.
+    /// Returns the last segment of the folder: the encoded conversation id.
     pub fn name(&self) -> &str {
         self.folder.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The key of one of its objects. Taken literally: [`Path::parse`] neither encodes nor decodes.
+    /// Returns the key of one of its objects. [`Path::parse`] neither encodes nor decodes it.
     pub(super) fn key(&self, prefix: &Path, name: &str) -> Result<Path, object_store::path::Error> {
         Path::parse(format!("{prefix}/{}/{name}", self.folder))
     }
 }
 
-/// The folder of a project's dates, below the archive's root.
+/// Returns the folder of a project below the archive's root.
 pub(super) fn project_folder(account_id: &str, project_id: &str) -> String {
-    format!("account_id={}/project_id={}", segment(account_id), segment(project_id))
+    format!("account_id={}/project_id={}", encode_path_segment(account_id), encode_path_segment(project_id))
 }
 
 impl fmt::Display for Location {
@@ -96,19 +100,19 @@ impl fmt::Display for Location {
     }
 }
 
-/// The folder of all conversations of a day.
-pub(super) fn day(
+/// Returns the prefix of all conversations of a day.
+pub(super) fn day_prefix(
     prefix: &Path,
     account_id: &str,
     project_id: &str,
     date: Date,
 ) -> Result<Path, object_store::path::Error> {
-    Path::parse(format!("{prefix}/{}/{DATE}{date}", project_folder(account_id, project_id)))
+    Path::parse(format!("{prefix}/{}/{DATE_PREFIX}{date}", project_folder(account_id, project_id)))
 }
 
-/// An identifier as one segment of a key.
-pub(super) fn segment(id: &str) -> String {
-    let mut encoded = utf8_percent_encode(id, ESCAPED).to_string();
+/// Encodes an identifier as one segment of a key.
+pub(super) fn encode_path_segment(id: &str) -> String {
+    let mut encoded = utf8_percent_encode(id, ENCODED_CHARS).to_string();
     if encoded.ends_with('.') {
         encoded.truncate(encoded.len() - 1);
         encoded.push_str("%2E");
@@ -116,11 +120,11 @@ pub(super) fn segment(id: &str) -> String {
     if encoded.starts_with('.') {
         encoded.replace_range(..1, "%2E");
     }
-    if !encoded.is_empty() && encoded.len() <= LONGEST {
+    if !encoded.is_empty() && encoded.len() <= MAX_SEGMENT_BYTES {
         return encoded;
     }
-    encoded.truncate(LONGEST - HASH);
-    // Not half an escape, which would read as something else.
+    encoded.truncate(MAX_SEGMENT_BYTES - HASH_BYTES);
+    // Half an escape would decode to something else.
     if let Some(at) = encoded.rfind('%').filter(|at| at + 3 > encoded.len()) {
         encoded.truncate(at);
     }
@@ -133,25 +137,27 @@ mod tests {
 
     use super::*;
 
-    /// Undoes a segment that is not hashed.
-    fn original(segment: &str) -> String {
+    /// Decodes a segment that is not hashed.
+    fn decode(segment: &str) -> String {
         percent_encoding::percent_decode_str(segment).decode_utf8().unwrap().into_owned()
     }
 
     #[test]
-    fn the_key_is_the_published_contract() {
+    fn key_follows_the_published_format() {
         let start: Timestamp = "2026-11-22T23:59:59.999999-02:00".parse().unwrap();
-        let place = Location::new("acme-uk", "PROJECT-1a2b", "KAb_12.3~x", start);
+        let location = Location::new("acme-uk", "PROJECT-1a2b", "KAb_12.3~x", start);
         assert_eq!(
-            place.key(&Path::ROOT, MANIFEST).unwrap().as_ref(),
+            location.key(&Path::ROOT, MANIFEST).unwrap().as_ref(),
             "account_id=acme-uk/project_id=PROJECT-1a2b/date=2026-11-23/KAb_12.3~x/manifest.json"
         );
         let prefix = Path::parse("calls/eu").unwrap();
-        assert!(place.key(&prefix, MANIFEST).unwrap().as_ref().starts_with("calls/eu/account_id=acme-uk/"));
+        assert!(
+            location.key(&prefix, MANIFEST).unwrap().as_ref().starts_with("calls/eu/account_id=acme-uk/")
+        );
     }
 
     #[test]
-    fn hostile_ids_become_names() {
+    fn encodes_hostile_ids() {
         for (id, expected) in [
             (".", "%2E"),
             ("..", "%2E%2E"),
@@ -167,12 +173,12 @@ mod tests {
             ("a!b", "a%21b"),
             ("a b+c", "a%20b%2Bc"),
         ] {
-            assert_eq!(segment(id), expected, "{id:?}");
-            assert_eq!(original(expected), id);
+            assert_eq!(encode_path_segment(id), expected, "{id:?}");
+            assert_eq!(decode(expected), id);
         }
-        assert_eq!(segment("").len(), HASH);
-        assert_eq!(segment(&"a".repeat(4096)).len(), LONGEST);
-        assert_ne!(segment(&"a".repeat(4096)), segment(&"a".repeat(4097)));
+        assert_eq!(encode_path_segment("").len(), HASH_BYTES);
+        assert_eq!(encode_path_segment(&"a".repeat(4096)).len(), MAX_SEGMENT_BYTES);
+        assert_ne!(encode_path_segment(&"a".repeat(4096)), encode_path_segment(&"a".repeat(4097)));
     }
 
     fn id() -> impl Strategy<Value = String> {
@@ -186,23 +192,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bounded_and_without_separators(id in id()) {
-            let segment = segment(&id);
-            prop_assert!((1..=LONGEST).contains(&segment.len()));
+        fn segments_are_bounded_and_have_no_separator(id in id()) {
+            let segment = encode_path_segment(&id);
+            prop_assert!((1..=MAX_SEGMENT_BYTES).contains(&segment.len()));
             let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!".contains(&byte);
             prop_assert!(segment.bytes().all(legal), "{}", segment);
             prop_assert!(!segment.starts_with('.') && !segment.ends_with('.'));
-            let place = Location::new(&id, &id, &id, Timestamp::UNIX_EPOCH);
-            let key = place.key(&Path::ROOT, MANIFEST).unwrap();
+            let location = Location::new(&id, &id, &id, Timestamp::UNIX_EPOCH);
+            let key = location.key(&Path::ROOT, MANIFEST).unwrap();
             prop_assert_eq!(key.parts_count(), 5);
             prop_assert!(key.as_ref().len() <= 700);
         }
 
         #[test]
-        fn reversible_and_so_injective(id in id()) {
-            let segment = segment(&id);
+        fn segments_can_be_decoded(id in id()) {
+            let segment = encode_path_segment(&id);
             match segment.split_once('!') {
-                None => prop_assert_eq!(original(&segment), id),
+                None => prop_assert_eq!(decode(&segment), id),
                 Some((start, hash)) => {
                     prop_assert_eq!(hash, hex::encode(Sha256::digest(&id)));
                     prop_assert!(percent_encoding::percent_decode_str(start).all(|byte| id.bytes().any(|b| b == byte)));
@@ -211,8 +217,8 @@ mod tests {
         }
 
         #[test]
-        fn different_ids_lie_apart(a in id(), b in id()) {
-            prop_assert_eq!(a == b, segment(&a) == segment(&b));
+        fn different_ids_have_different_segments(a in id(), b in id()) {
+            prop_assert_eq!(a == b, encode_path_segment(&a) == encode_path_segment(&b));
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Something that only one process at a time does, whichever machines they run on.
+//! Leases of tasks that only one process may perform at a time, on any machine.
 //!
-//! In a folder a lease is a file lock, which ends with the process. In a bucket it is an object that its holder writes
-//! again and again, each time on the condition that nobody else did. Others watch: one that has not changed for all of the
-//! archive's patience (40 s) by their own clock has lost its holder, and the next takes it, on the same condition. Nobody's
-//! clock is compared with anybody else's.
+//! In a folder a lease is a file lock, which ends with the process. In a bucket it is an object that its holder
+//! writes again and again, each time on the condition that no other process has written it. Other processes watch the
+//! object. If it has not changed for the whole takeover timeout (40 s) by their own clock, its holder is dead, and
+//! the next process takes the lease, on the same condition. No two clocks are compared.
 //!
-//! A lease carries a note from holder to holder. It is no fence: a process that slept through its lease finds out a
-//! moment later ([`ArchiveLease::lost`]). What is done under it has to be harmless when done twice.
+//! A lease carries a note from one holder to the next. It is not a fence: a process that was suspended for too long
+//! notices the loss only afterwards ([`ArchiveLease::lost`]). Therefore a task must be harmless if it runs twice.
 
 use std::{
     fs::File,
@@ -19,84 +19,85 @@ use object_store::{GetOptions, PutMode, PutOptions, PutPayload, UpdateVersion, p
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{Archive, ArchiveError, conflicted, folder};
+use super::{Archive, ArchiveError, folder, is_conflict};
 
-/// Of the archive's patience: how often a holder says that it is there, and how often others look.
-const RENEWED: u32 = 4;
-const LOOK: u32 = 8;
+/// The number of renewals and of polls within the takeover timeout.
+const RENEWALS_PER_TIMEOUT: u32 = 4;
+const POLLS_PER_TIMEOUT: u32 = 8;
 
-/// The object of a bucket, or the file of a folder.
+/// The content of the lease's object or file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct Content {
-    /// Makes every writing another one.
+struct LeaseContent {
+    /// Changes with every write, so that each write has a new `ETag`.
     renewals: u64,
-    /// Nobody has it.
+    /// True if no process holds the lease.
     free: bool,
     note: Option<String>,
 }
 
-/// See the module. Dropped, it is free at once in a folder, after a while in a bucket; so [`ArchiveLease::release`] it.
+/// A lease that this process holds. If it is dropped, it becomes free at once in a folder, and after the takeover
+/// timeout in a bucket. Call [`ArchiveLease::release`] to avoid the delay.
 #[derive(Debug)]
 pub struct ArchiveLease {
     archive: Archive,
-    content: Content,
-    held: Held,
+    content: LeaseContent,
+    handle: LeaseHandle,
 }
 
 #[derive(Debug)]
-enum Held {
+enum LeaseHandle {
     File(File),
     Object { key: Path, version: UpdateVersion },
 }
 
-/// What a look at a lease finds.
+/// The current object of a lease.
 #[derive(Debug)]
-struct Found {
-    content: Content,
+struct LeaseObject {
+    content: LeaseContent,
     version: UpdateVersion,
 }
 
 impl Archive {
-    /// Waits for the lease of that name and takes it. Not before `wanted` says so of the note that its last holder left
-    /// (none if there was none): it says how long to wait until it is asked again.
+    /// Waits for the named lease and takes it. `is_wanted` gets the note of the last holder (`None` if there is
+    /// none). It returns an error with a delay to try again later.
     pub async fn lease(
         &self,
         name: &str,
-        wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
+        is_wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
     ) -> Result<ArchiveLease, ArchiveError> {
         match &self.backend.folder {
-            Some(folder) => self.lease_file(folder, name, wanted).await,
-            None => self.lease_object(name, wanted).await,
+            Some(folder) => self.lease_file(folder, name, is_wanted).await,
+            None => self.lease_object(name, is_wanted).await,
         }
     }
 
     async fn lease_file(
         &self,
-        folder: &folder::Folder,
+        folder: &folder::PrivateFolder,
         name: &str,
-        wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
+        is_wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
     ) -> Result<ArchiveLease, ArchiveError> {
         loop {
             let pause = match folder.try_lease(name)? {
                 Some(mut file) => {
                     let mut text = String::new();
                     let read = file.read_to_string(&mut text);
-                    read.map_err(|source| folder.failed(name, source))?;
-                    // A file that was cut short by a crash says nothing, which is harmless.
-                    let content: Content = serde_json::from_str(&text).unwrap_or_default();
-                    match wanted(content.note.as_deref()) {
+                    read.map_err(|source| folder.lease_error(name, source))?;
+                    // A file that a crash has cut short has no note, which is harmless.
+                    let content: LeaseContent = serde_json::from_str(&text).unwrap_or_default();
+                    match is_wanted(content.note.as_deref()) {
                         Ok(()) => {
                             return Ok(ArchiveLease {
                                 archive: self.clone(),
                                 content,
-                                held: Held::File(file),
+                                handle: LeaseHandle::File(file),
                             });
                         }
                         Err(pause) => pause,
                     }
                 }
-                None => self.patience / LOOK,
+                None => self.takeover_timeout / POLLS_PER_TIMEOUT,
             };
             sleep(pause).await;
         }
@@ -105,33 +106,33 @@ impl Archive {
     async fn lease_object(
         &self,
         name: &str,
-        wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
+        is_wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
     ) -> Result<ArchiveLease, ArchiveError> {
-        let key = Path::parse(format!("{}/{}/{name}.json", self.backend.prefix, folder::PRIVATE))
+        let key = Path::parse(format!("{}/{}/{name}.json", self.backend.prefix, folder::PRIVATE_FOLDER))
             .map_err(object_store::Error::from)?;
         let mut watched: Option<(UpdateVersion, Instant)> = None;
         loop {
-            let found = self.look(&key).await?;
+            let found = self.read_lease(&key).await?;
             let note = found.as_ref().and_then(|found| found.content.note.as_deref());
-            let pause = if let Err(pause) = wanted(note) {
+            let pause = if let Err(pause) = is_wanted(note) {
                 pause
             } else {
-                let abandoned = |found: &Found| {
+                let dropped_uploads = |found: &LeaseObject| {
                     let since = watched.as_ref().filter(|(version, _)| version.e_tag == found.version.e_tag);
-                    since.is_some_and(|(_, since)| since.elapsed() >= self.patience)
+                    since.is_some_and(|(_, since)| since.elapsed() >= self.takeover_timeout)
                 };
-                if found.as_ref().is_none_or(|found| found.content.free || abandoned(found)) {
+                if found.as_ref().is_none_or(|found| found.content.free || dropped_uploads(found)) {
                     let (content, mode) = match found {
-                        Some(Found { content, version }) => (content, PutMode::Update(version)),
-                        None => (Content::default(), PutMode::Create),
+                        Some(LeaseObject { content, version }) => (content, PutMode::Update(version)),
+                        None => (LeaseContent::default(), PutMode::Create),
                     };
-                    if let Some(lease) = self.take(&key, content, mode).await? {
+                    if let Some(lease) = self.take_lease(&key, content, mode).await? {
                         return Ok(lease);
                     }
                     watched = None;
                     continue;
                 }
-                self.patience / LOOK
+                self.takeover_timeout / POLLS_PER_TIMEOUT
             };
             let version = found.map(|found| found.version);
             watched = match (version, watched) {
@@ -143,7 +144,7 @@ impl Archive {
         }
     }
 
-    async fn look(&self, key: &Path) -> Result<Option<Found>, ArchiveError> {
+    async fn read_lease(&self, key: &Path) -> Result<Option<LeaseObject>, ArchiveError> {
         let found = match self.backend.store.get_opts(key, GetOptions::default()).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -151,82 +152,82 @@ impl Archive {
         };
         let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
         let content = serde_json::from_slice(&found.bytes().await?).unwrap_or_default();
-        Ok(Some(Found { content, version }))
+        Ok(Some(LeaseObject { content, version }))
     }
 
-    /// Takes a lease; nothing if somebody was faster.
-    async fn take(
+    /// Takes a lease. Returns `None` if another process was faster.
+    async fn take_lease(
         &self,
         key: &Path,
-        content: Content,
+        content: LeaseContent,
         mode: PutMode,
     ) -> Result<Option<ArchiveLease>, ArchiveError> {
-        let content = Content { renewals: content.renewals.wrapping_add(1), free: false, ..content };
-        let written = self.write(key, &content, mode).await?;
+        let content = LeaseContent { renewals: content.renewals.wrapping_add(1), free: false, ..content };
+        let written = self.write_lease(key, &content, mode).await?;
         Ok(written.map(|version| {
-            let held = Held::Object { key: key.clone(), version };
-            ArchiveLease { archive: self.clone(), content, held }
+            let handle = LeaseHandle::Object { key: key.clone(), version };
+            ArchiveLease { archive: self.clone(), content, handle }
         }))
     }
 
-    async fn write(
+    async fn write_lease(
         &self,
         key: &Path,
-        content: &Content,
+        content: &LeaseContent,
         mode: PutMode,
     ) -> Result<Option<UpdateVersion>, ArchiveError> {
         let options = PutOptions { mode, ..PutOptions::default() };
-        match self.backend.store.put_opts(key, PutPayload::from(json(content)), options).await {
+        match self.backend.store.put_opts(key, PutPayload::from(to_json(content)), options).await {
             Ok(put) => Ok(Some(UpdateVersion { e_tag: put.e_tag, version: put.version })),
-            Err(error) if conflicted(&error) => Ok(None),
+            Err(error) if is_conflict(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 }
 
 impl ArchiveLease {
-    /// Keeps the lease for as long as this is polled; returns when it is lost, or cannot be kept.
+    /// Renews the lease while this future is polled. Returns when the lease is lost, or cannot be renewed.
     pub async fn lost(&mut self) {
-        let Held::Object { key, version } = &mut self.held else {
-            // The system's until we give it back.
+        let LeaseHandle::Object { key, version } = &mut self.handle else {
+            // The operating system keeps it until it is released.
             return std::future::pending().await;
         };
-        let mut renewed = Instant::now();
+        let mut renewed_at = Instant::now();
         loop {
-            sleep(self.archive.patience / RENEWED).await;
+            sleep(self.archive.takeover_timeout / RENEWALS_PER_TIMEOUT).await;
             self.content.renewals = self.content.renewals.wrapping_add(1);
-            match self.archive.write(key, &self.content, PutMode::Update(version.clone())).await {
+            match self.archive.write_lease(key, &self.content, PutMode::Update(version.clone())).await {
                 Ok(Some(now)) => {
                     *version = now;
-                    renewed = Instant::now();
+                    renewed_at = Instant::now();
                 }
-                // Others take it when they have seen nothing for the whole of it.
-                Err(_) if renewed.elapsed() < self.archive.patience / 2 => {}
+                // Other processes take over only after the whole timeout without a change.
+                Err(_) if renewed_at.elapsed() < self.archive.takeover_timeout / 2 => {}
                 Ok(None) | Err(_) => return,
             }
         }
     }
 
-    /// Gives it back, with a note for whoever has it next; without one the old note stays.
+    /// Releases the lease and leaves a note for the next holder. Without a note the old one stays.
     pub async fn release(mut self, note: Option<String>) -> Result<(), ArchiveError> {
         self.content.note = note.or(self.content.note);
         self.content.free = true;
-        match self.held {
-            Held::File(mut file) => {
+        match self.handle {
+            LeaseHandle::File(mut file) => {
                 let written = file
                     .set_len(0)
                     .and_then(|()| file.rewind())
-                    .and_then(|()| file.write_all(&json(&self.content)));
-                written.map_err(|source| ArchiveError::Folder { path: folder::PRIVATE.into(), source })
+                    .and_then(|()| file.write_all(&to_json(&self.content)));
+                written.map_err(|source| ArchiveError::Folder { path: folder::PRIVATE_FOLDER.into(), source })
             }
-            Held::Object { key, version } => {
-                // Somebody who has taken it by now has it.
-                self.archive.write(&key, &self.content, PutMode::Update(version)).await.map(drop)
+            LeaseHandle::Object { key, version } => {
+                // If another process has taken over the lease, that process keeps it.
+                self.archive.write_lease(&key, &self.content, PutMode::Update(version)).await.map(drop)
             }
         }
     }
 }
 
-fn json(content: &Content) -> Bytes {
+fn to_json(content: &LeaseContent) -> Bytes {
     serde_json::to_vec(content).unwrap_or_default().into()
 }

@@ -1,10 +1,10 @@
-//! `manifest.json`: what lies in a conversation's folder, and how it came there.
+//! `manifest.json`: the description of an archived conversation.
 //!
-//! Written last, so that its presence means that everything it names is there. It is the announcement's data
-//! too, so it says nothing private: no transcript, no phone number, no caller.
+//! The manifest is written last, so its existence means that everything it names exists. It is also the data of the
+//! announcement, so it contains nothing private: no transcript, no phone number, no caller.
 //!
-//! Reading is lenient: fields this version does not know are ignored and words it does not know become
-//! `unknown`, so that a later polyhook can add some without a new [`SCHEMA_VERSION`].
+//! Reading is lenient: unknown fields are ignored, and unknown words become `unknown`. So a later polyhook can add
+//! both without a new [`SCHEMA_VERSION`].
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -13,16 +13,16 @@ use serde::{Deserialize, Serialize};
 use super::key::CONVERSATION;
 use crate::wav::WavInfo;
 
-/// Grows when something is removed or changes its meaning.
+/// The schema version. It grows when something is removed or changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// One archived conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
-    /// Grows when something is removed or changes its meaning; fields and words may be added without.
+    /// Grows when something is removed or changes its meaning. Fields and words may be added without a new version.
     #[schemars(extend("const" = SCHEMA_VERSION))]
     pub schema_version: u32,
-    /// 1 for the first copy that was archived; one more each time a newer one replaced it.
+    /// 1 for the first archived copy, and one more for each copy that replaced it.
     pub revision: u64,
     /// PolyAI's id of the conversation.
     pub conversation_id: String,
@@ -30,32 +30,32 @@ pub struct Manifest {
     pub account_id: String,
     /// The project (agent).
     pub project_id: String,
-    /// What PolyAI said of the conversation.
+    /// PolyAI's data about the conversation.
     #[serde(flatten)]
     pub facts: ConversationFacts,
-    /// Everything in the folder but the manifest itself; `conversation.json` first.
+    /// All objects in the folder except the manifest itself; `conversation.json` comes first.
     pub objects: Vec<ManifestObject>,
-    /// What became of the recordings.
+    /// The state of the recordings.
     pub audio: AudioSummary,
-    /// What a reader should know: a constant word, a colon, and text for people.
+    /// Warnings for the reader: each is a constant word, a colon, and a text for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// How it came here.
+    /// The origin of this copy.
     #[serde(flatten)]
     pub provenance: Provenance,
-    /// When.
+    /// The times of its processing.
     pub timings: Timings,
-    /// The version of polyhook that wrote it.
+    /// The version of polyhook that wrote the manifest.
     pub polyhook_version: String,
 }
 
 impl Manifest {
-    /// The entry of `conversation.json`.
+    /// Returns the entry of `conversation.json`.
     pub fn conversation(&self) -> Option<&ManifestObject> {
         self.objects.iter().find(|object| object.name == CONVERSATION)
     }
 
-    /// The entry of one recording.
+    /// Returns the entry of one recording.
     pub fn recording(&self, direction: Direction) -> Option<&ManifestObject> {
         self.objects
             .iter()
@@ -63,112 +63,112 @@ impl Manifest {
     }
 }
 
-/// What PolyAI says of a conversation, read from `conversation.json`.
+/// PolyAI's data about a conversation, read from `conversation.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ConversationFacts {
     /// `VOICE-SIP`, `WEBCHAT`, `CHAT`, …
     pub channel: String,
     /// `live`, `sandbox`, `pre-release`.
     pub environment: String,
-    /// Who called whom, where PolyAI says so.
+    /// The direction of the call, if PolyAI states it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<String>,
-    /// When it started; its UTC date is part of the key.
+    /// The start of the conversation. Its UTC date is part of the key.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub started_at: Timestamp,
-    /// When it ended.
+    /// The end of the conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Timestamp>,
-    /// Seconds, transfer included.
+    /// The duration in seconds, including a transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_duration_s: Option<f64>,
-    /// Seconds with PolyAI.
+    /// The duration of PolyAI's part in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub polyai_duration_s: Option<f64>,
-    /// Where it was handed over to, if it was.
+    /// The handoff, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handoff: Option<Handoff>,
-    /// How many turns PolyAI counted, shown or not.
+    /// The number of turns that PolyAI counted, visible or not.
     pub turn_count: u64,
-    /// It may still change.
+    /// The conversation was still in progress and may change.
     pub in_progress: bool,
-    /// PolyAI has written its summary, which comes some time after the call.
+    /// PolyAI has written its summary, which it does some time after the call.
     #[serde(default)]
     pub summarised: bool,
 }
 
-/// A conversation that went on elsewhere.
+/// A conversation that was handed over to another system or person.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Handoff {
-    /// PolyAI's word for why.
+    /// PolyAI's word for the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// PolyAI's name of where to. A number or an address is left out when the manifest is written.
+    /// PolyAI's name of the destination. A number or an address is left out when the manifest is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
 }
 
-/// How a conversation came into the archive.
+/// The origin of an archived copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
-    /// Which of PolyAI's APIs it was read from.
+    /// The API of PolyAI that returned it.
     pub served_by: ServedBy,
-    /// What asked for it.
+    /// The trigger of the fetch.
     pub trigger: Trigger,
-    /// PolyAI's id of the event that asked for it.
+    /// PolyAI's id of the event that triggered the fetch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
 }
 
-/// The stations of a conversation's way.
+/// The times at which a conversation was processed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Timings {
-    /// When the event arrived that asked for it.
+    /// The time at which the triggering event arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub received_at: Option<Timestamp>,
-    /// When PolyAI answered with the conversation.
+    /// The time at which PolyAI returned the conversation.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub fetched_at: Timestamp,
-    /// When the manifest was written.
+    /// The time at which the manifest was written.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub archived_at: Timestamp,
 }
 
-/// One file in the folder.
+/// One object in the folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Object")]
 pub struct ManifestObject {
     /// Its name in the conversation's folder.
     pub name: String,
-    /// What it holds.
+    /// The kind of its content.
     pub kind: ObjectKind,
-    /// Whose voice a recording holds.
+    /// The voices in a recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
-    /// Bytes.
+    /// Size in bytes.
     pub size_bytes: u64,
-    /// Hexadecimal, lower case.
+    /// SHA-256, hexadecimal in lower case.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: String,
     /// `application/json`, `audio/wav`.
     pub content_type: String,
-    /// The sound of a recording.
+    /// The audio format of a recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wav: Option<WavInfo>,
-    /// The store's own mark of these bytes, by which a later replacement shows; absent in a file archive.
+    /// The store's `ETag` of these bytes, which reveals a later replacement. Absent in a file archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
 }
 
-/// What became of the recordings.
+/// The state of the recordings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Audio")]
 pub struct AudioSummary {
-    /// Whether they are here, and if not, why.
+    /// States if the recordings are archived, or the reason why they are not.
     pub status: AudioStatus,
-    /// They were asked for with personal data removed.
+    /// The recordings were requested with personal data removed.
     #[serde(default)]
     pub redacted: bool,
 }
@@ -179,14 +179,14 @@ macro_rules! words {
         $(#[$meta])*
         pub enum $name {
             $($(#[$doc])* #[serde(rename = $word)] $variant,)+
-            /// A word of a later version. Read, never written.
+            /// A word of a later version. It is read, but never written.
             #[serde(other, rename = "unknown")]
             #[schemars(skip)]
             Unknown,
         }
 
         impl $name {
-            /// The word in the manifest; also good for metric labels.
+            /// Returns the word in the manifest. Also used for metric labels.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
@@ -198,21 +198,21 @@ macro_rules! words {
 }
 
 words! {
-    /// Whether recordings are in the archive.
+    /// The state of the recordings.
     AudioStatus {
-        /// Every recording that was asked for is here.
+        /// Every requested recording is archived.
         Ready = "ready",
-        /// PolyAI had none within the time it was given.
+        /// PolyAI had no recording within the permitted time.
         Absent = "absent",
-        /// A channel without sound.
+        /// The channel has no audio.
         NotApplicable = "not_applicable",
-        /// The configuration does not want any.
+        /// The configuration disables recordings.
         Disabled = "disabled",
     }
 }
 
 words! {
-    /// What an object holds.
+    /// The kind of an object.
     #[schemars(rename = "Kind")]
     ObjectKind {
         /// PolyAI's bytes.
@@ -223,7 +223,7 @@ words! {
 }
 
 words! {
-    /// Whose voice a recording holds.
+    /// The voices in a recording.
     Direction {
         /// Both, `audio.wav`.
         Combined = "combined",
@@ -235,7 +235,7 @@ words! {
 }
 
 words! {
-    /// Which of PolyAI's APIs a conversation was read from.
+    /// The API of PolyAI from which a conversation was read.
     ServedBy {
         /// `/v3/…`
         V3 = "v3",
@@ -245,19 +245,19 @@ words! {
 }
 
 words! {
-    /// What asked for a conversation.
+    /// The trigger of a fetch.
     Trigger {
-        /// A delivery of PolyAI's.
+        /// PolyAI's webhook.
         Webhook = "webhook",
-        /// It was found missing.
+        /// Reconciliation, which found that the conversation was missing.
         Reconcile = "reconcile",
-        /// A person.
+        /// A command of a person.
         Command = "command",
     }
 }
 
 impl Direction {
-    /// The object's name.
+    /// Returns the object's name.
     pub fn file_name(self) -> &'static str {
         match self {
             Self::User => "audio.user.wav",
@@ -267,21 +267,21 @@ impl Direction {
     }
 }
 
-/// What the worker knows before anything is written; the archive adds the objects, revision and time.
+/// The worker's data for a manifest. The archive adds the objects, the revision and the time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ManifestDraft {
-    /// What PolyAI said.
+    /// PolyAI's data about the conversation.
     pub facts: ConversationFacts,
-    /// How it came here.
+    /// The origin of this copy.
     pub provenance: Provenance,
-    /// When the event arrived that asked for it.
+    /// The time at which the triggering event arrived.
     pub received_at: Option<Timestamp>,
-    /// When PolyAI answered with the conversation.
+    /// The time at which PolyAI returned the conversation.
     pub fetched_at: Timestamp,
-    /// What became of the recordings. [`AudioStatus::Ready`] goes with at least one recording.
+    /// The state of the recordings. [`AudioStatus::Ready`] requires at least one recording.
     pub audio: AudioSummary,
     /// See [`Manifest::warnings`].
     pub warnings: Vec<String>,
-    /// Somebody has found that what lies there is not good: write all of it again, be it the same.
+    /// The archived copy is damaged: write everything again, even if it is identical.
     pub again: bool,
 }

@@ -1,31 +1,35 @@
-//! Where conversations are kept: a folder or a bucket, written so that a reader never mistakes half for whole.
+//! The archive of conversations: a folder or a bucket. A reader never takes a partly written conversation for a
+//! complete one.
 //!
-//! # What lies where
+//! # Layout
 //! ```text
 //! account_id=<a>/project_id=<p>/date=<YYYY-MM-DD, UTC, of the start>/<conversation id>/
 //!     conversation.json    PolyAI's bytes
 //!     audio.wav            audio.user.wav, audio.agent.wav
-//!     manifest.json        last: it names the others with their sizes and hashes
-//! erasures/<SHA-256 of the ids>.json      that a conversation was erased, and must not come back
+//!     manifest.json        written last: names the others with their sizes and hashes
+//! erasures/<SHA-256 of the ids>.json      marks an erased conversation that must not be archived again
 //! ```
-//! The key is a pure function of ids and start ([`Location`]); no identifier leaves its segment.
+//! The key is a pure function of the ids and the start ([`Location`]). An identifier never leaves its segment of the
+//! key.
 //!
-//! # What is promised
-//! * When [`Archive::commit`] returns, everything the manifest names is durable (a folder is synced, a
-//!   bucket has answered) and has the hashes it says.
-//! * A second copy of the same conversation changes nothing; a newer one replaces the older under the next
-//!   revision; an older one never replaces a newer ([`decide_write()`]). That holds for workers that race, too: see
+//! # Guarantees
+//! * When [`Archive::commit`] returns, every object that the manifest names is durable (a folder is synced, a bucket
+//!   has answered) and has the hash that the manifest states.
+//! * A second copy of the same conversation changes nothing. A newer copy replaces an older one under the next
+//!   revision, and never the other way round ([`decide_write()`]). This holds for concurrent workers, too: see
 //!   [`Archive::commit`].
-//! * A recording is in memory for one part at most, and in sight only once it is whole ([`AudioWriter`]).
-//! * What fails leaves the archive as it was, or with data objects ahead of a manifest that still names the
-//!   old ones; the job's next try mends that. Archiving deletes nothing.
-//! * What was erased ([`Archive::erase`]) does not come back, whoever is just about to archive it.
+//! * At most one part of a recording is in memory, and a recording is visible only when it is complete
+//!   ([`AudioWriter`]).
+//! * A failure leaves the archive unchanged, or leaves newer objects beside a manifest that still names the old ones.
+//!   The next try of the job repairs the second case. Archiving deletes nothing.
+//! * An erased conversation ([`Archive::erase`]) does not come back, even if a worker is archiving it at that moment.
 //!
-//! # What a bucket needs
-//! Permission to get, put, list and abort multipart uploads, and to delete for who erases (a worker deletes only
-//! what it has itself written while the conversation was being erased); conditional writes (`If-None-Match`, `If-Match`; all
-//! four providers have them, [`Archive::check`] tells of others); a lifecycle rule that removes unfinished
-//! multipart uploads after a day, because a crash leaves some.
+//! # Requirements for a bucket
+//! * Permission to get, put and list objects, to abort multipart uploads, and to delete objects. Only `erase` needs
+//!   the last one, and a worker that has written a conversation while it was being erased.
+//! * Conditional writes (`If-None-Match`, `If-Match`). All four providers have them, and [`Archive::check`] detects a
+//!   store without them.
+//! * A lifecycle rule that removes unfinished multipart uploads after a day, because a crash leaves some.
 
 use std::{sync::Arc, time::Duration};
 
@@ -65,53 +69,53 @@ pub use manifest::{
 };
 pub use write_decision::{WriteDecision, decide_write};
 
-use audio::Abandoned;
-use backend::Backend;
+use audio::DroppedUploads;
+use backend::StoreBackend;
 
-/// Nobody's manifest is larger; what is, is something else.
-const MANIFEST_LIMIT: u64 = 1 << 20;
+/// The maximum size of a manifest. A larger object is not a manifest.
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// The object that [`Archive::check`] writes.
-const PROBE: &str = ".polyhook-check";
+const CHECK_OBJECT: &str = ".polyhook-check";
 
 /// A folder or bucket of conversations. Cheap to clone; clones share their locks and connections.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    backend: Arc<Backend>,
-    abandoned: Arc<Abandoned>,
-    /// Conversations whose folders hash to the same byte are committed one after the other.
-    turns: Arc<[Mutex<()>; 256]>,
+    backend: Arc<StoreBackend>,
+    dropped_uploads: Arc<DroppedUploads>,
+    /// One lock for each value of the first byte of a folder's hash. It serialises the commits of this process.
+    commit_locks: Arc<[Mutex<()>; 256]>,
     clock: Clock,
-    patience: Duration,
+    takeover_timeout: Duration,
 }
 
-/// A conversation as it lies in the archive.
+/// An archived conversation.
 #[derive(Clone, Debug)]
 pub struct StoredConversation {
-    /// What the manifest says.
+    /// The conversation's manifest.
     pub manifest: Manifest,
     damaged: Vec<String>,
     version: UpdateVersion,
 }
 
 impl StoredConversation {
-    /// Whether every object the manifest names is there, in the size and (in a bucket) the very version it
-    /// names.
+    /// Returns true if every object that the manifest names exists with the same size and, in a bucket, the same
+    /// `ETag`.
     pub fn is_intact(&self) -> bool {
         self.damaged.is_empty()
     }
 
-    /// The objects that are not as the manifest names them.
+    /// Returns the names of the objects that are missing or differ from the manifest.
     pub fn damaged(&self) -> &[String] {
         &self.damaged
     }
 
-    /// Whether it was fetched after the call had ended, so that it is all there is.
+    /// Returns true if it was fetched after the end of the call, so that it is complete.
     pub fn is_final(&self) -> bool {
         !self.manifest.facts.in_progress
     }
 
-    /// Whether there is nothing to add: these are `conversation`'s bytes, and every recording `wanted` is
-    /// here, whole.
+    /// Returns true if a fetch would add nothing: the archive has the bytes of `conversation` and every recording in
+    /// `wanted`.
     pub fn covers(&self, conversation: &[u8], wanted: &[Direction]) -> bool {
         self.is_intact()
             && self
@@ -123,39 +127,39 @@ impl StoredConversation {
 }
 
 impl Archive {
-    /// Whether `config` makes an archive; touches nothing.
+    /// Checks that an archive can be opened with `config`, without touching it.
     pub fn check_config(config: &ArchiveConfig) -> Result<(), ArchiveError> {
-        Backend::check(config)
+        StoreBackend::check(config)
     }
 
-    /// Opens the archive. A folder is made if it is not there; a bucket is not spoken to yet, so that a
-    /// store that is down does not keep the service from starting: [`Archive::check`] asks it.
+    /// Opens the archive. A folder is created if it does not exist. A bucket is not contacted yet, so that an
+    /// unavailable store does not prevent the start; [`Archive::check`] contacts it.
     pub fn open(config: &ArchiveConfig, clock: Clock) -> Result<Self, ArchiveError> {
         Ok(Self {
-            backend: Arc::new(Backend::open(config)?),
-            abandoned: Arc::default(),
-            turns: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
+            backend: Arc::new(StoreBackend::open(config)?),
+            dropped_uploads: Arc::default(),
+            commit_locks: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
             clock,
-            patience: commit::PATIENCE,
+            takeover_timeout: commit::TAKEOVER_TIMEOUT,
         })
     }
 
-    /// In a bucket: how long a commit that another worker began and does not finish is respected, and a lease whose
-    /// holder is silent. All workers of a bucket need the same; a commit itself may take three quarters of it.
+    /// Sets the time after which an unfinished commit, or a lease that is not renewed, may be taken over in a bucket.
+    /// All workers of a bucket need the same value. A commit takes at most three quarters of it.
     #[must_use]
-    pub fn with_takeover_timeout(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    pub fn with_takeover_timeout(self, takeover_timeout: Duration) -> Self {
+        Self { takeover_timeout, ..self }
     }
 
-    /// What is archived of a conversation; nothing before its first commit.
+    /// Reads the archived conversation. Returns `None` before its first commit.
     pub async fn read(&self, location: &Location) -> Result<Option<StoredConversation>, ArchiveError> {
         let key = self.key(location, MANIFEST)?;
-        let Some((manifest, version)) = self.manifest(&key, location).await? else { return Ok(None) };
-        self.examine(location, manifest, version).await.map(Some)
+        let Some((manifest, version)) = self.read_manifest(&key, location).await? else { return Ok(None) };
+        self.find_damage(location, manifest, version).await.map(Some)
     }
 
-    /// Looks for what a manifest names.
-    async fn examine(
+    /// Checks the objects that a manifest names.
+    async fn find_damage(
         &self,
         location: &Location,
         manifest: Manifest,
@@ -163,9 +167,9 @@ impl Archive {
     ) -> Result<StoredConversation, ArchiveError> {
         let mut damaged = Vec::new();
         for object in &manifest.objects {
-            // A name is a name: a manifest cannot make us look elsewhere.
+            // An invalid name counts as damage, so that a manifest cannot point to another folder.
             let meta = match self.key(location, &object.name) {
-                Ok(key) => self.meta(&key).await?,
+                Ok(key) => self.head(&key).await?,
                 Err(_) => None,
             };
             let intact = meta.is_some_and(|meta| {
@@ -178,7 +182,7 @@ impl Archive {
         Ok(StoredConversation { manifest, damaged, version })
     }
 
-    /// Takes a recording. Nobody sees it before it is committed.
+    /// Starts to write a recording. It is not visible before it is committed.
     pub async fn recording_writer(
         &self,
         location: &Location,
@@ -189,31 +193,31 @@ impl Archive {
             None => self.key(location, direction.file_name())?,
             Some(folder) => Path::parse(folder.staging_key()).map_err(object_store::Error::from)?,
         };
-        Ok(AudioWriter::new(Arc::clone(&self.backend), Arc::clone(&self.abandoned), key, direction))
+        Ok(AudioWriter::new(Arc::clone(&self.backend), Arc::clone(&self.dropped_uploads), key, direction))
     }
 
-    /// Takes back the uploads that were dropped unfinished. Done whenever a recording is begun; worth a call
-    /// before the process ends.
+    /// Aborts the uploads that were dropped unfinished. Every new recording does this, too. Call it before the
+    /// process ends.
     pub async fn abort_dropped_uploads(&self) {
-        self.abandoned.abort_all().await;
+        self.dropped_uploads.abort_all().await;
     }
 
-    /// The URL of an object: `file:///…` (percent-encoded), or `s3://bucket/key`, `gs://…`, `az://…` with the
-    /// key as it is, which is how the providers' own tools take it.
+    /// Returns the URL of an object: `file:///…` (percent-encoded), or `s3://bucket/key`, `gs://…`, `az://…` with the
+    /// literal key, as the providers' own tools expect it.
     pub fn object_url(&self, location: &Location, name: &str) -> Result<String, ArchiveError> {
         Ok(self.backend.url(&self.key(location, name)?))
     }
 
-    /// Whether a conversation could be archived right now, and safely: writes a small object and sees that a
-    /// second, conditional write of it is refused.
+    /// Checks that conversations can be archived safely now: writes a small object and verifies that a second,
+    /// conditional write of it is rejected.
     pub async fn check(&self) -> Result<(), ArchiveError> {
-        let key =
-            Path::parse(format!("{}/{PROBE}", self.backend.prefix)).map_err(object_store::Error::from)?;
+        let key = Path::parse(format!("{}/{CHECK_OBJECT}", self.backend.prefix))
+            .map_err(object_store::Error::from)?;
         let body = PutPayload::from_static(b"polyhook was here\n");
         self.backend.store.put(&key, body.clone()).await?;
         let again = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let verdict = match self.backend.store.put_opts(&key, body, again).await {
-            Err(error) if conflicted(&error) => Ok(()),
+            Err(error) if is_conflict(&error) => Ok(()),
             Ok(_) => Err(ArchiveError::Unconditional),
             Err(error) => Err(error.into()),
         };
@@ -227,17 +231,17 @@ impl Archive {
         location.key(&self.backend.prefix, name).map_err(|error| object_store::Error::from(error).into())
     }
 
-    /// Waits for this process's turn with a bucket of conversations.
-    async fn turn(&self, bucket: u8) -> MutexGuard<'_, ()> {
-        self.turns[usize::from(bucket)].lock().await
+    /// Locks the commits of this process whose folder's hash begins with `lock_index`.
+    async fn commit_lock(&self, lock_index: u8) -> MutexGuard<'_, ()> {
+        self.commit_locks[usize::from(lock_index)].lock().await
     }
 
-    async fn manifest(
+    async fn read_manifest(
         &self,
         key: &Path,
         location: &Location,
     ) -> Result<Option<(Manifest, UpdateVersion)>, ArchiveError> {
-        let Some((manifest, version)) = self.any_manifest(key).await? else { return Ok(None) };
+        let Some((manifest, version)) = self.read_any_manifest(key).await? else { return Ok(None) };
         let ids = [&manifest.account_id, &manifest.project_id, &manifest.conversation_id];
         if ids != [location.account_id(), location.project_id(), location.conversation_id()] {
             return Err(ArchiveError::Collision { key: key.to_string() });
@@ -245,14 +249,14 @@ impl Archive {
         Ok(Some((manifest, version)))
     }
 
-    /// The manifest at `key`, whosever it is.
-    async fn any_manifest(&self, key: &Path) -> Result<Option<(Manifest, UpdateVersion)>, ArchiveError> {
+    /// Reads the manifest at `key` of any conversation.
+    async fn read_any_manifest(&self, key: &Path) -> Result<Option<(Manifest, UpdateVersion)>, ArchiveError> {
         let found = match self.backend.store.get_opts(key, GetOptions::default()).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        if found.meta.size > MANIFEST_LIMIT {
+        if found.meta.size > MAX_MANIFEST_BYTES {
             let reason = format!("{} bytes", found.meta.size);
             return Err(ArchiveError::Manifest { key: key.to_string(), reason });
         }
@@ -260,7 +264,7 @@ impl Archive {
         Ok(Some((parse(key, &found.bytes().await?)?, version)))
     }
 
-    async fn meta(&self, key: &Path) -> Result<Option<ObjectMeta>, ArchiveError> {
+    async fn head(&self, key: &Path) -> Result<Option<ObjectMeta>, ArchiveError> {
         match self.backend.store.head(key).await {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -276,7 +280,7 @@ fn parse(key: &Path, bytes: &Bytes) -> Result<Manifest, ArchiveError> {
     }
     let unreadable = |error: serde_json::Error| ArchiveError::Manifest {
         key: key.to_string(),
-        // Not the error itself, which may quote what it found.
+        // Only the position, because the error itself may quote the content.
         reason: format!("line {}, column {}", error.line(), error.column()),
     };
     let version = serde_json::from_slice::<Version>(bytes).map_err(unreadable)?.schema_version;
@@ -286,8 +290,8 @@ fn parse(key: &Path, bytes: &Bytes) -> Result<Manifest, ArchiveError> {
     serde_json::from_slice(bytes).map_err(unreadable)
 }
 
-/// The condition of a write did not hold.
-fn conflicted(error: &object_store::Error) -> bool {
+/// Returns true if the condition of a write was not met.
+fn is_conflict(error: &object_store::Error) -> bool {
     use object_store::Error as E;
     matches!(error, E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. })
 }

@@ -1,36 +1,36 @@
-//! Which of two copies of a conversation is kept. Pure.
+//! The decision between two copies of a conversation. Pure.
 
 use std::cmp::Ordering;
 
 use super::manifest::{AudioStatus, Manifest, ObjectKind};
 
-/// What to do with a copy that arrives where another one lies.
+/// The result for a copy that arrives where the archive already has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteDecision {
-    /// It is newer, or adds a recording: write it under this revision.
+    /// The new copy is newer, or adds a recording: write it under this revision.
     Write {
-        /// One more than that of the copy it replaces; 1 for the first.
+        /// One more than the revision of the copy that it replaces; 1 for the first copy.
         revision: u64,
     },
-    /// The archive has it already.
+    /// The archive already has this copy.
     Unchanged,
-    /// The archive has a newer one.
+    /// The archive has a newer copy.
     Stale,
 }
 
-/// Compares the copy in the archive with a `new` one, whose revision does not matter.
+/// Compares the archived copy with a `new` one. The revision of `new` is ignored.
 ///
-/// The same bytes are worth writing again only for a recording that was missing. Other bytes are newer if
-/// the conversation is over where it was not, else if it has more turns, else a longer duration, else a
-/// summary (compared only between answers of the same API: v3 has none), else if they were fetched later. So a copy that was fetched before the call had ended never replaces the final one, however
-/// late it is written.
+/// The same bytes are written again only to add a missing recording. Other bytes are newer by the first of these that
+/// differs: the conversation is over, more turns, a longer duration, a summary (compared only between answers of the
+/// same API, because v3 has none), a later fetch. So a copy that was fetched before the end of the call never
+/// replaces the final one, even if it is written later.
 pub fn decide_write(existing: &Manifest, new: &Manifest) -> WriteDecision {
     let write = WriteDecision::Write { revision: existing.revision.saturating_add(1) };
     let hash = |manifest: &Manifest| manifest.conversation().map(|object| object.sha256.clone());
     if hash(existing) == hash(new) {
         return if adds_audio(existing, new) { write } else { WriteDecision::Unchanged };
     }
-    match age(existing, new) {
+    match compare_age(existing, new) {
         Ordering::Less => write,
         Ordering::Equal => WriteDecision::Unchanged,
         Ordering::Greater => WriteDecision::Stale,
@@ -44,8 +44,8 @@ fn adds_audio(existing: &Manifest, new: &Manifest) -> bool {
             || new.objects.iter().any(|object| object.kind == ObjectKind::Audio && missing(&object.name)))
 }
 
-/// How `a` stands to `b`: less is older.
-fn age(a: &Manifest, b: &Manifest) -> Ordering {
+/// Compares the age of two copies: `Less` means that `a` is older.
+fn compare_age(a: &Manifest, b: &Manifest) -> Ordering {
     let over = |manifest: &Manifest| !manifest.facts.in_progress;
     let turns = |manifest: &Manifest| manifest.facts.turn_count;
     let duration = |manifest: &Manifest| manifest.facts.total_duration_s.unwrap_or(f64::NEG_INFINITY);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_bytes_change_nothing() {
+    fn identical_bytes_change_nothing() {
         let existing = manifest(|_| ());
         let later = |m: &mut Manifest| m.timings.fetched_at = "2027-01-01T00:00:00Z".parse().unwrap();
         assert_eq!(decide_write(&existing, &manifest(later)), WriteDecision::Unchanged);
@@ -93,7 +93,7 @@ mod tests {
             let none = manifest(|m| without_audio(m, status));
             assert_eq!(decide_write(&existing, &none), WriteDecision::Unchanged);
             assert_eq!(decide_write(&none, &none), WriteDecision::Unchanged);
-            assert_eq!(decide_write(&none, &existing), WRITE, "a recording came");
+            assert_eq!(decide_write(&none, &existing), WRITE, "a recording was added");
         }
         let more = manifest(|m| {
             let mut user = m.objects[1].clone();
@@ -104,11 +104,11 @@ mod tests {
         assert_eq!(decide_write(&more, &existing), WriteDecision::Unchanged);
     }
 
-    /// Each step outranks all that follow it.
+    /// Each criterion outranks all that follow it.
     #[test]
-    fn newer_replaces_older_and_never_the_other_way_round() {
-        type Step = fn(&mut Manifest, bool);
-        let steps: [Step; 5] = [
+    fn each_criterion_outranks_the_following_ones() {
+        type Criterion = fn(&mut Manifest, bool);
+        let criteria: [Criterion; 5] = [
             |m, new| m.facts.in_progress = !new,
             |m, new| m.facts.turn_count = if new { 9 } else { 3 },
             |m, new| m.facts.total_duration_s = new.then_some(0.0),
@@ -118,11 +118,11 @@ mod tests {
                 m.timings.fetched_at = at.parse().unwrap();
             },
         ];
-        for (rank, step) in steps.iter().enumerate() {
+        for (rank, criterion) in criteria.iter().enumerate() {
             let build = |new: bool| {
                 manifest(|m| {
-                    step(m, new);
-                    for lower in &steps[rank + 1..] {
+                    criterion(m, new);
+                    for lower in &criteria[rank + 1..] {
                         lower(m, !new);
                     }
                     if new {
@@ -131,13 +131,13 @@ mod tests {
                 })
             };
             let (old, new) = (build(false), build(true));
-            assert_eq!(decide_write(&old, &new), WRITE, "step {rank}");
-            assert_eq!(decide_write(&new, &old), WriteDecision::Stale, "step {rank}");
+            assert_eq!(decide_write(&old, &new), WRITE, "criterion {rank}");
+            assert_eq!(decide_write(&new, &old), WriteDecision::Stale, "criterion {rank}");
         }
     }
 
     #[test]
-    fn summaries_of_different_apis_are_not_compared() {
+    fn ignores_summaries_of_different_apis() {
         let existing = manifest(|m| m.facts.summarised = true);
         let new = manifest(|m| {
             other_bytes(m);
@@ -148,12 +148,12 @@ mod tests {
     }
 
     #[test]
-    fn neither_is_newer() {
+    fn copies_of_equal_age_are_unchanged() {
         assert_eq!(decide_write(&manifest(|_| ()), &manifest(other_bytes)), WriteDecision::Unchanged);
     }
 
     #[test]
-    fn a_later_version_can_be_read() {
+    fn reads_manifests_of_later_versions() {
         let mut json: serde_json::Value =
             serde_json::from_str(include_str!("fixtures/manifest.json")).unwrap();
         json["sentiment"] = serde_json::json!({ "score": 3 });
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_written_form_is_the_published_contract() {
+    fn writes_the_published_format() {
         let json: serde_json::Value = serde_json::from_str(include_str!("fixtures/manifest.json")).unwrap();
         assert_eq!(serde_json::to_value(manifest(|_| ())).unwrap(), json);
     }

@@ -133,7 +133,7 @@ fn show(report: &AuditReport, url: Option<&str>) {
     }
     for AuditFinding { project_id, conversation_id, finding, detail } in findings.iter().take(SHOWN) {
         let what = finding.as_str();
-        let what = if finding.is_wrong() { output::red(what) } else { output::bold(what) };
+        let what = if finding.is_fault() { output::red(what) } else { output::bold(what) };
         let detail = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
         output::line(format!("{what} {conversation_id} {}{detail}", output::dimmed(project_id)));
     }

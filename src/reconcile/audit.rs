@@ -1,4 +1,4 @@
-//! What PolyAI has of a day against what the archive holds, in both directions.
+//! The audit: compares PolyAI's list of a day with the archive, in both directions.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -7,7 +7,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::pass::publish;
+use super::pass::publish_discovery;
 use crate::{
     archive::{Archive, ArchiveError, AudioStatus, ConversationFolder, Location, StoredConversation},
     clock::Clock,
@@ -16,75 +16,75 @@ use crate::{
     queue::{Queue, QueueError},
 };
 
-/// The version of the report's form.
+/// The version of the report's format.
 const SCHEMA_VERSION: u32 = 1;
-/// Conversations whose objects are looked at at the same time.
-const AT_ONCE: usize = 16;
-/// Findings that a report names; beyond that they are counted.
-const NAMED: usize = 10_000;
+/// The number of conversations whose objects are checked at the same time.
+const MAX_CONCURRENT_CHECKS: usize = 16;
+/// The maximum number of findings in a report. Further ones are only counted.
+const MAX_FINDINGS: usize = 10_000;
 
-/// What audits, and what it compares.
+/// The parameters of an audit.
 #[derive(Debug)]
 pub struct Auditor<'a> {
-    /// Whose list.
+    /// The client for PolyAI's list.
     pub polyai: &'a PolyAi,
-    /// What is audited.
+    /// The audited archive.
     pub archive: &'a Archive,
-    /// Says what is over.
+    /// The clock that decides which calls are over.
     pub clock: &'a Clock,
-    /// Calls that ended less than this ago are left alone.
+    /// Calls that ended less than this time ago are ignored.
     pub settle: std::time::Duration,
-    /// Which environments are wanted.
+    /// The wanted environments.
     pub environments: &'a [String],
-    /// Whether every byte is read and hashed.
+    /// True if every byte is read and hashed.
     pub deep: bool,
-    /// Where what is missing or damaged is queued, if it is to be repaired.
+    /// The queue for the repair of missing and damaged conversations. `None`: no repair.
     pub repair: Option<&'a dyn Queue>,
 }
 
-/// Why there is no report.
+/// An audit failed, so there is no report.
 #[derive(Debug, Error)]
 pub enum AuditError {
-    /// PolyAI does not list.
+    /// PolyAI's list cannot be read.
     #[error("project {0}: the conversations cannot be listed: {1}")]
     Api(String, #[source] ApiError),
-    /// The archive does not say what it holds.
+    /// The archive cannot be listed or read.
     #[error("the archive cannot be read: {0}")]
     Archive(#[from] ArchiveError),
-    /// What is missing cannot be queued.
+    /// A missing conversation cannot be queued.
     #[error("nothing can be queued for repair: {0}")]
     Queue(#[from] QueueError),
 }
 
-/// What is found wrong, or worth knowing.
+/// A fault of the archive, or a fact that a person should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
-    /// PolyAI has it, the archive has not.
+    /// PolyAI has the conversation, and the archive does not.
     Missing,
-    /// It was archived while it was going on.
+    /// It was archived while it was still in progress.
     Outdated,
-    /// Objects without a manifest: a commit that did not come to its end.
+    /// There are objects, but no manifest: a commit was not completed.
     Incomplete,
-    /// Objects are gone, or are not what the manifest names.
+    /// Objects are missing, or differ from the manifest.
     Damaged,
-    /// The manifest cannot be read, or lies in the wrong place.
+    /// The manifest cannot be read, or is in the wrong folder.
     Unreadable,
-    /// The archive has it, PolyAI's list has not (any more, or under another environment).
+    /// The archive has it, and PolyAI's list does not (any more, or under another environment).
     Extra,
-    /// Turns happened and none is shown: transcript visibility is off.
+    /// The conversation has turns, but shows none: transcript visibility is off.
     HiddenTranscript,
-    /// A voice call without a recording.
+    /// A voice call has no recording.
     AbsentRecording,
 }
 
 impl FindingKind {
-    /// Whether the archive is not what it should be because of it.
-    pub fn is_wrong(self) -> bool {
+    /// Returns true if the finding is a fault of the archive.
+    pub fn is_fault(self) -> bool {
         matches!(self, Self::Missing | Self::Outdated | Self::Incomplete | Self::Damaged | Self::Unreadable)
     }
 
-    /// As the report has it.
+    /// Returns the word in the report.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -104,45 +104,45 @@ impl FindingKind {
 pub struct AuditFinding {
     /// The project, as configured.
     pub project_id: String,
-    /// PolyAI's id, or its folder's name where nothing else is known.
+    /// PolyAI's id, or the name of the folder if the id is unknown.
     pub conversation_id: String,
-    /// What.
+    /// The kind of the finding.
     pub finding: FindingKind,
-    /// Objects, or a reason; nothing private.
+    /// Names of objects, or a reason. Contains nothing private.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// A day, judged.
+/// The report about one day.
 #[derive(Clone, Debug, Serialize)]
 pub struct AuditReport {
-    /// Of this form.
+    /// The version of this format.
     pub schema_version: u32,
-    /// The day (of UTC) on which the conversations started.
+    /// The day (UTC) on which the conversations started.
     pub date: Date,
-    /// When it was looked at.
+    /// The time of the audit.
     pub audited_at: Timestamp,
-    /// Whether hashes were compared.
+    /// True if hashes were compared.
     pub deep: bool,
-    /// Whether all is as it should be.
+    /// True if no finding is a fault.
     pub complete: bool,
-    /// Conversations that PolyAI has.
+    /// The number of conversations that PolyAI has.
     pub listed: u64,
-    /// Of these, still going on or over only just now.
+    /// Of these, the number that are in progress or ended just now.
     pub unsettled: u64,
-    /// Of these, erased here: they are not missing.
+    /// Of these, the number that were erased here. They are not missing.
     pub erased: u64,
-    /// Conversations in the archive.
+    /// The number of conversations in the archive.
     pub archived: u64,
-    /// Their objects.
+    /// The number of their objects.
     pub objects: u64,
-    /// And bytes.
+    /// Their size in bytes.
     pub bytes: u64,
-    /// How often each thing was found.
+    /// The number of findings of each kind.
     pub counts: BTreeMap<&'static str, u64>,
-    /// What was queued to be fetched (again).
+    /// The number of conversations that were queued for a fetch.
     pub queued: u64,
-    /// What was found, at most ten thousand of it.
+    /// The findings, at most ten thousand.
     pub findings: Vec<AuditFinding>,
 }
 
@@ -166,7 +166,7 @@ impl AuditReport {
         }
     }
 
-    fn note(
+    fn add_finding(
         &mut self,
         project: &Project,
         conversation_id: &str,
@@ -174,8 +174,8 @@ impl AuditReport {
         detail: Option<String>,
     ) {
         *self.counts.entry(finding.as_str()).or_default() += 1;
-        self.complete &= !finding.is_wrong();
-        if self.findings.len() < NAMED {
+        self.complete &= !finding.is_fault();
+        if self.findings.len() < MAX_FINDINGS {
             let (project_id, conversation_id) = (project.project_id().to_owned(), conversation_id.to_owned());
             self.findings.push(AuditFinding { project_id, conversation_id, finding, detail });
         }
@@ -183,17 +183,17 @@ impl AuditReport {
 }
 
 impl Auditor<'_> {
-    /// Audits the conversations of `projects` that started on `date`. `seen` is told of the report as it grows.
+    /// Audits the conversations of `projects` that started on `date`. `on_progress` gets the report as it grows.
     pub async fn run(
         &self,
         projects: &[&Project],
         date: Date,
-        seen: impl Fn(&AuditReport),
+        on_progress: impl Fn(&AuditReport),
     ) -> Result<AuditReport, AuditError> {
         let mut report = AuditReport::new(date, self.clock.now(), self.deep);
         for project in projects {
-            let known = self.compare_list(project, date, &mut report, &seen).await?;
-            self.inspect_all(project, date, &known, &mut report, &seen).await?;
+            let listed_folders = self.compare_list(project, date, &mut report, &on_progress).await?;
+            self.inspect_all(project, date, &listed_folders, &mut report, &on_progress).await?;
         }
         report.findings.sort_by(|a, b| {
             (a.finding, &a.project_id, &a.conversation_id).cmp(&(
@@ -205,13 +205,13 @@ impl Auditor<'_> {
         Ok(report)
     }
 
-    /// What PolyAI has: is it there? The names of their folders.
+    /// Checks that every conversation of PolyAI's list is archived. Returns the names of their folders.
     async fn compare_list(
         &self,
         project: &Project,
         date: Date,
         report: &mut AuditReport,
-        seen: &impl Fn(&AuditReport),
+        on_progress: &impl Fn(&AuditReport),
     ) -> Result<HashSet<String>, AuditError> {
         let day = self.archive.list_day(project.account_id(), project.project_id(), date).await?;
         let erasures = self.archive.erased_conversations().await?;
@@ -221,22 +221,22 @@ impl Auditor<'_> {
         let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
         let query = ListQuery { started: start..end, environments: self.environments.to_vec() };
         let mut list = self.polyai.list(project, query);
-        let mut known = HashSet::new();
+        let mut listed_folders = HashSet::new();
         let failed = |error| AuditError::Api(project.project_id().to_owned(), error);
         while let Some(listed) = list.next().await.map_err(failed)? {
-            // Without a start it is of no day.
+            // A conversation without a start belongs to no day.
             let Some(started_at) = listed.started_at else { continue };
-            let place = Location::new(project.account_id(), project.project_id(), &listed.id, started_at);
-            if !known.insert(place.name().to_owned()) {
+            let location = Location::new(project.account_id(), project.project_id(), &listed.id, started_at);
+            if !listed_folders.insert(location.name().to_owned()) {
                 continue;
             }
             report.listed += 1;
-            if erasures.contain(project.account_id(), project.project_id(), &listed.id) {
+            if erasures.contains(project.account_id(), project.project_id(), &listed.id) {
                 report.erased += 1;
             } else if listed.in_progress || listed.ended_at.unwrap_or(started_at) > settled {
                 report.unsettled += 1;
-            } else if day.archived_at(&place).is_none() {
-                report.note(project, &listed.id, FindingKind::Missing, None);
+            } else if day.archived_at(&location).is_none() {
+                report.add_finding(project, &listed.id, FindingKind::Missing, None);
                 let discovery = Discovery {
                     conversation_id: listed.id,
                     account_id: project.account_id().to_owned(),
@@ -250,19 +250,19 @@ impl Auditor<'_> {
                 };
                 self.repair(&discovery, report).await?;
             }
-            seen(report);
+            on_progress(report);
         }
-        Ok(known)
+        Ok(listed_folders)
     }
 
-    /// What the archive has: is it good, and has PolyAI it too?
+    /// Checks every archived conversation, and that PolyAI's list has it, too.
     async fn inspect_all(
         &self,
         project: &Project,
         date: Date,
-        known: &HashSet<String>,
+        listed_folders: &HashSet<String>,
         report: &mut AuditReport,
-        seen: &impl Fn(&AuditReport),
+        on_progress: &impl Fn(&AuditReport),
     ) -> Result<(), AuditError> {
         let (account, id) = (project.account_id(), project.project_id());
         let folders = self.archive.list_folders(account, id, date);
@@ -276,36 +276,41 @@ impl Auditor<'_> {
                     };
                     Ok::<_, ArchiveError>((folder, stored))
                 })
-                .buffer_unordered(AT_ONCE)
+                .buffer_unordered(MAX_CONCURRENT_CHECKS)
         );
         while let Some((folder, stored)) = inspected.try_next().await? {
-            let is_known = known.contains(&folder.name);
+            let is_listed = listed_folders.contains(&folder.name);
             match stored {
                 Ok(None) => {
                     let detail = format!("{} objects and no manifest", folder.objects);
-                    report.note(project, &folder.name, FindingKind::Incomplete, Some(detail));
+                    report.add_finding(project, &folder.name, FindingKind::Incomplete, Some(detail));
                 }
-                Ok(Some(stored)) => self.judge(project, &folder, &stored, is_known, report).await?,
+                Ok(Some(stored)) => self.inspect(project, &folder, &stored, is_listed, report).await?,
                 Err(
                     error @ (ArchiveError::Manifest { .. }
                     | ArchiveError::Collision { .. }
                     | ArchiveError::Newer { .. }),
                 ) => {
-                    report.note(project, &folder.name, FindingKind::Unreadable, Some(error.to_string()));
+                    report.add_finding(
+                        project,
+                        &folder.name,
+                        FindingKind::Unreadable,
+                        Some(error.to_string()),
+                    );
                 }
                 Err(error) => return Err(error.into()),
             }
-            seen(report);
+            on_progress(report);
         }
         Ok(())
     }
 
-    async fn judge(
+    async fn inspect(
         &self,
         project: &Project,
         folder: &ConversationFolder,
         stored: &StoredConversation,
-        is_known: bool,
+        is_listed: bool,
         report: &mut AuditReport,
     ) -> Result<(), AuditError> {
         let manifest = &stored.manifest;
@@ -314,10 +319,10 @@ impl Auditor<'_> {
         report.objects += folder.objects;
         report.bytes += folder.bytes;
         if !stored.is_intact() {
-            report.note(project, id, FindingKind::Damaged, Some(stored.damaged().join(", ")));
+            report.add_finding(project, id, FindingKind::Damaged, Some(stored.damaged().join(", ")));
         }
         if !stored.is_final() {
-            report.note(project, id, FindingKind::Outdated, None);
+            report.add_finding(project, id, FindingKind::Outdated, None);
         }
         if !stored.is_intact() || !stored.is_final() {
             let discovery = Discovery {
@@ -333,22 +338,22 @@ impl Auditor<'_> {
             };
             self.repair(&discovery, report).await?;
         }
-        // What was archived of another environment is not in the lists that were read.
-        if !is_known && self.environments.contains(&manifest.facts.environment) {
-            report.note(project, id, FindingKind::Extra, None);
+        // The lists that were read do not contain conversations of other environments.
+        if !is_listed && self.environments.contains(&manifest.facts.environment) {
+            report.add_finding(project, id, FindingKind::Extra, None);
         }
         if manifest.warnings.iter().any(|warning| warning.starts_with("transcript_hidden")) {
-            report.note(project, id, FindingKind::HiddenTranscript, None);
+            report.add_finding(project, id, FindingKind::HiddenTranscript, None);
         }
         if manifest.audio.status == AudioStatus::Absent {
-            report.note(project, id, FindingKind::AbsentRecording, None);
+            report.add_finding(project, id, FindingKind::AbsentRecording, None);
         }
         Ok(())
     }
 
     async fn repair(&self, discovery: &Discovery, report: &mut AuditReport) -> Result<(), AuditError> {
         if let Some(queue) = self.repair {
-            publish(queue, discovery, self.clock).await?;
+            publish_discovery(queue, discovery, self.clock).await?;
             report.queued += 1;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! `[reconcile]`
+//! The `[reconcile]` section.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReconcileConfig {
-    /// How often PolyAI's list is compared with the archive; `0s`: `run` and `work` never do.
+    /// Interval at which PolyAI's list is compared with the archive. `0s`: `run` and `work` do not reconcile.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub every: Duration,
-    /// How far back.
+    /// Age up to which conversations are compared.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub lookback: Duration,
-    /// How long after its end a call is left alone: its webhook is on its way.
+    /// Time after the end of a call during which it is ignored, because its webhook may still come.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub settle: Duration,

@@ -1,22 +1,23 @@
-//! Finding what no webhook has brought: PolyAI's list against the archive.
+//! Reconciliation of PolyAI's list of conversations with the archive: finds the conversations that no webhook
+//! announced.
 //!
-//! PolyAI gives up on a delivery after some hours, a secret or a toggle can be wrong for days, and some tenants' webhooks
-//! announce no conversations at all. The archive has to be complete all the same. So, again and again ([`ReconcileService`]) or
-//! because a person wants it (`backfill`, `audit`), conversations are listed ([`crate::polyai::Lister`]) and looked up in
-//! the archive, and what is missing is queued as [`conversation.discovered`](crate::event::Discovery): the same queue, the same
-//! worker, the same retries as a webhook's.
+//! PolyAI stops retrying a delivery after some hours, a secret or a setting can be wrong for days, and the webhooks
+//! of some tenants announce no conversations. The archive must become complete nevertheless. Therefore conversations
+//! are listed ([`crate::polyai::Lister`]) and compared with the archive, periodically ([`ReconcileService`]) or by a
+//! command (`backfill`, `audit`). Missing ones are queued as [`conversation.discovered`](crate::event::Discovery),
+//! for the same queue, worker and retries as those of webhooks.
 //!
-//! * There is no database: the archive is the ledger, and one listing a day ([`Archive::list_day`](crate::archive::Archive::list_day))
-//!   tells what it holds. A pass can end anywhere and the next one knows as much.
-//! * A call is left alone until it has been over for `settle`, so that its webhook comes first.
-//! * A conversation is fetched once: the queue knows a second finding by reconciliation for a duplicate (for
-//!   `queue.dedup_window`; until then it is not asked for again), and a worker that is given one that is archived by then,
-//!   because a webhook or another finding was faster, does not fetch it.
-//! * Of several replicas one reconciles ([`Archive::lease`](crate::archive::Archive::lease)): twice would be harmless and a
-//!   waste. It is a lease in the archive and not a single active consumer of RabbitMQ's, because the embedded queue needs
-//!   it too (several processes, one folder), and because a pass is not triggered by a message.
+//! * There is no database. The archive itself records what is archived, and one listing per day
+//!   ([`Archive::list_day`](crate::archive::Archive::list_day)) returns it. A pass can end anywhere, and the next one
+//!   continues from the same knowledge.
+//! * A call is ignored until `settle` after its end, so that its webhook comes first.
+//! * A conversation is fetched once. If reconciliation finds it again, the queue recognises a duplicate (for
+//!   `queue.dedup_window`). A worker does not fetch a conversation that was archived in the meantime.
+//! * One of several replicas reconciles at a time ([`Archive::lease`](crate::archive::Archive::lease)). Two would be
+//!   harmless, but wasteful. The lease is in the archive and not a single active consumer of RabbitMQ, because the
+//!   embedded queue needs it, too (several processes, one folder), and because no message triggers a pass.
 //!
-//! Memory: what is known of one or two days, some 50 bytes for each conversation, and a page's few fields.
+//! Memory: about 50 bytes for each conversation of one or two days, and a few fields for each entry of one page.
 
 mod audit;
 mod config;

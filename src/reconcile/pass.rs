@@ -1,4 +1,5 @@
-//! One pass over a project's conversations: listed, looked up, queued where they are missing.
+//! One pass over the conversations of a project: lists them, compares them with the archive, and queues the missing
+//! ones.
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
@@ -15,74 +16,77 @@ use crate::{
     queue::{Message, Published, Queue, QueueError, QueueKind},
 };
 
-/// Days of the archive that are known at a time. A list is about in order, so two would do.
-const DAYS: usize = 3;
-/// Found conversations are queued by so many at a time.
-const BATCH: usize = 32;
-/// What the queue does not do at once is asked for again so often, after waits that double.
-const TRIES: u32 = 8;
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// How often a full queue is looked at again, and how many looks without room are worth a word.
-const LOOK: Duration = Duration::from_secs(1);
-const PATIENT_LOOKS: u32 = 30;
+/// The number of days of the archive in memory. A list is almost in order, so two would be enough.
+const MAX_CACHED_DAYS: usize = 3;
+/// The number of conversations that are queued at the same time.
+const BATCH_SIZE: usize = 32;
+/// The maximum number of attempts for an operation of the queue. The delay between them doubles.
+const MAX_ATTEMPTS: u32 = 8;
+/// The delay after the first attempt.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+/// The interval at which a full queue is checked.
+const BACKLOG_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of checks without room after which a warning is logged.
+const CHECKS_BEFORE_WARNING: u32 = 30;
 
-/// How fast conversations are queued.
+/// The limits for queueing conversations.
 #[derive(Debug, Default)]
 pub struct QueueingLimits {
-    /// So many a second; no bound where absent.
+    /// The maximum rate. `None`: no limit.
     pub rate: Option<DefaultDirectRateLimiter>,
-    /// Only while no more than so many jobs wait, so that what comes by webhook does not wait behind a month of old calls.
+    /// The maximum number of waiting jobs, above which the pass pauses. So webhooks do not wait behind a month of old
+    /// calls. `None`: no limit.
     pub max_backlog: Option<u64>,
 }
 
-/// What compares, and what it compares with.
+/// The parameters of a pass.
 #[derive(Debug)]
 pub struct ReconcilePass<'a> {
-    /// Whose list.
+    /// The client for PolyAI's list.
     pub polyai: &'a PolyAi,
-    /// The ledger.
+    /// The archive to compare with.
     pub archive: &'a Archive,
-    /// Where missing conversations are queued; nowhere in a dry run.
+    /// The queue for missing conversations. `None`: a dry run.
     pub queue: Option<&'a dyn Queue>,
-    /// Says what is over.
+    /// The clock that decides which calls are over.
     pub clock: &'a Clock,
-    /// Calls that ended less than this ago are left alone.
+    /// Calls that ended less than this time ago are ignored.
     pub settle: Duration,
-    /// Which environments are wanted.
+    /// The wanted environments.
     pub environments: &'a [String],
-    /// Who asks.
+    /// The initiator of the pass.
     pub by: By,
-    /// When a person asked: what was queued before is queued again for them.
+    /// The time of a person's request. Conversations that were queued before this time are queued again.
     pub asked_at: Option<Timestamp>,
-    /// How fast.
+    /// The limits for queueing.
     pub limits: &'a QueueingLimits,
 }
 
-/// What a pass has found so far.
+/// The counts of a pass so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PassSummary {
     /// Conversations that PolyAI has.
     pub listed: u64,
-    /// Of these, in the archive.
+    /// Of these, conversations in the archive.
     pub archived: u64,
-    /// Not in the archive, though over for long enough.
+    /// Conversations that are over for long enough, but not in the archive.
     pub missing: u64,
-    /// In the archive, but fetched before they were over.
+    /// Conversations that were archived before they were over.
     pub outdated: u64,
-    /// Still going on, or over only just now.
+    /// Conversations that are in progress or ended just now.
     pub unsettled: u64,
-    /// Erased here, and so not missing.
+    /// Conversations that were erased here, and so are not missing.
     pub erased: u64,
-    /// Missing ones that were queued now.
+    /// Missing conversations that this pass queued.
     pub queued: u64,
-    /// Missing ones that the queue has, or has had not long ago.
+    /// Missing conversations that the queue already has, or had recently.
     pub queued_before: u64,
-    /// Entries of the list that name no conversation.
+    /// Entries of the list without a conversation id.
     pub unreadable: u64,
 }
 
 impl PassSummary {
-    /// Adds another project's.
+    /// Adds the counts of another project.
     pub fn add(&mut self, other: &Self) {
         let Self {
             listed,
@@ -107,89 +111,92 @@ impl PassSummary {
     }
 }
 
-/// Why a pass did not come to its end. What it has queued stays queued.
+/// A pass failed. What it has queued stays queued.
 #[derive(Debug, Error)]
 pub enum PassError {
-    /// PolyAI does not list.
+    /// PolyAI's list cannot be read.
     #[error("the conversations cannot be listed: {0}")]
     Api(#[from] ApiError),
-    /// The archive does not say what it holds.
+    /// The archive cannot be listed or read.
     #[error("the archive cannot be listed: {0}")]
     Archive(#[from] ArchiveError),
-    /// Nothing can be queued.
+    /// A missing conversation cannot be queued.
     #[error("nothing can be queued: {0}")]
     Queue(#[from] QueueError),
 }
 
 impl ReconcilePass<'_> {
-    /// Compares what started within `started`, newest first. `seen` is told of the progress: what was found, and the
-    /// moment down to which everything is compared, about.
+    /// Compares the conversations that started within `started`, newest first. `on_progress` gets the counts so far,
+    /// and the approximate time down to which everything is compared.
     pub async fn project(
         &self,
         project: &Project,
         started: Range<Timestamp>,
-        mut seen: impl FnMut(&PassSummary, Timestamp),
+        mut on_progress: impl FnMut(&PassSummary, Timestamp),
     ) -> Result<PassSummary, PassError> {
         let query = ListQuery { started, environments: self.environments.to_vec() };
         let mut list = self.polyai.list(project, query);
-        let erasures = self.archive.erased_conversations().await?;
-        let mut ledger = Ledger { archive: self.archive, project, erasures, days: VecDeque::new() };
-        let mut tally = PassSummary::default();
-        let mut found = Vec::with_capacity(BATCH);
-        // How many may be queued before it is looked again how many wait.
+        let erased = self.archive.erased_conversations().await?;
+        let mut archived_days =
+            ArchivedDays { archive: self.archive, project, erased, days: VecDeque::new() };
+        let mut summary = PassSummary::default();
+        let mut found = Vec::with_capacity(BATCH_SIZE);
+        // The number of conversations that may be queued before the backlog is checked again.
         let mut room = 0;
         loop {
             let next = list.next().await?;
-            tally.unreadable = list.unreadable();
+            summary.unreadable = list.unreadable();
             let over = next.is_none();
             if let Some(listed) = next {
-                tally.listed += 1;
-                if let Some(discovery) = self.compare(&listed, project, &mut ledger, &mut tally).await? {
+                summary.listed += 1;
+                if let Some(discovery) =
+                    self.compare(&listed, project, &mut archived_days, &mut summary).await?
+                {
                     found.push(discovery);
                 }
             }
-            if found.len() == BATCH || over {
-                self.queue_all(&mut found, &mut room, &mut tally).await?;
+            if found.len() == BATCH_SIZE || over {
+                self.queue_missing(&mut found, &mut room, &mut summary).await?;
             }
-            seen(&tally, list.reached());
+            on_progress(&summary, list.reached());
             if over {
-                return Ok(tally);
+                return Ok(summary);
             }
         }
     }
 
-    /// What is to be queued, if anything.
+    /// Compares one conversation with the archive. Returns it if it must be queued.
     async fn compare(
         &self,
         listed: &Listed,
         project: &Project,
-        ledger: &mut Ledger<'_>,
-        tally: &mut PassSummary,
+        archived_days: &mut ArchivedDays<'_>,
+        summary: &mut PassSummary,
     ) -> Result<Option<Discovery>, PassError> {
         let over = listed.ended_at.or(listed.started_at).unwrap_or(Timestamp::MIN);
         let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
         if listed.in_progress || over > settled {
-            tally.unsettled += 1;
+            summary.unsettled += 1;
             return Ok(None);
         }
         let location = listed
             .started_at
             .map(|at| Location::new(project.account_id(), project.project_id(), &listed.id, at));
-        let archived_at = match ledger.state(location.as_ref(), listed).await? {
-            State::Archived => {
-                tally.archived += 1;
+        let archived_at = match archived_days.find(location.as_ref(), listed).await? {
+            ArchiveState::Archived => {
+                summary.archived += 1;
                 return Ok(None);
             }
-            State::Outdated(archived_at) => {
-                tally.outdated += 1;
+            ArchiveState::Outdated(archived_at) => {
+                summary.outdated += 1;
                 Some(archived_at)
             }
-            State::Erased => {
-                tally.erased += 1;
+            ArchiveState::Erased => {
+                summary.erased += 1;
                 return Ok(None);
             }
-            State::Missing => {
-                tally.missing += 1;
+            ArchiveState::Missing => {
+                summary.missing += 1;
                 None
             }
         };
@@ -206,11 +213,11 @@ impl ReconcilePass<'_> {
         }))
     }
 
-    async fn queue_all(
+    async fn queue_missing(
         &self,
         found: &mut Vec<Discovery>,
         room: &mut u64,
-        tally: &mut PassSummary,
+        summary: &mut PassSummary,
     ) -> Result<(), PassError> {
         let Some(queue) = self.queue else {
             found.clear();
@@ -220,23 +227,9 @@ impl ReconcilePass<'_> {
             return Ok(());
         }
         if let Some(max_backlog) = self.limits.max_backlog {
-            // Counting may cost as much as the queue is long.
-            let mut looks = 0;
-            while *room == 0 {
-                let jobs = patiently(|| waiting(queue)).await?;
-                if let Some(left) = max_backlog.checked_sub(jobs) {
-                    *room = left.max(1);
-                    break;
-                }
-                looks += 1;
-                if looks == PATIENT_LOOKS {
-                    tracing::warn!(
-                        jobs,
-                        ahead = max_backlog,
-                        "nothing more is queued while so many jobs wait: if that lasts, is a worker running?"
-                    );
-                }
-                tokio::time::sleep(LOOK).await;
+            // Counting may cost as much as the queue is long, so it is not repeated for every batch.
+            if *room == 0 {
+                *room = wait_for_room(queue, max_backlog).await?;
             }
             *room = room.saturating_sub(found.len() as u64);
         }
@@ -245,21 +238,41 @@ impl ReconcilePass<'_> {
                 if let Some(rate) = &self.limits.rate {
                     rate.until_ready().await;
                 }
-                publish(queue, &discovery, self.clock).await
+                publish_discovery(queue, &discovery, self.clock).await
             })
-            .buffer_unordered(BATCH);
+            .buffer_unordered(BATCH_SIZE);
         while let Some(published) = queued.next().await {
             match published? {
-                Published::New => tally.queued += 1,
-                Published::Duplicate => tally.queued_before += 1,
+                Published::New => summary.queued += 1,
+                Published::Duplicate => summary.queued_before += 1,
             }
         }
         Ok(())
     }
 }
 
-/// Makes a discovery a job.
-pub(super) async fn publish(
+/// Waits until at most `max_backlog` jobs wait. Returns the number of conversations that may be queued now.
+async fn wait_for_room(queue: &dyn Queue, max_backlog: u64) -> Result<u64, QueueError> {
+    let mut checks = 0;
+    loop {
+        let jobs = patiently(|| waiting_jobs(queue)).await?;
+        if let Some(room) = max_backlog.checked_sub(jobs) {
+            return Ok(room.max(1));
+        }
+        checks += 1;
+        if checks == CHECKS_BEFORE_WARNING {
+            tracing::warn!(
+                jobs,
+                ahead = max_backlog,
+                "nothing more is queued while so many jobs wait; if this continues, check that a worker is running"
+            );
+        }
+        tokio::time::sleep(BACKLOG_POLL_INTERVAL).await;
+    }
+}
+
+/// Publishes a discovery as a job.
+pub(super) async fn publish_discovery(
     queue: &dyn Queue,
     discovery: &Discovery,
     clock: &Clock,
@@ -267,7 +280,7 @@ pub(super) async fn publish(
     let body = discovery.body().map_err(|error| QueueError::Refused(error.to_string()))?;
     let id = discovery.id();
     let message = Message {
-        // Not the body: who found it makes no difference.
+        // The key does not contain the body, because the initiator makes no difference.
         dedup: DedupKey::new(&id, b""),
         id,
         kind: CONVERSATION_DISCOVERED.to_owned(),
@@ -281,17 +294,17 @@ pub(super) async fn publish(
         content_type: "application/json".to_owned(),
         body: body.into(),
     };
-    // Asked for again it is a duplicate at worst.
+    // If an attempt is repeated, the worst result is a duplicate.
     patiently(|| queue.publish(message.clone())).await
 }
 
-/// Trouble of the queue's that passes is no reason to begin a month again.
+/// Retries an operation of the queue, so that a transient error does not end a pass over a month.
 async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, QueueError>
 where
     F: Future<Output = Result<T, QueueError>>,
 {
-    let mut wait = FIRST_WAIT;
-    for _ in 1..TRIES {
+    let mut wait = FIRST_DELAY;
+    for _ in 1..MAX_ATTEMPTS {
         match ask().await {
             Err(QueueError::Unavailable(_) | QueueError::Timeout(_) | QueueError::Refused(_)) => {}
             other => return other,
@@ -302,48 +315,52 @@ where
     ask().await
 }
 
-/// How many jobs could be taken now.
-async fn waiting(queue: &dyn Queue) -> Result<u64, QueueError> {
+/// Returns the number of jobs that can be taken now.
+async fn waiting_jobs(queue: &dyn Queue) -> Result<u64, QueueError> {
     let depths = queue.depths().await?;
-    Ok(depths.into_iter().filter(|(lane, _)| *lane == QueueKind::Fetch).map(|(_, depth)| depth).sum())
+    Ok(depths.into_iter().filter(|(queue, _)| *queue == QueueKind::Fetch).map(|(_, depth)| depth).sum())
 }
 
-enum State {
+enum ArchiveState {
     Archived,
-    /// Since when it lies there.
+    /// The time at which it was archived.
     Outdated(Timestamp),
     Erased,
     Missing,
 }
 
-/// The days of the archive that a pass is in.
-struct Ledger<'a> {
+/// The days of the archive that a pass has listed.
+struct ArchivedDays<'a> {
     archive: &'a Archive,
     project: &'a Project,
-    erasures: ErasedConversations,
+    erased: ErasedConversations,
     days: VecDeque<(Date, ArchivedDay)>,
 }
 
-impl Ledger<'_> {
-    async fn state(&mut self, location: Option<&Location>, listed: &Listed) -> Result<State, ArchiveError> {
-        if self.erasures.contain(self.project.account_id(), self.project.project_id(), &listed.id) {
-            return Ok(State::Erased);
+impl ArchivedDays<'_> {
+    async fn find(
+        &mut self,
+        location: Option<&Location>,
+        listed: &Listed,
+    ) -> Result<ArchiveState, ArchiveError> {
+        if self.erased.contains(self.project.account_id(), self.project.project_id(), &listed.id) {
+            return Ok(ArchiveState::Erased);
         }
-        // Without a start there is no telling where it lies; the worker finds out.
+        // The place in the archive depends on the start, so only the worker can check this.
         let (Some(location), Some(started_at)) = (location, listed.started_at) else {
-            return Ok(State::Missing);
+            return Ok(ArchiveState::Missing);
         };
         let Some(archived_at) = self.day(started_at).await?.archived_at(location) else {
-            return Ok(State::Missing);
+            return Ok(ArchiveState::Missing);
         };
-        // The store's clock may be slow, so this only raises the question.
+        // The clock of the store may be slow, so the manifest decides.
         if listed.ended_at.is_none_or(|ended_at| archived_at > ended_at) {
-            return Ok(State::Archived);
+            return Ok(ArchiveState::Archived);
         }
         Ok(match self.archive.read(location).await? {
-            Some(stored) if stored.is_final() => State::Archived,
-            Some(_) => State::Outdated(archived_at),
-            None => State::Missing,
+            Some(stored) if stored.is_final() => ArchiveState::Archived,
+            Some(_) => ArchiveState::Outdated(archived_at),
+            None => ArchiveState::Missing,
         })
     }
 
@@ -352,7 +369,7 @@ impl Ledger<'_> {
         if let Some(at) = self.days.iter().position(|(known, _)| *known == date) {
             return Ok(&self.days[at].1);
         }
-        if self.days.len() == DAYS {
+        if self.days.len() == MAX_CACHED_DAYS {
             self.days.pop_front();
         }
         let day = self.archive.list_day(self.project.account_id(), self.project.project_id(), date).await?;

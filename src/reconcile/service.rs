@@ -1,4 +1,4 @@
-//! Reconciliation by itself, every `every`.
+//! The service that reconciles every `every`.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -17,16 +17,16 @@ use crate::{
     queue::Queue,
 };
 
-/// The lease's name, and that of what may be wrong with this.
-const NAME: &str = "reconcile";
-/// After a pass that failed, and where the lease cannot be asked for.
-const PAUSE: Duration = Duration::from_secs(30);
-/// How long it may take to give the lease back at the end.
-const GOODBYE: Duration = Duration::from_secs(2);
-/// Jobs that may wait while more are queued: an archive that lacks weeks is filled without a wall of jobs.
+/// The name of the lease, and of the condition in health reports.
+const LEASE_NAME: &str = "reconcile";
+/// The delay after a failed pass, and after a failed attempt to take the lease.
+const RETRY_DELAY: Duration = Duration::from_secs(30);
+/// The maximum time to release the lease at the end.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The maximum number of waiting jobs while more are queued. So an archive that lacks weeks is filled gradually.
 const MAX_BACKLOG: u64 = 1_000;
 
-/// Compares and queues until the drain. See the [module](super).
+/// The reconciliation service. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct ReconcileService {
     config: ReconcileConfig,
@@ -38,15 +38,15 @@ pub struct ReconcileService {
     health: Health,
 }
 
-/// How a pass over all projects ended.
-struct Passed {
-    tally: PassSummary,
-    /// By project, what was in the way.
+/// The outcome of a pass over all projects.
+struct AllProjectsOutcome {
+    summary: PassSummary,
+    /// The failed projects with their errors.
     failures: Vec<(String, PassError)>,
 }
 
 impl ReconcileService {
-    /// Reconciles the projects of `polyai`, for the environments that the worker wants.
+    /// Creates the service for the projects of `polyai` and the environments that the worker wants.
     pub fn new(
         config: ReconcileConfig,
         environments: Vec<String>,
@@ -59,78 +59,78 @@ impl ReconcileService {
         Self { config, environments, polyai, archive, queue, clock, health }
     }
 
-    /// Goes on until the drain.
+    /// Reconciles until the drain.
     pub async fn run(self, life: Lifecycle) {
         let draining = life.draining();
         loop {
             let lease = tokio::select! {
                 () = draining.cancelled() => return,
-                lease = self.archive.lease(NAME, |note| self.is_due(note)) => lease,
+                lease = self.archive.lease(LEASE_NAME, |note| self.is_due(note)) => lease,
             };
             let mut lease = match lease {
                 Ok(lease) => lease,
                 Err(error) => {
                     self.health.degraded(
-                        NAME,
-                        format!("no reconciliation, because the archive gives no lease for it: {error}"),
+                        LEASE_NAME,
+                        format!("reconciliation is paused, because its lease in the archive cannot be taken: {error}"),
                     );
                     tokio::select! {
                         () = draining.cancelled() => return,
-                        () = sleep(PAUSE) => continue,
+                        () = sleep(RETRY_DELAY) => continue,
                     }
                 }
             };
-            let begun = self.clock.now();
-            let passed = tokio::select! {
+            let started_at = self.clock.now();
+            let outcome = tokio::select! {
                 () = draining.cancelled() => None,
                 () = lease.lost() => None,
-                passed = self.pass() => Some(passed),
+                outcome = self.run_pass() => Some(outcome),
             };
-            let complete = passed.as_ref().is_some_and(|passed| passed.failures.is_empty());
-            give_back(lease, complete.then(|| begun.to_string())).await;
-            match passed {
+            let complete = outcome.as_ref().is_some_and(|outcome| outcome.failures.is_empty());
+            release_lease(lease, complete.then(|| started_at.to_string())).await;
+            match outcome {
                 None if draining.is_cancelled() => return,
-                None => tracing::warn!("the lease for reconciliation was lost: somebody else goes on"),
-                Some(passed) => self.tell(&passed),
+                None => tracing::warn!("the lease for reconciliation was lost; another process continues"),
+                Some(outcome) => self.report(&outcome),
             }
             if !complete {
                 tokio::select! {
                     () = draining.cancelled() => return,
-                    () = sleep(PAUSE.min(self.config.every)) => {}
+                    () = sleep(RETRY_DELAY.min(self.config.every)) => {}
                 }
             }
         }
     }
 
-    /// One pass, for whoever wants one now; waits while somebody else has one.
+    /// Makes one pass now. Waits while another process makes one.
     pub async fn run_once(&self) -> Result<PassSummary, Vec<String>> {
         let mut lease =
-            self.archive.lease(NAME, |_| Ok(())).await.map_err(|error| vec![error.to_string()])?;
-        let begun = self.clock.now();
-        let passed = tokio::select! {
+            self.archive.lease(LEASE_NAME, |_| Ok(())).await.map_err(|error| vec![error.to_string()])?;
+        let started_at = self.clock.now();
+        let outcome = tokio::select! {
             () = lease.lost() => return Err(vec!["the lease for reconciliation was lost".to_owned()]),
-            passed = self.pass() => passed,
+            outcome = self.run_pass() => outcome,
         };
-        let complete = passed.failures.is_empty();
-        give_back(lease, complete.then(|| begun.to_string())).await;
-        self.tell(&passed);
+        let complete = outcome.failures.is_empty();
+        release_lease(lease, complete.then(|| started_at.to_string())).await;
+        self.report(&outcome);
         if complete {
-            return Ok(passed.tally);
+            return Ok(outcome.summary);
         }
-        Err(passed
+        Err(outcome
             .failures
             .into_iter()
             .map(|(project, error)| format!("project {project}: {error}"))
             .collect())
     }
 
-    /// Whether a pass is due, by what the last one has noted.
+    /// Returns `Ok` if a pass is due according to the note of the last one. Otherwise returns the delay until then.
     fn is_due(&self, note: Option<&str>) -> Result<(), Duration> {
         let last = note.and_then(|note| note.parse::<Timestamp>().ok());
         last.map_or(Ok(()), |last| due(self.clock.now(), last, self.config.every))
     }
 
-    async fn pass(&self) -> Passed {
+    async fn run_pass(&self) -> AllProjectsOutcome {
         let now = self.clock.now();
         let start = now.checked_sub(self.config.lookback).unwrap_or(Timestamp::MIN);
         let limits = QueueingLimits { rate: None, max_backlog: Some(MAX_BACKLOG) };
@@ -145,40 +145,40 @@ impl ReconcileService {
             asked_at: None,
             limits: &limits,
         };
-        let mut passed = Passed { tally: PassSummary::default(), failures: Vec::new() };
+        let mut outcome = AllProjectsOutcome { summary: PassSummary::default(), failures: Vec::new() };
         for project in self.polyai.projects() {
             let mut last = PassSummary::default();
             let result = pass
-                .project(project, start..now, |tally, _| {
-                    counter!("polyhook_reconcile_listed_total").increment(tally.listed - last.listed);
-                    // Not what was found before and still waits.
-                    counter!("polyhook_reconcile_missing_total").increment(tally.queued - last.queued);
-                    last = *tally;
+                .project(project, start..now, |summary, _| {
+                    counter!("polyhook_reconcile_listed_total").increment(summary.listed - last.listed);
+                    // Conversations that an earlier pass has queued are not counted again.
+                    counter!("polyhook_reconcile_missing_total").increment(summary.queued - last.queued);
+                    last = *summary;
                 })
                 .await;
             match result {
-                Ok(tally) => passed.tally.add(&tally),
-                // The others' calls are not to suffer for it.
+                Ok(summary) => outcome.summary.add(&summary),
+                // One project's failure does not affect the others.
                 Err(error) => {
-                    passed.tally.add(&last);
-                    passed.failures.push((project.project_id().to_owned(), error));
+                    outcome.summary.add(&last);
+                    outcome.failures.push((project.project_id().to_owned(), error));
                 }
             }
         }
-        passed
+        outcome
     }
 
-    fn tell(&self, Passed { tally, failures }: &Passed) {
-        let unreadable = tally.unreadable;
+    fn report(&self, AllProjectsOutcome { summary, failures }: &AllProjectsOutcome) {
+        let unreadable = summary.unreadable;
         tracing::info!(
-            listed = tally.listed,
-            archived = tally.archived,
-            missing = tally.missing,
-            outdated = tally.outdated,
-            unsettled = tally.unsettled,
-            erased = tally.erased,
-            queued = tally.queued,
-            queued_before = tally.queued_before,
+            listed = summary.listed,
+            archived = summary.archived,
+            missing = summary.missing,
+            outdated = summary.outdated,
+            unsettled = summary.unsettled,
+            erased = summary.erased,
+            queued = summary.queued,
+            queued_before = summary.queued_before,
             unreadable,
             failed_projects = failures.len(),
             "reconciled"
@@ -186,23 +186,28 @@ impl ReconcileService {
         if unreadable > 0 {
             tracing::warn!(
                 unreadable,
-                "PolyAI's list has entries without an id, about which nothing can be done"
+                "PolyAI's list has entries without an id; they cannot be compared with the archive"
             );
         }
         if failures.is_empty() {
-            self.health.well(NAME);
+            self.health.well(LEASE_NAME);
             #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
             gauge!("polyhook_reconcile_last_success_timestamp_seconds")
                 .set(self.clock.now().as_second() as f64);
         } else {
-            self.health
-                .degraded(NAME, format!("what no webhook brings may stay missing: {}", Failures(failures)));
+            self.health.degraded(
+                LEASE_NAME,
+                format!(
+                    "conversations that no webhook announced may stay missing: {}",
+                    FailureList(failures)
+                ),
+            );
         }
     }
 }
 
-/// Whether a pass is due `every` after the `last` one; else in how long. A time further ahead than that was noted by
-/// somebody whose clock was wrong, and must not keep everybody from it until then.
+/// Returns `Ok` if a pass is due `every` after the `last` one. Otherwise returns the delay until then. If `last` is
+/// further in the future than `every`, a process with a wrong clock noted it, and the pass is due now.
 fn due(now: Timestamp, last: Timestamp, every: Duration) -> Result<(), Duration> {
     let age = now.duration_since(last);
     match (Duration::try_from(age), Duration::try_from(-age)) {
@@ -212,9 +217,9 @@ fn due(now: Timestamp, last: Timestamp, every: Duration) -> Result<(), Duration>
     }
 }
 
-struct Failures<'a>(&'a [(String, PassError)]);
+struct FailureList<'a>(&'a [(String, PassError)]);
 
-impl fmt::Display for Failures<'_> {
+impl fmt::Display for FailureList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (project, error)) in self.0.iter().enumerate() {
             let comma = if n == 0 { "" } else { "; " };
@@ -224,12 +229,12 @@ impl fmt::Display for Failures<'_> {
     }
 }
 
-async fn give_back(lease: ArchiveLease, note: Option<String>) {
-    match tokio::time::timeout(GOODBYE, lease.release(note)).await {
+async fn release_lease(lease: ArchiveLease, note: Option<String>) {
+    match tokio::time::timeout(RELEASE_TIMEOUT, lease.release(note)).await {
         Ok(Ok(())) => {}
-        // Others wait a minute longer then.
-        Ok(Err(error)) => tracing::warn!(%error, "the lease for reconciliation could not be given back"),
-        Err(_) => tracing::warn!("the lease for reconciliation could not be given back in time"),
+        // Another process takes over the lease after its timeout.
+        Ok(Err(error)) => tracing::warn!(%error, "the lease for reconciliation could not be released"),
+        Err(_) => tracing::warn!("the lease for reconciliation could not be released in time"),
     }
 }
 
@@ -238,13 +243,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pass_is_due_after_its_time_and_no_wrong_clock_keeps_anybody_from_it() {
+    fn a_pass_is_due_after_its_interval_even_if_the_last_one_had_a_wrong_clock() {
         let (now, every) = ("2026-11-02T10:00:00Z".parse().unwrap(), Duration::from_mins(15));
         let due = |last: &str| due(now, last.parse().unwrap(), every);
         assert_eq!(due("2026-11-02T09:50:00Z"), Err(Duration::from_mins(5)));
         assert_eq!(due("2026-11-02T09:45:00Z"), Ok(()));
         assert_eq!(due("2020-01-01T00:00:00Z"), Ok(()));
-        assert_eq!(due("2026-11-02T10:00:05Z"), Err(every), "another's clock, a little ahead");
+        assert_eq!(due("2026-11-02T10:00:05Z"), Err(every), "the clock of another process is slightly ahead");
         assert_eq!(due("2027-11-02T10:00:00Z"), Ok(()));
     }
 }

@@ -42,14 +42,14 @@ pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Resul
     let count = |state| states.get(state).copied().unwrap_or(0);
     Ok(QueueKind::ALL
         .into_iter()
-        .map(|lane| {
-            let depth = match lane {
+        .map(|queue| {
+            let depth = match queue {
                 QueueKind::Fetch => count("ready") + count("leased") + overdue,
                 QueueKind::Retry => count("retry") - overdue,
                 QueueKind::Dead => count("dead"),
                 QueueKind::Unrouted => count("stored"),
             };
-            (lane, depth)
+            (queue, depth)
         })
         .collect())
 }

@@ -1,13 +1,13 @@
-//! Audit: every kind of fault is found, named, kept, and repaired.
+//! The audit finds, reports, stores and repairs every kind of fault.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{asked, script, site};
-use crate::support::process::{PolyAi, eventually};
+use super::{request_count, script_call, site};
+use crate::support::process::{PolyAi, Site, eventually};
 
-/// All of yesterday, half of them calls.
+/// Conversations of all of yesterday, half of them calls.
 const DAY: &str = "
     epoch = \"2026-11-03T12:00:00Z\"
     spacing = \"5m\"
@@ -19,16 +19,45 @@ fn counts(report: &Value) -> BTreeMap<String, u64> {
     serde_json::from_value(report["counts"].clone()).unwrap()
 }
 
-#[test]
-fn finds_what_is_wrong_and_repairs_it() {
+/// Returns the archived folder of a conversation.
+fn conversation_folder(site: &Site, id: &str) -> PathBuf {
+    let found = site.manifests().into_iter().find(|path| path.to_str().unwrap().contains(id)).unwrap();
+    found.parent().unwrap().to_owned()
+}
+
+/// Changes the archive so that it has one fault of each kind.
+fn introduce_faults(site: &Site, ids: &[&str]) {
+    let folder = |n: usize| conversation_folder(site, ids[n]);
+    fs::remove_dir_all(folder(0)).unwrap();
+    fs::remove_file(folder(1).join("manifest.json")).unwrap();
+    fs::remove_file(folder(2).join("conversation.json")).unwrap();
+    let changed = folder(3).join("conversation.json");
+    let mut bytes = fs::read(&changed).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&changed, bytes).unwrap();
+    fs::write(folder(4).join("manifest.json"), "{").unwrap();
+    let unknown = folder(5).with_file_name("nobodys");
+    fs::create_dir(&unknown).unwrap();
+    fs::write(unknown.join("conversation.json"), "{}").unwrap();
+}
+
+/// Starts a simulated PolyAI with a call that has no recording and a conversation without a visible transcript.
+/// Returns the ids of all conversations, and the indices of these two.
+fn start_polyai() -> (PolyAi, Vec<String>, [usize; 2]) {
     let polyai = PolyAi::start(DAY, 40);
     let calls = polyai.control("GET", "calls", &Value::Null);
     let calls = calls["calls"].as_array().unwrap();
     let ids: Vec<_> = calls.iter().map(|call| call["id"].as_str().unwrap().to_owned()).collect();
     let voice = calls.iter().position(|call| call["has_audio"] == true).unwrap();
-    script(&polyai, &ids[voice], &json!({ "recording": "never" }));
+    script_call(&polyai, &ids[voice], &json!({ "recording": "never" }));
     let hidden = (voice + 1) % ids.len();
-    script(&polyai, &ids[hidden], &json!({ "hidden_transcript": true }));
+    script_call(&polyai, &ids[hidden], &json!({ "hidden_transcript": true }));
+    (polyai, ids, [voice, hidden])
+}
+
+#[test]
+fn reports_and_repairs_every_kind_of_fault() {
+    let (polyai, ids, [voice, hidden]) = start_polyai();
     let site = site(&polyai, "every = \"0s\", settle = \"0s\"", "worker = { audio_wait = \"0s\" }");
     let audit = |more: &[&str]| {
         let finished = site.polyhook([&["audit", "--date", DATE, "--json"], more].concat()).run();
@@ -44,32 +73,19 @@ fn finds_what_is_wrong_and_repairs_it() {
     assert_eq!(repair["report"]["queued"], 40);
     eventually("archived", || site.manifests().len() == 40);
     let (code, whole) = audit(&["--deep"]);
-    assert_eq!(code, Some(0), "what is absent or hidden is no fault of the archive's: {whole}");
+    assert_eq!(code, Some(0), "absent recordings and hidden transcripts are not faults: {whole}");
     assert_eq!(
         counts(&whole["report"]),
         BTreeMap::from([("absent_recording".to_owned(), 1), ("hidden_transcript".to_owned(), 1)])
     );
     assert_eq!(whole["report"]["complete"], true);
 
-    // One of each kind, none of which anybody but an auditor would see.
-    let folder = |id: &str| {
-        let found = site.manifests().into_iter().find(|path| path.to_str().unwrap().contains(id)).unwrap();
-        found.parent().unwrap().to_owned()
-    };
-    let others: Vec<_> = (0..40).filter(|n| ![voice, hidden].contains(n)).map(|n| &ids[n]).collect();
-    fs::remove_dir_all(folder(others[0])).unwrap();
-    fs::remove_file(folder(others[1]).join("manifest.json")).unwrap();
-    fs::remove_file(folder(others[2]).join("conversation.json")).unwrap();
-    let silent = folder(others[3]).join("conversation.json");
-    let mut bytes = fs::read(&silent).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&silent, bytes).unwrap();
-    fs::write(folder(others[4]).join("manifest.json"), "{").unwrap();
-    let strange = folder(others[5]).with_file_name("nobodys");
-    fs::create_dir(&strange).unwrap();
-    fs::write(strange.join("conversation.json"), "{}").unwrap();
+    let others: Vec<_> = (0..40).filter(|n| ![voice, hidden].contains(n)).map(|n| &*ids[n]).collect();
+    let folder = |id: &str| conversation_folder(&site, id);
+    introduce_faults(&site, &others);
+    let unknown = folder(others[5]).with_file_name("nobodys");
     let extra = folder(others[6]);
-    script(&polyai, others[6], &json!({ "missing": true }));
+    script_call(&polyai, others[6], &json!({ "missing": true }));
 
     let (code, shallow) = audit(&[]);
     assert_eq!(code, Some(1));
@@ -80,14 +96,14 @@ fn finds_what_is_wrong_and_repairs_it() {
         assert_eq!(found.get(finding), Some(&count), "{finding}: {shallow}");
     }
     let (_, deep) = audit(&["--deep"]);
-    assert_eq!(counts(&deep["report"])["damaged"], 2, "only its hash tells: {deep}");
+    assert_eq!(counts(&deep["report"])["damaged"], 2, "only the hash reveals the change: {deep}");
     let kept = fs::read_to_string(site.archive().join(format!("audits/date={DATE}.json"))).unwrap();
     assert_eq!(super::json(&kept), deep["report"]);
 
-    // What cannot be repaired by fetching is for a person: the folder that is nobody's, the manifest that is none.
-    fs::remove_dir_all(&strange).unwrap();
+    // A person must remove what a fetch cannot repair: the unknown folder and the broken manifest.
+    fs::remove_dir_all(&unknown).unwrap();
     fs::remove_file(folder(others[4]).join("manifest.json")).unwrap();
-    let before = asked(&polyai, "v3_conversation");
+    let before = request_count(&polyai, "v3_conversation");
     let (_, repair) = audit(&["--deep", "--repair"]);
     assert_eq!(repair["report"]["queued"], 5, "{repair}");
     let mut last = Value::Null;
@@ -95,7 +111,7 @@ fn finds_what_is_wrong_and_repairs_it() {
         last = audit(&["--deep"]).1;
         last["report"]["complete"] == true
     });
-    assert_eq!(asked(&polyai, "v3_conversation"), before + 5);
-    assert!(extra.exists(), "what PolyAI has no more is kept");
+    assert_eq!(request_count(&polyai, "v3_conversation"), before + 5);
+    assert!(extra.exists(), "a conversation that PolyAI no longer has is kept");
     work.stop();
 }

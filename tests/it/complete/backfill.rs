@@ -1,19 +1,18 @@
-//! Backfill: what is missing of a past time, and no more; interrupted and run again.
+//! The backfill queues the missing conversations of a past time, and no others, also after interruptions.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
 
-use super::{RECENT, asked, site};
+use super::{RECENT_CHATS, request_count, site};
 use crate::support::{
     process::{PolyAi, eventually, metric},
     rabbit::{self, SHARED},
 };
 
 #[test]
-fn only_the_time_the_project_and_the_environment_that_were_asked_for() {
-    let polyai = PolyAi::start(&RECENT.replace("sandbox = 0.0", "sandbox = 0.5"), 400);
+fn queues_only_the_requested_time_project_and_environment() {
+    let polyai = PolyAi::start(&RECENT_CHATS.replace("sandbox = 0.0", "sandbox = 0.5"), 400);
     let site = site(&polyai, "settle = \"0s\"", "worker.environments = [\"live\", \"sandbox\"]");
     let tally = |arguments: &[&str]| {
         let finished = site.polyhook([&["backfill", "--dry-run", "--json"], arguments].concat()).run();
@@ -43,12 +42,12 @@ fn only_the_time_the_project_and_the_environment_that_were_asked_for() {
     }
 }
 
-/// Killed again and again, with a worker that fetches meanwhile, on RabbitMQ: at the end all is archived, and what was
-/// archived was not fetched again.
+/// The backfill is killed several times, on RabbitMQ, while a worker fetches. In the end every conversation is
+/// archived, and none was fetched again after it was archived.
 #[test]
-fn a_killed_backfill_goes_on_without_repeating_what_is_archived() {
+fn a_killed_backfill_continues_without_repeated_fetches() {
     const CALLS: usize = 800;
-    let polyai = PolyAi::start(RECENT, CALLS);
+    let polyai = PolyAi::start(RECENT_CHATS, CALLS);
     let prefix = rabbit::prefix();
     let queue = format!("queue = {{ url = \"{}\", prefix = \"{prefix}\" }}", SHARED.url());
     let site = site(&polyai, "every = \"0s\", settle = \"0s\"", &queue);
@@ -69,19 +68,20 @@ fn a_killed_backfill_goes_on_without_repeating_what_is_archived() {
     assert!(tally["archived"].as_u64().unwrap() > 300, "{tally}");
     eventually("complete", || site.manifests().len() == CALLS);
     eventually("idle", || metric(admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0);
-    // What waited in the queue when its run was killed was queued again; a worker that found it archived did not fetch it.
+    // A later run queued again what waited in the queue at a kill. The worker did not fetch what was already
+    // archived.
     let known = metric(admin, "polyhook_jobs_total{outcome=\"known\"}");
-    let fetched = asked(&polyai, "v3_conversation");
+    let fetched = request_count(&polyai, "v3_conversation");
     assert!(fetched <= CALLS as u64 + 8, "fetched {fetched}, known {known}: at most what was in hand, twice");
     let nothing = backfill(&["--json"]).run();
     assert_eq!(super::json(&nothing.stdout)["tally"]["missing"], 0);
     worker.stop();
 }
 
-/// What webhooks bring does not wait behind a month of old calls.
+/// Events from webhooks do not wait behind a month of old calls.
 #[test]
-fn never_more_jobs_wait_than_were_allowed() {
-    let polyai = PolyAi::start(RECENT, 300);
+fn limits_the_number_of_waiting_jobs() {
+    let polyai = PolyAi::start(RECENT_CHATS, 300);
     let site = site(&polyai, "every = \"0s\", settle = \"0s\"", "");
     let mut run = site.polyhook(["backfill", "--last", "7d", "--ahead", "40"]).start();
     let mut receiver = site.polyhook(["receive"]).start();
@@ -95,5 +95,4 @@ fn never_more_jobs_wait_than_were_allowed() {
     assert_eq!(run.wait(Duration::from_secs(10)).code(), Some(1));
     assert!(run.stderr().join(" ").contains("goes on where this one stopped"), "{:?}", run.stderr());
     receiver.stop();
-    let _ = json!(null);
 }

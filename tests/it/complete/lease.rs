@@ -1,4 +1,4 @@
-//! One process at a time, in a folder and in a bucket; and what happens to the lease of one that is gone.
+//! Leases in a folder and in a bucket: one holder at a time, and the takeover from a dead holder.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use tokio::time::timeout;
 
 use crate::support::seaweed::Seaweed;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn open(config: &ArchiveConfig) -> Archive {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Archive::open(config, Clock::System).unwrap().with_takeover_timeout(PATIENCE)
+    Archive::open(config, Clock::System).unwrap().with_takeover_timeout(TAKEOVER_TIMEOUT)
 }
 
-/// The contract, wherever the archive is.
+/// The contract of a lease in any archive.
 async fn one_holder_at_a_time(config: &ArchiveConfig) {
     let (a, b) = (open(config), open(config));
     let first = a.lease("sweep", |note| {
@@ -25,55 +25,63 @@ async fn one_holder_at_a_time(config: &ArchiveConfig) {
         Ok(())
     });
     let mut first = first.await.unwrap();
-    // As long as it is kept, nobody else gets it.
+    // No other process gets the lease while the holder renews it.
     let mut second = std::pin::pin!(b.lease("sweep", |_| Ok(())));
     tokio::select! {
         () = first.lost() => panic!("lost"),
         _ = &mut second => panic!("two holders"),
-        () = tokio::time::sleep(PATIENCE * 3) => {}
+        () = tokio::time::sleep(TAKEOVER_TIMEOUT * 3) => {}
     }
-    // Another name is another lease.
-    timeout(PATIENCE, b.lease("other", |_| Ok(()))).await.unwrap().unwrap().release(None).await.unwrap();
+    // A lease with another name is independent.
+    timeout(TAKEOVER_TIMEOUT, b.lease("other", |_| Ok(())))
+        .await
+        .unwrap()
+        .unwrap()
+        .release(None)
+        .await
+        .unwrap();
 
     first.release(Some("done at noon".to_owned())).await.unwrap();
-    let second = timeout(PATIENCE, second).await.expect("free at once").unwrap();
+    let second = timeout(TAKEOVER_TIMEOUT, second).await.expect("free at once").unwrap();
     second.release(None).await.unwrap();
 
-    // The note stays, and decides.
+    // The note stays, and decides about the next lease.
     let started = Instant::now();
     let third = a.lease("sweep", |note| {
         assert_eq!(note, Some("done at noon"));
         if started.elapsed() > Duration::from_millis(300) { Ok(()) } else { Err(Duration::from_millis(100)) }
     });
-    let third = timeout(PATIENCE, third).await.unwrap().unwrap();
+    let third = timeout(TAKEOVER_TIMEOUT, third).await.unwrap().unwrap();
     assert!(started.elapsed() > Duration::from_millis(300));
 
-    // One that is gone without a word.
+    // The holder is dropped without a release.
     drop(third);
-    let fourth = timeout(PATIENCE * 3, b.lease("sweep", |_| Ok(()))).await.expect("taken over").unwrap();
+    let fourth =
+        timeout(TAKEOVER_TIMEOUT * 3, b.lease("sweep", |_| Ok(()))).await.expect("taken over").unwrap();
     fourth.release(None).await.unwrap();
 }
 
 #[tokio::test]
-async fn in_a_folder() {
+async fn a_folder_lease_has_one_holder() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file:{}", folder.path().display());
     one_holder_at_a_time(&ArchiveConfig { url, ..ArchiveConfig::default() }).await;
 }
 
 #[tokio::test]
-async fn in_a_bucket() {
+async fn a_bucket_lease_has_one_holder() {
     let store = Seaweed::shared().await;
     one_holder_at_a_time(&store.config(&format!("lease-{}", fastrand::u64(..)))).await;
 }
 
-/// A holder that slept too long finds out that somebody else has it.
+/// A holder that was suspended for too long notices that another process has the lease.
 #[tokio::test]
-async fn who_is_late_has_lost_it() {
+async fn a_suspended_holder_notices_the_loss() {
     let store = Seaweed::shared().await;
     let config = store.config(&format!("lease-{}", fastrand::u64(..)));
     let (a, b) = (open(&config), open(&config));
     let mut sleeper = a.lease("sweep", |_| Ok(())).await.unwrap();
-    let _awake = timeout(PATIENCE * 3, b.lease("sweep", |_| Ok(()))).await.expect("taken over").unwrap();
-    timeout(PATIENCE, sleeper.lost()).await.expect("told");
+    let _awake =
+        timeout(TAKEOVER_TIMEOUT * 3, b.lease("sweep", |_| Ok(()))).await.expect("taken over").unwrap();
+    timeout(TAKEOVER_TIMEOUT, sleeper.lost()).await.expect("the loss is noticed");
 }

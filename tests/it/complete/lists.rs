@@ -1,4 +1,4 @@
-//! Lists: pages of any size, and trouble in between.
+//! Lists: pages of any size, and errors between them.
 
 use std::{
     io::{self, Read, Write},
@@ -12,14 +12,14 @@ use std::{
 
 use serde_json::json;
 
-use super::{RECENT, asked, site};
+use super::{RECENT_CHATS, request_count, site};
 use crate::support::process::{PolyAi, Process};
 
-/// Bytes of one conversation's transcript.
+/// The size of one conversation's transcript in bytes.
 const TRANSCRIPT: usize = 1 << 20;
 
-/// Somebody whose list is one page of so many megabytes, sent as it is made.
-fn heavy(megabytes: usize) -> SocketAddr {
+/// Starts a server whose list is one page of the given size, sent as it is generated.
+fn serve_large_page(megabytes: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -27,13 +27,13 @@ fn heavy(megabytes: usize) -> SocketAddr {
         let turns = turn.repeat(TRANSCRIPT / turn.len());
         for stream in listener.incoming().map_while(Result::ok) {
             let turns = turns.clone();
-            std::thread::spawn(move || page(stream, megabytes, &turns));
+            std::thread::spawn(move || write_page(stream, megabytes, &turns));
         }
     });
     address
 }
 
-fn page(mut stream: TcpStream, megabytes: usize, turns: &str) -> io::Result<()> {
+fn write_page(mut stream: TcpStream, megabytes: usize, turns: &str) -> io::Result<()> {
     let mut request = [0; 4096];
     let _ = stream.read(&mut request)?;
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n";
@@ -47,10 +47,10 @@ fn page(mut stream: TcpStream, megabytes: usize, turns: &str) -> io::Result<()> 
     stream.write_all(b"],\"cursor\":null}")
 }
 
-/// A server that does not know what a page is, by either API, is found out, and not asked for ever.
+/// A server that ignores the page parameter, in either API, is detected and not asked forever.
 #[test]
-fn the_same_page_again_and_again_is_an_error() {
-    let polyai = PolyAi::start(RECENT, 1);
+fn a_repeated_page_is_an_error() {
+    let polyai = PolyAi::start(RECENT_CHATS, 1);
     let site = site(&polyai, "settle = \"0s\"", "");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -76,23 +76,23 @@ fn the_same_page_again_and_again_is_an_error() {
         assert_eq!(listed.code, Some(1), "{listed:?}");
         assert!(listed.stderr.contains("not what was asked for"), "{listed:?}");
         let before = count.swap(asked.load(Ordering::SeqCst), Ordering::SeqCst);
-        assert!(asked.load(Ordering::SeqCst) - before < 5, "and not asked again and again");
+        assert!(asked.load(Ordering::SeqCst) - before < 5, "the same page is not requested forever");
     }
 }
 
-/// Of 100 MB here, of 500 MB by `SCALE=full`: it is never in memory.
+/// The page has 100 MB, with `SCALE=full` 500 MB, and is never in memory.
 #[test]
-fn a_huge_page_goes_through_a_small_process() {
+fn a_huge_page_needs_little_memory() {
     let megabytes = if std::env::var_os("SCALE").is_some_and(|scale| scale == "full") { 500 } else { 100 };
-    let polyai = PolyAi::start(RECENT, 1);
+    let polyai = PolyAi::start(RECENT_CHATS, 1);
     let site = site(&polyai, "settle = \"0s\"", "");
-    let heavy = format!("polyai.base_url=http://{}", heavy(megabytes));
+    let base_url = format!("polyai.base_url=http://{}", serve_large_page(megabytes));
     let day =
-        ["backfill", "--from", "2026-11-02", "--to", "2026-11-02", "--dry-run", "--json", "--set", &heavy];
+        ["backfill", "--from", "2026-11-02", "--to", "2026-11-02", "--dry-run", "--json", "--set", &base_url];
     let mut process = site.polyhook(day).start();
     let mut peak = 0;
     while process.is_running() {
-        if let Some(kib) = memory(&process) {
+        if let Some(kib) = peak_memory_kib(&process) {
             peak = peak.max(kib);
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -103,16 +103,16 @@ fn a_huge_page_goes_through_a_small_process() {
     assert!(peak > 1000 && peak < 64 << 10, "{peak} KiB");
 }
 
-fn memory(process: &Process) -> Option<u64> {
+fn peak_memory_kib(process: &Process) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// A 429, an error and a broken connection in the middle of a list cost time and nothing else.
+/// A 429, an error and a broken connection in the middle of a list are retried.
 #[test]
-fn trouble_in_the_middle_of_a_list_is_ridden_out() {
-    let polyai = PolyAi::start(RECENT, 450);
+fn retries_errors_in_the_middle_of_a_list() {
+    let polyai = PolyAi::start(RECENT_CHATS, 450);
     let site = site(&polyai, "settle = \"0s\"", "");
     let actions = [
         json!({ "status": 503 }),
@@ -129,18 +129,18 @@ fn trouble_in_the_middle_of_a_list_is_ridden_out() {
     let tally = &super::json(&listed.stdout)["tally"];
     assert_eq!(tally["listed"], tally["missing"], "{tally}");
     assert_eq!(tally["missing"], 450, "{tally}");
-    // Five days, and the pages that were asked for again.
-    assert!(asked(&polyai, "v3_list") >= 9);
+    // Five days, and the pages that were requested again.
+    assert!(request_count(&polyai, "v3_list") >= 9);
 }
 
-/// What never gets better is said, with what to do.
+/// A permanent error is reported with advice and not retried.
 #[test]
-fn what_is_no_list_is_an_error() {
-    let polyai = PolyAi::start(RECENT, 1);
+fn a_rejected_api_key_is_not_retried() {
+    let polyai = PolyAi::start(RECENT_CHATS, 1);
     let site = site(&polyai, "settle = \"0s\"", "");
     polyai.control("PUT", "api-key", &json!({ "api_key": "another" }));
     let listed = site.polyhook(["backfill", "--last", "1d", "--dry-run"]).run();
     assert_eq!(listed.code, Some(1));
     assert!(listed.stderr.contains("API key"), "{listed:?}");
-    assert_eq!(asked(&polyai, "v3_list"), 1, "it is not asked again and again");
+    assert_eq!(request_count(&polyai, "v3_list"), 1, "it is not retried");
 }

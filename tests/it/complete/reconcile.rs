@@ -1,27 +1,27 @@
-//! Reconciliation: in `run` and alone, with and without webhooks, on both lists.
+//! Reconciliation in `run` and as a process of its own, with and without webhooks, with both lists.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{RECENT, asked, script, serve, site};
+use super::{RECENT_CHATS, request_count, script_call, set_served, site};
 use crate::support::{
     process::{self, PolyAi, deliver, eventually, metric, within},
     rabbit::{self, SHARED},
 };
 
-/// The promise in full is 10,000 calls, `SCALE=full`.
+/// The full promise is 10,000 calls, with `SCALE=full`.
 fn calls() -> usize {
     if std::env::var_os("SCALE").is_some_and(|scale| scale == "full") { 10_000 } else { 1_500 }
 }
 
-/// Nobody delivers anything, and all of a week comes into the archive; each conversation is fetched once, and goes on being
-/// left alone when all is there.
+/// No webhook is delivered, and all conversations of a week are archived. Each one is fetched once, and not again in
+/// later passes.
 #[test]
-fn without_a_single_webhook_the_archive_becomes_complete() {
+fn the_archive_becomes_complete_without_webhooks() {
     let calls = calls();
     let spacing = 7 * 24 * 3600 / calls - 1;
-    let scenario = RECENT.replace("10m", &format!("{spacing}s"));
+    let scenario = RECENT_CHATS.replace("10m", &format!("{spacing}s"));
     let polyai = PolyAi::start(&scenario, calls);
     let site = site(&polyai, "every = \"3s\", lookback = \"7d\", settle = \"0s\"", "");
     let mut run = site.polyhook(["run"]).start();
@@ -30,20 +30,20 @@ fn without_a_single_webhook_the_archive_becomes_complete() {
     assert_eq!(site.manifests().len(), calls);
     let passes = || run.log().iter().filter(|line| line["message"] == "reconciled").count();
     let before = passes();
-    within(Duration::from_mins(1), "at it again", || passes() > before + 1);
+    within(Duration::from_mins(1), "a second pass", || passes() > before + 1);
     let last = run.log().into_iter().rfind(|line| line["message"] == "reconciled").unwrap();
     assert_eq!((last["listed"].as_u64(), last["missing"].as_u64()), (Some(calls as u64), Some(0)), "{last}");
-    assert_eq!(asked(&polyai, "v3_conversation"), calls as u64, "each is fetched once");
+    assert_eq!(request_count(&polyai, "v3_conversation"), calls as u64, "each is fetched once");
     assert_eq!(metric(admin, "polyhook_reconcile_missing_total"), calls);
     assert_eq!(metric(admin, "polyhook_queue_depth{queue=\"dead\"}"), 0);
     run.stop();
 }
 
-/// One delivery in twenty gets lost on its way; a process of its own finds them within a period, on RabbitMQ.
+/// One delivery in twenty is lost. A reconcile process on RabbitMQ finds the lost ones within one interval.
 #[test]
-fn what_webhooks_lose_is_found_within_a_period() {
+fn finds_lost_deliveries_within_one_interval() {
     const EVERY: Duration = Duration::from_secs(5);
-    let polyai = PolyAi::start(RECENT, 120);
+    let polyai = PolyAi::start(RECENT_CHATS, 120);
     let prefix = rabbit::prefix();
     let queue = format!("queue = {{ url = \"{}\", prefix = \"{prefix}\" }}", SHARED.url());
     let site = site(&polyai, "every = \"0s\", lookback = \"2d\", settle = \"0s\"", &queue);
@@ -56,7 +56,7 @@ fn what_webhooks_lose_is_found_within_a_period() {
         assert_eq!(deliver(to, &polyai.access.secret, &format!("evt-{id}"), &polyai.event(id)), Some(204));
     }
     eventually("the delivered ones archived", || site.manifests().len() == delivered.len());
-    // Nobody looks: they stay missing.
+    // Without reconciliation they stay missing.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(site.manifests().len(), delivered.len());
 
@@ -65,7 +65,7 @@ fn what_webhooks_lose_is_found_within_a_period() {
     let started = Instant::now();
     eventually("complete", || site.manifests().len() == ids.len());
     assert!(started.elapsed() < EVERY + Duration::from_secs(10), "{:?}", started.elapsed());
-    assert_eq!(asked(&polyai, "v3_conversation"), ids.len() as u64, "nothing is fetched twice");
+    assert_eq!(request_count(&polyai, "v3_conversation"), ids.len() as u64, "nothing is fetched twice");
     assert_eq!(metric(admin, "polyhook_jobs_total{outcome=\"archived\"}"), ids.len());
     let trigger = |id: &str| {
         let found = &crate::processes::sound_archive(&site.archive())[id];
@@ -78,12 +78,12 @@ fn what_webhooks_lose_is_found_within_a_period() {
     }
 }
 
-/// A call that goes on is left alone, and fetched when it is over. One that was archived too early is fetched again.
+/// A call in progress is fetched when it is over. A call that was archived too early is fetched again.
 #[test]
-fn a_call_is_fetched_when_it_is_over_and_again_if_it_was_not() {
-    let polyai = PolyAi::start(RECENT, 3);
+fn fetches_a_call_when_it_is_over_and_again_if_it_was_archived_too_early() {
+    let polyai = PolyAi::start(RECENT_CHATS, 3);
     let ids = polyai.ids();
-    script(&polyai, &ids[1], &json!({ "in_progress_for": "8s" }));
+    script_call(&polyai, &ids[1], &json!({ "in_progress_for": "8s" }));
     let site = site(&polyai, "every = \"1s\", lookback = \"1d\", settle = \"0s\"", "");
     let mut run = site.polyhook(["run"]).start();
     let admin = run.ready();
@@ -92,10 +92,10 @@ fn a_call_is_fetched_when_it_is_over_and_again_if_it_was_not() {
     assert_eq!(
         metric(admin, "polyhook_jobs_total{outcome=\"retried\"}"),
         0,
-        "nobody asks for it while it goes on"
+        "a call in progress is not requested"
     );
 
-    // As if somebody had archived it while it was going on.
+    // As if it had been archived while it was in progress.
     let path = site.manifests().into_iter().find(|path| path.to_str().unwrap().contains(&ids[0])).unwrap();
     let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     manifest["in_progress"] = true.into();
@@ -110,10 +110,10 @@ fn a_call_is_fetched_when_it_is_over_and_again_if_it_was_not() {
     run.stop();
 }
 
-/// Whoever archived it may have died before it was announced: so it is announced, and not fetched.
+/// The worker that archived it may have died before the announcement. So it is announced, and not fetched again.
 #[test]
-fn what_is_archived_by_then_is_announced_and_not_fetched() {
-    let polyai = PolyAi::start(RECENT, 1);
+fn announces_an_archived_conversation_without_a_fetch() {
+    let polyai = PolyAi::start(RECENT_CHATS, 1);
     let [id] = &polyai.ids()[..] else { panic!("one call") };
     let site = site(&polyai, "every = \"0s\"", "");
     let mut run = site.polyhook(["run"]).start();
@@ -128,33 +128,33 @@ fn what_is_archived_by_then_is_announced_and_not_fetched() {
     } });
     assert_eq!(deliver(to, &polyai.access.secret, "found", found.to_string().as_bytes()), Some(204));
     eventually("known", || archived("known") == 1);
-    assert_eq!(asked(&polyai, "v3_conversation"), 1);
+    assert_eq!(request_count(&polyai, "v3_conversation"), 1);
     let announced = ["delivered", "unrouted"]
         .map(|outcome| metric(admin, &format!("polyhook_announcements_total{{outcome=\"{outcome}\"}}")));
     assert_eq!(announced.iter().sum::<usize>(), 2, "{announced:?}");
     run.stop();
 }
 
-/// Where v3 has no list, the Data API's is read, newest first and no further than needed.
+/// Without a list in v3, the list of the Data API is read, newest first and only as far as needed.
 #[test]
-fn the_data_api_does_as_well() {
-    let polyai = PolyAi::start(RECENT, 700);
-    serve(&polyai, &[("v3_list", false), ("v3_by_id", false), ("v3_audio", false)]);
+fn falls_back_to_the_list_of_the_data_api() {
+    let polyai = PolyAi::start(RECENT_CHATS, 700);
+    set_served(&polyai, &[("v3_list", false), ("v3_by_id", false), ("v3_audio", false)]);
     let site = site(&polyai, "settle = \"0s\", lookback = \"1d\"", "");
     let passed = site.polyhook(["reconcile", "--once", "--json"]).run();
     assert_eq!(passed.code, Some(0), "{passed:?}");
     let tally = super::json(&passed.stdout);
-    // One every ten minutes.
+    // One conversation every ten minutes.
     assert!((143..=145).contains(&tally["queued"].as_u64().unwrap()), "{tally}");
-    assert_eq!(asked(&polyai, "data_list"), 1, "one page is enough");
+    assert_eq!(request_count(&polyai, "data_list"), 1, "one page is enough");
     let again = super::json(&site.polyhook(["reconcile", "--once", "--json"]).run().stdout);
     assert_eq!((&again["queued"], &again["queued_before"]), (&json!(0), &tally["queued"]), "{again}");
 }
 
-/// Trouble with one project is told, and costs the others nothing.
+/// An error of one project is reported and does not affect the others.
 #[test]
-fn a_project_that_cannot_be_listed_is_said_and_tried_again() {
-    let polyai = PolyAi::start(RECENT, 5);
+fn reports_and_retries_a_project_that_cannot_be_listed() {
+    let polyai = PolyAi::start(RECENT_CHATS, 5);
     let more = format!(
         "[[projects]]\naccount_id = \"acme\"\nproject_id = \"wrong\"\napi_key = \"no-such-key\"\n\
          [[projects]]\naccount_id = \"{}\"\nproject_id = \"{}\"\napi_key = \"{}\"\n",
@@ -165,7 +165,7 @@ fn a_project_that_cannot_be_listed_is_said_and_tried_again() {
     let admin = run.ready();
     eventually("the others archived", || site.manifests().len() == 5);
     let (status, text) = process::get(admin, "/readyz").unwrap();
-    assert_eq!(status, 200, "it takes deliveries all the same");
+    assert_eq!(status, 200, "deliveries are accepted");
     assert!(
         text.contains("reconcile") && text.contains("project wrong") && text.contains("API key"),
         "{text}"
@@ -176,10 +176,10 @@ fn a_project_that_cannot_be_listed_is_said_and_tried_again() {
     assert!(once.stderr.contains("project wrong"), "{once:?}");
 }
 
-/// What a person has erased is not missing.
+/// An erased conversation does not count as missing.
 #[test]
-fn what_was_erased_is_not_brought_back() {
-    let polyai = PolyAi::start(RECENT, 3);
+fn does_not_restore_erased_conversations() {
+    let polyai = PolyAi::start(RECENT_CHATS, 3);
     let ids = polyai.ids();
     let site = site(&polyai, "every = \"1s\", settle = \"0s\"", "");
     let mut run = site.polyhook(["run"]).start();
@@ -188,7 +188,7 @@ fn what_was_erased_is_not_brought_back() {
     assert_eq!(site.polyhook(["erase", &ids[1], "--yes"]).run().code, Some(0));
     let passes = || run.log().iter().filter(|line| line["message"] == "reconciled").count();
     let before = passes();
-    eventually("looked again", || passes() > before + 2);
+    eventually("two more passes", || passes() > before + 2);
     let last = run.log().into_iter().rfind(|line| line["message"] == "reconciled").unwrap();
     let counted = ["archived", "erased", "missing"].map(|name| last[name].as_u64().unwrap());
     assert_eq!(counted, [2, 1, 0], "{last}");

@@ -1,0 +1,75 @@
+//! Recordings: late, bad, dropped and long ones.
+
+use super::*;
+
+pub(super) async fn late_recordings_are_added_and_kept(fixture: ArchiveFixture) {
+    let (archive, location) = (&fixture.archive, location("late-audio"));
+    expect_written(commit(archive, &location, &draft(3, AudioStatus::Absent), "{}", None).await.unwrap());
+    let ready = draft(3, AudioStatus::Ready);
+    let manifest =
+        expect_written(commit(archive, &location, &ready, "{}", Some(&wav(8000, 1))).await.unwrap());
+    assert_eq!((manifest.revision, manifest.audio.status), (2, AudioStatus::Ready));
+    // A recording of another direction is added.
+    let agent = stage(archive, &location, Direction::Agent, &wav(4000, 2)).await;
+    let manifest = expect_written(archive.commit(&location, &ready, "{}".into(), vec![agent]).await.unwrap());
+    assert_eq!((manifest.revision, manifest.objects.len()), (3, 3));
+    fixture.assert_consistent(&location).await;
+}
+
+pub(super) async fn bad_recordings_leave_no_objects(fixture: ArchiveFixture) {
+    let location = location("bad");
+    let recording = wav(6 << 20, 3);
+    let cut = recording.slice(..recording.len() - 10);
+    let announced = recording.len() as u64;
+    for (bytes, announced, label) in [
+        (Bytes::from_static(b"<html><body>Bad gateway</body></html>"), None, "not_wav"),
+        (Bytes::new(), None, "empty"),
+        (recording.slice(..44), Some(44), "no_sound"),
+        (cut.clone(), Some(announced), "wrong_length"),
+        (cut, None, "truncated"),
+    ] {
+        let mut writer = fixture.archive.recording_writer(&location, Direction::Combined).await.unwrap();
+        let outcome = match writer.write(bytes).await {
+            Ok(()) => writer.finish(announced).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Err(AudioError::Bad(bad)) => assert_eq!(bad.label(), label),
+            other => panic!("{label}: {other:?}"),
+        }
+        assert!(fixture.objects().await.is_empty());
+        fixture.assert_no_leftovers().await;
+    }
+}
+
+pub(super) async fn dropped_recordings_leave_no_objects(fixture: ArchiveFixture) {
+    let location = location("dropped");
+    let recording = wav(6 << 20, 3);
+    let mut writer = fixture.archive.recording_writer(&location, Direction::Combined).await.unwrap();
+    writer.write(recording.clone()).await.unwrap();
+    drop(writer);
+    drop(stage(&fixture.archive, &location, Direction::Combined, &recording).await);
+    if let Some(server) = &fixture.server {
+        let ours = |key: &String| key.starts_with(&fixture.prefix);
+        assert_eq!(server.unfinished_uploads().iter().filter(|key| ours(key)).count(), 1, "the view works");
+    }
+    fixture.archive.abort_dropped_uploads().await;
+    assert!(fixture.objects().await.is_empty());
+    fixture.assert_no_leftovers().await;
+}
+
+pub(super) async fn a_long_recording_needs_little_memory(fixture: ArchiveFixture) {
+    let location = location("long");
+    let recording = wav(32 << 20, 7);
+    let mut writer = fixture.archive.recording_writer(&location, Direction::Combined).await.unwrap();
+    for piece in recording.chunks(777_777) {
+        writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    assert!(writer.peak_buffered() <= 5 << 20, "{}", writer.peak_buffered());
+    let audio = writer.finish(Some(recording.len() as u64)).await.unwrap();
+    let draft = draft(3, AudioStatus::Ready);
+    expect_written(fixture.archive.commit(&location, &draft, "{}".into(), vec![audio]).await.unwrap());
+    let manifest = fixture.assert_consistent(&location).await;
+    assert_eq!(manifest.recording(Direction::Combined).unwrap().size_bytes, (64 << 20) + 44);
+    fixture.assert_no_leftovers().await;
+}
