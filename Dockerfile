@@ -22,15 +22,17 @@ ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS
 # Cargo wants one of every member of the workspace.
 COPY Cargo.toml Cargo.lock ./
 COPY benches/Cargo.toml benches/
-RUN mkdir -p src benches/src docs \
-    && touch src/lib.rs benches/src/lib.rs \
+COPY simulator/Cargo.toml simulator/
+RUN mkdir -p src benches/src simulator/src docs \
+    && touch src/lib.rs benches/src/lib.rs simulator/src/lib.rs \
     && echo 'fn main() {}' >src/main.rs \
     && cargo build --release --locked --target host-tuple --package polyhook
 
 COPY docs/architecture.md docs/
+COPY simulator/src simulator/src
 COPY src src
 # What was copied keeps its time and may be older than what was just built from nothing.
-RUN touch src/lib.rs src/main.rs \
+RUN touch src/lib.rs src/main.rs simulator/src/lib.rs \
     && cargo build --release --locked --target host-tuple --package polyhook \
     && install -D target/*/release/polyhook /out/polyhook \
     && install -d /out/state

@@ -15,7 +15,6 @@ pub mod reconcile;
 pub mod retry;
 pub mod secret;
 pub mod signature;
-pub mod simulator;
 pub mod telemetry;
 pub mod wav;
 pub mod web;

@@ -23,8 +23,10 @@ use crate::{
     polyai::ProjectConfig,
     queue::{QueueUrls, sqlite::SqliteQueue},
     secret::Secret,
-    simulator::{Activity, Delivery, EventOptions, Mix, Scenario, SenderOptions, Simulator},
     telemetry::{self, LogConfig},
+};
+use polyhook_simulator::{
+    Activity, AttemptOutcome, CallMix, Delivery, EventOptions, Scenario, SenderOptions, Simulator,
 };
 
 /// How often the queue is asked for new announcements.
@@ -102,9 +104,12 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
 
     let world = Lifecycle::new();
-    let simulator = Simulator::start(([127, 0, 0, 1], 0).into(), scenario(&args), Clock::System, &world)
-        .await
-        .map_err(|error| failed(&error))?;
+    let clock = polyhook_simulator::Clock::system();
+    let (simulator, server) =
+        Simulator::bind(([127, 0, 0, 1], 0).into(), scenario(&args), clock, world.draining())
+            .await
+            .map_err(|error| failed(&error))?;
+    world.spawn_service("simulator", server.run());
     let app = App::start(&config(&args, &simulator), Roles::ALL, Some(metrics), Clock::System).await?;
     let sqlite = app.queue().sqlite.clone().ok_or_else(|| failed(&"the demo runs on the embedded queue"))?;
     let target =
@@ -118,7 +123,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     show.started(&app, &simulator);
     let options = SenderOptions { rate: Some(args.rate), ..SenderOptions::default() };
     let sender = simulator.sender(target, options).map_err(|error| failed(&error))?;
-    let activity = simulator.state().watch();
+    let activity = simulator.state().subscribe();
     let calls = simulator.calls();
     let events = EventOptions { alerts: 0.1, ..EventOptions::default() };
     let deliveries: Vec<_> = Delivery::of_calls(&calls, &events).collect();
@@ -126,7 +131,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let sending = world.spawn("demo sender", async move {
         // A delivery that waits for PolyAI's next attempt must not hold up the end.
         tokio::select! {
-            _ = state.run(&sender, stream::iter(deliveries)) => {}
+            _ = state.run_sender(&sender, stream::iter(deliveries)) => {}
             () = over.cancelled() => {}
         }
     });
@@ -210,11 +215,11 @@ fn scenario(args: &Args) -> Scenario {
     Scenario {
         seed: args.seed.unwrap_or_else(|| fastrand::u64(..)),
         calls: args.calls,
-        mix: Mix {
+        mix: CallMix {
             max_turns: 12,
             late_recordings: 0.15,
             recording_delay: Duration::from_secs(4),
-            ..Mix::default()
+            ..CallMix::default()
         },
         ..Scenario::default()
     }
@@ -225,13 +230,13 @@ fn config(args: &Args, simulator: &Simulator) -> Config {
     let any_port = ([127, 0, 0, 1], 0).into();
     config.server.listen = any_port;
     config.admin.listen = any_port;
-    config.signature.secrets = vec![simulator.signing_secret().clone()];
+    config.signature.secrets = vec![Secret::new(simulator.signing_secret())];
     config.polyai.base_url = Some(simulator.url().clone());
     config.polyai.platform_url = Some(simulator.url().clone());
     config.projects = vec![ProjectConfig {
         account_id: simulator.account_id().to_owned(),
         project_id: simulator.project_id().to_owned(),
-        api_key: simulator.api_key().clone(),
+        api_key: Secret::new(simulator.api_key()),
         ..ProjectConfig::default()
     }];
     config.queue.url = QueueUrls::One(Secret::new(format!("sqlite:{}", args.dir.join("queue.db").display())));
@@ -308,7 +313,7 @@ impl Show {
             Activity::Delivered(report) => {
                 let id = report.conversation_id.as_deref().unwrap_or("-");
                 let status = match report.answer {
-                    crate::simulator::Answer::Status(status) => status.to_string(),
+                    AttemptOutcome::Status(status) => status.to_string(),
                     other => format!("{other:?}").to_lowercase(),
                 };
                 #[expect(clippy::cast_precision_loss, reason = "microseconds of one request")]
@@ -334,7 +339,7 @@ impl Show {
                 self.fetched_early.insert(id.clone());
             }
             Activity::ConversationServed { id } => self.fetched(id),
-            Activity::AudioServed { .. } | Activity::Refused { .. } => {}
+            Activity::AudioServed { .. } | Activity::ErrorServed { .. } => {}
         }
     }
 

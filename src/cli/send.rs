@@ -14,11 +14,9 @@ use serde_json::json;
 use url::Url;
 
 use super::{CliError, GlobalArgs, output, simulate::SignedForm};
-use crate::{
-    clock::Clock,
-    event::CONVERSATION_COMPLETED,
-    secret::Secret,
-    simulator::{Answer, Delivery, Flaw, Report, Sender, SenderOptions, Summary},
+use crate::{clock::Clock, event::CONVERSATION_COMPLETED, secret::Secret};
+use polyhook_simulator::{
+    AttemptOutcome, Delivery, DeliveryReport, DeliverySummary, Sender, SenderOptions, Tampering,
 };
 
 /// What a receiver answers to what it does not believe.
@@ -107,24 +105,24 @@ enum Bad {
     Body,
 }
 
-impl From<Bad> for Flaw {
+impl From<Bad> for Tampering {
     fn from(bad: Bad) -> Self {
         match bad {
-            Bad::Signature => Self::Signature,
-            Bad::Malformed => Self::Malformed,
-            Bad::Missing => Self::Missing,
-            Bad::Timestamp => Self::Timestamp,
-            Bad::NoTimestamp => Self::NoTimestamp,
-            Bad::Body => Self::Body,
+            Bad::Signature => Self::WrongSecret,
+            Bad::Malformed => Self::MalformedSignature,
+            Bad::Missing => Self::MissingSignature,
+            Bad::Timestamp => Self::StaleTimestamp,
+            Bad::NoTimestamp => Self::MissingTimestamp,
+            Bad::Body => Self::ModifiedBody,
         }
     }
 }
 
 impl Args {
-    fn is_expected(&self, answer: Answer) -> bool {
+    fn is_expected(&self, answer: AttemptOutcome) -> bool {
         match (self.expect, self.bad) {
-            (Some(status), _) => answer == Answer::Status(status),
-            (None, Some(_)) => answer == Answer::Status(UNAUTHORIZED),
+            (Some(status), _) => answer == AttemptOutcome::Status(status),
+            (None, Some(_)) => answer == AttemptOutcome::Status(UNAUTHORIZED),
             (None, None) => answer.accepted(),
         }
     }
@@ -143,10 +141,10 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         concurrency: args.concurrency,
         time_scale: args.retry.unwrap_or(1.0),
         delays,
-        flaw: args.bad.map(Flaw::from),
+        tampering: args.bad.map(Tampering::from),
         ..SenderOptions::default()
     };
-    let sender = Sender::new(target, secret, options, Clock::System)
+    let sender = Sender::new(target, secret.expose(), options, polyhook_simulator::Clock::system())
         .map_err(|error| CliError::Failed(error.to_string()))?;
     let body = args.body.as_deref().map(read).transpose()?;
 
@@ -239,26 +237,26 @@ fn delivery(args: &Args, body: Option<&Bytes>, number: u64) -> Delivery {
     delivery
 }
 
-fn show_report(report: &Report, expected: bool, json: bool) {
+fn show_report(report: &DeliveryReport, expected: bool, json: bool) {
     if json {
         output::json(report);
         return;
     }
     let answer = match report.answer {
-        Answer::Status(status) => format!("answered {status}"),
-        Answer::Timeout => "no answer in time".to_owned(),
-        Answer::Network => "no connection".to_owned(),
+        AttemptOutcome::Status(status) => format!("answered {status}"),
+        AttemptOutcome::Timeout => "no answer in time".to_owned(),
+        AttemptOutcome::Network => "no connection".to_owned(),
     };
     let answer = if expected { output::green(answer) } else { output::red(answer) };
     let ms = milliseconds(report.latency_us);
     output::line(format!("{} {} {answer} after {ms}", report.kind, report.event_id));
 }
 
-fn show_summary(summary: &Summary, unexpected: u64, json: bool) {
+fn show_summary(summary: &DeliverySummary, unexpected: u64, json: bool) {
     #[derive(Serialize)]
     struct Whole<'a> {
         #[serde(flatten)]
-        summary: &'a Summary,
+        summary: &'a DeliverySummary,
         unexpected: u64,
     }
 
@@ -266,7 +264,7 @@ fn show_summary(summary: &Summary, unexpected: u64, json: bool) {
         output::json(&Whole { summary, unexpected });
         return;
     }
-    let Summary { deliveries, seconds, latency_us, statuses, timeouts, network_errors, .. } = summary;
+    let DeliverySummary { deliveries, seconds, latency_us, statuses, timeouts, network_errors, .. } = summary;
     let verdict = if unexpected == 0 {
         output::green(format!("{deliveries} deliveries, all answered as expected"))
     } else {

@@ -8,11 +8,11 @@ use url::Url;
 
 use super::{CliError, output};
 use crate::{
-    clock::Clock,
     lifecycle::{Ending, Lifecycle},
-    signature::Form,
-    simulator::{BodyForm, Delivery, EventOptions, Scenario, SenderOptions, Simulator},
     telemetry::{self, LogConfig},
+};
+use polyhook_simulator::{
+    BodyForm, Delivery, EventOptions, Scenario, SenderOptions, SignatureForm, Simulator,
 };
 
 /// Run a stand-in for PolyAI: its APIs, and signed deliveries with its retry policy.
@@ -75,7 +75,7 @@ pub(super) enum SignedForm {
     Body,
 }
 
-impl From<SignedForm> for Form {
+impl From<SignedForm> for SignatureForm {
     fn from(form: SignedForm) -> Self {
         match form {
             SignedForm::Timestamped => Self::Timestamped,
@@ -116,9 +116,11 @@ struct Access<'a> {
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     telemetry::init_logs(&LogConfig { level: "warn".to_owned(), ..LogConfig::default() })?;
     let life = Lifecycle::new();
-    let simulator = Simulator::start(args.listen, scenario(&args)?, Clock::System, &life)
+    let clock = polyhook_simulator::Clock::system();
+    let (simulator, server) = Simulator::bind(args.listen, scenario(&args)?, clock, life.draining())
         .await
         .map_err(|error| CliError::Failed(format!("--listen: cannot listen on {}: {error}", args.listen)))?;
+    life.spawn_service("simulator", server.run());
     show_access(&simulator, args.json);
     let Some(target) = args.deliver_to.clone() else { return ended(life.run_to_end().await) };
 
@@ -136,7 +138,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let deliveries: Vec<_> = Delivery::of_calls(&calls, &events).collect();
     let sent = deliveries.len();
     let summary = tokio::select! {
-        summary = simulator.state().run(&sender, stream::iter(deliveries)) => summary,
+        summary = simulator.state().run_sender(&sender, stream::iter(deliveries)) => summary,
         ending = life.run_to_end() => return ended(ending),
     };
     if args.json {
@@ -171,10 +173,10 @@ fn show_access(simulator: &Simulator, json: bool) {
     let url = simulator.url().as_str().trim_end_matches('/');
     let access = Access {
         url,
-        api_key: simulator.api_key().expose(),
+        api_key: simulator.api_key(),
         account_id: simulator.account_id(),
         project_id: simulator.project_id(),
-        signing_secret: simulator.signing_secret().expose(),
+        signing_secret: simulator.signing_secret(),
         calls: simulator.calls().len(),
     };
     if json {

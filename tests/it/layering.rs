@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 9] = [
     &["cli"],
     &["app"],
     &["config"],
-    &["web", "worker", "reconcile", "simulator"],
+    &["web", "worker", "reconcile"],
     &["queue", "polyai", "archive"],
     &["telemetry", "lifecycle"],
     &["signature", "wav", "event", "retry"],

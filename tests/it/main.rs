@@ -19,6 +19,7 @@ mod rabbitmq_contract;
 mod rabbitmq_dead;
 mod rabbitmq_faults;
 mod receiver;
+mod simulator_deliveries;
 mod simulator_faithful;
 mod spool;
 mod sqlite;

@@ -12,11 +12,8 @@ use lapin::{
     options::{BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use polyhook::{
-    clock::Clock,
-    config::Config,
-    simulator::{Channel, Delivery, EventOptions, NewCall, Script},
-};
+use polyhook::{clock::Clock, config::Config};
+use polyhook_simulator::{CallScript, Channel, Delivery, EventOptions, NewCall};
 use serde_json::{Map, Value, json};
 use tokio::{task::block_in_place, time::timeout};
 
@@ -263,7 +260,7 @@ async fn published(world: &World, document: &Value) -> Vec<Seen> {
     world.send(Delivery::new("evt-no-json", "", &b"\x00 no JSON"[..])).await;
     let unknown = br#"{"type":"conversation.completed","data":{"conversation_id":"CA-nobody-knows","environment":"live"}}"#;
     world.send(Delivery::new("evt-unknown", "conversation.completed", &unknown[..])).await;
-    let script = Script { in_progress_for: Some(Duration::from_hours(1)), ..Script::default() };
+    let script = CallScript { in_progress_for: Some(Duration::from_hours(1)), ..CallScript::default() };
     let going_on = NewCall { script: Some(script), ..short(Channel::Webchat) };
     let going_on = world.sim.state().add_call(&going_on).unwrap();
     world.deliver(&going_on).await;

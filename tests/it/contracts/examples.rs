@@ -17,12 +17,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use polyhook::{
-    archive::Trigger,
-    clock::Clock,
-    simulator::{CallInfo, Channel, Delivery, EventOptions},
-    worker::Request,
-};
+use polyhook::{archive::Trigger, clock::Clock, worker::Request};
+use polyhook_simulator::{CallInfo, Channel, Delivery, EventOptions};
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 

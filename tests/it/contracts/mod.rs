@@ -23,11 +23,11 @@ use polyhook::{
     polyai::ProjectConfig,
     queue::QueueUrls,
     secret::Secret,
-    simulator::{
-        CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Scenario, Sender, SenderOptions,
-        Simulator,
-    },
     worker::{Order, Worker},
+};
+use polyhook_simulator::{
+    CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Scenario, Sender, SenderOptions,
+    Simulator,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -112,13 +112,18 @@ impl World {
         let project = ProjectConfig {
             account_id: project.account_id.clone(),
             project_id: project.project_id.clone(),
-            api_key: project.api_key.clone(),
+            api_key: Secret::new(project.api_key.as_str()),
             ..ProjectConfig::default()
         };
-        let sim = Simulator::start(([127, 0, 0, 1], 0).into(), scenario, Clock::System, &life).await.unwrap();
+        let simulated_clock = polyhook_simulator::Clock::system();
+        let (sim, server) =
+            Simulator::bind(([127, 0, 0, 1], 0).into(), scenario, simulated_clock, life.draining())
+                .await
+                .unwrap();
+        life.spawn_service("simulator", server.run());
         let mut config = Config { projects: vec![project], ..Config::default() };
         config.server.listen = ([127, 0, 0, 1], 0).into();
-        config.signature.secrets = vec![sim.signing_secret().clone()];
+        config.signature.secrets = vec![Secret::new(sim.signing_secret())];
         config.queue.url = QueueUrls::One(Secret::new(node.url()));
         config.queue.prefix = rabbit::prefix();
         config.queue.publish_timeout = Duration::from_secs(3);

@@ -10,8 +10,8 @@ use polyhook::{
     polyai::ProjectConfig,
     queue::{QueueKind, QueueUrls},
     secret::Secret,
-    simulator::{Channel, Environment, NewCall, Scenario, Simulator},
 };
+use polyhook_simulator::{Channel, Environment, NewCall, Scenario, Simulator};
 use tokio::task::{JoinSet, block_in_place};
 
 use super::{
@@ -31,7 +31,10 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     let life = Lifecycle::new();
     let local = ([127, 0, 0, 1], 0).into();
     let scenario = Scenario { calls: 0, ..Scenario::default() };
-    let polyai = Simulator::start(local, scenario, clock.clone(), &life).await.unwrap();
+    let shared_clock = clock.clone();
+    let simulated_clock = polyhook_simulator::Clock::from_fn(move || shared_clock.now());
+    let (polyai, server) = Simulator::bind(local, scenario, simulated_clock, life.draining()).await.unwrap();
+    life.spawn_service("simulator", server.run());
     let call = NewCall {
         environment: Some(Environment::Live),
         channel: Some(Channel::Webchat),
@@ -47,14 +50,14 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     config.spool.path = folder.path().join("spool.db");
     config.polyai.base_url = Some(polyai.url().clone());
     config.polyai.platform_url = Some(polyai.url().clone());
-    config.signature.secrets = vec![polyai.signing_secret().clone()];
+    config.signature.secrets = vec![Secret::new(polyai.signing_secret())];
     config.archive.url = format!("file:{}/archive", folder.path().display());
     // Nothing is fetched but what is asked for.
     config.reconcile.every = Duration::ZERO;
     config.projects = vec![ProjectConfig {
         account_id: call.account_id.clone(),
         project_id: call.project_id.clone(),
-        api_key: polyai.api_key().clone(),
+        api_key: Secret::new(polyai.api_key()),
         ..ProjectConfig::default()
     }];
     config.check(Roles::ALL).unwrap();

@@ -7,9 +7,8 @@ use std::{
 };
 
 use axum::response::{IntoResponse, Response};
-use polyhook::{
-    event::Event, lifecycle::Lifecycle, polyai::ApiChoice, simulator::NewCall, worker::AudioChoice,
-};
+use polyhook::{event::Event, lifecycle::Lifecycle, polyai::ApiChoice, worker::AudioChoice};
+use polyhook_simulator::NewCall;
 use serde_json::{Value, json};
 
 use super::{World, assert_consistent, files, stub::Stub, voice};

@@ -3,8 +3,8 @@
 use polyhook::{
     archive::{AudioStatus, ConversationFacts, ServedBy},
     polyai::ApiChoice,
-    simulator::{NewCall, Operation, Script, Served},
 };
+use polyhook_simulator::{CallScript, NewCall, Operation, ServedApis};
 
 use super::{World, assert_consistent, scripted, second_project, voice};
 
@@ -12,7 +12,7 @@ use super::{World, assert_consistent, scripted, second_project, voice};
 async fn the_data_api_steps_in_and_is_remembered() {
     let world = World::with(|scenario, _| {
         scenario.projects.push(second_project());
-        scenario.served = Served { v3_by_id: false, ..Served::default() };
+        scenario.served = ServedApis { v3_by_id: false, ..ServedApis::default() };
     })
     .await;
     for project in ["PROJECT-C0NC1ERG", "PROJECT-SECOND"] {
@@ -32,7 +32,7 @@ async fn the_data_api_steps_in_and_is_remembered() {
 #[tokio::test]
 async fn recordings_have_a_memory_of_their_own() {
     let world = World::with(|scenario, _| {
-        scenario.served = Served { v3_audio: false, ..Served::default() };
+        scenario.served = ServedApis { v3_audio: false, ..ServedApis::default() };
     })
     .await;
     for _ in 0..3 {
@@ -54,11 +54,11 @@ async fn recordings_have_a_memory_of_their_own() {
 #[tokio::test]
 async fn what_worked_once_is_given_up_when_it_stops_working() {
     let world = World::with(|scenario, _| {
-        scenario.served = Served { v3_by_id: false, v3_audio: false, ..Served::default() };
+        scenario.served = ServedApis { v3_by_id: false, v3_audio: false, ..ServedApis::default() };
     })
     .await;
     world.archive(&voice()).await;
-    world.sim.state().serve(Served { data_api: false, ..Served::default() });
+    world.sim.state().set_served(ServedApis { data_api: false, ..ServedApis::default() });
     let call = world.archive(&voice()).await;
     assert_eq!(world.manifest(&call).provenance.served_by, ServedBy::V3);
     assert_eq!(world.manifest(&call).audio.status, AudioStatus::Ready);
@@ -67,7 +67,7 @@ async fn what_worked_once_is_given_up_when_it_stops_working() {
 #[tokio::test]
 async fn pinned_to_v3_a_closed_door_is_said() {
     let world = World::with(|scenario, config| {
-        scenario.served = Served { v3_by_id: false, ..Served::default() };
+        scenario.served = ServedApis { v3_by_id: false, ..ServedApis::default() };
         config.polyai.api = ApiChoice::V3;
     })
     .await;
@@ -118,7 +118,8 @@ async fn both_shapes_say_the_same_of_a_call() {
 #[tokio::test]
 async fn a_hidden_transcript_is_archived_with_a_warning() {
     let world = World::start().await;
-    let call = world.archive(&scripted(Script { hidden_transcript: true, ..Script::default() })).await;
+    let call =
+        world.archive(&scripted(CallScript { hidden_transcript: true, ..CallScript::default() })).await;
     let manifest = assert_consistent(&world.place(&call));
     assert_eq!(manifest.facts.turn_count, call.turns as u64);
     assert!(

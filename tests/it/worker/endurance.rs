@@ -16,8 +16,8 @@ use polyhook::{
         sqlite::{SqliteOptions, SqliteQueue},
     },
     secret::Secret,
-    simulator::{Action, EventOptions, Fault, NewCall, Operation, Script},
 };
+use polyhook_simulator::{CallScript, EventOptions, Fault, FaultAction, NewCall, Operation};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -65,15 +65,15 @@ async fn two_workers_with_the_same_jobs_leave_one_conversation() {
 #[tokio::test]
 async fn the_end_finishes_what_is_short_and_hands_back_what_is_not() {
     let world = World::start().await;
-    let drip = Action::Drip { bytes: 16 << 10, pause: Duration::from_millis(50) };
-    let slow = Script {
+    let drip = FaultAction::Drip { bytes: 16 << 10, pause: Duration::from_millis(50) };
+    let slow = CallScript {
         audio_size: Some(ByteSize::mib(64)),
         faults: vec![Fault::new(&[Operation::V3Audio], drip)],
-        ..Script::default()
+        ..CallScript::default()
     };
     let slow = world.call(&scripted(slow));
-    let soon = Action::Delay(Duration::from_millis(700));
-    let short = Script { faults: vec![Fault::new(&[Operation::V3Audio], soon)], ..Script::default() };
+    let soon = FaultAction::Delay(Duration::from_millis(700));
+    let short = CallScript { faults: vec![Fault::new(&[Operation::V3Audio], soon)], ..CallScript::default() };
     let short = world.call(&scripted(short));
     world.deliver(&slow).await;
     world.deliver(&short).await;
@@ -166,12 +166,18 @@ async fn nothing_private_is_logged_announced_or_kept_with_a_dead_letter() {
     let mut calls = Vec::new();
     let fault = |operation, action| vec![Fault::new(&[operation], action)];
     for script in [
-        Script::default(),
-        Script { recording: polyhook::simulator::Recording::Never, ..Script::default() },
-        Script { faults: fault(Operation::V3Conversation, Action::Cut(900)), ..Script::default() },
-        Script { faults: fault(Operation::V3Conversation, Action::Truncate(900)), ..Script::default() },
-        Script { faults: fault(Operation::V3Audio, Action::Cut(900)), ..Script::default() },
-        Script { faults: fault(Operation::V3Audio, Action::Status(503)), ..Script::default() },
+        CallScript::default(),
+        CallScript { recording: polyhook_simulator::RecordingAvailability::Never, ..CallScript::default() },
+        CallScript {
+            faults: fault(Operation::V3Conversation, FaultAction::Cut(900)),
+            ..CallScript::default()
+        },
+        CallScript {
+            faults: fault(Operation::V3Conversation, FaultAction::Truncate(900)),
+            ..CallScript::default()
+        },
+        CallScript { faults: fault(Operation::V3Audio, FaultAction::Cut(900)), ..CallScript::default() },
+        CallScript { faults: fault(Operation::V3Audio, FaultAction::Status(503)), ..CallScript::default() },
     ] {
         let call = NewCall { turns: Some(12), ..scripted(script) };
         calls.push(world.call(&call));
@@ -185,9 +191,9 @@ async fn nothing_private_is_logged_announced_or_kept_with_a_dead_letter() {
     assert_eq!(dead.len(), 5);
 
     let mut secrets: Vec<_> = world.config.projects.iter().map(|p| p.api_key.expose().to_owned()).collect();
-    secrets.push(world.sim.signing_secret().expose().to_owned());
+    secrets.push(world.sim.signing_secret().to_owned());
     for call in &calls {
-        world.sim.state().script(&call.id, Script::default());
+        world.sim.state().set_script(&call.id, CallScript::default());
         secrets.extend(private(&serde_json::from_slice(&world.get_v3(call, "").await).unwrap()));
     }
     assert!(secrets.len() > 60, "there is something to find");

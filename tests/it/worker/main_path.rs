@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fs, io::Cursor};
 use polyhook::{
     archive::{AudioStatus, ObjectKind, ServedBy, Trigger},
     queue::Queue,
-    simulator::{BodyForm, CallInfo, Channel, Delivery, EventOptions, NewCall, Operation},
     worker::AudioChoice,
 };
+use polyhook_simulator::{BodyForm, CallInfo, Channel, Delivery, EventOptions, NewCall, Operation};
 use serde_json::Value;
 
 use super::{World, assert_consistent, call_on, sha256, voice};
@@ -108,7 +108,7 @@ async fn a_second_delivery_changes_nothing_and_announces_the_same() {
     let world = World::start().await;
     let (call, chat) = (world.archive(&voice()).await, world.archive(&call_on(Channel::Webchat)).await);
     let before = world.visible();
-    world.sim.state().reset_requests();
+    world.sim.state().reset_request_counts();
 
     for seed in 2..5 {
         world.deliver_as(&call, EventOptions { seed, ..EventOptions::default() }).await;
@@ -169,7 +169,7 @@ async fn every_choice_of_recordings_is_kept() {
         })
         .await;
         let call = with_something_private(&world).await;
-        world.sim.state().reset_requests();
+        world.sim.state().reset_request_counts();
         world.deliver(&call).await;
         world.idle().await;
         assert_eq!(world.requests(Operation::V3Audio), expected.len() as u64);

@@ -23,10 +23,10 @@ use polyhook::{
     polyai::{self, ProjectConfig},
     queue::{Announcement, DeadLetter, Queue, QueueKind, QueueUrls, sqlite::SqliteQueue},
     secret::Secret,
-    simulator::{
-        CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Operation, Scenario, Script, Sender,
-        SenderOptions, Simulator,
-    },
+};
+use polyhook_simulator::{
+    CallInfo, CallScript, Channel, Delivery, Environment, EventOptions, NewCall, Operation, Scenario, Sender,
+    SenderOptions, Simulator,
 };
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -89,10 +89,12 @@ impl World {
         }
         let life = Lifecycle::new();
         let local = ([127, 0, 0, 1], 0).into();
-        let sim = Simulator::start(local, scenario, Clock::System, &life).await.unwrap();
+        let simulated_clock = polyhook_simulator::Clock::system();
+        let (sim, server) = Simulator::bind(local, scenario, simulated_clock, life.draining()).await.unwrap();
+        life.spawn_service("simulator", server.run());
         config.polyai.base_url.get_or_insert_with(|| sim.url().clone());
         config.polyai.platform_url.get_or_insert_with(|| sim.url().clone());
-        config.signature.secrets = vec![sim.signing_secret().clone()];
+        config.signature.secrets = vec![Secret::new(sim.signing_secret())];
         let (app, sender) = connect(&sim, &config).await;
         Self { sim, app, config, sender, folder, life }
     }
@@ -179,7 +181,7 @@ impl World {
     }
 
     fn requests(&self, operation: Operation) -> u64 {
-        self.sim.state().requests_for(operation)
+        self.sim.state().request_count(operation)
     }
 
     fn root(&self) -> PathBuf {
@@ -218,7 +220,7 @@ impl World {
     async fn get(&self, path: &str) -> Bytes {
         let client = polyai::http::client().unwrap();
         let url = self.sim.url().join(path).unwrap();
-        let key = self.sim.api_key().expose();
+        let key = self.sim.api_key();
         let answer = client.get(url).header("x-api-key", key).send().await.unwrap();
         answer.error_for_status().unwrap().bytes().await.unwrap()
     }
@@ -242,22 +244,22 @@ async fn connect(sim: &Simulator, config: &Config) -> (App, Sender) {
     (app, sender)
 }
 
-fn project(of: &polyhook::simulator::Project) -> ProjectConfig {
+fn project(of: &polyhook_simulator::Project) -> ProjectConfig {
     ProjectConfig {
         account_id: of.account_id.clone(),
         project_id: of.project_id.clone(),
-        api_key: of.api_key.clone(),
+        api_key: Secret::new(of.api_key.as_str()),
         ..ProjectConfig::default()
     }
 }
 
 /// Another project of the same account.
-fn second_project() -> polyhook::simulator::Project {
-    polyhook::simulator::Project {
+fn second_project() -> polyhook_simulator::Project {
+    polyhook_simulator::Project {
         project_id: "PROJECT-SECOND".to_owned(),
         project_slug: "second".to_owned(),
-        api_key: Secret::new("simulated-key-0002"),
-        ..polyhook::simulator::Project::default()
+        api_key: "simulated-key-0002".to_owned(),
+        ..polyhook_simulator::Project::default()
     }
 }
 
@@ -275,7 +277,7 @@ fn voice() -> NewCall {
     call_on(Channel::Voice)
 }
 
-fn scripted(script: Script) -> NewCall {
+fn scripted(script: CallScript) -> NewCall {
     NewCall { script: Some(script), ..voice() }
 }
 

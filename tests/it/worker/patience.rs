@@ -8,9 +8,9 @@ use std::{
 use polyhook::{
     polyai::ApiChoice,
     queue::{Queue, QueueKind},
-    simulator::{Action, Activity, Channel, Fault, NewCall, Operation, RetryAfter, Script},
     worker::AudioChoice,
 };
+use polyhook_simulator::{Activity, CallScript, Channel, Fault, FaultAction, NewCall, Operation, RetryAfter};
 use tokio::time::Instant;
 
 use super::{World, assert_consistent, call_on, eventually, scripted, second_project, stub::Stub, voice};
@@ -19,7 +19,7 @@ use super::{World, assert_consistent, call_on, eventually, scripted, second_proj
 fn follow(world: &World) -> Arc<Mutex<Vec<(Instant, Activity)>>> {
     let kept = Arc::<Mutex<Vec<_>>>::default();
     let noted = Arc::clone(&kept);
-    let mut watch = world.sim.state().watch();
+    let mut watch = world.sim.state().subscribe();
     drop(world.life.spawn("times", async move {
         while let Ok(activity) = watch.recv().await {
             noted.lock().unwrap().push((Instant::now(), activity));
@@ -39,9 +39,9 @@ async fn a_429_pauses_its_project_and_nobody_else() {
         })
         .await;
         let times = follow(&world);
-        world.sim.state().fault(
+        world.sim.state().add_fault(
             Some("PROJECT-C0NC1ERG"),
-            Fault::new(&[Operation::V3Conversation], Action::RateLimited(wait)).times(1),
+            Fault::new(&[Operation::V3Conversation], FaultAction::RateLimited(wait)).times(1),
         );
         let mut paused = vec![world.add(&voice()).await];
         eventually("the pause has begun", async || {
@@ -62,7 +62,7 @@ async fn a_429_pauses_its_project_and_nobody_else() {
         let times = times.lock().unwrap().clone();
         let refused: Vec<_> = times
             .iter()
-            .filter(|(_, activity)| matches!(activity, Activity::Refused { status: 429, .. }))
+            .filter(|(_, activity)| matches!(activity, Activity::ErrorServed { status: 429, .. }))
             .collect();
         assert_eq!(refused.len(), 1, "nobody asks during a pause");
         let since = |id: &str| {
@@ -84,9 +84,9 @@ async fn a_429_pauses_its_project_and_nobody_else() {
 #[tokio::test]
 async fn a_429_for_a_recording_pauses_as_well() {
     let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(50)]).await;
-    let limit = Fault::new(&[Operation::V3Audio], Action::RateLimited(RetryAfter::Seconds(1))).times(1);
+    let limit = Fault::new(&[Operation::V3Audio], FaultAction::RateLimited(RetryAfter::Seconds(1))).times(1);
     let started = Instant::now();
-    let call = world.archive(&scripted(Script { faults: vec![limit], ..Script::default() })).await;
+    let call = world.archive(&scripted(CallScript { faults: vec![limit], ..CallScript::default() })).await;
     assert!(started.elapsed() >= Duration::from_secs(1));
     assert_eq!(world.dead().await, []);
     assert_consistent(&world.place(&call));
@@ -101,19 +101,19 @@ async fn what_passes_is_tried_again_until_it_has_passed() {
     let mut calls = Vec::new();
     for operation in [Operation::V3Conversation, Operation::V3Audio] {
         for action in [
-            Action::Status(500),
-            Action::Status(502),
-            Action::Status(503),
-            Action::Status(408),
-            Action::HangUp,
-            Action::Reset(10),
-            Action::Truncate(10),
-            Action::Json,
-            Action::Html,
-            Action::Redirect(elsewhere_url.clone()),
+            FaultAction::Status(500),
+            FaultAction::Status(502),
+            FaultAction::Status(503),
+            FaultAction::Status(408),
+            FaultAction::HangUp,
+            FaultAction::Reset(10),
+            FaultAction::Truncate(10),
+            FaultAction::Json,
+            FaultAction::Html,
+            FaultAction::Redirect(elsewhere_url.clone()),
         ] {
             let fault = Fault::new(&[operation], action.clone()).times(2);
-            let script = Script { faults: vec![fault], ..Script::default() };
+            let script = CallScript { faults: vec![fault], ..CallScript::default() };
             calls.push((action, world.add(&scripted(script)).await));
         }
     }
@@ -132,15 +132,15 @@ async fn what_passes_is_tried_again_until_it_has_passed() {
 #[tokio::test]
 async fn slow_answers_are_waited_for() {
     let world = World::start().await;
-    let slow = [Action::Delay(Duration::from_millis(400)), drip()];
+    let slow = [FaultAction::Delay(Duration::from_millis(400)), drip()];
     let faults = slow.map(|action| Fault::new(&[], action)).to_vec();
-    let call = world.archive(&scripted(Script { faults, ..Script::default() })).await;
+    let call = world.archive(&scripted(CallScript { faults, ..CallScript::default() })).await;
     assert_consistent(&world.place(&call));
     assert_eq!((world.requests(Operation::V3Conversation), world.requests(Operation::V3Audio)), (1, 1));
 }
 
-fn drip() -> Action {
-    Action::Drip { bytes: 32 << 10, pause: Duration::from_millis(20) }
+fn drip() -> FaultAction {
+    FaultAction::Drip { bytes: 32 << 10, pause: Duration::from_millis(20) }
 }
 
 #[tokio::test]
@@ -148,11 +148,11 @@ async fn the_end_of_the_ladder_is_a_dead_letter_with_its_history() {
     let delays = [80, 160].map(Duration::from_millis);
     let world = World::with(|_, config| config.retry.delays = delays.to_vec()).await;
     let faults = vec![
-        Fault::new(&[Operation::V3Conversation], Action::Status(503)).times(1),
-        Fault::new(&[Operation::V3Conversation], Action::HangUp).times(1),
-        Fault::new(&[Operation::V3Audio], Action::Status(500)),
+        Fault::new(&[Operation::V3Conversation], FaultAction::Status(503)).times(1),
+        Fault::new(&[Operation::V3Conversation], FaultAction::HangUp).times(1),
+        Fault::new(&[Operation::V3Audio], FaultAction::Status(500)),
     ];
-    world.archive(&scripted(Script { faults, ..Script::default() })).await;
+    world.archive(&scripted(CallScript { faults, ..CallScript::default() })).await;
     let dead = world.only_dead().await;
     let history = &dead.history;
     assert_eq!((history.failures, history.attempts.len()), (3, 3));

@@ -3,11 +3,8 @@
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use bytesize::ByteSize;
-use polyhook::{
-    archive::AudioStatus,
-    simulator::{Action, Fault, Operation, Recording, Script},
-    worker::AudioChoice,
-};
+use polyhook::{archive::AudioStatus, worker::AudioChoice};
+use polyhook_simulator::{CallScript, Fault, FaultAction, Operation, RecordingAvailability};
 use tokio::time::Instant;
 
 use super::{Watch, World, assert_consistent, eventually, scripted, sha256};
@@ -16,7 +13,7 @@ use super::{Watch, World, assert_consistent, eventually, scripted, sha256};
 async fn a_late_recording_is_waited_for() {
     // One rung: waiting must not end in a dead letter.
     let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(60)]).await;
-    let script = Script { recording: Recording::AfterRequests(3), ..Script::default() };
+    let script = CallScript { recording: RecordingAvailability::AfterRequests(3), ..CallScript::default() };
     let watch = Watch::over(world.root());
     let call = world.archive(&scripted(script)).await;
     assert_eq!(world.dead().await, []);
@@ -33,7 +30,9 @@ async fn a_recording_that_never_comes_is_not_waited_for_for_ever() {
     let wait = Duration::from_millis(500);
     let world = World::with(|_, config| config.worker.audio_wait = wait).await;
     let started = Instant::now();
-    let call = world.archive(&scripted(Script { recording: Recording::Never, ..Script::default() })).await;
+    let call = world
+        .archive(&scripted(CallScript { recording: RecordingAvailability::Never, ..CallScript::default() }))
+        .await;
     assert!(started.elapsed() >= wait, "{:?}", started.elapsed());
     assert_eq!(world.dead().await, []);
     assert_eq!(world.names(&call), ["conversation.json", "manifest.json"]);
@@ -47,10 +46,12 @@ async fn a_recording_that_never_comes_is_not_waited_for_for_ever() {
 #[tokio::test]
 async fn a_recording_that_comes_after_all_is_added_by_the_next_delivery() {
     let world = World::with(|_, config| config.worker.audio_wait = Duration::ZERO).await;
-    let call = world.archive(&scripted(Script { recording: Recording::Never, ..Script::default() })).await;
+    let call = world
+        .archive(&scripted(CallScript { recording: RecordingAvailability::Never, ..CallScript::default() }))
+        .await;
     assert_eq!(world.manifest(&call).audio.status, AudioStatus::Absent);
-    world.sim.state().script(&call.id, Script::default());
-    world.deliver_as(&call, polyhook::simulator::EventOptions { seed: 2, ..Default::default() }).await;
+    world.sim.state().set_script(&call.id, CallScript::default());
+    world.deliver_as(&call, polyhook_simulator::EventOptions { seed: 2, ..Default::default() }).await;
     world.idle().await;
     let manifest = assert_consistent(&world.place(&call));
     assert_eq!((manifest.audio.status, manifest.revision), (AudioStatus::Ready, 2));
@@ -63,24 +64,23 @@ async fn what_is_not_whole_is_never_seen_and_asked_for_again() {
     let mut calls = Vec::new();
     for size in [None, Some(ByteSize::kib(2600))] {
         for action in [
-            Action::Truncate(1_000),
-            Action::Truncate(2_000_000),
-            Action::Cut(1_000),
-            Action::Cut(2_000_000),
-            Action::Reset(3_000),
-            Action::Reset(2_000_000),
-            Action::Empty,
-            Action::HeaderOnly,
-            Action::Html,
-            Action::Json,
+            FaultAction::Truncate(1_000),
+            FaultAction::Truncate(2_000_000),
+            FaultAction::Cut(1_000),
+            FaultAction::Cut(2_000_000),
+            FaultAction::Reset(3_000),
+            FaultAction::Reset(2_000_000),
+            FaultAction::Empty,
+            FaultAction::HeaderOnly,
+            FaultAction::Html,
+            FaultAction::Json,
         ] {
-            let beyond =
-                matches!(action, Action::Truncate(b) | Action::Cut(b) | Action::Reset(b) if b > 1_000_000);
+            let beyond = matches!(action, FaultAction::Truncate(b) | FaultAction::Cut(b) | FaultAction::Reset(b) if b > 1_000_000);
             if beyond && size.is_none() {
                 continue;
             }
             let fault = Fault::new(&[Operation::V3Audio], action.clone()).times(2);
-            let script = Script { faults: vec![fault], audio_size: size, ..Script::default() };
+            let script = CallScript { faults: vec![fault], audio_size: size, ..CallScript::default() };
             let call = world.call(&scripted(script));
             world.deliver(&call).await;
             calls.push((action, call));
@@ -117,14 +117,14 @@ async fn what_is_never_whole_is_a_dead_letter_that_says_so() {
     let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(30); 2]).await;
     let mut reasons = BTreeMap::new();
     for (action, expected) in [
-        (Action::Cut(5_000), "cut off"),
-        (Action::Empty, "empty"),
-        (Action::HeaderOnly, "without sound"),
-        (Action::Html, "not a WAV"),
-        (Action::Json, "content type"),
+        (FaultAction::Cut(5_000), "cut off"),
+        (FaultAction::Empty, "empty"),
+        (FaultAction::HeaderOnly, "without sound"),
+        (FaultAction::Html, "not a WAV"),
+        (FaultAction::Json, "content type"),
     ] {
         let fault = Fault::new(&[Operation::V3Audio], action);
-        let script = Script { faults: vec![fault], ..Script::default() };
+        let script = CallScript { faults: vec![fault], ..CallScript::default() };
         let call = world.call(&scripted(script));
         reasons.insert(call.id.clone(), expected);
         world.deliver(&call).await;
@@ -152,8 +152,8 @@ async fn of_two_recordings_none_is_seen_before_both_are_whole() {
     })
     .await;
     // The second request of every try; the first is the user's side.
-    let broken = Fault::new(&[Operation::V3Audio], Action::Reset(1_000)).times(1);
-    let call = world.call(&scripted(Script { faults: vec![broken], ..Script::default() }));
+    let broken = Fault::new(&[Operation::V3Audio], FaultAction::Reset(1_000)).times(1);
+    let call = world.call(&scripted(CallScript { faults: vec![broken], ..CallScript::default() }));
     world.deliver(&call).await;
     eventually("the first try has failed", async || world.requests(Operation::V3Audio) >= 1).await;
     assert!(world.visible().is_empty());

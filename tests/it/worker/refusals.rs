@@ -1,11 +1,7 @@
 //! What no try will help: a dead letter at once, and what it tells the person who reads it.
 
-use polyhook::{
-    polyai::ProjectConfig,
-    queue::Attempt,
-    secret::Secret,
-    simulator::{Action, EventOptions, Fault, NewCall, Operation, Script},
-};
+use polyhook::{polyai::ProjectConfig, queue::Attempt, secret::Secret};
+use polyhook_simulator::{CallScript, EventOptions, Fault, FaultAction, NewCall, Operation};
 use serde_json::json;
 
 use super::{World, assert_consistent, project, scripted, second_project, voice};
@@ -42,7 +38,7 @@ async fn a_wrong_key_is_said_at_once() {
 async fn a_key_of_another_project_is_said_at_once() {
     let world = World::with(|scenario, config| {
         scenario.projects.push(second_project());
-        let key = scenario.projects[0].api_key.clone();
+        let key = Secret::new(scenario.projects[0].api_key.as_str());
         config.projects = vec![ProjectConfig { api_key: key, ..project(&second_project()) }];
     })
     .await;
@@ -54,7 +50,7 @@ async fn a_key_of_another_project_is_said_at_once() {
 #[tokio::test]
 async fn an_unknown_conversation_is_said_at_once() {
     let world = World::start().await;
-    world.archive(&scripted(Script { missing: true, ..Script::default() })).await;
+    world.archive(&scripted(CallScript { missing: true, ..CallScript::default() })).await;
     let hints = ["CONVERSATIONS_NOT_FOUND", "project_id", "region", "replay"];
     assert_refused(&world, "unknown_conversation", 404, &hints).await;
     assert_eq!(world.requests(Operation::DataConversation), 0, "that was an answer, not a closed door");
@@ -83,7 +79,7 @@ async fn an_event_of_a_project_that_is_not_configured_names_it() {
     for named in ["ws-elsewhere", "PROJECT-THIRD", "[[projects]]", "replay"] {
         assert!(last.detail.contains(named), "{}", last.detail);
     }
-    assert!(world.sim.state().requests().is_empty(), "nobody was asked");
+    assert!(world.sim.state().request_counts().is_empty(), "nobody was asked");
 }
 
 #[tokio::test]
@@ -91,7 +87,7 @@ async fn an_event_without_a_conversation_is_said_at_once() {
     let world = World::start().await;
     world.deliver_body(&json!({ "type": "conversation.completed", "data": { "environment": "live" } })).await;
     assert_eq!(world.only_dead().await.history.attempts[0].reason, "no_conversation_id");
-    assert!(world.sim.state().requests().is_empty());
+    assert!(world.sim.state().request_counts().is_empty());
 }
 
 /// Two projects, and an event of the quickstart, which names neither.
@@ -114,9 +110,11 @@ async fn where_an_event_names_no_project_each_is_asked() {
 
 #[tokio::test]
 async fn trouble_of_one_project_does_not_hide_what_another_has() {
-    for trouble in [Action::Status(401), Action::Status(403), Action::Status(503), Action::HangUp] {
+    for trouble in
+        [FaultAction::Status(401), FaultAction::Status(403), FaultAction::Status(503), FaultAction::HangUp]
+    {
         let world = World::with(|scenario, _| scenario.projects.push(second_project())).await;
-        world.sim.state().fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], trouble));
+        world.sim.state().add_fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], trouble));
         of_second(&world).await;
         assert_eq!(world.requests(Operation::V3Audio), 1);
     }
@@ -126,8 +124,8 @@ async fn trouble_of_one_project_does_not_hide_what_another_has() {
 async fn what_nobody_knows_is_told_by_who_could_not_say() {
     for (trouble, reason, failures) in [
         (None, "unknown_conversation", 1),
-        (Some(Action::Status(401)), "key_rejected", 1),
-        (Some(Action::Status(503)), "api_unavailable", 5),
+        (Some(FaultAction::Status(401)), "key_rejected", 1),
+        (Some(FaultAction::Status(503)), "api_unavailable", 5),
     ] {
         let world = World::with(|scenario, config| {
             scenario.projects.push(second_project());
@@ -135,7 +133,7 @@ async fn what_nobody_knows_is_told_by_who_could_not_say() {
         })
         .await;
         if let Some(trouble) = trouble {
-            world.sim.state().fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], trouble));
+            world.sim.state().add_fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], trouble));
         }
         let data = json!({ "conversation_id": "CA-nobody", "environment": "live" });
         world.deliver_body(&json!({ "type": "conversation.completed", "data": data })).await;

@@ -6,7 +6,9 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use polyhook::{
     polyai::ApiChoice,
     queue::{Queue, QueueKind},
-    simulator::{Action, Change, Environment, EventOptions, Fault, NewCall, Operation, Script},
+};
+use polyhook_simulator::{
+    CallScript, Environment, EventOptions, Fault, FaultAction, LaterChange, NewCall, Operation,
 };
 use serde_json::json;
 
@@ -16,10 +18,10 @@ use super::{World, assert_consistent, eventually, scripted, voice};
 async fn a_call_in_progress_is_fetched_when_it_is_over() {
     // One rung, which the trouble after the call needs for itself.
     let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(40)]).await;
-    let script = Script {
+    let script = CallScript {
         in_progress_requests: 6,
-        faults: vec![Fault::new(&[Operation::V3Audio], Action::Status(503)).times(1)],
-        ..Script::default()
+        faults: vec![Fault::new(&[Operation::V3Audio], FaultAction::Status(503)).times(1)],
+        ..CallScript::default()
     };
     let call = world.call(&NewCall { turns: Some(6), ..scripted(script) });
     world.deliver(&call).await;
@@ -44,7 +46,7 @@ async fn only_wanted_environments_are_archived() {
     let sandbox = NewCall { environment: Some(Environment::Sandbox), ..voice() };
 
     world.archive(&sandbox).await;
-    assert!(world.sim.state().requests().is_empty(), "the event says it all");
+    assert!(world.sim.state().request_counts().is_empty(), "the event says it all");
 
     let call = world.call(&sandbox);
     let body = json!({ "type": "conversation.completed", "data": { "conversation_id": call.id } });
@@ -75,8 +77,8 @@ async fn a_longer_conversation_is_a_new_revision_and_never_the_other_way_round()
     let call = world.archive(&voice()).await;
     let first = world.manifest(&call);
 
-    let change = Change { after: None, after_requests: None, more_turns: 3, summarised: false };
-    world.sim.state().script(&call.id, Script { change: Some(change), ..Script::default() });
+    let change = LaterChange { after: None, after_requests: None, more_turns: 3, summarised: false };
+    world.sim.state().set_script(&call.id, CallScript { change: Some(change), ..CallScript::default() });
     world.deliver_as(&call, again(2)).await;
     world.idle().await;
     let second = assert_consistent(&world.place(&call));
@@ -90,7 +92,7 @@ async fn a_longer_conversation_is_a_new_revision_and_never_the_other_way_round()
 
     // An old copy, from a cache perhaps.
     let before = world.visible();
-    world.sim.state().script(&call.id, Script::default());
+    world.sim.state().set_script(&call.id, CallScript::default());
     world.deliver_as(&call, again(3)).await;
     world.idle().await;
     assert_eq!(world.visible(), before);
@@ -103,17 +105,20 @@ async fn a_longer_conversation_is_a_new_revision_and_never_the_other_way_round()
 #[tokio::test]
 async fn a_summary_that_comes_later_is_a_new_revision() {
     let world = World::with(|_, config| config.polyai.api = ApiChoice::Data).await;
-    let change = Change { after: None, after_requests: Some(1), more_turns: 0, summarised: true };
-    let call = world.archive(&scripted(Script { change: Some(change), ..Script::default() })).await;
+    let change = LaterChange { after: None, after_requests: Some(1), more_turns: 0, summarised: true };
+    let call = world.archive(&scripted(CallScript { change: Some(change), ..CallScript::default() })).await;
     assert!(!world.manifest(&call).facts.summarised);
     world.deliver_as(&call, again(2)).await;
     world.idle().await;
     let manifest = assert_consistent(&world.place(&call));
     assert_eq!((manifest.revision, manifest.facts.summarised), (2, true));
     let before = world.visible();
-    world.sim.state().script(
+    world.sim.state().set_script(
         &call.id,
-        Script { change: Some(Change { after_requests: Some(9), ..change }), ..Script::default() },
+        CallScript {
+            change: Some(LaterChange { after_requests: Some(9), ..change }),
+            ..CallScript::default()
+        },
     );
     world.deliver_as(&call, again(3)).await;
     world.idle().await;

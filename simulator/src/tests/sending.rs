@@ -1,0 +1,168 @@
+//! Deliveries, as a receiver sees them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use futures_util::stream;
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use super::{
+    Stand, answer,
+    receiver::{Received, Receiver},
+};
+use crate::{AttemptOutcome, Delivery, EventOptions, Scenario, SenderOptions, SignatureForm};
+
+/// A minute is 0.6 ms.
+fn quick() -> SenderOptions {
+    SenderOptions { time_scale: 0.00001, timeout: Duration::from_millis(300), ..SenderOptions::default() }
+}
+
+async fn outcome(answers: &[u16], options: SenderOptions) -> (crate::DeliveryReport, usize) {
+    let stand = Stand::start(Scenario { calls: 1, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&stand, answers).await;
+    let sender = stand.simulator.sender(url, options).unwrap();
+    let report =
+        sender.deliver(Delivery::completed(&stand.simulator.calls()[0], &EventOptions::default())).await;
+    let got = receiver.got();
+    for received in &got {
+        received.assert_signed_by(stand.simulator.signing_secret(), stand.clock.now().as_second());
+        assert_eq!(
+            (received.event_id(), &received.body),
+            (got[0].event_id(), &got[0].body),
+            "the same on a retry"
+        );
+    }
+    stand.stop().await;
+    (report, got.len())
+}
+
+#[tokio::test]
+async fn retries_what_polyai_retries_and_nothing_else() {
+    let (report, got) = outcome(&[503, 429, 408, 0, 500], quick()).await;
+    assert_eq!((report.answer, report.attempts, got), (AttemptOutcome::Status(204), 6, 6));
+    assert_eq!(report.earlier[3], AttemptOutcome::Timeout);
+    for lost in [400, 401, 404, 410, 413, 422, 302] {
+        let (report, got) = outcome(&[lost], quick()).await;
+        assert_eq!((report.answer, got), (AttemptOutcome::Status(lost), 1));
+    }
+    let (report, got) = outcome(&[503; 9], quick()).await;
+    assert_eq!((report.answer, report.attempts, got), (AttemptOutcome::Status(503), 6, 6));
+}
+
+#[tokio::test]
+async fn waits_as_long_as_polyai_does() {
+    let options = SenderOptions::default();
+    let seconds: Vec<_> = options.delays.iter().map(Duration::as_secs).collect();
+    assert_eq!(seconds, [60, 300, 900, 3_600, 14_400]);
+    assert_eq!(options.timeout, Duration::from_secs(5));
+    let started = std::time::Instant::now();
+    let (report, _) = outcome(&[503, 503], SenderOptions { time_scale: 0.001, ..quick() }).await;
+    assert_eq!(report.attempts, 3);
+    assert!(started.elapsed() >= Duration::from_millis(360), "a minute and five, a thousand times faster");
+}
+
+#[tokio::test]
+async fn nobody_there_is_worth_another_try() {
+    let stand = Stand::start(Scenario { calls: 1, ..Scenario::default() }).await;
+    let closed = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
+    let sender = stand.simulator.sender(format!("http://{closed}/").parse().unwrap(), quick()).unwrap();
+    let report = sender.deliver(Delivery::new("e", "test", "{}")).await;
+    assert_eq!((report.answer, report.attempts), (AttemptOutcome::Network, 6));
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn the_quickstarts_form_has_a_signature_and_nothing_else() {
+    let stand = Stand::start(Scenario { calls: 1, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&stand, &[]).await;
+    let headers = BTreeMap::from([("x-custom".to_owned(), "mine".to_owned())]);
+    let sender =
+        stand.simulator.sender(url, SenderOptions { form: SignatureForm::Body, headers, ..quick() }).unwrap();
+    assert!(sender.deliver(Delivery::new("e", "test", "{ }")).await.answer.accepted());
+    let got = &receiver.got()[0];
+    assert!(got.event_id().is_none() && !got.headers.contains_key("x-polyai-timestamp"));
+    assert_eq!(
+        (&got.headers["x-custom"], &got.headers["content-type"]),
+        (&"mine".parse().unwrap(), &"application/json".parse().unwrap())
+    );
+    got.assert_signed_by(stand.simulator.signing_secret(), stand.clock.now().as_second());
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_keeps_its_rate_and_counts() {
+    let stand = Stand::start(Scenario { calls: 60, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&stand, &[503, 401]).await;
+    let options = SenderOptions { rate: Some(200.0), duplicates: 0.2, reorder: 5, ..quick() };
+    let sender = stand.simulator.sender(url, options).unwrap();
+    let calls = stand.simulator.calls();
+    let events = EventOptions { alerts: 0.2, ..EventOptions::default() };
+    let deliveries: Vec<_> = Delivery::of_calls(&calls, &events).collect();
+    let expected = deliveries.len();
+    let summary = stand.simulator.state().run_sender(&sender, stream::iter(deliveries)).await;
+    assert_eq!(summary.deliveries, expected as u64 + summary.duplicates);
+    assert!(summary.duplicates > 3);
+    assert_eq!((summary.refused, summary.exhausted, summary.accepted), (1, 0, summary.deliveries - 1));
+    assert_eq!(
+        (summary.attempts, summary.statuses[&503], summary.statuses[&401]),
+        (summary.deliveries + 1, 1, 1)
+    );
+    let least = Duration::from_millis(5) * u32::try_from(summary.deliveries - 1).unwrap();
+    assert!(summary.seconds >= least.as_secs_f64(), "{} {least:?}", summary.seconds);
+    assert!(summary.latency_us.p50 <= summary.latency_us.p99 && summary.latency_us.max > 0);
+    let kinds: BTreeSet<_> = receiver.got().iter().map(Received::kind).collect();
+    assert_eq!(
+        kinds.into_iter().collect::<Vec<_>>(),
+        ["alerts.triggered", "conversation.completed", "handoff.created"]
+    );
+    assert_eq!(stand.simulator.state().deliveries().len() as u64, summary.deliveries);
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn a_retry_is_in_nobodys_way() {
+    let stand = Stand::start(Scenario { calls: 1, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&stand, &[503]).await;
+    // One at a time, and a first retry after 600 ms.
+    let sender =
+        stand.simulator.sender(url, SenderOptions { concurrency: 1, time_scale: 0.01, ..quick() }).unwrap();
+    let deliveries = (0..20).map(|n| Delivery::new(format!("e{n}"), "test", "{}"));
+    let summary = sender.run(stream::iter(deliveries)).await;
+    assert_eq!((summary.accepted, summary.attempts), (20, 21));
+    assert_eq!(receiver.got()[20].event_id(), Some("e0"), "tried again after all others");
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn registered_endpoints_get_what_they_asked_for() {
+    let stand = Stand::start(Scenario { calls: 12, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&stand, &[]).await;
+    let body = json!({ "name": "n", "url": url, "event_types": ["conversation.completed"], "headers": { "x-mine": "1" } });
+    let (_, made) = answer(stand.request(Method::POST, "/v1/webhook-endpoints", &body)).await;
+    let (status, started) = answer(stand.request(
+        Method::POST,
+        "/_simulator/deliver",
+        &json!({ "events": { "form": "reference" } }),
+    ))
+    .await;
+    assert_eq!((status, &started["deliveries"]), (StatusCode::ACCEPTED, &json!(12)));
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while stand.simulator.state().deliveries().len() < 12 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let secret = made["signing_secret"].as_str().unwrap();
+    for got in receiver.got() {
+        got.assert_signed_by(secret, stand.clock.now().as_second());
+        assert_eq!(got.headers["x-mine"], "1");
+        assert_eq!(got.kind(), "conversation.completed");
+    }
+    let (_, listed) = answer(stand.request(Method::GET, "/_simulator/deliveries", &json!(null))).await;
+    assert_eq!(listed["deliveries"].as_array().unwrap().len(), 12);
+    stand.stop().await;
+}
