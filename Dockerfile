@@ -1,25 +1,25 @@
-# polyhook as one static binary on a base without a shell. Builds with Docker (BuildKit or not), Podman and Buildah:
+# polyhook as one static binary on a base image without a shell. Builds with Docker (with or without BuildKit), Podman and Buildah:
 #
 #   docker build --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" -t polyhook .
 #   podman build --format docker …        the same; without --format the image has no HEALTHCHECK
 #
-# For images that others run, pin both bases by digest: `docker buildx imagetools inspect IMAGE` prints it; write
-# FROM IMAGE:TAG@sha256:… and let a bot move it. Cargo uses the registry, mirror and certificates of the base image.
+# For a reproducible image pin both base images by digest: `docker buildx imagetools inspect IMAGE` prints it; write
+# FROM IMAGE:TAG@sha256:…. Cargo uses the registry, the mirror and the certificates of the base image.
 
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /src
 
-# Static, C library included. glibc resolves names by itself from /etc/hosts and DNS; only other NSS modules are lost.
-# With --target, build scripts and procedural macros are built without the flag, which they cannot bear.
+# A static binary, C library included. glibc still resolves names from /etc/hosts and DNS; only other NSS modules are missing.
+# --target (below) keeps the flag away from build scripts and procedural macros, which do not work with it.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 
-# The release profile links for minutes. To try something out:
+# Linking with the release profile takes minutes. For a quick, larger build:
 # --build-arg CARGO_PROFILE_RELEASE_LTO=off --build-arg CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 ARG CARGO_PROFILE_RELEASE_LTO
 ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS
 
-# Dependencies in a layer of their own, which only a change of a manifest rebuilds: the manifests with nothing behind them.
-# Cargo wants one of every member of the workspace.
+# Builds the dependencies in a layer of their own, from manifests with empty sources: only a changed manifest rebuilds it.
+# Cargo needs the manifest of every workspace member.
 COPY Cargo.toml Cargo.lock ./
 COPY benches/Cargo.toml benches/
 COPY simulator/Cargo.toml simulator/
@@ -31,7 +31,7 @@ RUN mkdir -p src benches/src simulator/src docs \
 COPY docs/architecture.md docs/
 COPY simulator/src simulator/src
 COPY src src
-# What was copied keeps its time and may be older than what was just built from nothing.
+# Copied files keep their modification time and may be older than the empty build; touch makes cargo build them.
 RUN touch src/lib.rs src/main.rs simulator/src/lib.rs \
     && cargo build --release --locked --target host-tuple --package polyhook \
     && install -D target/*/release/polyhook /out/polyhook \
@@ -40,26 +40,26 @@ RUN touch src/lib.rs src/main.rs simulator/src/lib.rs \
 FROM gcr.io/distroless/static-debian12:nonroot
 
 COPY --from=build /out/polyhook /usr/bin/polyhook
-# Embedded queue, spool and file archive, with paths as they are by default. A new volume here takes over its owner.
+# Holds the embedded queue, the spool and the file archive at their default paths. A new volume here inherits the owner.
 COPY --from=build --chown=65532:65532 /out/state /var/lib/polyhook
 WORKDIR /var/lib/polyhook
 
-# glibc keeps a heap for each thread, and what wanders between threads is then kept twice: with eight large recordings on their way to
-# a bucket 71 MB instead of 87, at the same CPU (docs/benchmarks.md).
+# glibc keeps a heap per thread, so memory that moves between threads is kept twice. With one heap, eight concurrent uploads of large
+# recordings take 71 MB instead of 87 MB, at the same CPU (docs/benchmarks.md).
 ENV MALLOC_ARENA_MAX=1
 
-# By number, as Kubernetes' runAsNonRoot asks for.
+# A number, because Kubernetes' runAsNonRoot requires one.
 USER 65532:65532
 
-# Deliveries; the admin listener is on 127.0.0.1:9090 unless configured otherwise.
+# Deliveries. The admin listener is on 127.0.0.1:9090 by default.
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# It finds the admin listener by POLYHOOK_CONFIG and the other variables, not by the arguments of the service.
+# Finds the admin listener through POLYHOOK_CONFIG and the other variables, not through the arguments of the service.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["/usr/bin/polyhook", "healthcheck"]
 ENTRYPOINT ["/usr/bin/polyhook"]
 CMD ["run"]
 
-# Last, so that another version alone rebuilds nothing.
+# Last, so that a new version alone rebuilds nothing.
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="polyhook" \

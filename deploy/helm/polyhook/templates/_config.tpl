@@ -1,7 +1,7 @@
 {{/*
-polyhook.toml of a role. What JSON writes for a string, a number, a list of strings or a boolean is TOML as well.
-Sections that a role does not use are left out, so that it rolls only when something of its own changes, and because
-every secret file that is named has to be there.
+The polyhook.toml of a role. A string, number, boolean or list of strings in JSON is valid TOML.
+Sections that a role does not use are left out: a role restarts only when its own configuration changes, and every secret
+file that the configuration names must exist.
 */}}
 {{- define "polyhook.config" -}}
 {{- $values := .root.Values -}}

@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Short enough for -receiver-headless and a StatefulSet's revision hash behind it. */}}
+{{/* Leaves room for -receiver-headless and the revision hash of a StatefulSet. */}}
 {{- define "polyhook.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -33,7 +33,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* From here on the context is (dict "root" $ "role" "receiver|worker|single"). */}}
+{{/* The context of the following templates is (dict "root" $ "role" "receiver|worker|single"). */}}
 
 {{- define "polyhook.selector" -}}
 {{ include "polyhook.instanceLabels" .root }}
@@ -58,12 +58,12 @@ app.kubernetes.io/component: {{ .role }}
 {{- end -}}
 {{- end -}}
 
-{{/* The role that takes deliveries. */}}
+{{/* The role that receives deliveries. */}}
 {{- define "polyhook.publicRole" -}}
 {{ ternary "single" "receiver" (eq .Values.mode "single") }}
 {{- end -}}
 
-{{/* Whether the role's pods have volumes of their own. */}}
+{{/* "true" if each pod of the role has its own volume. */}}
 {{- define "polyhook.stateful" -}}
 {{- if or (eq .role "single") (and (eq .role "receiver") .root.Values.receiver.spool.enabled) -}}true{{- end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* The secrets of a role: a list of (dict "volume" "name" "items"). Folders, never subPath: only a folder is updated in place. */}}
+{{/* The volumes of a role's secrets. Mounted as folders, never with subPath: Kubernetes updates only folders. */}}
 {{- define "polyhook.secretVolumes" -}}
 {{- $secrets := .root.Values.secrets -}}
 {{- $role := .role -}}
@@ -47,7 +47,7 @@ runAsNonRoot: true
 runAsUser: 65532
 runAsGroup: 65532
 fsGroup: 65532
-# A spool may be large; its owner changes once.
+# Changes the owner only once, because a spool may be large.
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile: { type: RuntimeDefault }
 {{- end -}}
@@ -58,7 +58,7 @@ readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
 {{- end -}}
 
-{{/* metadata and spec of a pod. */}}
+{{/* The metadata and spec of a pod. */}}
 {{- define "polyhook.pod" -}}
 {{- $root := .root -}}
 {{- $role := .role -}}
@@ -67,7 +67,7 @@ capabilities: { drop: [ALL] }
 {{- $public := ne $role "worker" -}}
 metadata:
   annotations:
-    # A change of the configuration makes new pods; a change of a Secret does not: polyhook reads those again.
+    # A changed configuration restarts the pods. A changed Secret does not: polyhook reads it again.
     checksum/config: {{ include "polyhook.config" . | sha256sum }}
     {{- with $values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
@@ -133,18 +133,18 @@ spec:
         - { name: http, containerPort: 8080, protocol: TCP }
         {{- end }}
         - { name: admin, containerPort: 9090, protocol: TCP }
-      # A large spool or queue that was not closed is put in order first.
+      # After a crash polyhook first recovers a spool or queue, which may be large.
       startupProbe:
         httpGet: { path: /livez, port: admin }
         periodSeconds: 2
         failureThreshold: 150
-      # Says no when it can make nothing durable. It answers within 2 s.
+      # Fails when polyhook cannot make deliveries durable. Answers within 2 s.
       readinessProbe:
         httpGet: { path: /readyz, port: admin }
         periodSeconds: 5
         timeoutSeconds: 3
         failureThreshold: 2
-      # Looks at nothing but the process: a restart heals no broker.
+      # Checks only the process: a restart does not repair the broker.
       livenessProbe:
         httpGet: { path: /livez, port: admin }
         periodSeconds: 10
