@@ -9,7 +9,7 @@ use polyhook::{
     event::{self, Event},
     secret::Secret,
     signature::{Scheme, Verifier, sign},
-    wav::WavCheck,
+    wav::WavValidator,
 };
 
 const SECRET: &str = "whsec_fuzzing_0123456789";
@@ -59,7 +59,7 @@ pub fn event(data: &[u8]) {
 pub fn wav(data: &[u8]) {
     let Some((&cut, data)) = data.split_first() else { return };
     let check = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-        let mut check = WavCheck::new();
+        let mut check = WavValidator::new();
         for piece in pieces {
             check.push(piece)?;
         }

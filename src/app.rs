@@ -20,7 +20,7 @@ use crate::{
     config::{Config, Roles},
     health::Health,
     lifecycle::{Ending, Lifecycle},
-    polyai::{self, PolyAi},
+    polyai::{self, PolyAiClient},
     queue::{
         Queue, QueueBackend, QueueUrlError,
         rabbitmq::{self, RabbitMqQueue},
@@ -29,7 +29,7 @@ use crate::{
         sqlite::{self, SqliteOptions, SqliteQueue},
     },
     reconcile,
-    retry::Ladder,
+    retry::RetrySchedule,
     web::{self, Receiver, admin::Admin},
     worker::{self, Worker},
 };
@@ -108,7 +108,7 @@ pub fn open_queue(
             OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue) }
         }
         QueueBackend::RabbitMq => {
-            let held = worker::held_jobs(config.worker.concurrency, config.projects.len());
+            let held = worker::max_held_jobs(config.worker.concurrency, config.projects.len());
             let consume = roles.work.then_some(held);
             let only_publishes = roles.receive && !roles.work && !roles.reconcile;
             let broker = open_rabbitmq(config, consume, only_publishes, clock.clone(), life)?;
@@ -153,7 +153,7 @@ fn open_rabbitmq(
 #[derive(Clone, Debug)]
 pub struct Ends {
     /// Shared, so that one 429 pauses everybody.
-    pub polyai: Arc<PolyAi>,
+    pub polyai: Arc<PolyAiClient>,
     /// Shared, so that commits are in order.
     pub archive: Archive,
 }
@@ -161,7 +161,7 @@ pub struct Ends {
 impl Ends {
     /// Those of a configuration. Asks nobody yet.
     pub fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
-        let polyai = PolyAi::new(&config.polyai, &config.projects, clock.clone())?;
+        let polyai = PolyAiClient::new(&config.polyai, &config.projects, clock.clone())?;
         let archive = Archive::open(&config.archive, clock.clone())?;
         Ok(Self { polyai: Arc::new(polyai), archive })
     }
@@ -169,7 +169,7 @@ impl Ends {
     /// A worker between them.
     pub fn worker(&self, config: &Config, queue: Arc<dyn Queue>, clock: Clock) -> Worker {
         let Self { polyai, archive } = self.clone();
-        Worker::new(config.worker.clone(), Ladder::new(&config.retry), queue, polyai, archive, clock)
+        Worker::new(config.worker.clone(), RetrySchedule::new(&config.retry), queue, polyai, archive, clock)
     }
 
     /// What compares them.

@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::{
     archive::{Archive, ArchiveConfig},
     clock::Clock,
-    polyai::{PolyAi, PolyAiConfig, ProjectConfig},
+    polyai::{PolyAiClient, PolyAiConfig, ProjectConfig},
     queue::{QueueBackend, QueueConfig, QueueUrls, SpoolConfig},
     reconcile::ReconcileConfig,
     retry::RetryConfig,
@@ -160,7 +160,9 @@ impl Config {
                 );
             }
             problems.extend(
-                PolyAi::new(&self.polyai, &self.projects, Clock::System).err().map(|error| error.to_string()),
+                PolyAiClient::new(&self.polyai, &self.projects, Clock::System)
+                    .err()
+                    .map(|error| error.to_string()),
             );
             problems.extend(Archive::check_config(&self.archive).err().map(|error| error.to_string()));
             if self.worker.concurrency == 0 {

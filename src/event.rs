@@ -14,7 +14,7 @@ use serde::{
 };
 use sha2::{Digest, Sha256};
 
-pub use discovery::{By, Discovery};
+pub use discovery::{Discovery, DiscoverySource};
 
 /// The event PolyAI sends when a call has ended (quickstart).
 pub const CONVERSATION_COMPLETED: &str = "conversation.completed";
@@ -62,7 +62,9 @@ impl Event {
         };
         Self {
             kind: names.kind.map_or_else(|| UNKNOWN.to_owned(), |kind| routing_word(&kind, MAX_TYPE, true)),
-            environment: names.environment.map_or_else(|| UNKNOWN.to_owned(), |name| environment_word(&name)),
+            environment: names
+                .environment
+                .map_or_else(|| UNKNOWN.to_owned(), |name| routing_environment(&name)),
             conversation_id: names.conversation_id,
             account_id: names.account_id,
             project_id: names.project_id,
@@ -75,7 +77,7 @@ impl Event {
             return true;
         }
         let quoted = format!("\"{conversation_id}\"");
-        is_distinct(conversation_id) && body.windows(quoted.len()).any(|part| part == quoted.as_bytes())
+        is_unambiguous_id(conversation_id) && body.windows(quoted.len()).any(|part| part == quoted.as_bytes())
     }
 
     fn nameless(kind: &str) -> Self {
@@ -95,7 +97,7 @@ impl Event {
 }
 
 /// An environment as a routing key carries it: without dots, bounded, [`UNKNOWN`] where it is empty.
-pub fn environment_word(name: &str) -> String {
+pub fn routing_environment(name: &str) -> String {
     routing_word(name, MAX_ENVIRONMENT, false)
 }
 
@@ -106,14 +108,14 @@ pub fn routing_key(kind: &str, environment: &str) -> String {
 
 /// Whether an event asks for a conversation to be fetched; the same as the bindings of the fetch queue,
 /// `conversation.completed.#` and `conversation.discovered.#`.
-pub fn asks_for_fetch(kind: &str) -> bool {
+pub fn triggers_fetch(kind: &str) -> bool {
     [CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED]
         .iter()
         .any(|wanted| kind.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
 /// Whether an id, found in some text, can mean nothing but its conversation. PolyAI's own all do.
-pub fn is_distinct(conversation_id: &str) -> bool {
+pub fn is_unambiguous_id(conversation_id: &str) -> bool {
     conversation_id.len() >= SHORTEST_DISTINCT_ID
 }
 
@@ -478,11 +480,11 @@ mod tests {
 
     #[test]
     fn only_fetch_bindings_ask_for_a_fetch() {
-        assert!(asks_for_fetch("conversation.completed"));
-        assert!(asks_for_fetch("conversation.discovered"));
-        assert!(asks_for_fetch("conversation.completed.v2"));
-        assert!(!asks_for_fetch("conversation.completedness"));
-        assert!(!asks_for_fetch("handoff.created"));
+        assert!(triggers_fetch("conversation.completed"));
+        assert!(triggers_fetch("conversation.discovered"));
+        assert!(triggers_fetch("conversation.completed.v2"));
+        assert!(!triggers_fetch("conversation.completedness"));
+        assert!(!triggers_fetch("handoff.created"));
     }
 
     #[test]

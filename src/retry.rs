@@ -30,12 +30,12 @@ impl Default for RetryConfig {
 
 /// The ladder of delays.
 #[derive(Clone, Debug)]
-pub struct Ladder {
+pub struct RetrySchedule {
     delays: Vec<Duration>,
     jitter: f64,
 }
 
-impl Ladder {
+impl RetrySchedule {
     /// The ladder of a configuration.
     pub fn new(config: &RetryConfig) -> Self {
         Self { delays: config.delays.clone(), jitter: config.jitter.clamp(0.0, 0.9) }
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn climbs_the_ladder_and_ends() {
-        let ladder = Ladder::new(&RetryConfig { jitter: 0.0, ..RetryConfig::default() });
+        let ladder = RetrySchedule::new(&RetryConfig { jitter: 0.0, ..RetryConfig::default() });
         let seconds: Vec<_> =
             (0..9).map(|failures| ladder.delay(failures).map(|delay| delay.as_secs())).collect();
         assert_eq!(
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn jitter_only_shortens() {
-        let ladder = Ladder::new(&RetryConfig { jitter: 0.5, ..RetryConfig::default() });
+        let ladder = RetrySchedule::new(&RetryConfig { jitter: 0.5, ..RetryConfig::default() });
         for _ in 0..1000 {
             let delay = ladder.delay(1).unwrap();
             assert!(delay >= Duration::from_secs(5) && delay <= Duration::from_secs(10), "{delay:?}");

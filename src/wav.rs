@@ -1,9 +1,9 @@
 //! Reads the header of a WAV stream as it passes, and says at the end whether it was a whole recording.
 //!
-//! [`WavCheck`] never holds more than one header: 40 bytes. It promises that what it accepts is a RIFF/WAVE
+//! [`WavValidator`] never holds more than one header: 40 bytes. It promises that what it accepts is a RIFF/WAVE
 //! (or RF64) stream with a believable format and at least one byte of sound, none of which is missing as far
 //! as the header and the announced length tell. What it refuses (an error page, JSON, a header without
-//! sound, a broken off download) is named in [`BadWav`], so that the job can be tried again.
+//! sound, a broken off download) is named in [`WavError`], so that the job can be tried again.
 //!
 //! Chunk layout: Microsoft "Multimedia Programming Interface" 1991, `mmreg.h` for `WAVE_FORMAT_EXTENSIBLE`,
 //! EBU Tech 3306 for RF64 and its `ds64` chunk.
@@ -44,7 +44,7 @@ pub struct WavInfo {
 
 /// Why a stream is no whole recording.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum BadWav {
+pub enum WavError {
     /// Not a single byte.
     #[error("the recording is empty")]
     Empty,
@@ -75,7 +75,7 @@ pub enum BadWav {
     },
 }
 
-impl BadWav {
+impl WavError {
     /// A short constant word for metric labels and reasons.
     pub fn label(&self) -> &'static str {
         match self {
@@ -119,7 +119,7 @@ struct Format {
 
 /// Checks a WAV stream in passing; see the module's documentation.
 #[derive(Clone, Debug)]
-pub struct WavCheck {
+pub struct WavValidator {
     state: State,
     held: [u8; LONGEST],
     filled: usize,
@@ -133,16 +133,16 @@ pub struct WavCheck {
     declared: Option<u64>,
     zero_sized: bool,
     data: u64,
-    bad: Option<BadWav>,
+    bad: Option<WavError>,
 }
 
-impl Default for WavCheck {
+impl Default for WavValidator {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl WavCheck {
+impl WavValidator {
     /// Nothing seen yet.
     pub fn new() -> Self {
         Self {
@@ -163,7 +163,7 @@ impl WavCheck {
     }
 
     /// Takes the next bytes, however they were cut. An error is final: nothing that follows can mend it.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), BadWav> {
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), WavError> {
         self.total += bytes.len() as u64;
         while self.bad.is_none() && !bytes.is_empty() {
             let taken = self.step(bytes);
@@ -173,29 +173,29 @@ impl WavCheck {
     }
 
     /// The verdict on the whole stream. `announced` is its length by `Content-Length`, if there was one.
-    pub fn finish(self, announced: Option<u64>) -> Result<WavInfo, BadWav> {
+    pub fn finish(self, announced: Option<u64>) -> Result<WavInfo, WavError> {
         if let Some(bad) = self.bad {
             return Err(bad);
         }
         if self.total == 0 {
-            return Err(BadWav::Empty);
+            return Err(WavError::Empty);
         }
         if self.state == State::Riff {
             let start = &self.held[..self.filled];
             if !MAGIC.iter().any(|magic| magic.starts_with(&start[..start.len().min(4)])) {
-                return Err(BadWav::NotWav(looks_like(start)));
+                return Err(WavError::NotWav(looks_like(start)));
             }
         }
         if let Some(expected) = announced.filter(|expected| *expected != self.total) {
-            return Err(BadWav::Length { expected, got: self.total });
+            return Err(WavError::Length { expected, got: self.total });
         }
         // A size of zero is the truth, and not a placeholder, where the whole file's size is right too.
         let truly_empty = self.zero_sized && u64::from(self.riff_size) + 8 == self.total;
         let Some(format) = self.format.filter(|_| self.data > 0 && !truly_empty) else {
-            return Err(BadWav::NoSound);
+            return Err(WavError::NoSound);
         };
         if let Some(expected) = self.declared.filter(|expected| *expected > self.data) {
-            return Err(BadWav::Truncated { expected, got: self.data });
+            return Err(WavError::Truncated { expected, got: self.data });
         }
         Ok(WavInfo {
             format: format_name(format.tag),
@@ -235,7 +235,7 @@ impl WavCheck {
         }
     }
 
-    fn gather(&mut self, size: usize, bytes: &[u8], then: fn(&mut Self) -> Result<State, BadWav>) -> usize {
+    fn gather(&mut self, size: usize, bytes: &[u8], then: fn(&mut Self) -> Result<State, WavError>) -> usize {
         let taken = (size - self.filled).min(bytes.len());
         self.held[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
         self.filled += taken;
@@ -249,24 +249,24 @@ impl WavCheck {
         taken
     }
 
-    fn riff(&mut self) -> Result<State, BadWav> {
+    fn riff(&mut self) -> Result<State, WavError> {
         self.rf64 = &self.held[..4] != MAGIC[0];
         if !MAGIC.iter().any(|magic| *magic == &self.held[..4]) || &self.held[8..12] != b"WAVE" {
-            return Err(BadWav::NotWav(looks_like(&self.held[..12])));
+            return Err(WavError::NotWav(looks_like(&self.held[..12])));
         }
         self.riff_size = self.u32_at(4);
         Ok(State::Chunk)
     }
 
-    fn chunk(&mut self) -> Result<State, BadWav> {
+    fn chunk(&mut self) -> Result<State, WavError> {
         let size = self.u32_at(4);
         // A chunk of odd size is followed by a byte that its size does not count.
         let padded = u64::from(size) + u64::from(size & 1);
         match &self.held[..4] {
-            b"fmt " if size < 16 => Err(BadWav::Header("its format chunk is too short")),
+            b"fmt " if size < 16 => Err(WavError::Header("its format chunk is too short")),
             b"fmt " => Ok(self.look_into(padded, State::Format)),
             b"ds64" if self.rf64 && size >= 16 => Ok(self.look_into(padded, State::Sizes)),
-            b"data" if self.format.is_none() => Err(BadWav::Header("sound comes before its format")),
+            b"data" if self.format.is_none() => Err(WavError::Header("sound comes before its format")),
             b"data" => {
                 let placeholder = PLACEHOLDERS.contains(&size);
                 self.zero_sized = size == 0;
@@ -303,7 +303,7 @@ impl WavCheck {
         self.after_body()
     }
 
-    fn format(&mut self) -> Result<State, BadWav> {
+    fn format(&mut self) -> Result<State, WavError> {
         const EXTENSIBLE: u16 = 0xFFFE;
         let tag = match self.u16_at(0) {
             EXTENSIBLE => self.u16_at(24),
@@ -311,21 +311,21 @@ impl WavCheck {
         };
         let (channels, sample_rate, bits) = (self.u16_at(2), self.u32_at(4), self.u16_at(14));
         if channels == 0 || channels > MAX_CHANNELS {
-            return Err(BadWav::Header("its number of channels is impossible"));
+            return Err(WavError::Header("its number of channels is impossible"));
         }
         if sample_rate == 0 || sample_rate > MAX_SAMPLE_RATE {
-            return Err(BadWav::Header("its sample rate is impossible"));
+            return Err(WavError::Header("its sample rate is impossible"));
         }
         let bytes_per_second = if uncompressed(tag) {
             if bits == 0 || bits > 64 {
-                return Err(BadWav::Header("its sample size is impossible"));
+                return Err(WavError::Header("its sample size is impossible"));
             }
             u64::from(sample_rate) * u64::from(channels) * u64::from(bits.div_ceil(8))
         } else {
             u64::from(self.u32_at(8))
         };
         if bytes_per_second == 0 {
-            return Err(BadWav::Header("its byte rate is zero"));
+            return Err(WavError::Header("its byte rate is zero"));
         }
         self.format = Some(Format { tag, channels, sample_rate, bytes_per_second, bits });
         Ok(self.after_body())
@@ -386,8 +386,8 @@ mod tests {
 
     use super::*;
 
-    fn check(bytes: &[u8], announced: Option<u64>) -> Result<WavInfo, BadWav> {
-        let mut check = WavCheck::new();
+    fn check(bytes: &[u8], announced: Option<u64>) -> Result<WavInfo, WavError> {
+        let mut check = WavValidator::new();
         check.push(bytes)?;
         check.finish(announced)
     }
@@ -468,36 +468,36 @@ mod tests {
             (b"Internal Server Error", "text"),
             (b"\0\0\0\0\0\0\0\0\0\0\0\0\0", "something unknown"),
         ] {
-            assert_eq!(check(bytes, Some(bytes.len() as u64)), Err(BadWav::NotWav(what)), "{bytes:?}");
+            assert_eq!(check(bytes, Some(bytes.len() as u64)), Err(WavError::NotWav(what)), "{bytes:?}");
         }
-        assert_eq!(check(b"", None), Err(BadWav::Empty));
-        assert_eq!(check(b"", Some(10)), Err(BadWav::Empty));
+        assert_eq!(check(b"", None), Err(WavError::Empty));
+        assert_eq!(check(b"", Some(10)), Err(WavError::Empty));
     }
 
     #[test]
     fn refuses_a_header_without_sound() {
         let bytes = telephone(0);
         assert_eq!(bytes.len(), 44);
-        assert_eq!(check(&bytes, Some(44)), Err(BadWav::NoSound));
+        assert_eq!(check(&bytes, Some(44)), Err(WavError::NoSound));
         for length in 4..44 {
-            assert_eq!(check(&telephone(800)[..length], None), Err(BadWav::NoSound), "{length}");
+            assert_eq!(check(&telephone(800)[..length], None), Err(WavError::NoSound), "{length}");
         }
         // Empty sound, truthfully, with a comment behind it.
         let list = chunk(b"LIST", 4, b"INFO");
         let bytes = riff(4 + 24 + 8 + 12, &[fmt(1, 1, 8000, 16_000, 16), chunk(b"data", 0, b""), list]);
-        assert_eq!(check(&bytes, None), Err(BadWav::NoSound));
+        assert_eq!(check(&bytes, None), Err(WavError::NoSound));
     }
 
     #[test]
     fn refuses_what_is_cut_off() {
         let bytes = telephone(800);
-        assert_eq!(check(&bytes[..1000], None), Err(BadWav::Truncated { expected: 1600, got: 956 }));
+        assert_eq!(check(&bytes[..1000], None), Err(WavError::Truncated { expected: 1600, got: 956 }));
         let announced = bytes.len() as u64;
         assert_eq!(
             check(&bytes[..1000], Some(announced)),
-            Err(BadWav::Length { expected: announced, got: 1000 })
+            Err(WavError::Length { expected: announced, got: 1000 })
         );
-        assert_eq!(check(&bytes, Some(10)), Err(BadWav::Length { expected: 10, got: announced }));
+        assert_eq!(check(&bytes, Some(10)), Err(WavError::Length { expected: 10, got: announced }));
     }
 
     #[test]
@@ -512,12 +512,12 @@ mod tests {
         ] {
             let data = chunk(b"data", 4, &[1; 4]);
             let bytes = riff(40, &[fmt(tag, channels, rate, byte_rate, bits), data]);
-            assert!(matches!(check(&bytes, None), Err(BadWav::Header(_))), "{tag} {channels} {rate}");
+            assert!(matches!(check(&bytes, None), Err(WavError::Header(_))), "{tag} {channels} {rate}");
         }
         let bytes = riff(40, &[chunk(b"data", 4, &[1; 4]), fmt(1, 1, 8000, 16_000, 16)]);
-        assert!(matches!(check(&bytes, None), Err(BadWav::Header(_))));
+        assert!(matches!(check(&bytes, None), Err(WavError::Header(_))));
         let bytes = riff(40, &[chunk(b"fmt ", 4, &[1; 4])]);
-        assert!(matches!(check(&bytes, None), Err(BadWav::Header(_))));
+        assert!(matches!(check(&bytes, None), Err(WavError::Header(_))));
     }
 
     #[test]
@@ -585,7 +585,7 @@ mod tests {
         let mut header = riff(u32::MAX, &[chunk(b"ds64", 28, &sizes), fmt(1, 2, 48_000, 192_000, 16)]);
         header[..4].copy_from_slice(b"RF64");
         header.extend(chunk(b"data", u32::MAX, b""));
-        let mut check = WavCheck::new();
+        let mut check = WavValidator::new();
         check.push(&header).unwrap();
         let block = vec![0; 64 << 20];
         for _ in 0..long / (64 << 20) {
@@ -616,7 +616,7 @@ mod tests {
                 bytes[..4].copy_from_slice(b"RF64");
             }
             let whole = check(&bytes, None);
-            let mut pieces = WavCheck::new();
+            let mut pieces = WavValidator::new();
             let (mut rest, mut outcome) = (&bytes[..], Ok(()));
             for cut in cuts {
                 let (piece, tail) = rest.split_at(rest.len().min(usize::from(cut) % 24));
@@ -631,7 +631,7 @@ mod tests {
         fn chunking_changes_nothing(samples in 0usize..400, cut_off in 0usize..100, size in 1usize..64) {
             let bytes = telephone(samples);
             let bytes = &bytes[..bytes.len() - cut_off.min(bytes.len())];
-            let mut pieces = WavCheck::new();
+            let mut pieces = WavValidator::new();
             for piece in bytes.chunks(size) {
                 let _ = pieces.push(piece);
             }

@@ -3,7 +3,7 @@
 use divan::{Bencher, black_box, counter::BytesCount};
 use polyhook::{
     archive::{Location, Manifest},
-    wav::WavCheck,
+    wav::WavValidator,
 };
 
 use crate::inputs::{conversation_id, now};
@@ -45,7 +45,7 @@ fn manifest() -> Manifest {
 fn wav_check(bencher: Bencher, piece: usize) {
     let recording = recording(1 << 20);
     let check = || {
-        let mut check = WavCheck::new();
+        let mut check = WavValidator::new();
         for piece in recording.chunks(piece) {
             check.push(black_box(piece))?;
         }

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     health::Health,
     lifecycle::{Hangups, Lifecycle},
-    polyai::PolyAi,
+    polyai::PolyAiClient,
     web::Receiver,
 };
 
@@ -20,14 +20,14 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Who has something to keep up with.
 pub(super) struct Upkeep {
     pub(super) receiver: Option<Receiver>,
-    polyai: Option<Arc<PolyAi>>,
+    polyai: Option<Arc<PolyAiClient>>,
     health: Health,
     /// Where there are no files, SIGHUP keeps the meaning it has.
     hangups: Option<Hangups>,
 }
 
 impl Upkeep {
-    pub(super) fn of(config: &Config, polyai: Option<Arc<PolyAi>>, health: Health) -> Self {
+    pub(super) fn of(config: &Config, polyai: Option<Arc<PolyAiClient>>, health: Health) -> Self {
         let keys =
             config.projects.iter().flat_map(|project| [&project.api_key_file, &project.data_api_key_file]);
         let files = keys.chain([&config.signature.secrets_file]).flatten().count();

@@ -23,7 +23,7 @@ use super::{
     backend::StoreBackend,
     manifest::{Direction, ManifestObject, ObjectKind},
 };
-use crate::wav::WavCheck;
+use crate::wav::WavValidator;
 
 const CONTENT_TYPE: &str = "audio/wav";
 /// The size of the blocks in which a part is collected, so that a short recording needs less memory than a long one.
@@ -40,7 +40,7 @@ pub struct AudioWriter {
     block: BytesMut,
     hash: Sha256,
     size: u64,
-    check: WavCheck,
+    check: WavValidator,
     /// The future of a part was dropped, so it is unknown if the part was stored.
     interrupted: bool,
     peak_buffered: usize,
@@ -62,7 +62,7 @@ impl AudioWriter {
             block: BytesMut::new(),
             hash: Sha256::new(),
             size: 0,
-            check: WavCheck::new(),
+            check: WavValidator::new(),
             interrupted: false,
             peak_buffered: 0,
         }

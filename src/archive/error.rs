@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::wav::BadWav;
+use crate::wav::WavError;
 
 /// An operation of the archive failed. All errors may pass with time, except [`ArchiveError::Config`] and
 /// [`ArchiveError::Newer`].
@@ -104,7 +104,7 @@ fn error_code(answer: &str) -> String {
 pub enum AudioError {
     /// The received bytes are not a complete recording. Fetch it again.
     #[error(transparent)]
-    Bad(#[from] BadWav),
+    Bad(#[from] WavError),
     /// The recording could not be stored.
     #[error(transparent)]
     Archive(#[from] ArchiveError),

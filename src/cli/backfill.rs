@@ -19,7 +19,7 @@ use crate::{
     app::Ends,
     clock::Clock,
     config::{Config, Roles},
-    event::By,
+    event::DiscoverySource,
     polyai::Project,
     queue::Queue,
     reconcile::{PassSummary, QueueingLimits, ReconcilePass},
@@ -145,7 +145,7 @@ async fn work(
         clock,
         settle: config.reconcile.settle,
         environments,
-        by: By::Command,
+        by: DiscoverySource::Command,
         asked_at: Some(clock.now()),
         limits: &limits,
     };

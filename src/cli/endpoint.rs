@@ -24,7 +24,7 @@ use super::{CliError, GlobalArgs};
 use crate::{
     clock::Clock,
     config::Config,
-    polyai::{Endpoint, ProjectConfig, Webhooks},
+    polyai::{Endpoint, ProjectConfig, WebhooksClient},
 };
 
 /// How long the window stays open once a new secret is in the file.
@@ -76,13 +76,13 @@ fn failed(error: impl ToString) -> CliError {
 
 impl Account {
     /// Its API.
-    fn webhooks(&self, config: &Config) -> Result<Webhooks, CliError> {
+    fn webhooks(&self, config: &Config) -> Result<WebhooksClient, CliError> {
         webhooks(config, project(config, self.project.as_deref())?)
     }
 }
 
-fn webhooks(config: &Config, project: &ProjectConfig) -> Result<Webhooks, CliError> {
-    Webhooks::new(&config.polyai, project, Clock::System).map_err(failed)
+fn webhooks(config: &Config, project: &ProjectConfig) -> Result<WebhooksClient, CliError> {
+    WebhooksClient::new(&config.polyai, project, Clock::System).map_err(failed)
 }
 
 fn project<'a>(config: &'a Config, wanted: Option<&str>) -> Result<&'a ProjectConfig, CliError> {

@@ -15,7 +15,7 @@ use crate::{
     config::{Config, Roles},
     lifecycle::Lifecycle,
     queue::{ErasedMessages, Queue, QueueBackend, spool::Spool},
-    worker::{Failure, Order, Report, Worker},
+    worker::{ErasureReport, ErasureRequest, JobFailure, Worker},
 };
 
 /// The longest `--reason`.
@@ -78,7 +78,7 @@ struct Ended<'a> {
     /// `erased`, `nothing_found`, `incomplete`, `dry_run`, `lifted`, `not_erased`
     outcome: &'static str,
     #[serde(flatten)]
-    report: Report,
+    report: ErasureReport,
     /// Where there is a spool here.
     #[serde(skip_serializing_if = "Option::is_none")]
     spool: Option<ErasedMessages>,
@@ -143,8 +143,8 @@ fn confirmed(ids: &[String]) -> bool {
         == wanted
 }
 
-fn order(args: &Args, id: &str) -> Order {
-    Order {
+fn order(args: &Args, id: &str) -> ErasureRequest {
+    ErasureRequest {
         conversation_id: id.to_owned(),
         account_id: args.account_id.clone(),
         project_id: args.project_id.clone(),
@@ -202,7 +202,7 @@ async fn lift_all(places: &Places, args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-fn failed(failure: &Failure) -> CliError {
+fn failed(failure: &JobFailure) -> CliError {
     CliError::Failed(failure.detail.clone())
 }
 

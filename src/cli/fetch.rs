@@ -14,7 +14,7 @@ use crate::{
     archive::Trigger,
     clock::Clock,
     config::Roles,
-    worker::{Archived, Done, Failure, Request, Worker},
+    worker::{ArchivedConversation, FetchOutcome, FetchRequest, JobFailure, Worker},
 };
 
 /// Fetch conversations by id, archive them now and announce them; exit code 1 if one is not archived.
@@ -57,7 +57,7 @@ async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), Cl
     };
     let mut missing = 0;
     for id in &args.ids {
-        let request = Request {
+        let request = FetchRequest {
             conversation_id: id.clone(),
             account_id: args.account_id.clone(),
             project_id: args.project_id.clone(),
@@ -69,7 +69,7 @@ async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), Cl
             discovery: None,
         };
         let result = worker.archive_now(&request).await;
-        missing += usize::from(matches!(result, Err(_) | Ok(Done::Erased)));
+        missing += usize::from(matches!(result, Err(_) | Ok(FetchOutcome::Erased)));
         bar.suspend(|| show(id, &result, args.json));
         bar.inc(1);
     }
@@ -77,10 +77,10 @@ async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), Cl
     if missing == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
-fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
+fn show(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool) {
     match result {
-        Ok(Done::Archived(archived)) => {
-            let Archived { outcome, manifest, urls, .. } = archived.as_ref();
+        Ok(FetchOutcome::Archived(archived)) => {
+            let ArchivedConversation { outcome, manifest, urls, .. } = archived.as_ref();
             if json {
                 output::json(
                     &json!({ "conversation_id": id, "outcome": outcome, "manifest": manifest, "urls": urls }),
@@ -97,14 +97,16 @@ fn show(id: &str, result: &Result<Done, Failure>, json: bool) {
                 output::line(format!("  {url}"));
             }
         }
-        Ok(Done::Erased) if json => output::json(&json!({ "conversation_id": id, "outcome": "erased" })),
-        Ok(Done::Erased) => output::line(format!(
+        Ok(FetchOutcome::Erased) if json => {
+            output::json(&json!({ "conversation_id": id, "outcome": "erased" }));
+        }
+        Ok(FetchOutcome::Erased) => output::line(format!(
             "{} {id}: it was erased, and is not archived again unless `polyhook erase --lift {id}` allows it",
             output::red("erased")
         )),
-        Ok(Done::Skipped) => output::line(format!("skipped {id}")),
+        Ok(FetchOutcome::Skipped) => output::line(format!("skipped {id}")),
         Err(failure) => {
-            let Failure { reason, detail, status, correlation_id, .. } = failure;
+            let JobFailure { reason, detail, status, correlation_id, .. } = failure;
             if json {
                 output::json(&json!({
                     "conversation_id": id, "outcome": "failed", "reason": reason, "detail": detail, "status": status,

@@ -27,8 +27,8 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         None => readyz(&global.load()?)?,
     };
     let failed = |reason: &str| CliError::Failed(format!("{url}: {reason}"));
-    let client =
-        http::client().map_err(|_| failed(&format!("there is no HTTP client: {}", http::NO_CLIENT)))?;
+    let client = http::client()
+        .map_err(|_| failed(&format!("there is no HTTP client: {}", http::CLIENT_SETUP_HINT)))?;
     let answer = client.get(url.clone()).timeout(TIMEOUT).send().await.map_err(|error| {
         failed(if error.is_timeout() { "no answer in time" } else { "no answer; is polyhook running?" })
     })?;

@@ -13,7 +13,7 @@ use super::CONVERSATION_DISCOVERED;
 /// Who asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum By {
+pub enum DiscoverySource {
     /// Reconciliation.
     #[default]
     Reconcile,
@@ -41,14 +41,15 @@ pub struct Discovery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// Who asks.
-    pub by: By,
+    #[serde(rename = "by")]
+    pub source: DiscoverySource,
     /// Tells a finding from an earlier one of the same conversation: when the copy was archived that is not good enough, or
     /// when the command was given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mark: Option<Timestamp>,
+    #[serde(rename = "mark", skip_serializing_if = "Option::is_none")]
+    pub dedup_time: Option<Timestamp>,
     /// What lies in the archive is not good: fetch it, whatever lies there.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub again: bool,
+    #[serde(rename = "again", skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 #[derive(Serialize)]
@@ -80,10 +81,10 @@ impl Discovery {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        for at in [self.ended_at, self.mark] {
+        for at in [self.ended_at, self.dedup_time] {
             hash.update(at.map(Timestamp::as_millisecond).unwrap_or_default().to_be_bytes());
         }
-        hash.update([u8::from(self.again)]);
+        hash.update([u8::from(self.force)]);
         format!("discovered:{}", hex::encode(&hash.finalize()[..16]))
     }
 }
@@ -119,13 +120,16 @@ mod tests {
     #[test]
     fn one_finding_has_one_id() {
         let found = discovery();
-        assert_eq!(found.id(), Discovery { by: By::Command, environment: None, ..discovery() }.id());
+        assert_eq!(
+            found.id(),
+            Discovery { source: DiscoverySource::Command, environment: None, ..discovery() }.id()
+        );
         for other in [
             Discovery { conversation_id: "CA2".to_owned(), ..discovery() },
             Discovery { account_id: "acmed".to_owned(), project_id: "esk".to_owned(), ..discovery() },
             Discovery { ended_at: None, ..discovery() },
-            Discovery { again: true, ..discovery() },
-            Discovery { mark: discovery().started_at, ..discovery() },
+            Discovery { force: true, ..discovery() },
+            Discovery { dedup_time: discovery().started_at, ..discovery() },
         ] {
             assert_ne!(found.id(), other.id());
         }

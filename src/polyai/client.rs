@@ -26,9 +26,9 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Api, Direction,
+    Api, AudioDirection,
     config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig},
-    conversation::Summary,
+    conversation::ConversationInfo,
     error::{ApiError, ErrorKind, correlation_id},
     http as client_policy,
     key::Key,
@@ -51,7 +51,7 @@ const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
 
 /// All configured projects and the connections to PolyAI.
 #[derive(Debug)]
-pub struct PolyAi {
+pub struct PolyAiClient {
     http: reqwest::Client,
     projects: Vec<Project>,
     clock: Clock,
@@ -84,7 +84,7 @@ pub struct Conversation {
     /// The answer's bytes, untouched.
     pub json: Bytes,
     /// What was read of them.
-    pub summary: Summary,
+    pub summary: ConversationInfo,
     /// Which API served it.
     pub api: Api,
     /// When the answer was complete.
@@ -124,7 +124,7 @@ pub struct UnknownProject {
     pub project: String,
 }
 
-impl PolyAi {
+impl PolyAiClient {
     /// Checks the configuration and prepares the connections; asks nothing yet.
     pub fn new(config: &PolyAiConfig, projects: &[ProjectConfig], clock: Clock) -> Result<Self, ConfigError> {
         let mut known: Vec<Project> = Vec::with_capacity(projects.len());
@@ -208,7 +208,7 @@ impl PolyAi {
                 };
                 let bad = || answered(ApiError::new(ErrorKind::BadAnswer, host));
                 let json = read_whole(response, MAX_CONVERSATION_BYTES, host).await.map_err(answered)?;
-                let summary = Summary::read(&json).map_err(|_| bad())?;
+                let summary = ConversationInfo::read(&json).map_err(|_| bad())?;
                 // Another conversation under this name would be worse than none, and so would something
                 // that is JSON but no conversation.
                 if summary.id.as_deref() != Some(id) {
@@ -228,7 +228,7 @@ impl PolyAi {
         &self,
         project: &Project,
         id: &str,
-        direction: Direction,
+        direction: AudioDirection,
         redacted: bool,
     ) -> Result<Recording, ApiError> {
         self.either(project, &project.audio_from_data, |api, access| async move {
@@ -299,7 +299,7 @@ impl PolyAi {
         )
     }
 
-    /// [`PolyAi::get_with`] the key in force; where it is refused and its file has another one, with that one: a
+    /// [`PolyAiClient::get_with`] the key in force; where it is refused and its file has another one, with that one: a
     /// key that was rotated a moment ago must not cost a dead letter.
     pub(super) async fn get(
         &self,
@@ -474,7 +474,13 @@ impl Access {
     }
 
     /// The URL of a conversation, or of its audio; none for an id that no path can carry.
-    fn url(&self, api: Api, project: &Project, id: &str, audio: Option<(Direction, bool)>) -> Option<Url> {
+    fn url(
+        &self,
+        api: Api,
+        project: &Project,
+        id: &str,
+        audio: Option<(AudioDirection, bool)>,
+    ) -> Option<Url> {
         // A URL resolves these, which would ask for the list of all conversations instead.
         if matches!(id, "" | "." | "..") {
             return None;
@@ -537,9 +543,9 @@ mod tests {
         }
     }
 
-    fn polyai(projects: &[ProjectConfig]) -> Result<PolyAi, ConfigError> {
+    fn polyai(projects: &[ProjectConfig]) -> Result<PolyAiClient, ConfigError> {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        PolyAi::new(&PolyAiConfig::default(), projects, Clock::System)
+        PolyAiClient::new(&PolyAiConfig::default(), projects, Clock::System)
     }
 
     fn ids(found: Result<Vec<&Project>, UnknownProject>) -> Vec<&str> {

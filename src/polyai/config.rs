@@ -93,7 +93,7 @@ pub enum ConfigError {
     #[error("{0} is not an http or https URL")]
     NotHttp(&'static str),
     /// The HTTP client cannot be made.
-    #[error("there is no HTTP client: {}", super::http::NO_CLIENT)]
+    #[error("there is no HTTP client: {}", super::http::CLIENT_SETUP_HINT)]
     NoClient,
     /// A region without v3 was pinned to v3.
     #[error("project {0}: Studio tenants have no v3 API; set api = \"data\" (or leave it at \"auto\")")]

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 /// What is read of a conversation.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Summary {
+pub struct ConversationInfo {
     /// `id` or `conversationId`.
     pub id: Option<String>,
     /// `VOICE-SIP`, `WEBCHAT`, `CHAT`, …
@@ -54,7 +54,7 @@ pub struct Handoff {
     pub destination: Option<String>,
 }
 
-impl Summary {
+impl ConversationInfo {
     /// Reads the fields; the error says that the bytes are no JSON object.
     pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
         let fields = Fields(serde_json::from_slice(json)?);
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn reads_the_v3_shape() {
-        let summary = Summary::read(
+        let summary = ConversationInfo::read(
             br#"{"id":"CA1","channel":"VOICE-SIP","environment":"live","started_at":"2026-06-03T13:18:06.37Z",
                 "in_progress":false,"num_turns":2,"total_duration":73,"polyai_duration":70,"handoff":true,
                 "handoff_reason":"billing","turns":[{"latency":1.5},{"latency":{"label":null}}]}"#,
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn reads_the_data_api_shape_with_its_oddities() {
-        let summary = Summary::read(
+        let summary = ConversationInfo::read(
             br#"{"conversationId":"CA2","channel":"WEBCHAT","clientEnv":"sandbox","inProgress":true,
                 "startedAt":"2026-06-03T13:18:06.370000+00:00","finishedAt":"2026-06-03T13:19:19.750000+00:00",
                 "duration":73,"totalDuration":73.5,"polyScore":null,"handoff":null,"handoffReason":null,
@@ -173,22 +173,22 @@ mod tests {
 
     #[test]
     fn what_is_odd_is_unknown() {
-        let summary = Summary::read(
+        let summary = ConversationInfo::read(
             br#"{"id":7,"channel":null,"started_at":"2026-06-03T13:18:06","num_turns":"4","turns":null,"shortSummary":null,"total_duration":-1,"x":{"turns":[1]}}"#,
         )
         .unwrap();
         assert_eq!(summary.started_at.unwrap().to_string(), "2026-06-03T13:18:06Z");
         assert_eq!(
             summary,
-            Summary { started_at: summary.started_at, ..Summary::default() },
+            ConversationInfo { started_at: summary.started_at, ..ConversationInfo::default() },
             "everything else is unknown"
         );
-        assert!(Summary::read(b"[]").is_err() && Summary::read(b"<html>").is_err());
+        assert!(ConversationInfo::read(b"[]").is_err() && ConversationInfo::read(b"<html>").is_err());
     }
 
     #[test]
     fn a_hidden_transcript_is_noticed() {
-        assert!(Summary::read(br#"{"num_turns":3,"turns":[]}"#).unwrap().transcript_hidden());
-        assert!(!Summary::read(br#"{"num_turns":0,"turns":[]}"#).unwrap().transcript_hidden());
+        assert!(ConversationInfo::read(br#"{"num_turns":3,"turns":[]}"#).unwrap().transcript_hidden());
+        assert!(!ConversationInfo::read(br#"{"num_turns":0,"turns":[]}"#).unwrap().transcript_hidden());
     }
 }

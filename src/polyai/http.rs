@@ -16,7 +16,7 @@ const MAX_REDIRECTS: usize = 3;
 pub const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
 
 /// What to do where no client can be made.
-pub const NO_CLIENT: &str = "this system has no CA certificates (install ca-certificates), or a proxy variable such as HTTPS_PROXY holds no URL";
+pub const CLIENT_SETUP_HINT: &str = "this system has no CA certificates (install ca-certificates), or a proxy variable such as HTTPS_PROXY holds no URL";
 
 /// A pooled client that follows redirects on the same host only: the API key is a header, and a header
 /// follows a redirect wherever it leads.
@@ -25,12 +25,12 @@ pub fn client() -> Result<Client, reqwest::Error> {
 }
 
 /// The same client, whose answers also tell of the certificate they came with ([`certificate_expires`]).
-pub fn looking_client() -> Result<Client, reqwest::Error> {
+pub fn certificate_info_client() -> Result<Client, reqwest::Error> {
     builder().tls_info(true).build()
 }
 
 /// The same, for a host that is asked as PolyAI asks it: no redirect is followed.
-pub fn visiting_client() -> Result<Client, reqwest::Error> {
+pub fn no_redirect_client() -> Result<Client, reqwest::Error> {
     builder().tls_info(true).redirect(Policy::none()).build()
 }
 
@@ -62,12 +62,12 @@ pub fn certificate_expires(response: &Response) -> Option<Timestamp> {
 }
 
 /// The beginning of a body, as far as it can be had.
-pub async fn beginning(response: Response, max: usize) -> Bytes {
+pub async fn read_prefix(response: Response, max: usize) -> Bytes {
     super::client::read_some(response, max).await
 }
 
 /// What kept a request from its answer, in words for a person; without the URL, which may hold ids.
-pub fn cause(error: &reqwest::Error) -> String {
+pub fn describe_error(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }

@@ -17,7 +17,7 @@ use url::Url;
 
 use self::page::{Page, Tail};
 use super::{
-    Api, PolyAi, Project,
+    Api, PolyAiClient, Project,
     client::Access,
     error::{Advice, ApiError, ErrorKind, correlation_id},
 };
@@ -35,7 +35,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(2);
 
 /// A conversation of a list, as far as it is read.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Listed {
+pub struct ListedConversation {
     /// PolyAI's id.
     pub id: String,
     /// `live`, `sandbox`, `pre-release`
@@ -73,10 +73,10 @@ enum Position {
     Offset(u64),
 }
 
-/// A list that is being read; see [`PolyAi::list`].
+/// A list that is being read; see [`PolyAiClient::list`].
 #[derive(Debug)]
-pub struct Lister<'a> {
-    polyai: &'a PolyAi,
+pub struct ConversationLister<'a> {
+    polyai: &'a PolyAiClient,
     project: &'a Project,
     query: ListQuery,
     /// Which API serves it, once one does.
@@ -85,16 +85,16 @@ pub struct Lister<'a> {
     position: Position,
     /// The first conversation of the last page: another page has another.
     head: Option<String>,
-    items: std::vec::IntoIter<Listed>,
+    items: std::vec::IntoIter<ListedConversation>,
     over: bool,
     unreadable: u64,
     reached: Timestamp,
 }
 
-impl PolyAi {
+impl PolyAiClient {
     /// Lists what `project` has; asks nothing yet.
-    pub fn list<'a>(&'a self, project: &'a Project, query: ListQuery) -> Lister<'a> {
-        Lister {
+    pub fn list<'a>(&'a self, project: &'a Project, query: ListQuery) -> ConversationLister<'a> {
+        ConversationLister {
             polyai: self,
             project,
             windows: windows(&query),
@@ -110,9 +110,9 @@ impl PolyAi {
     }
 }
 
-impl Lister<'_> {
+impl ConversationLister<'_> {
     /// The next conversation, about newest first; none at the end.
-    pub async fn next(&mut self) -> Result<Option<Listed>, ApiError> {
+    pub async fn next(&mut self) -> Result<Option<ListedConversation>, ApiError> {
         loop {
             while let Some(item) = self.items.next() {
                 if let Some(started_at) = item.started_at {
@@ -143,7 +143,7 @@ impl Lister<'_> {
         self.unreadable
     }
 
-    fn is_wanted(&self, item: &Listed) -> bool {
+    fn is_wanted(&self, item: &ListedConversation) -> bool {
         let in_range = item.started_at.is_none_or(|at| self.query.started.contains(&at));
         let environment = item.environment.as_deref();
         in_range && environment.is_none_or(|name| self.query.environments.iter().any(|wanted| wanted == name))

@@ -2,7 +2,7 @@
 //!
 //! A conversation and its recording are served by two APIs: v3 on the regional runtime host, and the Data API
 //! on the regional `poly.ai` host. The reference of August 2026 no longer lists v3's by-id and audio paths, so
-//! [`PolyAi`] asks v3 first and, where the path itself is not served, the Data API; it remembers per project
+//! [`PolyAiClient`] asks v3 first and, where the path itself is not served, the Data API; it remembers per project
 //! and path what worked. `api = "v3"` or `"data"` pins it.
 //!
 //! Every error says what to do about it ([`ApiError::advice`]). The key goes into one header, marked
@@ -20,13 +20,13 @@ mod region;
 mod throttle;
 mod webhooks;
 
-pub use client::{Conversation, PolyAi, Project, Recording, UnknownProject};
+pub use client::{Conversation, PolyAiClient, Project, Recording, UnknownProject};
 pub use config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig};
-pub use conversation::{Handoff, Summary};
+pub use conversation::{ConversationInfo, Handoff};
 pub use error::{Advice, ApiError, ErrorKind};
-pub use list::{ListQuery, Listed, Lister};
+pub use list::{ConversationLister, ListQuery, ListedConversation};
 pub use region::{Hosts, Region};
-pub use webhooks::{Created, Endpoint, Wanted, Webhooks, WebhooksError};
+pub use webhooks::{CreatedEndpoint, Endpoint, EndpointSettings, WebhooksClient, WebhooksError};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ impl Api {
 
 /// Which side of the call to download, as PolyAI's `direction` parameter names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
+pub enum AudioDirection {
     /// Both parties mixed.
     Combined,
     /// The caller alone.
@@ -62,7 +62,7 @@ pub enum Direction {
     Agent,
 }
 
-impl Direction {
+impl AudioDirection {
     /// The parameter's value.
     pub fn label(self) -> &'static str {
         match self {

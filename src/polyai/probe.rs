@@ -1,8 +1,8 @@
 //! One question at a time, answered with everything there is to know about the answer: for `polyhook doctor`.
 //!
 //! The client proper hides what is none of its callers' business (which host, which certificate, whose clock) and
-//! tries again by itself. Here a [`Door`] is one API of one project at one host, [`Prober::ask`] knocks once, and
-//! the [`Answer`] is as it came. Only GETs are sent, and a key goes nowhere but to hosts that are PolyAI's or that
+//! tries again by itself. Here a [`Target`] is one API of one project at one host, [`Prober::ask`] knocks once, and
+//! the [`ProbeResponse`] is as it came. Only GETs are sent, and a key goes nowhere but to hosts that are PolyAI's or that
 //! the configuration names.
 
 use std::{fmt, time::Duration};
@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Api, ApiChoice, ApiError, ConfigError, Direction, ErrorKind, Hosts, PolyAiConfig, ProjectConfig, Region,
-    error::CORRELATION_HEADER, http as client_policy,
+    Api, ApiChoice, ApiError, AudioDirection, ConfigError, ErrorKind, Hosts, PolyAiConfig, ProjectConfig,
+    Region, error::CORRELATION_HEADER, http as client_policy,
 };
 use crate::{clock::Clock, secret::Secret};
 
@@ -37,7 +37,7 @@ const AUDIO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One API of one project at one host, and the key to it.
 #[derive(Clone)]
-pub struct Door {
+pub struct Target {
     /// Which API.
     pub api: Api,
     /// Where.
@@ -47,9 +47,9 @@ pub struct Door {
     key: HeaderValue,
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door")
+        f.debug_struct("Target")
             .field("api", &self.api)
             .field("base", &self.base.as_str())
             .finish_non_exhaustive()
@@ -58,7 +58,7 @@ impl fmt::Debug for Door {
 
 /// A place where a key may turn out to belong.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct CandidateRegion {
     /// As `polyai.region` names it.
     pub region: String,
     /// Where its APIs are.
@@ -67,7 +67,7 @@ pub struct Place {
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
-pub enum Ask<'a> {
+pub enum ProbeRequest<'a> {
     /// The newest conversations, this many.
     List(usize),
     /// One conversation.
@@ -77,7 +77,7 @@ pub enum Ask<'a> {
         /// Whose.
         id: &'a str,
         /// Which side.
-        direction: Direction,
+        direction: AudioDirection,
         /// Whether to ask for the redacted one.
         redacted: bool,
     },
@@ -85,7 +85,7 @@ pub enum Ask<'a> {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ProbeResponse {
     /// A 200's body, or what else it was.
     pub outcome: Result<Body, ApiError>,
     /// Why there was no answer, in words.
@@ -113,7 +113,7 @@ pub struct Body {
 
 /// A conversation of a list, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ProbedConversation {
     /// Its id.
     pub id: String,
     /// Whether there may be a recording.
@@ -122,9 +122,9 @@ pub struct Listed {
     pub in_progress: bool,
 }
 
-impl Door {
+impl Target {
     /// The doors that the configuration opens: v3 first, then the Data API.
-    pub fn of(config: &PolyAiConfig, project: &ProjectConfig) -> Result<Vec<Self>, ConfigError> {
+    pub fn configured(config: &PolyAiConfig, project: &ProjectConfig) -> Result<Vec<Self>, ConfigError> {
         let hosts = config.hosts(project.region)?;
         let api = project.api.unwrap_or(config.api);
         let own = Self::new(project, &project.api_key)?;
@@ -155,7 +155,7 @@ impl Door {
     }
 
     /// The same project and key at another place: v3 first, where there is one.
-    pub fn at(&self, hosts: &Hosts) -> Vec<Self> {
+    pub fn at_hosts(&self, hosts: &Hosts) -> Vec<Self> {
         let v3 = hosts.runtime.clone().map(|base| self.to(Api::V3, base));
         v3.into_iter().chain([self.to(Api::Data, hosts.platform.clone())]).collect()
     }
@@ -177,11 +177,11 @@ impl Door {
     }
 
     /// Whether the same key opens both.
-    pub fn has_key_of(&self, other: &Self) -> bool {
+    pub fn has_same_key_as(&self, other: &Self) -> bool {
         self.key == other.key
     }
 
-    fn url(&self, ask: Ask<'_>) -> Url {
+    fn url(&self, ask: ProbeRequest<'_>) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty();
@@ -190,15 +190,15 @@ impl Door {
                 Api::Data => path.extend(["v1", "agents", &self.project_id, "conversations"]),
             };
             match ask {
-                Ask::List(_) => {}
-                Ask::Conversation(id) => drop(path.push(id)),
-                Ask::Audio { id, .. } => drop(path.extend([id, "audio"])),
+                ProbeRequest::List(_) => {}
+                ProbeRequest::Conversation(id) => drop(path.push(id)),
+                ProbeRequest::Audio { id, .. } => drop(path.extend([id, "audio"])),
             }
         }
         match ask {
-            Ask::List(limit) => drop(url.query_pairs_mut().append_pair("limit", &limit.to_string())),
-            Ask::Conversation(_) => {}
-            Ask::Audio { direction, redacted, .. } => drop(
+            ProbeRequest::List(limit) => drop(url.query_pairs_mut().append_pair("limit", &limit.to_string())),
+            ProbeRequest::Conversation(_) => {}
+            ProbeRequest::Audio { direction, redacted, .. } => drop(
                 url.query_pairs_mut()
                     .append_pair("direction", direction.label())
                     .append_pair("redacted", if redacted { "true" } else { "false" }),
@@ -208,10 +208,10 @@ impl Door {
     }
 }
 
-impl Place {
+impl CandidateRegion {
     /// The regions a key may belong to instead, if `hosts` are PolyAI's own; a key for somebody's own host is
     /// shown to nobody else.
-    pub fn others_than(hosts: &[&Url]) -> Vec<Self> {
+    pub fn other_than(hosts: &[&Url]) -> Vec<Self> {
         let Some(own) = hosts.iter().find_map(|url| Region::of_host(url)) else { return Vec::new() };
         Region::ALL
             .into_iter()
@@ -231,12 +231,12 @@ pub struct Prober {
 impl Prober {
     /// With the connections' policy of every other client of ours.
     pub fn new(clock: Clock) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: client_policy::looking_client()?, clock })
+        Ok(Self { http: client_policy::certificate_info_client()?, clock })
     }
 
     /// Asks once.
-    pub async fn ask(&self, door: &Door, ask: Ask<'_>) -> Answer {
-        let audio = matches!(ask, Ask::Audio { .. });
+    pub async fn send(&self, door: &Target, ask: ProbeRequest<'_>) -> ProbeResponse {
+        let audio = matches!(ask, ProbeRequest::Audio { .. });
         let (accept, timeout) =
             if audio { ("audio/wav", AUDIO_TIMEOUT) } else { ("application/json", TIMEOUT) };
         let before = self.clock.now();
@@ -253,8 +253,8 @@ impl Prober {
         let response = match sent {
             Ok(response) => response,
             Err(error) => {
-                return Answer {
-                    cause: Some(client_policy::cause(&error)),
+                return ProbeResponse {
+                    cause: Some(client_policy::describe_error(&error)),
                     outcome: Err(ApiError::transport(&error, &host)),
                     is_polyai: false,
                     content_type: None,
@@ -270,13 +270,13 @@ impl Prober {
         let keep = if audio && status == StatusCode::OK { 64 } else { MAX_TEXT_BYTES };
         let max = if audio { MAX_AUDIO_BYTES } else { MAX_TEXT_BYTES };
         let read = read(response, keep, max).await;
-        let cause = read.as_ref().err().map(client_policy::cause);
+        let cause = read.as_ref().err().map(client_policy::describe_error);
         let outcome = match read {
             Ok(body) if status == StatusCode::OK => Ok(body),
             Ok(body) => Err(ApiError::answer(status, &headers, &body.start, now, &host)),
             Err(error) => Err(ApiError::transport(&error, &host)),
         };
-        Answer {
+        ProbeResponse {
             outcome,
             cause,
             is_polyai: headers.contains_key(CORRELATION_HEADER) || Region::of_host(&door.base).is_some(),
@@ -288,20 +288,21 @@ impl Prober {
     }
 }
 
-impl Answer {
+impl ProbeResponse {
     /// What kind of error it was, if it was one.
     pub fn error(&self) -> Option<ErrorKind> {
         self.outcome.as_ref().err().map(|error| error.kind)
     }
 
     /// Whether the key was good enough to be told about the project.
-    pub fn knows_key(&self) -> bool {
+    pub fn accepts_key(&self) -> bool {
         let known = [ErrorKind::KeyLacksScope, ErrorKind::UnknownProject];
-        self.listed().is_some() || self.is_polyai && self.error().is_some_and(|kind| known.contains(&kind))
+        self.conversations().is_some()
+            || self.is_polyai && self.error().is_some_and(|kind| known.contains(&kind))
     }
 
     /// The conversations of a list; none if it is no list.
-    pub fn listed(&self) -> Option<Vec<Listed>> {
+    pub fn conversations(&self) -> Option<Vec<ProbedConversation>> {
         #[derive(serde::Deserialize)]
         struct Page<'a> {
             #[serde(borrow)]
@@ -309,13 +310,13 @@ impl Answer {
         }
         let body = self.outcome.as_ref().ok()?;
         let page: Page<'_> = serde_json::from_slice(&body.start).ok()?;
-        Some(page.conversations.into_iter().filter_map(|raw| Listed::read(raw.get())).collect())
+        Some(page.conversations.into_iter().filter_map(|raw| ProbedConversation::read(raw.get())).collect())
     }
 }
 
-impl Listed {
+impl ProbedConversation {
     fn read(json: &str) -> Option<Self> {
-        let summary = super::Summary::read(json.as_bytes()).ok()?;
+        let summary = super::ConversationInfo::read(json.as_bytes()).ok()?;
         let id = summary.id.clone()?;
         // It is shown, and asked for.
         let plain = (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());

@@ -1,7 +1,7 @@
 //! The Webhooks API: the endpoints PolyAI delivers to.
 //!
 //! Two families of paths are in use on the platform host: `/v1/webhook-endpoints` of the reference (August 2026)
-//! and `/v1/webhooks/endpoints` of the quickstart (June 2026). [`Webhooks`] asks the first and, where the host
+//! and `/v1/webhooks/endpoints` of the quickstart (June 2026). [`WebhooksClient`] asks the first and, where the host
 //! does not know that path, the second; it remembers what worked. Of the second only creating is documented;
 //! the rest is asked for by analogy, and what is not there says so.
 //!
@@ -26,7 +26,7 @@ use url::Url;
 use self::shape::Family;
 pub use self::{
     error::WebhooksError,
-    shape::{Endpoint, Wanted},
+    shape::{Endpoint, EndpointSettings},
 };
 use super::{
     client::{read_some, read_whole},
@@ -44,7 +44,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The Webhooks API of one account.
 #[derive(Debug)]
-pub struct Webhooks {
+pub struct WebhooksClient {
     http: reqwest::Client,
     base: Url,
     key: HeaderValue,
@@ -54,7 +54,7 @@ pub struct Webhooks {
 
 /// A new endpoint and its secret, which is shown only here.
 #[derive(Debug)]
-pub struct Created {
+pub struct CreatedEndpoint {
     /// As PolyAI registered it.
     pub endpoint: Endpoint,
     /// Signs what is delivered to it.
@@ -67,7 +67,7 @@ struct Request<'a> {
     /// Below the family's path.
     below: String,
     query: Option<(&'a str, &'a str)>,
-    wanted: Option<&'a Wanted>,
+    wanted: Option<&'a EndpointSettings>,
 }
 
 impl Request<'_> {
@@ -76,7 +76,7 @@ impl Request<'_> {
     }
 }
 
-impl Webhooks {
+impl WebhooksClient {
     /// The API of the account that `project` belongs to, with the project's Data API key where it has one. Asks
     /// nothing yet.
     pub fn new(config: &PolyAiConfig, project: &ProjectConfig, clock: Clock) -> Result<Self, ConfigError> {
@@ -117,7 +117,7 @@ impl Webhooks {
     }
 
     /// Registers an endpoint. Its secret is shown only here, so it is given back whatever else the answer says.
-    pub async fn create(&self, wanted: &Wanted) -> Result<Created, WebhooksError> {
+    pub async fn create(&self, wanted: &EndpointSettings) -> Result<CreatedEndpoint, WebhooksError> {
         #[derive(Deserialize)]
         struct Shown {
             signing_secret: Secret,
@@ -130,11 +130,15 @@ impl Webhooks {
         if !endpoint.has_an_id() {
             "unknown".clone_into(&mut endpoint.id);
         }
-        Ok(Created { endpoint, signing_secret })
+        Ok(CreatedEndpoint { endpoint, signing_secret })
     }
 
     /// Changes what is wanted otherwise, and nothing else.
-    pub async fn update(&self, endpoint: &Endpoint, wanted: &Wanted) -> Result<Endpoint, WebhooksError> {
+    pub async fn update(
+        &self,
+        endpoint: &Endpoint,
+        wanted: &EndpointSettings,
+    ) -> Result<Endpoint, WebhooksError> {
         let mut request = Request::new(Method::PATCH, format!("/{}", endpoint.id));
         request.wanted = Some(wanted);
         self.ask(&request).await.map_err(|error| error.without(wanted.secrets()))
@@ -209,7 +213,7 @@ impl Webhooks {
 
     async fn exchange(&self, family: Family, request: &Request<'_>) -> Result<Answer, WebhooksError> {
         let host = self.host();
-        let beyond = request.wanted.map(Wanted::beyond_quickstart).unwrap_or_default();
+        let beyond = request.wanted.map(EndpointSettings::beyond_quickstart).unwrap_or_default();
         if family == Family::Quickstart && !beyond.is_empty() {
             return Err(WebhooksError::beyond(host, beyond));
         }

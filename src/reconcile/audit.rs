@@ -11,8 +11,8 @@ use super::pass::publish_discovery;
 use crate::{
     archive::{Archive, ArchiveError, AudioStatus, ConversationFolder, Location, StoredConversation},
     clock::Clock,
-    event::{By, Discovery},
-    polyai::{ApiError, ListQuery, PolyAi, Project},
+    event::{Discovery, DiscoverySource},
+    polyai::{ApiError, ListQuery, PolyAiClient, Project},
     queue::{Queue, QueueError},
 };
 
@@ -27,7 +27,7 @@ const MAX_FINDINGS: usize = 10_000;
 #[derive(Debug)]
 pub struct Auditor<'a> {
     /// The client for PolyAI's list.
-    pub polyai: &'a PolyAi,
+    pub polyai: &'a PolyAiClient,
     /// The audited archive.
     pub archive: &'a Archive,
     /// The clock that decides which calls are over.
@@ -244,9 +244,9 @@ impl Auditor<'_> {
                     environment: listed.environment,
                     started_at: Some(started_at),
                     ended_at: listed.ended_at,
-                    by: By::Command,
-                    mark: Some(report.audited_at),
-                    again: false,
+                    source: DiscoverySource::Command,
+                    dedup_time: Some(report.audited_at),
+                    force: false,
                 };
                 self.repair(&discovery, report).await?;
             }
@@ -332,9 +332,9 @@ impl Auditor<'_> {
                 environment: Some(manifest.facts.environment.clone()),
                 started_at: Some(manifest.facts.started_at),
                 ended_at: manifest.facts.finished_at,
-                by: By::Command,
-                mark: Some(report.audited_at),
-                again: true,
+                source: DiscoverySource::Command,
+                dedup_time: Some(report.audited_at),
+                force: true,
             };
             self.repair(&discovery, report).await?;
         }

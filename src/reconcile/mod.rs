@@ -3,7 +3,7 @@
 //!
 //! PolyAI stops retrying a delivery after some hours, a secret or a setting can be wrong for days, and the webhooks
 //! of some tenants announce no conversations. The archive must become complete nevertheless. Therefore conversations
-//! are listed ([`crate::polyai::Lister`]) and compared with the archive, periodically ([`ReconcileService`]) or by a
+//! are listed ([`crate::polyai::ConversationLister`]) and compared with the archive, periodically ([`ReconcileService`]) or by a
 //! command (`backfill`, `audit`). Missing ones are queued as [`conversation.discovered`](crate::event::Discovery),
 //! for the same queue, worker and retries as those of webhooks.
 //!

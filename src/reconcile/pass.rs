@@ -11,8 +11,8 @@ use thiserror::Error;
 use crate::{
     archive::{Archive, ArchiveError, ArchivedDay, ErasedConversations, Location},
     clock::Clock,
-    event::{self, By, CONVERSATION_DISCOVERED, DedupKey, Discovery},
-    polyai::{ApiError, ListQuery, Listed, PolyAi, Project},
+    event::{self, CONVERSATION_DISCOVERED, DedupKey, Discovery, DiscoverySource},
+    polyai::{ApiError, ListQuery, ListedConversation, PolyAiClient, Project},
     queue::{Message, Published, Queue, QueueError, QueueKind},
 };
 
@@ -43,7 +43,7 @@ pub struct QueueingLimits {
 #[derive(Debug)]
 pub struct ReconcilePass<'a> {
     /// The client for PolyAI's list.
-    pub polyai: &'a PolyAi,
+    pub polyai: &'a PolyAiClient,
     /// The archive to compare with.
     pub archive: &'a Archive,
     /// The queue for missing conversations. `None`: a dry run.
@@ -55,7 +55,7 @@ pub struct ReconcilePass<'a> {
     /// The wanted environments.
     pub environments: &'a [String],
     /// The initiator of the pass.
-    pub by: By,
+    pub by: DiscoverySource,
     /// The time of a person's request. Conversations that were queued before this time are queued again.
     pub asked_at: Option<Timestamp>,
     /// The limits for queueing.
@@ -168,7 +168,7 @@ impl ReconcilePass<'_> {
     /// Compares one conversation with the archive. Returns it if it must be queued.
     async fn compare(
         &self,
-        listed: &Listed,
+        listed: &ListedConversation,
         project: &Project,
         archived_days: &mut ArchivedDays<'_>,
         summary: &mut PassSummary,
@@ -207,9 +207,9 @@ impl ReconcilePass<'_> {
             environment: listed.environment.clone(),
             started_at: listed.started_at,
             ended_at: listed.ended_at,
-            by: self.by,
-            mark: self.asked_at.or(archived_at),
-            again: false,
+            source: self.by,
+            dedup_time: self.asked_at.or(archived_at),
+            force: false,
         }))
     }
 
@@ -287,7 +287,7 @@ pub(super) async fn publish_discovery(
         environment: discovery
             .environment
             .as_deref()
-            .map_or_else(|| event::UNKNOWN.to_owned(), event::environment_word),
+            .map_or_else(|| event::UNKNOWN.to_owned(), event::routing_environment),
         conversation_id: Some(discovery.conversation_id.clone()),
         received_at: clock.now(),
         traceparent: None,
@@ -341,7 +341,7 @@ impl ArchivedDays<'_> {
     async fn find(
         &mut self,
         location: Option<&Location>,
-        listed: &Listed,
+        listed: &ListedConversation,
     ) -> Result<ArchiveState, ArchiveError> {
         if self.erased.contains(self.project.account_id(), self.project.project_id(), &listed.id) {
             return Ok(ArchiveState::Erased);

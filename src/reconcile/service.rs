@@ -10,10 +10,10 @@ use super::{PassError, PassSummary, QueueingLimits, ReconcileConfig, ReconcilePa
 use crate::{
     archive::{Archive, ArchiveLease},
     clock::Clock,
-    event::By,
+    event::DiscoverySource,
     health::Health,
     lifecycle::Lifecycle,
-    polyai::PolyAi,
+    polyai::PolyAiClient,
     queue::Queue,
 };
 
@@ -31,7 +31,7 @@ const MAX_BACKLOG: u64 = 1_000;
 pub struct ReconcileService {
     config: ReconcileConfig,
     environments: Vec<String>,
-    polyai: Arc<PolyAi>,
+    polyai: Arc<PolyAiClient>,
     archive: Archive,
     queue: Arc<dyn Queue>,
     clock: Clock,
@@ -50,7 +50,7 @@ impl ReconcileService {
     pub fn new(
         config: ReconcileConfig,
         environments: Vec<String>,
-        polyai: Arc<PolyAi>,
+        polyai: Arc<PolyAiClient>,
         archive: Archive,
         queue: Arc<dyn Queue>,
         clock: Clock,
@@ -141,7 +141,7 @@ impl ReconcileService {
             clock: &self.clock,
             settle: self.config.settle,
             environments: &self.environments,
-            by: By::Reconcile,
+            by: DiscoverySource::Reconcile,
             asked_at: None,
             limits: &limits,
         };

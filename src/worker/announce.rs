@@ -147,7 +147,7 @@ pub(super) fn ready(
     Ok(Announcement {
         id,
         kind: CONVERSATION_READY.to_owned(),
-        environment: event::environment_word(&manifest.facts.environment),
+        environment: event::routing_environment(&manifest.facts.environment),
         subject: manifest.conversation_id.clone(),
         time: manifest.timings.archived_at,
         traceparent,
@@ -185,7 +185,7 @@ pub(super) fn erased(
         environment: erasure
             .environment
             .as_deref()
-            .map_or(event::UNKNOWN.to_owned(), event::environment_word),
+            .map_or(event::UNKNOWN.to_owned(), event::routing_environment),
         subject: conversation_id.to_owned(),
         time: erased_at,
         traceparent: None,

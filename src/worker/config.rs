@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::polyai::Direction;
+use crate::polyai::AudioDirection;
 
 /// `[worker]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -57,12 +57,12 @@ pub enum AudioChoice {
 
 impl AudioChoice {
     /// What to ask PolyAI for.
-    pub fn directions(self) -> &'static [Direction] {
+    pub fn directions(self) -> &'static [AudioDirection] {
         match self {
-            Self::Combined => &[Direction::Combined],
-            Self::User => &[Direction::User],
-            Self::Agent => &[Direction::Agent],
-            Self::Both => &[Direction::User, Direction::Agent],
+            Self::Combined => &[AudioDirection::Combined],
+            Self::User => &[AudioDirection::User],
+            Self::Agent => &[AudioDirection::Agent],
+            Self::Both => &[AudioDirection::User, AudioDirection::Agent],
             Self::Off => &[],
         }
     }

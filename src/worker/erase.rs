@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use super::{Failure, Inner, Worker, announce};
+use super::{Inner, JobFailure, Worker, announce};
 use crate::{
     archive::{ArchiveError, StoredObjects},
     polyai::{Project, UnknownProject},
@@ -18,7 +18,7 @@ use crate::{
 
 /// What is to be erased.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct ErasureRequest {
     /// PolyAI's id.
     pub conversation_id: String,
     /// The account it belongs to, where that is known.
@@ -33,7 +33,7 @@ pub struct Order {
 
 /// A project in whose part of the archive it was looked.
 #[derive(Clone, Debug, Serialize)]
-pub struct Place {
+pub struct ErasedProject {
     /// The account.
     pub account_id: String,
     /// The project.
@@ -47,9 +47,9 @@ pub struct Place {
 
 /// What became of it.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
+pub struct ErasureReport {
     /// Each project that was asked.
-    pub archive: Vec<Place>,
+    pub archive: Vec<ErasedProject>,
     /// What was removed from the queue, or would be.
     pub queue: ErasedMessages,
     /// What could not be done, in words; empty if all is done.
@@ -57,12 +57,12 @@ pub struct Report {
 }
 
 impl Worker {
-    /// Erases a conversation. Nothing is left undone for the trouble of something else; [`Report::problems`] says what
+    /// Erases a conversation. Nothing is left undone for the trouble of something else; [`ErasureReport::problems`] says what
     /// has to be done again.
-    pub async fn erase(&self, order: &Order) -> Result<Report, Failure> {
+    pub async fn erase(&self, order: &ErasureRequest) -> Result<ErasureReport, JobFailure> {
         let inner = &self.inner;
         let id = order.conversation_id.as_str();
-        let mut report = Report::default();
+        let mut report = ErasureReport::default();
         let mut announcements = Vec::new();
         for (account_id, project_id) in self.owners(order)? {
             let erased = if order.dry_run {
@@ -78,7 +78,7 @@ impl Worker {
                         let announcement = announce::erased(&account_id, &project_id, id, &erasure);
                         announcements.push((report.archive.len(), announcement));
                     }
-                    report.archive.push(Place { account_id, project_id, lying, announced: false });
+                    report.archive.push(ErasedProject { account_id, project_id, lying, announced: false });
                 }
                 Err(error) => report.problems.push(format!("archive of project {project_id}: {error}")),
             }
@@ -101,7 +101,7 @@ impl Worker {
     }
 
     /// Lets an erased conversation be archived again; in how many projects it was erased.
-    pub async fn lift_erasure(&self, order: &Order) -> Result<usize, Failure> {
+    pub async fn lift_erasure(&self, order: &ErasureRequest) -> Result<usize, JobFailure> {
         let archive = &self.inner.archive;
         let mut lifted = 0;
         for (account_id, project_id) in self.owners(order)? {
@@ -113,7 +113,7 @@ impl Worker {
 
     /// Whom it may belong to: the configured projects that the ids fit, and the ids themselves where both are
     /// given, for a project that is configured no more.
-    fn owners(&self, order: &Order) -> Result<BTreeSet<(String, String)>, UnknownProject> {
+    fn owners(&self, order: &ErasureRequest) -> Result<BTreeSet<(String, String)>, UnknownProject> {
         let (account, project) = (order.account_id.as_deref(), order.project_id.as_deref());
         let mut owners = BTreeSet::new();
         if let (Some(account), Some(project)) = (account, project) {

@@ -15,7 +15,7 @@ const HELD_UP: Duration = Duration::from_secs(5);
 
 /// A try that did not end in the archive.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct JobFailure {
     /// A constant word, also a metric label.
     pub reason: &'static str,
     /// What happened, what it means, what to do. Nothing private.
@@ -25,12 +25,12 @@ pub struct Failure {
     /// PolyAI's `X-PolyAI-Correlation-Id`.
     pub correlation_id: Option<String>,
     /// What follows.
-    pub next: Next,
+    pub next: RetryDecision,
 }
 
 /// What follows a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum RetryDecision {
     /// The next rung of the ladder, or a known time; a dead letter once the ladder is climbed.
     Retry(Option<Duration>),
     /// The next rung of the ladder, but no later than this; never a dead letter. For what comes with time.
@@ -41,8 +41,8 @@ pub enum Next {
     Dead,
 }
 
-impl Failure {
-    pub(super) fn new(reason: &'static str, detail: impl Into<String>, next: Next) -> Self {
+impl JobFailure {
+    pub(super) fn new(reason: &'static str, detail: impl Into<String>, next: RetryDecision) -> Self {
         Self { reason, detail: detail.into(), status: None, correlation_id: None, next }
     }
 
@@ -51,7 +51,7 @@ impl Failure {
         Self::new(
             "held_up",
             format!("PolyAI is slow to answer for project {project}; it is asked again later"),
-            Next::Postpone(HELD_UP),
+            RetryDecision::Postpone(HELD_UP),
         )
     }
 
@@ -59,7 +59,7 @@ impl Failure {
         Self::new(
             "panicked",
             "a bug in polyhook; the log has the place. Please report it, update, then replay",
-            Next::Retry(None),
+            RetryDecision::Retry(None),
         )
     }
 
@@ -75,15 +75,15 @@ impl Failure {
     }
 }
 
-impl From<ApiError> for Failure {
+impl From<ApiError> for JobFailure {
     fn from(error: ApiError) -> Self {
         let next = match error.advice() {
             // PolyAI was not asked at all.
             Advice::Retry(after) if error.kind == ErrorKind::Paused => {
-                Next::Postpone(after.unwrap_or_default())
+                RetryDecision::Postpone(after.unwrap_or_default())
             }
-            Advice::Retry(after) => Next::Retry(after),
-            Advice::GiveUp => Next::Dead,
+            Advice::Retry(after) => RetryDecision::Retry(after),
+            Advice::GiveUp => RetryDecision::Dead,
         };
         Self {
             reason: error.kind.label(),
@@ -95,20 +95,20 @@ impl From<ApiError> for Failure {
     }
 }
 
-impl From<UnknownProject> for Failure {
+impl From<UnknownProject> for JobFailure {
     fn from(unknown: UnknownProject) -> Self {
-        Self::new("unknown_project", unknown.to_string(), Next::Dead)
+        Self::new("unknown_project", unknown.to_string(), RetryDecision::Dead)
     }
 }
 
-impl From<ArchiveError> for Failure {
+impl From<ArchiveError> for JobFailure {
     fn from(error: ArchiveError) -> Self {
-        Self::new("archive", error.to_string(), Next::Retry(None))
+        Self::new("archive", error.to_string(), RetryDecision::Retry(None))
     }
 }
 
-impl From<QueueError> for Failure {
+impl From<QueueError> for JobFailure {
     fn from(error: QueueError) -> Self {
-        Self::new("announce", format!("archived, but not announced: {error}"), Next::Retry(None))
+        Self::new("announce", format!("archived, but not announced: {error}"), RetryDecision::Retry(None))
     }
 }

@@ -8,7 +8,7 @@ use metrics::counter;
 
 use super::{
     Inner, announce,
-    failure::{Failure, Next},
+    failure::{JobFailure, RetryDecision},
     recordings::Recordings,
     slots::Slot,
 };
@@ -17,8 +17,8 @@ use crate::{
         AudioSummary, CommitOutcome, ConversationFacts, Handoff, Location, MANIFEST, Manifest, ManifestDraft,
         Provenance, ServedBy, StoredConversation, Trigger,
     },
-    event::{self, By, CONVERSATION_DISCOVERED, Discovery, Event},
-    polyai::{Advice, Api, ApiError, Conversation, ErrorKind, Project, Summary},
+    event::{self, CONVERSATION_DISCOVERED, Discovery, DiscoverySource, Event},
+    polyai::{Advice, Api, ApiError, Conversation, ConversationInfo, ErrorKind, Project},
     queue::{Announced, Message},
     telemetry::trace::Span,
 };
@@ -31,7 +31,7 @@ const NAMELESS: &str = "";
 
 /// A conversation to be archived, and who asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct FetchRequest {
     /// PolyAI's id.
     pub conversation_id: String,
     /// As the event or the person names it.
@@ -54,9 +54,9 @@ pub struct Request {
 
 /// How a try ended well.
 #[derive(Clone, Debug)]
-pub enum Done {
+pub enum FetchOutcome {
     /// Archived (now, or before) and announced.
-    Archived(Box<Archived>),
+    Archived(Box<ArchivedConversation>),
     /// Of an environment nobody wants.
     Skipped,
     /// It was erased, so it is left alone; if it was erased while it was being archived, it is gone again.
@@ -65,7 +65,7 @@ pub enum Done {
 
 /// What lies in the archive.
 #[derive(Clone, Debug)]
-pub struct Archived {
+pub struct ArchivedConversation {
     /// PolyAI's id.
     pub conversation_id: String,
     /// `archived`, `unchanged`, `stale`, or `known` where it was not even fetched.
@@ -76,7 +76,7 @@ pub struct Archived {
     pub urls: BTreeMap<String, String>,
 }
 
-impl Done {
+impl FetchOutcome {
     /// The metric label.
     pub fn label(&self) -> &'static str {
         match self {
@@ -87,18 +87,18 @@ impl Done {
     }
 }
 
-impl Request {
+impl FetchRequest {
     /// What an event asks for; nothing where its environment is not wanted.
-    pub(super) fn of_message(message: &Message, environments: &[String]) -> Result<Option<Self>, Failure> {
+    pub(super) fn of_message(message: &Message, environments: &[String]) -> Result<Option<Self>, JobFailure> {
         if message.environment != event::UNKNOWN && !wanted(environments, &message.environment) {
             return Ok(None);
         }
         let event = Event::read(&message.body);
         let Some(conversation_id) = event.conversation_id else {
-            return Err(Failure::new(
+            return Err(JobFailure::new(
                 "no_conversation_id",
                 "the event names no conversation, so there is nothing to fetch: look at its body, then drop it",
-                Next::Dead,
+                RetryDecision::Dead,
             ));
         };
         let discovered = message.kind.starts_with(CONVERSATION_DISCOVERED);
@@ -108,7 +108,7 @@ impl Request {
             account_id: event.account_id,
             project_id: event.project_id,
             trigger: match &discovery {
-                Some(Discovery { by: By::Command, .. }) => Trigger::Command,
+                Some(Discovery { source: DiscoverySource::Command, .. }) => Trigger::Command,
                 _ if discovered => Trigger::Reconcile,
                 _ => Trigger::Webhook,
             },
@@ -122,12 +122,12 @@ impl Request {
 
     /// Whether everything is to be written again, whatever lies there.
     pub(super) fn again(&self) -> bool {
-        self.discovery.as_ref().is_some_and(|discovery| discovery.again)
+        self.discovery.as_ref().is_some_and(|discovery| discovery.force)
     }
 
     /// From when on a recording's time counts. A webhook comes right after the call; who asks for an old call
     /// need not wait for a recording that is not there after all this time.
-    pub(super) fn recording_due(&self, summary: &Summary) -> Timestamp {
+    pub(super) fn recording_due(&self, summary: &ConversationInfo) -> Timestamp {
         match self.trigger {
             Trigger::Webhook => self.received_at,
             _ => summary.ended_at().unwrap_or(self.received_at).min(self.received_at),
@@ -139,14 +139,14 @@ impl Inner {
     /// Without a slot, outside of the queue.
     pub(super) async fn archive_and_announce(
         &self,
-        request: &Request,
+        request: &FetchRequest,
         slot: Option<&Slot>,
-    ) -> Result<Done, Failure> {
+    ) -> Result<FetchOutcome, JobFailure> {
         if let Some((location, manifest)) = self.known(request).await? {
             return self.done(request, "known", &location, manifest).await;
         }
         let Some((project, conversation)) = self.fetch(request, slot).await? else {
-            return Ok(Done::Erased);
+            return Ok(FetchOutcome::Erased);
         };
         let Conversation { summary, .. } = &conversation;
         let environment = summary.environment.as_deref().unwrap_or(event::UNKNOWN);
@@ -154,7 +154,7 @@ impl Inner {
             && environment != event::UNKNOWN
             && !wanted(&self.config.environments, environment)
         {
-            return Ok(Done::Skipped);
+            return Ok(FetchOutcome::Skipped);
         }
         if summary.in_progress {
             return Err(self.in_progress(request));
@@ -179,7 +179,7 @@ impl Inner {
         };
         let (account_id, project_id) = (project.account_id(), project.project_id());
         if self.archive.remove_if_erased(account_id, project_id, &request.conversation_id).await? {
-            return Ok(Done::Erased);
+            return Ok(FetchOutcome::Erased);
         }
         let outcome = match &committed {
             CommitOutcome::Written(_) => "archived",
@@ -192,14 +192,14 @@ impl Inner {
     /// Announces what lies in the archive. Each time: whoever archived it may have died before it was announced.
     async fn done(
         &self,
-        request: &Request,
+        request: &FetchRequest,
         outcome: &'static str,
         location: &Location,
         manifest: Manifest,
-    ) -> Result<Done, Failure> {
+    ) -> Result<FetchOutcome, JobFailure> {
         let urls = self.urls(location, &manifest)?;
         self.announce(&manifest, urls.clone(), request.traceparent.clone()).await?;
-        Ok(Done::Archived(Box::new(Archived {
+        Ok(FetchOutcome::Archived(Box::new(ArchivedConversation {
             conversation_id: request.conversation_id.clone(),
             outcome,
             manifest,
@@ -208,8 +208,8 @@ impl Inner {
     }
 
     /// What lies in the archive of a conversation that was found missing: its webhook was late, or it was found twice.
-    async fn known(&self, request: &Request) -> Result<Option<(Location, Manifest)>, Failure> {
-        let Some(Discovery { started_at: Some(started_at), again: false, .. }) = request.discovery else {
+    async fn known(&self, request: &FetchRequest) -> Result<Option<(Location, Manifest)>, JobFailure> {
+        let Some(Discovery { started_at: Some(started_at), force: false, .. }) = request.discovery else {
             return Ok(None);
         };
         let candidates =
@@ -226,9 +226,9 @@ impl Inner {
     /// carry no project): the trouble of one must not hide, nor delay, what another has.
     async fn fetch(
         &self,
-        request: &Request,
+        request: &FetchRequest,
         slot: Option<&Slot>,
-    ) -> Result<Option<(&Project, Conversation)>, Failure> {
+    ) -> Result<Option<(&Project, Conversation)>, JobFailure> {
         let id = &request.conversation_id;
         let candidates =
             self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
@@ -238,7 +238,7 @@ impl Inner {
         }
         if let [project] = candidates[..] {
             if slot.is_some_and(|slot| slot.is_held_up(project.project_id())) {
-                return Err(Failure::held_up(project.project_id()));
+                return Err(JobFailure::held_up(project.project_id()));
             }
             let conversation =
                 answered(slot, project.project_id(), self.polyai.conversation(project, id)).await?;
@@ -261,21 +261,21 @@ impl Inner {
         answered(slot, NAMELESS, first).await.map(Some)
     }
 
-    fn in_progress(&self, request: &Request) -> Failure {
+    fn in_progress(&self, request: &FetchRequest) -> JobFailure {
         let age = std::time::Duration::try_from(self.clock.now().duration_since(request.received_at))
             .unwrap_or_default();
         let detail = "the call is still in progress; it is fetched again when it may be over";
         match IN_PROGRESS_LIMIT.checked_sub(age).filter(|left| !left.is_zero()) {
-            Some(left) => Failure::new("in_progress", detail, Next::Wait(left)),
-            None => Failure::new(
+            Some(left) => JobFailure::new("in_progress", detail, RetryDecision::Wait(left)),
+            None => JobFailure::new(
                 "in_progress",
                 "PolyAI has called this conversation in progress for over a day: ask their support, then replay",
-                Next::Dead,
+                RetryDecision::Dead,
             ),
         }
     }
 
-    fn urls(&self, location: &Location, manifest: &Manifest) -> Result<BTreeMap<String, String>, Failure> {
+    fn urls(&self, location: &Location, manifest: &Manifest) -> Result<BTreeMap<String, String>, JobFailure> {
         let names = manifest.objects.iter().map(|object| object.name.as_str()).chain([MANIFEST]);
         names.map(|name| Ok((name.to_owned(), self.archive.object_url(location, name)?))).collect()
     }
@@ -285,9 +285,9 @@ impl Inner {
         manifest: &Manifest,
         urls: BTreeMap<String, String>,
         traceparent: Option<String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), JobFailure> {
         let mut announcement = announce::ready(manifest, urls, traceparent)
-            .map_err(|error| Failure::new("announce", error.to_string(), Next::Retry(None)))?;
+            .map_err(|error| JobFailure::new("announce", error.to_string(), RetryDecision::Retry(None)))?;
         let span = Span::announce(&announcement.id, || announcement.routing_key(), announcement.body.len());
         announcement.traceparent = span.traceparent().or(announcement.traceparent);
         let announced = self.queue.announce(announcement).await;
@@ -318,13 +318,13 @@ pub(super) async fn answered<T>(slot: Option<&Slot>, project: &str, answer: impl
 }
 
 fn draft(
-    request: &Request,
+    request: &FetchRequest,
     conversation: &Conversation,
     started_at: Timestamp,
     audio: AudioSummary,
     mut warnings: Vec<String>,
 ) -> ManifestDraft {
-    let Summary { channel, environment, handoff, .. } = &conversation.summary;
+    let ConversationInfo { channel, environment, handoff, .. } = &conversation.summary;
     let summary = &conversation.summary;
     let unknown = || event::UNKNOWN.to_owned();
     if summary.transcript_hidden() {
@@ -377,7 +377,7 @@ fn draft(
 
 /// Several projects were asked and none had the conversation. Who could not be asked now may have it; failing
 /// that, who could not be asked for good; only what all have denied is unknown.
-fn nobody_knows(failures: Vec<(&str, ApiError)>) -> Failure {
+fn nobody_knows(failures: Vec<(&str, ApiError)>) -> JobFailure {
     let asked: Vec<_> = failures.iter().map(|(project, _)| *project).collect();
     let asked = asked.join(", ");
     let rank = |(_, error): &(&str, ApiError)| match (error.advice(), error.kind) {
@@ -386,10 +386,10 @@ fn nobody_knows(failures: Vec<(&str, ApiError)>) -> Failure {
         (Advice::GiveUp, _) => 1,
     };
     let Some((project, error)) = failures.into_iter().max_by_key(rank) else {
-        return Failure::new("unknown_project", "no project is configured", Next::Dead);
+        return JobFailure::new("unknown_project", "no project is configured", RetryDecision::Dead);
     };
-    let failure = Failure::from(error);
-    Failure {
+    let failure = JobFailure::from(error);
+    JobFailure {
         detail: format!(
             "the event names no project; of {asked} none gave the conversation, {project}: {}",
             failure.detail
@@ -443,7 +443,7 @@ mod tests {
             let body = format!(
                 r#"{{"type":"conversation.completed","data":{{"conversation_id":"C"{environment}}}}}"#
             );
-            Request::of_message(&message(&body), &live()).unwrap().is_some()
+            FetchRequest::of_message(&message(&body), &live()).unwrap().is_some()
         };
         assert!(of(r#","environment":"live""#));
         assert!(!of(r#","environment":"sandbox""#));
@@ -453,7 +453,7 @@ mod tests {
     #[test]
     fn an_event_without_a_conversation_is_a_dead_letter() {
         let failure =
-            Request::of_message(&message(r#"{"type":"conversation.completed"}"#), &live()).unwrap_err();
-        assert_eq!((failure.reason, failure.next), ("no_conversation_id", Next::Dead));
+            FetchRequest::of_message(&message(r#"{"type":"conversation.completed"}"#), &live()).unwrap_err();
+        assert_eq!((failure.reason, failure.next), ("no_conversation_id", RetryDecision::Dead));
     }
 }

@@ -29,9 +29,9 @@ use crate::{
     archive::Archive,
     clock::Clock,
     lifecycle::Lifecycle,
-    polyai::PolyAi,
+    polyai::PolyAiClient,
     queue::{History, Job, JobOutcome, LeaseId, Queue, QueueError},
-    retry::Ladder,
+    retry::RetrySchedule,
     telemetry::{
         Counted, JOB_WAIT,
         trace::{Span, Traceparent},
@@ -42,9 +42,9 @@ use slots::{Slot, Slots};
 
 pub use announce::schemas;
 pub use config::{AudioChoice, WorkerConfig};
-pub use erase::{Order, Place, Report};
-pub use failure::{Failure, Next};
-pub use job::{Archived, Done, Request};
+pub use erase::{ErasedProject, ErasureReport, ErasureRequest};
+pub use failure::{JobFailure, RetryDecision};
+pub use job::{ArchivedConversation, FetchOutcome, FetchRequest};
 
 /// How long running jobs may take after the drain has started.
 pub const FINISH_TIMEOUT: Duration = Duration::from_secs(7);
@@ -61,7 +61,7 @@ fn waiting_jobs(concurrency: usize, projects: usize) -> usize {
 }
 
 /// How many jobs a worker may hold at a time.
-pub fn held_jobs(concurrency: usize, projects: usize) -> usize {
+pub fn max_held_jobs(concurrency: usize, projects: usize) -> usize {
     concurrency.saturating_add(waiting_jobs(concurrency, projects))
 }
 
@@ -74,9 +74,9 @@ pub struct Worker {
 #[derive(Debug)]
 struct Inner {
     config: WorkerConfig,
-    ladder: Ladder,
+    ladder: RetrySchedule,
     queue: Arc<dyn Queue>,
-    polyai: Arc<PolyAi>,
+    polyai: Arc<PolyAiClient>,
     archive: Archive,
     clock: Clock,
 }
@@ -85,9 +85,9 @@ impl Worker {
     /// A worker on `queue`.
     pub fn new(
         config: WorkerConfig,
-        ladder: Ladder,
+        ladder: RetrySchedule,
         queue: Arc<dyn Queue>,
-        polyai: Arc<PolyAi>,
+        polyai: Arc<PolyAiClient>,
         archive: Archive,
         clock: Clock,
     ) -> Self {
@@ -125,7 +125,7 @@ impl Worker {
     }
 
     /// Fetches, archives and announces one conversation now, outside the queue.
-    pub async fn archive_now(&self, request: &Request) -> Result<Done, Failure> {
+    pub async fn archive_now(&self, request: &FetchRequest) -> Result<FetchOutcome, JobFailure> {
         self.inner.archive_and_announce(request, None).await
     }
 }
@@ -141,14 +141,14 @@ impl Inner {
         }
         let started = Instant::now();
         let span = Span::job(message.traceparent.as_deref(), &message.id, history.failures + 1);
-        let result = match Request::of_message(&message, &self.config.environments) {
+        let result = match FetchRequest::of_message(&message, &self.config.environments) {
             Ok(Some(request)) => {
                 AssertUnwindSafe(span.around(self.archive_and_announce(&request, Some(&slot))))
                     .catch_unwind()
                     .await
-                    .unwrap_or_else(|_| Err(Failure::panicked()))
+                    .unwrap_or_else(|_| Err(JobFailure::panicked()))
             }
-            Ok(None) => Ok(Done::Skipped),
+            Ok(None) => Ok(FetchOutcome::Skipped),
             Err(failure) => Err(failure),
         };
         let elapsed = started.elapsed();
@@ -173,27 +173,27 @@ impl Inner {
     }
 
     /// What follows a failure.
-    fn after(&self, failure: &Failure, history: &mut History) -> (&'static str, JobOutcome) {
-        if let Next::Postpone(after) = failure.next {
+    fn after(&self, failure: &JobFailure, history: &mut History) -> (&'static str, JobOutcome) {
+        if let RetryDecision::Postpone(after) = failure.next {
             return ("postponed", JobOutcome::Retry { after, history: history.clone() });
         }
         let attempt = failure.attempt(self.clock.now());
         match failure.next {
             // A call that lasts an hour must not have used up the tries for real trouble after it.
-            Next::Wait(_) => history.push_wait(attempt),
+            RetryDecision::Wait(_) => history.push_wait(attempt),
             _ => history.push(attempt),
         }
         let after = match failure.next {
-            Next::Dead => None,
-            Next::Retry(known) => self
+            RetryDecision::Dead => None,
+            RetryDecision::Retry(known) => self
                 .ladder
                 .delay(history.failures.saturating_sub(history.waits))
                 .map(|rung| known.map_or(rung, |known| known.clamp(SHORTEST_KNOWN, LONGEST_KNOWN))),
-            Next::Wait(left) => {
+            RetryDecision::Wait(left) => {
                 let rung = self.ladder.delay(history.waits).or_else(|| self.ladder.last());
                 Some(rung.unwrap_or(left).min(left))
             }
-            Next::Postpone(after) => Some(after),
+            RetryDecision::Postpone(after) => Some(after),
         };
         if let Some(after) = after {
             ("retried", JobOutcome::Retry { after, history: history.clone() })
@@ -229,13 +229,13 @@ struct JobLine<'a> {
 }
 
 impl JobLine<'_> {
-    fn log(&self, result: &Result<Done, Failure>, settled: &JobOutcome) {
+    fn log(&self, result: &Result<FetchOutcome, JobFailure>, settled: &JobOutcome) {
         let Self { message, outcome, attempt, elapsed, traceparent } = self;
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let trace_id = traceparent.as_deref().and_then(Traceparent::parse).map_or("", |trace| trace.trace_id);
         match result {
-            Ok(Done::Archived(archived)) => {
-                let Archived { conversation_id, manifest, .. } = archived.as_ref();
+            Ok(FetchOutcome::Archived(archived)) => {
+                let ArchivedConversation { conversation_id, manifest, .. } = archived.as_ref();
                 tracing::info!(
                     outcome,
                     attempt,
@@ -253,7 +253,7 @@ impl JobLine<'_> {
             }
             Ok(_) => tracing::info!(outcome, attempt, elapsed_ms, trace_id, event.id = message.id, "job"),
             Err(failure) => {
-                let Failure { reason, detail, status, correlation_id, .. } = failure;
+                let JobFailure { reason, detail, status, correlation_id, .. } = failure;
                 let correlation = correlation_id.as_deref().unwrap_or_default();
                 if let JobOutcome::Retry { after, .. } = settled {
                     tracing::info!(

@@ -4,15 +4,15 @@ use futures_util::StreamExt;
 
 use super::{
     Inner,
-    failure::{Failure, Next},
-    job::{Request, answered, covers},
+    failure::{JobFailure, RetryDecision},
+    job::{FetchRequest, answered, covers},
     slots::Slot,
 };
 use crate::{
     archive::{
         self, AudioError, AudioStatus, AudioSummary, Location, Manifest, StagedAudio, StoredConversation,
     },
-    polyai::{Conversation, Direction, ErrorKind, Project, Recording},
+    polyai::{AudioDirection, Conversation, ErrorKind, Project, Recording},
     telemetry::trace::Span,
 };
 
@@ -34,13 +34,13 @@ pub(super) enum Recordings {
 impl Inner {
     pub(super) async fn recordings(
         &self,
-        request: &Request,
+        request: &FetchRequest,
         slot: Option<&Slot>,
         project: &Project,
         conversation: &Conversation,
         location: &Location,
         stored: Option<&StoredConversation>,
-    ) -> Result<Recordings, Failure> {
+    ) -> Result<Recordings, JobFailure> {
         let directions = self.config.audio.directions();
         let redacted = self.config.redacted;
         let none = |status| Recordings::Fetched {
@@ -77,10 +77,10 @@ impl Inner {
                     if let Some(left) =
                         self.config.audio_wait.checked_sub(since).filter(|left| !left.is_zero())
                     {
-                        return Err(Failure {
+                        return Err(JobFailure {
                             reason: "recording_not_ready",
-                            next: Next::Wait(left),
-                            ..Failure::from(error)
+                            next: RetryDecision::Wait(left),
+                            ..JobFailure::from(error)
                         });
                     }
                     if error.kind == ErrorKind::NotServed {
@@ -106,17 +106,17 @@ impl Inner {
     async fn stage(
         &self,
         location: &Location,
-        direction: Direction,
+        direction: AudioDirection,
         recording: Recording,
-    ) -> Result<StagedAudio, Failure> {
+    ) -> Result<StagedAudio, JobFailure> {
         let Recording { mut body, content_length, content_type, correlation_id } = recording;
-        let bad = |what: String| Failure {
+        let bad = |what: String| JobFailure {
             correlation_id: correlation_id.clone(),
             status: Some(200),
-            ..Failure::new(
+            ..JobFailure::new(
                 "bad_recording",
                 format!("{what}; it is not archived but asked for again"),
-                Next::Retry(None),
+                RetryDecision::Retry(None),
             )
         };
         if content_type.as_deref().is_some_and(|kind| !is_audio(kind)) {
@@ -140,11 +140,11 @@ fn is_audio(content_type: &str) -> bool {
     kind.starts_with("audio/") || matches!(kind.as_str(), "application/octet-stream" | "binary/octet-stream")
 }
 
-fn archived_as(direction: Direction) -> archive::Direction {
+fn archived_as(direction: AudioDirection) -> archive::Direction {
     match direction {
-        Direction::Combined => archive::Direction::Combined,
-        Direction::User => archive::Direction::User,
-        Direction::Agent => archive::Direction::Agent,
+        AudioDirection::Combined => archive::Direction::Combined,
+        AudioDirection::User => archive::Direction::User,
+        AudioDirection::Agent => archive::Direction::Agent,
     }
 }
 

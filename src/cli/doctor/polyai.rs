@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     polyai::{
         Api, ErrorKind, Hosts, ProjectConfig,
-        probe::{Answer, Ask, Door, Place, Prober},
+        probe::{CandidateRegion, ProbeRequest, ProbeResponse, Prober, Target},
     },
 };
 
@@ -41,11 +41,11 @@ struct Visit {
     found: bool,
 }
 
-/// A door and what happened at it.
+/// A target and what happened at it.
 #[derive(Debug)]
-struct Knock {
-    door: Door,
-    answer: Answer,
+struct Attempt {
+    target: Target,
+    response: ProbeResponse,
     /// Why nothing can be said of the key: the host is not what it should be.
     wrong_host: bool,
 }
@@ -53,7 +53,7 @@ struct Knock {
 pub(super) async fn check(config: &Config, args: &Args, clock: Clock) -> Vec<Finding> {
     let Ok(prober) = Prober::new(clock.clone()) else {
         let subject = Subject::new("polyai.host", "all");
-        return vec![subject.fail("there is no HTTP client", crate::polyai::http::NO_CLIENT)];
+        return vec![subject.fail("there is no HTTP client", crate::polyai::http::CLIENT_SETUP_HINT)];
     };
     let visits = config.projects.iter().map(|project| visit(config, project, args, &prober, &clock));
     let mut visits = join_all(visits).await;
@@ -90,34 +90,37 @@ async fn visit(
 ) -> Visit {
     let name = format!("{}/{}", project.account_id, project.project_id);
     let mut visit = Visit::default();
-    let doors = match Door::of(&config.polyai, project) {
-        Ok(doors) => doors,
+    let targets = match Target::configured(&config.polyai, project) {
+        Ok(targets) => targets,
         Err(error) => {
             let subject = Subject::new("polyai.key", name);
             visit.findings.push(subject.fail(error.to_string(), "correct [polyai] or [[projects]]"));
             return visit;
         }
     };
-    let knocks = doors.into_iter().map(async |door| {
-        let answer = prober.ask(&door, Ask::List(LISTED)).await;
-        Knock { door, answer, wrong_host: false }
+    let attempts = targets.into_iter().map(async |target| {
+        let response = prober.send(&target, ProbeRequest::List(LISTED)).await;
+        Attempt { target, response, wrong_host: false }
     });
-    let mut knocks = join_all(knocks).await;
-    let v3_works = knocks.iter().any(|knock| knock.door.api == Api::V3 && knock.answer.knows_key());
-    for knock in &mut knocks {
-        visit.skews.extend(knock.answer.skew);
-        let subject =
-            Subject::new("polyai.host", format!("{} ({})", knock.door.host(), knock.door.api.label()));
-        visit.hosts.extend(certificate(&subject, knock.answer.certificate_expires, clock.now()));
-        let host = host(&subject, prober, &knock.door, &knock.answer, v3_works).await;
-        knock.wrong_host = !host.is_green();
+    let mut attempts = join_all(attempts).await;
+    let v3_works =
+        attempts.iter().any(|attempt| attempt.target.api == Api::V3 && attempt.response.accepts_key());
+    for attempt in &mut attempts {
+        visit.skews.extend(attempt.response.skew);
+        let subject = Subject::new(
+            "polyai.host",
+            format!("{} ({})", attempt.target.host(), attempt.target.api.label()),
+        );
+        visit.hosts.extend(certificate(&subject, attempt.response.certificate_expires, clock.now()));
+        let host = host(&subject, prober, &attempt.target, &attempt.response, v3_works).await;
+        attempt.wrong_host = !host.is_green();
         visit.hosts.push(host);
     }
-    for knock in &knocks {
-        let subject = Subject::new("polyai.key", format!("{name} ({})", knock.door.api.label()));
-        visit.findings.push(key(&subject, prober, knock, &knocks, args, v3_works).await);
+    for attempt in &attempts {
+        let subject = Subject::new("polyai.key", format!("{name} ({})", attempt.target.api.label()));
+        visit.findings.push(key(&subject, prober, attempt, &attempts, args, v3_works).await);
     }
-    conversation::check(config, args, prober, &name, &knocks, &mut visit).await;
+    conversation::check(config, args, prober, &name, &attempts, &mut visit).await;
     visit
 }
 
@@ -131,16 +134,22 @@ pub(super) fn certificate(subject: &Subject, expires: Option<Timestamp>, now: Ti
 }
 
 /// Whether it is PolyAI that answers, with the API that it is asked for.
-async fn host(subject: &Subject, prober: &Prober, door: &Door, answer: &Answer, v3_works: bool) -> Finding {
+async fn host(
+    subject: &Subject,
+    prober: &Prober,
+    target: &Target,
+    response: &ProbeResponse,
+    v3_works: bool,
+) -> Finding {
     const WRONG: &str = "check polyai.region, polyai.base_url (v3) and polyai.platform_url (Data API); a proxy or a login page in between does that too";
-    if let Some(cause) = &answer.cause {
+    if let Some(cause) = &response.cause {
         return subject
             .fail(cause.clone(), "check DNS, proxy and firewall from this machine, and the host's name");
     }
-    let status = answer.outcome.as_ref().map_or_else(|error| error.status.unwrap_or_default(), |_| 200);
-    let content = answer.content_type.as_deref().unwrap_or("no content type");
-    match answer.error() {
-        None if answer.listed().is_some() => {}
+    let status = response.outcome.as_ref().map_or_else(|error| error.status.unwrap_or_default(), |_| 200);
+    let content = response.content_type.as_deref().unwrap_or("no content type");
+    match response.error() {
+        None if response.conversations().is_some() => {}
         None => {
             return subject.fail(
                 format!("wrong host: it answers 200, but with {content} and no list of conversations"),
@@ -151,26 +160,26 @@ async fn host(subject: &Subject, prober: &Prober, door: &Door, answer: &Answer, 
             return subject
                 .fail("wrong host: it redirects elsewhere, and a key is not sent elsewhere", WRONG);
         }
-        Some(_) if !answer.is_polyai => {
+        Some(_) if !response.is_polyai => {
             return subject.fail(
                 format!("wrong host: it answers {status} with {content}, and it is not PolyAI"),
                 WRONG,
             );
         }
-        Some(ErrorKind::NotServed) if door.api == Api::Data && v3_works => {
+        Some(ErrorKind::NotServed) if target.api == Api::Data && v3_works => {
             return subject.skipped(
                 "it does not serve the Data API",
                 "nothing to do as long as v3 serves conversations by id",
             );
         }
         Some(ErrorKind::NotServed) => {
-            let other = door.other_api();
-            let swapped = prober.ask(&other, Ask::List(1)).await;
-            let there =
-                swapped.listed().is_some() || !matches!(swapped.error(), None | Some(ErrorKind::NotServed));
-            let api = door.api.label();
+            let other = target.other_api();
+            let swapped = prober.send(&other, ProbeRequest::List(1)).await;
+            let there = swapped.conversations().is_some()
+                || !matches!(swapped.error(), None | Some(ErrorKind::NotServed));
+            let api = target.api.label();
             return if there && swapped.is_polyai {
-                let next = match door.api {
+                let next = match target.api {
                     Api::V3 => {
                         "polyai.base_url is the runtime host (api.us-1.platform.polyai.app, and so on), not the poly.ai one; a tenant without v3 needs polyai.api = \"data\""
                     }
@@ -183,36 +192,36 @@ async fn host(subject: &Subject, prober: &Prober, door: &Door, answer: &Answer, 
         }
         Some(_) => {}
     }
-    subject.ok(format!("PolyAI answers in {} ms", answer.elapsed.as_millis()))
+    subject.ok(format!("PolyAI answers in {} ms", response.elapsed.as_millis()))
 }
 
 /// Whether the key opens the project, and if not, what it does open.
 async fn key(
     subject: &Subject,
     prober: &Prober,
-    knock: &Knock,
-    all: &[Knock],
+    attempt: &Attempt,
+    all: &[Attempt],
     args: &Args,
     v3_works: bool,
 ) -> Finding {
-    let Knock { door, answer, .. } = knock;
-    let quote = match &answer.outcome {
+    let Attempt { target, response, .. } = attempt;
+    let quote = match &response.outcome {
         Err(error) => {
             error.correlation_id.as_ref().map_or_else(String::new, |id| format!(" (correlation id {id})"))
         }
         Ok(_) => String::new(),
     };
-    if knock.wrong_host {
+    if attempt.wrong_host {
         return subject.skipped("the host does not answer as PolyAI", "see polyai.host");
     }
-    let Some(kind) = answer.error() else { return subject.ok("the key opens the project") };
+    let Some(kind) = response.error() else { return subject.ok("the key opens the project") };
     match kind {
-        ErrorKind::KeyRejected if door.api == Api::Data && v3_works => subject.warn(
+        ErrorKind::KeyRejected if target.api == Api::Data && v3_works => subject.warn(
             format!("the Data API refuses the key that v3 takes{quote}"),
             "if PolyAI gave you another key for the Data API, put it into projects.data_api_key_file; where v3 serves conversations by id it is not needed",
         ),
         ErrorKind::KeyRejected => {
-            let (said, next) = rejected(prober, door, all, args).await;
+            let (said, next) = rejected(prober, target, all, args).await;
             subject.fail(format!("{said}{quote}"), next)
         }
         ErrorKind::KeyLacksScope => subject.fail(
@@ -220,7 +229,7 @@ async fn key(
             "correct projects.account_id and projects.project_id, or ask PolyAI to provision the key for the project",
         ),
         ErrorKind::UnknownProject => {
-            let unknown = answer.outcome.as_ref().err().and_then(|error| error.code.as_deref());
+            let unknown = response.outcome.as_ref().err().and_then(|error| error.code.as_deref());
             let (what, setting) = match unknown {
                 Some("ACCOUNT_NOT_FOUND") => ("account", "projects.account_id"),
                 _ => ("project", "projects.project_id"),
@@ -235,53 +244,57 @@ async fn key(
             "try again in a minute; lower polyai.max_requests_per_second if it persists",
         ),
         _ => {
-            let said = answer.outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            let said = response.outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
             subject.fail(format!("{said}{quote}"), "try again; quote the correlation id to PolyAI's support if it persists")
         }
     }
 }
 
 /// Where a refused key belongs: what it means, and what to do.
-async fn rejected(prober: &Prober, door: &Door, all: &[Knock], args: &Args) -> (String, String) {
-    let same_key = all.iter().find(|other| other.door.api != door.api && other.door.has_key_of(door));
-    if same_key.is_some_and(|other| other.answer.knows_key()) {
+async fn rejected(prober: &Prober, target: &Target, all: &[Attempt], args: &Args) -> (String, String) {
+    let same_key =
+        all.iter().find(|other| other.target.api != target.api && other.target.has_same_key_as(target));
+    if same_key.is_some_and(|other| other.response.accepts_key()) {
         return (
             "wrong kind of key: v3 refuses it, the Data API takes it".to_owned(),
             "set projects.api (or polyai.api) to \"data\", or ask PolyAI for a key to the Conversations API v3".to_owned(),
         );
     }
-    let hosts: Vec<_> = all.iter().map(|knock| &knock.door.base).collect();
-    let places = match (args.no_other_regions, args.other_region.is_empty()) {
+    let hosts: Vec<_> = all.iter().map(|attempt| &attempt.target.base).collect();
+    let regions = match (args.no_other_regions, args.other_region.is_empty()) {
         (true, _) => Vec::new(),
-        (false, true) => Place::others_than(&hosts),
+        (false, true) => CandidateRegion::other_than(&hosts),
         (false, false) => given(args),
     };
-    if places.is_empty() {
+    if regions.is_empty() {
         return (
             "the key is wrong, expired, or of another region".to_owned(),
             "put the right key into projects.api_key_file, and check polyai.region; other regions were not asked".to_owned(),
         );
     }
-    let asked =
-        places.iter().flat_map(|place| door.at(&place.hosts).into_iter().map(move |door| (place, door)));
-    let asked = asked.map(async |(place, door)| (place, door.api, prober.ask(&door, Ask::List(1)).await));
+    let asked = regions.iter().flat_map(|candidate| {
+        target.at_hosts(&candidate.hosts).into_iter().map(move |target| (candidate, target))
+    });
+    let asked = asked.map(async |(candidate, target)| {
+        (candidate, target.api, prober.send(&target, ProbeRequest::List(1)).await)
+    });
     let asked = join_all(asked).await;
-    let takes_it = asked.iter().find(|(_, _, answer)| answer.knows_key());
+    let takes_it = asked.iter().find(|(_, _, response)| response.accepts_key());
     match takes_it {
-        Some((place, ..)) if place.hosts.runtime.is_none() => (
+        Some((candidate, ..)) if candidate.hosts.runtime.is_none() => (
             "wrong region: it is a Studio key".to_owned(),
-            format!("set polyai.region = \"{}\" (api = \"data\" follows from it)", place.region),
+            format!("set polyai.region = \"{}\" (api = \"data\" follows from it)", candidate.region),
         ),
-        Some((place, api, _)) => {
+        Some((candidate, api, _)) => {
             let api =
                 if *api == Api::Data { ", and polyai.api = \"data\", for v3 refuses it there" } else { "" };
             (
-                format!("wrong region: the key is of region {}", place.region),
-                format!("set polyai.region = \"{}\" (or the project's own region){api}", place.region),
+                format!("wrong region: the key is of region {}", candidate.region),
+                format!("set polyai.region = \"{}\" (or the project's own region){api}", candidate.region),
             )
         }
         None => {
-            let names: Vec<_> = places.iter().map(|place| place.region.as_str()).collect();
+            let names: Vec<_> = regions.iter().map(|candidate| candidate.region.as_str()).collect();
             (
                 format!("wrong key: it is refused here and in every other region ({})", names.join(", ")),
                 "it is mistyped, expired or revoked: put a good one into projects.api_key_file".to_owned(),
@@ -290,13 +303,13 @@ async fn rejected(prober: &Prober, door: &Door, all: &[Knock], args: &Args) -> (
     }
 }
 
-/// The places that were named on the command line; studio has no v3.
-fn given(args: &Args) -> Vec<Place> {
-    let place = |(region, url): &(String, url::Url)| Place {
+/// The regions that were named on the command line; studio has no v3.
+fn given(args: &Args) -> Vec<CandidateRegion> {
+    let candidate = |(region, url): &(String, url::Url)| CandidateRegion {
         region: region.clone(),
         hosts: Hosts { runtime: (region != "studio").then(|| url.clone()), platform: url.clone() },
     };
-    args.other_region.iter().map(place).collect()
+    args.other_region.iter().map(candidate).collect()
 }
 
 fn clock_of(skew: Option<SignedDuration>, tolerance: Duration) -> Finding {

@@ -38,8 +38,8 @@ pub(super) async fn check(
             "give --url https://HOST/PATH, the URL that is registered with PolyAI",
         )];
     };
-    let Ok(client) = client_policy::visiting_client() else {
-        return vec![subject.fail("there is no HTTP client", client_policy::NO_CLIENT)];
+    let Ok(client) = client_policy::no_redirect_client() else {
+        return vec![subject.fail("there is no HTTP client", client_policy::CLIENT_SETUP_HINT)];
     };
     let started = tokio::time::Instant::now();
     let sent = client
@@ -58,7 +58,7 @@ pub(super) async fn check(
     }
     match sent {
         Err(error) => findings.push(subject.fail(
-            format!("cannot be reached: {}", client_policy::cause(&error)),
+            format!("cannot be reached: {}", client_policy::describe_error(&error)),
             "check the name, the ingress, its certificate (a whole chain of a public authority) and the firewall",
         )),
         Ok(response) => {
@@ -79,7 +79,7 @@ async fn judge(
     let status = response.status();
     let to =
         response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| url.join(to).ok());
-    let body = client_policy::beginning(response, MAX_BODY).await;
+    let body = client_policy::read_prefix(response, MAX_BODY).await;
     let took = started.elapsed();
     let ours = web::is_answer(status, &body);
     let by = if ours { "polyhook" } else { "something that is not polyhook" };

@@ -25,7 +25,7 @@ use crate::{
     clock::Clock,
     config::Config,
     event::CONVERSATION_COMPLETED,
-    polyai::{Created, Endpoint, Wanted, Webhooks},
+    polyai::{CreatedEndpoint, Endpoint, EndpointSettings, WebhooksClient},
     web::SecretsFile,
 };
 
@@ -160,10 +160,10 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
     Ok(())
 }
 
-fn wanted(args: &Args) -> Result<Wanted, CliError> {
+fn wanted(args: &Args) -> Result<EndpointSettings, CliError> {
     let events = attributes::events(&args.event)?;
     let headers = attributes::headers(&args.header)?;
-    Ok(Wanted {
+    Ok(EndpointSettings {
         name: Some(attributes::name(&args.name)?),
         url: Some(attributes::url(&args.url)?.to_string()),
         event_types: Some(events).filter(|events| !events.is_empty()),
@@ -174,7 +174,7 @@ fn wanted(args: &Args) -> Result<Wanted, CliError> {
 }
 
 /// A script that is run twice is more likely than somebody who wants every event twice.
-async fn refuse_a_second(webhooks: &Webhooks, args: &Args, url: Option<&str>) -> Result<(), CliError> {
+async fn refuse_a_second(webhooks: &WebhooksClient, args: &Args, url: Option<&str>) -> Result<(), CliError> {
     let endpoints = match webhooks.list().await {
         Ok(endpoints) => endpoints,
         // The quickstart documents no list.
@@ -192,7 +192,10 @@ async fn refuse_a_second(webhooks: &Webhooks, args: &Args, url: Option<&str>) ->
 }
 
 /// Where none is named: those of [`EVENTS`] that PolyAI announces, and what it means that others are missing.
-async fn choose_events(webhooks: &Webhooks, wanted: &mut Wanted) -> Result<Vec<String>, CliError> {
+async fn choose_events(
+    webhooks: &WebhooksClient,
+    wanted: &mut EndpointSettings,
+) -> Result<Vec<String>, CliError> {
     if wanted.event_types.is_some() {
         return Ok(Vec::new());
     }
@@ -282,8 +285,8 @@ impl Creation<'_> {
     }
 
     /// Step 4. The secret is in nobody else's hands, so it must not be lost here.
-    fn keep<'a>(&self, created: &'a Created, open: Option<Timestamp>) -> Result<Done<'a>, CliError> {
-        let Created { endpoint, signing_secret } = created;
+    fn keep<'a>(&self, created: &'a CreatedEndpoint, open: Option<Timestamp>) -> Result<Done<'a>, CliError> {
+        let CreatedEndpoint { endpoint, signing_secret } = created;
         let lost = |error: &io::Error| {
             let place = safe::rescue(self.store, &endpoint.id, signing_secret);
             CliError::Failed(format!(
@@ -321,7 +324,7 @@ impl Creation<'_> {
     }
 }
 
-fn dry_run(args: &Args, wanted: &Wanted, notes: &[String]) {
+fn dry_run(args: &Args, wanted: &EndpointSettings, notes: &[String]) {
     if args.json {
         output::json(&serde_json::json!({ "outcome": "dry_run", "would_create": wanted, "notes": notes }));
         return;

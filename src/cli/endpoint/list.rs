@@ -4,7 +4,7 @@ use super::{
     super::{CliError, GlobalArgs, output, table::Table},
     Account, failed, find, sanitize,
 };
-use crate::polyai::{Endpoint, Wanted};
+use crate::polyai::{Endpoint, EndpointSettings};
 
 /// List the account's endpoints.
 #[derive(Debug, clap::Args)]
@@ -119,8 +119,8 @@ pub(super) fn fields(endpoint: &Endpoint) {
 }
 
 /// The same of what an endpoint is to be.
-pub(super) fn wanted(wanted: &Wanted) {
-    let Wanted { name, url, event_types, headers, timeout_ms, enabled } = wanted;
+pub(super) fn wanted(wanted: &EndpointSettings) {
+    let EndpointSettings { name, url, event_types, headers, timeout_ms, enabled } = wanted;
     let field = |label: &str, value: &str| output::line(format!("  {label:<10}{}", sanitize(value)));
     let texts = [
         ("name", name.clone()),

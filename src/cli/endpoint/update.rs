@@ -4,7 +4,7 @@ use super::{
     super::{CliError, GlobalArgs, output},
     Account, attributes, failed, find, list,
 };
-use crate::polyai::Wanted;
+use crate::polyai::EndpointSettings;
 
 /// Change an endpoint: what is given, and nothing else.
 #[derive(Debug, clap::Args)]
@@ -92,9 +92,9 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
     Ok(())
 }
 
-fn wanted(args: &Args) -> Result<Wanted, CliError> {
+fn wanted(args: &Args) -> Result<EndpointSettings, CliError> {
     let headers = attributes::headers(&args.header)?;
-    Ok(Wanted {
+    Ok(EndpointSettings {
         name: args.name.as_deref().map(attributes::name).transpose()?,
         url: args.url.as_deref().map(attributes::url).transpose()?.map(String::from),
         event_types: Some(attributes::events(&args.event)?).filter(|events| !events.is_empty()),

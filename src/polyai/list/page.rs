@@ -1,7 +1,7 @@
 //! One page of a list, parsed while it arrives.
 //!
 //! A page can be hundreds of megabytes: conversations come with their transcripts. Nothing of it is kept but the few
-//! fields of [`Listed`]; everything else is skipped byte by byte, however it is nested.
+//! fields of [`ListedConversation`]; everything else is skipped byte by byte, however it is nested.
 
 use std::{fmt, io};
 
@@ -14,7 +14,7 @@ use serde::{
 };
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::Listed;
+use super::ListedConversation;
 use crate::polyai::{
     Api,
     conversation::parse_time,
@@ -33,7 +33,7 @@ const BUFFER: usize = 64 << 10;
 pub(super) struct Page {
     /// Which API sent it; whoever asked knows.
     pub(super) api: Api,
-    pub(super) items: Vec<Listed>,
+    pub(super) items: Vec<ListedConversation>,
     /// Entries without an id.
     pub(super) unreadable: u64,
     pub(super) tail: Tail,
@@ -96,7 +96,7 @@ impl<'de> Visitor<'de> for PageVisitor {
 }
 
 struct Items {
-    items: Vec<Listed>,
+    items: Vec<ListedConversation>,
     unreadable: u64,
 }
 
@@ -129,7 +129,7 @@ impl<'de> Deserialize<'de> for Items {
 }
 
 /// A conversation; nothing where there is no id.
-struct Item(Option<Listed>);
+struct Item(Option<ListedConversation>);
 
 impl<'de> Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -161,7 +161,7 @@ impl<'de> Deserialize<'de> for Item {
     }
 }
 
-/// What is read of a conversation, by the names of both APIs; the same as `Summary` reads, because both say where it
+/// What is read of a conversation, by the names of both APIs; the same as `ConversationInfo` reads, because both say where it
 /// lies in the archive.
 #[derive(Default)]
 struct Fields {
@@ -188,14 +188,14 @@ impl Fields {
         })
     }
 
-    fn listed(self) -> Option<Listed> {
+    fn listed(self) -> Option<ListedConversation> {
         let time = |text: Option<String>| parse_time(&text?);
         let started_at: Option<Timestamp> = time(self.started_at).or_else(|| time(self.created_at));
         let ended_at = time(self.finished_at).or_else(|| {
             let seconds = self.total_duration?.parse::<f64>().ok()?.clamp(0.0, 1e6);
             started_at?.checked_add(std::time::Duration::from_secs_f64(seconds)).ok()
         });
-        Some(Listed {
+        Some(ListedConversation {
             id: self.id?,
             environment: self.environment,
             in_progress: self.in_progress.is_some_and(|word| word == "true"),
@@ -261,7 +261,7 @@ impl<'de> Visitor<'de> for WordVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::polyai::Summary;
+    use crate::polyai::ConversationInfo;
 
     #[test]
     fn reads_both_shapes() {
@@ -281,14 +281,14 @@ mod tests {
         assert_eq!(
             page.items,
             [
-                Listed {
+                ListedConversation {
                     id: "CA1".to_owned(),
                     environment: Some("live".to_owned()),
                     in_progress: false,
                     started_at: Some(start),
                     ended_at: Some("2026-06-03T13:19:19.37Z".parse().unwrap()),
                 },
-                Listed {
+                ListedConversation {
                     id: "CA2".to_owned(),
                     environment: Some("sandbox".to_owned()),
                     in_progress: true,
@@ -309,7 +309,7 @@ mod tests {
             r#"{"id":"C","started_at":7,"total_duration":-1}"#,
         ] {
             let page = parse(format!("{{\"conversations\":[{body}]}}").as_bytes()).unwrap();
-            let summary = Summary::read(body.as_bytes()).unwrap();
+            let summary = ConversationInfo::read(body.as_bytes()).unwrap();
             assert_eq!(page.items[0].started_at, summary.started_at, "{body}");
         }
     }

@@ -110,7 +110,7 @@ impl From<Read> for Endpoint {
 
 /// What an endpoint is to be; absent is PolyAI's default, or, where there is one already, what it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Wanted {
+pub struct EndpointSettings {
     /// 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -131,7 +131,7 @@ pub struct Wanted {
     pub enabled: Option<bool>,
 }
 
-impl Wanted {
+impl EndpointSettings {
     /// What of it the quickstart's family has no field for.
     pub(super) fn beyond_quickstart(&self) -> Vec<&'static str> {
         let Self { headers, timeout_ms, enabled, .. } = self;
@@ -202,19 +202,19 @@ mod tests {
 
     #[test]
     fn only_what_is_wanted_is_said() {
-        let wanted = Wanted {
+        let wanted = EndpointSettings {
             name: Some("n".to_owned()),
             event_types: Some(vec!["a".to_owned()]),
             headers: Some(BTreeMap::from([("X-Key".to_owned(), Secret::new("hunter2"))])),
-            ..Wanted::default()
+            ..EndpointSettings::default()
         };
         assert_eq!(
             wanted.body(Family::Reference),
             json!({ "name": "n", "event_types": ["a"], "headers": { "X-Key": "hunter2" } })
         );
         assert_eq!(wanted.beyond_quickstart(), ["headers"]);
-        let plain = Wanted { headers: None, ..wanted };
+        let plain = EndpointSettings { headers: None, ..wanted };
         assert_eq!(plain.body(Family::Quickstart), json!({ "description": "n", "events": ["a"] }));
-        assert_eq!(Wanted::default().body(Family::Reference), json!({}));
+        assert_eq!(EndpointSettings::default().body(Family::Reference), json!({}));
     }
 }

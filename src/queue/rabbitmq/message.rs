@@ -71,7 +71,7 @@ pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
     put(&mut headers, RECEIVED_AT, &received_at);
     put(&mut headers, ENVIRONMENT, &message.environment);
     put_trace(&mut headers, message.traceparent.as_deref());
-    if !event::asks_for_fetch(&message.kind) {
+    if !event::triggers_fetch(&message.kind) {
         put(&mut headers, UNROUTED_HEADER.0, UNROUTED_HEADER.1);
     }
     let content_type = match short(&message.content_type, "content type") {

@@ -298,8 +298,8 @@ impl RabbitMqQueue {
 
     /// Makes an event durable within the publish timeout.
     pub(super) async fn publish_event(&self, message: &Message) -> Result<(), QueueError> {
-        let asks_for_fetch = event::asks_for_fetch(&message.kind);
-        let publishers = if asks_for_fetch { &self.jobs } else { &self.events };
+        let triggers_fetch = event::triggers_fetch(&message.kind);
+        let publishers = if triggers_fetch { &self.jobs } else { &self.events };
         self.in_time(self.store_by(publishers, message)).await
     }
 

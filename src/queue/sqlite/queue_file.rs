@@ -97,7 +97,7 @@ impl QueueFile {
     }
 
     pub(super) fn publish(&self, message: &Message) -> rusqlite::Result<Published> {
-        let job = self.options.every_message_is_a_job || event::asks_for_fetch(&message.kind);
+        let job = self.options.every_message_is_a_job || event::triggers_fetch(&message.kind);
         let inserted = self.execute(
             "INSERT INTO messages (dedup, state, ended_at, id, kind, environment, received_at, traceparent, content_type)
              VALUES (:dedup, :state, :ended_at, :id, :kind, :environment, :received_at, :traceparent, :content_type)

@@ -228,7 +228,7 @@ pub(super) fn find_conversation(
     connection: &Connection,
     conversation_id: &str,
 ) -> rusqlite::Result<(ErasedMessages, Vec<RowId>)> {
-    let distinct = event::is_distinct(conversation_id);
+    let distinct = event::is_unambiguous_id(conversation_id);
     let snapshot = connection.unchecked_transaction()?;
     let (mut erased, mut found) = (ErasedMessages::default(), Vec::new());
     let mut messages =

@@ -17,7 +17,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use polyhook::{archive::Trigger, clock::Clock, worker::Request};
+use polyhook::{archive::Trigger, clock::Clock, worker::FetchRequest};
 use polyhook_simulator::{CallInfo, Channel, Delivery, EventOptions};
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
@@ -284,7 +284,7 @@ async fn consumers_take_each_conversation_once_and_outlive_the_broker() {
 async fn archive_in_bucket(world: &World, s3: &Seaweed, call: &CallInfo) {
     let mut config = world.config.clone();
     config.archive = s3.config(&format!("contracts/{}", world.config.queue.prefix));
-    let request = Request {
+    let request = FetchRequest {
         conversation_id: call.id.clone(),
         account_id: None,
         project_id: None,

@@ -23,7 +23,7 @@ use polyhook::{
     polyai::ProjectConfig,
     queue::QueueUrls,
     secret::Secret,
-    worker::{Order, Worker},
+    worker::{ErasureRequest, Worker},
 };
 use polyhook_simulator::{
     CallInfo, Channel, Delivery, Environment, EventOptions, NewCall, Scenario, Sender, SenderOptions,
@@ -168,7 +168,7 @@ impl World {
     }
 
     async fn erase(&self, call: &CallInfo) {
-        let order = Order {
+        let order = ErasureRequest {
             conversation_id: call.id.clone(),
             account_id: None,
             project_id: None,

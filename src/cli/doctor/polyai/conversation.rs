@@ -7,13 +7,13 @@ use super::{
         Args,
         report::{Finding, Subject},
     },
-    Knock, Visit,
+    Attempt, Visit,
 };
 use crate::{
     config::Config,
     polyai::{
-        Api, Direction, ErrorKind, Summary,
-        probe::{Answer, Ask, Body, Door, Listed, Prober},
+        Api, AudioDirection, ConversationInfo, ErrorKind,
+        probe::{Body, ProbeRequest, ProbeResponse, ProbedConversation, Prober, Target},
     },
 };
 
@@ -25,10 +25,10 @@ pub(super) async fn check(
     args: &Args,
     prober: &Prober,
     project: &str,
-    knocks: &[Knock],
+    attempts: &[Attempt],
     visit: &mut Visit,
 ) {
-    let open: Vec<_> = knocks.iter().filter(|knock| knock.answer.listed().is_some()).collect();
+    let open: Vec<_> = attempts.iter().filter(|attempt| attempt.response.conversations().is_some()).collect();
     let nothing = |said: &str, next: &str| {
         ["polyai.conversation", "polyai.transcript", "polyai.recording"]
             .map(|check| Subject::new(check, project).skipped(said, next))
@@ -37,7 +37,8 @@ pub(super) async fn check(
         visit.findings.extend(nothing("no key opens the project", "see polyai.key"));
         return;
     }
-    let recent = || open.iter().filter_map(|knock| knock.answer.listed()).flatten().collect::<Vec<_>>();
+    let recent =
+        || open.iter().filter_map(|attempt| attempt.response.conversations()).flatten().collect::<Vec<_>>();
     let ids = args.conversation.clone().map_or_else(|| choose(recent()), |id| vec![id]);
     let Some((id, others)) = ids.split_first() else {
         visit
@@ -45,16 +46,20 @@ pub(super) async fn check(
             .extend(nothing("there is no conversation yet", "make a call, or give --conversation ID"));
         return;
     };
-    let answers = open.iter().map(|knock| prober.ask(&knock.door, Ask::Conversation(id)));
-    let answers: Vec<_> = open.iter().map(|knock| &knock.door).zip(join_all(answers).await).collect();
-    let mut served: Vec<(&Door, Summary)> = Vec::new();
-    for (door, answer) in &answers {
-        served.extend(summary(answer, id).map(|summary| (*door, summary)));
+    let responses = open.iter().map(|attempt| prober.send(&attempt.target, ProbeRequest::Conversation(id)));
+    let responses: Vec<_> =
+        open.iter().map(|attempt| &attempt.target).zip(join_all(responses).await).collect();
+    let mut served: Vec<(&Target, ConversationInfo)> = Vec::new();
+    for (target, response) in &responses {
+        served.extend(summary(response, id).map(|summary| (*target, summary)));
     }
     visit.found = !served.is_empty();
-    let target = format!("{id} of {project}");
-    if served.is_empty() && answers.iter().all(|(_, answer)| is_unknown(answer)) && !all_unserved(&answers) {
-        let subject = Subject::new("polyai.conversation", target);
+    let label = format!("{id} of {project}");
+    if served.is_empty()
+        && responses.iter().all(|(_, response)| is_unknown(response))
+        && !all_unserved(&responses)
+    {
+        let subject = Subject::new("polyai.conversation", label);
         let unknown = subject.fail(
             "PolyAI does not know this conversation under this account and project",
             "check the id, and projects.account_id and project_id",
@@ -62,60 +67,60 @@ pub(super) async fn check(
         visit.unknown = Some((subject, unknown));
         return;
     }
-    for (door, answer) in &answers {
-        let subject = Subject::new("polyai.conversation", format!("{target} ({})", door.api.label()));
-        visit.findings.push(by_id(&subject, door, answer, summary(answer, id).is_some(), visit.found));
+    for (target, response) in &responses {
+        let subject = Subject::new("polyai.conversation", format!("{label} ({})", target.api.label()));
+        visit.findings.push(by_id(&subject, target, response, summary(response, id).is_some(), visit.found));
     }
     let Some((_, first)) = served.first() else { return };
-    visit.findings.push(transcript(&Subject::new("polyai.transcript", &*target), first));
-    let doors: Vec<_> = open.iter().map(|knock| &knock.door).collect();
+    visit.findings.push(transcript(&Subject::new("polyai.transcript", &*label), first));
+    let targets: Vec<_> = open.iter().map(|attempt| &attempt.target).collect();
     visit.findings.push(
-        recording(&Subject::new("polyai.recording", target), config, prober, &doors, (id, others), first)
+        recording(&Subject::new("polyai.recording", label), config, prober, &targets, (id, others), first)
             .await,
     );
 }
 
 /// The newest first, calls that are over before everything else.
-fn choose(mut recent: Vec<Listed>) -> Vec<String> {
+fn choose(mut recent: Vec<ProbedConversation>) -> Vec<String> {
     recent.sort_by_key(|listed| (listed.in_progress, !listed.voice));
     let calls = recent.iter().filter(|listed| listed.voice && !listed.in_progress).count();
     recent.truncate(calls.clamp(1, COMPARED));
     recent.into_iter().map(|listed| listed.id).collect()
 }
 
-fn summary(answer: &Answer, id: &str) -> Option<Summary> {
-    let body = answer.outcome.as_ref().ok()?;
-    Summary::read(&body.start).ok().filter(|summary| summary.id.as_deref() == Some(id))
+fn summary(response: &ProbeResponse, id: &str) -> Option<ConversationInfo> {
+    let body = response.outcome.as_ref().ok()?;
+    ConversationInfo::read(&body.start).ok().filter(|summary| summary.id.as_deref() == Some(id))
 }
 
-fn is_unknown(answer: &Answer) -> bool {
-    matches!(answer.error(), Some(ErrorKind::UnknownConversation | ErrorKind::NotServed))
+fn is_unknown(response: &ProbeResponse) -> bool {
+    matches!(response.error(), Some(ErrorKind::UnknownConversation | ErrorKind::NotServed))
 }
 
-fn all_unserved(answers: &[(&Door, Answer)]) -> bool {
-    answers.iter().all(|(_, answer)| answer.error() == Some(ErrorKind::NotServed))
+fn all_unserved(responses: &[(&Target, ProbeResponse)]) -> bool {
+    responses.iter().all(|(_, response)| response.error() == Some(ErrorKind::NotServed))
 }
 
-fn by_id(subject: &Subject, door: &Door, answer: &Answer, right: bool, found: bool) -> Finding {
-    match answer.error() {
-        None if right => subject.ok(format!("served in {} ms", answer.elapsed.as_millis())),
+fn by_id(subject: &Subject, target: &Target, response: &ProbeResponse, right: bool, found: bool) -> Finding {
+    match response.error() {
+        None if right => subject.ok(format!("served in {} ms", response.elapsed.as_millis())),
         None => subject.fail(
             "the answer is not that conversation",
             "a proxy or login page between here and PolyAI does that: check polyai.base_url and polyai.platform_url",
         ),
         Some(ErrorKind::NotServed) if found => {
-            subject.ok(format!("not served by {} here; the other API does, and polyhook asks it", door.api.label()))
+            subject.ok(format!("not served by {} here; the other API does, and polyhook asks it", target.api.label()))
         }
         Some(ErrorKind::NotServed) => {
-            let next = match door.api {
+            let next = match target.api {
                 Api::V3 => "leave polyai.api at \"auto\", and give projects.data_api_key_file a key to the Data API if yours is not one",
                 Api::Data => "check polyai.platform_url, and ask PolyAI which API serves conversations by id for you",
             };
-            subject.fail(format!("{} lists conversations but does not serve one by id", door.api.label()), next)
+            subject.fail(format!("{} lists conversations but does not serve one by id", target.api.label()), next)
         }
         Some(_) => {
-            let error = answer.outcome.as_ref().err();
-            let said = error.map(ToString::to_string).or(answer.cause.clone()).unwrap_or_default();
+            let error = response.outcome.as_ref().err();
+            let said = error.map(ToString::to_string).or(response.cause.clone()).unwrap_or_default();
             let id = error.and_then(|error| error.correlation_id.as_deref()).unwrap_or("none");
             let next = format!("try again; quote PolyAI's correlation id to their support if it persists: {id}");
             if found { subject.warn(said, next) } else { subject.fail(said, next) }
@@ -123,7 +128,7 @@ fn by_id(subject: &Subject, door: &Door, answer: &Answer, right: bool, found: bo
     }
 }
 
-fn transcript(subject: &Subject, summary: &Summary) -> Finding {
+fn transcript(subject: &Subject, summary: &ConversationInfo) -> Finding {
     if summary.transcript_hidden() {
         return subject.warn(
             format!("{} turns, and none of them is shown: transcript visibility is off", summary.num_turns),
@@ -140,9 +145,9 @@ async fn recording(
     subject: &Subject,
     config: &Config,
     prober: &Prober,
-    doors: &[&Door],
+    targets: &[&Target],
     (id, others): (&str, &[String]),
-    summary: &Summary,
+    summary: &ConversationInfo,
 ) -> Finding {
     let Some(direction) = config.worker.audio.directions().first().copied() else {
         return subject.skipped("worker.audio is off", "nothing to do");
@@ -150,7 +155,7 @@ async fn recording(
     if !summary.is_voice() {
         return subject.skipped("it is no call, so there is none", "give --conversation ID of a call");
     }
-    let ask = async |id, redacted| ask(prober, doors, id, direction, redacted).await;
+    let ask = async |id, redacted| ask(prober, targets, id, direction, redacted).await;
     let Some(wanted) = ask(id, config.worker.redacted).await else {
         return subject.skipped("no API to ask", "see polyai.host");
     };
@@ -169,15 +174,17 @@ async fn recording(
         return subject.ok("there, and redacted, as worker.redacted asks for");
     }
     // The redacted one is as long, with what is private muted.
-    let differ = |one: &Body, other: Option<&Answer>| {
-        other.and_then(|answer| answer.outcome.as_ref().ok()).is_some_and(|other| other.sha256 != one.sha256)
+    let differ = |one: &Body, other: Option<&ProbeResponse>| {
+        other
+            .and_then(|response| response.outcome.as_ref().ok())
+            .is_some_and(|other| other.sha256 != one.sha256)
     };
     let mut not_redacted = differ(body, ask(id, true).await.as_ref());
     for id in others {
         if not_redacted {
             break;
         }
-        let open = ask(id, false).await.and_then(|answer| answer.outcome.ok());
+        let open = ask(id, false).await.and_then(|response| response.outcome.ok());
         not_redacted = match open {
             Some(open) => differ(&open, ask(id, true).await.as_ref()),
             None => false,
@@ -196,21 +203,21 @@ async fn recording(
 /// Asks the first API that serves recordings.
 async fn ask(
     prober: &Prober,
-    doors: &[&Door],
+    targets: &[&Target],
     id: &str,
-    direction: Direction,
+    direction: AudioDirection,
     redacted: bool,
-) -> Option<Answer> {
-    let mut answer = None;
-    for door in doors {
-        let this = prober.ask(door, Ask::Audio { id, direction, redacted }).await;
+) -> Option<ProbeResponse> {
+    let mut response = None;
+    for target in targets {
+        let this = prober.send(target, ProbeRequest::Audio { id, direction, redacted }).await;
         let served = this.error() != Some(ErrorKind::NotServed);
-        answer = Some(this);
+        response = Some(this);
         if served {
             break;
         }
     }
-    answer
+    response
 }
 
 fn refused(subject: &Subject, kind: ErrorKind, said: &str) -> Finding {

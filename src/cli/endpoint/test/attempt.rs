@@ -20,7 +20,7 @@ use url::{Host, Url};
 
 use crate::{
     clock::Clock,
-    polyai::http::visiting_client,
+    polyai::http::no_redirect_client,
     secret::Secret,
     signature::{EVENT_ID_HEADER, Form, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign},
 };
@@ -92,7 +92,13 @@ impl Poster {
             value.set_sensitive(true);
             Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
         });
-        Ok(Self { client: visiting_client()?, url: url.clone(), headers: headers.collect(), timeout, clock })
+        Ok(Self {
+            client: no_redirect_client()?,
+            url: url.clone(),
+            headers: headers.collect(),
+            timeout,
+            clock,
+        })
     }
 
     /// What the name leads to, from here.
