@@ -77,12 +77,15 @@ impl CommitOutcome {
 
 /// The next step of a commit.
 enum CommitStep {
-    Leave(Box<CommitOutcome>),
+    /// Nothing is left to write.
+    Finish(Box<CommitOutcome>),
     /// Another writer has started.
     Wait,
+    /// The new copy must be written.
     Write(Box<WritePlan>),
 }
 
+/// The manifest to write, and the objects that it replaces.
 struct WritePlan {
     manifest: Manifest,
     /// The `conversation.json` to replace.
@@ -96,7 +99,7 @@ impl Archive {
     /// recordings that are not replaced stay, and stay in the manifest.
     ///
     /// The result is durable when the function returns. After an error nothing has changed, or the next try completes
-    /// the change. Avoid to cancel it: in a bucket the next writer would wait for the takeover timeout.
+    /// the change. Avoid cancelling it: in a bucket the next writer would wait for the takeover timeout.
     pub async fn commit(
         &self,
         location: &Location,
@@ -115,8 +118,8 @@ impl Archive {
         loop {
             let take_over =
                 watched.as_ref().is_some_and(|(_, since)| since.elapsed() >= self.takeover_timeout);
-            match self.next_step(location, &candidate, draft.again, take_over).await? {
-                CommitStep::Leave(committed) => {
+            match self.next_step(location, &candidate, draft.force_rewrite, take_over).await? {
+                CommitStep::Finish(committed) => {
                     drop(audio);
                     self.abort_dropped_uploads().await;
                     return Ok(*committed);
@@ -148,13 +151,13 @@ impl Archive {
         }
     }
 
-    /// Reads the current state and decides. With `again`, an identical copy is written, too. With `take_over`,
+    /// Reads the current state and decides. With `force_rewrite`, an identical copy is written, too. With `take_over`,
     /// another writer that has started counts as dead.
     async fn next_step(
         &self,
         location: &Location,
         candidate: &Manifest,
-        again: bool,
+        force_rewrite: bool,
         take_over: bool,
     ) -> Result<CommitStep, ArchiveError> {
         let stored = self.read(location).await?;
@@ -170,8 +173,8 @@ impl Archive {
         let intact = damaged.is_empty();
         let revision = match decide_write(&existing, candidate) {
             WriteDecision::Write { revision } => revision,
-            WriteDecision::Unchanged if (intact && !again) || locked => {
-                return Ok(CommitStep::Leave(Box::new(CommitOutcome::Unchanged(existing))));
+            WriteDecision::Unchanged if (intact && !force_rewrite) || locked => {
+                return Ok(CommitStep::Finish(Box::new(CommitOutcome::Unchanged(existing))));
             }
             // An object was removed or changed from outside. Write it again.
             WriteDecision::Unchanged => existing.revision.saturating_add(1),
@@ -182,7 +185,7 @@ impl Archive {
                         "archived objects differ from their manifest; fetch the conversation again to repair them"
                     );
                 }
-                return Ok(CommitStep::Leave(Box::new(CommitOutcome::Stale(existing))));
+                return Ok(CommitStep::Finish(Box::new(CommitOutcome::Stale(existing))));
             }
         };
         if locked {

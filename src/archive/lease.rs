@@ -59,16 +59,16 @@ struct LeaseObject {
 }
 
 impl Archive {
-    /// Waits for the named lease and takes it. `is_wanted` gets the note of the last holder (`None` if there is
+    /// Waits for the named lease and takes it. `check_note` gets the note of the last holder (`None` if there is
     /// none). It returns an error with a delay to try again later.
     pub async fn lease(
         &self,
         name: &str,
-        is_wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
+        check_note: impl Fn(Option<&str>) -> Result<(), Duration>,
     ) -> Result<ArchiveLease, ArchiveError> {
         match &self.backend.folder {
-            Some(folder) => self.lease_file(folder, name, is_wanted).await,
-            None => self.lease_object(name, is_wanted).await,
+            Some(folder) => self.lease_file(folder, name, check_note).await,
+            None => self.lease_object(name, check_note).await,
         }
     }
 
@@ -76,7 +76,7 @@ impl Archive {
         &self,
         folder: &folder::PrivateFolder,
         name: &str,
-        is_wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
+        check_note: impl Fn(Option<&str>) -> Result<(), Duration>,
     ) -> Result<ArchiveLease, ArchiveError> {
         loop {
             let pause = match folder.try_lease(name)? {
@@ -86,7 +86,7 @@ impl Archive {
                     read.map_err(|source| folder.lease_error(name, source))?;
                     // A file that a crash has cut short has no note, which is harmless.
                     let content: LeaseContent = serde_json::from_str(&text).unwrap_or_default();
-                    match is_wanted(content.note.as_deref()) {
+                    match check_note(content.note.as_deref()) {
                         Ok(()) => {
                             return Ok(ArchiveLease {
                                 archive: self.clone(),
@@ -106,7 +106,7 @@ impl Archive {
     async fn lease_object(
         &self,
         name: &str,
-        is_wanted: impl Fn(Option<&str>) -> Result<(), Duration>,
+        check_note: impl Fn(Option<&str>) -> Result<(), Duration>,
     ) -> Result<ArchiveLease, ArchiveError> {
         let key = Path::parse(format!("{}/{}/{name}.json", self.backend.prefix, folder::PRIVATE_FOLDER))
             .map_err(object_store::Error::from)?;
@@ -114,14 +114,14 @@ impl Archive {
         loop {
             let found = self.read_lease(&key).await?;
             let note = found.as_ref().and_then(|found| found.content.note.as_deref());
-            let pause = if let Err(pause) = is_wanted(note) {
+            let pause = if let Err(pause) = check_note(note) {
                 pause
             } else {
-                let dropped_uploads = |found: &LeaseObject| {
+                let is_abandoned = |found: &LeaseObject| {
                     let since = watched.as_ref().filter(|(version, _)| version.e_tag == found.version.e_tag);
                     since.is_some_and(|(_, since)| since.elapsed() >= self.takeover_timeout)
                 };
-                if found.as_ref().is_none_or(|found| found.content.free || dropped_uploads(found)) {
+                if found.as_ref().is_none_or(|found| found.content.free || is_abandoned(found)) {
                     let (content, mode) = match found {
                         Some(LeaseObject { content, version }) => (content, PutMode::Update(version)),
                         None => (LeaseContent::default(), PutMode::Create),

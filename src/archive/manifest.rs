@@ -283,5 +283,5 @@ pub struct ManifestDraft {
     /// See [`Manifest::warnings`].
     pub warnings: Vec<String>,
     /// The archived copy is damaged: write everything again, even if it is identical.
-    pub again: bool,
+    pub force_rewrite: bool,
 }

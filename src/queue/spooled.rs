@@ -263,7 +263,7 @@ impl Queue for SpooledQueue {
             return Err(QueueError::Closed);
         }
         let dedup = message.dedup;
-        // Boxed, because the future is large and would be confirmed several times.
+        // Boxed, because the future is large and would be moved several times.
         self.dedup.publish_once(dedup, Box::pin(self.publish_or_spool(message))).await
     }
 

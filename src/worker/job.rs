@@ -371,7 +371,7 @@ fn draft(
         fetched_at: conversation.fetched_at,
         audio,
         warnings,
-        again: request.again(),
+        force_rewrite: request.again(),
     }
 }
 

@@ -215,7 +215,7 @@ fn draft(turns: u64, audio: AudioStatus) -> ManifestDraft {
         fetched_at: "2026-11-22T10:05:01Z".parse().unwrap(),
         audio: AudioSummary { status: audio, redacted: false },
         warnings: Vec::new(),
-        again: false,
+        force_rewrite: false,
     }
 }
 

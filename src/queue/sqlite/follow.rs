@@ -133,47 +133,47 @@ impl Follower {
         if self.version == Some(version) {
             return Ok(Vec::new());
         }
-        let mut notes = Vec::new();
+        let mut events = Vec::new();
         self.connection.execute_batch("BEGIN")?;
-        let result = self.read_all(&mut notes);
+        let result = self.read_all(&mut events);
         self.connection.execute_batch("ROLLBACK")?;
         self.version = if result? { None } else { Some(version) };
-        notes.sort_by_key(|note: &TailEvent| note.at);
-        Ok(notes)
+        events.sort_by_key(|event: &TailEvent| event.at);
+        Ok(events)
     }
 
     /// Returns true if there is more to read at once.
-    fn read_all(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
-        let announced = self.announcements(notes)?;
-        let delivered = self.deliveries(notes)?;
+    fn read_all(&mut self, events: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
+        let announced = self.read_announcements(events)?;
+        let delivered = self.read_deliveries(events)?;
         self.remember_leased()?;
-        let ended = self.ended_jobs(notes)?;
-        self.retries(notes)?;
-        self.dead_letters(notes)?;
+        let ended = self.read_ended_jobs(events)?;
+        self.read_retries(events)?;
+        self.read_dead_letters(events)?;
         Ok(delivered || ended || announced)
     }
 
-    fn deliveries(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
+    fn read_deliveries(&mut self, events: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
         let mut statement = self.connection.prepare_cached(
             "SELECT * FROM messages LEFT JOIN bodies USING (seq) WHERE seq > ?1 ORDER BY seq LIMIT ?2",
         )?;
         let found = statement
             .query_map((self.last_message, MAX_ROWS), |row| {
-                Ok((row.get::<_, i64>("seq")?, message_note(row)?))
+                Ok((row.get::<_, i64>("seq")?, delivery_event(row)?))
             })?
             .collect::<rusqlite::Result<Vec<_>>>()?;
         drop(statement);
         let full = found.len() == MAX_ROWS;
-        for (seq, mut note) in found {
+        for (seq, mut event) in found {
             self.last_message = seq;
-            if note.conversation_id.is_none()
-                && let Some(ids) = self.announced.get(&note.id)
+            if event.conversation_id.is_none()
+                && let Some(ids) = self.announced.get(&event.id)
             {
-                (note.conversation_id, note.project_id) = ids.clone();
+                (event.conversation_id, event.project_id) = ids.clone();
             }
-            self.remember(seq, &note);
-            if note.at.as_millisecond() >= self.since {
-                notes.push(note);
+            self.remember(seq, &event);
+            if event.at.as_millisecond() >= self.since {
+                events.push(event);
             }
         }
         Ok(full)
@@ -188,22 +188,22 @@ impl Follower {
         drop(statement);
         for seq in leased {
             if !self.ids.contains_key(&seq)
-                && let Some(note) = self.read_message_row(seq, "leased", message_note)?
+                && let Some(event) = self.read_message_row(seq, "leased", delivery_event)?
             {
-                self.remember(seq, &note);
+                self.remember(seq, &event);
             }
         }
         Ok(())
     }
 
-    fn remember(&mut self, seq: i64, note: &TailEvent) {
+    fn remember(&mut self, seq: i64, event: &TailEvent) {
         if self.ids.len() >= MAX_REMEMBERED_JOBS {
             self.ids.clear();
         }
-        self.ids.insert(seq, (note.conversation_id.clone(), note.project_id.clone()));
+        self.ids.insert(seq, (event.conversation_id.clone(), event.project_id.clone()));
     }
 
-    fn ended_jobs(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
+    fn read_ended_jobs(&mut self, events: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
         let mut statement = self.connection.prepare_cached(
             "SELECT * FROM messages INDEXED BY messages_ended
              WHERE ended_at IS NOT NULL AND ended_at >= ?1 ORDER BY ended_at, seq LIMIT ?2",
@@ -219,11 +219,11 @@ impl Follower {
                 continue;
             }
             let message = read_message(row, Bytes::new())?;
-            let note = TailEvent::done(&message, &read_history(row)?, read_time(row, "ended_at")?);
+            let event = TailEvent::done(&message, &read_history(row)?, read_time(row, "ended_at")?);
             let ids = self.ids.remove(&seq).filter(|ids| ids.0.is_some());
-            let ids = ids.or_else(|| self.announced.get(&note.id).cloned());
+            let ids = ids.or_else(|| self.announced.get(&event.id).cloned());
             let (conversation_id, project_id) = ids.unwrap_or_default();
-            notes.push(TailEvent { conversation_id, project_id, ..note });
+            events.push(TailEvent { conversation_id, project_id, ..event });
         }
         let full = count == MAX_ROWS;
         // Rows of the more distant past do not appear out of order.
@@ -233,7 +233,7 @@ impl Follower {
         Ok(full)
     }
 
-    fn retries(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<()> {
+    fn read_retries(&mut self, events: &mut Vec<TailEvent>) -> rusqlite::Result<()> {
         let mut statement = self
             .connection
             .prepare_cached("SELECT seq, due FROM messages INDEXED BY messages_due WHERE due IS NOT NULL")?;
@@ -242,13 +242,13 @@ impl Follower {
             .collect::<rusqlite::Result<_>>()?;
         drop(statement);
         for (seq, _) in due.iter().filter(|(seq, due)| self.due.get(seq) != Some(due)) {
-            notes.extend(self.last_failure(*seq, TailEventKind::Retry)?);
+            events.extend(self.last_failure(*seq, TailEventKind::Retry)?);
         }
         self.due = due;
         Ok(())
     }
 
-    fn dead_letters(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<()> {
+    fn read_dead_letters(&mut self, events: &mut Vec<TailEvent>) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare_cached(
             "SELECT seq FROM messages INDEXED BY messages_open WHERE state = 'dead' AND state <> 'done'",
         )?;
@@ -256,26 +256,26 @@ impl Follower {
             statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         drop(statement);
         for seq in dead.difference(&self.dead) {
-            notes.extend(self.last_failure(*seq, TailEventKind::Dead)?);
+            events.extend(self.last_failure(*seq, TailEventKind::Dead)?);
         }
         self.dead = dead;
         Ok(())
     }
 
     /// Returns the last try of a waiting or dead job, if it was made after the start.
-    fn last_failure(&self, seq: i64, what: TailEventKind) -> rusqlite::Result<Option<TailEvent>> {
-        let state = what.label();
-        let note = self.read_message_row(seq, state, |row| {
+    fn last_failure(&self, seq: i64, kind: TailEventKind) -> rusqlite::Result<Option<TailEvent>> {
+        let state = kind.label();
+        let event = self.read_message_row(seq, state, |row| {
             let history = read_history(row)?;
             let body: Option<Vec<u8>> = row.get("body")?;
             let message = read_message(row, body.unwrap_or_default().into())?;
             let at = history.attempts.last().map_or(message.received_at, |last| last.at);
             let due: Option<i64> = row.get("due")?;
-            let note = TailEvent::dead(&message, &history, at);
+            let event = TailEvent::dead(&message, &history, at);
             let retry_at = due.and_then(|due| Timestamp::from_millisecond(due).ok());
-            Ok(TailEvent { what, retry_at, ..note })
+            Ok(TailEvent { what: kind, retry_at, ..event })
         })?;
-        Ok(note.filter(|note| note.at.as_millisecond() >= self.since))
+        Ok(event.filter(|event| event.at.as_millisecond() >= self.since))
     }
 
     fn read_message_row<T>(
@@ -292,26 +292,26 @@ impl Follower {
             .optional()
     }
 
-    fn announcements(&mut self, notes: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
+    fn read_announcements(&mut self, events: &mut Vec<TailEvent>) -> rusqlite::Result<bool> {
         let found = read::announcements_after(&self.connection, self.last_announcement, MAX_ROWS)?;
         let full = found.len() == MAX_ROWS;
         self.announced.clear();
         for (seq, announcement) in found {
             self.last_announcement = seq;
-            let note = TailEvent::ready(&announcement, announcement.time);
+            let event = TailEvent::ready(&announcement, announcement.time);
             if let Some(event_id) =
                 ManifestOrigin::read(&announcement.body).and_then(|origin| origin.event_id)
             {
-                self.announced.insert(event_id, (note.conversation_id.clone(), note.project_id.clone()));
+                self.announced.insert(event_id, (event.conversation_id.clone(), event.project_id.clone()));
             }
-            notes.push(note);
+            events.push(event);
         }
         Ok(full)
     }
 }
 
 /// Builds the delivery event of a message. The file does not hold how long it took to become durable.
-fn message_note(row: &Row<'_>) -> rusqlite::Result<TailEvent> {
+fn delivery_event(row: &Row<'_>) -> rusqlite::Result<TailEvent> {
     let body: Option<Vec<u8>> = row.get("body")?;
     let message = read_message(row, body.unwrap_or_default().into())?;
     Ok(TailEvent { after_ms: None, ..TailEvent::delivery(&message, message.received_at) })

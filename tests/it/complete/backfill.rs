@@ -28,17 +28,17 @@ fn queues_only_the_requested_time_project_and_environment() {
     assert_eq!(tally(&["--from", "2020-01-01", "--to", "2020-01-31"])["listed"], 0);
     assert!(site.manifests().is_empty());
 
-    for (arguments, said) in [
+    for (arguments, message) in [
         (&["--last", "1d", "--project", "nobody"][..], "there is no project"),
         (&["--last", "1d", "--environment", "pre-release"], "worker.environments"),
         (&["--from", "2026-11-02", "--to", "2026-11-01"], "no time between"),
         (&["--from", "soon"], "write a date"),
-        (&["--last", "0s"], "more than nothing"),
+        (&["--last", "0s"], "the duration is zero"),
         (&[], "--from"),
     ] {
         let refused = site.polyhook([&["backfill"], arguments].concat()).run();
         assert_eq!(refused.code, Some(2), "{refused:?}");
-        assert!(refused.stderr.contains(said), "{refused:?}");
+        assert!(refused.stderr.contains(message), "{refused:?}");
     }
 }
 
