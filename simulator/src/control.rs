@@ -1,21 +1,23 @@
-//! `/_simulator/`: driving the stand-in from outside, in JSON, for tests in any language.
+//! The control interface below `/_simulator/`, in JSON, for tests in any language.
 //!
-//! It needs no key and tells the stand-in's own (made up) credentials: the stand-in is for one's own
+//! It needs no key, and it returns the simulator's own credentials, which are made up. Use the simulator only on your own
 //! machine.
 //!
-//! | request | what it does |
+//! | request | effect |
 //! |---|---|
-//! | `GET /_simulator/` | identifiers, key, signing secret |
-//! | `GET /_simulator/calls` | all calls as they stand |
-//! | `POST /_simulator/calls` | adds a call, or `{"count": n}` of them; answers with them |
-//! | `PUT /_simulator/calls/{id}/script` | what is special about a call |
-//! | `POST /_simulator/faults` | `{"fault": …, "project_id": …}` |
-//! | `DELETE /_simulator/faults` | ends all faults |
-//! | `PUT /_simulator/api-key` | `{"api_key": …, "project_id": …}`: the old key opens nothing any more |
-//! | `PUT /_simulator/served` | which doors are open |
-//! | `GET`, `DELETE /_simulator/requests` | requests per operation and status; starts counting again |
-//! | `POST /_simulator/deliver` | sends events of calls to a URL, or to the registered endpoints |
-//! | `GET /_simulator/deliveries` | the deliveries that came to their end |
+//! | `GET /_simulator/` | Returns identifiers, keys and the signing secret |
+//! | `GET /_simulator/calls` | Returns all calls as they are now |
+//! | `POST /_simulator/calls` | Adds a call, or `{"count": n}` calls, and returns them |
+//! | `PUT /_simulator/calls/{id}/script` | Replaces the script of a call |
+//! | `POST /_simulator/faults` | Adds a fault: `{"fault": …, "project_id": …}` |
+//! | `DELETE /_simulator/faults` | Removes all faults |
+//! | `PUT /_simulator/api-key` | Replaces a key: `{"api_key": …, "project_id": …}`. The old key becomes invalid |
+//! | `PUT /_simulator/served` | Replaces the set of served APIs |
+//! | `GET`, `DELETE /_simulator/requests` | Returns or resets the number of requests, by operation and status |
+//! | `POST /_simulator/deliver` | Sends the events of calls to a URL, or to the registered endpoints |
+//! | `GET /_simulator/deliveries` | Returns the finished deliveries |
+
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -30,36 +32,37 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use url::Url;
 
-use super::{
+use crate::{
     calls::{CallInfo, NewCall},
     delivery::{Delivery, EventOptions},
-    errors::ApiError,
-    faults::Fault,
-    scenario::{CallScript, ServedApis},
+    error::ApiError,
+    fault::Fault,
+    scenario::ServedApis,
+    script::CallScript,
     sender::{Sender, SenderOptions, SigningSecret},
     state::SimulatorState,
 };
 
 pub(crate) fn router() -> Router<SimulatorState> {
     Router::new()
-        .route("/_simulator/", get(about))
-        .route("/_simulator/calls", get(calls).post(add))
-        .route("/_simulator/calls/{id}/script", put(script))
-        .route("/_simulator/faults", post(fault).delete(clear))
-        .route("/_simulator/api-key", put(rotate_api_key))
-        .route("/_simulator/served", put(serve))
-        .route("/_simulator/requests", get(requests).delete(reset))
+        .route("/_simulator/", get(access))
+        .route("/_simulator/calls", get(calls).post(add_calls))
+        .route("/_simulator/calls/{id}/script", put(set_script))
+        .route("/_simulator/faults", post(add_fault).delete(clear_faults))
+        .route("/_simulator/api-key", put(set_api_key))
+        .route("/_simulator/served", put(set_served))
+        .route("/_simulator/requests", get(request_counts).delete(reset_request_counts))
         .route("/_simulator/deliver", post(deliver))
         .route("/_simulator/deliveries", get(deliveries))
 }
 
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         ApiError::validation(StatusCode::BAD_REQUEST, "SIMULATOR_BODY", "body", &error.to_string())
     })
 }
 
-async fn about(State(state): State<SimulatorState>) -> Response {
+async fn access(State(state): State<SimulatorState>) -> Response {
     let projects: Vec<_> = state
         .scenario()
         .projects
@@ -72,35 +75,37 @@ async fn about(State(state): State<SimulatorState>) -> Response {
             })
         })
         .collect();
-    Json(json!({ "signing_secret": state.secret(), "projects": projects })).into_response()
+    Json(json!({ "signing_secret": state.signing_secret(), "projects": projects })).into_response()
 }
 
 async fn calls(State(state): State<SimulatorState>) -> Response {
     Json(json!({ "calls": state.calls() })).into_response()
 }
 
-/// Calls that one request may add; each of them stays in memory.
-const MOST_CALLS: u64 = 100_000;
+/// The maximum number of calls that one request can add. Every call stays in memory.
+const MAX_CALLS_PER_REQUEST: u64 = 100_000;
 
-/// One call, or `count` alike.
-async fn add(State(state): State<SimulatorState>, body: Bytes) -> Result<Response, ApiError> {
-    let mut fields: serde_json::Map<String, serde_json::Value> = read(&body)?;
-    let count =
-        fields.remove("count").map_or(Some(1), |count| count.as_u64().filter(|count| *count <= MOST_CALLS));
-    let count =
-        count.ok_or_else(|| ApiError::invalid("count", &format!("must be a number up to {MOST_CALLS}")))?;
-    let call: NewCall = read(&Bytes::from(serde_json::Value::Object(fields).to_string()))?;
+/// Adds one call, or `count` calls.
+async fn add_calls(State(state): State<SimulatorState>, body: Bytes) -> Result<Response, ApiError> {
+    let mut fields: serde_json::Map<String, serde_json::Value> = parse(&body)?;
+    let count = fields
+        .remove("count")
+        .map_or(Some(1), |count| count.as_u64().filter(|count| *count <= MAX_CALLS_PER_REQUEST));
+    let count = count.ok_or_else(|| {
+        ApiError::invalid("count", &format!("must be a number up to {MAX_CALLS_PER_REQUEST}"))
+    })?;
+    let call: NewCall = parse(&Bytes::from(serde_json::Value::Object(fields).to_string()))?;
     let added: Option<Vec<_>> = (0..count).map(|_| state.add_call(&call)).collect();
     let added = added.ok_or_else(ApiError::unknown_project)?;
     Ok((StatusCode::CREATED, Json(json!({ "calls": added }))).into_response())
 }
 
-async fn script(
+async fn set_script(
     State(state): State<SimulatorState>,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<StatusCode, ApiError> {
-    let script: CallScript = read(&body)?;
+    let script: CallScript = parse(&body)?;
     if state.set_script(&id, script) {
         Ok(StatusCode::NO_CONTENT)
     } else {
@@ -115,8 +120,8 @@ struct AddFault {
     fault: Fault,
 }
 
-async fn fault(State(state): State<SimulatorState>, body: Bytes) -> Result<StatusCode, ApiError> {
-    let AddFault { project_id, fault } = read(&body)?;
+async fn add_fault(State(state): State<SimulatorState>, body: Bytes) -> Result<StatusCode, ApiError> {
+    let AddFault { project_id, fault } = parse(&body)?;
     if state.add_fault(project_id.as_deref(), fault) {
         Ok(StatusCode::NO_CONTENT)
     } else {
@@ -124,7 +129,7 @@ async fn fault(State(state): State<SimulatorState>, body: Bytes) -> Result<Statu
     }
 }
 
-async fn clear(State(state): State<SimulatorState>) -> StatusCode {
+async fn clear_faults(State(state): State<SimulatorState>) -> StatusCode {
     state.clear_faults();
     StatusCode::NO_CONTENT
 }
@@ -136,8 +141,8 @@ struct NewKey {
     api_key: String,
 }
 
-async fn rotate_api_key(State(state): State<SimulatorState>, body: Bytes) -> Result<StatusCode, ApiError> {
-    let NewKey { project_id, api_key } = read(&body)?;
+async fn set_api_key(State(state): State<SimulatorState>, body: Bytes) -> Result<StatusCode, ApiError> {
+    let NewKey { project_id, api_key } = parse(&body)?;
     if state.set_api_key(project_id.as_deref(), api_key) {
         Ok(StatusCode::NO_CONTENT)
     } else {
@@ -145,17 +150,17 @@ async fn rotate_api_key(State(state): State<SimulatorState>, body: Bytes) -> Res
     }
 }
 
-async fn serve(State(state): State<SimulatorState>, body: Bytes) -> Result<StatusCode, ApiError> {
-    let served: ServedApis = read(&body)?;
+async fn set_served(State(state): State<SimulatorState>, body: Bytes) -> Result<StatusCode, ApiError> {
+    let served: ServedApis = parse(&body)?;
     state.set_served(served);
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn requests(State(state): State<SimulatorState>) -> Response {
+async fn request_counts(State(state): State<SimulatorState>) -> Response {
     Json(state.request_counts()).into_response()
 }
 
-async fn reset(State(state): State<SimulatorState>) -> StatusCode {
+async fn reset_request_counts(State(state): State<SimulatorState>) -> StatusCode {
     state.reset_request_counts();
     StatusCode::NO_CONTENT
 }
@@ -164,23 +169,23 @@ async fn deliveries(State(state): State<SimulatorState>) -> Response {
     Json(json!({ "deliveries": state.deliveries() })).into_response()
 }
 
-/// What to send, and where.
+/// The body of a request to deliver.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Deliver {
-    /// The receiver; every enabled endpoint that is registered for the event where absent.
+struct DeliverRequest {
+    /// The receiver. Absent means every enabled endpoint that is registered for the event.
     url: Option<Url>,
-    /// Signs what goes to `url`; the stand-in's own where absent. Endpoints have their own.
+    /// The secret for deliveries to `url`. Absent means the simulator's. Endpoints have their own secrets.
     secret: Option<String>,
-    /// All calls where absent.
+    /// The calls. Absent means all.
     conversation_ids: Option<Vec<String>>,
     events: EventOptions,
     sender: SenderOptions,
 }
 
-/// Starts the sending and answers with how many deliveries there will be, copies aside.
+/// Starts to send and answers with the number of deliveries, without duplicates.
 async fn deliver(State(state): State<SimulatorState>, body: Bytes) -> Result<Response, ApiError> {
-    let Deliver { url, secret, conversation_ids, events, sender } = read(&body)?;
+    let DeliverRequest { url, secret, conversation_ids, events, sender } = parse(&body)?;
     let calls: Vec<CallInfo> = match conversation_ids {
         Some(ids) => {
             let known: Option<_> = ids.iter().map(|id| state.call(id)).collect();
@@ -188,34 +193,41 @@ async fn deliver(State(state): State<SimulatorState>, body: Bytes) -> Result<Res
         }
         None => state.calls(),
     };
-    let all: Vec<_> = Delivery::of_calls(&calls, &events).collect();
-    let mut count = 0;
-    match url {
+    let count = match url {
         Some(url) => {
-            count += all.len();
-            start(&state, url, secret.unwrap_or_else(|| state.secret().to_owned()), sender, all)?;
+            let deliveries = Delivery::of_calls(&calls, &events).collect();
+            let secret = secret.unwrap_or_else(|| state.signing_secret().to_owned());
+            start_sending(&state, url, secret, sender, deliveries)?
         }
-        None => {
-            for account in accounts(&calls) {
-                let endpoints = state.endpoints().of(account);
-                for endpoint in endpoints.into_iter().filter(|endpoint| endpoint.enabled) {
-                    let options = SenderOptions {
-                        timeout: std::time::Duration::from_millis(endpoint.timeout_ms),
-                        headers: endpoint.headers.clone(),
-                        ..sender.clone()
-                    };
-                    let of_account: Vec<_> =
-                        calls.iter().filter(|call| call.account_id == account).cloned().collect();
-                    let wanted: Vec<_> = Delivery::of_calls(&of_account, &events)
-                        .filter(|delivery| endpoint.event_types.contains(&delivery.kind))
-                        .collect();
-                    count += wanted.len();
-                    start(&state, endpoint.url, endpoint.secret, options, wanted)?;
-                }
-            }
+        None => deliver_to_endpoints(&state, &calls, &events, &sender)?,
+    };
+    Ok((StatusCode::ACCEPTED, Json(json!({ "deliveries": count }))).into_response())
+}
+
+/// Sends every event to the enabled endpoints of its account that are registered for its type.
+fn deliver_to_endpoints(
+    state: &SimulatorState,
+    calls: &[CallInfo],
+    events: &EventOptions,
+    sender: &SenderOptions,
+) -> Result<usize, ApiError> {
+    let mut count = 0;
+    for account in accounts(calls) {
+        let of_account: Vec<_> = calls.iter().filter(|call| call.account_id == account).cloned().collect();
+        let endpoints = state.endpoints().list(account);
+        for endpoint in endpoints.into_iter().filter(|endpoint| endpoint.enabled) {
+            let options = SenderOptions {
+                timeout: Duration::from_millis(endpoint.timeout_ms),
+                headers: endpoint.headers.clone(),
+                ..sender.clone()
+            };
+            let deliveries = Delivery::of_calls(&of_account, events)
+                .filter(|delivery| endpoint.event_types.contains(&delivery.kind))
+                .collect();
+            count += start_sending(state, endpoint.url, endpoint.secret, options, deliveries)?;
         }
     }
-    Ok((StatusCode::ACCEPTED, Json(json!({ "deliveries": count }))).into_response())
+    Ok(count)
 }
 
 fn accounts(calls: &[CallInfo]) -> Vec<&str> {
@@ -225,19 +237,20 @@ fn accounts(calls: &[CallInfo]) -> Vec<&str> {
     accounts
 }
 
-fn start(
+/// Sends in the background and returns the number of deliveries.
+fn start_sending(
     state: &SimulatorState,
     url: Url,
     secret: impl Into<SigningSecret>,
     options: SenderOptions,
     deliveries: Vec<Delivery>,
-) -> Result<(), ApiError> {
+) -> Result<usize, ApiError> {
     let sender = Sender::new(url, secret, options, state.clock().clone())
-        .map_err(|_| ApiError::status(StatusCode::INTERNAL_SERVER_ERROR))?;
-    let run_state = state.clone();
+        .map_err(|_| ApiError::from_status(StatusCode::INTERNAL_SERVER_ERROR))?;
+    let (count, run_state) = (deliveries.len(), state.clone());
     state.tasks().spawn(async move {
         let run = run_state.run_sender(&sender, stream::iter(deliveries));
         drop(run_state.shutdown().run_until_cancelled(run).await);
     });
-    Ok(())
+    Ok(count)
 }

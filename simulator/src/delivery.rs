@@ -1,13 +1,16 @@
-//! What is delivered: the body of an event in one of PolyAI's two forms, and its id.
+//! Deliveries: the body of an event in one of PolyAI's two forms, and its id.
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
-use super::{Purpose, calls::CallInfo, rng, token, uuid};
+use crate::{
+    calls::{CallInfo, format_time},
+    random::{Purpose, hash, rng, token, uuid},
+};
 
-/// Which document the body follows.
+/// The document that a body follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BodyForm {
@@ -18,19 +21,19 @@ pub enum BodyForm {
     Reference,
 }
 
-/// What bodies look like, and which events there are.
+/// The form of the bodies, and the selection of events.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EventOptions {
-    /// The names and nesting.
+    /// The field names and nesting.
     pub form: BodyForm,
-    /// Whether the body names account and project; the quickstart's example does not.
+    /// Includes the ids of account and project. The quickstart's example does not.
     pub identifiers: bool,
-    /// Whether a call that was handed off is also a `handoff.created`.
+    /// Adds a `handoff.created` for every call that was handed off.
     pub handoffs: bool,
-    /// How many alerts there are for every call, as a fraction.
+    /// The share of calls that have an alert.
     pub alerts: f64,
-    /// Decides the event ids and which call has an alert.
+    /// The seed of the event ids and of the alerts.
     pub seed: u64,
 }
 
@@ -43,38 +46,38 @@ impl Default for EventOptions {
 /// One event, ready to be signed and sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// The same whenever the event is sent again.
+    /// The event's id. It stays the same when the event is sent again.
     pub event_id: String,
-    /// `conversation.completed`, …
+    /// The event's type, such as `conversation.completed`.
     pub kind: String,
-    /// What it is about, if it is about a conversation.
+    /// The conversation, if the event is about one.
     pub conversation_id: Option<String>,
-    /// The bytes to be signed.
+    /// The body.
     pub body: Bytes,
 }
 
 impl Delivery {
-    /// Any body at all.
+    /// A delivery with any body.
     pub fn new(event_id: impl Into<String>, kind: impl Into<String>, body: impl Into<Bytes>) -> Self {
         Self { event_id: event_id.into(), kind: kind.into(), conversation_id: None, body: body.into() }
     }
 
-    /// `conversation.completed`
+    /// A `conversation.completed` event.
     pub fn completed(call: &CallInfo, options: &EventOptions) -> Self {
-        Self::about(call, "conversation.completed", options)
+        Self::of_call(call, "conversation.completed", options)
     }
 
-    /// `handoff.created`
+    /// A `handoff.created` event.
     pub fn handoff(call: &CallInfo, options: &EventOptions) -> Self {
-        Self::about(call, "handoff.created", options)
+        Self::of_call(call, "handoff.created", options)
     }
 
-    fn about(call: &CallInfo, kind: &str, options: &EventOptions) -> Self {
+    fn of_call(call: &CallInfo, kind: &str, options: &EventOptions) -> Self {
         let mut data = Map::from_iter([
             ("conversation_id".to_owned(), json!(call.id)),
             ("environment".to_owned(), json!(call.environment)),
             ("channel".to_owned(), json!(call.channel)),
-            ("started_at".to_owned(), json!(super::shapes::time(call.started_at))),
+            ("started_at".to_owned(), json!(format_time(call.started_at))),
         ]);
         if options.identifiers {
             data.insert("account_id".to_owned(), json!(call.account_id));
@@ -89,7 +92,7 @@ impl Delivery {
         Self { event_id, kind: kind.to_owned(), conversation_id: Some(call.id.clone()), body }
     }
 
-    /// `alerts.triggered`, in the reference's shape; `number` tells one alert from another.
+    /// An `alerts.triggered` event in the form of the reference. `number` makes its id unique.
     pub fn alert(project_id: &str, number: u64, at: Timestamp, options: &EventOptions) -> Self {
         let kind = "alerts.triggered";
         let rule = format!("ar_{}", token(options.seed, &format!("alert rule {}", number % 3), 22));
@@ -105,17 +108,17 @@ impl Delivery {
                 "threshold_value": 1_500,
                 "current_value": 1_500 + number % 900,
                 "previous_state": "ok",
-                "triggered_at": super::shapes::time(at),
+                "triggered_at": format_time(at),
             },
         });
         Self { event_id, kind: kind.to_owned(), conversation_id: None, body: Bytes::from(body.to_string()) }
     }
 
-    /// The events of these calls, in order.
+    /// Returns the events of these calls, in order.
     pub fn of_calls<'a>(calls: &'a [CallInfo], options: &'a EventOptions) -> impl Iterator<Item = Self> + 'a {
         calls.iter().zip(0..).flat_map(move |(call, number)| {
-            let mut dice = rng(options.seed, number, Purpose::Events);
-            let alert = (dice.f64() < options.alerts)
+            let mut rng = rng(options.seed, number, Purpose::Events);
+            let alert = (rng.f64() < options.alerts)
                 .then(|| Self::alert(&call.project_id, number, call.started_at, options));
             let handoff = (options.handoffs && call.handoff).then(|| Self::handoff(call, options));
             [handoff, Some(Self::completed(call, options)), alert].into_iter().flatten()
@@ -123,9 +126,9 @@ impl Delivery {
     }
 }
 
-/// Follows from what the event is about, so that sending it again, even by another process, is a repeat.
+/// Returns an id that follows from the subject of the event. The same event gets the same id, also from another process.
 fn event_id(seed: u64, kind: &str, subject: &str) -> String {
-    let seed = super::hash(seed, &format!("{kind} {subject}"));
+    let seed = hash(seed, &format!("{kind} {subject}"));
     format!("evt_{}", uuid(&mut fastrand::Rng::with_seed(seed)))
 }
 
@@ -134,7 +137,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::conversation::{Channel, Environment};
+    use crate::calls::{Channel, Environment};
 
     fn call() -> CallInfo {
         CallInfo {
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_has_one_id() {
+    fn the_same_event_has_the_same_id() {
         let options = EventOptions { alerts: 1.0, ..EventOptions::default() };
         let calls = [call()];
         let events: Vec<_> = Delivery::of_calls(&calls, &options).collect();

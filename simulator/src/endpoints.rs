@@ -1,4 +1,4 @@
-//! Webhook endpoints as the Webhooks API keeps them: what may be registered, and the secrets.
+//! The registered webhook endpoints, their validation and their secrets.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 use url::Url;
 
-use super::{errors::ApiError, scenario::WebhookRules, sender::SigningSecret};
+use crate::{error::ApiError, random::token, scenario::WebhookRules, sender::SigningSecret};
 
-/// A registered endpoint. What it serialises to is what a `GET` answers; the secret is not part of it.
+/// A registered endpoint. It serialises to the answer of a `GET`, which does not contain the secret.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Endpoint {
     pub(crate) id: String,
@@ -27,20 +27,21 @@ pub(crate) struct Endpoint {
     #[serde(skip)]
     pub(crate) secret: SigningSecret,
     #[serde(skip)]
-    born: u64,
+    sequence: u64,
 }
 
-/// All of them, of all accounts.
+/// The endpoints of all accounts.
 #[derive(Debug)]
-pub(crate) struct Endpoints {
+pub(crate) struct EndpointStore {
     seed: u64,
-    made: u64,
+    /// The number of secrets created so far.
+    created: u64,
     by_id: BTreeMap<String, Endpoint>,
 }
 
-/// What a body said of an endpoint, checked.
+/// The valid attributes of an endpoint in a request.
 #[derive(Debug, Default)]
-pub(crate) struct Attributes {
+pub(crate) struct EndpointAttributes {
     pub(crate) name: Option<String>,
     pub(crate) url: Option<Url>,
     pub(crate) event_types: Option<Vec<String>>,
@@ -53,57 +54,57 @@ pub(crate) fn invalid(field: &str, message: &str) -> ApiError {
     ApiError::validation(StatusCode::UNPROCESSABLE_ENTITY, "WEBHOOKS_VALIDATION_FAILED", field, message)
 }
 
-impl Attributes {
-    /// Reads a body of the reference's family, which takes no other field than these.
+impl EndpointAttributes {
+    /// Reads a body of the reference. Other fields are errors.
     pub(crate) fn read(body: &Value, rules: &WebhookRules) -> Result<Self, ApiError> {
         let fields = body.as_object().ok_or_else(|| invalid("body", "must be an object"))?;
-        let mut read = Self::default();
+        let mut attributes = Self::default();
         for (field, value) in fields {
             match field.as_str() {
-                "name" => read.name = Some(text(field, value, 255)?),
-                "url" => read.url = Some(url(field, value)?),
-                "event_types" => read.event_types = Some(event_types(field, value, rules)?),
-                "headers" => read.headers = Some(headers(field, value)?),
+                "name" => attributes.name = Some(text(field, value, 255)?),
+                "url" => attributes.url = Some(url(field, value)?),
+                "event_types" => attributes.event_types = Some(event_types(field, value, rules)?),
+                "headers" => attributes.headers = Some(headers(field, value)?),
                 "timeout_ms" => {
                     let ms = value.as_u64().filter(|ms| (1_000..=30_000).contains(ms));
-                    read.timeout_ms =
+                    attributes.timeout_ms =
                         Some(ms.ok_or_else(|| invalid(field, "must be a number from 1000 to 30000"))?);
                 }
                 "enabled" => {
-                    read.enabled =
+                    attributes.enabled =
                         Some(value.as_bool().ok_or_else(|| invalid(field, "must be true or false"))?);
                 }
                 _ => return Err(invalid(field, "is not a known field")),
             }
         }
-        Ok(read)
+        Ok(attributes)
     }
 
-    /// Reads a body of the quickstart's: `{url, description, events}`.
+    /// Reads a body of the quickstart: `{url, description, events}`. Other fields are errors.
     pub(crate) fn read_quickstart(body: &Value, rules: &WebhookRules) -> Result<Self, ApiError> {
         let fields = body.as_object().ok_or_else(|| invalid("body", "must be an object"))?;
-        let mut read = Self::default();
+        let mut attributes = Self::default();
         for (field, value) in fields {
             match field.as_str() {
-                "url" => read.url = Some(url(field, value)?),
-                "description" => read.name = Some(text(field, value, 255)?),
-                "events" => read.event_types = Some(event_types(field, value, rules)?),
+                "url" => attributes.url = Some(url(field, value)?),
+                "description" => attributes.name = Some(text(field, value, 255)?),
+                "events" => attributes.event_types = Some(event_types(field, value, rules)?),
                 _ => return Err(invalid(field, "is not a known field")),
             }
         }
-        Ok(read)
+        Ok(attributes)
     }
 }
 
-fn text(field: &str, value: &Value, most: usize) -> Result<String, ApiError> {
+fn text(field: &str, value: &Value, max: usize) -> Result<String, ApiError> {
     value
         .as_str()
-        .filter(|text| (1..=most).contains(&text.chars().count()))
+        .filter(|text| (1..=max).contains(&text.chars().count()))
         .map(str::to_owned)
-        .ok_or_else(|| invalid(field, &format!("must be a string of 1 to {most} characters")))
+        .ok_or_else(|| invalid(field, &format!("must be a string of 1 to {max} characters")))
 }
 
-/// `https` only, but for this machine, so that a receiver can be tried without a certificate.
+/// Returns the URL. It must be `https`, or `http` to this machine, where a receiver needs no certificate.
 fn url(field: &str, value: &Value) -> Result<Url, ApiError> {
     let url = value
         .as_str()
@@ -147,59 +148,59 @@ fn headers(field: &str, value: &Value) -> Result<BTreeMap<String, String>, ApiEr
         .collect()
 }
 
-impl Endpoints {
+impl EndpointStore {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, made: 0, by_id: BTreeMap::new() }
+        Self { seed, created: 0, by_id: BTreeMap::new() }
     }
 
-    fn secret(&mut self) -> String {
-        self.made += 1;
-        format!("whsec_{}", super::token(self.seed, &format!("endpoint secret {}", self.made), 32))
+    fn new_secret(&mut self) -> String {
+        self.created += 1;
+        format!("whsec_{}", token(self.seed, &format!("endpoint secret {}", self.created), 32))
     }
 
     pub(crate) fn create(
         &mut self,
         account: &str,
-        given: Attributes,
+        attributes: EndpointAttributes,
         limit: usize,
         now: Timestamp,
     ) -> Result<Endpoint, ApiError> {
         let required = |field| invalid(field, "is required");
-        let name = given.name.ok_or_else(|| required("name"))?;
-        let url = given.url.ok_or_else(|| required("url"))?;
-        let event_types = given.event_types.ok_or_else(|| required("event_types"))?;
-        if self.list(account).count() >= limit {
+        let name = attributes.name.ok_or_else(|| required("name"))?;
+        let url = attributes.url.ok_or_else(|| required("url"))?;
+        let event_types = attributes.event_types.ok_or_else(|| required("event_types"))?;
+        if self.of_account(account).count() >= limit {
             let message = format!("An account can have {limit} webhook endpoints.");
             return Err(ApiError::new(StatusCode::CONFLICT, "WEBHOOKS_ENDPOINT_LIMIT_REACHED", message));
         }
-        let secret = self.secret();
+        let secret = self.new_secret();
         let endpoint = Endpoint {
-            id: format!("whe_{}", super::token(self.seed, &format!("endpoint {}", self.made), 22)),
+            id: format!("whe_{}", token(self.seed, &format!("endpoint {}", self.created), 22)),
             name,
             url,
-            enabled: given.enabled.unwrap_or(true),
+            enabled: attributes.enabled.unwrap_or(true),
             event_types,
-            headers: given.headers.unwrap_or_default(),
-            timeout_ms: given.timeout_ms.unwrap_or(5_000),
+            headers: attributes.headers.unwrap_or_default(),
+            timeout_ms: attributes.timeout_ms.unwrap_or(5_000),
             created_at: now,
             updated_at: now,
             account: account.to_owned(),
             secret: secret.into(),
-            born: self.made,
+            sequence: self.created,
         };
         self.by_id.insert(endpoint.id.clone(), endpoint.clone());
         Ok(endpoint)
     }
 
-    /// An account's endpoints, in no particular order.
-    fn list(&self, account: &str) -> impl Iterator<Item = &Endpoint> {
+    /// The endpoints of an account, in no particular order.
+    fn of_account(&self, account: &str) -> impl Iterator<Item = &Endpoint> {
         self.by_id.values().filter(move |endpoint| endpoint.account == account)
     }
 
-    /// An account's endpoints, oldest first.
-    pub(crate) fn of(&self, account: &str) -> Vec<Endpoint> {
-        let mut all: Vec<_> = self.list(account).cloned().collect();
-        all.sort_by_key(|endpoint| endpoint.born);
+    /// Returns the endpoints of an account, oldest first.
+    pub(crate) fn list(&self, account: &str) -> Vec<Endpoint> {
+        let mut all: Vec<_> = self.of_account(account).cloned().collect();
+        all.sort_by_key(|endpoint| endpoint.sequence);
         all
     }
 
@@ -223,11 +224,11 @@ impl Endpoints {
         &mut self,
         account: &str,
         id: &str,
-        given: Attributes,
+        attributes: EndpointAttributes,
         now: Timestamp,
     ) -> Result<Endpoint, ApiError> {
         let endpoint = self.get_mut(account, id)?;
-        let Attributes { name, url, event_types, headers, timeout_ms, enabled } = given;
+        let EndpointAttributes { name, url, event_types, headers, timeout_ms, enabled } = attributes;
         endpoint.name = name.unwrap_or_else(|| endpoint.name.clone());
         endpoint.url = url.unwrap_or_else(|| endpoint.url.clone());
         endpoint.event_types = event_types.unwrap_or_else(|| endpoint.event_types.clone());
@@ -238,9 +239,14 @@ impl Endpoints {
         Ok(endpoint.clone())
     }
 
-    /// Gives the endpoint another secret; the old one is worth nothing at once.
-    pub(crate) fn rotate(&mut self, account: &str, id: &str, now: Timestamp) -> Result<String, ApiError> {
-        let secret = self.secret();
+    /// Replaces the secret of an endpoint. The old secret becomes invalid at once.
+    pub(crate) fn rotate_secret(
+        &mut self,
+        account: &str,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<String, ApiError> {
+        let secret = self.new_secret();
         let endpoint = self.get_mut(account, id)?;
         endpoint.secret.set(secret.clone());
         endpoint.updated_at = now;

@@ -1,54 +1,51 @@
-//! What the stand-in is like: how many calls of which kind, which doors are open, what goes wrong.
+//! The scenario of a simulator: its projects, its calls, the APIs it serves and its faults.
 //!
-//! A scenario is data, so it can be written in TOML, and it is seeded: the same scenario makes the same
-//! calls and the same bytes. What goes wrong for one call is its [`CallScript`]; what goes wrong for a project
-//! or for everybody is a [`Fault`].
+//! A scenario can be written in TOML. The same scenario gives the same calls and the same bytes.
 
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::faults::Fault;
+use crate::{error::ErrorEnvelope, fault::Fault, random::token};
 
-/// Everything about the stand-in that can be chosen.
+/// The definition of a simulated PolyAI.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scenario {
-    /// Decides every call, every word and every sample.
+    /// The seed of all calls, words and recordings.
     pub seed: u64,
-    /// How many calls there are at the start, dealt to the projects in turn.
+    /// The number of calls at the start. They are distributed evenly over the projects.
     pub calls: u64,
-    /// When the newest of them ended; the time of the start where absent.
+    /// The end of the newest call. Absent means the start of the simulator.
     pub epoch: Option<Timestamp>,
     /// The time between the ends of two calls.
     #[serde(with = "humantime_serde")]
     pub spacing: Duration,
-    /// The region the stand-in plays. A key of another region is refused with a 401.
+    /// The simulated region. A key of another region is a 401.
     pub region: String,
-    /// Who may ask for what.
+    /// The projects and their keys.
     pub projects: Vec<Project>,
-    /// What the calls are like.
+    /// The mix of calls.
     pub mix: CallMix,
-    /// Which of PolyAI's doors are open.
+    /// The APIs that are served.
     pub served: ServedApis,
-    /// What lists do where the documents disagree.
+    /// The limits of lists.
     pub lists: ListLimits,
-    /// The Webhooks API.
+    /// The rules of the Webhooks API.
     pub webhooks: WebhookRules,
-    /// Both channels in a combined recording, or one.
+    /// The channels of a combined recording.
     pub combined: CombinedChannels,
-    /// The form of an error's body.
+    /// The envelope of errors.
     pub envelope: ErrorEnvelope,
-    /// Keep to the types of the published schema in v3 answers. Recorded answers do not (latency is an
-    /// object, metrics are lists of `{timestamp, value}`, lists are `null`), so the default does not either.
+    /// Uses only the types of the published schema in v3 answers. PolyAI's recorded answers do not (latency is an
+    /// object, metrics are lists of `{timestamp, value}`, empty lists are `null`), so the default does not either.
     pub strict_schema: bool,
-    /// Requests per second and project; beyond them 429.
+    /// The requests per second and project; more are a 429.
     pub rate_limit: Option<f64>,
-    /// What goes wrong, for everybody.
+    /// The faults of all requests.
     pub faults: Vec<Fault>,
-    /// Signs the deliveries of the stand-in's own sender; made from the seed where empty.
+    /// The secret that signs the simulator's deliveries. Empty means one that follows from the seed.
     pub signing_secret: String,
 }
 
@@ -76,45 +73,45 @@ impl Default for Scenario {
 }
 
 impl Scenario {
-    /// Reads a scenario; unknown keys are errors.
+    /// Reads a scenario. Unknown keys are errors.
     pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
     }
 
-    /// The secret deliveries are signed with.
-    pub(crate) fn secret(&self) -> String {
+    /// Returns the secret that signs deliveries.
+    pub(crate) fn signing_secret(&self) -> String {
         if self.signing_secret.is_empty() {
-            format!("whsec_{}", super::token(self.seed, "signing secret", 32))
+            format!("whsec_{}", token(self.seed, "signing secret", 32))
         } else {
             self.signing_secret.clone()
         }
     }
 }
 
-/// A project (agent) of an account (workspace), and the key to it. Identifiers have two forms, and both are
-/// valid in paths (quickstart of June 2026).
+/// A project (agent) of an account (workspace), and its keys. Identifiers have two forms, and both are valid in paths
+/// (quickstart of June 2026).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Project {
-    /// The workspace, prefixed form.
+    /// The account in its prefixed form.
     pub account_id: String,
-    /// The workspace, slug form.
+    /// The account in its slug form.
     pub account_slug: String,
-    /// The project, prefixed form. It is what answers carry.
+    /// The project in its prefixed form, which answers contain.
     pub project_id: String,
-    /// The project, slug form.
+    /// The project in its slug form.
     pub project_slug: String,
-    /// The key for conversations, and for the Data and Webhooks API where they have none of their own.
+    /// The key of the Conversations API, and of the Data and Webhooks APIs unless they have their own key.
     pub api_key: String,
-    /// The Data API's key where it differs.
+    /// The Data API's own key.
     pub data_api_key: Option<String>,
-    /// The Webhooks API's key where it differs.
+    /// The Webhooks API's own key.
     pub webhooks_api_key: Option<String>,
-    /// The region the keys belong to; the scenario's where absent.
+    /// The region of the keys. Absent means the scenario's.
     pub region: Option<String>,
-    /// Whether turns are shown: off, `num_turns` says how many there are and `turns` is empty.
+    /// Answers contain turns. If false, `turns` is empty and `num_turns` still has their number.
     pub transcripts: bool,
-    /// Whether the key may hear what is private: off, recordings are always the redacted ones.
+    /// The key gives access to private data. If false, recordings are always redacted.
     pub pii_access: bool,
 }
 
@@ -135,34 +132,46 @@ impl Default for Project {
     }
 }
 
-/// What the calls are like. Shares are fractions from 0 to 1.
+impl Project {
+    /// Returns true if `name` is one of the project's two identifiers.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        self.project_id == name || self.project_slug == name
+    }
+
+    /// Returns true if `account` is one of the two identifiers of the project's account.
+    pub(crate) fn is_of_account(&self, account: &str) -> bool {
+        self.account_id == account || self.account_slug == account
+    }
+}
+
+/// The mix of calls. Shares are fractions from 0 to 1.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CallMix {
-    /// The fewest turns a call has.
+    /// The minimum number of turns.
     pub min_turns: u32,
-    /// The most turns a call has; long calls are rare.
+    /// The maximum number of turns. Long calls are rare.
     pub max_turns: u32,
-    /// Calls of the `sandbox` environment.
+    /// The share of calls in the `sandbox` environment.
     pub sandbox: f64,
-    /// Calls of the `pre-release` environment. All others are `live`.
+    /// The share of calls in the `pre-release` environment. All others are `live`.
     pub pre_release: f64,
-    /// Conversations on `WEBCHAT`.
+    /// The share of conversations on `WEBCHAT`.
     pub webchat: f64,
-    /// Conversations on `CHAT`. All others are `VOICE-SIP`.
+    /// The share of conversations on `CHAT`. All others are `VOICE-SIP`.
     pub chat: f64,
-    /// Calls handed to a person.
+    /// The share of calls that are handed to a person.
     pub handoffs: f64,
-    /// Calls in another language than English.
+    /// The share of calls in another language than English.
     pub foreign: f64,
-    /// Ids that are not `CA` and 32 hex digits.
+    /// The share of ids that are not `CA` and 32 hex digits.
     pub other_ids: f64,
-    /// Voice calls whose recording comes late, by `recording_delay`.
+    /// The share of voice calls whose recording is late by `recording_delay`.
     pub late_recordings: f64,
-    /// How late it comes, from when the call came into being here.
+    /// The delay of a late recording, from the time the call was added.
     #[serde(with = "humantime_serde")]
     pub recording_delay: Duration,
-    /// Voice calls that never get a recording (`audioUrl: null`).
+    /// The share of voice calls that never get a recording (`audioUrl: null`).
     pub missing_recordings: f64,
 }
 
@@ -185,17 +194,17 @@ impl Default for CallMix {
     }
 }
 
-/// Which doors are open. A closed one answers 404 with none of the codes that mean "unknown conversation",
-/// as a path does that is not served on a host.
+/// The APIs that are served. Another one answers 404 without an error code of PolyAI's, like a host that does not know the
+/// path.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[expect(clippy::struct_excessive_bools, reason = "each door is open or not")]
+#[expect(clippy::struct_excessive_bools, reason = "an independent switch for each API")]
 pub struct ServedApis {
     /// `GET /v3/…/conversations`
     pub v3_list: bool,
-    /// `GET /v3/…/conversations/{id}`; absent from the reference of August 2026.
+    /// `GET /v3/…/conversations/{id}`; the reference of August 2026 does not have it.
     pub v3_by_id: bool,
-    /// `GET /v3/…/conversations/{id}/audio`; absent from the reference of August 2026.
+    /// `GET /v3/…/conversations/{id}/audio`; the reference of August 2026 does not have it.
     pub v3_audio: bool,
     /// `/v1/agents/…/conversations`
     pub data_api: bool,
@@ -203,7 +212,7 @@ pub struct ServedApis {
     pub webhook_endpoints: bool,
     /// `POST /v1/webhooks/endpoints`, the path of the quickstart.
     pub quickstart_endpoints: bool,
-    /// The rest below that path, as in the reference; no document names it.
+    /// The other requests below that path, as in the reference. No document names them.
     pub quickstart_management: bool,
 }
 
@@ -221,15 +230,15 @@ impl Default for ServedApis {
     }
 }
 
-/// What lists do where PolyAI's documents disagree.
+/// The limits of lists. PolyAI's documents disagree about them.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListLimits {
-    /// v3 page size where none is asked for: 5 in the prose, 1000 in the specification.
+    /// The default page size of v3: 5 in the prose, 1000 in the specification.
     pub default_limit: usize,
-    /// Largest v3 page: 1000 in the specification, 5000 in the prose.
+    /// The largest page of v3: 1000 in the specification, 5000 in the prose.
     pub max_limit: usize,
-    /// Data API page size where none is asked for.
+    /// The default page size of the Data API.
     pub data_default_limit: usize,
 }
 
@@ -239,13 +248,13 @@ impl Default for ListLimits {
     }
 }
 
-/// The Webhooks API.
+/// The rules of the Webhooks API.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebhookRules {
-    /// Event types an endpoint may subscribe to. The reference of August 2026 has the two alerts only.
+    /// The event types that an endpoint can subscribe to. The reference of August 2026 has only the two alerts.
     pub event_types: Vec<String>,
-    /// Endpoints per account; one more is a 409.
+    /// The maximum number of endpoints per account; one more is a 409.
     pub max_endpoints: usize,
 }
 
@@ -263,85 +272,17 @@ impl Default for WebhookRules {
 pub enum CombinedChannels {
     /// The caller on the left, the agent on the right.
     Stereo,
-    /// Both on one channel.
+    /// One channel for both.
     Mono,
-}
-
-/// The form of an error's body; PolyAI's services use two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ErrorEnvelope {
-    /// `{success, error, error_id, error_code, error_message, data}`
-    Standard,
-    /// `{message, errors: [{field, message}]}`
-    Message,
-}
-
-/// What is special about one call. The default is nothing: over, visible, recorded.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CallScript {
-    /// In progress until this much time has passed since the script was given.
-    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
-    pub in_progress_for: Option<Duration>,
-    /// In progress for this many requests for the conversation.
-    pub in_progress_requests: u32,
-    /// When its recording is there.
-    pub recording: RecordingAvailability,
-    /// Its turns are not shown.
-    pub hidden_transcript: bool,
-    /// It is announced but unknown to the APIs: 404 `CONVERSATIONS_NOT_FOUND`.
-    pub missing: bool,
-    /// The size of its recording, header included, instead of what its duration gives. Made on the fly.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub audio_size: Option<ByteSize>,
-    /// How it is changed later.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub change: Option<LaterChange>,
-    /// What goes wrong with requests for it.
-    pub faults: Vec<Fault>,
-}
-
-/// When a recording is there. Until then asking for it is a 404 `CONVERSATIONS_RECORDING_NOT_FOUND`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RecordingAvailability {
-    /// At once.
-    #[default]
-    Ready,
-    /// This long after the script was given.
-    After(#[serde(with = "humantime_serde")] Duration),
-    /// After this many requests for it were refused.
-    AfterRequests(u32),
-    /// Never; `audioUrl` is `null`.
-    Never,
-}
-
-/// A conversation that is not the same later.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LaterChange {
-    /// When: this long after the script was given, …
-    #[serde(with = "humantime_serde", default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<Duration>,
-    /// … or after this many requests for the conversation, whichever comes first. Neither: at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after_requests: Option<u32>,
-    /// This many turns more, and as much more to hear.
-    #[serde(default)]
-    pub more_turns: u32,
-    /// The summary and the score are there only then.
-    #[serde(default)]
-    pub summarised: bool,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faults::{FaultAction, Operation};
+    use crate::fault::{FaultAction, Operation};
 
     #[test]
-    fn reads_what_a_person_writes() {
+    fn reads_toml() {
         let scenario = Scenario::from_toml(
             r#"
             seed = 7
@@ -373,22 +314,9 @@ mod tests {
     }
 
     #[test]
-    fn scripts_travel_as_json() {
-        let script: CallScript = serde_json::from_str(
-            r#"{"in_progress_for": "2s", "recording": {"after_requests": 2}, "audio_size": "2 GiB",
-                "change": {"after_requests": 1, "more_turns": 3}}"#,
-        )
-        .unwrap();
-        assert_eq!(script.recording, RecordingAvailability::AfterRequests(2));
-        assert_eq!(script.audio_size, Some(ByteSize::gib(2)));
-        let late: CallScript = serde_json::from_str(r#"{"recording": {"after": "3s"}}"#).unwrap();
-        assert_eq!(late.recording, RecordingAvailability::After(Duration::from_secs(3)));
-    }
-
-    #[test]
     fn derives_the_signing_secret_from_the_seed() {
         let scenario = Scenario::default();
-        assert_eq!(scenario.secret(), Scenario::default().secret());
-        assert_ne!(scenario.secret(), Scenario { seed: 2, ..Scenario::default() }.secret());
+        assert_eq!(scenario.signing_secret(), Scenario::default().signing_secret());
+        assert_ne!(scenario.signing_secret(), Scenario { seed: 2, ..Scenario::default() }.signing_secret());
     }
 }

@@ -1,4 +1,4 @@
-//! The stand-in's listener: HTTP/1.1 and HTTP/2 in clear text, with connections that can be cut.
+//! The simulator's listener: HTTP/1.1 and HTTP/2 without TLS. A fault can reset a connection.
 
 use std::{
     io,
@@ -17,58 +17,72 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use super::{gate::Cutter, state::SimulatorState};
-
-/// How long a connection may take to finish its answers once the drain has begun. The stand-in has
-/// nothing to lose, and a body that drips for an hour must not hold the process up.
-const LINGER: Duration = Duration::from_secs(1);
+/// The time that open connections have to finish after the shutdown began. A body that takes an hour must not keep
+/// the process alive.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The wait after a failed `accept`.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// The listener of a [`Simulator`](super::Simulator). Nothing is answered until it runs.
+/// The listener of a [`Simulator`](crate::Simulator). Requests are answered while it runs.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     router: Router,
-    state: SimulatorState,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Server {
-    pub(crate) fn new(listener: TcpListener, router: Router, state: SimulatorState) -> Self {
-        Self { listener, router, state }
+    pub(crate) fn new(
+        listener: TcpListener,
+        router: Router,
+        shutdown: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self { listener, router, shutdown, tasks }
     }
 
-    /// Serves until the shutdown token fires, then waits for open connections and deliveries to end.
+    /// Serves until the shutdown token fires, then waits for the open connections and deliveries to end.
     pub async fn run(self) {
-        let Self { listener, router, state } = self;
-        while let Some(accepted) = state.shutdown().run_until_cancelled(listener.accept()).await {
+        let Self { listener, router, shutdown, tasks } = self;
+        while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, _)) => {
                     let _ = stream.set_nodelay(true);
-                    state.tasks().spawn(connection(stream, router.clone(), state.shutdown().clone()));
+                    tasks.spawn(serve_connection(stream, router.clone(), shutdown.clone()));
                 }
                 Err(error) => {
-                    // Usually the process has no file descriptors left. It gets some back when connections end.
+                    // Usually the process has no file descriptors left. Connections that end free some.
                     tracing::warn!(error = %error, "the simulator cannot accept a connection");
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
         drop(listener);
-        state.tasks().close();
-        state.tasks().wait().await;
+        tasks.close();
+        tasks.wait().await;
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
-    let cut = CancellationToken::new();
-    let io = TokioIo::new(Cuttable { stream, cut: cut.clone() });
-    let cutter = Cutter(cut.clone());
+/// Resets the connection of a request. Every request carries one as an extension.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionResetter(CancellationToken);
+
+impl ConnectionResetter {
+    pub(crate) fn reset(&self) {
+        self.0.cancel();
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+    let reset = CancellationToken::new();
+    let io = TokioIo::new(ResettableStream { stream, reset: reset.clone() });
+    let resetter = ConnectionResetter(reset.clone());
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(cutter.clone());
+        request.extensions_mut().insert(resetter.clone());
         request.map(axum::body::Body::new)
     });
     let mut builder = Builder::new(TokioExecutor::new());
@@ -77,32 +91,32 @@ async fn connection(stream: TcpStream, router: Router, shutdown: CancellationTok
     tokio::pin!(serving);
     tokio::select! {
         _ = serving.as_mut() => return,
-        () = cut.cancelled() => return,
+        () = reset.cancelled() => return,
         () = shutdown.cancelled() => serving.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         _ = serving => {}
-        () = cut.cancelled() => {}
-        () = tokio::time::sleep(LINGER) => {}
+        () = reset.cancelled() => {}
+        () = tokio::time::sleep(CLOSE_TIMEOUT) => {}
     }
 }
 
-/// A connection that ends in a reset, not in an orderly close, once it has been cut.
+/// A TCP stream that is closed by a reset instead of an orderly close once `reset` has fired.
 #[derive(Debug)]
-struct Cuttable {
+struct ResettableStream {
     stream: TcpStream,
-    cut: CancellationToken,
+    reset: CancellationToken,
 }
 
-impl Drop for Cuttable {
+impl Drop for ResettableStream {
     fn drop(&mut self) {
-        if self.cut.is_cancelled() {
+        if self.reset.is_cancelled() {
             let _ = self.stream.set_zero_linger();
         }
     }
 }
 
-impl AsyncRead for Cuttable {
+impl AsyncRead for ResettableStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -112,7 +126,7 @@ impl AsyncRead for Cuttable {
     }
 }
 
-impl AsyncWrite for Cuttable {
+impl AsyncWrite for ResettableStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

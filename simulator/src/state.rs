@@ -1,4 +1,4 @@
-//! What the stand-in knows and does, shared by its routes, its control interface and Rust callers.
+//! The state of the simulator, shared by its routes, its control interface and Rust callers.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,84 +11,84 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    calls::{CallInfo, Calls, Filter, Found, Key, NewCall},
+use crate::{
+    calls::{CallFilter, CallInfo, CallKey, CallStore, CallView, NewCall},
     clock::Clock,
     delivery::Delivery,
-    endpoints::Endpoints,
-    errors::ApiError,
-    faults::{Fault, Faults, Operation, Plan, Scope},
-    scenario::{CallScript, Project, Scenario, ServedApis},
-    sender::{DeliveryReport, Sender},
-    summary::DeliverySummary,
+    endpoints::EndpointStore,
+    error::ApiError,
+    fault::{ActiveFaults, Fault, FaultPlan, FaultScope, Operation},
+    scenario::{Project, Scenario, ServedApis},
+    script::CallScript,
+    sender::{DeliveryReport, DeliverySummary, Sender},
 };
 
-/// Deliveries that are remembered.
-const DELIVERIES: usize = 20_000;
-/// What a slow listener may miss.
-const ACTIVITIES: usize = 4_096;
+/// The number of delivery reports that are kept.
+const MAX_DELIVERY_REPORTS: usize = 20_000;
+/// The number of activities that a slow subscriber may be behind.
+const MAX_UNREAD_ACTIVITIES: usize = 4_096;
 
-/// Something that happened, for whoever watches.
+/// An event inside the simulator.
 #[derive(Clone, Debug)]
 pub enum Activity {
-    /// A delivery came to its end.
+    /// A delivery ended.
     Delivered(DeliveryReport),
     /// A conversation was sent.
     ConversationServed {
-        /// Its id.
+        /// The conversation's id.
         id: String,
     },
     /// A recording was sent in full.
     AudioServed {
         /// The conversation's id.
         id: String,
-        /// The recording's size.
+        /// The size of the recording.
         bytes: u64,
     },
     /// A request was answered with an error.
     ErrorServed {
-        /// What it asked for.
+        /// The kind of the request.
         operation: Operation,
-        /// The conversation or endpoint it named.
+        /// The conversation or endpoint that the request named.
         id: Option<String>,
-        /// The answer.
+        /// The HTTP status of the answer.
         status: u16,
     },
 }
 
-/// The stand-in's state. Clones are handles to the same state.
+/// The state of a simulator. Clones are handles of the same state.
 #[derive(Clone, Debug)]
 pub struct SimulatorState(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     scenario: Scenario,
-    secret: String,
+    signing_secret: String,
     clock: Clock,
     /// Fires when the simulator must stop.
     shutdown: CancellationToken,
     /// Connections and deliveries in progress.
     tasks: TaskTracker,
-    calls: Mutex<Calls>,
-    faults: Mutex<Faults>,
+    calls: Mutex<CallStore>,
+    faults: Mutex<ActiveFaults>,
     served: Mutex<ServedApis>,
-    endpoints: Mutex<Endpoints>,
-    /// The keys that took the place of the scenario's, by project.
-    new_keys: Mutex<BTreeMap<usize, String>>,
-    answers: Mutex<BTreeMap<Operation, BTreeMap<u16, u64>>>,
-    buckets: Mutex<Vec<Bucket>>,
+    endpoints: Mutex<EndpointStore>,
+    /// Keys that replaced those of the scenario, by project.
+    replaced_keys: Mutex<BTreeMap<usize, String>>,
+    responses: Mutex<BTreeMap<Operation, BTreeMap<u16, u64>>>,
+    rate_limits: Mutex<Vec<TokenBucket>>,
     deliveries: Mutex<VecDeque<DeliveryReport>>,
     activity: broadcast::Sender<Activity>,
 }
 
-/// A project's requests per second.
+/// The rate limit of a project.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+struct TokenBucket {
     tokens: f64,
-    filled: Instant,
+    filled_at: Instant,
 }
 
-/// Nothing here is left half done by a panic, so a poisoned lock is as good as any.
+/// Locks `mutex`. A panic leaves no value half changed here, so a poisoned lock is usable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -96,18 +96,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl SimulatorState {
     pub(crate) fn new(scenario: Scenario, clock: Clock, shutdown: CancellationToken) -> Self {
         let end = scenario.epoch.unwrap_or_else(|| clock.now());
-        let bucket = Bucket { tokens: scenario.rate_limit.unwrap_or(0.0).max(1.0), filled: Instant::now() };
+        let bucket =
+            TokenBucket { tokens: scenario.rate_limit.unwrap_or(0.0).max(1.0), filled_at: Instant::now() };
         Self(Arc::new(Inner {
-            secret: scenario.secret(),
-            calls: Mutex::new(Calls::new(&scenario, end)),
-            faults: Mutex::new(Faults::new(scenario.seed, &scenario.faults)),
+            signing_secret: scenario.signing_secret(),
+            calls: Mutex::new(CallStore::new(&scenario, end)),
+            faults: Mutex::new(ActiveFaults::new(scenario.seed, &scenario.faults)),
             served: Mutex::new(scenario.served),
-            endpoints: Mutex::new(Endpoints::new(scenario.seed)),
-            new_keys: Mutex::default(),
-            answers: Mutex::default(),
-            buckets: Mutex::new(vec![bucket; scenario.projects.len()]),
+            endpoints: Mutex::new(EndpointStore::new(scenario.seed)),
+            replaced_keys: Mutex::default(),
+            responses: Mutex::default(),
+            rate_limits: Mutex::new(vec![bucket; scenario.projects.len()]),
             deliveries: Mutex::default(),
-            activity: broadcast::channel(ACTIVITIES).0,
+            activity: broadcast::channel(MAX_UNREAD_ACTIVITIES).0,
             scenario,
             clock,
             shutdown,
@@ -115,59 +116,59 @@ impl SimulatorState {
         }))
     }
 
-    /// Everything that happens from now on. A listener that falls behind is told how much it has missed.
+    /// Returns everything that happens from now on. A subscriber that falls behind gets the number of missed events.
     pub fn subscribe(&self) -> broadcast::Receiver<Activity> {
         self.0.activity.subscribe()
     }
 
-    /// All calls, oldest first, as they stand now.
+    /// Returns all calls as they are now, oldest first.
     pub fn calls(&self) -> Vec<CallInfo> {
         lock(&self.0.calls).infos(&self.0.scenario, self.now())
     }
 
-    /// The call `id` as it stands now.
+    /// Returns the call `id` as it is now.
     pub fn call(&self, id: &str) -> Option<CallInfo> {
         lock(&self.0.calls).info(&self.0.scenario, id, self.now())
     }
 
-    /// Adds a call; `None` if it names a project that is not there.
+    /// Adds a call. Returns `None` if it names an unknown project.
     pub fn add_call(&self, new: &NewCall) -> Option<CallInfo> {
         let project = match &new.project_id {
-            Some(name) => self.project_named(name)?,
+            Some(name) => self.find_project(name)?,
             None => 0,
         };
         let now = self.now();
         let id = lock(&self.0.calls).add(&self.0.scenario, new, project, now, now);
         let faults = new.script.as_ref().map(|script| script.faults.as_slice()).unwrap_or_default();
-        self.call_faults(&id, faults);
+        self.set_call_faults(&id, faults);
         self.call(&id)
     }
 
-    /// Says what is special about the call `id` from now on; whether there is such a call.
+    /// Replaces the script of the call `id`. Returns false if there is no such call.
     pub fn set_script(&self, id: &str, script: CallScript) -> bool {
         let faults = script.faults.clone();
-        let known = lock(&self.0.calls).script(id, script, self.now());
+        let known = lock(&self.0.calls).set_script(id, script, self.now());
         if known {
-            self.call_faults(id, &faults);
+            self.set_call_faults(id, &faults);
         }
         known
     }
 
-    fn call_faults(&self, id: &str, faults: &[Fault]) {
-        let mut table = lock(&self.0.faults);
-        let scope = Scope::Call(id.to_owned());
-        table.clear(&scope);
+    fn set_call_faults(&self, id: &str, faults: &[Fault]) {
+        let mut active = lock(&self.0.faults);
+        let scope = FaultScope::Call(id.to_owned());
+        active.clear(&scope);
         for fault in faults {
-            table.add(scope.clone(), fault.clone());
+            active.add(scope.clone(), fault.clone());
         }
     }
 
-    /// Makes something go wrong for everybody, or for the project of that name; whether there is one.
+    /// Adds a fault for all requests, or for those of one project. Returns false if there is no such project.
     pub fn add_fault(&self, project: Option<&str>, fault: Fault) -> bool {
         let scope = match project {
-            None => Scope::All,
-            Some(name) => match self.project_named(name) {
-                Some(project) => Scope::Project(project),
+            None => FaultScope::All,
+            Some(name) => match self.find_project(name) {
+                Some(project) => FaultScope::Project(project),
                 None => return false,
             },
         };
@@ -175,55 +176,55 @@ impl SimulatorState {
         true
     }
 
-    /// Ends all that goes wrong, the scenario's own faults included.
+    /// Removes all faults, including those of the scenario.
     pub fn clear_faults(&self) {
         lock(&self.0.faults).clear_all();
     }
 
-    /// Opens and closes doors.
+    /// Replaces the set of served APIs.
     pub fn set_served(&self, served: ServedApis) {
         *lock(&self.0.served) = served;
     }
 
-    /// Gives the project of that name (the first where absent) another key; the old one opens nothing any more.
-    /// Whether there is such a project.
+    /// Replaces the key of a project (absent: the first). The old key becomes invalid. Returns false if there is no such
+    /// project.
     pub fn set_api_key(&self, project: Option<&str>, key: String) -> bool {
-        let project = project.map_or(Some(0), |name| self.project_named(name));
-        project.map(|project| lock(&self.0.new_keys).insert(project, key)).is_some()
+        let project = project.map_or(Some(0), |name| self.find_project(name));
+        project.map(|project| lock(&self.0.replaced_keys).insert(project, key)).is_some()
     }
 
-    /// Requests so far, per operation and status.
+    /// Returns the number of requests so far, by operation and status.
     pub fn request_counts(&self) -> BTreeMap<Operation, BTreeMap<u16, u64>> {
-        lock(&self.0.answers).clone()
+        lock(&self.0.responses).clone()
     }
 
-    /// Requests so far for one operation, whatever the answer.
+    /// Returns the number of requests so far for one operation.
     pub fn request_count(&self, operation: Operation) -> u64 {
-        lock(&self.0.answers).get(&operation).map_or(0, |statuses| statuses.values().sum())
+        lock(&self.0.responses).get(&operation).map_or(0, |statuses| statuses.values().sum())
     }
 
-    /// Starts counting again.
+    /// Sets all request counts to zero.
     pub fn reset_request_counts(&self) {
-        lock(&self.0.answers).clear();
+        lock(&self.0.responses).clear();
     }
 
-    /// The latest deliveries that came to their end, oldest first.
+    /// Returns the latest finished deliveries, oldest first.
     pub fn deliveries(&self) -> Vec<DeliveryReport> {
         lock(&self.0.deliveries).iter().cloned().collect()
     }
 
-    /// Notes a delivery of somebody's [`super::Sender`].
+    /// Stores the report of a finished delivery and publishes it to the subscribers.
     pub fn record_delivery(&self, report: DeliveryReport) {
         let mut deliveries = lock(&self.0.deliveries);
-        if deliveries.len() == DELIVERIES {
+        if deliveries.len() == MAX_DELIVERY_REPORTS {
             deliveries.pop_front();
         }
         deliveries.push_back(report.clone());
         drop(deliveries);
-        self.tell(Activity::Delivered(report));
+        self.publish(Activity::Delivered(report));
     }
 
-    /// Runs `deliveries` through `sender` and makes each end known here, as it comes.
+    /// Sends `deliveries` through `sender` and records each one when it ends.
     pub async fn run_sender<S>(&self, sender: &Sender, deliveries: S) -> DeliverySummary
     where
         S: Stream<Item = Delivery> + Send,
@@ -231,8 +232,8 @@ impl SimulatorState {
         sender.run_with(deliveries, |report| self.record_delivery(report.clone())).await
     }
 
-    pub(crate) fn tell(&self, activity: Activity) {
-        // Nobody has to listen.
+    pub(crate) fn publish(&self, activity: Activity) {
+        // The send fails if there are no subscribers.
         let _ = self.0.activity.send(activity);
     }
 
@@ -240,8 +241,8 @@ impl SimulatorState {
         &self.0.scenario
     }
 
-    pub(crate) fn secret(&self) -> &str {
-        &self.0.secret
+    pub(crate) fn signing_secret(&self) -> &str {
+        &self.0.signing_secret
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -264,37 +265,39 @@ impl SimulatorState {
         *lock(&self.0.served)
     }
 
-    pub(crate) fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
+    pub(crate) fn endpoints(&self) -> MutexGuard<'_, EndpointStore> {
         lock(&self.0.endpoints)
     }
 
-    pub(crate) fn count(&self, operation: Operation, status: u16) {
-        *lock(&self.0.answers).entry(operation).or_default().entry(status).or_default() += 1;
+    pub(crate) fn count_response(&self, operation: Operation, status: u16) {
+        *lock(&self.0.responses).entry(operation).or_default().entry(status).or_default() += 1;
     }
 
-    pub(crate) fn strike(&self, operation: Operation, call: Option<&str>, project: usize) -> Plan {
-        lock(&self.0.faults).strike(operation, call, Some(project))
+    pub(crate) fn apply_faults(&self, operation: Operation, call: Option<&str>, project: usize) -> FaultPlan {
+        lock(&self.0.faults).apply(operation, call, Some(project))
     }
 
-    pub(crate) fn open(&self, project: usize, id: &str) -> Result<Found, ApiError> {
-        let found = lock(&self.0.calls).open(&self.0.scenario, project, id, self.now());
-        found.ok_or_else(ApiError::unknown_conversation)
+    pub(crate) fn request_conversation(&self, project: usize, id: &str) -> Result<CallView, ApiError> {
+        lock(&self.0.calls)
+            .request_conversation(&self.0.scenario, project, id, self.now())
+            .ok_or_else(ApiError::unknown_conversation)
     }
 
-    pub(crate) fn listen(&self, project: usize, id: &str) -> Result<Found, ApiError> {
-        let found = lock(&self.0.calls).listen(&self.0.scenario, project, id, self.now());
-        found.ok_or_else(ApiError::unknown_conversation)
+    pub(crate) fn request_recording(&self, project: usize, id: &str) -> Result<CallView, ApiError> {
+        lock(&self.0.calls)
+            .request_recording(&self.0.scenario, project, id, self.now())
+            .ok_or_else(ApiError::unknown_conversation)
     }
 
-    /// A page of what `filter` takes: its keys, and whether there is more.
+    /// Returns the keys of one page of the calls that match `filter`, and true if there are more calls.
     pub(crate) fn page(
         &self,
         project: usize,
-        filter: &Filter,
-        before: Option<Key>,
+        filter: &CallFilter,
+        before: Option<CallKey>,
         offset: usize,
         limit: usize,
-    ) -> (Vec<Key>, bool) {
+    ) -> (Vec<CallKey>, bool) {
         let calls = lock(&self.0.calls);
         let mut keys: Vec<_> = calls
             .select(project, filter, before, self.now())
@@ -306,28 +309,24 @@ impl SimulatorState {
         (keys, more)
     }
 
-    /// How many calls `filter` takes.
-    pub(crate) fn total(&self, project: usize, filter: &Filter) -> usize {
+    /// Returns the number of calls that match `filter`.
+    pub(crate) fn count_calls(&self, project: usize, filter: &CallFilter) -> usize {
         lock(&self.0.calls).select(project, filter, None, self.now()).count()
     }
 
-    pub(crate) fn show(&self, key: Key) -> Option<Found> {
-        lock(&self.0.calls).show(&self.0.scenario, key, self.now())
+    pub(crate) fn view_call(&self, key: CallKey) -> Option<CallView> {
+        lock(&self.0.calls).view(&self.0.scenario, key, self.now())
     }
 
-    fn project_named(&self, name: &str) -> Option<usize> {
-        self.0
-            .scenario
-            .projects
-            .iter()
-            .position(|project| names(&project.project_id, &project.project_slug, name))
+    fn find_project(&self, name: &str) -> Option<usize> {
+        self.0.scenario.projects.iter().position(|project| project.is_named(name))
     }
 
-    /// Whether `key` opens this door, and as which project.
+    /// Returns the project that `key` gives access to for this operation.
     ///
-    /// A key nobody has, or one of another region, is a 401; a key of another project is a 403 where the
-    /// project exists, and what does not exist is a 404.
-    pub(crate) fn admit(
+    /// An unknown key, or the key of another region, is a 401. A key of another project is a 403. An account or project
+    /// that does not exist is a 404.
+    pub(crate) fn authorize(
         &self,
         operation: Operation,
         account: Option<&str>,
@@ -336,45 +335,41 @@ impl SimulatorState {
     ) -> Result<usize, ApiError> {
         let projects = &self.0.scenario.projects;
         let key = key.ok_or_else(ApiError::unauthorized)?;
-        let new_keys = lock(&self.0.new_keys).clone();
-        let opens = |index: usize, project: &Project| {
-            let own = match operation {
-                _ if operation.is_webhooks() => project.webhooks_api_key.as_ref(),
-                Operation::DataList | Operation::DataConversation | Operation::DataAudio => {
-                    project.data_api_key.as_ref()
-                }
-                _ => None,
-            };
-            let api_key = new_keys.get(&index).unwrap_or(&project.api_key);
-            own.unwrap_or(api_key) == key
-                && project.region.as_ref().is_none_or(|region| *region == self.0.scenario.region)
-        };
-        let of_key = projects.iter().enumerate().position(|(index, project)| opens(index, project));
+        let of_key = (0..projects.len()).find(|index| self.accepts_key(*index, operation, key));
         let of_key = of_key.ok_or_else(ApiError::unauthorized)?;
         let Some(name) = project else { return Ok(of_key) };
-        let in_account = |project: &Project| {
-            account.is_none_or(|account| names(&project.account_id, &project.account_slug, account))
-        };
+        let in_account = |project: &Project| account.is_none_or(|account| project.is_of_account(account));
         if !projects.iter().any(in_account) {
             return Err(ApiError::unknown_account());
         }
         let named = projects
             .iter()
-            .position(|project| {
-                in_account(project) && names(&project.project_id, &project.project_slug, name)
-            })
+            .position(|project| in_account(project) && project.is_named(name))
             .ok_or_else(ApiError::unknown_project)?;
-        if opens(named, &projects[named]) { Ok(named) } else { Err(ApiError::forbidden()) }
+        if self.accepts_key(named, operation, key) { Ok(named) } else { Err(ApiError::forbidden()) }
     }
 
-    /// Whether the project has a request left this second; if not, how long until it has.
-    pub(crate) fn spend(&self, project: usize) -> Result<(), Duration> {
+    fn accepts_key(&self, index: usize, operation: Operation, key: &str) -> bool {
+        let Some(project) = self.0.scenario.projects.get(index) else { return false };
+        let special = match operation {
+            _ if operation.is_webhooks() => project.webhooks_api_key.as_deref(),
+            _ if operation.is_data_api() => project.data_api_key.as_deref(),
+            _ => None,
+        };
+        let replaced = lock(&self.0.replaced_keys);
+        let general = replaced.get(&index).unwrap_or(&project.api_key);
+        special.unwrap_or(general) == key
+            && project.region.as_ref().is_none_or(|region| *region == self.0.scenario.region)
+    }
+
+    /// Takes a request from the project's rate limit. Returns the time until the next one if none is left.
+    pub(crate) fn take_rate_token(&self, project: usize) -> Result<(), Duration> {
         let Some(rate) = self.0.scenario.rate_limit.filter(|rate| *rate > 0.0) else { return Ok(()) };
-        let mut buckets = lock(&self.0.buckets);
+        let mut buckets = lock(&self.0.rate_limits);
         let Some(bucket) = buckets.get_mut(project) else { return Ok(()) };
         let now = Instant::now();
-        let gained = now.duration_since(bucket.filled).as_secs_f64() * rate;
-        *bucket = Bucket { tokens: (bucket.tokens + gained).min(rate.max(1.0)), filled: now };
+        let gained = now.duration_since(bucket.filled_at).as_secs_f64() * rate;
+        *bucket = TokenBucket { tokens: (bucket.tokens + gained).min(rate.max(1.0)), filled_at: now };
         if bucket.tokens >= 1.0 {
             bucket.tokens -= 1.0;
             Ok(())
@@ -382,8 +377,4 @@ impl SimulatorState {
             Err(Duration::from_secs_f64(((1.0 - bucket.tokens) / rate).min(86_400.0)))
         }
     }
-}
-
-fn names(id: &str, slug: &str, name: &str) -> bool {
-    id == name || slug == name
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io::Cursor, time::Duration};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Stand, answer, at};
+use super::{Fixture, answer, at};
 use crate::{
     Activity, CallMix, CallScript, Channel, Environment, ErrorEnvelope, LaterChange, NewCall, Operation,
     Project, RecordingAvailability, Scenario, ServedApis,
@@ -16,9 +16,9 @@ fn scenario(calls: u64) -> Scenario {
 }
 
 #[tokio::test]
-async fn pages_by_cursor_while_calls_come_in() {
-    let stand = Stand::start(scenario(40)).await;
-    let live: Vec<_> = stand
+async fn cursor_pages_are_stable_while_calls_are_added() {
+    let fixture = Fixture::start(scenario(40)).await;
+    let live: Vec<_> = fixture
         .simulator
         .calls()
         .into_iter()
@@ -27,12 +27,12 @@ async fn pages_by_cursor_while_calls_come_in() {
         .collect();
     let (mut seen, mut query) = (Vec::new(), "?limit=7".to_owned());
     loop {
-        let (status, page) = stand.json(&stand.v3(&query)).await;
+        let (status, page) = fixture.json(&fixture.v3(&query)).await;
         assert_eq!(status, StatusCode::OK);
         seen.extend(
             page["conversations"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap().to_owned()),
         );
-        stand
+        fixture
             .simulator
             .state()
             .add_call(&NewCall { environment: Some(Environment::Live), ..NewCall::default() });
@@ -40,34 +40,34 @@ async fn pages_by_cursor_while_calls_come_in() {
         query = format!("?cursor={cursor}&limit=7");
     }
     seen.reverse();
-    assert_eq!(seen, live, "newest first, none twice, none of those that came later");
+    assert_eq!(seen, live, "newest first, no duplicates, no later calls");
     for wrong in ["?cursor=nonsense", "?limit=0", "?limit=1001", "?client_env=production", "?start_time=soon"]
     {
-        let (status, body) = stand.json(&stand.v3(wrong)).await;
+        let (status, body) = fixture.json(&fixture.v3(wrong)).await;
         assert_eq!(
             (status, &body["error_code"]),
             (StatusCode::BAD_REQUEST, &json!("CONVERSATIONS_VALIDATION_FAILED"))
         );
     }
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
 async fn pages_by_offset_and_filters() {
-    let stand = Stand::start(scenario(60)).await;
-    let calls = stand.simulator.calls();
-    let (_, first) = stand.json(&stand.v3("?limit=3")).await;
+    let fixture = Fixture::start(scenario(60)).await;
+    let calls = fixture.simulator.calls();
+    let (_, first) = fixture.json(&fixture.v3("?limit=3")).await;
     assert_eq!(first["next_offset"], 3);
-    let (_, second) = stand.json(&stand.v3("?limit=3&offset=3")).await;
+    let (_, second) = fixture.json(&fixture.v3("?limit=3&offset=3")).await;
     assert_ne!(first["conversations"][0]["id"], second["conversations"][0]["id"]);
     assert_eq!(
-        stand.json(&stand.v3("")).await.1["conversations"].as_array().unwrap().len(),
+        fixture.json(&fixture.v3("")).await.1["conversations"].as_array().unwrap().len(),
         5,
         "the default"
     );
 
     let count = async |query: &str| {
-        let (status, page) = stand.json(&stand.v3(&format!("?limit=1000&{query}"))).await;
+        let (status, page) = fixture.json(&fixture.v3(&format!("?limit=1000&{query}"))).await;
         assert_eq!(status, StatusCode::OK, "{query}");
         assert!(page["cursor"].is_null() && page.get("next_offset").is_none());
         page["conversations"].as_array().unwrap().len()
@@ -84,49 +84,52 @@ async fn pages_by_offset_and_filters() {
     assert_eq!(count(&format!("start_time={from}")).await, later);
     assert_eq!(count(&format!("end_time={from}")).await, of(Environment::Live) - later);
     assert!(count("variant_name=Old%20mill%20%26%20caf%C3%A9").await > 0);
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn one_conversation_in_both_shapes() {
-    let stand = Stand::start(scenario(10)).await;
-    let call = stand.voice();
-    let (status, v3) = stand.json(&stand.v3(&format!("/{}", call.id))).await;
+async fn serves_one_conversation_in_both_shapes() {
+    let fixture = Fixture::start(scenario(10)).await;
+    let call = fixture.voice();
+    let (status, v3) = fixture.json(&fixture.v3(&format!("/{}", call.id))).await;
     assert_eq!((status, &v3["id"]), (StatusCode::OK, &json!(call.id)));
     assert_eq!(v3["turns"].as_array().unwrap().len(), call.turns);
-    let (status, data) = stand.json(&stand.data(&format!("/{}", call.id))).await;
+    let (status, data) = fixture.json(&fixture.data(&format!("/{}", call.id))).await;
     assert_eq!((status, &data["conversationId"]), (StatusCode::OK, &json!(call.id)));
     assert_eq!(data["turns"][0]["agent_response"], v3["turns"][0]["agent_response"]);
-    let (_, page) = stand.json(&stand.data("?limit=4&offset=2")).await;
+    let (_, page) = fixture.json(&fixture.data("?limit=4&offset=2")).await;
     assert_eq!((&page["count"], &page["limit"], &page["offset"]), (&json!(10), &json!(4), &json!(2)));
     let started: Vec<_> =
         page["conversations"].as_array().unwrap().iter().map(|c| c["startedAt"].as_str().unwrap()).collect();
     assert!(started.is_sorted_by(|a, b| a > b), "newest first: {started:?}");
-    // Slugs are as good as prefixed ids.
-    assert_eq!(stand.json("/v3/harbour-hotels/concierge/conversations").await.0, StatusCode::OK);
-    for path in
-        [stand.v3("/CAnone"), stand.data("/CAnone"), stand.v3("/CAnone/audio"), stand.v3("/..%2f%00%ff")]
-    {
-        let (status, body) = stand.json(&path).await;
+    // Slugs are valid identifiers, too.
+    assert_eq!(fixture.json("/v3/harbour-hotels/concierge/conversations").await.0, StatusCode::OK);
+    for path in [
+        fixture.v3("/CAnone"),
+        fixture.data("/CAnone"),
+        fixture.v3("/CAnone/audio"),
+        fixture.v3("/..%2f%00%ff"),
+    ] {
+        let (status, body) = fixture.json(&path).await;
         assert!(status.is_client_error(), "{path}");
         assert!(
             status != StatusCode::NOT_FOUND || body["error_code"] == "CONVERSATIONS_NOT_FOUND",
             "{path} {body}"
         );
     }
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn recordings_play_and_have_their_length() {
-    let stand = Stand::start(scenario(10)).await;
-    let call = stand.voice();
-    let mut activity = stand.simulator.state().subscribe();
+async fn recordings_are_valid_wav_files_of_the_announced_length() {
+    let fixture = Fixture::start(scenario(10)).await;
+    let call = fixture.voice();
+    let mut activity = fixture.simulator.state().subscribe();
     for path in [
-        stand.v3(&format!("/{}/audio", call.id)),
-        stand.data(&format!("/{}/audio?direction=user&redacted=true", call.id)),
+        fixture.v3(&format!("/{}/audio", call.id)),
+        fixture.data(&format!("/{}/audio?direction=user&redacted=true", call.id)),
     ] {
-        let response = stand.get(&path).send().await.unwrap();
+        let response = fixture.get(&path).send().await.unwrap();
         assert_eq!(response.headers()["content-type"], "audio/wav");
         let length = response.content_length().unwrap();
         let bytes = response.bytes().await.unwrap();
@@ -138,25 +141,25 @@ async fn recordings_play_and_have_their_length() {
             other => panic!("{other:?}"),
         }
     }
-    let (status, _) = stand.json(&stand.v3(&format!("/{}/audio?direction=both", call.id))).await;
+    let (status, _) = fixture.json(&fixture.v3(&format!("/{}/audio?direction=both", call.id))).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    let chat = stand
+    let chat = fixture
         .simulator
         .state()
         .add_call(&NewCall { channel: Some(Channel::Webchat), ..NewCall::default() })
         .unwrap();
-    let (status, body) = stand.json(&stand.v3(&format!("/{}/audio", chat.id))).await;
+    let (status, body) = fixture.json(&fixture.v3(&format!("/{}/audio", chat.id))).await;
     assert_eq!(
         (status, &body["error_code"]),
         (StatusCode::NOT_FOUND, &json!("CONVERSATIONS_RECORDING_NOT_FOUND"))
     );
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn a_call_goes_through_its_life() {
-    let stand = Stand::start(scenario(1)).await;
-    let state = stand.simulator.state();
+async fn a_scripted_call_changes_over_time() {
+    let fixture = Fixture::start(scenario(1)).await;
+    let state = fixture.simulator.state();
     let script = CallScript {
         in_progress_for: Some(Duration::from_secs(10)),
         recording: RecordingAvailability::After(Duration::from_secs(30)),
@@ -179,10 +182,10 @@ async fn a_call_goes_through_its_life() {
     };
     state.add_call(&new).unwrap();
     let path = "/w%C3%B6rk%2F..%2Fin%20progress";
-    let looks = async || {
-        let (_, v3) = stand.json(&stand.v3(path)).await;
-        let (_, data) = stand.json(&stand.data(path)).await;
-        let audio = stand.json(&stand.v3(&format!("{path}/audio"))).await.0;
+    let observe = async || {
+        let (_, v3) = fixture.json(&fixture.v3(path)).await;
+        let (_, data) = fixture.json(&fixture.data(path)).await;
+        let audio = fixture.json(&fixture.v3(&format!("{path}/audio"))).await.0;
         assert_eq!(v3["in_progress"], data["inProgress"]);
         (
             v3["in_progress"].as_bool().unwrap(),
@@ -191,25 +194,25 @@ async fn a_call_goes_through_its_life() {
             audio.as_u16(),
         )
     };
-    assert_eq!(looks().await, (true, 5, false, 404));
+    assert_eq!(observe().await, (true, 5, false, 404));
     assert_eq!(
-        stand.json(&stand.v3("?in_progress=true")).await.1["conversations"].as_array().unwrap().len(),
+        fixture.json(&fixture.v3("?in_progress=true")).await.1["conversations"].as_array().unwrap().len(),
         1
     );
-    stand.clock.advance(Duration::from_secs(11));
-    assert_eq!(looks().await, (false, 9, false, 404));
-    stand.clock.advance(Duration::from_secs(20));
-    assert_eq!(looks().await, (false, 9, false, 200));
-    stand.clock.advance(Duration::from_secs(30));
-    assert_eq!(looks().await, (false, 11, true, 200));
-    stand.stop().await;
+    fixture.clock.advance(Duration::from_secs(11));
+    assert_eq!(observe().await, (false, 9, false, 404));
+    fixture.clock.advance(Duration::from_secs(20));
+    assert_eq!(observe().await, (false, 9, false, 200));
+    fixture.clock.advance(Duration::from_secs(30));
+    assert_eq!(observe().await, (false, 11, true, 200));
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn counts_instead_of_time_and_what_is_hidden() {
-    let stand = Stand::start(scenario(10)).await;
-    let (state, call) = (stand.simulator.state(), stand.voice());
-    let audio = stand.v3(&format!("/{}/audio", call.id));
+async fn a_scripted_call_changes_by_request_count_and_hides_its_transcript() {
+    let fixture = Fixture::start(scenario(10)).await;
+    let (state, call) = (fixture.simulator.state(), fixture.voice());
+    let audio = fixture.v3(&format!("/{}/audio", call.id));
     state.set_script(
         &call.id,
         CallScript {
@@ -218,11 +221,11 @@ async fn counts_instead_of_time_and_what_is_hidden() {
             ..CallScript::default()
         },
     );
-    assert_eq!(stand.json(&stand.v3(&format!("/{}", call.id))).await.1["in_progress"], true);
-    assert_eq!(stand.json(&stand.v3(&format!("/{}", call.id))).await.1["in_progress"], false);
+    assert_eq!(fixture.json(&fixture.v3(&format!("/{}", call.id))).await.1["in_progress"], true);
+    assert_eq!(fixture.json(&fixture.v3(&format!("/{}", call.id))).await.1["in_progress"], false);
     let mut tries = Vec::new();
     for _ in 0..3 {
-        tries.push(stand.json(&audio).await.0.as_u16());
+        tries.push(fixture.json(&audio).await.0.as_u16());
     }
     assert_eq!(tries, [404, 404, 200]);
 
@@ -234,23 +237,23 @@ async fn counts_instead_of_time_and_what_is_hidden() {
             ..CallScript::default()
         },
     );
-    let (_, v3) = stand.json(&stand.v3(&format!("/{}", call.id))).await;
+    let (_, v3) = fixture.json(&fixture.v3(&format!("/{}", call.id))).await;
     assert_eq!((&v3["turns"], v3["num_turns"].as_u64()), (&json!([]), Some(call.turns as u64)));
-    let (_, data) = stand.json(&stand.data(&format!("/{}", call.id))).await;
+    let (_, data) = fixture.json(&fixture.data(&format!("/{}", call.id))).await;
     assert_eq!((&data["turns"], &data["audioUrl"]), (&json!([]), &Value::Null));
-    assert_eq!(stand.json(&audio).await.1["error_code"], "CONVERSATIONS_RECORDING_NOT_FOUND");
+    assert_eq!(fixture.json(&audio).await.1["error_code"], "CONVERSATIONS_RECORDING_NOT_FOUND");
 
     state.set_script(&call.id, CallScript { missing: true, ..CallScript::default() });
     assert_eq!(
-        stand.json(&stand.v3(&format!("/{}", call.id))).await.1["error_code"],
+        fixture.json(&fixture.v3(&format!("/{}", call.id))).await.1["error_code"],
         "CONVERSATIONS_NOT_FOUND"
     );
-    assert!(!state.set_script("nobody", CallScript::default()));
-    stand.stop().await;
+    assert!(!state.set_script("unknown", CallScript::default()));
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn keys_open_their_own_project_only() {
+async fn keys_give_access_only_to_their_own_project() {
     let other = Project {
         project_id: "PROJECT-OTHER001".to_owned(),
         project_slug: "other".to_owned(),
@@ -266,75 +269,75 @@ async fn keys_open_their_own_project_only() {
         region: Some("uk".to_owned()),
         ..Project::default()
     };
-    let stand =
-        Stand::start(Scenario { projects: vec![Project::default(), other, far], ..scenario(9) }).await;
-    let own = stand.simulator.api_key();
+    let fixture =
+        Fixture::start(Scenario { projects: vec![Project::default(), other, far], ..scenario(9) }).await;
+    let own = fixture.simulator.api_key();
     let ask = async |path: &str, key: &str| {
-        let (status, body) = answer(stand.client.get(stand.url(path)).header("X-API-KEY", key)).await;
+        let (status, body) = answer(fixture.client.get(fixture.url(path)).header("X-API-KEY", key)).await;
         (status.as_u16(), body["error_code"].as_str().unwrap_or_default().to_owned())
     };
     let v3 = |account: &str, project: &str| format!("/v3/{account}/{project}/conversations");
-    let account = stand.simulator.account_id();
+    let account = fixture.simulator.account_id();
     assert_eq!(ask(&v3(account, "PROJECT-OTHER001"), "other-key").await.0, 200);
     assert_eq!(ask(&v3(account, "PROJECT-OTHER001"), own).await.0, 403);
-    assert_eq!(ask(&v3(account, "PROJECT-OTHER001"), "nobody's").await.0, 401);
+    assert_eq!(ask(&v3(account, "PROJECT-OTHER001"), "unknown-key").await.0, 401);
     assert_eq!(ask(&v3(account, "PROJECT-FAR00001"), "far-key").await.0, 401);
     assert_eq!(ask(&v3(account, "PROJECT-NONE"), own).await, (404, "PROJECT_NOT_FOUND".to_owned()));
     assert_eq!(ask(&v3("ws-none", "PROJECT-OTHER001"), own).await, (404, "ACCOUNT_NOT_FOUND".to_owned()));
     assert_eq!(ask("/v1/agents/other/conversations", "other-key").await.0, 401);
     assert_eq!(ask("/v1/agents/other/conversations", "other-data-key").await.0, 200);
-    let keyless = answer(stand.client.get(stand.url(&stand.v3("")))).await;
+    let keyless = answer(fixture.client.get(fixture.url(&fixture.v3("")))).await;
     assert_eq!(keyless.0, StatusCode::UNAUTHORIZED);
 
-    let call = stand.simulator.calls().into_iter().find(|c| c.project_id == "PROJECT-OTHER001").unwrap();
+    let call = fixture.simulator.calls().into_iter().find(|c| c.project_id == "PROJECT-OTHER001").unwrap();
     assert_eq!(
-        stand.json(&stand.v3(&format!("/{}", call.id))).await.1["error_code"],
+        fixture.json(&fixture.v3(&format!("/{}", call.id))).await.1["error_code"],
         "CONVERSATIONS_NOT_FOUND"
     );
     let path = format!("{}/{}", v3(account, "other"), call.id);
-    let (_, shape) = answer(stand.client.get(stand.url(&path)).header("x-api-key", "other-key")).await;
+    let (_, shape) = answer(fixture.client.get(fixture.url(&path)).header("x-api-key", "other-key")).await;
     assert_eq!(shape["turns"], json!([]), "transcripts are off");
-    let codes = stand.simulator.state().request_counts();
+    let codes = fixture.simulator.state().request_counts();
     assert!(codes[&Operation::V3List][&401] >= 3);
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn closed_doors_say_nothing_known() {
+async fn apis_that_are_not_served_answer_a_plain_404() {
     let served =
         ServedApis { v3_by_id: false, v3_audio: false, webhook_endpoints: false, ..ServedApis::default() };
-    let stand = Stand::start(Scenario { served, ..scenario(10) }).await;
-    let call = stand.voice();
+    let fixture = Fixture::start(Scenario { served, ..scenario(10) }).await;
+    let call = fixture.voice();
     for path in [
-        stand.v3(&format!("/{}", call.id)),
-        stand.v3(&format!("/{}/audio", call.id)),
+        fixture.v3(&format!("/{}", call.id)),
+        fixture.v3(&format!("/{}/audio", call.id)),
         "/v1/webhook-endpoints".to_owned(),
         "/nothing".to_owned(),
     ] {
-        let (status, body) = stand.json(&path).await;
+        let (status, body) = fixture.json(&path).await;
         assert_eq!(
             (status, body),
             (StatusCode::NOT_FOUND, json!({ "message": "Not Found", "errors": [] })),
             "{path}"
         );
     }
-    assert_eq!(stand.json(&stand.data(&format!("/{}", call.id))).await.0, StatusCode::OK);
-    stand.simulator.state().set_served(ServedApis { data_api: false, ..ServedApis::default() });
-    assert_eq!(stand.json(&stand.v3(&format!("/{}", call.id))).await.0, StatusCode::OK);
-    assert_eq!(stand.json(&stand.data("")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(fixture.json(&fixture.data(&format!("/{}", call.id))).await.0, StatusCode::OK);
+    fixture.simulator.state().set_served(ServedApis { data_api: false, ..ServedApis::default() });
+    assert_eq!(fixture.json(&fixture.v3(&format!("/{}", call.id))).await.0, StatusCode::OK);
+    assert_eq!(fixture.json(&fixture.data("")).await.0, StatusCode::NOT_FOUND);
     assert_eq!(
-        answer(stand.request(Method::POST, &stand.v3(""), &json!({}))).await.0,
+        answer(fixture.request(Method::POST, &fixture.v3(""), &json!({}))).await.0,
         StatusCode::METHOD_NOT_ALLOWED
     );
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn endpoints_live_and_die() {
-    let stand = Stand::start(scenario(1)).await;
+async fn endpoints_are_created_updated_rotated_and_deleted() {
+    let fixture = Fixture::start(scenario(1)).await;
     let path = "/v1/webhook-endpoints";
     let body = json!({ "name": "n", "url": "https://example.com/hook", "event_types": ["alerts.triggered"] });
-    let (status, made) = answer(stand.request(Method::POST, path, &body)).await;
+    let (status, made) = answer(fixture.request(Method::POST, path, &body)).await;
     assert_eq!(status, StatusCode::CREATED);
     let (id, secret) = (made["id"].as_str().unwrap(), made["signing_secret"].as_str().unwrap());
     assert!(id.starts_with("whe_") && secret.len() >= 32);
@@ -344,22 +347,22 @@ async fn endpoints_live_and_die() {
     );
 
     let one = format!("{path}/{id}");
-    let (_, shown) = stand.json(&one).await;
+    let (_, shown) = fixture.json(&one).await;
     assert!(shown.get("signing_secret").is_none(), "shown once");
     let (_, changed) =
-        answer(stand.request(Method::PATCH, &one, &json!({ "enabled": false, "timeout_ms": 9000 }))).await;
+        answer(fixture.request(Method::PATCH, &one, &json!({ "enabled": false, "timeout_ms": 9000 }))).await;
     assert_eq!(
         (&changed["enabled"], &changed["timeout_ms"], &changed["name"]),
         (&json!(false), &json!(9000), &json!("n"))
     );
     let (_, rotated) =
-        answer(stand.request(Method::POST, &format!("{one}/rotate-secret"), &json!(null))).await;
+        answer(fixture.request(Method::POST, &format!("{one}/rotate-secret"), &json!(null))).await;
     assert_ne!(rotated["signing_secret"], secret);
-    assert_eq!(stand.json(&format!("{path}?enabled=true")).await.1["data"], json!([]));
-    assert_eq!(stand.json(&format!("{path}?event_type=alerts.triggered")).await.1["data"][0]["id"], id);
-    assert_eq!(answer(stand.request(Method::DELETE, &one, &json!(null))).await.0, StatusCode::NO_CONTENT);
-    assert_eq!(stand.json(&one).await.0, StatusCode::NOT_FOUND);
-    assert_eq!(stand.json(&format!("{path}/17")).await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(fixture.json(&format!("{path}?enabled=true")).await.1["data"], json!([]));
+    assert_eq!(fixture.json(&format!("{path}?event_type=alerts.triggered")).await.1["data"][0]["id"], id);
+    assert_eq!(answer(fixture.request(Method::DELETE, &one, &json!(null))).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(fixture.json(&one).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(fixture.json(&format!("{path}/17")).await.0, StatusCode::UNPROCESSABLE_ENTITY);
 
     for wrong in [
         json!({ "name": "n", "url": "http://example.com/", "event_types": ["alerts.triggered"] }),
@@ -371,32 +374,36 @@ async fn endpoints_live_and_die() {
         json!({ "url": "https://example.com/" }),
         json!([]),
     ] {
-        let (status, body) = answer(stand.request(Method::POST, path, &wrong)).await;
+        let (status, body) = answer(fixture.request(Method::POST, path, &wrong)).await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{wrong} {body}");
     }
     let quick =
         json!({ "url": "http://127.0.0.1:9/hook", "description": "d", "events": ["conversation.completed"] });
     let named =
         json!({ "url": "http://127.0.0.1:9/hook", "name": "n", "events": ["conversation.completed"] });
-    let (status, _) = answer(stand.request(Method::POST, "/v1/webhooks/endpoints", &named)).await;
-    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "the other family's field");
-    assert_eq!(stand.json("/v1/webhooks/endpoints").await.0, StatusCode::NOT_FOUND, "not documented");
+    let (status, _) = answer(fixture.request(Method::POST, "/v1/webhooks/endpoints", &named)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "a field of the reference");
+    assert_eq!(
+        fixture.json("/v1/webhooks/endpoints").await.0,
+        StatusCode::NOT_FOUND,
+        "no document names this request"
+    );
     for made in 0..11 {
-        let (status, body) = answer(stand.request(Method::POST, "/v1/webhooks/endpoints", &quick)).await;
+        let (status, body) = answer(fixture.request(Method::POST, "/v1/webhooks/endpoints", &quick)).await;
         assert_eq!(status, if made < 10 { StatusCode::CREATED } else { StatusCode::CONFLICT });
         assert_eq!(body["signing_secret"].is_string(), made < 10);
     }
     let ids: BTreeSet<_> =
-        stand.json(path).await.1["data"].as_array().unwrap().iter().map(|e| e["id"].to_string()).collect();
+        fixture.json(path).await.1["data"].as_array().unwrap().iter().map(|e| e["id"].to_string()).collect();
     assert_eq!(ids.len(), 10);
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn the_other_envelope_names_the_field() {
-    let stand = Stand::start(Scenario { envelope: ErrorEnvelope::Message, ..scenario(1) }).await;
-    let (status, body) = stand.json(&stand.v3("?limit=0")).await;
+async fn the_message_envelope_names_the_field() {
+    let fixture = Fixture::start(Scenario { envelope: ErrorEnvelope::Message, ..scenario(1) }).await;
+    let (status, body) = fixture.json(&fixture.v3("?limit=0")).await;
     assert_eq!((status, &body["errors"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("limit")));
     assert!(body.get("error_code").is_none());
-    stand.stop().await;
+    fixture.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Every fault, seen from a client.
+//! Every fault, as a client sees it.
 
 use std::time::{Duration, Instant};
 
@@ -11,94 +11,94 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Stand, answer};
+use super::{Fixture, answer};
 use crate::{Activity, CallScript, ErrorEnvelope, Fault, FaultAction, Operation, RetryAfter, Scenario};
 
-async fn stand() -> (Stand, String) {
-    let stand = Stand::start(Scenario::default()).await;
-    let path = stand.v3(&format!("/{}/audio", stand.voice().id));
-    (stand, path)
+async fn fixture() -> (Fixture, String) {
+    let fixture = Fixture::start(Scenario::default()).await;
+    let path = fixture.v3(&format!("/{}/audio", fixture.voice().id));
+    (fixture, path)
 }
 
-fn once(stand: &Stand, action: FaultAction) {
-    stand.simulator.state().add_fault(None, Fault::new(&[], action).times(1));
+fn once(fixture: &Fixture, action: FaultAction) {
+    fixture.simulator.state().add_fault(None, Fault::new(&[], action).times(1));
 }
 
 #[tokio::test]
-async fn statuses_come_as_often_as_asked_for_and_pass() {
-    let (stand, path) = stand().await;
-    let mut activity = stand.simulator.state().subscribe();
-    stand
+async fn a_status_fault_applies_the_given_number_of_times() {
+    let (fixture, path) = fixture().await;
+    let mut activity = fixture.simulator.state().subscribe();
+    fixture
         .simulator
         .state()
         .add_fault(None, Fault::new(&[Operation::V3Audio], FaultAction::Status(503)).times(2));
     let mut statuses = Vec::new();
     for _ in 0..3 {
-        statuses.push(answer(stand.get(&path)).await.0.as_u16());
+        statuses.push(answer(fixture.get(&path)).await.0.as_u16());
     }
     assert_eq!(statuses, [503, 503, 200]);
     assert!(matches!(
         activity.recv().await.unwrap(),
         Activity::ErrorServed { operation: Operation::V3Audio, status: 503, id: Some(_) }
     ));
-    once(&stand, FaultAction::StatusIn { status: 500, envelope: ErrorEnvelope::Message });
-    let (status, body) = answer(stand.get(&path)).await;
+    once(&fixture, FaultAction::StatusIn { status: 500, envelope: ErrorEnvelope::Message });
+    let (status, body) = answer(fixture.get(&path)).await;
     assert_eq!((status.as_u16(), body), (500, json!({ "message": "Internal Server Error", "errors": [] })));
-    assert_eq!(stand.simulator.state().request_count(Operation::V3Audio), 4);
-    stand.stop().await;
+    assert_eq!(fixture.simulator.state().request_count(Operation::V3Audio), 4);
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn rate_limits_say_when() {
-    let (stand, path) = stand().await;
-    once(&stand, FaultAction::RateLimited(RetryAfter::Seconds(7)));
-    let response = stand.get(&path).send().await.unwrap();
+async fn rate_limits_send_retry_after() {
+    let (fixture, path) = fixture().await;
+    once(&fixture, FaultAction::RateLimited(RetryAfter::Seconds(7)));
+    let response = fixture.get(&path).send().await.unwrap();
     assert_eq!(
         (response.status(), response.headers()["retry-after"].to_str().unwrap()),
         (StatusCode::TOO_MANY_REQUESTS, "7")
     );
-    once(&stand, FaultAction::RateLimited(RetryAfter::Date(90)));
-    let response = stand.get(&path).send().await.unwrap();
+    once(&fixture, FaultAction::RateLimited(RetryAfter::Date(90)));
+    let response = fixture.get(&path).send().await.unwrap();
     assert_eq!(response.headers()["retry-after"], "Tue, 03 Nov 2026 12:01:30 GMT");
-    once(&stand, FaultAction::RateLimited(RetryAfter::Absent));
-    assert!(!stand.get(&path).send().await.unwrap().headers().contains_key("retry-after"));
-    stand.stop().await;
+    once(&fixture, FaultAction::RateLimited(RetryAfter::Absent));
+    assert!(!fixture.get(&path).send().await.unwrap().headers().contains_key("retry-after"));
+    fixture.stop().await;
 
-    let stand = Stand::start(Scenario { rate_limit: Some(3.0), ..Scenario::default() }).await;
+    let fixture = Fixture::start(Scenario { rate_limit: Some(3.0), ..Scenario::default() }).await;
     let mut statuses = Vec::new();
     for _ in 0..5 {
-        statuses.push(stand.json(&stand.v3("")).await.0.as_u16());
+        statuses.push(fixture.json(&fixture.v3("")).await.0.as_u16());
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn slow_answers_are_slow() {
-    let (stand, path) = stand().await;
-    once(&stand, FaultAction::Delay(Duration::from_millis(200)));
+async fn delays_and_drips_slow_an_answer_down() {
+    let (fixture, path) = fixture().await;
+    once(&fixture, FaultAction::Delay(Duration::from_millis(200)));
     let started = Instant::now();
-    stand.get(&path).send().await.unwrap();
+    fixture.get(&path).send().await.unwrap();
     assert!(started.elapsed() >= Duration::from_millis(200));
 
-    once(&stand, FaultAction::Drip { bytes: 10_000, pause: Duration::from_millis(30) });
-    once(&stand, FaultAction::Cut(50_000));
+    once(&fixture, FaultAction::Drip { bytes: 10_000, pause: Duration::from_millis(30) });
+    once(&fixture, FaultAction::Cut(50_000));
     let started = Instant::now();
-    let response = stand.get(&path).send().await.unwrap();
-    assert!(started.elapsed() < Duration::from_millis(150), "the headers do not wait");
+    let response = fixture.get(&path).send().await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(150), "the headers are not delayed");
     assert_eq!(response.bytes().await.unwrap().len(), 50_000);
     assert!(started.elapsed() >= Duration::from_millis(150));
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
 async fn bodies_end_early() {
-    let (stand, path) = stand().await;
-    let whole = stand.get(&path).send().await.unwrap().content_length().unwrap();
+    let (fixture, path) = fixture().await;
+    let whole = fixture.get(&path).send().await.unwrap().content_length().unwrap();
     for action in [FaultAction::Truncate(30_000), FaultAction::Reset(30_000)] {
-        once(&stand, action.clone());
-        let response = stand.get(&path).send().await.unwrap();
-        assert_eq!(response.content_length(), Some(whole), "the header promises all of it");
+        once(&fixture, action.clone());
+        let response = fixture.get(&path).send().await.unwrap();
+        assert_eq!(response.content_length(), Some(whole), "the header announces the whole body");
         let mut body = response.bytes_stream();
         let mut got = 0;
         let end = loop {
@@ -112,58 +112,62 @@ async fn bodies_end_early() {
         let reset = format!("{:?}", end.unwrap().unwrap_err()).contains("ConnectionReset");
         assert_eq!(reset, matches!(action, FaultAction::Reset(_)), "{action:?}");
     }
-    once(&stand, FaultAction::Cut(30_000));
-    let response = stand.get(&path).send().await.unwrap();
+    once(&fixture, FaultAction::Cut(30_000));
+    let response = fixture.get(&path).send().await.unwrap();
     assert_eq!(response.content_length(), Some(30_000));
     let bytes = response.bytes().await.unwrap();
     let riff = u32::from_le_bytes(bytes[4..8].try_into().unwrap());
-    assert_eq!((bytes.len(), u64::from(riff) + 8), (30_000, whole), "only the RIFF header tells");
-    once(&stand, FaultAction::HangUp);
-    assert!(stand.get(&path).send().await.is_err());
-    assert_eq!(stand.get(&path).send().await.unwrap().status(), StatusCode::OK);
-    stand.stop().await;
+    assert_eq!(
+        (bytes.len(), u64::from(riff) + 8),
+        (30_000, whole),
+        "only the RIFF header has the full length"
+    );
+    once(&fixture, FaultAction::HangUp);
+    assert!(fixture.get(&path).send().await.is_err());
+    assert_eq!(fixture.get(&path).send().await.unwrap().status(), StatusCode::OK);
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn recordings_that_are_none() {
-    let (stand, path) = stand().await;
+async fn invalid_recordings_are_served_with_200() {
+    let (fixture, path) = fixture().await;
     for (action, length, kind) in [
         (FaultAction::Empty, 0, "audio/wav"),
         (FaultAction::HeaderOnly, 44, "audio/wav"),
         (FaultAction::Html, 92, "audio/wav"),
         (FaultAction::Json, 34, "application/json"),
     ] {
-        once(&stand, action.clone());
-        let response = stand.get(&path).send().await.unwrap();
+        once(&fixture, action.clone());
+        let response = fixture.get(&path).send().await.unwrap();
         assert_eq!(
             (response.status(), &response.headers()["content-type"]),
             (StatusCode::OK, &kind.parse().unwrap())
         );
         assert_eq!(response.bytes().await.unwrap().len(), length, "{action:?}");
     }
-    once(&stand, FaultAction::Redirect("http://other.example/x".to_owned()));
-    let response = stand.get(&path).send().await.unwrap();
+    once(&fixture, FaultAction::Redirect("http://other.example/x".to_owned()));
+    let response = fixture.get(&path).send().await.unwrap();
     assert_eq!(
         (response.status(), response.headers()["location"].to_str().unwrap()),
         (StatusCode::FOUND, "http://other.example/x")
     );
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn a_script_strikes_its_call_only_and_sizes_are_exact() {
-    let (stand, path) = stand().await;
-    let id = stand.voice().id;
+async fn a_script_affects_only_its_call_and_sets_the_exact_size() {
+    let (fixture, path) = fixture().await;
+    let id = fixture.voice().id;
     let script = CallScript {
         audio_size: Some(ByteSize::mib(64)),
         faults: vec![Fault::new(&[Operation::V3Conversation], FaultAction::Status(500))],
         ..CallScript::default()
     };
-    assert!(stand.simulator.state().set_script(&id, script));
-    let other = stand.simulator.calls().into_iter().find(|call| call.id != id).unwrap().id;
-    assert_eq!(stand.json(&stand.v3(&format!("/{id}"))).await.0.as_u16(), 500);
-    assert_eq!(stand.json(&stand.v3(&format!("/{other}"))).await.0.as_u16(), 200);
-    let response = stand.get(&path).send().await.unwrap();
+    assert!(fixture.simulator.state().set_script(&id, script));
+    let other = fixture.simulator.calls().into_iter().find(|call| call.id != id).unwrap().id;
+    assert_eq!(fixture.json(&fixture.v3(&format!("/{id}"))).await.0.as_u16(), 500);
+    assert_eq!(fixture.json(&fixture.v3(&format!("/{other}"))).await.0.as_u16(), 200);
+    let response = fixture.get(&path).send().await.unwrap();
     assert_eq!(response.content_length(), Some(64 << 20));
     let mut body = response.bytes_stream();
     let mut got = 0;
@@ -171,14 +175,14 @@ async fn a_script_strikes_its_call_only_and_sizes_are_exact() {
         got += piece.unwrap().len();
     }
     assert_eq!(got, 64 << 20);
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn it_is_driven_from_outside() {
-    let (stand, _) = stand().await;
+async fn the_control_interface_changes_calls_faults_and_apis() {
+    let (fixture, _) = fixture().await;
     let control = async |method: Method, path: &str, body| {
-        answer(stand.request(method, &format!("/_simulator/{path}"), &body)).await
+        answer(fixture.request(method, &format!("/_simulator/{path}"), &body)).await
     };
     let (status, added) = control(
         Method::POST,
@@ -192,13 +196,13 @@ async fn it_is_driven_from_outside() {
         control(Method::PUT, &format!("calls/{id}/script"), json!({ "hidden_transcript": true })).await.0,
         StatusCode::NO_CONTENT
     );
-    assert_eq!(stand.json(&stand.v3(&format!("/{id}"))).await.1["turns"], json!([]));
+    assert_eq!(fixture.json(&fixture.v3(&format!("/{id}"))).await.1["turns"], json!([]));
     let fault = json!({ "fault": { "operations": ["v3_list"], "times": 1, "action": { "rate_limited": { "seconds": 3 } } } });
     assert_eq!(control(Method::POST, "faults", fault).await.0, StatusCode::NO_CONTENT);
-    assert_eq!(stand.json(&stand.v3("")).await.0, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(fixture.json(&fixture.v3("")).await.0, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(control(Method::GET, "requests", json!(null)).await.1["v3_list"]["429"], 1);
     assert_eq!(control(Method::PUT, "served", json!({ "v3_list": false })).await.0, StatusCode::NO_CONTENT);
-    assert_eq!(stand.json(&stand.v3("")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(fixture.json(&fixture.v3("")).await.0, StatusCode::NOT_FOUND);
     for (path, body) in [
         ("faults", json!({ "fault": 1 })),
         ("calls", json!({ "turns": -1 })),
@@ -208,14 +212,14 @@ async fn it_is_driven_from_outside() {
         assert_eq!(control(Method::POST, path, body).await.0, StatusCode::BAD_REQUEST, "{path}");
     }
     let (_, about) = control(Method::GET, "", json!(null)).await;
-    assert_eq!(about["signing_secret"], stand.simulator.signing_secret());
+    assert_eq!(about["signing_secret"], fixture.simulator.signing_secret());
     assert_eq!(control(Method::GET, "calls", json!(null)).await.1["calls"].as_array().unwrap().len(), 23);
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn garbage_does_not_stop_it() {
-    let (stand, path) = stand().await;
+async fn garbage_does_not_stop_the_server() {
+    let (fixture, path) = fixture().await;
     for garbage in [
         &b"\x16\x03\x01\x02\x00\x01\x00"[..],
         b"GET /v3/a/b/conversations/%ff%00%2e%2e HTTP/1.1\r\nhost: x\r\nx-api-key: simulated-key-0001\r\nconnection: close\r\n\r\n",
@@ -223,25 +227,25 @@ async fn garbage_does_not_stop_it() {
         b"POST /v1/webhook-endpoints HTTP/1.1\r\nhost: x\r\nx-api-key: simulated-key-0001\r\ncontent-length: 3\r\nconnection: close\r\n\r\n\xff{[",
         b"DELETE / HTTP/9.9\r\n\r\n",
     ] {
-        let mut connection = TcpStream::connect(stand.simulator.address()).await.unwrap();
+        let mut connection = TcpStream::connect(fixture.simulator.address()).await.unwrap();
         connection.write_all(garbage).await.unwrap();
         connection.shutdown().await.unwrap();
-        let mut heard = Vec::new();
-        let _ = connection.read_to_end(&mut heard).await;
-        assert!(!heard.starts_with(b"HTTP/1.1 5"), "{}", String::from_utf8_lossy(&heard));
+        let mut answer_bytes = Vec::new();
+        let _ = connection.read_to_end(&mut answer_bytes).await;
+        assert!(!answer_bytes.starts_with(b"HTTP/1.1 5"), "{}", String::from_utf8_lossy(&answer_bytes));
     }
-    assert_eq!(stand.get(&path).send().await.unwrap().status(), StatusCode::OK);
-    stand.stop().await;
+    assert_eq!(fixture.get(&path).send().await.unwrap().status(), StatusCode::OK);
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn a_body_that_never_ends_does_not_hold_up_the_drain() {
-    let (stand, path) = stand().await;
-    once(&stand, FaultAction::Drip { bytes: 1, pause: Duration::from_hours(1) });
-    let response = stand.get(&path).send().await.unwrap();
+async fn a_slow_body_does_not_delay_the_shutdown() {
+    let (fixture, path) = fixture().await;
+    once(&fixture, FaultAction::Drip { bytes: 1, pause: Duration::from_hours(1) });
+    let response = fixture.get(&path).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let started = Instant::now();
-    stand.stop().await;
+    fixture.stop().await;
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(response.bytes().await.is_err());
 }

@@ -1,4 +1,4 @@
-//! The stand-in over real sockets.
+//! The simulator over real sockets.
 
 use std::{
     net::SocketAddr,
@@ -11,15 +11,15 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Clock, Scenario, Simulator, errors::CORRELATION_HEADER};
+use crate::{CallInfo, Clock, Scenario, Simulator};
 
 mod apis;
 mod failures;
 mod receiver;
 mod sending;
 
-/// A stand-in, a client of it, and the clock it goes by.
-struct Stand {
+/// A running simulator, its clock, and a client.
+struct Fixture {
     simulator: Simulator,
     clock: ManualClock,
     shutdown: CancellationToken,
@@ -51,9 +51,9 @@ impl ManualClock {
 }
 
 fn client() -> reqwest::Client {
-    // A second installation is refused, and that is as good.
+    // Only the first installation succeeds, and one is enough.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    #[expect(clippy::disallowed_methods, reason = "a test looks at the wire itself")]
+    #[expect(clippy::disallowed_methods, reason = "a test checks the raw answers")]
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(20))
@@ -62,7 +62,7 @@ fn client() -> reqwest::Client {
         .unwrap()
 }
 
-impl Stand {
+impl Fixture {
     async fn start(scenario: Scenario) -> Self {
         let clock = ManualClock::new("2026-11-03T12:00:00Z".parse().unwrap());
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -77,7 +77,7 @@ impl Stand {
         format!("{}{}", self.simulator.url(), path.trim_start_matches('/'))
     }
 
-    /// The path of the first project's conversations.
+    /// Returns a v3 path of the first project.
     fn v3(&self, rest: &str) -> String {
         let (account, project) = (self.simulator.account_id(), self.simulator.project_id());
         format!("/v3/{account}/{project}/conversations{rest}")
@@ -102,8 +102,8 @@ impl Stand {
         answer(self.get(path)).await
     }
 
-    /// A voice call with a recording.
-    fn voice(&self) -> super::CallInfo {
+    /// Returns a voice call with a recording.
+    fn voice(&self) -> CallInfo {
         self.simulator.calls().into_iter().find(|call| call.has_audio).unwrap()
     }
 
@@ -115,11 +115,11 @@ impl Stand {
     }
 }
 
-/// Sends, checks what every answer has, and reads the JSON (`null` where there is none).
+/// Sends a request, checks the fields of every answer, and returns the JSON body, or `null` if there is none.
 async fn answer(request: reqwest::RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.unwrap();
     let status = response.status();
-    let correlation = response.headers()[&CORRELATION_HEADER].to_str().unwrap().to_owned();
+    let correlation = response.headers()["x-polyai-correlation-id"].to_str().unwrap().to_owned();
     assert_eq!(correlation.len(), 36);
     let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default();
     if let Some(id) = body.get("error_id") {

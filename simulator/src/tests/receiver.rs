@@ -1,4 +1,4 @@
-//! A receiver of deliveries that answers as it is told and remembers what it got.
+//! A receiver of deliveries with scripted answers. It keeps everything it receives.
 
 use std::{
     collections::VecDeque,
@@ -13,10 +13,10 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::Stand;
+use super::Fixture;
 use crate::signing::{EVENT_ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign};
 
-/// One delivery as it came in.
+/// A received delivery.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     pub(crate) headers: HeaderMap,
@@ -46,34 +46,34 @@ impl Received {
     }
 }
 
-/// What it does next, and what it got. Answers 204 when it has been told nothing; 0 means no answer.
+/// A receiver. It answers with the scripted statuses, then with 204. The status 0 means no answer.
 #[derive(Clone, Default)]
 pub(crate) struct Receiver {
     answers: Arc<Mutex<VecDeque<u16>>>,
-    got: Arc<Mutex<Vec<Received>>>,
+    received: Arc<Mutex<Vec<Received>>>,
 }
 
 impl Receiver {
-    pub(crate) async fn start(stand: &Stand, answers: &[u16]) -> (Self, Url) {
+    pub(crate) async fn start(fixture: &Fixture, answers: &[u16]) -> (Self, Url) {
         let receiver =
             Self { answers: Arc::new(Mutex::new(answers.iter().copied().collect())), ..Self::default() };
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let url = Url::parse(&format!("http://{}/hook", listener.local_addr().unwrap())).unwrap();
         let router = Router::new().route("/hook", post(receive)).with_state(receiver.clone());
-        let shutdown = stand.shutdown.clone();
-        stand.tasks.spawn(async move {
+        let shutdown = fixture.shutdown.clone();
+        fixture.tasks.spawn(async move {
             shutdown.run_until_cancelled(async { axum::serve(listener, router).await.unwrap() }).await;
         });
         (receiver, url)
     }
 
-    pub(crate) fn got(&self) -> Vec<Received> {
-        self.got.lock().unwrap().clone()
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
     }
 }
 
 async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    receiver.got.lock().unwrap().push(Received { headers, body });
+    receiver.received.lock().unwrap().push(Received { headers, body });
     let answer = receiver.answers.lock().unwrap().pop_front().unwrap_or(204);
     if answer == 0 {
         std::future::pending::<()>().await;

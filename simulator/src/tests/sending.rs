@@ -10,99 +10,104 @@ use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::{
-    Stand, answer,
+    Fixture, answer,
     receiver::{Received, Receiver},
 };
 use crate::{AttemptOutcome, Delivery, EventOptions, Scenario, SenderOptions, SignatureForm};
 
-/// A minute is 0.6 ms.
-fn quick() -> SenderOptions {
+/// Options that shorten a minute to 0.6 ms.
+fn fast() -> SenderOptions {
     SenderOptions { time_scale: 0.00001, timeout: Duration::from_millis(300), ..SenderOptions::default() }
 }
 
-async fn outcome(answers: &[u16], options: SenderOptions) -> (crate::DeliveryReport, usize) {
-    let stand = Stand::start(Scenario { calls: 1, ..Scenario::default() }).await;
-    let (receiver, url) = Receiver::start(&stand, answers).await;
-    let sender = stand.simulator.sender(url, options).unwrap();
+async fn deliver_one(answers: &[u16], options: SenderOptions) -> (crate::DeliveryReport, usize) {
+    let fixture = Fixture::start(Scenario { calls: 1, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&fixture, answers).await;
+    let sender = fixture.simulator.sender(url, options).unwrap();
     let report =
-        sender.deliver(Delivery::completed(&stand.simulator.calls()[0], &EventOptions::default())).await;
-    let got = receiver.got();
+        sender.deliver(Delivery::completed(&fixture.simulator.calls()[0], &EventOptions::default())).await;
+    let got = receiver.received();
     for received in &got {
-        received.assert_signed_by(stand.simulator.signing_secret(), stand.clock.now().as_second());
+        received.assert_signed_by(fixture.simulator.signing_secret(), fixture.clock.now().as_second());
         assert_eq!(
             (received.event_id(), &received.body),
             (got[0].event_id(), &got[0].body),
             "the same on a retry"
         );
     }
-    stand.stop().await;
+    fixture.stop().await;
     (report, got.len())
 }
 
 #[tokio::test]
-async fn retries_what_polyai_retries_and_nothing_else() {
-    let (report, got) = outcome(&[503, 429, 408, 0, 500], quick()).await;
+async fn retries_the_same_answers_as_polyai() {
+    let (report, got) = deliver_one(&[503, 429, 408, 0, 500], fast()).await;
     assert_eq!((report.answer, report.attempts, got), (AttemptOutcome::Status(204), 6, 6));
     assert_eq!(report.earlier[3], AttemptOutcome::Timeout);
     for lost in [400, 401, 404, 410, 413, 422, 302] {
-        let (report, got) = outcome(&[lost], quick()).await;
+        let (report, got) = deliver_one(&[lost], fast()).await;
         assert_eq!((report.answer, got), (AttemptOutcome::Status(lost), 1));
     }
-    let (report, got) = outcome(&[503; 9], quick()).await;
+    let (report, got) = deliver_one(&[503; 9], fast()).await;
     assert_eq!((report.answer, report.attempts, got), (AttemptOutcome::Status(503), 6, 6));
 }
 
 #[tokio::test]
-async fn waits_as_long_as_polyai_does() {
+async fn waits_as_long_as_polyai() {
     let options = SenderOptions::default();
     let seconds: Vec<_> = options.delays.iter().map(Duration::as_secs).collect();
     assert_eq!(seconds, [60, 300, 900, 3_600, 14_400]);
     assert_eq!(options.timeout, Duration::from_secs(5));
     let started = std::time::Instant::now();
-    let (report, _) = outcome(&[503, 503], SenderOptions { time_scale: 0.001, ..quick() }).await;
+    let (report, _) = deliver_one(&[503, 503], SenderOptions { time_scale: 0.001, ..fast() }).await;
     assert_eq!(report.attempts, 3);
-    assert!(started.elapsed() >= Duration::from_millis(360), "a minute and five, a thousand times faster");
+    assert!(
+        started.elapsed() >= Duration::from_millis(360),
+        "one minute and five minutes, a thousand times faster"
+    );
 }
 
 #[tokio::test]
-async fn nobody_there_is_worth_another_try() {
-    let stand = Stand::start(Scenario { calls: 1, ..Scenario::default() }).await;
+async fn retries_when_no_receiver_listens() {
+    let fixture = Fixture::start(Scenario { calls: 1, ..Scenario::default() }).await;
     let closed = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
-    let sender = stand.simulator.sender(format!("http://{closed}/").parse().unwrap(), quick()).unwrap();
+    let sender = fixture.simulator.sender(format!("http://{closed}/").parse().unwrap(), fast()).unwrap();
     let report = sender.deliver(Delivery::new("e", "test", "{}")).await;
     assert_eq!((report.answer, report.attempts), (AttemptOutcome::Network, 6));
-    stand.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn the_quickstarts_form_has_a_signature_and_nothing_else() {
-    let stand = Stand::start(Scenario { calls: 1, ..Scenario::default() }).await;
-    let (receiver, url) = Receiver::start(&stand, &[]).await;
+async fn the_body_form_sends_only_the_signature_header() {
+    let fixture = Fixture::start(Scenario { calls: 1, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&fixture, &[]).await;
     let headers = BTreeMap::from([("x-custom".to_owned(), "mine".to_owned())]);
-    let sender =
-        stand.simulator.sender(url, SenderOptions { form: SignatureForm::Body, headers, ..quick() }).unwrap();
+    let sender = fixture
+        .simulator
+        .sender(url, SenderOptions { form: SignatureForm::Body, headers, ..fast() })
+        .unwrap();
     assert!(sender.deliver(Delivery::new("e", "test", "{ }")).await.answer.accepted());
-    let got = &receiver.got()[0];
+    let got = &receiver.received()[0];
     assert!(got.event_id().is_none() && !got.headers.contains_key("x-polyai-timestamp"));
     assert_eq!(
         (&got.headers["x-custom"], &got.headers["content-type"]),
         (&"mine".parse().unwrap(), &"application/json".parse().unwrap())
     );
-    got.assert_signed_by(stand.simulator.signing_secret(), stand.clock.now().as_second());
-    stand.stop().await;
+    got.assert_signed_by(fixture.simulator.signing_secret(), fixture.clock.now().as_second());
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn a_run_keeps_its_rate_and_counts() {
-    let stand = Stand::start(Scenario { calls: 60, ..Scenario::default() }).await;
-    let (receiver, url) = Receiver::start(&stand, &[503, 401]).await;
-    let options = SenderOptions { rate: Some(200.0), duplicates: 0.2, reorder: 5, ..quick() };
-    let sender = stand.simulator.sender(url, options).unwrap();
-    let calls = stand.simulator.calls();
+async fn a_run_keeps_the_rate_and_counts_outcomes() {
+    let fixture = Fixture::start(Scenario { calls: 60, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&fixture, &[503, 401]).await;
+    let options = SenderOptions { rate: Some(200.0), duplicates: 0.2, reorder: 5, ..fast() };
+    let sender = fixture.simulator.sender(url, options).unwrap();
+    let calls = fixture.simulator.calls();
     let events = EventOptions { alerts: 0.2, ..EventOptions::default() };
     let deliveries: Vec<_> = Delivery::of_calls(&calls, &events).collect();
     let expected = deliveries.len();
-    let summary = stand.simulator.state().run_sender(&sender, stream::iter(deliveries)).await;
+    let summary = fixture.simulator.state().run_sender(&sender, stream::iter(deliveries)).await;
     assert_eq!(summary.deliveries, expected as u64 + summary.duplicates);
     assert!(summary.duplicates > 3);
     assert_eq!((summary.refused, summary.exhausted, summary.accepted), (1, 0, summary.deliveries - 1));
@@ -113,36 +118,36 @@ async fn a_run_keeps_its_rate_and_counts() {
     let least = Duration::from_millis(5) * u32::try_from(summary.deliveries - 1).unwrap();
     assert!(summary.seconds >= least.as_secs_f64(), "{} {least:?}", summary.seconds);
     assert!(summary.latency_us.p50 <= summary.latency_us.p99 && summary.latency_us.max > 0);
-    let kinds: BTreeSet<_> = receiver.got().iter().map(Received::kind).collect();
+    let kinds: BTreeSet<_> = receiver.received().iter().map(Received::kind).collect();
     assert_eq!(
         kinds.into_iter().collect::<Vec<_>>(),
         ["alerts.triggered", "conversation.completed", "handoff.created"]
     );
-    assert_eq!(stand.simulator.state().deliveries().len() as u64, summary.deliveries);
-    stand.stop().await;
+    assert_eq!(fixture.simulator.state().deliveries().len() as u64, summary.deliveries);
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn a_retry_is_in_nobodys_way() {
-    let stand = Stand::start(Scenario { calls: 1, ..Scenario::default() }).await;
-    let (receiver, url) = Receiver::start(&stand, &[503]).await;
+async fn a_waiting_retry_does_not_block_other_deliveries() {
+    let fixture = Fixture::start(Scenario { calls: 1, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&fixture, &[503]).await;
     // One at a time, and a first retry after 600 ms.
     let sender =
-        stand.simulator.sender(url, SenderOptions { concurrency: 1, time_scale: 0.01, ..quick() }).unwrap();
+        fixture.simulator.sender(url, SenderOptions { concurrency: 1, time_scale: 0.01, ..fast() }).unwrap();
     let deliveries = (0..20).map(|n| Delivery::new(format!("e{n}"), "test", "{}"));
     let summary = sender.run(stream::iter(deliveries)).await;
     assert_eq!((summary.accepted, summary.attempts), (20, 21));
-    assert_eq!(receiver.got()[20].event_id(), Some("e0"), "tried again after all others");
-    stand.stop().await;
+    assert_eq!(receiver.received()[20].event_id(), Some("e0"), "sent again after all others");
+    fixture.stop().await;
 }
 
 #[tokio::test]
-async fn registered_endpoints_get_what_they_asked_for() {
-    let stand = Stand::start(Scenario { calls: 12, ..Scenario::default() }).await;
-    let (receiver, url) = Receiver::start(&stand, &[]).await;
+async fn registered_endpoints_receive_their_event_types() {
+    let fixture = Fixture::start(Scenario { calls: 12, ..Scenario::default() }).await;
+    let (receiver, url) = Receiver::start(&fixture, &[]).await;
     let body = json!({ "name": "n", "url": url, "event_types": ["conversation.completed"], "headers": { "x-mine": "1" } });
-    let (_, made) = answer(stand.request(Method::POST, "/v1/webhook-endpoints", &body)).await;
-    let (status, started) = answer(stand.request(
+    let (_, made) = answer(fixture.request(Method::POST, "/v1/webhook-endpoints", &body)).await;
+    let (status, started) = answer(fixture.request(
         Method::POST,
         "/_simulator/deliver",
         &json!({ "events": { "form": "reference" } }),
@@ -150,19 +155,19 @@ async fn registered_endpoints_get_what_they_asked_for() {
     .await;
     assert_eq!((status, &started["deliveries"]), (StatusCode::ACCEPTED, &json!(12)));
     tokio::time::timeout(Duration::from_secs(10), async {
-        while stand.simulator.state().deliveries().len() < 12 {
+        while fixture.simulator.state().deliveries().len() < 12 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await
     .unwrap();
     let secret = made["signing_secret"].as_str().unwrap();
-    for got in receiver.got() {
-        got.assert_signed_by(secret, stand.clock.now().as_second());
+    for got in receiver.received() {
+        got.assert_signed_by(secret, fixture.clock.now().as_second());
         assert_eq!(got.headers["x-mine"], "1");
         assert_eq!(got.kind(), "conversation.completed");
     }
-    let (_, listed) = answer(stand.request(Method::GET, "/_simulator/deliveries", &json!(null))).await;
+    let (_, listed) = answer(fixture.request(Method::GET, "/_simulator/deliveries", &json!(null))).await;
     assert_eq!(listed["deliveries"].as_array().unwrap().len(), 12);
-    stand.stop().await;
+    fixture.stop().await;
 }

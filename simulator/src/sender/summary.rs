@@ -1,50 +1,50 @@
-//! What became of many deliveries.
+//! Counts and latencies of many deliveries.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use super::sender::{AttemptOutcome, DeliveryReport};
+use super::report::{AttemptOutcome, DeliveryReport};
 
-/// Counts and latencies of a run.
+/// The counts and latencies of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeliverySummary {
-    /// Deliveries that came to their end, copies included.
+    /// Finished deliveries, including duplicates.
     pub deliveries: u64,
-    /// Copies among them.
+    /// Finished duplicates.
     pub duplicates: u64,
-    /// Attempts in all.
+    /// All attempts.
     pub attempts: u64,
     /// Deliveries answered with a 2xx.
     pub accepted: u64,
-    /// Deliveries given up at once, for an answer that PolyAI does not retry. Such events are lost.
+    /// Deliveries with an answer that PolyAI does not retry. These events are lost.
     pub refused: u64,
-    /// Deliveries given up after the last retry. Such events are lost.
+    /// Deliveries that failed after the last retry. These events are lost.
     pub exhausted: u64,
-    /// Attempts by status.
+    /// Attempts by HTTP status.
     pub statuses: BTreeMap<u16, u64>,
     /// Attempts without an answer in time.
     pub timeouts: u64,
-    /// Attempts without a connection, or with one that broke.
+    /// Attempts whose connection failed.
     pub network_errors: u64,
-    /// From the first attempt to the last answer, in seconds.
+    /// Seconds from the first attempt to the last answer.
     pub seconds: f64,
-    /// Latencies of the last attempts, in microseconds.
+    /// Latencies of the last attempts in microseconds.
     pub latency_us: LatencyPercentiles,
     #[serde(skip)]
     latencies: Vec<u32>,
 }
 
-/// Percentiles.
+/// Latency percentiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LatencyPercentiles {
-    /// Half were faster.
+    /// The median.
     pub p50: u32,
-    /// Nine of ten were faster.
+    /// The 90th percentile.
     pub p90: u32,
-    /// 99 of a hundred were faster.
+    /// The 99th percentile.
     pub p99: u32,
-    /// None was slower.
+    /// The maximum.
     pub max: u32,
 }
 
@@ -71,16 +71,15 @@ impl DeliverySummary {
     pub(crate) fn finish(&mut self, elapsed: Duration) {
         self.seconds = elapsed.as_secs_f64();
         self.latencies.sort_unstable();
-        let at = |part: usize| {
+        let percentile = |part: usize| {
             let last = self.latencies.len().saturating_sub(1);
             self.latencies.get(last * part / 100).copied().unwrap_or_default()
         };
-        self.latency_us = LatencyPercentiles { p50: at(50), p90: at(90), p99: at(99), max: at(100) };
-    }
-
-    /// Deliveries accepted per second.
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    pub fn per_second(&self) -> f64 {
-        if self.seconds > 0.0 { self.accepted as f64 / self.seconds } else { 0.0 }
+        self.latency_us = LatencyPercentiles {
+            p50: percentile(50),
+            p90: percentile(90),
+            p99: percentile(99),
+            max: percentile(100),
+        };
     }
 }

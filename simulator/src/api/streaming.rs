@@ -1,4 +1,4 @@
-//! Answers that are sent while they are made: pages of conversations, and recordings.
+//! Answers that are generated while they are sent: pages of conversations, and recordings.
 
 use std::convert::Infallible;
 
@@ -12,25 +12,25 @@ use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::Value;
 
-use super::{
+use super::query::Query;
+use crate::{
     audio::{Direction, Recording},
-    calls::{Found, Key},
-    errors::ApiError,
-    query::Query,
+    calls::{CallKey, CallView},
+    error::ApiError,
     state::{Activity, SimulatorState},
 };
 
-/// `{"conversations":[…],<rest>}`, one conversation at a time: a page may be larger than memory should be.
-pub(crate) fn page<F>(state: &SimulatorState, keys: Vec<Key>, rest: &Value, shape: F) -> Response
+/// Sends `{"conversations":[…],<rest>}` one conversation at a time, because a page may be large.
+pub(super) fn page<F>(state: &SimulatorState, keys: Vec<CallKey>, rest: &Value, shape: F) -> Response
 where
-    F: Fn(&SimulatorState, &Found) -> Value + Send + 'static,
+    F: Fn(&SimulatorState, &CallView) -> Value + Send + 'static,
 {
     let state = state.clone();
     let mut comma = "";
-    // A call that was replaced since the page was cut is left out.
+    // A call that was replaced after its key was selected is left out.
     let items = stream::iter(keys).filter_map(move |key| {
-        let item = state.show(key).map(|found| {
-            let item = Bytes::from(format!("{comma}{}", shape(&state, &found)));
+        let item = state.view_call(key).map(|call| {
+            let item = Bytes::from(format!("{comma}{}", shape(&state, &call)));
             comma = ",";
             item
         });
@@ -44,14 +44,14 @@ where
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// One conversation.
-pub(crate) fn conversation(state: &SimulatorState, id: String, shape: Value) -> Response {
-    state.tell(Activity::ConversationServed { id });
+/// Sends one conversation.
+pub(super) fn conversation(state: &SimulatorState, id: String, shape: Value) -> Response {
+    state.publish(Activity::ConversationServed { id });
     Json(shape).into_response()
 }
 
-/// A conversation's recording as `?direction&redacted` asks for it, or the refusal that says there is none.
-pub(crate) fn recording(
+/// Sends the recording that `?direction&redacted` asks for, or fails if there is none.
+pub(super) fn recording(
     state: &SimulatorState,
     project: usize,
     id: &str,
@@ -63,22 +63,23 @@ pub(crate) fn recording(
         Some("agent") => Direction::Agent,
         Some(_) => return Err(ApiError::invalid("direction", "must be combined, user or agent")),
     };
-    let redacted = query.flag("redacted")?.unwrap_or(false);
-    let found = state.listen(project, id)?;
-    if !found.call.has_audio() {
+    let redacted = query.boolean("redacted")?.unwrap_or(false);
+    let call = state.request_recording(project, id)?;
+    if !call.conversation.has_audio {
         return Err(ApiError::no_recording());
     }
     let scenario = state.scenario();
     let redacted = redacted || scenario.projects.get(project).is_some_and(|project| !project.pii_access);
-    let size = found.script.audio_size.map(|size| size.as_u64());
-    let recording = Recording::new(scenario.seed, &found.call, direction, redacted, scenario.combined, size);
+    let size = call.script.audio_size.map(|size| size.as_u64());
+    let recording =
+        Recording::new(scenario.seed, &call.conversation, direction, redacted, scenario.combined, size);
     let length = recording.length();
 
-    let (watcher, id, mut sent) = (state.clone(), id.to_owned(), 0);
+    let (state, id, mut sent) = (state.clone(), id.to_owned(), 0);
     let body = Body::from_stream(stream::iter(recording).map(move |block| {
         sent += block.len() as u64;
         if sent == length {
-            watcher.tell(Activity::AudioServed { id: id.clone(), bytes: length });
+            state.publish(Activity::AudioServed { id: id.clone(), bytes: length });
         }
         Ok::<_, Infallible>(block)
     }));

@@ -1,25 +1,24 @@
-//! Query strings as PolyAI's lists take them, and the cursors they hand out.
+//! The query parameters of PolyAI's lists, and the cursors of their pages.
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
-use super::{
-    calls::{Filter, Key},
-    conversation::Environment,
-    errors::ApiError,
+use crate::{
+    calls::{CallFilter, CallKey, Environment},
+    error::ApiError,
 };
 
-/// The pairs of a query string, in order; a name may come several times.
+/// The parameters of a query string, in order. A name may occur several times.
 #[derive(Debug)]
-pub(crate) struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub(crate) fn parse(raw: Option<&str>) -> Self {
+    pub(super) fn parse(raw: Option<&str>) -> Self {
         Self(form_urlencoded::parse(raw.unwrap_or("").as_bytes()).into_owned().collect())
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
@@ -27,7 +26,7 @@ impl Query {
         self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
     }
 
-    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, ApiError> {
         self.get(name)
             .map(|value| match value.to_ascii_lowercase().as_str() {
                 "true" | "1" => Ok(true),
@@ -37,21 +36,23 @@ impl Query {
             .transpose()
     }
 
-    /// A whole number from `least` to `most`.
-    pub(crate) fn number(&self, name: &str, least: usize, most: usize) -> Result<Option<usize>, ApiError> {
+    /// Returns a number from `min` to `max`.
+    pub(super) fn number(&self, name: &str, min: usize, max: usize) -> Result<Option<usize>, ApiError> {
         self.get(name)
             .map(|value| {
-                value.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(|| {
-                    ApiError::invalid(name, &format!("must be a number from {least} to {most}"))
-                })
+                value
+                    .parse()
+                    .ok()
+                    .filter(|number| (min..=max).contains(number))
+                    .ok_or_else(|| ApiError::invalid(name, &format!("must be a number from {min} to {max}")))
             })
             .transpose()
     }
 
     fn time(&self, name: &str) -> Result<Option<Timestamp>, ApiError> {
         self.get(name)
-            // A plus sign that was not encoded arrives as a space.
             .map(|value| {
+                // A plus sign that the client did not encode arrives as a space.
                 value
                     .replace(' ', "+")
                     .parse()
@@ -60,8 +61,8 @@ impl Query {
             .transpose()
     }
 
-    /// The filters of the v3 list. `client_env` is `live` where it is absent.
-    pub(crate) fn filter(&self) -> Result<Filter, ApiError> {
+    /// Returns the filter of the v3 list. The default of `client_env` is `live`.
+    pub(super) fn filter(&self) -> Result<CallFilter, ApiError> {
         let environment = self.get("client_env").unwrap_or("live");
         let environment = Environment::parse(environment)
             .ok_or_else(|| ApiError::invalid("client_env", "must be sandbox, pre-release or live"))?;
@@ -73,41 +74,41 @@ impl Query {
                 return Err(ApiError::invalid(mode, "the simulator lists; it does not search or sample"));
             }
         }
-        Ok(Filter {
+        Ok(CallFilter {
             from: self.time("start_time")?,
             until: self.time("end_time")?,
             environment: Some(environment),
-            in_progress: self.flag("in_progress")?,
+            in_progress: self.boolean("in_progress")?,
             channels: self.all("channel"),
             variant_id: self.get("variant_id").map(str::to_owned),
             variant_name: self.get("variant_name").map(str::to_owned),
         })
     }
 
-    /// The position a page of these filters ended at, as an opaque word that is safe in a URL.
-    pub(crate) fn cursor(&self, project: usize, (at, index): Key) -> String {
+    /// Returns a cursor: the position where a page with these filters ended, in letters and digits.
+    pub(super) fn cursor(&self, project: usize, (at, index): CallKey) -> String {
         let mut cursor = [at.to_be_bytes(), index.to_be_bytes()].concat();
-        cursor.extend_from_slice(&self.seal(project, &cursor));
+        cursor.extend_from_slice(&self.checksum(project, &cursor));
         hex::encode(cursor)
     }
 
-    /// Reads the cursor, if there is one. One that was changed, or given for other filters, is malformed.
-    pub(crate) fn position(&self, project: usize) -> Result<Option<Key>, ApiError> {
+    /// Returns the position of the cursor, if there is one. A cursor that was changed or belongs to other filters is an error.
+    pub(super) fn cursor_position(&self, project: usize) -> Result<Option<CallKey>, ApiError> {
         let Some(given) = self.get("cursor") else { return Ok(None) };
         let malformed = || ApiError::invalid("cursor", "is malformed");
         let bytes: [u8; 24] =
             hex::decode(given).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(malformed)?;
-        let (position, seal) = bytes.split_at(16);
-        if seal != self.seal(project, position) {
+        let (position, checksum) = bytes.split_at(16);
+        if checksum != self.checksum(project, position) {
             return Err(malformed());
         }
         let (at, index) = position.split_at(8);
-        let word = |bytes: &[u8]| <[u8; 8]>::try_from(bytes).map_err(|_| malformed());
-        Ok(Some((i64::from_be_bytes(word(at)?), u64::from_be_bytes(word(index)?))))
+        let number = |bytes: &[u8]| <[u8; 8]>::try_from(bytes).map_err(|_| malformed());
+        Ok(Some((i64::from_be_bytes(number(at)?), u64::from_be_bytes(number(index)?))))
     }
 
-    /// Everything but the paging itself has to stay the same between pages.
-    fn seal(&self, project: usize, position: &[u8]) -> [u8; 8] {
+    /// Returns a checksum over the position and all parameters that must stay the same between pages.
+    fn checksum(&self, project: usize, position: &[u8]) -> [u8; 8] {
         let mut filters: Vec<_> = self
             .0
             .iter()
@@ -117,9 +118,9 @@ impl Query {
         let mut hash = Sha256::new();
         hash.update(position);
         hash.update(format!("{project} {filters:?}"));
-        let mut seal = [0; 8];
-        seal.copy_from_slice(&hash.finalize()[..8]);
-        seal
+        let mut checksum = [0; 8];
+        checksum.copy_from_slice(&hash.finalize()[..8]);
+        checksum
     }
 }
 
@@ -128,11 +129,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_belongs_to_its_filters() {
+    fn rejects_a_cursor_of_other_filters() {
         let query = Query::parse(Some("client_env=live&limit=2"));
         let cursor = query.cursor(0, (-5, 7));
         assert!(cursor.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-        let position = |query: String| Query::parse(Some(&query)).position(0);
+        let position = |query: String| Query::parse(Some(&query)).cursor_position(0);
         assert_eq!(position(format!("limit=9&client_env=live&cursor={cursor}")).unwrap(), Some((-5, 7)));
         assert!(position(format!("client_env=sandbox&cursor={cursor}")).is_err());
         assert!(position("client_env=live&cursor=abc".to_owned()).is_err());
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_are_checked() {
+    fn rejects_invalid_filters() {
         for wrong in [
             "client_env=prod",
             "start_time=yesterday",

@@ -1,25 +1,27 @@
-//! How the stand-in says no: PolyAI's two error envelopes and the correlation id on every response.
+//! Errors of the simulated APIs, and PolyAI's two error envelopes.
 //!
-//! A handler returns an [`ApiError`]; only [`envelope`] turns it into a body, because only there the
-//! request's correlation id is known, and because whatever else goes wrong below (a path that no route
-//! matches, a body axum cannot read, a panic) has to leave in the same form.
+//! A handler returns an [`ApiError`]. The middleware of [`api`](crate::api) writes its body, because only the
+//! middleware knows the request's correlation id.
 
 use axum::{
     Json,
-    extract::{Request, State},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER};
+use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use uuid::Uuid;
 
-use super::{scenario::ErrorEnvelope, state::SimulatorState};
+/// The form of an error's body. PolyAI's services use two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErrorEnvelope {
+    /// `{success, error, error_id, error_code, error_message, data}`
+    Standard,
+    /// `{message, errors: [{field, message}]}`
+    Message,
+}
 
-/// On every response; to be quoted to PolyAI's support.
-pub(crate) const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-polyai-correlation-id");
-
-/// A refusal.
+/// An error response.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -27,7 +29,7 @@ pub(crate) struct ApiError {
     message: String,
     fields: Vec<(String, String)>,
     retry_after: Option<HeaderValue>,
-    /// Instead of the scenario's.
+    /// Replaces the scenario's envelope.
     envelope: Option<ErrorEnvelope>,
 }
 
@@ -68,9 +70,9 @@ impl ApiError {
         )
     }
 
-    /// A path that is not served: not the code of anything that could be there, and the other envelope.
+    /// A path that is not served. It has none of the codes for a missing object, and always the message envelope.
     pub(crate) fn no_route() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "Not Found").shaped(ErrorEnvelope::Message)
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "Not Found").with_envelope(ErrorEnvelope::Message)
     }
 
     pub(crate) fn invalid(field: &str, message: &str) -> Self {
@@ -89,23 +91,24 @@ impl ApiError {
         error
     }
 
-    pub(crate) fn status(status: StatusCode) -> Self {
+    pub(crate) fn from_status(status: StatusCode) -> Self {
         let message = status.canonical_reason().unwrap_or("Error");
         let code = if status.is_server_error() { "INTERNAL_ERROR" } else { "REQUEST_REFUSED" };
         Self::new(status, code, message)
     }
 
-    pub(crate) fn shaped(mut self, envelope: ErrorEnvelope) -> Self {
+    pub(crate) fn with_envelope(mut self, envelope: ErrorEnvelope) -> Self {
         self.envelope = Some(envelope);
         self
     }
 
-    fn render(self, correlation: &str, default: ErrorEnvelope) -> Response {
+    /// Writes the error as a response, in its own envelope or else in `default`.
+    pub(crate) fn render(self, correlation_id: &str, default: ErrorEnvelope) -> Response {
         let body = match self.envelope.unwrap_or(default) {
             ErrorEnvelope::Standard => json!({
                 "success": false,
                 "error": self.message,
-                "error_id": correlation,
+                "error_id": correlation_id,
                 "error_code": self.code,
                 "error_message": self.message,
                 "data": null,
@@ -127,31 +130,11 @@ impl ApiError {
     }
 }
 
-/// Only a note to [`envelope`], which writes the body.
+/// Hands the error to the middleware, which writes the body. The response has the status and no body.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
         response.extensions_mut().insert(self);
         response
     }
-}
-
-/// Gives every response its correlation id and every refusal its body.
-pub(crate) async fn envelope(State(state): State<SimulatorState>, request: Request, next: Next) -> Response {
-    let correlation = Uuid::new_v4().to_string();
-    let mut response = next.run(request).await;
-    let status = response.status();
-    let refusal = response.extensions_mut().remove::<ApiError>().or_else(|| {
-        // axum's own: no route, a method that is not served, a body that is no JSON, a caught panic.
-        (status.is_client_error() || status.is_server_error()).then(|| match status {
-            StatusCode::NOT_FOUND => ApiError::no_route(),
-            other => ApiError::status(other),
-        })
-    });
-    if let Some(error) = refusal {
-        response = error.render(&correlation, state.scenario().envelope);
-    }
-    let id = HeaderValue::from_str(&correlation).unwrap_or(HeaderValue::from_static("unknown"));
-    response.headers_mut().insert(CORRELATION_HEADER, id);
-    response
 }
