@@ -32,7 +32,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::support::rabbit::{Node, SHARED, prefix};
+use crate::support::rabbit::{Node, SHARED_NODE, unique_prefix};
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -74,11 +74,11 @@ fn open(options: RabbitMqOptions<'_>, life: Lifecycle) -> Result<Bench, OpenErro
 impl Bench {
     /// On the shared node.
     async fn new() -> Self {
-        Self::on(&SHARED).await
+        Self::on(&SHARED_NODE).await
     }
 
     pub(crate) async fn on(node: &Node) -> Self {
-        Self::with(&config(&node.url(), &prefix())).await
+        Self::with(&config(&node.url(), &unique_prefix())).await
     }
 
     pub(crate) async fn with(config: &QueueConfig) -> Self {
@@ -185,7 +185,8 @@ pub(crate) struct Customer {
 
 impl Customer {
     pub(crate) async fn new() -> Self {
-        let connection = Connection::connect(&SHARED.url(), ConnectionProperties::default()).await.unwrap();
+        let connection =
+            Connection::connect(&SHARED_NODE.url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         Self { _connection: connection, channel }
     }
@@ -234,7 +235,7 @@ pub(crate) fn headers(properties: &BasicProperties) -> HashMap<String, String> {
 }
 
 fn listed(what: &str, columns: &[&str], prefix: &str) -> HashMap<String, Value> {
-    let rows = SHARED.ctl(&[&[what, "--formatter", "json", "name"], columns].concat());
+    let rows = SHARED_NODE.ctl(&[&[what, "--formatter", "json", "name"], columns].concat());
     let rows: Vec<Value> = serde_json::from_str(&rows).unwrap();
     rows.into_iter()
         .filter_map(|row| {
@@ -291,7 +292,7 @@ async fn a_queue_that_confirms_nothing_holds_up_no_call() {
     customer.queue(&theirs, quorum).await;
     customer.bind(&theirs, &bench.name("events"), "handoff.#").await;
     let their_server =
-        |what: &str| block_in_place(|| SHARED.ctl(&["eval", &format!("sys:{what}('%2F_{theirs}').")]));
+        |what: &str| block_in_place(|| SHARED_NODE.ctl(&["eval", &format!("sys:{what}('%2F_{theirs}').")]));
     their_server("suspend");
 
     let mut held_up = JoinSet::new();
@@ -352,7 +353,7 @@ async fn an_event_carries_what_the_contract_says() {
 /// Who was told that the queue is ready is not refused for what was the matter before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_comes_right_after_readiness_is_stored() {
-    let config = config(&SHARED.url(), &prefix());
+    let config = config(&SHARED_NODE.url(), &unique_prefix());
     for round in 0..20 {
         let bench = Arc::new(try_open(&config).unwrap());
         while bench.queue.ready().await.is_err() {
@@ -373,7 +374,7 @@ async fn what_comes_right_after_readiness_is_stored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn small_frames_carry_the_greatest_body() {
     let reader = Bench::new().await;
-    let config = config(&SHARED.url(), &reader.prefix);
+    let config = config(&SHARED_NODE.url(), &reader.prefix);
     let delays = [1, 600].map(Duration::from_secs).to_vec();
     let options = RabbitMqOptions {
         config: &config,
@@ -644,7 +645,7 @@ async fn anybody_may_publish_a_job() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_no_job_takes_none() {
     let idle = Bench::new().await;
-    let busy = Bench::with(&config(&SHARED.url(), &idle.prefix)).await;
+    let busy = Bench::with(&config(&SHARED_NODE.url(), &idle.prefix)).await;
     for n in 0..10 {
         idle.queue.publish(message(&format!("evt_{n}"), "{}")).await.unwrap();
     }
@@ -672,7 +673,7 @@ async fn a_drain_hands_back_at_once_what_nobody_has_begun() {
             (QueueKind::Unrouted, 0),
         ])
         .await;
-    let other = Bench::with(&config(&SHARED.url(), &ending.prefix)).await;
+    let other = Bench::with(&config(&SHARED_NODE.url(), &ending.prefix)).await;
     assert!(timeout(Duration::from_millis(300), other.queue.next()).await.is_err());
     ending.life.drain();
     for _ in 0..3 {
@@ -787,10 +788,10 @@ async fn a_job_whose_end_cannot_be_recorded_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_there_already_and_differs_is_named() {
-    let (customer, prefix) = (Customer::new().await, prefix());
+    let (customer, prefix) = (Customer::new().await, unique_prefix());
     let fetch = format!("{prefix}.fetch");
     customer.queue(&fetch, FieldTable::default()).await;
-    let bench = try_open(&config(&SHARED.url(), &prefix)).unwrap();
+    let bench = try_open(&config(&SHARED_NODE.url(), &prefix)).unwrap();
     bench.becomes_unready(&format!("the queue `{fetch}` exists with other properties")).await;
     let error = bench.queue.publish(message("evt_1", "{}")).await.unwrap_err();
     assert!(matches!(error, QueueError::Unavailable(_)), "{error}");
@@ -802,22 +803,22 @@ async fn what_is_there_already_and_differs_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_login_says_so_without_the_password() {
-    let url = SHARED.url().replace("guest:guest", "guest:hunter2hunter2");
-    let bench = try_open(&config(&url, &prefix())).unwrap();
+    let url = SHARED_NODE.url().replace("guest:guest", "guest:hunter2hunter2");
+    let bench = try_open(&config(&url, &unique_prefix())).unwrap();
     bench.becomes_unready("check user and password").await;
     let error = bench.queue.ready().await.unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
     bench.queue.close().await;
-    let nowhere = try_open(&config(&SHARED.url().replace("%2f", "nowhere"), &prefix())).unwrap();
+    let nowhere = try_open(&config(&SHARED_NODE.url().replace("%2f", "nowhere"), &unique_prefix())).unwrap();
     nowhere.becomes_unready("virtual host").await;
     nowhere.queue.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_node_takes_over() {
-    let urls = ["amqp://127.0.0.1:1", &SHARED.url(), "amqp://127.0.0.1:2"];
+    let urls = ["amqp://127.0.0.1:1", &SHARED_NODE.url(), "amqp://127.0.0.1:2"];
     let list = QueueUrls::Many(urls.into_iter().map(Secret::new).collect());
-    let bench = Bench::with(&QueueConfig { url: list, ..config("", &prefix()) }).await;
+    let bench = Bench::with(&QueueConfig { url: list, ..config("", &unique_prefix()) }).await;
     assert_eq!(bench.queue.publish(message("evt_1", "{}")).await.unwrap(), Published::New);
     bench.queue.close().await;
 }

@@ -17,7 +17,7 @@ use tokio::time::{Duration, sleep, timeout};
 use crate::{
     queue_contract::{QueueUnderTest, contract_suite},
     rabbitmq::config,
-    support::rabbit::{SHARED, prefix},
+    support::rabbit::{SHARED_NODE, unique_prefix},
 };
 
 struct Rabbit {
@@ -31,11 +31,11 @@ impl QueueUnderTest for Rabbit {
     const UNASKED_ANNOUNCEMENT: Announced = Announced::Unrouted;
 
     async fn start() -> Self {
-        Self { prefix: prefix(), life: Lifecycle::new() }
+        Self { prefix: unique_prefix(), life: Lifecycle::new() }
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
-        let config = config(&SHARED.url(), &self.prefix);
+        let config = config(&SHARED_NODE.url(), &self.prefix);
         let options = RabbitMqOptions {
             config: &config,
             delays: vec![Self::SHORT_WAIT, Self::LONG_WAIT],

@@ -13,12 +13,12 @@ use tokio::time::sleep;
 use crate::{
     queue_contract::{dead_letters, history},
     rabbitmq::{Bench, message},
-    support::rabbit::SHARED,
+    support::rabbit::SHARED_NODE,
 };
 
 /// A plain client.
 async fn stranger() -> (Connection, Channel) {
-    let connection = Connection::connect(&SHARED.url(), ConnectionProperties::default()).await.unwrap();
+    let connection = Connection::connect(&SHARED_NODE.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     (connection, channel)
 }
@@ -38,7 +38,7 @@ fn depths(fetch: u64, dead: u64) -> [(QueueKind, u64); 4] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_workers_lost_too_often_says_so() {
-    let bench = Bench::on(&SHARED).await;
+    let bench = Bench::on(&SHARED_NODE).await;
     let (_connection, channel) = stranger().await;
     let sent = message("evt_1", "{}");
     bench.queue.publish(sent.clone()).await.unwrap();
@@ -68,7 +68,7 @@ async fn what_workers_lost_too_often_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_s_letter_is_read_and_replayed() {
-    let bench = Bench::on(&SHARED).await;
+    let bench = Bench::on(&SHARED_NODE).await;
     let (_connection, channel) = stranger().await;
     let body = br#"{"type":"conversation.completed","data":{"conversation_id":"CA1","environment":"live"}}"#;
     let dead = format!("{}.dead", bench.prefix);
@@ -94,7 +94,7 @@ async fn a_stranger_s_letter_is_read_and_replayed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_walks_share_the_letters_and_double_none() {
-    let bench = Bench::on(&SHARED).await;
+    let bench = Bench::on(&SHARED_NODE).await;
     let ids: Vec<_> = (0..200).map(|n| format!("evt_{n}")).collect();
     bury(&bench, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let mut one = bench.queue.dead_letters().await.unwrap();
@@ -126,11 +126,11 @@ async fn two_walks_share_the_letters_and_double_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_the_fetch_queue_refuses_stays_dead() {
-    let bench = Bench::on(&SHARED).await;
+    let bench = Bench::on(&SHARED_NODE).await;
     bury(&bench, &["a", "b"]).await;
     let (policy, pattern) = (format!("full-{}", bench.prefix), format!("^{}.fetch$", bench.prefix));
     let set = ["set_policy", "--apply-to", "queues", &policy, &pattern, r#"{"max-length":1}"#];
-    tokio::task::block_in_place(|| SHARED.ctl(&set));
+    tokio::task::block_in_place(|| SHARED_NODE.ctl(&set));
     // The broker begins to refuse a little after it is full.
     let (_connection, channel) = stranger().await;
     let fetch = format!("{}.fetch", bench.prefix);
@@ -152,6 +152,6 @@ async fn what_the_fetch_queue_refuses_stays_dead() {
             other => Err(other.to_string()),
         })
         .await;
-    tokio::task::block_in_place(|| SHARED.ctl(&["clear_policy", &policy]));
+    tokio::task::block_in_place(|| SHARED_NODE.ctl(&["clear_policy", &policy]));
     bench.queue.close().await;
 }

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     rabbitmq::{Bench, at_once, config, history, message, try_open},
-    support::rabbit::{ClientCertificate, Node, SHARED, prefix},
+    support::rabbit::{ClientCertificate, Node, SHARED_NODE, unique_prefix},
 };
 
 /// A node for one test at a time.
@@ -100,7 +100,8 @@ async fn a_killed_broker_costs_nothing_but_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_frozen_broker_is_noticed_and_its_return_too() {
     let node = fragile().await;
-    let slow = QueueConfig { publish_timeout: Duration::from_secs(1), ..config(&node.url(), &prefix()) };
+    let slow =
+        QueueConfig { publish_timeout: Duration::from_secs(1), ..config(&node.url(), &unique_prefix()) };
     let bench = Bench::with(&slow).await;
     node.pause();
     let begun = Instant::now();
@@ -132,7 +133,7 @@ fn io_threads() -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_a_new_queue_holds_survives_a_kill() {
     let node = fragile().await;
-    let prefix = prefix();
+    let prefix = unique_prefix();
     let again = async |bench: &Bench| {
         block_in_place(|| node.kill());
         block_in_place(|| node.restart());
@@ -205,7 +206,7 @@ async fn a_broker_that_is_away_at_first_may_come_later() {
     let node = fragile().await;
     block_in_place(|| node.stop());
     let begun = Instant::now();
-    let bench = try_open(&config(&node.url(), &prefix())).unwrap();
+    let bench = try_open(&config(&node.url(), &unique_prefix())).unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1));
     bench.becomes_unready("cannot be reached").await;
     assert_fails_fast(&bench).await;
@@ -217,16 +218,16 @@ async fn a_broker_that_is_away_at_first_may_come_later() {
 }
 
 fn tls(url: &str, ca: Option<&str>, node: &Node) -> QueueConfig {
-    QueueConfig { ca_file: ca.map(|name| node.file(name)), ..config(url, &prefix()) }
+    QueueConfig { ca_file: ca.map(|name| node.file(name)), ..config(url, &unique_prefix()) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_with_our_authority() {
-    let bench = Bench::with(&tls(&SHARED.tls_url(), Some("ca.pem"), &SHARED)).await;
+    let bench = Bench::with(&tls(&SHARED_NODE.tls_url(), Some("ca.pem"), &SHARED_NODE)).await;
     assert_eq!(bench.queue.publish(message("evt_1", "{}")).await.unwrap(), Published::New);
     let job = bench.take().await;
     bench.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
-    let connections = block_in_place(|| SHARED.ctl(&["list_connections", "ssl", "client_properties"]));
+    let connections = block_in_place(|| SHARED_NODE.ctl(&["list_connections", "ssl", "client_properties"]));
     let ours: Vec<_> = connections.lines().filter(|line| line.starts_with("true")).collect();
     assert!(ours.iter().any(|line| line.contains("polyhook publish")), "{connections}");
     assert!(ours.iter().any(|line| line.contains("polyhook consume")), "{connections}");
@@ -235,8 +236,8 @@ async fn tls_with_our_authority() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_is_never_plain_text() {
-    let plain = format!("amqps://guest:guest@localhost:{}/%2f", SHARED.port());
-    let bench = try_open(&tls(&plain, Some("ca.pem"), &SHARED)).unwrap();
+    let plain = format!("amqps://guest:guest@localhost:{}/%2f", SHARED_NODE.port());
+    let bench = try_open(&tls(&plain, Some("ca.pem"), &SHARED_NODE)).unwrap();
     bench.becomes_unready("TLS").await;
     assert!(bench.queue.publish(message("evt_1", "{}")).await.is_err());
     bench.queue.close().await;
@@ -245,7 +246,7 @@ async fn tls_is_never_plain_text() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_with_somebody_elses_authority_fails() {
     for ca in [Some("stranger.pem"), None] {
-        let bench = match try_open(&tls(&SHARED.tls_url(), ca, &SHARED)) {
+        let bench = match try_open(&tls(&SHARED_NODE.tls_url(), ca, &SHARED_NODE)) {
             Ok(bench) => bench,
             // A machine without any authority.
             Err(error) => {

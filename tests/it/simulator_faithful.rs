@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use crate::support::process::{PolyAi, Site, deliver, eventually, metric};
+use crate::support::process::{Installation, SimulatedPolyAi, deliver, eventually, metric};
 
 const CALLS: usize = 12;
 /// Short ones, spoken and written, in every environment.
@@ -15,7 +15,7 @@ const SCENARIO: &str = "
 
 #[test]
 fn polyai_s_own_client_lists_reads_and_downloads() {
-    let polyai = PolyAi::start(SCENARIO, CALLS);
+    let polyai = SimulatedPolyAi::start(SCENARIO, CALLS);
     let ids = polyai.ids();
     let access = &polyai.access;
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin/python"))
@@ -57,14 +57,14 @@ fn polyai_s_own_client_lists_reads_and_downloads() {
     );
 
     // What polyhook archives is what that client sees.
-    let site = Site::new(
+    let site = Installation::new(
         access,
         "worker = { audio = \"both\", environments = [\"live\", \"sandbox\", \"pre-release\"] }",
     );
     let mut run = site.polyhook(["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     for id in &ids {
-        assert_eq!(deliver(run.receiver(), &site.secret, id, &polyai.event(id)), Some(204));
+        assert_eq!(deliver(run.receiver_address(), &site.secret, id, &polyai.event(id)), Some(204));
     }
     eventually("archived", || metric(admin, "polyhook_jobs_total{outcome=\"archived\"}") == CALLS);
     run.stop();

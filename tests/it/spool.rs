@@ -31,7 +31,7 @@ use crate::{
     queue_contract::{QueueUnderTest, contract_suite},
     rabbitmq::{Customer, SOON, config, headers, message},
     rabbitmq_faults::fragile,
-    support::rabbit::{SHARED, prefix},
+    support::rabbit::{SHARED_NODE, unique_prefix},
 };
 
 mod broker_failures;
@@ -56,7 +56,8 @@ impl Receiver {
     fn new(url: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let spool_config = SpoolConfig { path: folder.path().join("spool.db"), ..SpoolConfig::default() };
-        let queue_config = QueueConfig { publish_timeout: Duration::from_secs(1), ..config(url, &prefix()) };
+        let queue_config =
+            QueueConfig { publish_timeout: Duration::from_secs(1), ..config(url, &unique_prefix()) };
         Self {
             folder,
             queue_config,
@@ -118,7 +119,7 @@ impl QueueUnderTest for Replicas {
     const UNASKED_ANNOUNCEMENT: Announced = Announced::Unrouted;
 
     async fn start() -> Self {
-        Self(Receiver::new(&SHARED.url()), Mutex::default())
+        Self(Receiver::new(&SHARED_NODE.url()), Mutex::default())
     }
 
     async fn open(&self) -> Arc<dyn Queue> {

@@ -24,7 +24,7 @@ use crate::{
     queue_contract::{announcement, event, history, message, take},
     rabbitmq::{Bench, SOON, at_once, config},
     rabbitmq_faults::fragile,
-    support::rabbit::{SHARED, prefix},
+    support::rabbit::{SHARED_NODE, unique_prefix},
 };
 
 const BODY: &[u8] = br#"{"data":{"conversation_id":"CA1","project_id":"P1","transcript":"private"}}"#;
@@ -200,12 +200,12 @@ async fn next(follower: &mut BrokerFollower) -> TailMessage {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_broker_tells_everything_once() {
-    let bench = Bench::on(&SHARED).await;
+    let bench = Bench::on(&SHARED_NODE).await;
     let queue: Arc<dyn Queue> = Arc::clone(&bench.queue) as _;
     // Nobody listens yet.
     queue.publish(event("evt_before")).await.unwrap();
-    let mut one = follow(&SHARED.url(), &bench.prefix).await;
-    let mut other = follow(&SHARED.url(), &bench.prefix).await;
+    let mut one = follow(&SHARED_NODE.url(), &bench.prefix).await;
+    let mut other = follow(&SHARED_NODE.url(), &bench.prefix).await;
     act(&queue, async || ()).await;
     for follower in [&mut one, &mut other] {
         let mut notes = Vec::new();
@@ -222,8 +222,8 @@ async fn the_broker_tells_everything_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_follower_takes_nothing_and_hides_nothing() {
-    let bench = Bench::on(&SHARED).await;
-    let mut follower = follow(&SHARED.url(), &bench.prefix).await;
+    let bench = Bench::on(&SHARED_NODE).await;
+    let mut follower = follow(&SHARED_NODE.url(), &bench.prefix).await;
     let queue = &bench.queue;
     // What nobody has bound is kept all the same.
     queue.publish(event("evt_event")).await.unwrap();
@@ -238,7 +238,7 @@ async fn a_follower_takes_nothing_and_hides_nothing() {
         .await;
     // A job whose queue is missing comes back to its publisher.
     let fetch = format!("{}.fetch", bench.prefix);
-    block_in_place(|| SHARED.ctl(&["delete_queue", &fetch]));
+    block_in_place(|| SHARED_NODE.ctl(&["delete_queue", &fetch]));
     let error = queue.publish(message("evt_job", BODY)).await.unwrap_err();
     assert!(matches!(error, QueueError::Refused(_) | QueueError::Unavailable(_)), "{error:?}");
     bench
@@ -273,14 +273,14 @@ async fn rate(bench: &Arc<Bench>, name: &str, count: usize) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_follower_that_takes_nothing_holds_up_nobody_and_knows_what_it_missed() {
     const EVENTS: usize = 64 * 400;
-    let bench = Arc::new(Bench::on(&SHARED).await);
+    let bench = Arc::new(Bench::on(&SHARED_NODE).await);
     let alone = rate(&bench, "alone", EVENTS).await;
-    let mut follower = follow(&SHARED.url(), &bench.prefix).await;
+    let mut follower = follow(&SHARED_NODE.url(), &bench.prefix).await;
     let watched = rate(&bench, "watched", EVENTS).await;
     eprintln!("{alone:.0}/s alone, {watched:.0}/s with a follower that takes nothing");
     assert!(watched > alone / 3.0, "{alone:.0}/s alone, {watched:.0}/s watched");
 
-    let depth = block_in_place(|| SHARED.ctl(&["list_queues", "name", "messages", "exclusive"]));
+    let depth = block_in_place(|| SHARED_NODE.ctl(&["list_queues", "name", "messages", "exclusive"]));
     let waiting: Vec<u64> = depth
         .lines()
         .filter(|line| line.starts_with(&format!("{}.tail.", bench.prefix)))
@@ -308,7 +308,7 @@ async fn a_follower_that_takes_nothing_holds_up_nobody_and_knows_what_it_missed(
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_follower_outlives_the_broker() {
     let broker = fragile().await;
-    let (url, prefix) = (broker.url(), prefix());
+    let (url, prefix) = (broker.url(), unique_prefix());
     let bench = Bench::with(&config(&url, &prefix)).await;
     let mut follower = follow(&url, &prefix).await;
     bench.queue.publish(event("evt_1")).await.unwrap();

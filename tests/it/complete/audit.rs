@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use serde_json::{Value, json};
 
 use super::{request_count, script_call, site};
-use crate::support::process::{PolyAi, Site, eventually};
+use crate::support::process::{Installation, SimulatedPolyAi, eventually};
 
 /// Conversations of all of yesterday, half of them calls.
 const DAY: &str = "
@@ -20,13 +20,13 @@ fn counts(report: &Value) -> BTreeMap<String, u64> {
 }
 
 /// Returns the archived folder of a conversation.
-fn conversation_folder(site: &Site, id: &str) -> PathBuf {
+fn conversation_folder(site: &Installation, id: &str) -> PathBuf {
     let found = site.manifests().into_iter().find(|path| path.to_str().unwrap().contains(id)).unwrap();
     found.parent().unwrap().to_owned()
 }
 
 /// Changes the archive so that it has one fault of each kind.
-fn introduce_faults(site: &Site, ids: &[&str]) {
+fn introduce_faults(site: &Installation, ids: &[&str]) {
     let folder = |n: usize| conversation_folder(site, ids[n]);
     fs::remove_dir_all(folder(0)).unwrap();
     fs::remove_file(folder(1).join("manifest.json")).unwrap();
@@ -43,8 +43,8 @@ fn introduce_faults(site: &Site, ids: &[&str]) {
 
 /// Starts a simulated PolyAI with a call that has no recording and a conversation without a visible transcript.
 /// Returns the ids of all conversations, and the indices of these two.
-fn start_polyai() -> (PolyAi, Vec<String>, [usize; 2]) {
-    let polyai = PolyAi::start(DAY, 40);
+fn start_polyai() -> (SimulatedPolyAi, Vec<String>, [usize; 2]) {
+    let polyai = SimulatedPolyAi::start(DAY, 40);
     let calls = polyai.control("GET", "calls", &Value::Null);
     let calls = calls["calls"].as_array().unwrap();
     let ids: Vec<_> = calls.iter().map(|call| call["id"].as_str().unwrap().to_owned()).collect();
@@ -68,7 +68,7 @@ fn reports_and_repairs_every_kind_of_fault() {
     assert_eq!((code, counts(&nothing["report"])["missing"]), (Some(1), 40), "{nothing}");
 
     let mut work = site.polyhook(["work"]).start();
-    work.ready();
+    work.wait_until_ready();
     let (_, repair) = audit(&["--repair"]);
     assert_eq!(repair["report"]["queued"], 40);
     eventually("archived", || site.manifests().len() == 40);

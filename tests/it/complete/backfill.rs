@@ -6,13 +6,13 @@ use nix::sys::signal::Signal;
 
 use super::{RECENT_CHATS, request_count, site};
 use crate::support::{
-    process::{PolyAi, eventually, metric},
-    rabbit::{self, SHARED},
+    process::{SimulatedPolyAi, eventually, metric},
+    rabbit::{self, SHARED_NODE},
 };
 
 #[test]
 fn queues_only_the_requested_time_project_and_environment() {
-    let polyai = PolyAi::start(&RECENT_CHATS.replace("sandbox = 0.0", "sandbox = 0.5"), 400);
+    let polyai = SimulatedPolyAi::start(&RECENT_CHATS.replace("sandbox = 0.0", "sandbox = 0.5"), 400);
     let site = site(&polyai, "settle = \"0s\"", "worker.environments = [\"live\", \"sandbox\"]");
     let tally = |arguments: &[&str]| {
         let finished = site.polyhook([&["backfill", "--dry-run", "--json"], arguments].concat()).run();
@@ -47,14 +47,15 @@ fn queues_only_the_requested_time_project_and_environment() {
 #[test]
 fn a_killed_backfill_continues_without_repeated_fetches() {
     const CALLS: usize = 800;
-    let polyai = PolyAi::start(RECENT_CHATS, CALLS);
-    let prefix = rabbit::prefix();
-    let queue = format!("queue = {{ url = \"{}\", prefix = \"{prefix}\" }}", SHARED.url());
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, CALLS);
+    let prefix = rabbit::unique_prefix();
+    let queue = format!("queue = {{ url = \"{}\", prefix = \"{prefix}\" }}", SHARED_NODE.url());
     let site = site(&polyai, "every = \"0s\", settle = \"0s\"", &queue);
-    let mut worker = site.polyhook(["work"]).private("guest:guest").start();
-    let admin = worker.ready();
+    let mut worker = site.polyhook(["work"]).must_not_print("guest:guest").start();
+    let admin = worker.wait_until_ready();
     let backfill = |more: &[&str]| {
-        site.polyhook([&["backfill", "--last", "7d", "--ahead", "50"], more].concat()).private("guest:guest")
+        site.polyhook([&["backfill", "--last", "7d", "--ahead", "50"], more].concat())
+            .must_not_print("guest:guest")
     };
     for kill in 1..=3 {
         let mut run = backfill(&[]).start();
@@ -81,11 +82,11 @@ fn a_killed_backfill_continues_without_repeated_fetches() {
 /// Events from webhooks do not wait behind a month of old calls.
 #[test]
 fn limits_the_number_of_waiting_jobs() {
-    let polyai = PolyAi::start(RECENT_CHATS, 300);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 300);
     let site = site(&polyai, "every = \"0s\", settle = \"0s\"", "");
     let mut run = site.polyhook(["backfill", "--last", "7d", "--ahead", "40"]).start();
     let mut receiver = site.polyhook(["receive"]).start();
-    let admin = receiver.ready();
+    let admin = receiver.wait_until_ready();
     let depth = || metric(admin, "polyhook_queue_depth{queue=\"fetch\"}");
     eventually("as many as allowed", || depth() > 40);
     std::thread::sleep(Duration::from_secs(3));

@@ -13,7 +13,7 @@ use std::{
 use serde_json::json;
 
 use super::{RECENT_CHATS, request_count, site};
-use crate::support::process::{PolyAi, Process};
+use crate::support::process::{Process, SimulatedPolyAi};
 
 /// The size of one conversation's transcript in bytes.
 const TRANSCRIPT: usize = 1 << 20;
@@ -50,7 +50,7 @@ fn write_page(mut stream: TcpStream, megabytes: usize, turns: &str) -> io::Resul
 /// A server that ignores the page parameter, in either API, is detected and not asked forever.
 #[test]
 fn a_repeated_page_is_an_error() {
-    let polyai = PolyAi::start(RECENT_CHATS, 1);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 1);
     let site = site(&polyai, "settle = \"0s\"", "");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -84,7 +84,7 @@ fn a_repeated_page_is_an_error() {
 #[test]
 fn a_huge_page_needs_little_memory() {
     let megabytes = if std::env::var_os("SCALE").is_some_and(|scale| scale == "full") { 500 } else { 100 };
-    let polyai = PolyAi::start(RECENT_CHATS, 1);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 1);
     let site = site(&polyai, "settle = \"0s\"", "");
     let base_url = format!("polyai.base_url=http://{}", serve_large_page(megabytes));
     let day =
@@ -112,7 +112,7 @@ fn peak_memory_kib(process: &Process) -> Option<u64> {
 /// A 429, an error and a broken connection in the middle of a list are retried.
 #[test]
 fn retries_errors_in_the_middle_of_a_list() {
-    let polyai = PolyAi::start(RECENT_CHATS, 450);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 450);
     let site = site(&polyai, "settle = \"0s\"", "");
     let actions = [
         json!({ "status": 503 }),
@@ -136,7 +136,7 @@ fn retries_errors_in_the_middle_of_a_list() {
 /// A permanent error is reported with advice and not retried.
 #[test]
 fn a_rejected_api_key_is_not_retried() {
-    let polyai = PolyAi::start(RECENT_CHATS, 1);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 1);
     let site = site(&polyai, "settle = \"0s\"", "");
     polyai.control("PUT", "api-key", &json!({ "api_key": "another" }));
     let listed = site.polyhook(["backfill", "--last", "1d", "--dry-run"]).run();

@@ -8,7 +8,7 @@ mod reconcile;
 
 use serde_json::{Value, json};
 
-use crate::support::process::{PolyAi, Site};
+use crate::support::process::{Installation, SimulatedPolyAi};
 
 /// Chats of the last days, one every ten minutes, the newest just now, with little data to fetch.
 const RECENT_CHATS: &str = "
@@ -17,7 +17,7 @@ const RECENT_CHATS: &str = "
 ";
 
 /// Returns the number of requests for one operation of PolyAI, with any answer.
-fn request_count(polyai: &PolyAi, operation: &str) -> u64 {
+fn request_count(polyai: &SimulatedPolyAi, operation: &str) -> u64 {
     let requests = polyai.control("GET", "requests", &Value::Null);
     requests[operation]
         .as_object()
@@ -25,7 +25,7 @@ fn request_count(polyai: &PolyAi, operation: &str) -> u64 {
 }
 
 /// Changes the simulated behaviour of the call `id`.
-fn script_call(polyai: &PolyAi, id: &str, script: &Value) {
+fn script_call(polyai: &SimulatedPolyAi, id: &str, script: &Value) {
     polyai.control("PUT", &format!("calls/{id}/script"), script);
 }
 
@@ -35,12 +35,12 @@ fn json(stdout: &str) -> Value {
 }
 
 /// Creates a polyhook installation with these `reconcile` settings (TOML).
-fn site(polyai: &PolyAi, reconcile: &str, more: &str) -> Site {
-    Site::new(&polyai.access, &format!("reconcile = {{ {reconcile} }}\n{more}"))
+fn site(polyai: &SimulatedPolyAi, reconcile: &str, more: &str) -> Installation {
+    Installation::new(&polyai.access, &format!("reconcile = {{ {reconcile} }}\n{more}"))
 }
 
 /// Enables or disables operations of the simulated PolyAI.
-fn set_served(polyai: &PolyAi, doors: &[(&str, bool)]) {
+fn set_served(polyai: &SimulatedPolyAi, doors: &[(&str, bool)]) {
     let doors: serde_json::Map<_, _> =
         doors.iter().map(|(name, open)| ((*name).to_owned(), json!(open))).collect();
     polyai.control("PUT", "served", &Value::Object(doors));

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::{RECENT_CHATS, request_count, script_call, set_served, site};
 use crate::support::{
-    process::{self, PolyAi, deliver, eventually, metric, within},
-    rabbit::{self, SHARED},
+    process::{self, SimulatedPolyAi, deliver, eventually, eventually_within, metric},
+    rabbit::{self, SHARED_NODE},
 };
 
 /// The full promise is 10,000 calls, with `SCALE=full`.
@@ -22,15 +22,15 @@ fn the_archive_becomes_complete_without_webhooks() {
     let calls = calls();
     let spacing = 7 * 24 * 3600 / calls - 1;
     let scenario = RECENT_CHATS.replace("10m", &format!("{spacing}s"));
-    let polyai = PolyAi::start(&scenario, calls);
+    let polyai = SimulatedPolyAi::start(&scenario, calls);
     let site = site(&polyai, "every = \"3s\", lookback = \"7d\", settle = \"0s\"", "");
     let mut run = site.polyhook(["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     eventually("complete", || site.manifests().len() == calls);
     assert_eq!(site.manifests().len(), calls);
     let passes = || run.log().iter().filter(|line| line["message"] == "reconciled").count();
     let before = passes();
-    within(Duration::from_mins(1), "a second pass", || passes() > before + 1);
+    eventually_within(Duration::from_mins(1), "a second pass", || passes() > before + 1);
     let last = run.log().into_iter().rfind(|line| line["message"] == "reconciled").unwrap();
     assert_eq!((last["listed"].as_u64(), last["missing"].as_u64()), (Some(calls as u64), Some(0)), "{last}");
     assert_eq!(request_count(&polyai, "v3_conversation"), calls as u64, "each is fetched once");
@@ -43,13 +43,13 @@ fn the_archive_becomes_complete_without_webhooks() {
 #[test]
 fn finds_lost_deliveries_within_one_interval() {
     const EVERY: Duration = Duration::from_secs(5);
-    let polyai = PolyAi::start(RECENT_CHATS, 120);
-    let prefix = rabbit::prefix();
-    let queue = format!("queue = {{ url = \"{}\", prefix = \"{prefix}\" }}", SHARED.url());
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 120);
+    let prefix = rabbit::unique_prefix();
+    let queue = format!("queue = {{ url = \"{}\", prefix = \"{prefix}\" }}", SHARED_NODE.url());
     let site = site(&polyai, "every = \"0s\", lookback = \"2d\", settle = \"0s\"", &queue);
-    let mut receiver = site.polyhook(["receive"]).private("guest:guest").start();
-    let mut worker = site.polyhook(["work"]).private("guest:guest").start();
-    let (to, admin) = (receiver.receiver(), worker.ready());
+    let mut receiver = site.polyhook(["receive"]).must_not_print("guest:guest").start();
+    let mut worker = site.polyhook(["work"]).must_not_print("guest:guest").start();
+    let (to, admin) = (receiver.receiver_address(), worker.wait_until_ready());
     let ids = polyai.ids();
     let (lost, delivered): (Vec<_>, Vec<_>) = ids.iter().enumerate().partition(|(n, _)| n % 20 == 7);
     for (_, id) in &delivered {
@@ -61,7 +61,7 @@ fn finds_lost_deliveries_within_one_interval() {
     assert_eq!(site.manifests().len(), delivered.len());
 
     let every = format!("reconcile.every={}s", EVERY.as_secs());
-    let mut reconcile = site.polyhook(["reconcile", "--set", &every]).private("guest:guest").start();
+    let mut reconcile = site.polyhook(["reconcile", "--set", &every]).must_not_print("guest:guest").start();
     let started = Instant::now();
     eventually("complete", || site.manifests().len() == ids.len());
     assert!(started.elapsed() < EVERY + Duration::from_secs(10), "{:?}", started.elapsed());
@@ -81,12 +81,12 @@ fn finds_lost_deliveries_within_one_interval() {
 /// A call in progress is fetched when it is over. A call that was archived too early is fetched again.
 #[test]
 fn fetches_a_call_when_it_is_over_and_again_if_it_was_archived_too_early() {
-    let polyai = PolyAi::start(RECENT_CHATS, 3);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 3);
     let ids = polyai.ids();
     script_call(&polyai, &ids[1], &json!({ "in_progress_for": "8s" }));
     let site = site(&polyai, "every = \"1s\", lookback = \"1d\", settle = \"0s\"", "");
     let mut run = site.polyhook(["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     eventually("the others archived", || site.manifests().len() == 2);
     eventually("all archived", || site.manifests().len() == 3);
     assert_eq!(
@@ -113,11 +113,11 @@ fn fetches_a_call_when_it_is_over_and_again_if_it_was_archived_too_early() {
 /// The worker that archived it may have died before the announcement. So it is announced, and not fetched again.
 #[test]
 fn announces_an_archived_conversation_without_a_fetch() {
-    let polyai = PolyAi::start(RECENT_CHATS, 1);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 1);
     let [id] = &polyai.ids()[..] else { panic!("one call") };
     let site = site(&polyai, "every = \"0s\"", "");
     let mut run = site.polyhook(["run"]).start();
-    let (to, admin) = (run.receiver(), run.ready());
+    let (to, admin) = (run.receiver_address(), run.wait_until_ready());
     let archived = |outcome: &str| metric(admin, &format!("polyhook_jobs_total{{outcome=\"{outcome}\"}}"));
     assert_eq!(deliver(to, &polyai.access.secret, "evt", &polyai.event(id)), Some(204));
     eventually("archived", || archived("archived") == 1);
@@ -138,7 +138,7 @@ fn announces_an_archived_conversation_without_a_fetch() {
 /// Without a list in v3, the list of the Data API is read, newest first and only as far as needed.
 #[test]
 fn falls_back_to_the_list_of_the_data_api() {
-    let polyai = PolyAi::start(RECENT_CHATS, 700);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 700);
     set_served(&polyai, &[("v3_list", false), ("v3_by_id", false), ("v3_audio", false)]);
     let site = site(&polyai, "settle = \"0s\", lookback = \"1d\"", "");
     let passed = site.polyhook(["reconcile", "--once", "--json"]).run();
@@ -154,15 +154,15 @@ fn falls_back_to_the_list_of_the_data_api() {
 /// An error of one project is reported and does not affect the others.
 #[test]
 fn reports_and_retries_a_project_that_cannot_be_listed() {
-    let polyai = PolyAi::start(RECENT_CHATS, 5);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 5);
     let more = format!(
         "[[projects]]\naccount_id = \"acme\"\nproject_id = \"wrong\"\napi_key = \"no-such-key\"\n\
          [[projects]]\naccount_id = \"{}\"\nproject_id = \"{}\"\napi_key = \"{}\"\n",
         polyai.access.account_id, polyai.access.project_id, polyai.access.api_key
     );
     let site = site(&polyai, "every = \"1s\", settle = \"0s\"", &more);
-    let mut run = site.polyhook(["run"]).private(&polyai.access.api_key).start();
-    let admin = run.ready();
+    let mut run = site.polyhook(["run"]).must_not_print(&polyai.access.api_key).start();
+    let admin = run.wait_until_ready();
     eventually("the others archived", || site.manifests().len() == 5);
     let (status, text) = process::get(admin, "/readyz").unwrap();
     assert_eq!(status, 200, "deliveries are accepted");
@@ -171,7 +171,7 @@ fn reports_and_retries_a_project_that_cannot_be_listed() {
         "{text}"
     );
     run.stop();
-    let once = site.polyhook(["reconcile", "--once"]).private(&polyai.access.api_key).run();
+    let once = site.polyhook(["reconcile", "--once"]).must_not_print(&polyai.access.api_key).run();
     assert_eq!(once.code, Some(1));
     assert!(once.stderr.contains("project wrong"), "{once:?}");
 }
@@ -179,11 +179,11 @@ fn reports_and_retries_a_project_that_cannot_be_listed() {
 /// An erased conversation does not count as missing.
 #[test]
 fn does_not_restore_erased_conversations() {
-    let polyai = PolyAi::start(RECENT_CHATS, 3);
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 3);
     let ids = polyai.ids();
     let site = site(&polyai, "every = \"1s\", settle = \"0s\"", "");
     let mut run = site.polyhook(["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     eventually("archived", || site.manifests().len() == 3);
     assert_eq!(site.polyhook(["erase", &ids[1], "--yes"]).run().code, Some(0));
     let passes = || run.log().iter().filter(|line| line["message"] == "reconciled").count();

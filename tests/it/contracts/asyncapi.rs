@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::{task::block_in_place, time::timeout};
 
 use super::{Held, World, document, eventually, short};
-use crate::support::rabbit::SHARED;
+use crate::support::rabbit::SHARED_NODE;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_secs(30);
 async fn broker_and_messages_are_as_documented() {
     let document = document("asyncapi.yaml");
     assert_eq!(Config::default().queue.prefix, "polyhook", "the document has the default's names");
-    let world = World::start(&SHARED, |config| {
+    let world = World::start(&SHARED_NODE, |config| {
         config.reconcile.every = Duration::from_secs(1);
         config.reconcile.settle = Duration::ZERO;
     })
@@ -133,7 +133,7 @@ fn declared(world: &World) -> Topology {
     let prefix = format!("{}.", world.config.queue.prefix);
     let ours = |row: &Value, name: &str| row[name].as_str().is_some_and(|name| name.starts_with(&prefix));
     let list = |what: &str, columns: &[&str]| -> Vec<Value> {
-        serde_json::from_str(&SHARED.ctl(&[&[what, "--formatter", "json"], columns].concat())).unwrap()
+        serde_json::from_str(&SHARED_NODE.ctl(&[&[what, "--formatter", "json"], columns].concat())).unwrap()
     };
     let (queues, exchanges, bindings) = thread::scope(|scope| {
         let queues = scope.spawn(|| list("list_queues", &["name", "durable", "auto_delete", "arguments"]));
@@ -230,7 +230,7 @@ fn channel_of<'a>(world: &World, document: &'a Value, exchange: &str, routing_ke
 
 /// Makes polyhook publish one of everything.
 async fn published(world: &World, document: &Value) -> Vec<Seen> {
-    let connection = Connection::connect(&SHARED.url(), ConnectionProperties::default()).await.unwrap();
+    let connection = Connection::connect(&SHARED_NODE.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let options = EventOptions::default();
 

@@ -125,7 +125,7 @@ impl World {
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.signature.secrets = vec![Secret::new(sim.signing_secret())];
         config.queue.url = QueueUrls::One(Secret::new(node.url()));
-        config.queue.prefix = rabbit::prefix();
+        config.queue.prefix = rabbit::unique_prefix();
         config.queue.publish_timeout = Duration::from_secs(3);
         config.polyai.base_url = Some(sim.url().clone());
         config.polyai.platform_url = Some(sim.url().clone());

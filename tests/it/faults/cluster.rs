@@ -11,7 +11,7 @@ use super::{
     pick,
     stage::{PATIENCE, Stage},
 };
-use crate::support::{cluster::Cluster, process::within};
+use crate::support::{cluster::Cluster, process::eventually_within};
 
 /// Acknowledged again, and announced again.
 fn recovers(stage: &Stage, load: &Load, since: Instant) -> Vec<Duration> {
@@ -38,11 +38,11 @@ fn a_cluster_that_falls_apart_loses_nothing() {
         let victim = cluster.leader(&fetch);
         cluster.cut(victim);
         let since = Instant::now();
-        within(PATIENCE, "noticed", || cluster.nodes[victim].try_ctl(&["list_queues"]).is_none());
+        eventually_within(PATIENCE, "noticed", || cluster.nodes[victim].try_ctl(&["list_queues"]).is_none());
         cut.extend(recovers(&stage, &load, since));
         cluster.mend(victim);
         let since = Instant::now();
-        within(PATIENCE, "whole again", || is_whole(&cluster));
+        eventually_within(PATIENCE, "whole again", || is_whole(&cluster));
         mended.extend(recovers(&stage, &load, since));
     }
     figures
@@ -61,7 +61,7 @@ fn kill(cluster: &Cluster, victim: usize, stage: &Stage, load: &Load) -> Vec<Dur
     let recovery = recovers(stage, load, killed);
     thread::sleep(Duration::from_secs(1));
     cluster.nodes[victim].restart();
-    within(PATIENCE, "whole again", || is_whole(cluster));
+    eventually_within(PATIENCE, "whole again", || is_whole(cluster));
     recovery
 }
 

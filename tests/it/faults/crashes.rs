@@ -25,7 +25,7 @@ use super::{
     tracer::{Call, Tracer},
 };
 use crate::support::{
-    process::{Access, PolyAi, Process, Site, deliver, eventually, manifests},
+    process::{Installation, Process, SimulatedPolyAi, SimulatorAccess, deliver, eventually, manifests},
     rabbit,
 };
 
@@ -48,13 +48,13 @@ enum Step {
 struct Eye {
     archive: PathBuf,
     conversation: String,
-    polyai: Access,
+    polyai: SimulatorAccess,
     /// Requests for conversations before this one.
     fetched_before: u64,
 }
 
 impl Eye {
-    fn on(site: &Site, polyai: &PolyAi, conversation: &str) -> Self {
+    fn on(site: &Installation, polyai: &SimulatedPolyAi, conversation: &str) -> Self {
         // A recording of several parts, or it would be held in memory until it is whole.
         let script = serde_json::json!({ "audio_size": "2500 KiB" });
         polyai.control("PUT", &format!("calls/{conversation}/script"), &script);
@@ -118,7 +118,7 @@ impl Eye {
     }
 }
 
-fn fetched(polyai: &Access) -> u64 {
+fn fetched(polyai: &SimulatorAccess) -> u64 {
     let address = polyai.url.trim_start_matches("http://").parse().unwrap();
     let (_, counts) = crate::support::process::get(address, "/_simulator/requests").expect("an answer");
     let counts: Value = serde_json::from_str(&counts).unwrap();
@@ -170,13 +170,13 @@ struct Crash {
 /// Delivers to a process that is killed at `point`. `step` tells how far it has come.
 fn crash(
     process: &mut Process,
-    site: &Site,
+    site: &Installation,
     event: (&str, &[u8]),
     point: Point,
     step: impl Fn() -> Option<Step> + Clone + Send + 'static,
     finished: Step,
 ) -> Crash {
-    let to = process.receiver();
+    let to = process.receiver_address();
     let answered = Arc::new(AtomicBool::new(false));
     let (was_answered, look) = (Arc::clone(&answered), step.clone());
     let tracer = Tracer::of(process.pid(), move |call| match point {
@@ -287,15 +287,15 @@ fn some_of(all: usize) -> Vec<usize> {
 
 #[test]
 fn a_crash_at_any_step_on_the_embedded_queue() {
-    let polyai = PolyAi::start(PolyAi::CALLS, 1000);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 1000);
     let mut ids = polyai.ids().into_iter();
     let mut figures = Figures::of("crash at every step, embedded queue");
     let mut sweep = Sweep::default();
     let mut at = |point: Point| {
         let id = ids.next().expect("enough calls");
-        let site = Site::new(&polyai.access, "");
+        let site = Installation::new(&polyai.access, "");
         let mut run = site.polyhook(["run"]).start();
-        run.ready();
+        run.wait_until_ready();
         let (eye, queue) = (Eye::on(&site, &polyai, &id), site.path().join("polyhook-data/queue.db"));
         let event = polyai.event(&id);
         let step = move || eye.embedded(&queue);
@@ -321,10 +321,11 @@ fn a_crash_at_any_step_on_the_embedded_queue() {
     for batch in crashed.chunks(16) {
         let healthy: Vec<_> = batch.iter().map(|(site, ..)| site.polyhook(["run"]).start()).collect();
         for ((site, id, crash), mut run) in batch.iter().zip(healthy) {
-            run.ready();
+            run.wait_until_ready();
             if !crash.answered {
                 // As PolyAI does.
-                let again = deliver(run.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(id));
+                let again =
+                    deliver(run.receiver_address(), &site.secret, &format!("evt-{id}"), &polyai.event(id));
                 assert_eq!(again, Some(204));
             }
             let queue = site.path().join("polyhook-data/queue.db");
@@ -344,7 +345,7 @@ fn a_crash_at_any_step_on_the_embedded_queue() {
 
 /// These conversations and nothing else, each once and whole; and nothing of the dead is left.
 #[track_caller]
-fn assert_archived_once(site: &Site, ids: &[String]) {
+fn assert_archived_once(site: &Installation, ids: &[String]) {
     let found = manifests(&site.archive());
     assert_eq!(found.len(), ids.len());
     for path in found {
@@ -360,26 +361,26 @@ fn assert_archived_once(site: &Site, ids: &[String]) {
 }
 
 /// A site on the shared broker, without a spool: what is durable is at the broker.
-fn on_rabbitmq(polyai: &PolyAi) -> (Site, String) {
-    let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+fn on_rabbitmq(polyai: &SimulatedPolyAi) -> (Installation, String) {
+    let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
     let queue = format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\", publish_timeout = \"3s\" }}\n");
-    (Site::new(&polyai.access, &queue), prefix)
+    (Installation::new(&polyai.access, &queue), prefix)
 }
 
 #[test]
 fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
-    let polyai = PolyAi::start(PolyAi::CALLS, 1000);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 1000);
     let (site, prefix) = on_rabbitmq(&polyai);
-    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
-    receive.ready();
-    let customer = Arc::new(Customer::start(&[rabbit::SHARED.url()], &prefix));
+    let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
+    receive.wait_until_ready();
+    let customer = Arc::new(Customer::start(&[rabbit::SHARED_NODE.url()], &prefix));
     let mut figures = Figures::of("crash of the worker at every step, RabbitMQ");
     let mut sweep = Sweep::default();
     let (mut ids, mut done) = (polyai.ids().into_iter(), Vec::<String>::new());
     // Each process first finishes what its predecessor has left, then crashes in its turn.
     let mut at = |point: Point| {
-        let mut work = site.polyhook(["work"]).private("guest:guest").start();
-        work.ready();
+        let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
+        work.wait_until_ready();
         eventually("the predecessor's is finished", || done.iter().all(|id| customer.is_announced(id)));
         let id = ids.next().expect("enough calls");
         let eye = Eye::on(&site, &polyai, &id);
@@ -394,7 +395,8 @@ fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
             Point::Call(number) => call.number == number,
             Point::After(step, _) => look() == Some(step),
         });
-        let answer = deliver(receive.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(&id));
+        let answer =
+            deliver(receive.receiver_address(), &site.secret, &format!("evt-{id}"), &polyai.event(&id));
         assert_eq!(answer, Some(204));
         let crash = finish(&mut work, tracer, step, Step::Announced, true);
         done.push(id);
@@ -408,9 +410,9 @@ fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
     for call in some_of(calls) {
         at(Point::Call(call));
     }
-    let mut work = site.polyhook(["work"]).private("guest:guest").start();
+    let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
     eventually("everything is announced", || done.iter().all(|id| customer.is_announced(id)));
-    work.ready();
+    work.wait_until_ready();
     work.stop();
     receive.stop();
     assert_archived_once(&site, &done);
@@ -426,8 +428,8 @@ fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
 
 /// A receiver after the other is killed at its next call, until one comes through. Returns the conversations.
 fn sweep_of_receivers<S>(
-    polyai: &PolyAi,
-    site: &Site,
+    polyai: &SimulatedPolyAi,
+    site: &Installation,
     arguments: &[&str],
     sweep: &mut Sweep,
     step_of: impl Fn(String) -> S,
@@ -438,12 +440,12 @@ where
     let mut done: Vec<(String, bool)> = Vec::new();
     let mut number = 1;
     for id in polyai.ids() {
-        let mut receive = site.polyhook(arguments.iter().copied()).private("guest:guest").start();
-        receive.ready();
+        let mut receive = site.polyhook(arguments.iter().copied()).must_not_print("guest:guest").start();
+        receive.wait_until_ready();
         if let Some((before, false)) = done.last() {
             // As PolyAI does.
             let event = polyai.event(before);
-            let again = deliver(receive.receiver(), &site.secret, &format!("evt-{before}"), &event);
+            let again = deliver(receive.receiver_address(), &site.secret, &format!("evt-{before}"), &event);
             assert_eq!(again, Some(204));
         }
         let event_id = format!("evt-{id}");
@@ -467,20 +469,20 @@ where
 
 /// All of them are announced and archived once.
 #[track_caller]
-fn finish_receivers(site: &Site, mut work: Process, customer: &Customer, ids: &[String]) {
+fn finish_receivers(site: &Installation, mut work: Process, customer: &Customer, ids: &[String]) {
     eventually("everything is announced", || ids.iter().all(|id| customer.is_announced(id)));
-    work.ready();
+    work.wait_until_ready();
     work.stop();
     assert_archived_once(site, ids);
 }
 
 #[test]
 fn a_crash_of_the_receiver_at_any_step_on_rabbitmq() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 300);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 300);
     let (site, prefix) = on_rabbitmq(&polyai);
-    let work = site.polyhook(["work"]).private("guest:guest").start();
-    work.ready();
-    let customer = Arc::new(Customer::of_everything(&[rabbit::SHARED.url()], &prefix));
+    let work = site.polyhook(["work"]).must_not_print("guest:guest").start();
+    work.wait_until_ready();
+    let customer = Arc::new(Customer::of_everything(&[rabbit::SHARED_NODE.url()], &prefix));
     let mut figures = Figures::of("crash of the receiver at every step, RabbitMQ");
     let mut sweep = Sweep::default();
     let ids = sweep_of_receivers(&polyai, &site, &["receive"], &mut sweep, |event_id| {
@@ -503,7 +505,7 @@ fn spooled(file: &Path, event_id: &str) -> Option<Step> {
 
 #[test]
 fn a_crash_of_the_receiver_at_any_step_on_the_spool() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 300);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 300);
     let (site, prefix) = on_rabbitmq(&polyai);
     let spool = ["receive", "--set", "spool.path=spool.db"];
     // Nobody listens there.
@@ -514,10 +516,10 @@ fn a_crash_of_the_receiver_at_any_step_on_the_spool() {
         let file = site.path().join("spool.db");
         move || spooled(&file, &event_id)
     });
-    let work = site.polyhook(["work"]).private("guest:guest").start();
-    work.ready();
-    let customer = Customer::start(&[rabbit::SHARED.url()], &prefix);
-    let mut receive = site.polyhook(spool).private("guest:guest").start();
+    let work = site.polyhook(["work"]).must_not_print("guest:guest").start();
+    work.wait_until_ready();
+    let customer = Customer::start(&[rabbit::SHARED_NODE.url()], &prefix);
+    let mut receive = site.polyhook(spool).must_not_print("guest:guest").start();
     finish_receivers(&site, work, &customer, &ids);
     receive.stop();
     sweep.figures(&mut figures);

@@ -21,7 +21,7 @@ use super::{
     stage::{CALLS, RATE, Stage},
 };
 use crate::support::{
-    process::{PATIENCE, PolyAi, Process, Site, eventually, within},
+    process::{Installation, Process, SimulatedPolyAi, TEST_TIMEOUT, eventually, eventually_within},
     rabbit::{ClientCertificate, Node},
     small_disk::SmallDisk,
 };
@@ -37,8 +37,8 @@ enum Loss {
 
 /// `polyhook run` with its queue on a disk of its own.
 struct Embedded {
-    polyai: PolyAi,
-    site: Site,
+    polyai: SimulatedPolyAi,
+    site: Installation,
     disk: SmallDisk,
     run: Process,
     load: Load,
@@ -46,12 +46,12 @@ struct Embedded {
 
 impl Embedded {
     fn start() -> Self {
-        let polyai = PolyAi::start(CALLS, pick(5000, 10_000));
-        let site = Site::new(&polyai.access, "queue = { url = \"sqlite:small/queue.db\" }");
+        let polyai = SimulatedPolyAi::start(CALLS, pick(5000, 10_000));
+        let site = Installation::new(&polyai.access, "queue = { url = \"sqlite:small/queue.db\" }");
         let disk = SmallDisk::mount(site.path().join("small"), 24);
         let run = site.polyhook(["run"]).start();
-        run.ready();
-        let load = Load::start(&polyai, run.receiver(), RATE);
+        run.wait_until_ready();
+        let load = Load::start(&polyai, run.receiver_address(), RATE);
         let stage = Self { polyai, site, disk, run, load };
         eventually("under way", || stage.load.acknowledged() > 20);
         stage
@@ -61,10 +61,12 @@ impl Embedded {
     #[track_caller]
     fn refuses(&self) {
         let before = self.load.look(|record| record.refused);
-        within(Duration::from_secs(20), "refused", || self.load.look(|record| record.refused) > before + 20);
+        eventually_within(Duration::from_secs(20), "refused", || {
+            self.load.look(|record| record.refused) > before + 20
+        });
         let probe = Instant::now();
         let refused =
-            crate::support::process::deliver(self.run.receiver(), &self.site.secret, "probe", b"{}");
+            crate::support::process::deliver(self.run.receiver_address(), &self.site.secret, "probe", b"{}");
         assert_eq!(refused, Some(503));
         assert!(probe.elapsed() < Duration::from_secs(2), "a 503 after {:?}", probe.elapsed());
     }
@@ -87,7 +89,7 @@ impl Embedded {
                 is_up || !self.run.is_running()
             });
             if is_up {
-                self.load.aim(self.run.receiver());
+                self.load.aim(self.run.receiver_address());
                 return;
             }
             self.run = self.site.polyhook(["run"]).start();
@@ -144,7 +146,7 @@ fn a_read_only_disk_under_the_embedded_queue() {
     thread::sleep(Duration::from_secs(1));
     if failing.is_running() {
         failing.signal(Signal::SIGTERM);
-        failing.wait(PATIENCE);
+        failing.wait(TEST_TIMEOUT);
     }
     stage.disk.make_read_only(false);
     stage.start_again();
@@ -175,7 +177,7 @@ fn a_queue_file_that_is_damaged() {
     // It may have given up, or refuse deliveries until somebody does something; both are right.
     if failing.is_running() {
         failing.signal(Signal::SIGTERM);
-        failing.wait(PATIENCE);
+        failing.wait(TEST_TIMEOUT);
     }
     move_away(&stage.disk);
     let moved = Instant::now();
@@ -234,7 +236,9 @@ fn a_full_disk_under_the_spool() {
     let disk = stage.disk.as_ref().unwrap();
     disk.fill();
     let before = load.look(|record| record.refused);
-    within(Duration::from_secs(20), "refused", || load.look(|record| record.refused) > before + 20);
+    eventually_within(Duration::from_secs(20), "refused", || {
+        load.look(|record| record.refused) > before + 20
+    });
     thread::sleep(pick(Duration::from_secs(1), Duration::from_mins(1)));
     disk.free();
     let freed = Instant::now();

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::Figures;
-use crate::support::process::PolyAi;
+use crate::support::process::SimulatedPolyAi;
 
 /// What a receiver promises by default.
 pub(super) const ACK_BUDGET: Duration = Duration::from_secs(4);
@@ -78,7 +78,7 @@ pub(super) struct Record {
 
 impl Load {
     /// Starts sending the conversations of `polyai` to `target`, so many a second.
-    pub(super) fn start(polyai: &PolyAi, target: SocketAddr, per_second: u32) -> Self {
+    pub(super) fn start(polyai: &SimulatedPolyAi, target: SocketAddr, per_second: u32) -> Self {
         let deliveries = polyai.ids().into_iter().map(|id| (id.clone(), polyai.event(&id))).collect();
         Self::of(deliveries, polyai, target, per_second)
     }
@@ -86,7 +86,7 @@ impl Load {
     /// The same with these bodies, by conversation.
     pub(super) fn of(
         deliveries: Vec<(String, Vec<u8>)>,
-        polyai: &PolyAi,
+        polyai: &SimulatedPolyAi,
         target: SocketAddr,
         per_second: u32,
     ) -> Self {

@@ -14,7 +14,7 @@ use super::{
     oracle::{self, Bus},
     pick,
 };
-use crate::support::process::{PolyAi, Site, eventually, metric};
+use crate::support::process::{Installation, SimulatedPolyAi, eventually, metric};
 
 const PROJECTS: &str = r#"
     epoch = "2026-11-03T12:00:00Z"
@@ -51,16 +51,16 @@ fn troubles() -> Vec<(&'static str, Value, Duration)> {
 
 #[test]
 fn trouble_of_polyai_is_waited_for_and_is_nobody_elses() {
-    let polyai = PolyAi::start(PROJECTS, pick(4000, 20_000));
+    let polyai = SimulatedPolyAi::start(PROJECTS, pick(4000, 20_000));
     let account = &polyai.access.account_id;
     let projects = [("PROJECT-C0NC1ERG", "simulated-key-0001"), ("PROJECT-SECOND", "simulated-key-0002")]
         .map(|(project, key)| {
             format!("{{ account_id = \"{account}\", project_id = \"{project}\", api_key = \"{key}\" }}")
         });
     let config = format!("projects = [{}]\nretry = {{ delays = {} }}\n", projects.join(","), ladder());
-    let site = Site::new(&polyai.access, &config);
+    let site = Installation::new(&polyai.access, &config);
     let mut run = site.polyhook(["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     let calls = polyai.control("GET", "calls", &Value::Null);
     let owner: BTreeMap<String, String> = calls["calls"]
         .as_array()
@@ -77,7 +77,7 @@ fn trouble_of_polyai_is_waited_for_and_is_nobody_elses() {
         }});
         (call["id"].as_str().unwrap().to_owned(), body.to_string().into_bytes())
     });
-    let load = Load::of(deliveries.collect(), &polyai, run.receiver(), 20);
+    let load = Load::of(deliveries.collect(), &polyai, run.receiver_address(), 20);
     let mut figures = Figures::of("PolyAI in trouble with one of two projects");
     let mut lags = serde_json::Map::new();
     for (name, action, most) in troubles() {

@@ -24,7 +24,7 @@ use super::{
     pick,
     stage::{CALLS, RATE},
 };
-use crate::support::process::{PolyAi, Process, Site, eventually};
+use crate::support::process::{Installation, Process, SimulatedPolyAi, eventually};
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -45,12 +45,12 @@ fn resident(process: &Process, lasting: Duration) -> (u64, u64) {
 fn a_thousand_slow_clients_do_not_slow_the_honest_ones() {
     const SLOW: usize = 1000;
     let lasting = pick(Duration::from_secs(10), Duration::from_mins(2));
-    let polyai = PolyAi::start(CALLS, pick(3000, 10_000));
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(CALLS, pick(3000, 10_000));
+    let site = Installation::new(&polyai.access, "");
     let mut run = site.polyhook(["run"]).start();
-    run.ready();
+    run.wait_until_ready();
     let mut figures = Figures::of("1000 clients of one byte a second");
-    let (runtime, address) = (runtime(), run.receiver());
+    let (runtime, address) = (runtime(), run.receiver_address());
     let closed = Arc::new(Mutex::new(0));
     for number in 0..SLOW {
         let closed = Arc::clone(&closed);
@@ -122,12 +122,12 @@ struct Flood {
 fn a_flood_is_taken_as_far_as_it_can_be_and_refused_beyond() {
     const CAPACITY: usize = 16;
     let lasting = pick(Duration::from_secs(8), Duration::from_mins(2));
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, &format!("server.max_in_flight = {CAPACITY}"));
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, &format!("server.max_in_flight = {CAPACITY}"));
     let mut receive = site.polyhook(["receive"]).start();
-    receive.ready();
+    receive.wait_until_ready();
     let mut figures = Figures::of("flood at three times what may be in flight");
-    let (runtime, address) = (runtime(), receive.receiver());
+    let (runtime, address) = (runtime(), receive.receiver_address());
     let (flood, over) = (Arc::<Mutex<Flood>>::default(), Arc::new(AtomicBool::new(false)));
     let senders: Vec<_> = (0..3 * CAPACITY)
         .map(|sender| {

@@ -131,8 +131,8 @@ async fn the_same_event_again_and_again_on_the_embedded_queue() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_event_again_and_again_on_rabbitmq() {
     let mut figures = Figures::of("the same event 146 times, RabbitMQ");
-    let prefix = rabbit::prefix();
-    let url = block_in_place(|| rabbit::SHARED.url());
+    let prefix = rabbit::unique_prefix();
+    let url = block_in_place(|| rabbit::SHARED_NODE.url());
     // Its queues first, or there is nothing for a customer to bind to.
     let site = block_in_place(|| {
         let (url, prefix) = (url.clone(), prefix.clone());

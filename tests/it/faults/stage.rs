@@ -11,13 +11,13 @@ use super::{
     oracle::{self, Bus, Customer, ThrownAway},
 };
 use crate::support::{
-    process::{self, PolyAi, Process, Site, metric},
+    process::{self, Installation, Process, SimulatedPolyAi, metric},
     rabbit,
     small_disk::SmallDisk,
 };
 
 /// How long anything may take to come right again.
-pub(super) const PATIENCE: Duration = process::PATIENCE;
+pub(super) const PATIENCE: Duration = process::TEST_TIMEOUT;
 /// Deliveries a second, where nothing else is said.
 pub(super) const RATE: u32 = 50;
 /// What a call of these scenarios is like: next to nothing to fetch, and now and then a short recording.
@@ -29,8 +29,8 @@ pub(super) const CALLS: &str = "
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Stage {
-    pub(super) polyai: PolyAi,
-    pub(super) site: Site,
+    pub(super) polyai: SimulatedPolyAi,
+    pub(super) site: Installation,
     pub(super) prefix: String,
     pub(super) receiver: Mutex<Process>,
     pub(super) worker: Mutex<Process>,
@@ -51,22 +51,22 @@ impl Stage {
         urls: &[String],
         calls: usize,
         spool: &str,
-        disk: impl FnOnce(&Site) -> Option<SmallDisk>,
+        disk: impl FnOnce(&Installation) -> Option<SmallDisk>,
     ) -> Self {
-        let polyai = PolyAi::start(CALLS, calls);
-        let prefix = rabbit::prefix();
+        let polyai = SimulatedPolyAi::start(CALLS, calls);
+        let prefix = rabbit::unique_prefix();
         let config = format!(
             "queue = {{ url = {urls:?}, prefix = \"{prefix}\" }}\n\
              {spool}\n\
              worker.concurrency = 8\n\
              retry.delays = [\"1s\", \"2s\", \"4s\", \"8s\", \"15s\", \"30s\"]\n"
         );
-        let site = Site::new(&polyai.access, &config);
+        let site = Installation::new(&polyai.access, &config);
         let disk = disk(&site);
         let receiver = start(&site, "receive");
         let worker = start(&site, "work");
-        receiver.ready();
-        worker.ready();
+        receiver.wait_until_ready();
+        worker.wait_until_ready();
         let customer = Customer::start(urls, &prefix);
         Self {
             polyai,
@@ -86,7 +86,7 @@ impl Stage {
     }
 
     pub(super) fn load(&self) -> Load {
-        Load::start(&self.polyai, self.receiver.lock().unwrap().receiver(), RATE)
+        Load::start(&self.polyai, self.receiver.lock().unwrap().receiver_address(), RATE)
     }
 
     /// `kill -9` and a new one, as a supervisor does. Says when the new one listens.
@@ -94,7 +94,7 @@ impl Stage {
         let mut receiver = self.receiver.lock().unwrap();
         receiver.kill();
         *receiver = start(&self.site, "receive");
-        load.aim(receiver.receiver());
+        load.aim(receiver.receiver_address());
     }
 
     /// `kill -9` and a new one.
@@ -127,7 +127,7 @@ impl Stage {
             &mut figures,
         );
         let mut worker = self.worker.into_inner().unwrap();
-        let admin = worker.ready();
+        let admin = worker.wait_until_ready();
         figures.set("dead", metric(admin, "polyhook_queue_depth{queue=\"dead\"}"));
         worker.stop();
         self.receiver.into_inner().unwrap().stop();
@@ -135,6 +135,6 @@ impl Stage {
     }
 }
 
-fn start(site: &Site, role: &str) -> Process {
-    site.polyhook([role]).private("guest:guest").start()
+fn start(site: &Installation, role: &str) -> Process {
+    site.polyhook([role]).must_not_print("guest:guest").start()
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::process::{Polyhook, interpreter};
+use crate::support::process::{PolyhookCommand, interpreter};
 
 const COMMANDS: &[&[&str]] = &[
     &[],
@@ -51,7 +51,8 @@ fn every_command_explains_itself() {
     let folder = tempfile::tempdir().unwrap();
     for command in COMMANDS {
         for help in ["--help", "-h"] {
-            let said = Polyhook::new(folder.path(), command.iter().chain([&help])).run().expect(0);
+            let said =
+                PolyhookCommand::new(folder.path(), command.iter().chain([&help])).run().expect_exit_code(0);
             let usage = [&["Usage: polyhook"], *command].concat().join(" ");
             assert!(said.stdout.contains(&usage), "{command:?}: {}", said.stdout);
             assert!(said.stderr.is_empty() && !said.stdout.contains('\x1b'));
@@ -61,24 +62,25 @@ fn every_command_explains_itself() {
             let is_group = said.stdout.contains("\nCommands:");
             let examples = said.stdout.contains("\nExamples:\n  polyhook ");
             assert!(is_group || examples, "{command:?}: {}", said.stdout);
-            let listed = Polyhook::new(folder.path(), command.iter().chain([&help])).env("COLUMNS", "80");
-            for (width, text) in [(100, said.stdout), (80, listed.run().expect(0).stdout)] {
+            let listed =
+                PolyhookCommand::new(folder.path(), command.iter().chain([&help])).env("COLUMNS", "80");
+            for (width, text) in [(100, said.stdout), (80, listed.run().expect_exit_code(0).stdout)] {
                 let wide = text.lines().find(|line| line.chars().count() > width);
                 assert_eq!(wide, None, "{command:?} is wider than {width}");
             }
         }
         if let [name, ..] = command {
-            let all = Polyhook::new(folder.path(), ["--help"]).run().stdout;
+            let all = PolyhookCommand::new(folder.path(), ["--help"]).run().stdout;
             assert!(all.contains(&format!("\n  {name} ")), "{name} is not listed");
         }
     }
-    let listed = Polyhook::new(folder.path(), ["--help"]).run().stdout;
+    let listed = PolyhookCommand::new(folder.path(), ["--help"]).run().stdout;
     let commands = listed.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
     for line in commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")) {
         let name = line.split_whitespace().next().unwrap();
         assert!(name == "help" || COMMANDS.contains(&&[name][..]), "{name} is not tested here");
     }
-    let version = Polyhook::new(folder.path(), ["--version"]).run().expect(0);
+    let version = PolyhookCommand::new(folder.path(), ["--version"]).run().expect_exit_code(0);
     assert_eq!(version.stdout, format!("polyhook {}\n", env!("CARGO_PKG_VERSION")));
 }
 
@@ -93,10 +95,10 @@ fn a_typo_is_answered_with_what_was_meant() {
         (&["completions", "bsh"], "'bash'"),
         (&["config", "show", "--set", "queue.prefx=a"], "prefix"),
     ] {
-        let said = Polyhook::new(folder.path(), arguments).run();
+        let said = PolyhookCommand::new(folder.path(), arguments).run();
         let code = if arguments[0] == "config" { 78 } else { 2 };
         assert!(said.stderr.contains(meant), "{arguments:?}: {}", said.stderr);
-        said.expect(code);
+        said.expect_exit_code(code);
     }
 }
 
@@ -104,7 +106,7 @@ fn a_typo_is_answered_with_what_was_meant() {
 fn shells_complete_and_the_manual_has_every_command() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let said = Polyhook::new(folder.path(), ["completions", shell]).run().expect(0);
+        let said = PolyhookCommand::new(folder.path(), ["completions", shell]).run().expect_exit_code(0);
         for word in ["rotate-secret", "completions", "concurrency", "tail"] {
             assert!(said.stdout.contains(word), "{shell} does not know {word}");
         }
@@ -116,9 +118,9 @@ fn shells_complete_and_the_manual_has_every_command() {
     let bash = Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_polyhook")]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&bash.stdout).trim(), "replay", "{bash:?}");
 
-    let page = Polyhook::new(folder.path(), ["man"]).run().expect(0).stdout;
+    let page = PolyhookCommand::new(folder.path(), ["man"]).run().expect_exit_code(0).stdout;
     assert!(page.contains(".TH polyhook 1") && page.contains("polyhook demo"), "{page}");
-    let said = Polyhook::new(folder.path(), ["man", "--dir", "some/where"]).run().expect(0);
+    let said = PolyhookCommand::new(folder.path(), ["man", "--dir", "some/where"]).run().expect_exit_code(0);
     assert!(said.stdout.is_empty() && said.stderr.is_empty());
     for command in COMMANDS {
         let name = [&["polyhook"], *command].concat().join("-");
@@ -126,7 +128,7 @@ fn shells_complete_and_the_manual_has_every_command() {
         assert!(page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"), "{name}: {page}");
     }
     std::fs::write(folder.path().join("file"), "").unwrap();
-    Polyhook::new(folder.path(), ["man", "--dir", "file"]).run().expect(1);
+    PolyhookCommand::new(folder.path(), ["man", "--dir", "file"]).run().expect_exit_code(1);
 }
 
 #[test]
@@ -146,7 +148,7 @@ fn wrong_usage_is_2() {
         &["demo", "--calls", "0"],
         &["run", "--set", "no-equals-sign"],
     ] {
-        let said = Polyhook::new(folder.path(), arguments).run().expect(2);
+        let said = PolyhookCommand::new(folder.path(), arguments).run().expect_exit_code(2);
         assert!(!said.stderr.is_empty() && said.stdout.is_empty(), "{arguments:?}");
     }
 }
@@ -178,9 +180,9 @@ fn colours_are_for_terminals_that_want_them() {
         assert!(plain.contains(says) && !plain.contains("\x1b["), "{plain:?}");
         // No terminal, unless somebody insists.
         let folder = tempfile::tempdir().unwrap();
-        let piped = Polyhook::new(folder.path(), arguments).run();
+        let piped = PolyhookCommand::new(folder.path(), arguments).run();
         assert!(!(piped.stdout + &piped.stderr).contains('\x1b'));
-        let forced = Polyhook::new(folder.path(), arguments).env("CLICOLOR_FORCE", "1").run();
+        let forced = PolyhookCommand::new(folder.path(), arguments).env("CLICOLOR_FORCE", "1").run();
         assert!((forced.stdout + &forced.stderr).contains("\x1b["), "{arguments:?}");
     }
 }

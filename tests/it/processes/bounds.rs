@@ -10,17 +10,17 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use crate::support::{
-    process::{Access, PolyAi, Site, deliver, eventually, metric},
+    process::{Installation, SimulatedPolyAi, SimulatorAccess, deliver, eventually, metric},
     rabbit,
 };
 
 #[test]
 fn what_a_receiver_holds_is_told_and_given_back() {
     const HELD: usize = 3;
-    let polyai = PolyAi::start(PolyAi::CHATS, HELD);
-    let site = Site::new(&polyai.access, "queue.publish_timeout = \"3s\"");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, HELD);
+    let site = Installation::new(&polyai.access, "queue.publish_timeout = \"3s\"");
     let mut receive = site.polyhook(["receive"]).start();
-    let (admin, address) = (receive.ready(), receive.receiver());
+    let (admin, address) = (receive.wait_until_ready(), receive.receiver_address());
     let holds = |connections, body_bytes, in_flight, writes| {
         metric(admin, "polyhook_connections{listener=\"public\"}") == connections
             && metric(admin, "polyhook_body_bytes") == body_bytes
@@ -56,8 +56,8 @@ fn what_a_receiver_holds_is_told_and_given_back() {
 
 #[test]
 fn what_a_worker_holds_is_told_and_given_back() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 2);
-    let Access { account_id, project_id, .. } = &polyai.access;
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 2);
+    let SimulatorAccess { account_id, project_id, .. } = &polyai.access;
     // With two projects one job of each may wait for a slow answer beside those that have a slot.
     let config = format!(
         r#"
@@ -73,12 +73,12 @@ fn what_a_worker_holds_is_told_and_given_back() {
         project_id = "another"
         api_key_file = "key"
         "#,
-        rabbit::SHARED.url(),
-        rabbit::prefix()
+        rabbit::SHARED_NODE.url(),
+        rabbit::unique_prefix()
     );
-    let site = Site::new(&polyai.access, &config);
-    let mut run = site.polyhook(["run"]).private("guest:guest").start();
-    let admin = run.ready();
+    let site = Installation::new(&polyai.access, &config);
+    let mut run = site.polyhook(["run"]).must_not_print("guest:guest").start();
+    let admin = run.wait_until_ready();
     let holds = |held, running, waiting| {
         metric(admin, "polyhook_jobs_held") == held
             && metric(admin, "polyhook_jobs_running") == running
@@ -88,7 +88,7 @@ fn what_a_worker_holds_is_told_and_given_back() {
     polyai.control("POST", "faults", &slowly);
     for id in polyai.ids() {
         assert_eq!(
-            deliver(run.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(&id)),
+            deliver(run.receiver_address(), &site.secret, &format!("evt-{id}"), &polyai.event(&id)),
             Some(204)
         );
     }

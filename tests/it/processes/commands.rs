@@ -5,15 +5,15 @@ use serde_json::Value;
 use super::sound_archive;
 use crate::support::{
     ports,
-    process::{PolyAi, Polyhook, Site, eventually},
+    process::{Installation, PolyhookCommand, SimulatedPolyAi, eventually},
 };
 
 #[test]
 fn fetch_archives_and_says_where() {
-    let polyai = PolyAi::start(PolyAi::CALLS, 3);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 3);
     let ids = polyai.ids();
-    let site = Site::new(&polyai.access, "");
-    let said = site.polyhook(["fetch", &ids[0]]).run().expect(0);
+    let site = Installation::new(&polyai.access, "");
+    let said = site.polyhook(["fetch", &ids[0]]).run().expect_exit_code(0);
     assert!(said.stdout.contains(&ids[0]) && said.stdout.contains("audio.wav"), "{}", said.stdout);
     assert!(said.stderr.is_empty() && !said.stdout.contains('\x1b'), "{}", said.stderr);
     let archived = sound_archive(&site.archive());
@@ -21,7 +21,10 @@ fn fetch_archives_and_says_where() {
     assert_eq!(archived[&ids[0]]["trigger"], "command");
 
     // Again, with others: what is there is left as it is; the unknown one is told and spoils the exit code only.
-    let said = site.polyhook(["fetch", "--json", &ids[0], "CAnobodysconversation", &ids[1]]).run().expect(1);
+    let said = site
+        .polyhook(["fetch", "--json", &ids[0], "CAnobodysconversation", &ids[1]])
+        .run()
+        .expect_exit_code(1);
     let lines: Vec<Value> = said.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     assert_eq!(lines.len(), 3);
     assert_eq!(lines[0]["manifest"]["revision"], 1);
@@ -35,44 +38,44 @@ fn fetch_archives_and_says_where() {
     }
     assert_eq!(sound_archive(&site.archive()).len(), 2);
 
-    let said = site.polyhook(["fetch", "CAnobodysconversation"]).run().expect(1);
+    let said = site.polyhook(["fetch", "CAnobodysconversation"]).run().expect_exit_code(1);
     let hint = said.stdout.to_lowercase();
     assert!(hint.contains("region") || hint.contains("project"), "what to look at: {}", said.stdout);
     assert!(hint.contains("correlation id"), "{}", said.stdout);
 
     // A wrong key is no reason to say what it was.
     site.write("key", "a-key-of-nobody");
-    let said = site.polyhook(["fetch", &ids[2]]).private("a-key-of-nobody").run().expect(1);
+    let said = site.polyhook(["fetch", &ids[2]]).must_not_print("a-key-of-nobody").run().expect_exit_code(1);
     assert!(said.stdout.contains("key"), "{}", said.stdout);
 }
 
 #[test]
 fn healthcheck_tells_ready_from_not() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let [port] = ports::free();
-    let site = Site::new(&polyai.access, &format!("admin.listen = \"0.0.0.0:{port}\""));
-    let said = site.polyhook(["healthcheck"]).run().expect(1);
+    let site = Installation::new(&polyai.access, &format!("admin.listen = \"0.0.0.0:{port}\""));
+    let said = site.polyhook(["healthcheck"]).run().expect_exit_code(1);
     assert!(said.stderr.contains("is polyhook running?"), "{}", said.stderr);
     let mut run = site.polyhook(["run"]).start();
-    run.ready();
-    assert_eq!(site.polyhook(["healthcheck"]).run().expect(0).stdout, "ready\n");
+    run.wait_until_ready();
+    assert_eq!(site.polyhook(["healthcheck"]).run().expect_exit_code(0).stdout, "ready\n");
     run.stop();
-    site.polyhook(["healthcheck"]).run().expect(1);
+    site.polyhook(["healthcheck"]).run().expect_exit_code(1);
 
     // Running, but nothing could be made durable.
     let [nobody] = ports::free();
     let broker = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{nobody}/%2f\"");
-    let site = Site::new(&polyai.access, &broker);
-    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
+    let site = Installation::new(&polyai.access, &broker);
+    let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     let admin = receive.address("serving /livez, /readyz and /metrics");
     let url = format!("http://{admin}/readyz");
-    let said = site.polyhook(["healthcheck", "--url", &url]).run().expect(1);
+    let said = site.polyhook(["healthcheck", "--url", &url]).run().expect_exit_code(1);
     assert!(said.stderr.contains("not ready"), "{}", said.stderr);
     let live = format!("http://{admin}/livez");
-    site.polyhook(["healthcheck", "--url", &live]).run().expect(0);
+    site.polyhook(["healthcheck", "--url", &live]).run().expect_exit_code(0);
     // And the delivery is answered, in time, with the promise of another try.
-    let target = format!("http://{}/polyai-events", receive.receiver());
-    let said = site.polyhook(["send", "--json", "--url", &target]).run().expect(1);
+    let target = format!("http://{}/polyai-events", receive.receiver_address());
+    let said = site.polyhook(["send", "--json", "--url", &target]).run().expect_exit_code(1);
     assert_eq!(said.json()["answer"]["status"], 503, "{said:?}");
     assert!(said.json()["latency_us"].as_u64().unwrap() < 5_000_000, "{said:?}");
     receive.stop();
@@ -80,43 +83,43 @@ fn healthcheck_tells_ready_from_not() {
 
 #[test]
 fn send_tells_accepted_from_refused() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let mut receive = site.polyhook(["receive"]).start();
-    receive.ready();
-    let target = format!("http://{}/polyai-events", receive.receiver());
+    receive.wait_until_ready();
+    let target = format!("http://{}/polyai-events", receive.receiver_address());
     let send = |more: &[&str]| {
         let arguments = [&["send", "--url", target.as_str()], more].concat();
         site.polyhook(arguments).run()
     };
-    let said = send(&[]).expect(0);
+    let said = send(&[]).expect_exit_code(0);
     assert!(said.stdout.contains("answered 204"), "{}", said.stdout);
     for scheme in ["body", "timestamped"] {
-        assert_eq!(send(&["--scheme", scheme, "--json"]).expect(0).json()["answer"]["status"], 204);
+        assert_eq!(send(&["--scheme", scheme, "--json"]).expect_exit_code(0).json()["answer"]["status"], 204);
     }
     for bad in ["signature", "malformed", "missing", "body", "timestamp", "no-timestamp"] {
-        let said = send(&["--bad", bad]).expect(0);
+        let said = send(&["--bad", bad]).expect_exit_code(0);
         assert!(said.stdout.contains("answered 401"), "{bad}: {}", said.stdout);
-        send(&["--bad", bad, "--expect", "204"]).expect(1);
+        send(&["--bad", bad, "--expect", "204"]).expect_exit_code(1);
         let time = bad.contains("timestamp");
-        send(&["--bad", bad, "--scheme", "body"]).expect(if time { 2 } else { 0 });
+        send(&["--bad", bad, "--scheme", "body"]).expect_exit_code(if time { 2 } else { 0 });
     }
-    send(&["--expect", "401"]).expect(1);
-    let summary = send(&["--count", "300", "--json"]).expect(0).json();
+    send(&["--expect", "401"]).expect_exit_code(1);
+    let summary = send(&["--count", "300", "--json"]).expect_exit_code(0).json();
     assert_eq!(summary["accepted"], 300);
     assert_eq!(summary["unexpected"], 0);
-    let summary = send(&["--count", "20", "--bad", "signature", "--json"]).expect(0).json();
+    let summary = send(&["--count", "20", "--bad", "signature", "--json"]).expect_exit_code(0).json();
     assert_eq!((&summary["accepted"], &summary["refused"]), (&0.into(), &20.into()));
-    let summary = send(&["--count", "20", "--expect", "503", "--json"]).expect(1).json();
+    let summary = send(&["--count", "20", "--expect", "503", "--json"]).expect_exit_code(1).json();
     assert_eq!((&summary["accepted"], &summary["unexpected"]), (&20.into(), &20.into()));
-    let said = send(&["--count", "30", "--rate", "60"]).expect(0).stdout;
+    let said = send(&["--count", "30", "--rate", "60"]).expect_exit_code(0).stdout;
     assert!(said.contains("answers  204: 30\n") && said.contains("latency  p50 "), "{said}");
     let arguments = ["send", "--url", target.as_str(), "--body", "-", "--event", "a.b"];
-    site.polyhook(arguments).input(b"from a pipe").run().expect(0);
+    site.polyhook(arguments).input(b"from a pipe").run().expect_exit_code(0);
     site.write("body", "\u{feff}no JSON at all\r\n");
-    send(&["--body", "body", "--type", "whatever"]).expect(0);
+    send(&["--body", "body", "--type", "whatever"]).expect_exit_code(0);
     receive.stop();
-    let said = send(&["--json"]).expect(1);
+    let said = send(&["--json"]).expect_exit_code(1);
     assert_eq!(said.json()["answer"], "network");
 }
 
@@ -130,26 +133,30 @@ fn verify_explains() {
     let signature = polyhook::signature::sign(&secret, None, body);
     let verify = |signature: &str, body: &[u8], more: &[&str]| {
         let arguments = [&["verify", "--secret-file", "secret", "--signature", signature], more].concat();
-        Polyhook::new(folder.path(), arguments).private(secret.expose()).input(body).run()
+        PolyhookCommand::new(folder.path(), arguments).must_not_print(secret.expose()).input(body).run()
     };
     assert!(
-        verify(&signature, body, &[]).expect(0).stdout.contains("genuine: secret number 2 signed the body")
+        verify(&signature, body, &[])
+            .expect_exit_code(0)
+            .stdout
+            .contains("genuine: secret number 2 signed the body")
     );
-    let found = verify(&format!("sha256={}", signature.to_uppercase()), body, &["--json"]).expect(0).json();
+    let found =
+        verify(&format!("sha256={}", signature.to_uppercase()), body, &["--json"]).expect_exit_code(0).json();
     assert_eq!((&found["genuine"], &found["secret"]), (&true.into(), &2.into()));
     std::fs::write(folder.path().join("body"), body).unwrap();
-    verify(&signature, b"", &["--body", "body"]).expect(0);
+    verify(&signature, b"", &["--body", "body"]).expect_exit_code(0);
 
-    let said = verify(&signature, b"{\"type\":\"x\"}\n", &[]).expect(1);
+    let said = verify(&signature, b"{\"type\":\"x\"}\n", &[]).expect_exit_code(1);
     assert!(said.stdout.contains("line end"), "{}", said.stdout);
-    let found = verify(&signature, b"{}", &["--json"]).expect(1).json();
+    let found = verify(&signature, b"{}", &["--json"]).expect_exit_code(1).json();
     assert_eq!((&found["genuine"], &found["reason"]), (&false.into(), &"mismatch".into()));
-    verify("no hex", body, &[]).expect(1);
-    verify("", body, &[]).expect(1);
+    verify("no hex", body, &[]).expect_exit_code(1);
+    verify("", body, &[]).expect_exit_code(1);
     let old = polyhook::signature::sign(&secret, Some(1_700_000_000), body);
-    let said = verify(&old, body, &["--timestamp", "1700000000"]).expect(1);
+    let said = verify(&old, body, &["--timestamp", "1700000000"]).expect_exit_code(1);
     assert!(said.stdout.contains("behind our clock"), "{}", said.stdout);
-    verify(&signature, body, &["--body", "not-there"]).expect(2);
+    verify(&signature, body, &["--body", "not-there"]).expect_exit_code(2);
 }
 
 #[test]
@@ -161,23 +168,26 @@ fn a_whole_recorded_request_is_verified() {
     let signature = polyhook::signature::sign(&secret, Some(now), b"{\"a\": 1}");
     let verify = |request: String| {
         let arguments = ["verify", "--secret-file", "secret", "--request", "-", "--json"];
-        Polyhook::new(folder.path(), arguments).private(secret.expose()).input(request.as_bytes()).run()
+        PolyhookCommand::new(folder.path(), arguments)
+            .must_not_print(secret.expose())
+            .input(request.as_bytes())
+            .run()
     };
     let request = |body: &str| {
         format!(
             "POST /polyai-events HTTP/1.1\r\nHost: a:1\r\nX-PolyAI-Signature: {signature}\r\nX-PolyAI-Timestamp: {now}\r\n\r\n{body}"
         )
     };
-    assert_eq!(verify(request("{\"a\": 1}")).expect(0).json()["form"], "timestamped");
-    let found = verify(request("{\"a\":1}")).expect(1).json();
+    assert_eq!(verify(request("{\"a\": 1}")).expect_exit_code(0).json()["form"], "timestamped");
+    let found = verify(request("{\"a\":1}")).expect_exit_code(1).json();
     assert_eq!((&found["mistake"], &found["secret"]), (&"rewritten_json".into(), &1.into()), "{found}");
-    verify("no empty line".to_owned()).expect(2);
+    verify("no empty line".to_owned()).expect_exit_code(2);
 }
 
 #[test]
 fn a_service_asks_for_more_open_files_than_it_was_given() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let mut child = std::process::Command::new("sh")
         .args([
             "-c",

@@ -4,21 +4,22 @@ use std::{collections::BTreeSet, net::TcpListener, path::Path};
 
 use serde_json::{Map, Value, json};
 
-use crate::support::process::{Finished, Polyhook};
+use crate::support::process::{CommandOutput, PolyhookCommand};
 
 const EXAMPLE: &str = include_str!("../../../config/polyhook.example.toml");
 const PRODUCTION: &str = include_str!("../../../config/production.toml");
 const SECRET: &str = "a-signing-secret-of-tests";
 
 /// Runs the receiver on ports that are taken: whatever ends it with 78 has come before a socket was bound.
-fn refused(file: &str, more: &[&str]) -> Finished {
+fn refused(file: &str, more: &[&str]) -> CommandOutput {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = format!("server.listen={}", taken.local_addr().unwrap());
     std::fs::write(folder.path().join("polyhook.toml"), file).unwrap();
     let arguments =
         ["receive", "--config", "polyhook.toml", "--set", &listen, "--set", "admin.listen=127.0.0.1:0"];
-    let said = Polyhook::new(folder.path(), arguments.iter().chain(more)).private("hunter2").run();
+    let said =
+        PolyhookCommand::new(folder.path(), arguments.iter().chain(more)).must_not_print("hunter2").run();
     let left: Vec<_> = std::fs::read_dir(&folder).unwrap().collect();
     if said.code == Some(78) {
         assert_eq!(left.len(), 1, "it left something behind: {left:?}");
@@ -35,19 +36,19 @@ fn no_secret_no_start() {
         ("signature.secrets = [\"hunter2-hunter2\"]", "16"),
         ("signature.secrets = [\"hunter2-hunter2-hunter2\", \"hunter2\"]", "16"),
     ] {
-        let said = refused(file, &[]).expect(78);
+        let said = refused(file, &[]).expect_exit_code(78);
         assert!(said.stderr.contains(says), "{file}: {}", said.stderr);
         assert!(said.stdout.is_empty());
     }
     for role in ["run", "work"] {
         let folder = tempfile::tempdir().unwrap();
-        Polyhook::new(folder.path(), [role]).run().expect(78);
+        PolyhookCommand::new(folder.path(), [role]).run().expect_exit_code(78);
     }
 }
 
 #[test]
 fn a_taken_port_is_1_and_names_its_key() {
-    let said = refused(&format!("signature.secrets = [\"{SECRET}\"]"), &[]).expect(1);
+    let said = refused(&format!("signature.secrets = [\"{SECRET}\"]"), &[]).expect_exit_code(1);
     assert!(said.stderr.contains("server.listen: cannot listen on 127.0.0.1:"), "{}", said.stderr);
 }
 
@@ -91,14 +92,18 @@ fn every_mistake_says_where_it_is_and_shows_no_content() {
         // A good secret, unless the file has its own section.
         let secret = format!("signature.secrets={SECRET}");
         let with = if file.contains("signature") { vec![] } else { vec!["--set", &secret] };
-        let said = refused(file, &[&with, more].concat()).expect(78);
+        let said = refused(file, &[&with, more].concat()).expect_exit_code(78);
         assert!(said.stderr.contains(says), "{file}: {}", said.stderr);
         assert!(said.stderr.starts_with("error: "), "{}", said.stderr);
     }
     let folder = tempfile::tempdir().unwrap();
-    let missing = Polyhook::new(folder.path(), ["run", "--config", "none.toml"]).run().expect(78);
+    let missing =
+        PolyhookCommand::new(folder.path(), ["run", "--config", "none.toml"]).run().expect_exit_code(78);
     assert!(missing.stderr.contains("none.toml"), "{}", missing.stderr);
-    let variable = Polyhook::new(folder.path(), ["run"]).env("POLYHOOK__SERVER__LISTN", "x").run().expect(78);
+    let variable = PolyhookCommand::new(folder.path(), ["run"])
+        .env("POLYHOOK__SERVER__LISTN", "x")
+        .run()
+        .expect_exit_code(78);
     assert!(variable.stderr.contains("server.listen?"), "{}", variable.stderr);
 }
 
@@ -124,27 +129,28 @@ fn the_shipped_files_are_good() {
         std::fs::write(folder.path().join("polyhook.toml"), example(folder.path(), text)).unwrap();
         let run = |arguments: &[&str]| {
             let config = ["--config", "polyhook.toml"];
-            Polyhook::new(folder.path(), arguments.iter().chain(&config))
-                .private(SECRET)
-                .private("hunter2")
+            PolyhookCommand::new(folder.path(), arguments.iter().chain(&config))
+                .must_not_print(SECRET)
+                .must_not_print("hunter2")
                 .run()
         };
-        assert_eq!(run(&["config", "check"]).expect(0).stdout, "the configuration is good\n");
+        assert_eq!(run(&["config", "check"]).expect_exit_code(0).stdout, "the configuration is good\n");
         assert_eq!(
-            run(&["config", "check", "--json"]).expect(0).json(),
+            run(&["config", "check", "--json"]).expect_exit_code(0).json(),
             json!({ "ok": true, "problems": [] })
         );
         // Everything merged is shown, and no secret (the process's words are searched for them).
-        let shown = run(&["config", "show"]).expect(0).stdout;
+        let shown = run(&["config", "show"]).expect_exit_code(0).stdout;
         assert!(shown.contains("[redacted]"), "{shown}");
         let shown: toml::Table = toml::from_str(&shown).unwrap();
         assert_eq!(shown["projects"][0]["project_id"].as_str(), Some("acme-front-desk"));
-        let shown = run(&["config", "show", "--json"]).expect(0).json();
+        let shown = run(&["config", "show", "--json"]).expect_exit_code(0).json();
         assert_eq!(shown["projects"][0]["api_key"], "[redacted]");
         assert_eq!(shown["signature"]["secrets"], json!([]), "those of the file stay there");
     }
     let folder = tempfile::tempdir().unwrap();
-    let bad = Polyhook::new(folder.path(), ["config", "check", "--json"]).run().expect(78).json();
+    let bad =
+        PolyhookCommand::new(folder.path(), ["config", "check", "--json"]).run().expect_exit_code(78).json();
     assert_eq!(bad["ok"], false);
     assert_eq!(bad["problems"].as_array().unwrap().len(), 2, "all of them at once: {bad}");
 }
@@ -166,7 +172,11 @@ fn no_secret_is_shown_wherever_it_stands() {
     std::fs::write(folder.path().join("polyhook.toml"), text).unwrap();
     for more in [None, Some("--json")] {
         let arguments = ["config", "show", "--config", "polyhook.toml"].into_iter().chain(more);
-        let shown = Polyhook::new(folder.path(), arguments).private("hunter2").run().expect(0).stdout;
+        let shown = PolyhookCommand::new(folder.path(), arguments)
+            .must_not_print("hunter2")
+            .run()
+            .expect_exit_code(0)
+            .stdout;
         assert_eq!(shown.matches("[redacted]").count(), 6, "{shown}");
     }
 }
@@ -174,7 +184,8 @@ fn no_secret_is_shown_wherever_it_stands() {
 #[test]
 fn the_example_has_every_key_and_the_real_defaults() {
     let folder = tempfile::tempdir().unwrap();
-    let run = |arguments: &[&str]| Polyhook::new(folder.path(), arguments).run().expect(0).json();
+    let run =
+        |arguments: &[&str]| PolyhookCommand::new(folder.path(), arguments).run().expect_exit_code(0).json();
     let schema = run(&["config", "schema"]);
 
     // Every key, set or commented out.
@@ -238,14 +249,14 @@ fn keys_of_text(text: &str) -> BTreeSet<String> {
 #[test]
 fn the_schema_accepts_the_example_and_refuses_mistakes() {
     let folder = tempfile::tempdir().unwrap();
-    let schema = Polyhook::new(folder.path(), ["config", "schema"]).run().expect(0).json();
+    let schema = PolyhookCommand::new(folder.path(), ["config", "schema"]).run().expect_exit_code(0).json();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_well_formed(&schema, &schema);
     for text in [EXAMPLE, PRODUCTION] {
         let value: Value = toml::from_str(text).unwrap();
         assert_eq!(problem(&schema, &schema, &value), None);
     }
-    let defaults = Polyhook::new(folder.path(), ["config", "show", "--json"]).run().json();
+    let defaults = PolyhookCommand::new(folder.path(), ["config", "show", "--json"]).run().json();
     assert_eq!(problem(&schema, &schema, &defaults), None);
     for wrong in [
         json!({ "server": { "listn": "0.0.0.0:1" } }),

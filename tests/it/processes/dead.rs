@@ -26,7 +26,7 @@ use crate::{
     rabbitmq::config,
     support::{
         ports,
-        process::{PolyAi, Site, deliver, eventually, interpreter, metric},
+        process::{Installation, SimulatedPolyAi, deliver, eventually, interpreter, metric},
         rabbit::{self, ClientCertificate, Node},
     },
 };
@@ -41,20 +41,20 @@ fn depth(admin: std::net::SocketAddr, queue: &str) -> usize {
 
 #[test]
 fn a_letter_is_replayed_once_its_reason_is_mended() {
-    let polyai = PolyAi::start(PolyAi::CALLS, 3);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 3);
     let ids = polyai.ids();
-    let site = Site::new(&polyai.access, "");
+    let site = Installation::new(&polyai.access, "");
     site.write("key", "a-key-of-nobody");
-    let mut run = site.polyhook(["run"]).private("a-key-of-nobody").start();
-    let admin = run.ready();
+    let mut run = site.polyhook(["run"]).must_not_print("a-key-of-nobody").start();
+    let admin = run.wait_until_ready();
     for id in &ids {
         let event = format!("evt-{id}");
-        assert_eq!(deliver(run.receiver(), &site.secret, &event, &polyai.event(id)), Some(204));
+        assert_eq!(deliver(run.receiver_address(), &site.secret, &event, &polyai.event(id)), Some(204));
     }
     eventually("dead", || depth(admin, "dead") == 3);
 
     // While the service runs.
-    let listed = lines(&site.polyhook(["dead", "list", "--json"]).run().expect(0).stdout);
+    let listed = lines(&site.polyhook(["dead", "list", "--json"]).run().expect_exit_code(0).stdout);
     assert_eq!(listed.len(), 3);
     for (letter, id) in listed.iter().zip(&ids) {
         assert_eq!((&letter["reason"], &letter["status"]), (&"key_rejected".into(), &401.into()), "{letter}");
@@ -63,19 +63,23 @@ fn a_letter_is_replayed_once_its_reason_is_mended() {
         assert_eq!(letter["project_id"], polyai.access.project_id);
         assert!(letter["id"] == format!("evt-{id}") && letter["conversation_id"] == **id, "{letter}");
     }
-    let table = site.polyhook(["dead", "list"]).run().expect(0).stdout;
+    let table = site.polyhook(["dead", "list"]).run().expect_exit_code(0).stdout;
     assert!(table.contains("key_rejected") && table.contains("3 dead letters") && !table.contains('\x1b'));
     assert!(ids.iter().all(|id| table.contains(id)), "nothing is cut where there is no terminal: {table}");
     let event = format!("evt-{}", ids[0]);
-    let shown = site.polyhook(["dead", "show", &event]).run().expect(0).stdout;
+    let shown = site.polyhook(["dead", "show", &event]).run().expect_exit_code(0).stdout;
     let correlation = listed[0]["correlation_id"].as_str().unwrap();
     assert!(shown.contains(correlation) && shown.contains("HTTP 401") && shown.contains(&ids[0]), "{shown}");
-    let whole = site.polyhook(["dead", "show", &event, "--json", "--body"]).shows_secrets().run().expect(0);
+    let whole = site
+        .polyhook(["dead", "show", &event, "--json", "--body"])
+        .may_print_secrets()
+        .run()
+        .expect_exit_code(0);
     assert_eq!(whole.json()["body"].as_str().unwrap().as_bytes(), polyai.event(&ids[0]));
     assert_eq!(whole.json()["attempts"][0]["correlation_id"], correlation);
     let filtered = |filter: &[&str]| {
         let arguments = [&["dead", "list", "--json"], filter].concat();
-        lines(&site.polyhook(arguments).run().expect(0).stdout).len()
+        lines(&site.polyhook(arguments).run().expect_exit_code(0).stdout).len()
     };
     assert_eq!(filtered(&["--reason", "key_rejected", "--newer-than", "1h"]), 3);
     assert_eq!(filtered(&["--project", &polyai.access.project_id, "--project", "another"]), 3);
@@ -86,18 +90,18 @@ fn a_letter_is_replayed_once_its_reason_is_mended() {
 
     site.write("key", &polyai.access.api_key);
     let mut work = site.polyhook(["work"]).start();
-    let admin = work.ready();
-    let said = site.polyhook(["dead", "replay", "--all", "--dry-run"]).run().expect(0);
+    let admin = work.wait_until_ready();
+    let said = site.polyhook(["dead", "replay", "--all", "--dry-run"]).run().expect_exit_code(0);
     assert!(said.stdout.contains("would have replayed 3 dead letters"), "{}", said.stdout);
     assert_eq!(depth(admin, "dead"), 3, "a dry run changes nothing");
-    let said = site.polyhook(["dead", "replay", &event, "--json"]).run().expect(0).json();
+    let said = site.polyhook(["dead", "replay", &event, "--json"]).run().expect_exit_code(0).json();
     assert_eq!((&said["outcome"], &said["id"]), (&"replayed".into(), &event.as_str().into()));
     eventually("archived", || site.manifests().len() == 1);
-    let said = site.polyhook(["dead", "replay", "--all"]).run().expect(0);
+    let said = site.polyhook(["dead", "replay", "--all"]).run().expect_exit_code(0);
     assert_eq!(said.stdout, "replayed 2 dead letters\n");
     eventually("archived", || site.manifests().len() == 3);
     eventually("nothing is left", || depth(admin, "dead") + depth(admin, "fetch") == 0);
-    assert_eq!(site.polyhook(["dead", "list"]).run().expect(0).stdout, "no dead letters\n");
+    assert_eq!(site.polyhook(["dead", "list"]).run().expect_exit_code(0).stdout, "no dead letters\n");
     work.stop();
     let archived = sound_archive(&site.archive());
     assert_eq!(archived.keys().collect::<BTreeSet<_>>(), ids.iter().collect());
@@ -109,9 +113,9 @@ fn a_letter_is_replayed_once_its_reason_is_mended() {
 
 #[test]
 fn says_what_it_cannot_do() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
-    let said = site.polyhook(["dead", "list"]).run().expect(1);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
+    let said = site.polyhook(["dead", "list"]).run().expect_exit_code(1);
     assert!(said.stderr.contains("there is no queue file"), "{}", said.stderr);
     assert!(!site.path().join("polyhook-data").exists(), "and it makes none");
 
@@ -127,16 +131,18 @@ fn says_what_it_cannot_do() {
         &["dead", "list", "--older-than", "soon"],
         &["dead", "show"],
     ] {
-        let said = site.polyhook(wrong.iter().copied()).run().expect(2);
+        let said = site.polyhook(wrong.iter().copied()).run().expect_exit_code(2);
         assert!(!said.stderr.is_empty() && said.stdout.is_empty(), "{wrong:?}");
     }
-    assert!(site.polyhook(["dead", "show", "x"]).run().expect(1).stderr.contains("no dead letter x"));
-    let said = site.polyhook(["dead", "replay", "a", "x"]).run().expect(1);
+    assert!(
+        site.polyhook(["dead", "show", "x"]).run().expect_exit_code(1).stderr.contains("no dead letter x")
+    );
+    let said = site.polyhook(["dead", "replay", "a", "x"]).run().expect_exit_code(1);
     assert!(said.stdout.contains("replayed 1") && said.stderr.contains("no dead letter x"), "{said:?}");
-    site.polyhook(["dead", "drop", "b", "--dry-run"]).run().expect(0);
-    let said = site.polyhook(["dead", "drop", "b", "--yes", "--json"]).run().expect(0).json();
+    site.polyhook(["dead", "drop", "b", "--dry-run"]).run().expect_exit_code(0);
+    let said = site.polyhook(["dead", "drop", "b", "--yes", "--json"]).run().expect_exit_code(0).json();
     assert_eq!((&said["outcome"], &said["id"]), (&"dropped".into(), &"b".into()));
-    assert_eq!(lines(&site.polyhook(["dead", "list", "--json"]).run().expect(0).stdout).len(), 2);
+    assert_eq!(lines(&site.polyhook(["dead", "list", "--json"]).run().expect_exit_code(0).stdout).len(), 2);
 
     // On a terminal it asks.
     for (answer, left) in [("\n", 2), ("n\n", 2), ("y\n", 0)] {
@@ -153,27 +159,27 @@ fn says_what_it_cannot_do() {
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains("Drop 2 dead letters for good?"), "{said}");
-        let listed = site.polyhook(["dead", "list", "--json"]).run().expect(0).stdout;
+        let listed = site.polyhook(["dead", "list", "--json"]).run().expect_exit_code(0).stdout;
         assert_eq!(lines(&listed).len(), left, "{answer:?}: {said}");
     }
 
     // A broker that is not there.
     let [nobody] = ports::free();
     let away = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{nobody}/%2f\"");
-    let site = Site::new(&polyai.access, &away);
+    let site = Installation::new(&polyai.access, &away);
     let begun = Instant::now();
-    let said = site.polyhook(["dead", "list"]).private("guest:guest").run().expect(1);
+    let said = site.polyhook(["dead", "list"]).must_not_print("guest:guest").run().expect_exit_code(1);
     assert!(said.stderr.contains("queue.url:") && said.stdout.is_empty(), "{said:?}");
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
-    let site = Site::new(&polyai.access, "queue.url = \"redis://there\"");
-    site.polyhook(["dead", "list"]).run().expect(78);
+    let site = Installation::new(&polyai.access, "queue.url = \"redis://there\"");
+    site.polyhook(["dead", "list"]).run().expect_exit_code(78);
 }
 
 #[test]
 fn ten_thousand_letters_need_no_more_memory_than_a_few() {
     const LETTERS: usize = 10_000;
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     bury(&Embedded::of(&site), &["first"]);
     let file = rusqlite::Connection::open(site.path().join("polyhook-data/queue.db")).unwrap();
     // 160 MB of bodies.
@@ -221,7 +227,7 @@ struct Open {
 struct Embedded;
 
 impl Embedded {
-    fn of(site: &Site) -> Open {
+    fn of(site: &Installation) -> Open {
         let (runtime, life) = (Runtime::new().unwrap(), Lifecycle::new());
         let path = site.path().join("polyhook-data/queue.db");
         let queue: Arc<dyn Queue> =
@@ -231,17 +237,17 @@ impl Embedded {
 }
 
 struct Rabbit {
-    site: Site,
+    site: Installation,
     url: String,
     prefix: String,
 }
 
 impl Rabbit {
-    fn new(url: String, polyai: &PolyAi, more: &str) -> Self {
-        let prefix = rabbit::prefix();
+    fn new(url: String, polyai: &SimulatedPolyAi, more: &str) -> Self {
+        let prefix = rabbit::unique_prefix();
         let queue =
             format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\", publish_timeout = \"5s\" }}\n");
-        Self { site: Site::new(&polyai.access, &(queue + more)), url, prefix }
+        Self { site: Installation::new(&polyai.access, &(queue + more)), url, prefix }
     }
 
     fn open(&self) -> Open {
@@ -312,23 +318,24 @@ fn assert_all_there(open: &Open, ids: &[String]) -> usize {
 
 #[test]
 fn on_rabbitmq_a_letter_is_replayed_once_its_reason_is_mended() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 3);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 3);
     let ids = polyai.ids();
     // A single project would be asked for every event.
     let project = |name: &str| {
         format!("{{ account_id = \"{name}\", project_id = \"{name}\", api_key = \"a-key-of-nobody\" }}")
     };
     let others = format!("projects = [{}, {}]", project("one"), project("another"));
-    let Rabbit { site, .. } = Rabbit::new(rabbit::SHARED.url(), &polyai, &others);
-    let polyhook = |arguments: &[&str]| site.polyhook(arguments.iter().copied()).private("guest:guest");
+    let Rabbit { site, .. } = Rabbit::new(rabbit::SHARED_NODE.url(), &polyai, &others);
+    let polyhook =
+        |arguments: &[&str]| site.polyhook(arguments.iter().copied()).must_not_print("guest:guest");
     let mut run = polyhook(&["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     for id in &ids {
         let event = format!("evt-{id}");
-        assert_eq!(deliver(run.receiver(), &site.secret, &event, &polyai.event(id)), Some(204));
+        assert_eq!(deliver(run.receiver_address(), &site.secret, &event, &polyai.event(id)), Some(204));
     }
     eventually("dead", || depth(admin, "dead") == 3);
-    let listed = lines(&polyhook(&["dead", "list", "--json"]).run().expect(0).stdout);
+    let listed = lines(&polyhook(&["dead", "list", "--json"]).run().expect_exit_code(0).stdout);
     assert_eq!(listed.iter().filter(|letter| letter["reason"] == "unknown_project").count(), 3, "{listed:?}");
     assert_eq!(depth(admin, "dead"), 3, "they are back when it ends");
     run.stop();
@@ -340,8 +347,8 @@ fn on_rabbitmq_a_letter_is_replayed_once_its_reason_is_mended() {
     let config = std::fs::read_to_string(site.path().join("polyhook.toml")).unwrap();
     site.write("polyhook.toml", &format!("{config}\n[[projects]]\n{project}"));
     let mut work = polyhook(&["work"]).start();
-    let admin = work.ready();
-    let said = polyhook(&["dead", "replay", "--reason", "unknown_project"]).run().expect(0);
+    let admin = work.wait_until_ready();
+    let said = polyhook(&["dead", "replay", "--reason", "unknown_project"]).run().expect_exit_code(0);
     assert_eq!(said.stdout, "replayed 3 dead letters\n");
     eventually("archived", || site.manifests().len() == 3);
     eventually("nothing is left", || depth(admin, "dead") + depth(admin, "fetch") == 0);
@@ -353,13 +360,13 @@ fn on_rabbitmq_a_letter_is_replayed_once_its_reason_is_mended() {
 
 #[test]
 fn a_killed_replay_loses_nothing() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let rabbit = Rabbit::new(rabbit::SHARED.url(), &polyai, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let rabbit = Rabbit::new(rabbit::SHARED_NODE.url(), &polyai, "");
     let ids: Vec<_> = (0..2000).map(|n| format!("evt_{n}")).collect();
     bury(&rabbit.open(), &ids);
     let replay = ["dead", "replay", "--all", "--json"];
     for _ in 0..3 {
-        let mut process = rabbit.site.polyhook(replay).private("guest:guest").start();
+        let mut process = rabbit.site.polyhook(replay).must_not_print("guest:guest").start();
         eventually("begun", || process.stdout().len() > 100 || !process.is_running());
         assert!(process.is_running(), "too fast to be killed: {:?}", process.stderr());
         process.kill();
@@ -371,13 +378,13 @@ fn a_killed_replay_loses_nothing() {
 
 #[test]
 fn a_broker_that_goes_away_ends_a_replay_and_loses_nothing() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let node = Node::start(ClientCertificate::Optional);
     let rabbit = Rabbit::new(node.url(), &polyai, "");
     let ids: Vec<_> = (0..2000).map(|n| format!("evt_{n}")).collect();
     bury(&rabbit.open(), &ids);
     let mut process =
-        rabbit.site.polyhook(["dead", "replay", "--all", "--json"]).private("guest:guest").start();
+        rabbit.site.polyhook(["dead", "replay", "--all", "--json"]).must_not_print("guest:guest").start();
     eventually("begun", || process.stdout().len() > 100);
     node.kill();
     assert_eq!(process.wait(Duration::from_secs(15)).code(), Some(1));
@@ -387,6 +394,11 @@ fn a_broker_that_goes_away_ends_a_replay_and_loses_nothing() {
 
     // The rest, undisturbed.
     let begun = Instant::now();
-    let said = rabbit.site.polyhook(["dead", "replay", "--all"]).private("guest:guest").run().expect(0);
+    let said = rabbit
+        .site
+        .polyhook(["dead", "replay", "--all"])
+        .must_not_print("guest:guest")
+        .run()
+        .expect_exit_code(0);
     eprintln!("{} in {:?}", said.stdout.trim(), begun.elapsed());
 }

@@ -6,14 +6,14 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::sound_archive;
-use crate::support::process::Polyhook;
+use crate::support::process::PolyhookCommand;
 
 #[test]
 fn twenty_calls_lie_in_the_archive() {
     let folder = tempfile::tempdir().unwrap();
     let demo = |more: &[&str]| {
         let arguments = ["demo", "--calls", "20", "--exit", "--rate", "100"];
-        Polyhook::new(folder.path(), arguments.iter().chain(more)).run().expect(0)
+        PolyhookCommand::new(folder.path(), arguments.iter().chain(more)).run().expect_exit_code(0)
     };
     let first = demo(&[]);
     assert!(first.stdout.contains("20 of 20 conversations archived"), "{}", first.stdout);
@@ -43,7 +43,7 @@ fn twenty_calls_lie_in_the_archive() {
 fn stays_up_until_a_signal() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let folder = tempfile::tempdir().unwrap();
-        let mut demo = Polyhook::new(folder.path(), ["demo", "--calls", "2", "--rate", "100"]).start();
+        let mut demo = PolyhookCommand::new(folder.path(), ["demo", "--calls", "2", "--rate", "100"]).start();
         demo.wait_for("the invitation to end it", |line| line.contains("Ctrl-C").then_some(()));
         assert!(demo.is_running());
         demo.signal(signal);
@@ -56,7 +56,7 @@ fn can_be_ended_before_its_time() {
     for (exit, code) in [(None, 0), (Some("--exit"), 1)] {
         let folder = tempfile::tempdir().unwrap();
         let slow = ["demo", "--calls", "1000", "--rate", "2", "--json"];
-        let mut demo = Polyhook::new(folder.path(), slow.into_iter().chain(exit)).start();
+        let mut demo = PolyhookCommand::new(folder.path(), slow.into_iter().chain(exit)).start();
         demo.wait_for("a call", |line| line.contains("archived\"").then_some(()));
         demo.signal(Signal::SIGTERM);
         assert_eq!(demo.wait(Duration::from_secs(12)).code(), Some(code), "{exit:?}");

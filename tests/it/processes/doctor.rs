@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::process::{Finished, Polyhook, Site};
+use crate::support::process::{CommandOutput, Installation, PolyhookCommand};
 
 /// What the doctor says.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ struct Diagnosis {
 }
 
 impl Diagnosis {
-    fn read(said: &Finished) -> Self {
+    fn read(said: &CommandOutput) -> Self {
         let document: Value = serde_json::from_str(said.stdout.lines().next().expect("a document")).unwrap();
         let findings = document["findings"].as_array().unwrap().clone();
         let red = findings.iter().any(|finding| finding["status"] == "fail");
@@ -82,13 +82,13 @@ impl Diagnosis {
     }
 }
 
-fn doctor(site: &Site, arguments: &[&str]) -> Diagnosis {
+fn doctor(site: &Installation, arguments: &[&str]) -> Diagnosis {
     Diagnosis::read(&call(site, arguments).run())
 }
 
-fn call(site: &Site, arguments: &[&str]) -> Polyhook {
+fn call(site: &Installation, arguments: &[&str]) -> PolyhookCommand {
     let arguments = [&["doctor", "--json"], arguments].concat();
-    site.polyhook(arguments).private("guest:guest").private("a-key-of-nobody")
+    site.polyhook(arguments).must_not_print("guest:guest").must_not_print("a-key-of-nobody")
 }
 
 /// A server that answers everything with the same bytes.

@@ -9,23 +9,23 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::process::{PolyAi, Polyhook, Process, Site, metric};
+use crate::support::process::{Installation, PolyhookCommand, Process, SimulatedPolyAi, metric};
 
-fn started(more: &str) -> (PolyAi, Site, Process) {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, more);
+fn started(more: &str) -> (SimulatedPolyAi, Installation, Process) {
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, more);
     let run = site.polyhook(["run"]).start();
-    run.ready();
+    run.wait_until_ready();
     (polyai, site, run)
 }
 
-fn test(site: &Site, more: &[&str]) -> Polyhook {
+fn test(site: &Installation, more: &[&str]) -> PolyhookCommand {
     site.polyhook([&["endpoint", "test"], more].concat())
 }
 
 /// What is wrong with each post, in order.
 #[track_caller]
-fn problems(site: &Site, url: &str) -> Vec<Option<String>> {
+fn problems(site: &Installation, url: &str) -> Vec<Option<String>> {
     let said = test(site, &["--json", "--url", url]).run();
     let report = said.json();
     assert_eq!(said.code, Some(i32::from(report["ok"] != true)), "{report}");
@@ -77,13 +77,14 @@ fn speaks_no_tls() -> SocketAddr {
 #[test]
 fn a_receiver_passes_and_nothing_is_left_to_do() {
     let (polyai, site, mut run) = started("");
-    let url = format!("http://{}/polyai-events", run.receiver());
+    let url = format!("http://{}/polyai-events", run.receiver_address());
     let body = json!({
         "name": "n", "url": url, "event_types": ["conversation.completed"], "timeout_ms": 9000,
         "headers": { "X-Firewall": "token-of-a-firewall" },
     });
     polyai.api("POST", "/v1/webhook-endpoints", &body);
-    let said = test(&site, &["--json"]).private("token-of-a-firewall").run().expect(0).json();
+    let said =
+        test(&site, &["--json"]).must_not_print("token-of-a-firewall").run().expect_exit_code(0).json();
     // Two secrets in two forms, and one without any.
     let checks = said["checks"].as_array().unwrap();
     let seen: Vec<_> =
@@ -99,7 +100,7 @@ fn a_receiver_passes_and_nothing_is_left_to_do() {
             (&Value::Null, &Value::Null, &json!(401)),
         ]
     );
-    let said = test(&site, &[]).run().expect(0);
+    let said = test(&site, &[]).run().expect_exit_code(0);
     assert!(said.stdout.contains("deliveries arrive") && said.stderr.is_empty(), "{said:?}");
     let admin = run.address("serving /livez, /readyz and /metrics");
     assert_eq!(metric(admin, "polyhook_deliveries_total{outcome=\"accepted\"}"), 8);
@@ -108,15 +109,15 @@ fn a_receiver_passes_and_nothing_is_left_to_do() {
 
     // A disabled endpoint is noticed, although everything is right.
     let id = said.stdout.split_whitespace().next().unwrap().to_owned();
-    site.polyhook(["endpoint", "update", &id, "--disable"]).run().expect(0);
-    assert!(test(&site, &[&id]).run().expect(0).stdout.contains("is disabled"));
+    site.polyhook(["endpoint", "update", &id, "--disable"]).run().expect_exit_code(0);
+    assert!(test(&site, &[&id]).run().expect_exit_code(0).stdout.contains("is disabled"));
     run.stop();
 }
 
 #[test]
 fn a_receiver_that_is_not_as_configured_here_is_found_out() {
     let (_polyai, site, mut run) = started("");
-    let receiver = run.receiver();
+    let receiver = run.receiver_address();
     let url = |path: &str| format!("http://{receiver}{path}");
     // Another path than the receiver's.
     assert_eq!(problems(&site, &url("/hooks")), vec![Some("path".to_owned()); 5]);
@@ -125,19 +126,19 @@ fn a_receiver_that_is_not_as_configured_here_is_found_out() {
     site.write("other", &format!("a-secret-that-no-receiver-has\n{secrets}"));
     let said =
         test(&site, &["--url", &url("/polyai-events"), "--set", "signature.secrets_file=other", "--json"]);
-    let said = said.private("a-secret-that-no-receiver-has").run().expect(1).json();
+    let said = said.must_not_print("a-secret-that-no-receiver-has").run().expect_exit_code(1).json();
     let problems: Vec<_> = said["checks"].as_array().unwrap().iter().map(|check| &check["problem"]).collect();
     let [secret, fine] = [&json!("secret"), &Value::Null];
     assert_eq!(problems, [secret, secret, fine, fine, fine, fine, fine]);
     run.stop();
-    let said = test(&site, &["--url", &url("/polyai-events")]).run().expect(1);
+    let said = test(&site, &["--url", &url("/polyai-events")]).run().expect_exit_code(1);
     assert!(said.stdout.contains("nobody listens") && said.stdout.contains("next:"), "{}", said.stdout);
 }
 
 #[test]
 fn whoever_else_answers_is_told_from_a_receiver() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "signature.scheme = \"timestamped\"");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "signature.scheme = \"timestamped\"");
     let answers: [(Says, &str, &str); 7] = [
         (
             |_| "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
@@ -195,14 +196,14 @@ fn whoever_else_answers_is_told_from_a_receiver() {
     assert_eq!(problems(&site, &format!("http://{broken}/")), [Some("broken".to_owned())]);
     assert_eq!(problems(&site, "https://no-such-name.invalid/"), [Some("dns".to_owned())]);
     assert_eq!(problems(&site, &format!("https://{}/", speaks_no_tls())), [Some("tls".to_owned())]);
-    let said = test(&site, &["--url", "ftp://example.com/"]).run().expect(2);
+    let said = test(&site, &["--url", "ftp://example.com/"]).run().expect_exit_code(2);
     assert!(said.stderr.contains("https://"), "{}", said.stderr);
 }
 
 #[test]
 fn the_endpoints_own_headers_are_sent_along() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let firewall = somebody(|head| {
         if !head.contains("x-firewall: token-of-a-firewall") {
             "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -218,15 +219,15 @@ fn the_endpoints_own_headers_are_sent_along() {
         "headers": { "X-Firewall": "token-of-a-firewall" },
     });
     polyai.api("POST", "/v1/webhook-endpoints", &body);
-    test(&site, &[]).private("token-of-a-firewall").run().expect(0);
-    let said = test(&site, &["--url", &url]).run().expect(1);
+    test(&site, &[]).must_not_print("token-of-a-firewall").run().expect_exit_code(0);
+    let said = test(&site, &["--url", &url]).run().expect_exit_code(1);
     assert!(said.stdout.contains("WAF"), "a URL alone has no headers: {}", said.stdout);
 }
 
 #[test]
 fn an_answer_after_polyais_time_is_none() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let slow = somebody(|_| {
         std::thread::sleep(Duration::from_secs(3));
         "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
@@ -235,14 +236,14 @@ fn an_answer_after_polyais_time_is_none() {
         "name": "n", "url": format!("http://{slow}/"), "event_types": ["conversation.completed"], "timeout_ms": 1000,
     });
     polyai.api("POST", "/v1/webhook-endpoints", &body);
-    let said = test(&site, &[]).run().expect(1);
+    let said = test(&site, &[]).run().expect_exit_code(1);
     assert!(said.stdout.contains("within 1000 ms"), "{}", said.stdout);
 }
 
 #[test]
 fn a_certificate_that_nobody_trusts_is_named() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -261,8 +262,10 @@ fn a_certificate_that_nobody_trusts_is_named() {
             while tls.is_handshaking() && tls.complete_io(&mut stream).is_ok() {}
         }
     });
-    let said =
-        test(&site, &["--json", "--url", &format!("https://localhost:{port}/")]).run().expect(1).json();
+    let said = test(&site, &["--json", "--url", &format!("https://localhost:{port}/")])
+        .run()
+        .expect_exit_code(1)
+        .json();
     assert_eq!(said["checks"][0]["problem"], "certificate", "{said}");
     assert!(said["checks"][0]["meaning"].as_str().unwrap().contains("self-signed"), "{said}");
     assert_eq!(said["checks"].as_array().unwrap().len(), 1);

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use crate::{
     rabbitmq_faults::fragile_now,
     support::{
-        process::{PolyAi, Site, deliver, eventually, interpreter, metric},
-        rabbit::{self, prefix},
+        process::{Installation, SimulatedPolyAi, deliver, eventually, interpreter, metric},
+        rabbit::{self, unique_prefix},
         seaweed::Seaweed,
     },
 };
@@ -64,14 +64,17 @@ fn handoff(id: &str) -> Vec<u8> {
 
 #[test]
 fn everything_goes_and_stays_away_while_the_service_runs() {
-    let polyai = PolyAi::start(PolyAi::CALLS, 3);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 3);
     let ids = polyai.ids();
-    let site = Site::new(&polyai.access, "worker.audio = \"both\"");
+    let site = Installation::new(&polyai.access, "worker.audio = \"both\"");
     let mut run = site.polyhook(["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     for id in &ids {
         for (event, body) in [("done", polyai.event(id)), ("handoff", handoff(id))] {
-            assert_eq!(deliver(run.receiver(), &site.secret, &format!("{event}-{id}"), &body), Some(204));
+            assert_eq!(
+                deliver(run.receiver_address(), &site.secret, &format!("{event}-{id}"), &body),
+                Some(204)
+            );
         }
     }
     eventually("archived", || outcome(admin, "archived") == 3);
@@ -81,15 +84,15 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
     assert!(!holders(&data, &private).is_empty());
     let erase = |arguments: &[&str]| site.polyhook([&["erase", gone], arguments].concat());
 
-    let said = erase(&[]).run().expect(2);
+    let said = erase(&[]).run().expect_exit_code(2);
     assert!(said.stderr.contains("--yes"), "{}", said.stderr);
     for wrong in [["--reason", "+44 20 7946"], ["--reason", ""], ["--lift", "--dry-run"]] {
-        erase(&wrong).run().expect(2);
+        erase(&wrong).run().expect_exit_code(2);
     }
-    let said = erase(&["--dry-run", "--json"]).run().expect(0).json();
+    let said = erase(&["--dry-run", "--json"]).run().expect_exit_code(0).json();
     assert_eq!((&said["outcome"], &said["archive"][0]["objects"]), (&json!("dry_run"), &json!(4)), "{said}");
     assert_eq!(site.manifests().len(), 3, "a dry run removes nothing");
-    let said = erase(&["--yes", "--reason", "GDPR-1", "--json"]).run().expect(0).json();
+    let said = erase(&["--yes", "--reason", "GDPR-1", "--json"]).run().expect_exit_code(0).json();
     assert_eq!(
         (&said["outcome"], &said["archive"][0]["objects"], &said["archive"][0]["announced"]),
         (&json!("erased"), &json!(4), &json!(true)),
@@ -109,28 +112,31 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
         .map(Result::unwrap)
         .collect();
     assert_eq!(about.len(), 1, "{about:?}");
-    let said = erase(&["--yes"]).run().expect(0);
+    let said = erase(&["--yes"]).run().expect_exit_code(0);
     assert!(said.stdout.contains("nothing found"), "{}", said.stdout);
 
     // It does not come back: not by PolyAI, which is not even asked for it, not by a person who does not know.
     let asked = || polyai.control("GET", "requests", &Value::Null);
     let before = asked();
-    assert_eq!(deliver(run.receiver(), &site.secret, "again", &polyai.event(gone)), Some(204));
+    assert_eq!(deliver(run.receiver_address(), &site.secret, "again", &polyai.event(gone)), Some(204));
     eventually("dropped", || outcome(admin, "erased") == 1);
-    let said = site.polyhook(["fetch", gone]).run().expect(1);
+    let said = site.polyhook(["fetch", gone]).run().expect_exit_code(1);
     assert!(said.stdout.contains("erase --lift"), "{}", said.stdout);
     assert_eq!(asked(), before);
-    assert_eq!(site.polyhook(["fetch", gone, "--json"]).run().expect(1).json()["outcome"], "erased");
-    site.polyhook(["fetch", kept]).run().expect(0);
+    assert_eq!(
+        site.polyhook(["fetch", gone, "--json"]).run().expect_exit_code(1).json()["outcome"],
+        "erased"
+    );
+    site.polyhook(["fetch", kept]).run().expect_exit_code(0);
     assert_eq!(site.manifests().len(), 2);
     // Unless it is let.
-    let said = site.polyhook(["erase", "--lift", gone]).run().expect(0);
+    let said = site.polyhook(["erase", "--lift", gone]).run().expect_exit_code(0);
     assert!(said.stdout.contains("lifted"), "{}", said.stdout);
     assert_eq!(
-        site.polyhook(["erase", "--lift", gone, "--json"]).run().expect(0).json()["outcome"],
+        site.polyhook(["erase", "--lift", gone, "--json"]).run().expect_exit_code(0).json()["outcome"],
         "not_erased"
     );
-    site.polyhook(["fetch", gone]).run().expect(0);
+    site.polyhook(["fetch", gone]).run().expect_exit_code(0);
     assert_eq!(site.manifests().len(), 3);
     run.stop();
 
@@ -156,13 +162,13 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
 #[test]
 fn a_killed_erasure_is_completed_by_the_next() {
     const CALLS: usize = 60;
-    let polyai = PolyAi::start(PolyAi::CALLS, CALLS);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, CALLS);
     let ids = polyai.ids();
-    let site = Site::new(&polyai.access, "");
+    let site = Installation::new(&polyai.access, "");
     let mut run = site.polyhook(["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     for id in &ids {
-        assert_eq!(deliver(run.receiver(), &site.secret, id, &polyai.event(id)), Some(204));
+        assert_eq!(deliver(run.receiver_address(), &site.secret, id, &polyai.event(id)), Some(204));
     }
     eventually("archived", || outcome(admin, "archived") == CALLS);
     let all: Vec<_> = ids.iter().map(String::as_str).collect();
@@ -181,7 +187,7 @@ fn a_killed_erasure_is_completed_by_the_next() {
     }
     let left = site.manifests().len();
     assert!(left > 0, "too fast to be killed");
-    let said = lines(&site.polyhook(arguments).run().expect(0).stdout);
+    let said = lines(&site.polyhook(arguments).run().expect_exit_code(0).stdout);
     assert_eq!(said.len(), CALLS);
     assert!(site.manifests().is_empty());
     let gone = |id: &String| holders(&site.archive(), id).is_empty();
@@ -201,18 +207,19 @@ fn a_killed_erasure_is_completed_by_the_next() {
 #[test]
 fn a_worker_that_is_just_archiving_does_not_bring_it_back() {
     const CALLS: usize = 40;
-    let polyai = PolyAi::start(PolyAi::CALLS, CALLS);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, CALLS);
     let ids = polyai.ids();
-    let site = Site::new(&polyai.access, SLOWLY);
+    let site = Installation::new(&polyai.access, SLOWLY);
     let mut run = site.polyhook(["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     for id in &ids {
-        assert_eq!(deliver(run.receiver(), &site.secret, id, &polyai.event(id)), Some(204));
+        assert_eq!(deliver(run.receiver_address(), &site.secret, id, &polyai.event(id)), Some(204));
     }
     eventually("at work", || !site.manifests().is_empty());
     let all: Vec<_> = ids.iter().map(String::as_str).collect();
-    let said =
-        lines(&site.polyhook([&["erase", "--yes", "--json"], &all[..]].concat()).run().expect(0).stdout);
+    let said = lines(
+        &site.polyhook([&["erase", "--yes", "--json"], &all[..]].concat()).run().expect_exit_code(0).stdout,
+    );
     let sum = |of: &str, what: &str| -> u64 {
         said.iter().map(|said| said.pointer(of).unwrap()[what].as_u64().unwrap()).sum()
     };
@@ -235,51 +242,58 @@ fn a_worker_that_is_just_archiving_does_not_bring_it_back() {
 
 #[test]
 fn on_rabbitmq_dead_letters_kept_events_and_the_spool_are_searched() {
-    let polyai = PolyAi::start(PolyAi::CALLS, 4);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 4);
     let ids = polyai.ids();
     let node = fragile_now();
-    let (url, prefix) = (node.url(), prefix());
+    let (url, prefix) = (node.url(), unique_prefix());
     let queue = format!(
         "queue = {{ url = \"{url}\", prefix = \"{prefix}\", publish_timeout = \"5s\" }}\nspool = {{ path = \"spool.db\" }}"
     );
-    let site = Site::new(&polyai.access, &queue);
-    let polyhook = |arguments: &[&str]| site.polyhook(arguments.iter().copied()).private("guest:guest");
+    let site = Installation::new(&polyai.access, &queue);
+    let polyhook =
+        |arguments: &[&str]| site.polyhook(arguments.iter().copied()).must_not_print("guest:guest");
     site.write("key", "a-key-of-nobody");
-    let mut run = polyhook(&["run"]).private("a-key-of-nobody").start();
-    let admin = run.ready();
+    let mut run = polyhook(&["run"]).must_not_print("a-key-of-nobody").start();
+    let admin = run.wait_until_ready();
     for id in &ids {
         for (event, body) in [("done", polyai.event(id)), ("handoff", handoff(id))] {
-            assert_eq!(deliver(run.receiver(), &site.secret, &format!("{event}-{id}"), &body), Some(204));
+            assert_eq!(
+                deliver(run.receiver_address(), &site.secret, &format!("{event}-{id}"), &body),
+                Some(204)
+            );
         }
     }
     let depth = |queue| metric(admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}"));
     eventually("dead", || depth("dead") == 4 && depth("unrouted") == 4);
     let erase = |id: &str, more: &[&str]| polyhook(&[&["erase", id, "--json"], more].concat()).run();
-    let said = erase(&ids[0], &["--dry-run"]).expect(0).json();
+    let said = erase(&ids[0], &["--dry-run"]).expect_exit_code(0).json();
     assert_eq!((&said["queue"]["dead_letters"], &said["queue"]["events"]), (&json!(1), &json!(1)), "{said}");
-    let said = erase(&ids[0], &["--yes"]).expect(0).json();
+    let said = erase(&ids[0], &["--yes"]).expect_exit_code(0).json();
     assert_eq!((&said["outcome"], &said["queue"]["dead_letters"]), (&json!("erased"), &json!(1)), "{said}");
     eventually("the others are there", || depth("dead") == 3 && depth("unrouted") == 3);
-    let listed = polyhook(&["dead", "list", "--json"]).run().expect(0).stdout;
+    let listed = polyhook(&["dead", "list", "--json"]).run().expect_exit_code(0).stdout;
     assert!(!listed.contains(&ids[0]) && ids[1..].iter().all(|id| listed.contains(id)), "{listed}");
 
     // While the broker is away, the spool is searched, and what could not be done is said.
     node.kill();
     for id in &ids {
-        assert_eq!(deliver(run.receiver(), &site.secret, &format!("late-{id}"), &handoff(id)), Some(204));
+        assert_eq!(
+            deliver(run.receiver_address(), &site.secret, &format!("late-{id}"), &handoff(id)),
+            Some(204)
+        );
     }
-    let said = erase(&ids[1], &["--yes"]).expect(1).json();
+    let said = erase(&ids[1], &["--yes"]).expect_exit_code(1).json();
     assert_eq!((&said["outcome"], &said["spool"]["jobs"]), (&json!("incomplete"), &json!(1)), "{said}");
     assert!(!said["problems"].as_array().unwrap().is_empty(), "{said}");
     assert_eq!(holders(site.path(), &format!("+44-private-{}", ids[1])), Vec::<PathBuf>::new());
     node.restart();
     eventually("handed on", || depth("unrouted") == 3 + 3);
-    let said = erase(&ids[1], &["--yes"]).expect(0).json();
+    let said = erase(&ids[1], &["--yes"]).expect_exit_code(0).json();
     assert_eq!((&said["queue"]["dead_letters"], &said["queue"]["events"]), (&json!(1), &json!(1)), "{said}");
 
     // A job that cannot be searched for is dropped by the worker that meets it.
     site.write("key", &polyai.access.api_key);
-    assert_eq!(deliver(run.receiver(), &site.secret, "late", &polyai.event(&ids[1])), Some(204));
+    assert_eq!(deliver(run.receiver_address(), &site.secret, "late", &polyai.event(&ids[1])), Some(204));
     eventually("dropped", || outcome(admin, "erased") == 1);
     run.stop();
     assert!(site.manifests().is_empty());
@@ -290,16 +304,16 @@ async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back(
     const CALLS: usize = 30;
     let s3 = Seaweed::shared().await;
     let (store, config) = (s3.client(), s3.config("processes/erase"));
-    let polyai = PolyAi::start(PolyAi::CALLS, CALLS);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, CALLS);
     let ids = polyai.ids();
-    let rabbit = rabbit::prefix();
-    let site = Site::new(
+    let rabbit = rabbit::unique_prefix();
+    let site = Installation::new(
         &polyai.access,
         &format!(
             "{SLOWLY}\nqueue = {{ url = \"{}\", prefix = \"{rabbit}\", publish_timeout = \"5s\" }}\n[archive]\nurl = \"{}\"\n\
              endpoint = \"{}\"\nregion = \"us-east-1\"\naccess_key_id = \"{}\"\nsecret_access_key_file = \"s3-key\"\n\
              allow_http = true",
-            rabbit::SHARED.url(),
+            rabbit::SHARED_NODE.url(),
             config.url,
             config.endpoint.unwrap(),
             config.access_key_id.unwrap(),
@@ -308,16 +322,16 @@ async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back(
     let key = config.secret_access_key.unwrap();
     site.write("s3-key", key.expose());
     let polyhook = |arguments: &[&str]| {
-        site.polyhook(arguments.iter().copied()).private("guest:guest").private(key.expose())
+        site.polyhook(arguments.iter().copied()).must_not_print("guest:guest").must_not_print(key.expose())
     };
     let keys = async || {
         let listed = store.list(Some(&Key::from("processes/erase"))).map_ok(|meta| meta.location.to_string());
         listed.try_collect::<Vec<_>>().await.unwrap()
     };
     let mut run = polyhook(&["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     for id in &ids {
-        assert_eq!(deliver(run.receiver(), &site.secret, id, &polyai.event(id)), Some(204));
+        assert_eq!(deliver(run.receiver_address(), &site.secret, id, &polyai.event(id)), Some(204));
     }
     eventually("at work", || outcome(admin, "archived") > 2);
     let all: Vec<_> = ids.iter().map(String::as_str).collect();
@@ -327,13 +341,13 @@ async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back(
     process.kill();
     // Where the walks of the one that was killed hid something, the broker has to notice first.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let said = lines(&polyhook(&arguments).run().expect(0).stdout);
+    let said = lines(&polyhook(&arguments).run().expect_exit_code(0).stdout);
     assert_eq!(said.len(), CALLS);
     let depth = |queue| metric(admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}"));
     eventually("nothing to do", || depth("fetch") + depth("retry") == 0);
     eprintln!("{} archived before, {} met the record", outcome(admin, "archived"), outcome(admin, "erased"));
     // On a slow machine the worker may have been done before: one more comes after all.
-    assert_eq!(deliver(run.receiver(), &site.secret, "again", &polyai.event(&ids[0])), Some(204));
+    assert_eq!(deliver(run.receiver_address(), &site.secret, "again", &polyai.event(&ids[0])), Some(204));
     eventually("dropped", || outcome(admin, "erased") > 0);
     run.stop();
     let keys = keys().await;

@@ -4,28 +4,28 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::support::process::{PolyAi, Site, deliver, eventually, exchange, get};
+use crate::support::process::{Installation, SimulatedPolyAi, deliver, eventually, get, http_request};
 
 #[test]
 fn a_delivery_can_be_followed_through_both_processes() {
     const CALLS: usize = 12;
-    let polyai = PolyAi::start(PolyAi::CALLS, CALLS);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, CALLS);
     let ids = polyai.ids();
     // One that has to be tried twice, one that nobody knows.
     polyai.control("PUT", &format!("calls/{}/script", ids[0]), &json!({ "in_progress_requests": 1 }));
     polyai.control("PUT", &format!("calls/{}/script", ids[1]), &json!({ "missing": true }));
-    let site = Site::new(&polyai.access, "");
+    let site = Installation::new(&polyai.access, "");
     let mut receive = site.polyhook(["receive"]).start();
     let mut work = site.polyhook(["work"]).start();
-    let admin = work.ready();
-    receive.ready();
-    let to = receive.receiver();
+    let admin = work.wait_until_ready();
+    receive.wait_until_ready();
+    let to = receive.receiver_address();
     for id in &ids {
         assert_eq!(deliver(to, &site.secret, &format!("evt-{id}"), &polyai.event(id)), Some(204));
     }
     // What is refused is told too, without what was sent.
     assert_eq!(deliver(to, "not-the-secret-of-ours", "evt-bad", b"{}"), Some(401));
-    assert_eq!(exchange(to, "GET", "/polyai-events", "", b"").map(|(status, _)| status), Some(405));
+    assert_eq!(http_request(to, "GET", "/polyai-events", "", b"").map(|(status, _)| status), Some(405));
     eventually("archived", || site.manifests().len() == CALLS - 1);
     eventually("a dead letter", || {
         get(admin, "/metrics").is_some_and(|(_, text)| text.contains("polyhook_dead_letters_total{"))

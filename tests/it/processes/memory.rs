@@ -7,31 +7,33 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{read_json, sound_archive};
-use crate::support::process::{PATIENCE, PolyAi, Site, deliver, eventually, within};
+use crate::support::process::{
+    Installation, SimulatedPolyAi, TEST_TIMEOUT, deliver, eventually, eventually_within,
+};
 
 /// The worker's peak resident memory in KiB while recordings of that size stream into the archive.
 fn peak_kib(recordings: usize, each: &str, bytes: u64) -> u64 {
-    let polyai = PolyAi::start(PolyAi::CALLS, recordings);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, recordings);
     let ids = polyai.ids();
     for id in &ids {
         polyai.control("PUT", &format!("calls/{id}/script"), &json!({ "audio_size": each }));
     }
-    let site = Site::new(&polyai.access, &format!("worker.concurrency = {}", recordings.max(2)));
+    let site = Installation::new(&polyai.access, &format!("worker.concurrency = {}", recordings.max(2)));
     let mut receive = site.polyhook(["receive"]).start();
-    receive.ready();
+    receive.wait_until_ready();
     for id in &ids {
         assert_eq!(
-            deliver(receive.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(id)),
+            deliver(receive.receiver_address(), &site.secret, &format!("evt-{id}"), &polyai.event(id)),
             Some(204)
         );
     }
     receive.stop();
     let start = Instant::now();
     let mut work = site.polyhook(["work"]).start();
-    work.ready();
+    work.wait_until_ready();
     let idle = work.status_kib("VmHWM");
-    let patience = if bytes > 1 << 30 { Duration::from_mins(30) } else { PATIENCE };
-    within(patience, "archived", || site.manifests().len() == recordings);
+    let patience = if bytes > 1 << 30 { Duration::from_mins(30) } else { TEST_TIMEOUT };
+    eventually_within(patience, "archived", || site.manifests().len() == recordings);
     let peak = work.status_kib("VmHWM");
     let elapsed = start.elapsed();
     work.stop();
@@ -55,13 +57,13 @@ fn a_large_recording_streams_through_a_small_process() {
 
 #[test]
 fn many_small_ones_do_not_add_up() {
-    let polyai = PolyAi::start(PolyAi::CALLS, 40);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 40);
+    let site = Installation::new(&polyai.access, "");
     let mut run = site.polyhook(["run"]).start();
-    run.ready();
+    run.wait_until_ready();
     for id in polyai.ids() {
         assert_eq!(
-            deliver(run.receiver(), &site.secret, &format!("evt-{id}"), &polyai.event(&id)),
+            deliver(run.receiver_address(), &site.secret, &format!("evt-{id}"), &polyai.event(&id)),
             Some(204)
         );
     }

@@ -8,7 +8,7 @@ use std::{
 use serde_json::json;
 
 use crate::support::{
-    process::{PolyAi, Site, deliver, eventually, get, metric},
+    process::{Installation, SimulatedPolyAi, deliver, eventually, get, metric},
     rabbit,
 };
 
@@ -38,10 +38,10 @@ fn all_that_is_promised_is_told_and_nobody_is_named() {
         "epoch = \"{hour_ago}\"\nspacing = \"1s\"\n[mix]\nmax_turns = 2\nwebchat = 0.0\nchat = 0.0\n\
         sandbox = 0.0\npre_release = 0.0\n"
     );
-    let polyai = PolyAi::start(&scenario, 3);
+    let polyai = SimulatedPolyAi::start(&scenario, 3);
     let ids = polyai.ids();
     polyai.control("PUT", &format!("calls/{}/script", ids[1]), &json!({ "missing": true }));
-    let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+    let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
     let config = format!(
         r#"
         queue = {{ url = "{url}", prefix = "{prefix}" }}
@@ -49,9 +49,9 @@ fn all_that_is_promised_is_told_and_nobody_is_named() {
         reconcile = {{ every = "1s", lookback = "3h", settle = "0s" }}
         "#
     );
-    let site = Site::new(&polyai.access, &config);
+    let site = Installation::new(&polyai.access, &config);
     let mut run = site.polyhook(["run"]).start();
-    let (admin, to) = (run.ready(), run.receiver());
+    let (admin, to) = (run.wait_until_ready(), run.receiver_address());
     for id in &ids[..2] {
         assert_eq!(deliver(to, &site.secret, &format!("evt-{id}"), &polyai.event(id)), Some(204));
     }

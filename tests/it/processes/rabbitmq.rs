@@ -13,7 +13,10 @@ use serde_json::Value;
 
 use super::read_json;
 use crate::support::{
-    process::{Access, PATIENCE, PolyAi, Polyhook, Site, deliver, eventually, manifests, metric},
+    process::{
+        Installation, PolyhookCommand, SimulatedPolyAi, SimulatorAccess, TEST_TIMEOUT, deliver, eventually,
+        manifests, metric,
+    },
     rabbit,
 };
 
@@ -54,7 +57,7 @@ impl Consumer {
     }
 
     pub(super) fn next(&self) -> Value {
-        self.lines.recv_timeout(PATIENCE).expect("the consumer goes on reading")
+        self.lines.recv_timeout(TEST_TIMEOUT).expect("the consumer goes on reading")
     }
 }
 
@@ -111,17 +114,17 @@ fn body(line: &Value) -> Vec<u8> {
 }
 
 struct Pair {
-    site: Site,
+    site: Installation,
     url: String,
     prefix: String,
 }
 
 impl Pair {
-    fn new(access: &Access, worker: &str) -> Self {
-        let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+    fn new(access: &SimulatorAccess, worker: &str) -> Self {
+        let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
         let queue =
             format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\", publish_timeout = \"3s\" }}\n");
-        Self { site: Site::new(access, &(queue + worker)), url, prefix }
+        Self { site: Installation::new(access, &(queue + worker)), url, prefix }
     }
 }
 
@@ -129,16 +132,16 @@ impl Pair {
 fn ten_thousand_deliveries_are_archived_once_and_announced() {
     let long = std::env::var_os("POLYHOOK_TEST_LONG").is_some();
     let (calls, duplicates) = if long { (DELIVERIES, "0.01") } else { (DELIVERIES / 2, "1") };
-    let polyai = PolyAi::start(PolyAi::CHATS, calls);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, calls);
     let Pair { site, url, prefix } = Pair::new(&polyai.access, "worker.concurrency = 32");
-    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
-    let mut work = site.polyhook(["work"]).private("guest:guest").start();
-    let (receiver_admin, worker_admin) = (receive.ready(), work.ready());
+    let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
+    let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
+    let (receiver_admin, worker_admin) = (receive.wait_until_ready(), work.wait_until_ready());
     let consumer = Consumer::start(&url, &prefix);
 
     // Another process of the same seed knows the same calls; it sends as fast as it gets its answers.
-    let target = format!("http://{}/polyai-events", receive.receiver());
-    site.write("scenario.toml", PolyAi::CHATS);
+    let target = format!("http://{}/polyai-events", receive.receiver_address());
+    site.write("scenario.toml", SimulatedPolyAi::CHATS);
     let number = calls.to_string();
     let arguments = [
         "simulate",
@@ -160,7 +163,7 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
         "0.01",
     ];
     let start = Instant::now();
-    let sent = Polyhook::new(site.path(), arguments).shows_secrets().run().expect(0);
+    let sent = PolyhookCommand::new(site.path(), arguments).may_print_secrets().run().expect_exit_code(0);
     let summary: Value = serde_json::from_str(sent.stdout.lines().last().unwrap()).unwrap();
     let sent_in = start.elapsed();
     let accepted = summary["accepted"].as_u64().unwrap();
@@ -223,10 +226,10 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
 
 #[test]
 fn a_plain_consumer_reads_the_very_bytes() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let Pair { site, url, prefix } = Pair::new(&polyai.access, "");
-    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
-    receive.ready();
+    let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
+    receive.wait_until_ready();
     let consumer = Consumer::start(&url, &prefix);
     let deliveries: [(&[u8], &str); 5] = [
         (
@@ -243,7 +246,7 @@ fn a_plain_consumer_reads_the_very_bytes() {
     ];
     for (number, (sent, routing_key)) in deliveries.iter().enumerate() {
         let event_id = format!("evt-{number}");
-        assert_eq!(deliver(receive.receiver(), &site.secret, &event_id, sent), Some(204));
+        assert_eq!(deliver(receive.receiver_address(), &site.secret, &event_id, sent), Some(204));
         let line = consumer.next();
         assert_event(&line);
         assert_eq!(body(&line), *sent);
@@ -252,7 +255,7 @@ fn a_plain_consumer_reads_the_very_bytes() {
         let signature =
             polyhook::signature::sign(&polyhook::secret::Secret::new(&*site.secret), None, &body(&line));
         let verify = ["verify", "--signature", &signature];
-        site.polyhook(verify).input(sent).run().expect(0);
+        site.polyhook(verify).input(sent).run().expect_exit_code(0);
     }
     receive.stop();
 }

@@ -15,7 +15,9 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::process::{PolyAi, Polyhook, Process, Site, deliver, eventually, get, metric};
+use crate::support::process::{
+    Installation, PolyhookCommand, Process, SimulatedPolyAi, deliver, eventually, get, metric,
+};
 
 /// Senders whose secret is always right, until they are told to end; every answer has to be a 204.
 struct Honest {
@@ -70,11 +72,11 @@ fn reloads(process: &Process) -> usize {
 
 #[test]
 fn secrets_change_under_load_and_every_honest_delivery_is_taken() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, PATIENT);
-    let mut receive = site.polyhook(["receive"]).private("of-this-round").start();
-    receive.ready();
-    let to = receive.receiver();
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, PATIENT);
+    let mut receive = site.polyhook(["receive"]).must_not_print("of-this-round").start();
+    receive.wait_until_ready();
+    let to = receive.receiver_address();
     let body = polyai.event("CA1");
     let load = Honest::on(to, &site.secret, &body);
     let fresh = |round: usize| format!("secret-of-this-round-{round}");
@@ -105,8 +107,9 @@ fn secrets_change_under_load_and_every_honest_delivery_is_taken() {
 /// A projected volume: `secrets` → `..data/secrets`, `..data` → a folder that is replaced as a whole.
 #[test]
 fn kubernetes_swaps_are_noticed() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, &format!("{PATIENT}\nsignature.secrets_file = \"mount/secrets\""));
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site =
+        Installation::new(&polyai.access, &format!("{PATIENT}\nsignature.secrets_file = \"mount/secrets\""));
     let mount = site.path().join("mount");
     let version = |number: usize, secret: &str| {
         let name = format!("..2026_11_24_{number}");
@@ -121,8 +124,8 @@ fn kubernetes_swaps_are_noticed() {
     version(0, &site.secret);
     symlink("..data/secrets", mount.join("secrets")).unwrap();
     let mut receive = site.polyhook(["receive"]).start();
-    receive.ready();
-    let (to, body) = (receive.receiver(), polyai.event("CA1"));
+    receive.wait_until_ready();
+    let (to, body) = (receive.receiver_address(), polyai.event("CA1"));
     assert_eq!(deliver(to, &site.secret, "evt-1", &body), Some(204));
     for number in 1..4 {
         let secret = format!("the-secret-of-version-{number}");
@@ -135,11 +138,11 @@ fn kubernetes_swaps_are_noticed() {
 
 #[test]
 fn a_bad_file_is_said_once_and_costs_nothing() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, PATIENT);
-    let mut run = site.polyhook(["run"]).private("hunter2").start();
-    let admin = run.ready();
-    let (to, body) = (run.receiver(), polyai.event("CA1"));
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, PATIENT);
+    let mut run = site.polyhook(["run"]).must_not_print("hunter2").start();
+    let admin = run.wait_until_ready();
+    let (to, body) = (run.receiver_address(), polyai.event("CA1"));
     site.write("secrets", "hunter2\n");
     std::fs::remove_file(site.path().join("key")).unwrap();
     eventually("named", || readyz(admin).contains("secrets: secrets: signing secret number 1 is shorter"));
@@ -160,17 +163,17 @@ fn a_bad_file_is_said_once_and_costs_nothing() {
 #[test]
 fn a_hangup_where_there_is_nothing_to_read_is_harmless() {
     let folder = tempfile::tempdir().unwrap();
-    let mut receive = Polyhook::new(folder.path(), ["receive"])
+    let mut receive = PolyhookCommand::new(folder.path(), ["receive"])
         .env("POLYAI_WEBHOOK_SECRET", "0123456789abcdef")
         .env("POLYHOOK__SERVER__LISTEN", "127.0.0.1:0")
         .env("POLYHOOK__ADMIN__LISTEN", "127.0.0.1:0")
         .start();
-    receive.receiver();
+    receive.receiver_address();
     for _ in 0..5 {
         receive.signal(Signal::SIGHUP);
     }
-    receive.ready();
-    assert_eq!(deliver(receive.receiver(), "0123456789abcdef", "evt-1", b"{}"), Some(204));
+    receive.wait_until_ready();
+    assert_eq!(deliver(receive.receiver_address(), "0123456789abcdef", "evt-1", b"{}"), Some(204));
     receive.stop();
 }
 
@@ -178,16 +181,16 @@ fn a_hangup_where_there_is_nothing_to_read_is_harmless() {
 #[test]
 fn jobs_go_on_with_the_new_key() {
     const CALLS: usize = 300;
-    let polyai = PolyAi::start(PolyAi::CHATS, CALLS);
-    let site = Site::new(&polyai.access, &format!("{PATIENT}\nworker.concurrency = 4"));
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, CALLS);
+    let site = Installation::new(&polyai.access, &format!("{PATIENT}\nworker.concurrency = 4"));
     let fault = json!({ "fault": { "operations": ["v3_conversation"], "action": { "delay": "40ms" } } });
     polyai.control("POST", "faults", &fault);
-    let mut run = site.polyhook(["run"]).private("another-simulated").start();
-    let admin = run.ready();
+    let mut run = site.polyhook(["run"]).must_not_print("another-simulated").start();
+    let admin = run.wait_until_ready();
     for id in polyai.ids() {
         let body = polyai.event(&id);
         eventually("taken", || {
-            deliver(run.receiver(), &site.secret, &format!("evt-{id}"), &body) == Some(204)
+            deliver(run.receiver_address(), &site.secret, &format!("evt-{id}"), &body) == Some(204)
         });
     }
     let mut rotated = 0;

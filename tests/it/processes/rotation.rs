@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, net::SocketAddr, os::unix::fs::PermissionsExt};
 use serde_json::{Value, json};
 
 use super::sound_archive;
-use crate::support::process::{Finished, PolyAi, Site, deliver, eventually, get};
+use crate::support::process::{CommandOutput, Installation, SimulatedPolyAi, deliver, eventually, get};
 
 /// An endpoint of the stand-in that delivers to `receiver`: its id and its secret.
-fn register(polyai: &PolyAi, receiver: SocketAddr) -> (String, String) {
+fn register(polyai: &SimulatedPolyAi, receiver: SocketAddr) -> (String, String) {
     let body = json!({
         "name": "of the tests", "url": format!("http://{receiver}/polyai-events"),
         "event_types": ["conversation.completed"],
@@ -20,8 +20,8 @@ fn register(polyai: &PolyAi, receiver: SocketAddr) -> (String, String) {
 
 /// A running service with one endpoint whose secret it knows.
 struct World {
-    polyai: PolyAi,
-    site: Site,
+    polyai: SimulatedPolyAi,
+    site: Installation,
     run: crate::support::process::Process,
     endpoint: String,
     secret: String,
@@ -29,21 +29,21 @@ struct World {
 
 impl World {
     fn start(calls: usize) -> Self {
-        let polyai = PolyAi::start(PolyAi::CHATS, calls);
-        let site = Site::new(&polyai.access, "queue.publish_timeout = \"3s\"");
+        let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, calls);
+        let site = Installation::new(&polyai.access, "queue.publish_timeout = \"3s\"");
         let run = site.polyhook(["run"]).start();
-        run.ready();
-        let (endpoint, secret) = register(&polyai, run.receiver());
+        run.wait_until_ready();
+        let (endpoint, secret) = register(&polyai, run.receiver_address());
         site.write("secrets", &format!("{secret}\n"));
-        eventually("in force", || deliver(run.receiver(), &secret, "evt-known", b"{}") == Some(204));
+        eventually("in force", || deliver(run.receiver_address(), &secret, "evt-known", b"{}") == Some(204));
         Self { polyai, site, run, endpoint, secret }
     }
 
-    fn rotate(&self, more: &[&str]) -> crate::support::process::Polyhook {
+    fn rotate(&self, more: &[&str]) -> crate::support::process::PolyhookCommand {
         // Long enough for a busy machine to notice, and short enough to wait for it often.
         let wait: &[&str] = if more.contains(&"--wait") { &[] } else { &["--wait", "2s"] };
         let arguments = [&["endpoint", "rotate-secret"], wait, more].concat();
-        self.site.polyhook(arguments).private(&self.secret)
+        self.site.polyhook(arguments).must_not_print(&self.secret)
     }
 
     /// Delivers all calls, `rate` a second; PolyAI's first retry comes after 0.6 s, the next 3 s later.
@@ -85,7 +85,7 @@ impl World {
     }
 
     fn status(&self, secret: &str) -> Option<u16> {
-        deliver(self.run.receiver(), secret, "evt-probe", b"{}")
+        deliver(self.run.receiver_address(), secret, "evt-probe", b"{}")
     }
 }
 
@@ -98,7 +98,7 @@ fn nothing_is_lost_in_a_rotation_under_load() {
     let mut world = World::start(1200);
     let count = world.deliver(200);
     eventually("under way", || world.delivered().len() > 100);
-    let said = world.rotate(&["--json"]).run().expect(0);
+    let said = world.rotate(&["--json"]).run().expect_exit_code(0);
     let during = world.delivered().len();
     assert!(during < count, "the load was over before the rotation: it shows nothing");
     let done = said.json();
@@ -149,11 +149,11 @@ fn a_kill_at_any_step_leaves_a_file_that_works() {
     let broken =
         json!({ "fault": { "operations": ["endpoint_rotate"], "times": 1, "action": { "truncate": 5 } } });
     world.polyai.control("POST", "faults", &broken);
-    let said = world.rotate(&[]).run().expect(1);
+    let said = world.rotate(&[]).run().expect_exit_code(1);
     assert!(said.stderr.contains("run this command again before then"), "{}", said.stderr);
     assert_eq!((world.rotations(), first_secret(&world.file())), (2, &*world.secret));
 
-    world.rotate(&[]).run().expect(0);
+    world.rotate(&[]).run().expect_exit_code(0);
     assert_eq!(world.rotations(), 3);
     let answers = world.assert_nothing_lost(count);
     eprintln!("{count} delivered; on the way: {answers:?}");
@@ -169,7 +169,7 @@ fn first_secret_after_window(file: &str) -> String {
 fn what_cannot_be_written_is_found_out_before_anything_is_rotated() {
     let mut world = World::start(1);
     for (file, word) in [("/proc/version", "Kubernetes"), ("not/there", "No such file")] {
-        let said = world.rotate(&["--secrets-file", file]).run().expect(1);
+        let said = world.rotate(&["--secrets-file", file]).run().expect_exit_code(1);
         assert!(said.stderr.contains("Nothing was rotated") && said.stderr.contains(word), "{}", said.stderr);
     }
     assert_eq!(world.rotations(), 0);
@@ -209,19 +209,22 @@ fn a_new_secret_that_cannot_be_written_is_rescued() {
 #[test]
 fn the_secrets_of_other_endpoints_stay() {
     let mut world = World::start(1);
-    let (other, others_secret) = register(&world.polyai, world.run.receiver());
-    let said = world.rotate(&[]).run().expect(2);
+    let (other, others_secret) = register(&world.polyai, world.run.receiver_address());
+    let said = world.rotate(&[]).run().expect_exit_code(2);
     assert!(said.stderr.contains(&world.endpoint) && said.stderr.contains(&other), "{}", said.stderr);
     world.site.write("secrets", &format!("{}\n{others_secret}\n", world.secret));
-    let said = world.rotate(&[&world.endpoint, "--wait", "0s"]).run().expect(0);
+    let said = world.rotate(&[&world.endpoint, "--wait", "0s"]).run().expect_exit_code(0);
     assert!(
         said.stdout.contains("2 older secrets") && said.stdout.contains("0, valid until"),
         "{}",
         said.stdout
     );
     // From now on it is known whose the first one is.
-    let said =
-        world.rotate(&[&world.endpoint, "--wait", "0s", "--json", "--keep-old", "0s"]).run().expect(0).json();
+    let said = world
+        .rotate(&[&world.endpoint, "--wait", "0s", "--json", "--keep-old", "0s"])
+        .run()
+        .expect_exit_code(0)
+        .json();
     assert_eq!(said["old_secrets"], 1, "{said}");
     eventually("in force", || world.status(first_secret(&world.file())) == Some(204));
     assert_eq!(world.status(&others_secret), Some(204));
@@ -233,7 +236,7 @@ fn what_polyai_says_is_told_in_words() {
     let mut world = World::start(1);
     let before = world.file();
     let refused = |more: &[&str], code, words: &[&str]| {
-        let Finished { stderr, stdout, .. } = world.rotate(more).run().expect(code);
+        let CommandOutput { stderr, stdout, .. } = world.rotate(more).run().expect_exit_code(code);
         assert!(stdout.is_empty() && words.iter().all(|word| stderr.contains(word)), "{words:?}: {stderr}");
         assert_eq!(world.file(), before, "{stderr}");
     };
@@ -251,10 +254,10 @@ fn what_polyai_says_is_told_in_words() {
         refused(&["--wait", "0s"], 1, &[word, "Nothing was rotated", "correlation id"]);
     }
     fault(500);
-    let said = world.rotate(&["--wait", "0s"]).run().expect(1);
+    let said = world.rotate(&["--wait", "0s"]).run().expect_exit_code(1);
     assert!(said.stderr.contains("may have rotated") && said.stderr.contains("500"), "{}", said.stderr);
     assert!(world.file().starts_with("# polyhook:window="), "it may have");
-    let nothing = get(world.run.receiver(), "/").expect("it goes on").0;
+    let nothing = get(world.run.receiver_address(), "/").expect("it goes on").0;
     assert_eq!((world.rotations(), nothing), (0, 404));
     world.run.stop();
 }

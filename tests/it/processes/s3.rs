@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{sha256, sound_archive};
 use crate::support::{
-    process::{PolyAi, Process, Site, eventually, metric},
+    process::{Installation, Process, SimulatedPolyAi, eventually, metric},
     seaweed::Seaweed,
 };
 
@@ -37,8 +37,8 @@ fn content(manifest: &Value) -> Value {
     manifest
 }
 
-fn deliver_all(polyai: &PolyAi, run: &Process, event_seed: u64) {
-    let url = format!("http://{}/polyai-events", run.receiver());
+fn deliver_all(polyai: &SimulatedPolyAi, run: &Process, event_seed: u64) {
+    let url = format!("http://{}/polyai-events", run.receiver_address());
     polyai.control("POST", "deliver", &json!({ "url": url, "events": { "seed": event_seed } }));
 }
 
@@ -47,8 +47,8 @@ async fn the_same_objects_as_in_a_folder() {
     let s3 = Seaweed::shared().await;
     let store = s3.client();
     let prefix = "processes/same";
-    let polyai = PolyAi::start(PolyAi::CALLS, CALLS);
-    let folder = Site::new(&polyai.access, "worker.audio = \"both\"");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, CALLS);
+    let folder = Installation::new(&polyai.access, "worker.audio = \"both\"");
     let config = s3.config(prefix);
     let archive = format!(
         "worker.audio = \"both\"\n[archive]\nurl = \"{}\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\n\
@@ -57,13 +57,13 @@ async fn the_same_objects_as_in_a_folder() {
         config.endpoint.unwrap(),
         config.access_key_id.unwrap(),
     );
-    let bucket = Site::new(&polyai.access, &archive);
+    let bucket = Installation::new(&polyai.access, &archive);
     let key = config.secret_access_key.unwrap();
     bucket.write("s3-key", key.expose());
 
     let mut on_folder = folder.polyhook(["run"]).start();
-    let mut on_bucket = bucket.polyhook(["run"]).private(key.expose()).start();
-    let admin = (on_folder.ready(), on_bucket.ready());
+    let mut on_bucket = bucket.polyhook(["run"]).must_not_print(key.expose()).start();
+    let admin = (on_folder.wait_until_ready(), on_bucket.wait_until_ready());
     deliver_all(&polyai, &on_folder, 1);
     deliver_all(&polyai, &on_bucket, 1);
     let archived = |admin| metric(admin, "polyhook_jobs_total{outcome=\"archived\"}");

@@ -15,7 +15,9 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
 use super::sound_archive;
-use crate::support::process::{PolyAi, Polyhook, Site, deliver, eventually, exchange, metric};
+use crate::support::process::{
+    Installation, PolyhookCommand, SimulatedPolyAi, deliver, eventually, http_request, metric,
+};
 
 /// Senders that go on until nobody answers, or every call is delivered.
 struct Load {
@@ -24,7 +26,7 @@ struct Load {
 }
 
 impl Load {
-    fn on(to: std::net::SocketAddr, polyai: &PolyAi, ids: &Arc<Vec<String>>) -> Self {
+    fn on(to: std::net::SocketAddr, polyai: &SimulatedPolyAi, ids: &Arc<Vec<String>>) -> Self {
         let accepted = Arc::new(Mutex::new(BTreeSet::new()));
         let next = Arc::new(AtomicUsize::new(0));
         let polyai = Arc::new((polyai.access.secret.clone(), polyai.event("ID")));
@@ -61,7 +63,7 @@ impl Load {
 }
 
 /// What the embedded queue's file says, `query` giving one number.
-fn count(site: &Site, query: &str) -> u64 {
+fn count(site: &Installation, query: &str) -> u64 {
     let path = site.path().join("polyhook-data/queue.db");
     let open = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     open.busy_timeout(Duration::from_secs(10)).unwrap();
@@ -69,12 +71,12 @@ fn count(site: &Site, query: &str) -> u64 {
 }
 
 fn every_204_is_archived_once_after(signal: Signal) {
-    let polyai = PolyAi::start(PolyAi::CHATS, 3000);
-    let site = Site::new(&polyai.access, "worker.concurrency = 4");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 3000);
+    let site = Installation::new(&polyai.access, "worker.concurrency = 4");
     let ids = Arc::new(polyai.ids());
     let mut run = site.polyhook(["run"]).start();
-    run.ready();
-    let load = Load::on(run.receiver(), &polyai, &ids);
+    run.wait_until_ready();
+    let load = Load::on(run.receiver_address(), &polyai, &ids);
     eventually("some are taken", || load.accepted() >= 300);
     assert!(load.accepted() < 3000, "the load is over too soon to show anything");
     if signal == Signal::SIGKILL {
@@ -93,7 +95,7 @@ fn every_204_is_archived_once_after(signal: Signal) {
     }
 
     let mut run = site.polyhook(["run"]).start();
-    let admin = run.ready();
+    let admin = run.wait_until_ready();
     eventually("empty", || {
         let open = count(&site, "SELECT count(*) FROM messages WHERE state <> 'done'");
         open == 0 && metric(admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0
@@ -127,14 +129,14 @@ fn kill_9_under_load_loses_nothing() {
 
 #[test]
 fn a_second_signal_aborts_and_the_job_comes_back() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let ids = polyai.ids();
     let fault = json!({ "fault": { "operations": ["v3_conversation"], "action": { "delay": "60s" } } });
     polyai.control("POST", "faults", &fault);
-    let site = Site::new(&polyai.access, "");
+    let site = Installation::new(&polyai.access, "");
     let mut run = site.polyhook(["run"]).start();
-    run.ready();
-    assert_eq!(deliver(run.receiver(), &site.secret, "evt-1", &polyai.event(&ids[0])), Some(204));
+    run.wait_until_ready();
+    assert_eq!(deliver(run.receiver_address(), &site.secret, "evt-1", &polyai.event(&ids[0])), Some(204));
     let leased = || count(&site, "SELECT count(*) FROM messages WHERE state = 'leased'") == 1;
     eventually("under way", leased);
     run.signal(Signal::SIGTERM);
@@ -153,11 +155,11 @@ fn a_second_signal_aborts_and_the_job_comes_back() {
 
 #[test]
 fn the_quickstarts_variables_are_enough() {
-    let polyai = PolyAi::start(PolyAi::CALLS, 1);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 1);
     let ids = polyai.ids();
     let folder = tempfile::tempdir().unwrap();
     let access = &polyai.access;
-    let mut run = Polyhook::new(folder.path(), ["run"])
+    let mut run = PolyhookCommand::new(folder.path(), ["run"])
         .env("POLYAI_API_KEY", &access.api_key)
         .env("POLYAI_BASE_URL", &access.url)
         .env("POLYAI_ACCOUNT_ID", &access.account_id)
@@ -166,17 +168,17 @@ fn the_quickstarts_variables_are_enough() {
         // Somebody may have the default ports.
         .env("POLYHOOK__SERVER__LISTEN", "127.0.0.1:0")
         .env("POLYHOOK__ADMIN__LISTEN", "127.0.0.1:0")
-        .private(&access.secret)
+        .must_not_print(&access.secret)
         .start();
-    run.ready();
-    let to = run.receiver();
+    run.wait_until_ready();
+    let to = run.receiver_address();
     // As the quickstart has it: no timestamp, no event id, no identifiers of account and project.
     let body = json!({ "type": "conversation.completed", "data": { "conversation_id": ids[0], "environment": "live" } });
     let body = body.to_string();
     let secret = polyhook::secret::Secret::new(access.secret.clone());
     let signature = polyhook::signature::sign(&secret, None, body.as_bytes());
     let headers = format!("x-polyai-signature: {signature}\r\n");
-    let answer = exchange(to, "POST", "/polyai-events", &headers, body.as_bytes());
+    let answer = http_request(to, "POST", "/polyai-events", &headers, body.as_bytes());
     assert_eq!(answer, Some((204, String::new())));
     let archive = folder.path().join("polyhook-data/archive");
     eventually("archived", || sound_archive(&archive).len() == 1);

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use crate::support::process::{PolyAi, Polyhook, Site, interpreter, post};
+use crate::support::process::{Installation, PolyhookCommand, SimulatedPolyAi, interpreter, post};
 
 const PYTHON: &str = "
 import hashlib, hmac, sys
@@ -67,14 +67,14 @@ const BODIES: [(&str, &[u8]); 5] = [
 
 #[test]
 fn what_others_sign_is_accepted() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     for secret in ["whsec_0123456789abcdef0123456789abcdef", "ein Geheimnis — 秘密の鍵"] {
         let mut access = polyai.access.clone();
         secret.clone_into(&mut access.secret);
-        let site = Site::new(&access, "");
+        let site = Installation::new(&access, "");
         let mut receive = site.polyhook(["receive"]).start();
-        receive.ready();
-        let to = receive.receiver();
+        receive.wait_until_ready();
+        let to = receive.receiver_address();
         for (name, body) in BODIES {
             std::fs::write(site.path().join(name), body).unwrap();
         }
@@ -91,14 +91,14 @@ fn what_others_sign_is_accepted() {
                 let seconds = timestamp.map(|seconds| seconds.to_string());
                 let mut arguments = vec!["verify", "--json", "--signature", good];
                 arguments.extend(seconds.iter().flat_map(|seconds| ["--timestamp", seconds]));
-                let verdict = site.polyhook(arguments.clone()).input(body).run().expect(0).json();
+                let verdict = site.polyhook(arguments.clone()).input(body).run().expect_exit_code(0).json();
                 let form = if timestamp.is_some() { "timestamped" } else { "body" };
                 assert_eq!(verdict["form"], form, "{what}");
 
                 // One byte more, or another secret, and it is somebody else's.
                 let other = [body, b" "].concat();
                 assert_eq!(post(to, &event_id, good, timestamp, &other), Some(401), "{what}");
-                site.polyhook(arguments).input(&other).run().expect(1);
+                site.polyhook(arguments).input(&other).run().expect_exit_code(1);
                 assert_eq!(post(to, &event_id, wrong, timestamp, body), Some(401), "{what}");
             }
         }
@@ -143,7 +143,7 @@ fn what_send_signs_others_accept() {
         for scheme in ["timestamped", "body"] {
             let arguments =
                 ["send", "--url", &url, "--secret-file", "secret", "--scheme", scheme, "--body", name];
-            let sending = Polyhook::new(folder.path(), arguments).private(secret).start();
+            let sending = PolyhookCommand::new(folder.path(), arguments).must_not_print(secret).start();
             let (head, sent) = one_request(&listener);
             drop(sending);
             assert_eq!(sent, body, "{name}");

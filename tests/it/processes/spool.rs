@@ -5,86 +5,89 @@ use serde_json::json;
 use crate::{
     rabbitmq_faults::fragile_now,
     support::{
-        process::{PolyAi, Site, deliver, eventually, get, metric},
-        rabbit::prefix,
+        process::{Installation, SimulatedPolyAi, deliver, eventually, get, metric},
+        rabbit::unique_prefix,
     },
 };
 
 #[test]
 fn what_is_spooled_is_counted_checked_and_handed_on() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 40);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 40);
     let ids = polyai.ids();
     let node = fragile_now();
     node.stop();
-    let (url, prefix) = (node.url(), prefix());
-    let site = Site::new(
+    let (url, prefix) = (node.url(), unique_prefix());
+    let site = Installation::new(
         &polyai.access,
         &format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}\nspool = {{ path = \"spool.db\" }}"),
     );
-    let spool = |command: &str| site.polyhook(["spool", command, "--json"]).private("guest:guest").run();
-    let (status, verified) = (spool("status").expect(0).json(), spool("verify").expect(0).json());
+    let spool =
+        |command: &str| site.polyhook(["spool", command, "--json"]).must_not_print("guest:guest").run();
+    let (status, verified) =
+        (spool("status").expect_exit_code(0).json(), spool("verify").expect_exit_code(0).json());
     assert_eq!((&status["exists"], &status["messages"]), (&json!(false), &json!(0)));
     assert_eq!(verified, json!({ "ok": true, "messages": 0, "problems": [] }));
 
     // It starts and is ready without the broker, and says so.
-    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
-    let admin = receive.ready();
+    let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
+    let admin = receive.wait_until_ready();
     let (_, ready) = get(admin, "/readyz").unwrap();
     assert!(ready.starts_with("ready\ndegraded: broker: ") && ready.contains("the spool"), "{ready}");
     for id in &ids[..20] {
-        assert_eq!(deliver(receive.receiver(), &site.secret, id, &polyai.event(id)), Some(204));
+        assert_eq!(deliver(receive.receiver_address(), &site.secret, id, &polyai.event(id)), Some(204));
     }
     assert_eq!(metric(admin, "polyhook_spool_messages"), 20);
     assert!(metric(admin, "polyhook_spool_bytes") > 20 * 100);
-    let status = spool("status").expect(0).json();
+    let status = spool("status").expect_exit_code(0).json();
     assert_eq!((&status["messages"], &status["max_bytes"]), (&json!(20), &json!(1 << 30)), "{status}");
     assert!(status["oldest_received_at"].is_string());
-    let text = site.polyhook(["spool", "status"]).run().expect(0).stdout;
+    let text = site.polyhook(["spool", "status"]).run().expect_exit_code(0).stdout;
     assert!(text.contains("20 deliveries wait, the oldest for "), "{text}");
-    assert_eq!(spool("verify").expect(0).json()["messages"], 20);
-    let drained = site.polyhook(["spool", "drain", "--json"]).private("guest:guest").run().expect(1);
+    assert_eq!(spool("verify").expect_exit_code(0).json()["messages"], 20);
+    let drained =
+        site.polyhook(["spool", "drain", "--json"]).must_not_print("guest:guest").run().expect_exit_code(1);
     assert_eq!(drained.json(), json!({ "moved": 0, "left": 20 }));
     assert!(drained.stderr.contains("cannot be reached"), "{}", drained.stderr);
 
     // Killed, and never started again: a person can still save everything.
     receive.kill();
     node.restart();
-    assert_eq!(spool("drain").expect(0).json(), json!({ "moved": 20, "left": 0 }));
-    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
-    let mut work = site.polyhook(["work"]).private("guest:guest").start();
-    let admin = receive.ready();
+    assert_eq!(spool("drain").expect_exit_code(0).json(), json!({ "moved": 20, "left": 0 }));
+    let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
+    let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
+    let admin = receive.wait_until_ready();
     // A duplicate of what went through the spool of a process that was killed.
-    assert_eq!(deliver(receive.receiver(), &site.secret, &ids[0], &polyai.event(&ids[0])), Some(204));
+    assert_eq!(deliver(receive.receiver_address(), &site.secret, &ids[0], &polyai.event(&ids[0])), Some(204));
 
     // The broker goes under a running receiver, which is ended while it is away. Whoever only scrapes learns of it.
     node.kill();
     eventually("it is measured", || metric(admin, "polyhook_condition{condition=\"broker\"}") == 1);
     for id in &ids[20..] {
-        assert_eq!(deliver(receive.receiver(), &site.secret, id, &polyai.event(id)), Some(204));
+        assert_eq!(deliver(receive.receiver_address(), &site.secret, id, &polyai.event(id)), Some(204));
     }
     receive.stop();
-    assert_eq!(spool("status").expect(0).json()["messages"], 20);
+    assert_eq!(spool("status").expect_exit_code(0).json()["messages"], 20);
     node.restart();
-    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
+    let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     eventually("archived", || site.manifests().len() == 40);
-    assert_eq!(spool("status").expect(0).json()["messages"], 0);
+    assert_eq!(spool("status").expect_exit_code(0).json()["messages"], 0);
     receive.stop();
     work.stop();
 }
 
 #[test]
 fn a_damaged_spool_is_1_and_says_what_to_do() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "spool = { path = \"spool.db\" }");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "spool = { path = \"spool.db\" }");
     site.write("spool.db", &"?".repeat(9000));
     for command in ["status", "verify"] {
-        let said = site.polyhook(["spool", command]).run().expect(1);
+        let said = site.polyhook(["spool", command]).run().expect_exit_code(1);
         assert!(said.stderr.contains("spool.db"), "{command}: {}", said.stderr);
     }
-    let said = site.polyhook(["spool", "verify", "--json"]).run().expect(1).json();
+    let said = site.polyhook(["spool", "verify", "--json"]).run().expect_exit_code(1).json();
     assert_eq!(said["ok"], false);
-    let said = site.polyhook(["spool", "drain"]).run().expect(1);
+    let said = site.polyhook(["spool", "drain"]).run().expect_exit_code(1);
     assert!(said.stderr.contains("no RabbitMQ"), "{}", said.stderr);
-    let none = site.polyhook(["spool", "status", "--set", "spool.path="]).run().expect(1);
+    let none = site.polyhook(["spool", "status", "--set", "spool.path="]).run().expect_exit_code(1);
     assert!(none.stderr.contains("there is no spool"), "{}", none.stderr);
 }

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::process::{PolyAi, Site, deliver, eventually, get};
+use crate::support::process::{Installation, SimulatedPolyAi, deliver, eventually, get};
 
 /// Many more than a pipe of 64 KiB holds, at some 250 bytes a line. `src/telemetry/writer.rs` tries what happens when the room behind
 /// it is full as well.
@@ -25,8 +25,8 @@ impl Drop for Killed {
 
 #[test]
 fn a_log_that_nobody_reads_holds_nothing_up() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let receive = Command::new(env!("CARGO_BIN_EXE_polyhook"))
         .args(["receive", "--config", "polyhook.toml"])
         .current_dir(site.path())

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    process::{PATIENCE, PolyAi, Process, Site, deliver, eventually},
+    process::{Installation, Process, SimulatedPolyAi, TEST_TIMEOUT, deliver, eventually},
     rabbit,
 };
 
@@ -34,13 +34,13 @@ fn event(kind: &str, conversation: &str, environment: &str, project: &str) -> Ve
 
 /// The way of a conversation from its delivery to its announcement, and of one that does not exist, on any queue.
 fn shows_the_whole_way(config: &str) {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, config);
-    let mut run = site.polyhook(["run"]).private("guest:guest").start();
-    run.ready();
-    let mut tail = site.polyhook(["tail", "--json"]).private("guest:guest").start();
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, config);
+    let mut run = site.polyhook(["run"]).must_not_print("guest:guest").start();
+    run.wait_until_ready();
+    let mut tail = site.polyhook(["tail", "--json"]).must_not_print("guest:guest").start();
     let mut alerts =
-        site.polyhook(["tail", "--type", "alerts", "--limit", "1"]).private("guest:guest").start();
+        site.polyhook(["tail", "--type", "alerts", "--limit", "1"]).must_not_print("guest:guest").start();
     let seen = |what: &str, id: &str| {
         let found = told(&tail);
         found.iter().any(|(found, about)| found == what && about == id)
@@ -51,16 +51,19 @@ fn shows_the_whole_way(config: &str) {
         number += 1;
         let id = format!("probe-{number}");
         let body = event("a.probe", "CA-probe", "live", "P");
-        deliver(run.receiver(), &site.secret, &id, &body);
+        deliver(run.receiver_address(), &site.secret, &id, &body);
         std::thread::sleep(Duration::from_millis(300));
         seen("delivery", &id)
     });
 
     let id = &polyai.ids()[0];
-    assert_eq!(deliver(run.receiver(), &site.secret, "evt_good", &polyai.event(id)), Some(204));
-    assert_eq!(deliver(run.receiver(), &site.secret, "evt_lost", &polyai.event("CA-nobody")), Some(204));
+    assert_eq!(deliver(run.receiver_address(), &site.secret, "evt_good", &polyai.event(id)), Some(204));
+    assert_eq!(
+        deliver(run.receiver_address(), &site.secret, "evt_lost", &polyai.event("CA-nobody")),
+        Some(204)
+    );
     let alert = event("alerts.triggered", id, "live", "P");
-    assert_eq!(deliver(run.receiver(), &site.secret, "evt_alert", &alert), Some(204));
+    assert_eq!(deliver(run.receiver_address(), &site.secret, "evt_alert", &alert), Some(204));
     for (what, id) in [
         ("delivery", "evt_good"),
         ("done", "evt_good"),
@@ -82,13 +85,13 @@ fn shows_the_whole_way(config: &str) {
     assert!(!all.contains("caller") && !all.contains("49151"), "{all}");
 
     // One had enough with its first line; the other ends when it is asked to.
-    assert_eq!(alerts.wait(PATIENCE).code(), Some(0));
+    assert_eq!(alerts.wait(TEST_TIMEOUT).code(), Some(0));
     let [line] = &alerts.stdout()[..] else { panic!("{:?}", alerts.stdout()) };
     assert!(line.contains("delivery") && line.contains("alerts.triggered") && line.contains(id), "{line}");
     assert!(!line.contains('\x1b'), "{line}");
     let begun = Instant::now();
     tail.signal(Signal::SIGINT);
-    assert_eq!(tail.wait(PATIENCE).code(), Some(0), "{:?}", tail.stderr());
+    assert_eq!(tail.wait(TEST_TIMEOUT).code(), Some(0), "{:?}", tail.stderr());
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     run.stop();
 }
@@ -100,16 +103,16 @@ fn the_whole_way_on_the_embedded_queue() {
 
 #[test]
 fn the_whole_way_on_rabbitmq() {
-    let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+    let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
     shows_the_whole_way(&format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}"));
 }
 
 #[test]
 fn filters_and_the_past() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let mut receive = site.polyhook(["receive"]).start();
-    receive.ready();
+    receive.wait_until_ready();
     for (id, kind, conversation, environment, project) in [
         // What does not pass comes first, or the limit would hide it.
         ("1", "alertsx", "CA1", "live", "P2"),
@@ -118,12 +121,12 @@ fn filters_and_the_past() {
         ("4", "handoff.created", "CA3", "pre-release", "P1"),
     ] {
         let body = event(kind, conversation, environment, project);
-        assert_eq!(deliver(receive.receiver(), &site.secret, id, &body), Some(204));
+        assert_eq!(deliver(receive.receiver_address(), &site.secret, id, &body), Some(204));
     }
     let tail = |more: &[&str], wanted: &[&str]| {
         let limit = wanted.len().to_string();
         let arguments = [&["tail", "--json", "--since", "1h", "--limit", &limit], more].concat();
-        let said = site.polyhook(arguments).run().expect(0);
+        let said = site.polyhook(arguments).run().expect_exit_code(0);
         let ids: Vec<_> = said
             .stdout
             .lines()
@@ -140,26 +143,30 @@ fn filters_and_the_past() {
     receive.stop();
 
     // Wrong usage, a wrong path and a broker that is away are said.
-    site.polyhook(["tail", "--limit", "0"]).run().expect(2);
-    let said = site.polyhook(["tail", "--set", "queue.url=sqlite:not-there.db"]).run().expect(1);
+    site.polyhook(["tail", "--limit", "0"]).run().expect_exit_code(2);
+    let said = site.polyhook(["tail", "--set", "queue.url=sqlite:not-there.db"]).run().expect_exit_code(1);
     assert!(said.stderr.contains("there is no queue file not-there.db"), "{}", said.stderr);
     let broker = "queue.url=amqp://guest:guest@127.0.0.1:1/%2f";
-    let said =
-        site.polyhook(["tail", "--since", "1h", "--set", broker]).private("guest:guest").run().expect(2);
+    let said = site
+        .polyhook(["tail", "--since", "1h", "--set", broker])
+        .must_not_print("guest:guest")
+        .run()
+        .expect_exit_code(2);
     assert!(said.stderr.contains("--since is for the embedded queue"), "{}", said.stderr);
-    let said = site.polyhook(["tail", "--set", broker]).private("guest:guest").run().expect(1);
+    let said =
+        site.polyhook(["tail", "--set", broker]).must_not_print("guest:guest").run().expect_exit_code(1);
     assert!(said.stderr.contains("cannot be reached"), "{}", said.stderr);
 }
 
 #[test]
 fn a_reader_that_goes_away_ends_it_well() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let mut receive = site.polyhook(["receive"]).start();
-    receive.ready();
+    receive.wait_until_ready();
     let send = |id: &str| {
         let body = event("a.b", "CA1", "live", "P1");
-        assert_eq!(deliver(receive.receiver(), &site.secret, id, &body), Some(204));
+        assert_eq!(deliver(receive.receiver_address(), &site.secret, id, &body), Some(204));
     };
     send("first");
     let mut child = Command::new(env!("CARGO_BIN_EXE_polyhook"))

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::rabbitmq::Consumer;
 use crate::support::{
     otlp::{Collector, Span},
-    process::{PolyAi, Site, deliver, eventually, exchange},
+    process::{Installation, SimulatedPolyAi, deliver, eventually, http_request},
     rabbit,
 };
 
@@ -21,27 +21,27 @@ fn deliver_traced(to: std::net::SocketAddr, secret: &str, id: &str, traceparent:
         "x-polyai-signature: {signature}\r\nx-polyai-timestamp: {now}\r\nx-polyai-event-id: {id}\r\n\
          traceparent: {traceparent}\r\n"
     );
-    exchange(to, "POST", "/polyai-events", &headers, body).unwrap().0
+    http_request(to, "POST", "/polyai-events", &headers, body).unwrap().0
 }
 
 #[test]
 fn a_call_is_one_trace_across_the_queue() {
     let collector = Collector::start();
-    let polyai = PolyAi::start(PolyAi::CALLS, 2);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 2);
     let ids = polyai.ids();
     polyai.control("PUT", &format!("calls/{}/script", ids[1]), &json!({ "missing": true }));
-    let (url, prefix) = (rabbit::SHARED.url(), rabbit::prefix());
+    let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
     let config = format!(
         "queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}\ntracing.endpoint = \"{}\"\n",
         collector.url
     );
-    let site = Site::new(&polyai.access, &config);
+    let site = Installation::new(&polyai.access, &config);
     let mut receive = site.polyhook(["receive"]).start();
     let mut work = site.polyhook(["work"]).start();
-    work.ready();
-    receive.ready();
+    work.wait_until_ready();
+    receive.wait_until_ready();
     let consumer = Consumer::start(&url, &prefix);
-    let to = receive.receiver();
+    let to = receive.receiver_address();
     assert_eq!(deliver_traced(to, &site.secret, "evt-traced", PARENT, &polyai.event(&ids[0])), 204);
     // No span for who is not verified, nor for a trace that its sender does not keep.
     assert_eq!(deliver(to, "not-the-secret-of-ours", "evt-bad", b"{}"), Some(401));
@@ -119,12 +119,12 @@ fn a_call_is_one_trace_across_the_queue() {
 #[test]
 fn a_collector_that_hangs_holds_nothing_up() {
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
-    let polyai = PolyAi::start(PolyAi::CHATS, 30);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 30);
     let config = format!("tracing.endpoint = \"http://{}\"\n", hangs.local_addr().unwrap());
-    let site = Site::new(&polyai.access, &config);
+    let site = Installation::new(&polyai.access, &config);
     let mut run = site.polyhook(["run"]).start();
-    run.ready();
-    let to = run.receiver();
+    run.wait_until_ready();
+    let to = run.receiver_address();
     for id in polyai.ids() {
         assert_eq!(deliver(to, &site.secret, &format!("evt-{id}"), &polyai.event(&id)), Some(204));
     }

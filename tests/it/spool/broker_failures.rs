@@ -108,19 +108,19 @@ async fn spools_while_the_broker_is_short_of_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_deleted_fetch_queue_costs_no_delivery() {
-    let receiver = Receiver::new(&SHARED.url());
+    let receiver = Receiver::new(&SHARED_NODE.url());
     let queue = receiver.open();
     eventually("connected", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
     publish_all(&queue, 0..20).await;
     // One job is held by a worker, the others are prefetched.
     let held = timeout(SOON, queue.next()).await.unwrap().unwrap();
     eventually("taken", async || {
-        let listed = block_in_place(|| SHARED.ctl(&["list_queues", "name", "messages_unacknowledged"]));
+        let listed = block_in_place(|| SHARED_NODE.ctl(&["list_queues", "name", "messages_unacknowledged"]));
         listed.contains(&format!("{}.fetch\t20", receiver.queue_config.prefix))
     })
     .await;
     let fetch = format!("{}.fetch", receiver.queue_config.prefix);
-    block_in_place(|| SHARED.ctl(&["delete_queue", &fetch]));
+    block_in_place(|| SHARED_NODE.ctl(&["delete_queue", &fetch]));
     for n in 20..60 {
         assert_eq!(queue.publish(message(&format!("evt_{n}"), "{}")).await.unwrap(), Published::New);
         sleep(Duration::from_millis(10)).await;
@@ -134,13 +134,15 @@ async fn a_deleted_fetch_queue_costs_no_delivery() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rejecting_queue_is_reported_and_blocks_no_other_message() {
-    let receiver = Receiver::new(&SHARED.url());
+    let receiver = Receiver::new(&SHARED_NODE.url());
     let queue = receiver.open();
     eventually("connected", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
     let (prefix, policy) = (&receiver.queue_config.prefix, format!("full-{}", receiver.queue_config.prefix));
     let pattern = format!("^{prefix}\\.unrouted$");
     let definition = r#"{"max-length": 0, "overflow": "reject-publish"}"#;
-    block_in_place(|| SHARED.ctl(&["set_policy", &policy, &pattern, definition, "--apply-to", "queues"]));
+    block_in_place(|| {
+        SHARED_NODE.ctl(&["set_policy", &policy, &pattern, definition, "--apply-to", "queues"])
+    });
     let alert =
         |n: u32| Message { kind: "alerts.triggered".to_owned(), ..message(&format!("evt_{n}"), "{}") };
     // Rejected messages go to the spool.
@@ -152,7 +154,7 @@ async fn a_rejecting_queue_is_reported_and_blocks_no_other_message() {
     assert!(receiver.spooled_messages() > 0);
     publish_all(&queue, 0..10).await;
     take_all(&queue, (0..10).collect()).await;
-    block_in_place(|| SHARED.ctl(&["clear_policy", &policy]));
+    block_in_place(|| SHARED_NODE.ctl(&["clear_policy", &policy]));
     eventually("forwarded", async || receiver.spooled_messages() == 0).await;
     queue.close().await;
 }

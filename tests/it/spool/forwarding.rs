@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn duplicates_are_recognised_after_restarts() {
-    let mut receiver = Receiver::new(&SHARED.url());
+    let mut receiver = Receiver::new(&SHARED_NODE.url());
     receiver.clock = Clock::manual("2026-11-22T12:00:00Z".parse().unwrap());
     let sent = message("evt_1", "{}");
     let mut new = 0;
@@ -38,7 +38,7 @@ async fn duplicates_are_recognised_after_restarts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_spooled_event_arrives_like_a_directly_published_one() {
-    let receiver = Receiver::new(&SHARED.url());
+    let receiver = Receiver::new(&SHARED_NODE.url());
     let queue = receiver.open();
     eventually("connected", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
     let (customer, prefix) = (Customer::new().await, &receiver.queue_config.prefix);

@@ -33,10 +33,10 @@ const EPMD_PORT: u16 = 4369;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A node that all tests may use, as long as they leave it in peace: each takes a prefix of its own.
-pub(crate) static SHARED: LazyLock<Node> = LazyLock::new(|| Node::start(ClientCertificate::Optional));
+pub(crate) static SHARED_NODE: LazyLock<Node> = LazyLock::new(|| Node::start(ClientCertificate::Optional));
 
 /// A prefix that nobody else has.
-pub(crate) fn prefix() -> String {
+pub(crate) fn unique_prefix() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -9,8 +9,8 @@ use tokio::runtime::Runtime;
 
 use super::{Diagnosis, call, doctor, nobody};
 use crate::support::{
-    process::{PolyAi, Site, eventually},
-    rabbit::{self, ClientCertificate, Node, SHARED},
+    process::{Installation, SimulatedPolyAi, eventually},
+    rabbit::{self, ClientCertificate, Node, SHARED_NODE},
 };
 
 fn queue(url: &str, prefix: &str) -> String {
@@ -20,7 +20,8 @@ fn queue(url: &str, prefix: &str) -> String {
 /// Somebody else at work on the broker.
 fn meddle(work: impl AsyncFnOnce(lapin::Channel)) {
     Runtime::new().unwrap().block_on(async {
-        let connection = Connection::connect(&SHARED.url(), ConnectionProperties::default()).await.unwrap();
+        let connection =
+            Connection::connect(&SHARED_NODE.url(), ConnectionProperties::default()).await.unwrap();
         work(connection.create_channel().await.unwrap()).await;
         // The channel may still be on its own way out.
         let _ = connection.close(200, "OK".into()).await;
@@ -29,9 +30,9 @@ fn meddle(work: impl AsyncFnOnce(lapin::Channel)) {
 
 #[test]
 fn the_topology_before_during_and_after() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let prefix = rabbit::prefix();
-    let site = Site::new(&polyai.access, &queue(&SHARED.url(), &prefix));
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let prefix = rabbit::unique_prefix();
+    let site = Installation::new(&polyai.access, &queue(&SHARED_NODE.url(), &prefix));
     let found = doctor(&site, &["--role", "receive"]);
     found.green(&["broker.connection", "broker.permissions", "broker.round_trip", "spool"]);
     found.says("broker.topology", "warn", "nothing is declared yet");
@@ -39,7 +40,7 @@ fn the_topology_before_during_and_after() {
     let found = doctor(&site, &["--role", "receive"]);
     found.says("broker.topology", "warn", "nothing is declared yet");
 
-    let mut receive = site.polyhook(["receive"]).private("guest:guest").start();
+    let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     receive.wait_for("a connection", |line| line.contains("connected to the broker").then_some(()));
     receive.stop();
     doctor(&site, &["--role", "receive"]).green(&["broker.topology", "broker.round_trip"]);
@@ -86,12 +87,14 @@ fn the_topology_before_during_and_after() {
 
 #[test]
 fn who_is_let_in_and_to_what() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let port = SHARED.port();
-    let prefix = rabbit::prefix();
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let port = SHARED_NODE.port();
+    let prefix = rabbit::unique_prefix();
     let ask = |url: &str, more: &[&str]| {
-        let site = Site::new(&polyai.access, &queue(url, &prefix));
-        Diagnosis::read(&call(&site, &[&["--role", "receive"], more].concat()).private("hunter2").run())
+        let site = Installation::new(&polyai.access, &queue(url, &prefix));
+        Diagnosis::read(
+            &call(&site, &[&["--role", "receive"], more].concat()).must_not_print("hunter2").run(),
+        )
     };
     let found = ask(&format!("amqp://guest:hunter2@127.0.0.1:{port}/%2f"), &[]);
     found.says("broker.connection", "fail", "refused the login").only("broker.connection");
@@ -102,14 +105,14 @@ fn who_is_let_in_and_to_what() {
     ask(&format!("amqps://guest:guest@127.0.0.1:{port}/%2f"), &[]).says("broker.connection", "fail", "TLS");
 
     // Nor does anybody trust a certificate of its own authority.
-    let own = SHARED.tls_url().replace("amqps://guest:guest@", "https://").replace("%2f", "");
-    let found = ask(&SHARED.url(), &["--url", &own]);
+    let own = SHARED_NODE.tls_url().replace("amqps://guest:guest@", "https://").replace("%2f", "");
+    let found = ask(&SHARED_NODE.url(), &["--url", &own]);
     found
         .says("public_url", "fail", "no trusted TLS connection: invalid peer certificate")
         .only("public_url");
 
     let user = format!("user-{prefix}");
-    SHARED.ctl(&["add_user", &user, "hunter2"]);
+    SHARED_NODE.ctl(&["add_user", &user, "hunter2"]);
     let ours = format!("^{prefix}\\.");
     let default = "amq\\.default$";
     let write = format!("^({prefix}\\.|{default})");
@@ -119,7 +122,7 @@ fn who_is_let_in_and_to_what() {
         ([&ours, default, &ours], "lacks permission to write it"),
         ([&ours, &write, ""], "lacks permission to read it"),
     ] {
-        SHARED.ctl(&["set_permissions", "-p", "/", &user, configure, write, read]);
+        SHARED_NODE.ctl(&["set_permissions", "-p", "/", &user, configure, write, read]);
         let found = ask(&format!("amqp://{user}:hunter2@127.0.0.1:{port}/%2f"), &[]);
         found.says("broker.permissions", "fail", lacks).only("broker.permissions");
         let command = format!(
@@ -128,11 +131,11 @@ fn who_is_let_in_and_to_what() {
         found.says("broker.permissions", "fail", &command);
     }
     // With what the command gives, polyhook works.
-    SHARED.ctl(&["set_permissions", "-p", "/", &user, &ours, &write, &ours]);
+    SHARED_NODE.ctl(&["set_permissions", "-p", "/", &user, &ours, &write, &ours]);
     let url = format!("amqp://{user}:hunter2@127.0.0.1:{port}/%2f");
     ask(&url, &[]).green(&["broker.permissions", "broker.round_trip"]);
-    let site = Site::new(&polyai.access, &queue(&url, &prefix));
-    let mut receive = site.polyhook(["run"]).private("hunter2").start();
+    let site = Installation::new(&polyai.access, &queue(&url, &prefix));
+    let mut receive = site.polyhook(["run"]).must_not_print("hunter2").start();
     receive.wait_for("a connection", |line| line.contains("connected to the broker").then_some(()));
     receive.stop();
     ask(&url, &[]).green(&["broker.permissions", "broker.topology"]);
@@ -140,9 +143,9 @@ fn who_is_let_in_and_to_what() {
 
 #[test]
 fn a_broker_without_room() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let node = Node::start(ClientCertificate::Optional);
-    let site = Site::new(&polyai.access, &queue(&node.url(), "polyhook"));
+    let site = Installation::new(&polyai.access, &queue(&node.url(), "polyhook"));
     node.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
     let found = doctor(&site, &["--role", "receive"]);
     found.says("broker.round_trip", "fail", "short of memory or disk").only("broker.round_trip");

@@ -4,17 +4,17 @@ use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 
 use super::{Diagnosis, answer, call, doctor, fixed};
 use crate::support::{
-    process::{PolyAi, Site},
+    process::{Installation, SimulatedPolyAi},
     small_disk::SmallDisk,
 };
 
 #[test]
 fn a_configuration_that_cannot_be_read_is_78() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
-    let said = call(&site, &["--set", "quue.url=x"]).run().expect(78);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
+    let said = call(&site, &["--set", "quue.url=x"]).run().expect_exit_code(78);
     Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.says("configuration", "fail", "did you mean");
-    let said = call(&site, &["--set", "signature.secrets_file=not-there"]).run().expect(78);
+    let said = call(&site, &["--set", "signature.secrets_file=not-there"]).run().expect_exit_code(78);
     Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.says("configuration", "fail", "not-there");
     // One that can be read but makes no sense hides nothing else.
     let found = doctor(&site, &["--set", "worker.concurrency=0"]);
@@ -26,8 +26,8 @@ fn a_configuration_that_cannot_be_read_is_78() {
 
 #[test]
 fn secrets_that_were_copied_wrong() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let secret = &site.secret;
     for (text, words) in [
         (format!("\"{secret}\""), "quotes"),
@@ -53,18 +53,18 @@ fn secrets_that_were_copied_wrong() {
         mode("key", key);
         doctor(&site, &[]).says("file_mode", status, "secrets").says("file_mode", "ok", "key");
     }
-    let inline = Site::new(&polyai.access, &format!("signature.secrets = [\"{secret}\"]"));
+    let inline = Installation::new(&polyai.access, &format!("signature.secrets = [\"{secret}\"]"));
     doctor(&inline, &[]).says("file_mode", "warn", "the configuration, which holds secrets,");
 }
 
 #[test]
 fn files_and_disks() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     site.write("queue.db", "this is no database, however long it may be");
     let queue = ["--set", "queue.url=sqlite:queue.db"];
     doctor(&site, &queue).says("queue.file", "fail", "damaged").only("queue.file");
-    site.polyhook(["fetch", &polyai.ids()[0]]).run().expect(0);
+    site.polyhook(["fetch", &polyai.ids()[0]]).run().expect_exit_code(0);
     doctor(&site, &[]).green(&["queue.file", "archive", "disk"]);
 
     let file = site.path().join("polyhook-data/queue.db");
@@ -92,14 +92,14 @@ fn files_and_disks() {
 
 #[test]
 fn buckets() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let bucket = |answer: String| {
         let archive = format!(
             "archive = {{ url = \"s3://bucket/x\", endpoint = \"http://{}\", allow_http = true, region = \"r\", access_key_id = \"id\", secret_access_key = \"hunter2-hunter2\" }}",
             fixed(answer)
         );
-        let site = Site::new(&polyai.access, &archive);
-        Diagnosis::read(&call(&site, &[]).private("hunter2-hunter2").run())
+        let site = Installation::new(&polyai.access, &archive);
+        Diagnosis::read(&call(&site, &[]).must_not_print("hunter2-hunter2").run())
     };
     let found = bucket(answer("200 OK", "etag: \"1\"\r\n", ""));
     found.says("archive", "fail", "ignores conditional writes").only("archive");

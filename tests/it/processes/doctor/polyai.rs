@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{answer, doctor, fixed, nobody, without_tls};
-use crate::support::process::{Access, PolyAi, Site};
+use crate::support::process::{Installation, SimulatedPolyAi, SimulatorAccess};
 
 /// Calls with something private in them.
 const CALLS: &str = "
@@ -25,26 +25,26 @@ const EVERYTHING: &[&str] = &[
     "disk",
 ];
 
-fn site(polyai: &PolyAi) -> Site {
-    Site::new(&polyai.access, "")
+fn site(polyai: &SimulatedPolyAi) -> Installation {
+    Installation::new(&polyai.access, "")
 }
 
-fn with(access: &Access, change: impl FnOnce(&mut Access)) -> Site {
+fn with(access: &SimulatorAccess, change: impl FnOnce(&mut SimulatorAccess)) -> Installation {
     let mut access = access.clone();
     change(&mut access);
-    Site::new(&access, "")
+    Installation::new(&access, "")
 }
 
 #[test]
 fn what_is_well_is_green() {
-    let polyai = PolyAi::start(CALLS, 3);
+    let polyai = SimulatedPolyAi::start(CALLS, 3);
     let site = site(&polyai);
     let found = doctor(&site, &[]);
     found.green(EVERYTHING).says("polyai.recording", "ok", "not redacted");
     found.says("public_url", "skipped", "--url");
     assert!(!site.archive().exists() && !site.path().join("polyhook-data").exists(), "looking makes nothing");
     // For a person: a line each, and what it comes to.
-    let said = site.polyhook(["doctor", "--conversation", &polyai.ids()[0]]).run().expect(0);
+    let said = site.polyhook(["doctor", "--conversation", &polyai.ids()[0]]).run().expect_exit_code(0);
     assert_eq!(said.stdout.lines().count(), found.findings.len() + 1, "{}", said.stdout);
     assert!(said.stdout.ends_with(" skipped\n") && said.stdout.contains("→"), "{}", said.stdout);
     assert!(said.stderr.is_empty(), "{}", said.stderr);
@@ -55,12 +55,12 @@ fn what_is_well_is_green() {
 #[test]
 fn a_refused_key_is_looked_for_elsewhere() {
     let other = |region: &str, key: &str, more: &str| {
-        PolyAi::start(
+        SimulatedPolyAi::start(
             &format!("{CALLS}\nregion = \"{region}\"\n{more}\n[[projects]]\napi_key = \"{key}\""),
             1,
         )
     };
-    let home = PolyAi::start(CALLS, 1);
+    let home = SimulatedPolyAi::start(CALLS, 1);
     let uk = other("uk", "simulated-key-of-uk", "");
     let studio = other(
         "studio",
@@ -112,7 +112,7 @@ fn keys_and_projects_are_told_apart() {
         project_slug = \"other\"
         api_key = \"simulated-key-of-other\""
     );
-    let polyai = PolyAi::start(&scenario, 2);
+    let polyai = SimulatedPolyAi::start(&scenario, 2);
     let access = &polyai.access;
     let key = |key: &str| with(access, |access| key.clone_into(&mut access.api_key));
     let found = doctor(&key("simulated-key-for-data"), &[]);
@@ -137,10 +137,10 @@ fn keys_and_projects_are_told_apart() {
 
 #[test]
 fn a_wrong_host_is_no_wrong_key() {
-    let polyai = PolyAi::start(CALLS, 1);
+    let polyai = SimulatedPolyAi::start(CALLS, 1);
     let url = &polyai.access.url;
     let hosted = |base: &str, platform: &str| {
-        Site::new(
+        Installation::new(
             &polyai.access,
             &format!("polyai = {{ base_url = \"{base}\", platform_url = \"{platform}\" }}"),
         )
@@ -166,7 +166,7 @@ fn a_wrong_host_is_no_wrong_key() {
     let found = doctor(&hosted(&without_tls(), url), &[]);
     found.says("polyai.host", "fail", "no trusted TLS connection").only("polyai.host");
 
-    let platform = PolyAi::start(
+    let platform = SimulatedPolyAi::start(
         &format!("{CALLS}\nserved = {{ v3_list = false, v3_by_id = false, v3_audio = false }}"),
         1,
     );
@@ -183,7 +183,7 @@ fn a_wrong_host_is_no_wrong_key() {
 
 #[test]
 fn trouble_of_polyais_is_no_wrong_key() {
-    let polyai = PolyAi::start(CALLS, 1);
+    let polyai = SimulatedPolyAi::start(CALLS, 1);
     let site = site(&polyai);
     let strike = |operation: &str, action: Value| {
         polyai.control("DELETE", "faults", &Value::Null);
@@ -208,7 +208,7 @@ fn trouble_of_polyais_is_no_wrong_key() {
 
 #[test]
 fn the_conversation_tells_what_is_switched_off() {
-    let polyai = PolyAi::start(CALLS, 3);
+    let polyai = SimulatedPolyAi::start(CALLS, 3);
     let site = site(&polyai);
     let ids = polyai.ids();
     let found = doctor(&site, &["--conversation", "CAnobodysconversation"]);
@@ -237,12 +237,13 @@ fn the_conversation_tells_what_is_switched_off() {
     let found = doctor(&site, &["--set", "polyai.api=v3"]);
     found.says("polyai.conversation", "fail", "does not serve one by id").only("polyai.conversation");
 
-    let deaf = PolyAi::start(&format!("{CALLS}\n[[projects]]\npii_access = false\ntranscripts = false"), 1);
-    let found = doctor(&Site::new(&deaf.access, ""), &[]);
+    let deaf =
+        SimulatedPolyAi::start(&format!("{CALLS}\n[[projects]]\npii_access = false\ntranscripts = false"), 1);
+    let found = doctor(&Installation::new(&deaf.access, ""), &[]);
     found.green(&[]).says("polyai.recording", "warn", "the same as the redacted one");
     found.says("polyai.transcript", "warn", "visibility is off");
-    let empty = PolyAi::start(CALLS, 0);
-    doctor(&Site::new(&empty.access, ""), &[]).green(&[]).says(
+    let empty = SimulatedPolyAi::start(CALLS, 0);
+    doctor(&Installation::new(&empty.access, ""), &[]).green(&[]).says(
         "polyai.conversation",
         "skipped",
         "--conversation",
@@ -251,14 +252,14 @@ fn the_conversation_tells_what_is_switched_off() {
 
 #[test]
 fn a_clock_that_is_wrong_is_told() {
-    let polyai = PolyAi::start(CALLS, 1);
+    let polyai = SimulatedPolyAi::start(CALLS, 1);
     let with_clock = |seconds: i64| {
         let then = polyhook::clock::Clock::System.now() + jiff::SignedDuration::from_secs(seconds);
         let date = httpdate::fmt_http_date(then.into());
         let headers =
             format!("date: {date}\r\ncontent-type: application/json\r\nx-polyai-correlation-id: 1\r\n");
         let url = format!("http://{}", fixed(answer("200 OK", &headers, r#"{"conversations":[]}"#)));
-        let site = Site::new(
+        let site = Installation::new(
             &polyai.access,
             &format!("polyai = {{ base_url = \"{url}\", platform_url = \"{url}\" }}"),
         );

@@ -1,16 +1,16 @@
 //! What stands between PolyAI and us.
 
 use super::{answer, doctor, fixed, nobody, without_tls};
-use crate::support::process::{PolyAi, Site};
+use crate::support::process::{Installation, SimulatedPolyAi};
 
 #[test]
 fn an_unsigned_post_must_be_answered_by_polyhook() {
-    let polyai = PolyAi::start(PolyAi::CHATS, 1);
-    let site = Site::new(&polyai.access, "");
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
     let ask = |url: &str| doctor(&site, &["--role", "receive", "--url", url]);
     let mut receive = site.polyhook(["receive"]).start();
-    receive.ready();
-    let ours = receive.receiver();
+    receive.wait_until_ready();
+    let ours = receive.receiver_address();
     let found = ask(&format!("http://{ours}/polyai-events"));
     found.green(&["public_url"]).says("public_url", "warn", "not https");
     ask(&format!("http://{ours}/elsewhere?token=whsec_mine")).says(
