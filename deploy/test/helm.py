@@ -1,4 +1,4 @@
-"""Called by deploy/test/helm, which says what for."""
+"""The checks of deploy/test/helm, which describes them."""
 
 import json
 import os
@@ -14,17 +14,17 @@ import yaml
 
 HELM, POLYHOOK = (str(Path(argument).absolute()) for argument in sys.argv[1:3])
 CHART = Path("deploy/helm/polyhook")
-# The oldest that the chart asks for, and the newest whose schemas there are.
+# The oldest version that the chart supports, and the newest with published schemas.
 VERSIONS = ("1.30", "1.37")
 COMMANDS = {"receiver": "receive", "worker": "work", "single": "run"}
-# Where a custom resource's parts have to be, at least; its schema belongs to its operator.
+# The minimum that a custom resource must contain; its operator owns the full schema.
 CUSTOM = {
     "ServiceMonitor": ("monitoring.coreos.com/v1", ["selector", "endpoints"]),
     "PrometheusRule": ("monitoring.coreos.com/v1", ["groups"]),
     "ScaledObject": ("keda.sh/v1alpha1", ["scaleTargetRef", "triggers"]),
     "TriggerAuthentication": ("keda.sh/v1alpha1", ["secretTargetRef"]),
 }
-# What the chart sets itself, and secrets, which never stand in values.
+# Keys that the chart sets itself, and secrets, which are never in values.
 MANAGED = {
     "server": {"listen"},
     "signature": {"secrets", "secrets_file"},
@@ -32,7 +32,7 @@ MANAGED = {
     "spool": {"path"},
     "archive": {"secret_access_key", "secret_access_key_file", "service_account_file"},
 }
-# Values on the command line, and a word of the refusal.
+# Invalid values for --set, and a word of the expected error.
 REFUSED = [
     ("reciever.replicas=3", "reciever"),
     ("receiver.replica=3", "replica"),
@@ -100,7 +100,7 @@ def pod_of(document):
 
 
 def check_pod(where, pod):
-    """Pod Security Standard `restricted`, and what else the image needs."""
+    """Checks the Pod Security Standard `restricted`, and what the image needs."""
     spec = pod["spec"]
 
     def expect(found, wanted, what):
@@ -117,7 +117,7 @@ def check_pod(where, pod):
         expect(spec.get(key, False), False, key)
     for volume in spec["volumes"]:
         if not set(volume) - {"name"} <= {"configMap", "secret", "emptyDir", "projected", "persistentVolumeClaim", "csi", "downwardAPI"}:
-            problem(where, f"a volume of a kind that is not allowed: {volume}")
+            problem(where, f"a volume of a forbidden type: {volume}")
     for container in spec["containers"] + spec.get("initContainers", []):
         own = container.get("securityContext", {})
         expect(own.get("allowPrivilegeEscalation"), False, "allowPrivilegeEscalation")
@@ -126,19 +126,19 @@ def check_pod(where, pod):
         expect(own.get("privileged", False), False, "privileged")
         expect("command" in container, False, "a command, which would replace the entrypoint,")
         if not container["resources"].get("limits", {}).get("memory"):
-            problem(where, "no limit of memory")
+            problem(where, "no memory limit")
         for port in container.get("ports", []):
             if "hostPort" in port:
-                problem(where, f"a port of the node: {port}")
+                problem(where, f"a host port: {port}")
         for mount in container["volumeMounts"]:
             if "subPath" in mount:
-                problem(where, f"subPath, which is never updated: {mount}")
+                problem(where, f"a subPath, which Kubernetes never updates: {mount}")
         for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
             if "ports" in container:
                 expect(container[probe]["httpGet"], {"path": path, "port": "admin"}, probe)
         sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         if "ports" in container and spec["terminationGracePeriodSeconds"] < sleep + 12:
-            problem(where, "terminationGracePeriodSeconds does not hold the sleep and the drain of 10 s")
+            problem(where, "terminationGracePeriodSeconds is shorter than the sleep plus the drain of 10 s")
 
 
 def selects(selector, pod):
@@ -146,7 +146,7 @@ def selects(selector, pod):
 
 
 def check_network(name, documents):
-    """Deliveries alone are public, and every Service finds the pods it is for."""
+    """Checks that only deliveries are public, and that every Service selects its pods."""
     pods = [pod for document in documents if document["kind"] != "Pod" and (pod := pod_of(document))]
     services = {document["metadata"]["name"]: document["spec"] for document in documents if document["kind"] == "Service"}
     for service, spec in services.items():
@@ -161,7 +161,7 @@ def check_network(name, documents):
         if targets != wanted:
             problem(where, f"leads to {targets}, not {wanted}")
     if len([spec for spec in services.values() if spec.get("clusterIP") != "None"]) != 1:
-        problem(name, "not exactly one Service is public")
+        problem(name, "the number of public Services is not one")
     for document in documents:
         where = f"{name}: {document['kind']}/{document['metadata']['name']}"
         if document["kind"] == "Ingress":
@@ -177,9 +177,9 @@ def check_network(name, documents):
                 peers = json.dumps(rule.get("from") or [])
                 for port in rule["ports"]:
                     if port["port"] == "admin" and "ingress-nginx" in peers or not rule.get("from"):
-                        problem(where, f"lets {peers} to {port}")
+                        problem(where, f"allows {peers} to connect to {port}")
         elif document["kind"] == "StatefulSet" and services.get(document["spec"]["serviceName"], {}).get("clusterIP") != "None":
-            problem(where, "its serviceName is no headless Service")
+            problem(where, "its serviceName is not a headless Service")
         elif document["kind"] in ("PodDisruptionBudget", "NetworkPolicy"):
             selector = document["spec"].get("selector", document["spec"].get("podSelector"))["matchLabels"]
             if len([pod for pod in pods if selects(selector, pod)]) != 1:
@@ -189,9 +189,9 @@ def check_network(name, documents):
             kind = target.get("kind", "Deployment")
             scaled = [one for one in documents if (one["kind"], one["metadata"]["name"]) == (kind, target["name"])]
             if len(scaled) != 1:
-                problem(where, f"scales {target}, which is not there")
+                problem(where, f"scales {target}, which does not exist")
             elif "replicas" in scaled[0]["spec"]:
-                problem(where, "scales what has a fixed number of replicas, so every upgrade would set it back")
+                problem(where, "scales a workload with a fixed number of replicas, which every upgrade would reset")
 
 
 SAMPLES = {
@@ -202,7 +202,7 @@ SAMPLES = {
 
 
 def check_config(name, documents):
-    """What polyhook itself says of each pod's configuration, with mounts made into folders."""
+    """Runs `polyhook config check` on the configuration of each pod, with its mounts as folders."""
     maps = {document["metadata"]["name"]: document["data"] for document in documents if document["kind"] == "ConfigMap"}
     for document in documents:
         pod = pod_of(document)
@@ -240,11 +240,11 @@ def check_config(name, documents):
                 if not Path(path).is_file():
                     problem(where, f"{path.removeprefix(folder)} is configured, but not mounted")
             if "password" in toml or "whsec_" in toml:
-                problem(where, "a secret in a ConfigMap")
+                problem(where, "a ConfigMap contains a secret")
 
 
 def check_rollout(values):
-    """Another configuration makes new pods; another Secret would not even be seen here. And only of the role it is for."""
+    """Checks that a changed configuration restarts the pods of its role, and only these."""
     def sums(*more):
         return {document["metadata"]["name"]: pod_of(document)["metadata"]["annotations"]["checksum/config"]
                 for document in render(values, *more) if document["kind"] in ("Deployment", "StatefulSet")}
@@ -263,13 +263,13 @@ def check_refusals(values):
         if not done.returncode:
             problem("values", f"--set {setting} is not refused")
         elif word not in done.stderr:
-            problem("values", f"--set {setting} is refused, but not for that: {done.stderr}")
+            problem("values", f"--set {setting} is refused for another reason: {done.stderr}")
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(attempt, REFUSED))
 
 
 def check_keys():
-    """`config` in values takes every key of polyhook's that is not the chart's own, and no other."""
+    """Checks that `config` in values accepts exactly the keys of polyhook that the chart does not set itself."""
     ours = json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"]
     theirs = json.loads(subprocess.run([POLYHOOK, "config", "schema"], capture_output=True, text=True, check=True).stdout)
     for section, schema in theirs["properties"].items():
@@ -295,7 +295,7 @@ def main():
             problem(values.name, f"helm lint: {done.stdout}{done.stderr}")
         documents = render(values)
         if len(set(names(documents))) != len(documents):
-            problem(values.name, f"the same object twice: {sorted(names(documents))}")
+            problem(values.name, f"an object is defined twice: {sorted(names(documents))}")
         for document, what in zip(documents, names(documents)):
             where = f"{values.name}: {what}"
             check_schema(where, document)
@@ -308,8 +308,8 @@ def main():
     check_refusals(next(values for values in files if values.name.startswith("own-")))
     check_keys()
     if problems:
-        sys.exit("\n".join(["helm: not right:", *problems]))
-    print(f"{len(REFUSED)} wrong values refused; all of it in {time.monotonic() - started:.0f} s")
+        sys.exit("\n".join(["helm: problems:", *problems]))
+    print(f"{len(REFUSED)} invalid values refused; took {time.monotonic() - started:.0f} s")
 
 
 main()

@@ -1,8 +1,9 @@
-"""A real Prometheus scrapes two receivers (one with a spool), a worker and RabbitMQ under load. No alert may fire; then faults are
-made, the alerts for them have to fire and to end with them; and every query of the dashboard has to return data.
+"""Tests rules and dashboard on a running system: Prometheus scrapes two receivers (one with a spool), a worker and RabbitMQ under
+load. At first no alert may fire. Then the test causes faults: the alerts of each fault must fire, and end with it. Every query of
+the dashboard must return data.
 
-The rules are those of deploy/monitoring/alerts.yaml with shorter times: what waits there for minutes or hours waits here for
-seconds. `promtool test rules` tries the real times.
+The rules are those of deploy/monitoring/alerts.yaml with seconds instead of minutes and hours. `promtool test rules` tests the
+real times.
 """
 
 import hashlib
@@ -26,21 +27,21 @@ from harness.site import Failed, Simulator, Site, answers, eventually, free_port
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy/monitoring"
 SECRET, OTHER = "the-secret-of-the-live-test", "another-secret-of-the-live-test"
-#: What nothing here gives a value, and why.
+#: Metrics without data in this test, and the reason.
 MAY_BE_EMPTY = {
     "polyhook_queue_writes": "only the embedded queue has it",
-    "polyhook_jobs_waiting": "jobs wait without a slot only where there are several projects",
-    "polyhook_notes_dropped_total": "nobody follows, so nobody lacks room",
+    "polyhook_jobs_waiting": "jobs wait without a slot only if there are several projects",
+    "polyhook_notes_dropped_total": "no `polyhook tail` runs",
 }
-seen = []
+results = []
 
 
 def shortened(rules):
-    """Windows, offsets and `for` in seconds; a week stays a week, so PolyhookNoTraffic cannot fire here."""
+    """Shortens windows, offsets and `for` to seconds. A week stays a week, so PolyhookNoTraffic cannot fire here."""
     windows = {"10m": "12s", "15m": "15s", "30m": "20s", "1h": "25s", "2h": "30s", "6h": "30s", "1d": "60s"}
     rules = re.sub(r"\[(\w+)\]", lambda found: f"[{windows[found[1]]}]", rules)
     rules = re.sub(r"offset (10m|15m|30m|1h|2h|6h)", lambda found: f"offset {windows[found[1]]}", rules)
-    # Half a minute foretells nothing of a day.
+    # Half a minute of data cannot predict a day.
     rules = re.sub(r" or predict_linear\([^\n]*", "", rules)
     return re.sub(r"for: \w+", "for: 2s", rules)
 
@@ -50,7 +51,7 @@ class Prometheus:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self.targets = ctx.work / "targets.json"
-        self.point({})
+        self.set_targets({})
         (ctx.work / "alerts.yaml").write_text(shortened((MONITORING / "alerts.yaml").read_text()))
         config = ctx.work / "prometheus.yaml"
         config.write_text(
@@ -63,8 +64,8 @@ class Prometheus:
         ctx.start("prometheus", [*argv, f"--web.listen-address=127.0.0.1:{port}", "--query.lookback-delta=10s"], {})
         eventually("Prometheus is ready", lambda: answers(f"{self.url}/-/ready"))
 
-    def point(self, targets):
-        """Scrapes these from now on, by name."""
+    def set_targets(self, targets):
+        """Scrapes these targets from now on, by name."""
         found = [{"targets": [url.removeprefix("http://")], "labels": {"process": name}} for name, url in targets.items()]
         self.targets.write_text(json.dumps(found))
 
@@ -77,7 +78,7 @@ class Prometheus:
 
 
 class Traffic:
-    """Some deliveries a second to each of the receivers, of calls that PolyAI has."""
+    """Sends some deliveries per second to each receiver, for calls that the simulated PolyAI knows."""
 
     def __init__(self, simulator, urls):
         self.simulator, self.urls = simulator, urls
@@ -89,7 +90,7 @@ class Traffic:
     def run(self):
         while not self.ended.wait(0.2):
             for url, call in zip(self.urls, self.simulator.add_calls(len(self.urls), turns=1, environment="live", channel="VOICE-SIP", script=self.script)):
-                # Each for itself: one that waits for a broker must not hold up the other.
+                # In a thread each: one that waits for the broker must not delay the other.
                 threading.Thread(target=self.post, args=(url, call)).start()
 
     def post(self, url, call):
@@ -107,48 +108,48 @@ class Traffic:
         self.thread.join()
 
 
-def expect(prometheus, fault, *alerts, patience=90):
+def expect(prometheus, fault, *alerts, timeout=90):
     """Waits until these alerts fire."""
-    begun = time.monotonic()
+    begin = time.monotonic()
     try:
-        eventually(f"{fault}: {', '.join(alerts)}", lambda: set(alerts) <= set(prometheus.firing()), patience, 0.5)
+        eventually(f"{fault}: {', '.join(alerts)}", lambda: set(alerts) <= set(prometheus.firing()), timeout, 0.5)
     except Failed as failed:
         raise Failed(f"{failed}; firing: {prometheus.firing()}") from None
-    seen.append((fault, ", ".join(prometheus.firing()), f"{time.monotonic() - begun:.0f} s"))
-    print(f"  {seen[-1]}", flush=True)
+    results.append((fault, ", ".join(prometheus.firing()), f"{time.monotonic() - begin:.0f} s"))
+    print(f"  {results[-1]}", flush=True)
 
 
-def calm(prometheus, when, patience=60):
-    """Waits until no alert fires, and looks for a while whether it stays so."""
+def expect_silence(prometheus, when, timeout=60):
+    """Waits until no alert fires, then checks for some seconds that it stays so."""
     try:
-        eventually(f"no alert, {when}", lambda: not prometheus.firing(), patience, 0.5)
+        eventually(f"no alert, {when}", lambda: not prometheus.firing(), timeout, 0.5)
     except Failed as failed:
         raise Failed(f"{failed}; firing: {prometheus.firing()}") from None
     for _ in range(10):
         if found := prometheus.firing():
             raise Failed(f"{when}: {found} fires")
         time.sleep(0.5)
-    seen.append((when, "none", ""))
-    print(f"  {seen[-1]}", flush=True)
+    results.append((when, "none", ""))
+    print(f"  {results[-1]}", flush=True)
 
 
-def dashboard(prometheus):
-    """Every query has an answer of a metric's, not of the `vector(0)` that stands in for it."""
+def check_dashboard(prometheus):
+    """Checks that every query returns data of a metric, not only its fallback `vector(0)`."""
     queries, empty, excused = 0, [], set()
     for panel in json.loads((MONITORING / "dashboard.json").read_text())["panels"]:
         for target in panel.get("targets", []):
             queries += 1
             expr = target["expr"].removesuffix(" or vector(0)").replace("$namespace", ".*").replace("$__rate_interval", "10s")
-            # Faults are over: a rate of nothing is NaN, and that is data.
+            # Without events a rate may be NaN, which counts as data.
             if not prometheus.query(expr):
-                excuses = {name for name in MAY_BE_EMPTY if name in expr}
-                excused |= excuses
-                if not excuses:
+                known = {name for name in MAY_BE_EMPTY if name in expr}
+                excused |= known
+                if not known:
                     empty.append(f"{panel['title']}: {expr}")
     if empty:
         raise Failed("no data for\n  " + "\n  ".join(empty))
-    seen.append((f"{queries} queries of the dashboard", "all return data", ""))
-    seen.extend((f"  but for {name}", MAY_BE_EMPTY[name], "") for name in sorted(excused))
+    results.append((f"{queries} queries of the dashboard", "all return data", ""))
+    results.extend((f"  except {name}", MAY_BE_EMPTY[name], "") for name in sorted(excused))
 
 
 def run(ctx):
@@ -173,37 +174,37 @@ def run(ctx):
     worker = working.start("work")
     targets = {"spooled": spooled.admin, "bare": bare.admin, "worker": worker.admin, "rabbitmq": f"http://127.0.0.1:{port}"}
     prometheus = Prometheus(ctx)
-    prometheus.point(targets)
+    prometheus.set_targets(targets)
     traffic = Traffic(simulator, [spooled.url, bare.url])
     try:
         time.sleep(40)
-        calm(prometheus, "before any fault")
+        expect_silence(prometheus, "before any fault")
 
         os.kill(broker.beam(), signal.SIGSTOP)
         expect(prometheus, "RabbitMQ hangs", "PolyhookSpoolNotDraining", "PolyhookDeliveriesRefused", "PolyhookCondition")
         os.kill(broker.beam(), signal.SIGCONT)
-        calm(prometheus, "RabbitMQ is back")
+        expect_silence(prometheus, "RabbitMQ is back")
 
-        key.write_text("a-key-of-nobody")
+        key.write_text("an-unknown-key")
         expect(prometheus, "a wrong API key", "PolyhookKeyRejected", "PolyhookDeadLetters", "PolyhookMostlyDead")
         key.write_text(simulator.project["api_key"])
-        calm(prometheus, "the right key again")
+        expect_silence(prometheus, "the right key is restored")
 
         os.kill(worker.process.pid, signal.SIGKILL)
         expect(prometheus, "the worker is killed", "PolyhookNobodyWorks", "PolyhookProcessDown")
         worker = working.start("work")
-        prometheus.point({**targets, "worker": worker.admin})
-        calm(prometheus, "another worker")
+        prometheus.set_targets({**targets, "worker": worker.admin})
+        expect_silence(prometheus, "a new worker runs")
 
         secrets.write_text(OTHER)
         expect(prometheus, "another signing secret", "PolyhookNothingVerifies")
         secrets.write_text(SECRET)
-        calm(prometheus, "the right secret again")
+        expect_silence(prometheus, "the right secret is restored")
 
         traffic.script["hidden_transcript"] = True
         eventually("hidden transcripts are counted", lambda: prometheus.query("rate(polyhook_hidden_transcripts_total[10s]) > 0"))
 
-        dashboard(prometheus)
+        check_dashboard(prometheus)
     finally:
         traffic.stop()
 
@@ -220,7 +221,7 @@ def main():
         return 1
     finally:
         ctx.close()
-        for what, alerts, took in seen:
+        for what, alerts, took in results:
             print(f"{what:<34} {alerts:<100} {took}")
     return 0
 

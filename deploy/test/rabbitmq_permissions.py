@@ -1,4 +1,4 @@
-"""Called by deploy/test/rabbitmq-permissions, which says what for."""
+"""The test of deploy/test/rabbitmq-permissions, which describes it."""
 
 import json
 import os
@@ -28,19 +28,19 @@ ROLES = ("polyhook-receiver", "polyhook-worker", "polyhook-operator", "polyhook-
 PARTS = ("vhosts", "users", "permissions", "policies", "exchanges", "queues", "bindings")
 
 
-class Refused(Exception):
-    """Somebody could not do what he should, or could do what he should not."""
+class PermissionTestError(Exception):
+    """A user could not do what it should, or could do what it should not."""
 
 
 def wait_for(what, condition, seconds=30.0):
     try:
         return eventually(what, condition, seconds, 0.1)
     except Failed as failed:
-        raise Refused(str(failed)) from None
+        raise PermissionTestError(str(failed)) from None
 
 
 class Node(Broker):
-    """A RabbitMQ node with nothing in common with any other on the machine."""
+    """A private RabbitMQ node."""
 
     def __init__(self, ctx):
         super().__init__(ctx)
@@ -50,7 +50,7 @@ class Node(Broker):
         command = [HOME / "rabbitmqctl", "-q", "-n", self.name, *arguments]
         done = subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, text=True)
         if done.returncode:
-            raise Refused(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+            raise PermissionTestError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
     def import_definitions(self, definitions):
@@ -68,7 +68,7 @@ class Node(Broker):
 
 
 def topology(exported, vhost):
-    """What polyhook declared, in an order and a form that can be compared and read."""
+    """Returns the declared exchanges, queues and bindings, sorted and normalized for comparison."""
     found = {}
     for part, keys in (
         ("exchanges", ("name", "vhost", "type", "durable", "auto_delete", "internal", "arguments")),
@@ -84,8 +84,8 @@ def topology(exported, vhost):
     return found
 
 
-def written(definitions):
-    """One object a line where it fits, so that a change can be read."""
+def formatted(definitions):
+    """Formats the definitions with one object per line where it fits, for readable diffs."""
     def lines(value, indent):
         flat = json.dumps(value)
         flat = flat if not isinstance(value, dict) or flat == "{}" else "{ " + flat[1:-1] + " }"
@@ -104,7 +104,7 @@ class Process:
         self.name, self.log = name, folder / f"{name}.log"
         self.process = subprocess.Popen([BIN, *arguments], env=env, stdout=self.log.open("w"), stderr=subprocess.STDOUT, cwd=folder)
 
-    def said(self):
+    def output(self):
         return self.log.read_text()
 
     def stop(self):
@@ -121,8 +121,8 @@ def base_env():
     return {key: value for key, value in os.environ.items() if not key.startswith(("POLYHOOK", "POLYAI"))}
 
 
-class Stage:
-    """Receiver, worker and a simulated PolyAI, each with its own user."""
+class Installation:
+    """Receiver, worker and a simulated PolyAI, each with its own broker user."""
 
     def __init__(self, folder, node, passwords):
         self.folder, self.node, self.passwords = folder, node, passwords
@@ -163,13 +163,13 @@ class Stage:
     def command(self, user, *arguments, **more):
         done = subprocess.run([BIN, *arguments], env=self.env(user, **more), capture_output=True, text=True, timeout=60, cwd=self.folder)
         if done.returncode:
-            raise Refused(f"{user}: polyhook {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+            raise PermissionTestError(f"{user}: polyhook {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
 
     def ready(self, process, port):
         def is_ready():
             if process.process.poll() is not None:
-                raise Refused(f"{process.name} ended: {process.said()}")
+                raise PermissionTestError(f"{process.name} ended: {process.output()}")
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=3) as answer:
                     return answer.status == 200
@@ -177,8 +177,8 @@ class Stage:
                 return False
         try:
             wait_for(f"{process.name} is ready", is_ready, 8)
-        except Refused as error:
-            raise Refused(f"{error}\n{process.said()}") from None
+        except PermissionTestError as error:
+            raise PermissionTestError(f"{error}\n{process.output()}") from None
 
     def metric(self, port, line):
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
@@ -188,8 +188,8 @@ class Stage:
     def archived(self):
         return len(list((self.folder / "archive").glob("account_id=*/**/manifest.json")))
 
-    def lose_one(self):
-        """Removes a manifest, without which a conversation counts as missing; how many are left."""
+    def remove_manifest(self):
+        """Removes a manifest, so that its conversation counts as missing. Returns the number of manifests left."""
         next((self.folder / "archive").glob("account_id=*/**/manifest.json")).unlink()
         return self.archived()
 
@@ -200,26 +200,26 @@ class Stage:
 
 
 @contextmanager
-def stage(node, passwords):
+def installation(node, passwords):
     with tempfile.TemporaryDirectory(prefix="polyhook-permissions-") as folder:
-        it = Stage(Path(folder), node, passwords)
+        it = Installation(Path(folder), node, passwords)
         try:
             yield it
         finally:
             it.stop()
 
 
-def denied_nothing(process):
-    for line in process.said().splitlines():
+def expect_no_denial(process):
+    for line in process.output().splitlines():
         if "ACCESS_REFUSED" in line or "access to" in line:
-            raise Refused(f"{process.name}: {line}")
+            raise PermissionTestError(f"{process.name}: {line}")
 
 
-def everybody_works(node, passwords):
-    """Each role does all it is for, as its own user."""
-    with stage(node, passwords) as it:
+def check_roles_work(node, passwords):
+    """Lets each role do all of its work as its own user."""
+    with installation(node, passwords) as it:
         receiver, worker, operator = "polyhook-receiver", "polyhook-worker", "polyhook-operator"
-        own = customer(node, passwords)
+        own = connect_customer(node, passwords)
         simulator = it.start("simulate", ["simulate", f"--listen=127.0.0.1:{it.polyai}", "--scenario", "scenario.toml",
                                           f"--calls={CALLS}"], base_env())
         wait_for("the simulator listens", lambda: answers_at(it.polyai), 10)
@@ -227,71 +227,71 @@ def everybody_works(node, passwords):
         it.ready(receive, it.receiver_admin)
         tail = it.start("tail", ["tail", "--json"], it.env(operator))
         time.sleep(1.2)
-        # A project that nobody has: its job is a dead letter at once. Later it is replayed by a worker that knows it.
-        nobody = {"PROJECTS__0__PROJECT_ID": "somebody-elses"}
-        work = it.start("work-1", ["work"], it.env(worker, it.worker_admin, **nobody))
+        # The first worker does not know the project, so jobs become dead letters at once. A later worker knows it.
+        unknown_project = {"PROJECTS__0__PROJECT_ID": "another-project"}
+        work = it.start("work-1", ["work"], it.env(worker, it.worker_admin, **unknown_project))
         it.ready(work, it.worker_admin)
         it.running.remove(simulator)
         simulator.stop()
         sender = it.start("send", ["simulate", f"--listen=127.0.0.1:{it.polyai}", "--scenario", "scenario.toml", f"--calls={CALLS}",
                                    f"--deliver-to=http://127.0.0.1:{it.receiver}/polyai-events"], base_env())
         dead = 'polyhook_queue_depth{queue="dead"}'
-        wait_for("dead letters come", lambda: (it.metric(it.worker_admin, dead) or 0) >= 1, 20)
+        wait_for("dead letters exist", lambda: (it.metric(it.worker_admin, dead) or 0) >= 1, 20)
         work.stop()
-        denied_nothing(work)
-        # A PolyAI that is away: its jobs wait on a rung. And a ladder that has one more, which the worker may make.
+        expect_no_denial(work)
+        # PolyAI is unreachable, so jobs wait in a delay queue. The schedule has a new delay, whose queue the worker may declare.
         work = it.start("work-2", ["work"], it.env(worker, it.worker_admin, POLYAI__BASE_URL="http://127.0.0.1:1",
                                                    RETRY__DELAYS="10s,20s,1m,5m,30m,2h,6h"))
         it.ready(work, it.worker_admin)
         listed = it.command(operator, "dead", "list", "--json")
         letters = [json.loads(line) for line in listed.splitlines() if line.strip()]
         if not letters:
-            raise Refused("polyhook dead list found nothing")
+            raise PermissionTestError("polyhook dead list found nothing")
         it.command(operator, "dead", "replay", "--all")
         waiting = 'polyhook_queue_depth{queue="retry"}'
         wait_for("jobs wait", lambda: (it.metric(it.worker_admin, waiting) or 0) >= 1, 20)
         work.stop()
-        denied_nothing(work)
+        expect_no_denial(work)
         work = it.start("work-3", ["work"], it.env(worker, it.worker_admin))
         it.ready(work, it.worker_admin)
-        wait_for("what was delivered is archived", lambda: it.archived() >= CALLS, 25)
-        # What no webhook brought: an archive that has lost a conversation, which either may find out.
-        look = {"RECONCILE__EVERY": "2s", "RECONCILE__SETTLE": "0s", "RECONCILE__LOOKBACK": "30days"}
-        before = it.lose_one()
-        reconciler = it.start("reconcile", ["reconcile"], it.env(operator, it.reconciler_admin, **look))
-        wait_for("reconciliation brings it back", lambda: it.archived() > before, 25)
+        wait_for("the delivered calls are archived", lambda: it.archived() >= CALLS, 25)
+        # The archive has lost a conversation: operator and worker may both find it by reconciliation.
+        reconcile = {"RECONCILE__EVERY": "2s", "RECONCILE__SETTLE": "0s", "RECONCILE__LOOKBACK": "30days"}
+        before = it.remove_manifest()
+        reconciler = it.start("reconcile", ["reconcile"], it.env(operator, it.reconciler_admin, **reconcile))
+        wait_for("reconciliation restores it", lambda: it.archived() > before, 25)
         reconciler.stop()
-        denied_nothing(reconciler)
+        expect_no_denial(reconciler)
         work.stop()
-        denied_nothing(work)
-        before = it.lose_one()
-        work = it.start("work-4", ["work"], it.env(worker, it.worker_admin, **look))
+        expect_no_denial(work)
+        before = it.remove_manifest()
+        work = it.start("work-4", ["work"], it.env(worker, it.worker_admin, **reconcile))
         it.ready(work, it.worker_admin)
-        wait_for("the worker's own reconciliation brings it back", lambda: it.archived() > before, 25)
+        wait_for("the worker's own reconciliation restores it", lambda: it.archived() > before, 25)
         it.command(operator, "backfill", "--last", "30d")
         it.command(operator, "erase", "CA00000000000000000000000000000000", "--yes")
-        doctor(it, operator)
+        check_doctor(it, operator)
         ready = consumed(own)
         if ready == 0:
-            raise Refused("calls-consumer got no announcement")
-        counted = passive(node, "polyhook-monitoring", passwords, "polyhook.fetch")
+            raise PermissionTestError("calls-consumer got no announcement")
+        counted = message_count(node, "polyhook-monitoring", passwords, "polyhook.fetch")
         for process in (receive, work, sender):
-            denied_nothing(process)
-        if '"what":"delivery"' not in tail.said().replace(" ", ""):
-            raise Refused(f"polyhook tail saw no delivery: {tail.said()}")
+            expect_no_denial(process)
+        if '"what":"delivery"' not in tail.output().replace(" ", ""):
+            raise PermissionTestError(f"polyhook tail saw no delivery: {tail.output()}")
         for admin in (it.receiver_admin, it.worker_admin):
             if it.metric(admin, dead) is None:
-                raise Refused("a role cannot count the queues")
+                raise PermissionTestError("a role cannot count the queues")
         return {"archived": it.archived(), "announced": ready, "dead, then replayed": len(letters), "counted": counted}
 
 
-def doctor(it, user):
-    """Other findings are none of ours: the simulated PolyAI is no PolyAI."""
+def check_doctor(it, user):
+    """Checks the broker findings of the doctor. Others may fail, because the simulated PolyAI is not PolyAI."""
     done = subprocess.run([BIN, "doctor", "--json"], env=it.env(user), capture_output=True, text=True, timeout=90, cwd=it.folder)
     for finding in json.loads(done.stdout)["findings"]:
         if finding["check"] in ("broker.connection", "broker.permissions", "broker.topology", "broker.round_trip"):
             if finding["status"] != "ok":
-                raise Refused(f"{user}: polyhook doctor: {finding}")
+                raise PermissionTestError(f"{user}: polyhook doctor: {finding}")
 
 
 def connect(node, user, passwords):
@@ -299,7 +299,7 @@ def connect(node, user, passwords):
     return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", node.port, VHOST, credentials))
 
 
-def customer(node, passwords):
+def connect_customer(node, passwords):
     connection = connect(node, "calls-consumer", passwords)
     channel = connection.channel()
     channel.queue_declare("calls.ready", durable=True, arguments={"x-queue-type": "quorum"})
@@ -317,8 +317,8 @@ def consumed(connection):
     return count
 
 
-def passive(node, user, passwords, queue):
-    """How KEDA's scaler counts."""
+def message_count(node, user, passwords, queue):
+    """Counts messages as KEDA's scaler does."""
     connection = connect(node, user, passwords)
     try:
         return connection.channel().queue_declare(queue, passive=True).method.message_count
@@ -342,17 +342,17 @@ FORBIDDEN = [
     ("polyhook-receiver", "consume polyhook.fetch", lambda channel: channel.basic_consume("polyhook.fetch", print)),
     ("polyhook-receiver", "purge polyhook.fetch", lambda channel: channel.queue_purge("polyhook.fetch")),
     ("polyhook-receiver", "read polyhook.dead", get("polyhook.dead")),
-    ("polyhook-receiver", "read a rung", get("polyhook.fetch.retry.10s")),
+    ("polyhook-receiver", "read a delay queue", get("polyhook.fetch.retry.10s")),
     ("polyhook-receiver", "announce", publish("polyhook.conversations", "conversation.ready.live")),
     ("polyhook-receiver", "publish to a queue by name", publish("", "polyhook.dead")),
-    ("polyhook-receiver", "bind a queue of a customer's", lambda channel: channel.queue_bind("calls.ready", "polyhook.events", "#")),
+    ("polyhook-receiver", "bind a customer's queue", lambda channel: channel.queue_bind("calls.ready", "polyhook.events", "#")),
     ("polyhook-worker", "read polyhook.dead", get("polyhook.dead")),
     ("polyhook-worker", "read a customer's queue", get("calls.ready")),
     ("polyhook-operator", "read polyhook.fetch", get("polyhook.fetch")),
     ("polyhook-operator", "read a customer's queue", get("calls.ready")),
     ("polyhook-monitoring", "read polyhook.fetch", get("polyhook.fetch")),
     ("polyhook-monitoring", "publish", publish("polyhook.events", "conversation.completed.live")),
-    ("polyhook-monitoring", "make a queue", lambda channel: channel.queue_declare("calls.monitoring")),
+    ("polyhook-monitoring", "declare a queue", lambda channel: channel.queue_declare("calls.monitoring")),
     ("calls-consumer", "publish an event", publish("polyhook.events", "conversation.completed.live")),
     ("calls-consumer", "publish an announcement", publish("polyhook.conversations", "conversation.ready.live")),
     ("calls-consumer", "publish to a queue by name", publish("", "polyhook.fetch")),
@@ -370,34 +370,34 @@ FORBIDDEN = [
 ]
 
 
-def refused(node, passwords):
+def check_forbidden(node, passwords):
     for user, what, attempt in FORBIDDEN:
         connection = connect(node, user, passwords)
         try:
             attempt(connection.channel())
         except pika.exceptions.ChannelClosedByBroker as closed:
             if closed.reply_code != 403:
-                raise Refused(f"{user}: {what}: refused, but not for want of permission: {closed}") from None
+                raise PermissionTestError(f"{user}: {what}: refused, but not because of permissions: {closed}") from None
         else:
-            raise Refused(f"{user} may {what}, and must not")
+            raise PermissionTestError(f"{user} may {what}, and must not")
         finally:
             connection.close()
 
 
-def nobody_without_password(node):
+def check_empty_password_is_rejected(node):
     try:
         connection = connect(node, "polyhook-receiver", {"polyhook-receiver": ""})
     except (pika.exceptions.ProbableAuthenticationError, pika.exceptions.AMQPConnectionError):
         return
     connection.close()
-    raise Refused("the definitions as they are committed let somebody in with an empty password")
+    raise PermissionTestError("the committed definitions accept an empty password")
 
 
-def declared(node):
-    """The topology as polyhook itself declares it, by a user who may do everything, in a vhost of its own."""
+def declared_topology(node):
+    """Returns the topology that polyhook declares with all permissions in a new virtual host."""
     node.ctl("add_vhost", "scratch")
     node.ctl("set_permissions", "-p", "scratch", "guest", ".*", ".*", ".*")
-    with stage(node, {"guest": "guest"}) as it:
+    with installation(node, {"guest": "guest"}) as it:
         env = it.env("guest", it.receiver_admin)
         (it.folder / "url-guest").write_text(node.url_of("guest", "guest", "scratch"))
         receive = it.start("receive", ["receive"], env)
@@ -407,14 +407,14 @@ def declared(node):
     return found
 
 
-def fresh(node, definitions):
-    """A vhost as nobody has used it."""
+def recreate_vhost(node, definitions):
+    """Creates the virtual host again, without any use."""
     node.ctl("delete_vhost", VHOST)
     node.import_definitions(definitions)
 
 
-def alternatives(pattern):
-    """The pattern without each of the names it lists, as far as it lists names: what `--tighten` tries."""
+def reduced_patterns(pattern):
+    """Yields, for each known name that the pattern matches, a pattern that excludes it, for `--tighten`."""
     names = ["amq.default", "polyhook.events", "polyhook.conversations", "polyhook.tail", "polyhook.unrouted", "polyhook.dead",
              "polyhook.fetch", "polyhook.fetch.retry.10s", "polyhook.tail.0a", "polyhook.doctor.0a", "calls.ready"]
     for name in names:
@@ -426,25 +426,25 @@ def alternatives(pattern):
 
 
 def tighten(node, definitions, passwords, user):
-    unmissed = []
+    unneeded = []
     for permission in definitions["permissions"]:
         if user not in ("", permission["user"]):
             continue
         for what in ("configure", "write", "read"):
-            for name, tighter in alternatives(permission[what]):
+            for name, reduced in reduced_patterns(permission[what]):
                 less = json.loads(json.dumps(definitions))
                 for other in less["permissions"]:
                     if other["user"] == permission["user"]:
-                        other[what] = tighter
-                fresh(node, less)
+                        other[what] = reduced
+                recreate_vhost(node, less)
                 try:
-                    everybody_works(node, passwords)
-                except (Refused, pika.exceptions.AMQPError, OSError) as error:
-                    print(f"  {permission['user']}: {what} {name}: missed ({str(error).splitlines()[0][:90]})", flush=True)
+                    check_roles_work(node, passwords)
+                except (PermissionTestError, pika.exceptions.AMQPError, OSError) as error:
+                    print(f"  {permission['user']}: {what} {name}: needed ({str(error).splitlines()[0][:90]})", flush=True)
                 else:
-                    print(f"  {permission['user']}: {what} {name}: NOT missed", flush=True)
-                    unmissed.append((permission["user"], what, name))
-    return unmissed
+                    print(f"  {permission['user']}: {what} {name}: NOT needed", flush=True)
+                    unneeded.append((permission["user"], what, name))
+    return unneeded
 
 
 def main():
@@ -455,15 +455,15 @@ def main():
     try:
         node = Node(ctx)
         definitions = json.loads(DEFINITIONS.read_text())
-        found = declared(node)
+        found = declared_topology(node)
         if "--write" in options:
             definitions.update(found)
-            DEFINITIONS.write_text(written(definitions))
+            DEFINITIONS.write_text(formatted(definitions))
         ours = {part: sorted(definitions[part], key=lambda row: json.dumps(row, sort_keys=True)) for part in found}
         if ours != found:
-            raise Refused("polyhook declares another topology than definitions.json has: deploy/test/rabbitmq-permissions --write")
+            raise PermissionTestError("polyhook declares another topology than definitions.json: run deploy/test/rabbitmq-permissions --write")
         node.import_definitions(definitions)
-        nobody_without_password(node)
+        check_empty_password_is_rejected(node)
         users = ctx.work / "passwords"
         users.mkdir()
         passwords = {user: secrets.token_hex(16) for user in ROLES}
@@ -472,12 +472,12 @@ def main():
         made = subprocess.run([ROOT / "deploy/rabbitmq/with-passwords", users], capture_output=True, text=True, check=True).stdout
         definitions = json.loads(made)
         node.import_definitions(definitions)
-        print("works:", everybody_works(node, passwords), flush=True)
-        refused(node, passwords)
-        print(f"refused: {len(FORBIDDEN)} things that nobody should do", flush=True)
-        if "--tighten" in options and (unmissed := tighten(node, definitions, passwords, options["--tighten"])):
-            raise Refused(f"permissions that nobody misses: {unmissed}")
-    except Refused as error:
+        print("works:", check_roles_work(node, passwords), flush=True)
+        check_forbidden(node, passwords)
+        print(f"refused: {len(FORBIDDEN)} forbidden operations", flush=True)
+        if "--tighten" in options and (unneeded := tighten(node, definitions, passwords, options["--tighten"])):
+            raise PermissionTestError(f"permissions that no role needs: {unneeded}")
+    except PermissionTestError as error:
         sys.exit(f"rabbitmq-permissions: {error}")
     finally:
         ctx.close()
