@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The folder of `path` that there is: itself, or the nearest above it.
-pub fn existing(path: &Path) -> PathBuf {
+pub fn nearest_existing_folder(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     absolute.ancestors().find(|ancestor| ancestor.is_dir()).map_or(absolute.clone(), Path::to_owned)
 }

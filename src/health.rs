@@ -19,7 +19,7 @@ pub struct Health {
 impl Health {
     /// `what` (a constant word) is wrong; `text` says what happened, what it means and what to do, and nothing
     /// private. Logged when it is new; a text that only counts on is not said again.
-    pub fn degraded(&self, what: &'static str, text: impl Into<String>) {
+    pub fn set_degraded(&self, what: &'static str, text: impl Into<String>) {
         let text = text.into();
         if self.open().insert(what, text.clone()).is_none() {
             gauge!("polyhook_condition", "condition" => what).set(1.0);
@@ -28,7 +28,7 @@ impl Health {
     }
 
     /// `what` is in order (again).
-    pub fn well(&self, what: &'static str) {
+    pub fn clear(&self, what: &'static str) {
         if self.open().remove(what).is_some() {
             gauge!("polyhook_condition", "condition" => what).set(0.0);
             tracing::info!(condition = what, "no longer degraded");
@@ -52,12 +52,12 @@ mod tests {
     #[test]
     fn lists_what_is_open() {
         let health = Health::default();
-        health.degraded("clock", "600 s off");
-        health.clone().degraded("broker", "away");
-        health.degraded("clock", "700 s off");
+        health.set_degraded("clock", "600 s off");
+        health.clone().set_degraded("broker", "away");
+        health.set_degraded("clock", "700 s off");
         assert_eq!(health.conditions(), [("broker", "away".to_owned()), ("clock", "700 s off".to_owned())]);
-        health.well("clock");
-        health.well("spool");
+        health.clear("clock");
+        health.clear("spool");
         assert_eq!(health.conditions().len(), 1);
     }
 }

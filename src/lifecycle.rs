@@ -28,7 +28,7 @@ pub struct Lifecycle {
 
 /// How the process came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum ShutdownOutcome {
     /// All tasks ended within the bound.
     Drained,
     /// The bound ran out, or a second signal came.
@@ -46,7 +46,7 @@ impl Lifecycle {
     /// A lifecycle whose tasks outlive this one's: same signals and failures, but waited for separately (see
     /// [`Lifecycle::wait`]). For what the others need until their own end, such as the queue.
     #[must_use]
-    pub fn outer(&self) -> Self {
+    pub fn with_own_tracker(&self) -> Self {
         Self { tracker: TaskTracker::new(), ..self.clone() }
     }
 
@@ -102,16 +102,16 @@ impl Lifecycle {
         })
     }
 
-    /// Takes signals from here on, for [`Lifecycle::run_to_end`] to act on. As the first process of a
+    /// Takes signals from here on, for [`Lifecycle::run_until_shutdown`] to act on. As the first process of a
     /// container one has no default for SIGTERM: what came while services start would be ignored.
-    pub fn catch_signals(&self) {
+    pub fn install_signal_handlers(&self) {
         if let Ok(mut signals) = self.signals.try_lock() {
             signals.get_or_insert_with(Signals::new);
         }
     }
 
     /// Waits for a signal (or a failed service), then drains.
-    pub async fn run_to_end(&self) -> Ending {
+    pub async fn run_until_shutdown(&self) -> ShutdownOutcome {
         let mut signals = self.signals.lock().await;
         let signals = signals.get_or_insert_with(Signals::new);
         tokio::select! {
@@ -125,25 +125,25 @@ impl Lifecycle {
             () = self.tracker.wait() => {}
             () = tokio::time::sleep(DRAIN_TIMEOUT) => {
                 tracing::warn!(tasks = self.tracker.len(), "the drain took too long; what is unfinished is done again after the restart");
-                return Ending::Aborted;
+                return ShutdownOutcome::Aborted;
             }
             name = signals.next() => {
                 tracing::warn!(signal = name, "aborted by a second signal");
-                return Ending::Aborted;
+                return ShutdownOutcome::Aborted;
             }
         }
-        if self.failed.is_cancelled() { Ending::Failed } else { Ending::Drained }
+        if self.failed.is_cancelled() { ShutdownOutcome::Failed } else { ShutdownOutcome::Drained }
     }
 }
 
 /// SIGHUP, which asks a service to read its files again. From the first one on it no longer ends the process.
 #[derive(Debug)]
-pub struct Hangups(Option<Signal>);
+pub struct HangupSignals(Option<Signal>);
 
-impl Hangups {
+impl HangupSignals {
     /// Takes SIGHUP from here on; what comes after is remembered.
     #[must_use]
-    pub fn catch() -> Self {
+    pub fn install() -> Self {
         Self(signal(SignalKind::hangup()).ok())
     }
 
@@ -191,27 +191,27 @@ mod tests {
 
     #[tokio::test]
     async fn drains_when_asked() {
-        let life = Lifecycle::new();
-        let draining = life.draining();
-        life.spawn_service("patient", async move { draining.cancelled().await });
-        life.drain();
-        assert_eq!(life.run_to_end().await, Ending::Drained);
+        let lifecycle = Lifecycle::new();
+        let draining = lifecycle.draining();
+        lifecycle.spawn_service("patient", async move { draining.cancelled().await });
+        lifecycle.drain();
+        assert_eq!(lifecycle.run_until_shutdown().await, ShutdownOutcome::Drained);
     }
 
     #[tokio::test]
     async fn a_service_that_dies_takes_the_process_with_it() {
         for panics in [true, false] {
-            let life = Lifecycle::new();
-            life.spawn_service("mortal", async move { assert!(!panics, "on purpose") });
-            assert_eq!(life.run_to_end().await, Ending::Failed);
+            let lifecycle = Lifecycle::new();
+            lifecycle.spawn_service("mortal", async move { assert!(!panics, "on purpose") });
+            assert_eq!(lifecycle.run_until_shutdown().await, ShutdownOutcome::Failed);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_drain_has_a_bound() {
-        let life = Lifecycle::new();
-        life.spawn("stubborn", std::future::pending());
-        life.drain();
-        assert_eq!(life.run_to_end().await, Ending::Aborted);
+        let lifecycle = Lifecycle::new();
+        lifecycle.spawn("stubborn", std::future::pending());
+        lifecycle.drain();
+        assert_eq!(lifecycle.run_until_shutdown().await, ShutdownOutcome::Aborted);
     }
 }

@@ -54,7 +54,7 @@ impl Secret {
 
 /// Reads a file again that somebody may be writing at this moment: what differs from `known` counts only once two
 /// reads, a moment apart, agree.
-pub async fn read_settled<T>(path: &Path, known: &T, read: fn(&Path) -> io::Result<T>) -> io::Result<T>
+pub async fn read_stable<T>(path: &Path, known: &T, read: fn(&Path) -> io::Result<T>) -> io::Result<T>
 where
     T: PartialEq + Send + 'static,
 {
@@ -128,11 +128,11 @@ mod tests {
             std::fs::write(&path, "half-of-the-secret").unwrap();
         };
         let known = Secret::new("known");
-        let (read, ()) = tokio::join!(read_settled(&path, &known, Secret::read), write);
+        let (read, ()) = tokio::join!(read_stable(&path, &known, Secret::read), write);
         assert_eq!(read.unwrap(), Secret::new("half-of-the-secret"));
         drop(file);
         assert_eq!(
-            read_settled(&path, &known, Secret::read).await.unwrap_err().kind(),
+            read_stable(&path, &known, Secret::read).await.unwrap_err().kind(),
             io::ErrorKind::NotFound
         );
     }

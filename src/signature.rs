@@ -46,7 +46,7 @@ pub enum Scheme {
 /// The form a signature was found to match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Form {
+pub enum SignedForm {
     /// `{timestamp}.{body}`
     Timestamped,
     /// The body alone.
@@ -55,16 +55,16 @@ pub enum Form {
 
 /// A proof that a delivery is genuine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Genuine {
+pub struct VerifiedSignature {
     /// The form that matched.
-    pub form: Form,
+    pub form: SignedForm,
     /// The position of the matching secret among the active ones.
     pub secret: usize,
 }
 
 /// Why a delivery is not accepted. For the log and for people; the sender is told none of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Rejection {
+pub enum SignatureError {
     /// No signature header, or an empty one.
     #[error("the signature header is missing")]
     SignatureMissing,
@@ -88,7 +88,7 @@ pub enum Rejection {
     Mismatch,
 }
 
-impl Rejection {
+impl SignatureError {
     /// A short constant word for logs and metric labels.
     pub fn label(self) -> &'static str {
         match self {
@@ -123,17 +123,17 @@ impl Verifier {
         timestamp: Option<&[u8]>,
         body: &[u8],
         now: Timestamp,
-    ) -> Result<Genuine, Rejection> {
+    ) -> Result<VerifiedSignature, SignatureError> {
         let given = parse_signature(signature)?;
         let (timestamp, needed) = match (self.scheme, timestamp) {
             (Scheme::Body, _) | (Scheme::Auto, None) => (None, false),
-            (Scheme::Timestamped, None) => return Err(Rejection::TimestampMissing),
+            (Scheme::Timestamped, None) => return Err(SignatureError::TimestampMissing),
             (scheme, Some(raw)) => {
                 (parse_timestamp(raw).map(|seconds| (raw, seconds)), scheme == Scheme::Timestamped)
             }
         };
         if needed && timestamp.is_none() {
-            return Err(Rejection::TimestampMalformed);
+            return Err(SignatureError::TimestampMalformed);
         }
 
         let mut timestamped = Match::none();
@@ -150,12 +150,15 @@ impl Verifier {
         if let (Some(secret), Some((_, seconds))) = (timestamped.found(), timestamp) {
             let skew_s = now.as_second().saturating_sub(seconds);
             return if skew_s.unsigned_abs() <= self.tolerance.as_secs() {
-                Ok(Genuine { form: Form::Timestamped, secret })
+                Ok(VerifiedSignature { form: SignedForm::Timestamped, secret })
             } else {
-                Err(Rejection::Stale { skew_s })
+                Err(SignatureError::Stale { skew_s })
             };
         }
-        body_only.found().map(|secret| Genuine { form: Form::Body, secret }).ok_or(Rejection::Mismatch)
+        body_only
+            .found()
+            .map(|secret| VerifiedSignature { form: SignedForm::Body, secret })
+            .ok_or(SignatureError::Mismatch)
     }
 }
 
@@ -207,14 +210,15 @@ fn sign_body(mut key: Hmac<Sha256>, body: &[u8]) -> [u8; 32] {
     key.finalize().into_bytes().into()
 }
 
-fn parse_signature(raw: Option<&[u8]>) -> Result<[u8; 32], Rejection> {
-    let raw = raw.map(<[u8]>::trim_ascii).filter(|raw| !raw.is_empty()).ok_or(Rejection::SignatureMissing)?;
+fn parse_signature(raw: Option<&[u8]>) -> Result<[u8; 32], SignatureError> {
+    let raw =
+        raw.map(<[u8]>::trim_ascii).filter(|raw| !raw.is_empty()).ok_or(SignatureError::SignatureMissing)?;
     let digits = match raw.split_at_checked(7) {
         Some((prefix, rest)) if prefix.eq_ignore_ascii_case(b"sha256=") => rest,
         _ => raw,
     };
     let mut signature = [0; 32];
-    hex::decode_to_slice(digits, &mut signature).map_err(|_| Rejection::SignatureMalformed)?;
+    hex::decode_to_slice(digits, &mut signature).map_err(|_| SignatureError::SignatureMalformed)?;
     Ok(signature)
 }
 
@@ -246,7 +250,7 @@ mod tests {
         signature: &str,
         timestamp: Option<&str>,
         body: &[u8],
-    ) -> Result<Genuine, Rejection> {
+    ) -> Result<VerifiedSignature, SignatureError> {
         verifier(scheme).verify(
             Some(signature.as_bytes()),
             timestamp.map(str::as_bytes),
@@ -269,22 +273,25 @@ mod tests {
         let stamp = NOW.to_string();
         let timestamped = sign(&secret(2), Some(NOW), b"{}");
         let body = sign(&secret(1), None, b"{}");
-        let timestamped_ok = Ok(Genuine { form: Form::Timestamped, secret: 1 });
-        let body_ok = Ok(Genuine { form: Form::Body, secret: 0 });
+        let timestamped_ok = Ok(VerifiedSignature { form: SignedForm::Timestamped, secret: 1 });
+        let body_ok = Ok(VerifiedSignature { form: SignedForm::Body, secret: 0 });
 
         assert_eq!(check(Scheme::Auto, &timestamped, Some(&stamp), b"{}"), timestamped_ok);
         assert_eq!(check(Scheme::Auto, &body, Some(&stamp), b"{}"), body_ok);
         assert_eq!(check(Scheme::Auto, &body, None, b"{}"), body_ok);
-        assert_eq!(check(Scheme::Auto, &timestamped, None, b"{}"), Err(Rejection::Mismatch));
+        assert_eq!(check(Scheme::Auto, &timestamped, None, b"{}"), Err(SignatureError::Mismatch));
         assert_eq!(check(Scheme::Timestamped, &timestamped, Some(&stamp), b"{}"), timestamped_ok);
-        assert_eq!(check(Scheme::Timestamped, &body, Some(&stamp), b"{}"), Err(Rejection::Mismatch));
-        assert_eq!(check(Scheme::Timestamped, &timestamped, None, b"{}"), Err(Rejection::TimestampMissing));
+        assert_eq!(check(Scheme::Timestamped, &body, Some(&stamp), b"{}"), Err(SignatureError::Mismatch));
+        assert_eq!(
+            check(Scheme::Timestamped, &timestamped, None, b"{}"),
+            Err(SignatureError::TimestampMissing)
+        );
         assert_eq!(
             check(Scheme::Timestamped, &timestamped, Some("now"), b"{}"),
-            Err(Rejection::TimestampMalformed)
+            Err(SignatureError::TimestampMalformed)
         );
         assert_eq!(check(Scheme::Body, &body, Some(&stamp), b"{}"), body_ok);
-        assert_eq!(check(Scheme::Body, &timestamped, Some(&stamp), b"{}"), Err(Rejection::Mismatch));
+        assert_eq!(check(Scheme::Body, &timestamped, Some(&stamp), b"{}"), Err(SignatureError::Mismatch));
         // A proxy's garbage in a header that the body form does not sign costs no event.
         assert_eq!(check(Scheme::Auto, &body, Some("garbage"), b"{}"), body_ok);
     }
@@ -306,12 +313,12 @@ mod tests {
     fn names_what_is_wrong() {
         let now = Timestamp::from_second(NOW).unwrap();
         let verify = |signature: Option<&[u8]>| verifier(Scheme::Auto).verify(signature, None, b"x", now);
-        assert_eq!(verify(None), Err(Rejection::SignatureMissing));
-        assert_eq!(verify(Some(b" ")), Err(Rejection::SignatureMissing));
-        assert_eq!(verify(Some(b"sha256=")), Err(Rejection::SignatureMalformed));
-        assert_eq!(verify(Some("é".repeat(32).as_bytes())), Err(Rejection::SignatureMalformed));
-        assert_eq!(verify(Some(&[b'0'; 63])), Err(Rejection::SignatureMalformed));
-        assert_eq!(verify(Some(&[b'0'; 64])), Err(Rejection::Mismatch));
+        assert_eq!(verify(None), Err(SignatureError::SignatureMissing));
+        assert_eq!(verify(Some(b" ")), Err(SignatureError::SignatureMissing));
+        assert_eq!(verify(Some(b"sha256=")), Err(SignatureError::SignatureMalformed));
+        assert_eq!(verify(Some("é".repeat(32).as_bytes())), Err(SignatureError::SignatureMalformed));
+        assert_eq!(verify(Some(&[b'0'; 63])), Err(SignatureError::SignatureMalformed));
+        assert_eq!(verify(Some(&[b'0'; 64])), Err(SignatureError::Mismatch));
     }
 
     #[test]
@@ -322,7 +329,7 @@ mod tests {
                 check(Scheme::Auto, &sign(&secret(1), Some(stamp), b"x"), Some(&stamp.to_string()), b"x");
             assert_eq!(result.is_ok(), accepted, "{offset}");
             if !accepted {
-                assert_eq!(result, Err(Rejection::Stale { skew_s: -offset }));
+                assert_eq!(result, Err(SignatureError::Stale { skew_s: -offset }));
             }
         }
     }
@@ -351,7 +358,7 @@ mod tests {
             prop_assert!(check(Scheme::Auto, &signature, Some(&stamp), &body).is_ok());
             let mut changed = body.clone();
             changed[at.index(body.len())] ^= flip;
-            prop_assert_eq!(check(Scheme::Auto, &signature, Some(&stamp), &changed), Err(Rejection::Mismatch));
+            prop_assert_eq!(check(Scheme::Auto, &signature, Some(&stamp), &changed), Err(SignatureError::Mismatch));
             // Shifting a byte between the timestamp and the body is another message too.
             let mut moved = stamp.clone().into_bytes();
             moved.push(b'.');

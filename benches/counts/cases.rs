@@ -161,7 +161,7 @@ fn delivery(times: usize) {
 /// An embedded queue in a folder of its own.
 struct Store {
     queue: Arc<SqliteQueue>,
-    life: Lifecycle,
+    lifecycle: Lifecycle,
     _folder: TempDir,
 }
 
@@ -169,14 +169,14 @@ impl Store {
     fn open(runtime: &Runtime) -> Self {
         let _entered = runtime.enter();
         let folder = TempDir::new().expect("a temporary folder");
-        let life = Lifecycle::new();
+        let lifecycle = Lifecycle::new();
         let options = SqliteOptions { publish_timeout: PATIENCE, clock: clock(), ..SqliteOptions::default() };
-        let queue = SqliteQueue::open(&folder.path().join("queue.db"), options, &life).expect("a queue");
-        Self { queue, life, _folder: folder }
+        let queue = SqliteQueue::open(&folder.path().join("queue.db"), options, &lifecycle).expect("a queue");
+        Self { queue, lifecycle, _folder: folder }
     }
 
     fn close(self, runtime: &Runtime) {
-        self.life.drain();
+        self.lifecycle.drain();
         runtime.block_on(self.queue.close());
     }
 }

@@ -26,29 +26,29 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[divan::bench(args = TOGETHER)]
 fn queue_append(bencher: Bencher, together: usize) {
-    let (runtime, folder, life) = surroundings();
+    let (runtime, folder, lifecycle) = surroundings();
     let options = SqliteOptions { publish_timeout: PATIENCE, ..SqliteOptions::default() };
     let queue = runtime
-        .block_on(async { SqliteQueue::open(&folder.path().join("queue.db"), options, &life) })
+        .block_on(async { SqliteQueue::open(&folder.path().join("queue.db"), options, &lifecycle) })
         .expect("a queue in a temporary folder");
     append(bencher, &runtime, together, async |messages: Vec<Message>| {
         try_join_all(messages.into_iter().map(|message| queue.publish(message))).await.expect("durable");
     });
-    life.drain();
+    lifecycle.drain();
     runtime.block_on(queue.close());
 }
 
 #[divan::bench(args = TOGETHER)]
 fn spool_append(bencher: Bencher, together: usize) {
-    let (runtime, folder, life) = surroundings();
+    let (runtime, folder, lifecycle) = surroundings();
     let config = SpoolConfig { path: folder.path().join("spool.db"), ..SpoolConfig::default() };
     let spool: Arc<Spool> = runtime
-        .block_on(async { Spool::open(&config, &QueueConfig::default(), Clock::default(), &life) })
+        .block_on(async { Spool::open(&config, &QueueConfig::default(), Clock::default(), &lifecycle) })
         .expect("a spool in a temporary folder");
     append(bencher, &runtime, together, async |messages: Vec<Message>| {
         try_join_all(messages.into_iter().map(|message| spool.put(message))).await.expect("durable");
     });
-    life.drain();
+    lifecycle.drain();
     runtime.block_on(spool.close());
 }
 

@@ -30,14 +30,16 @@ pub(super) fn local(config: &Config, roles: Roles) -> Vec<(&'static str, PathBuf
 }
 
 /// Goes on until the drain. A disk that does not answer keeps the others from being measured, and nothing else.
-pub(super) async fn watch(local: Vec<(&'static str, PathBuf)>, life: Lifecycle) {
-    let draining = life.draining();
+pub(super) async fn watch(local: Vec<(&'static str, PathBuf)>, lifecycle: Lifecycle) {
+    let draining = lifecycle.draining();
     let watch = async {
         loop {
             for (what, path) in &local {
                 let path = path.clone();
-                let free =
-                    tokio::task::spawn_blocking(move || disk::free_bytes(&disk::existing(&path))).await;
+                let free = tokio::task::spawn_blocking(move || {
+                    disk::free_bytes(&disk::nearest_existing_folder(&path))
+                })
+                .await;
                 if let Ok(Some(bytes)) = free {
                     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
                     gauge!("polyhook_disk_free_bytes", "what" => *what).set(bytes as f64);

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     config::Config,
     health::Health,
-    lifecycle::{Hangups, Lifecycle},
+    lifecycle::{HangupSignals, Lifecycle},
     polyai::PolyAiClient,
     web::Receiver,
 };
@@ -23,7 +23,7 @@ pub(super) struct Upkeep {
     polyai: Option<Arc<PolyAiClient>>,
     health: Health,
     /// Where there are no files, SIGHUP keeps the meaning it has.
-    hangups: Option<Hangups>,
+    hangups: Option<HangupSignals>,
 }
 
 impl Upkeep {
@@ -31,16 +31,16 @@ impl Upkeep {
         let keys =
             config.projects.iter().flat_map(|project| [&project.api_key_file, &project.data_api_key_file]);
         let files = keys.chain([&config.signature.secrets_file]).flatten().count();
-        Self { receiver: None, polyai, health, hangups: (files > 0).then(Hangups::catch) }
+        Self { receiver: None, polyai, health, hangups: (files > 0).then(HangupSignals::install) }
     }
 
     /// Goes on until the drain.
-    pub(super) async fn run(mut self, life: Lifecycle) {
-        let draining = life.draining();
-        let keep_up = async {
+    pub(super) async fn run(mut self, lifecycle: Lifecycle) {
+        let draining = lifecycle.draining();
+        let refresh = async {
             loop {
                 if let Some(receiver) = &self.receiver {
-                    receiver.keep_up().await;
+                    receiver.refresh().await;
                 }
                 if let Some(polyai) = &self.polyai {
                     polyai.reload_keys(&self.health).await;
@@ -58,7 +58,7 @@ impl Upkeep {
         };
         tokio::select! {
             () = draining.cancelled() => {}
-            () = keep_up => {}
+            () = refresh => {}
         }
     }
 }

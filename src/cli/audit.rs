@@ -10,7 +10,7 @@ use super::{
     time_arg,
 };
 use crate::{
-    app::Ends,
+    app::Resources,
     clock::Clock,
     config::{Config, Roles},
     queue::Queue,
@@ -54,29 +54,29 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let config = global.load_for_command(Roles::RECONCILE)?;
     let clock = Clock::System;
     let date = args.date.resolve(clock.now());
-    let ends = Ends::open(&config, &clock)?;
+    let resources = Resources::open(&config, &clock)?;
     if !args.repair {
-        return audit(&args, &ends, date, None, &config, &clock).await;
+        return audit(&args, &resources, date, None, &config, &clock).await;
     }
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
-        audit(&args, &ends, date, Some(&**queue), &config, &clock).await
+        audit(&args, &resources, date, Some(&**queue), &config, &clock).await
     })
     .await
 }
 
 async fn audit(
     args: &Args,
-    ends: &Ends,
+    resources: &Resources,
     date: Date,
     repair: Option<&dyn Queue>,
     config: &Config,
     clock: &Clock,
 ) -> Result<(), CliError> {
-    let projects = backfill::projects(ends, &args.projects)?;
+    let projects = backfill::projects(resources, &args.projects)?;
     let audit = Auditor {
-        polyai: &ends.polyai,
-        archive: &ends.archive,
+        polyai: &resources.polyai,
+        archive: &resources.archive,
         clock,
         settle: config.reconcile.settle,
         environments: &config.worker.environments,
@@ -93,7 +93,7 @@ async fn audit(
     let report = report.map_err(|error| CliError::Failed(error.to_string()))?;
     let part = (!args.projects.is_empty()).then(|| args.projects.join("+"));
     let text = serde_json::to_vec_pretty(&report).map_err(|error| CliError::Failed(error.to_string()))?;
-    let kept = ends.archive.save_audit_report(date, part.as_deref(), text).await;
+    let kept = resources.archive.save_audit_report(date, part.as_deref(), text).await;
     if args.json {
         output::json(&json!({ "report": report, "url": kept.as_ref().ok() }));
     } else {

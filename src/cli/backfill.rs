@@ -16,7 +16,7 @@ use super::{
     time_arg,
 };
 use crate::{
-    app::Ends,
+    app::Resources,
     clock::Clock,
     config::{Config, Roles},
     event::DiscoverySource,
@@ -79,21 +79,21 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
             config.worker.environments.join(", ")
         )));
     }
-    let ends = Ends::open(&config, &clock)?;
-    let projects = projects(&ends, &args.projects)?;
+    let resources = Resources::open(&config, &clock)?;
+    let projects = projects(&resources, &args.projects)?;
     if args.dry_run {
-        return work(&args, &ends, &projects, started, environments, None, &config, &clock).await;
+        return work(&args, &resources, &projects, started, environments, None, &config, &clock).await;
     }
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
-        work(&args, &ends, &projects, started, environments, Some(&**queue), &config, &clock).await
+        work(&args, &resources, &projects, started, environments, Some(&**queue), &config, &clock).await
     })
     .await
 }
 
 /// The configured projects of these names; all where none is named.
-pub(super) fn projects<'a>(ends: &'a Ends, names: &[String]) -> Result<Vec<&'a Project>, CliError> {
-    let all = ends.polyai.projects();
+pub(super) fn projects<'a>(resources: &'a Resources, names: &[String]) -> Result<Vec<&'a Project>, CliError> {
+    let all = resources.polyai.projects();
     if let Some(unknown) = names.iter().find(|name| !all.iter().any(|project| project.project_id() == **name))
     {
         let known: Vec<_> = all.iter().map(Project::project_id).collect();
@@ -127,7 +127,7 @@ fn range(args: &Args, now: Timestamp) -> Result<Range<Timestamp>, CliError> {
 )]
 async fn work(
     args: &Args,
-    ends: &Ends,
+    resources: &Resources,
     projects: &[&Project],
     started: Range<Timestamp>,
     environments: &[String],
@@ -139,8 +139,8 @@ async fn work(
         args.rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)));
     let limits = QueueingLimits { rate, max_backlog: Some(args.ahead) };
     let pass = ReconcilePass {
-        polyai: &ends.polyai,
-        archive: &ends.archive,
+        polyai: &resources.polyai,
+        archive: &resources.archive,
         queue,
         clock,
         settle: config.reconcile.settle,

@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     config::{Config, Roles},
     event::CONVERSATION_COMPLETED,
-    lifecycle::{Ending, Lifecycle},
+    lifecycle::{Lifecycle, ShutdownOutcome},
     polyai::ProjectConfig,
     queue::{QueueUrls, sqlite::SqliteQueue},
     secret::Secret,
@@ -112,8 +112,10 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     world.spawn_service("simulator", server.run());
     let app = App::start(&config(&args, &simulator), Roles::ALL, Some(metrics), Clock::System).await?;
     let sqlite = app.queue().sqlite.clone().ok_or_else(|| failed(&"the demo runs on the embedded queue"))?;
-    let target =
-        format!("http://{}/polyai-events", app.public().unwrap_or_else(|| ([127, 0, 0, 1], 0).into()));
+    let target = format!(
+        "http://{}/polyai-events",
+        app.public_address().unwrap_or_else(|| ([127, 0, 0, 1], 0).into())
+    );
     let target = target.parse().map_err(|error| failed(&error))?;
     // What an earlier demo announced into this folder is not this one's.
     let seen = last_announcement(&sqlite).await.map_err(|error| failed(&error))?;
@@ -136,9 +138,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         }
     });
 
-    let (life, admin) = (app.life().clone(), app.admin());
+    let (lifecycle, admin) = (app.lifecycle().clone(), app.admin_address());
     // From here on, so that a signal drains at any time, and a second one aborts.
-    let mut ending = std::pin::pin!(app.run_to_end());
+    let mut ending = std::pin::pin!(app.run_until_shutdown());
     let followed = tokio::select! {
         complete = follow(&mut show, activity, sqlite, seen, sending) => Ok(complete),
         ended = &mut ending => Err(ended),
@@ -149,7 +151,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
             if complete && !args.exit {
                 show.stay(admin);
             } else {
-                life.drain();
+                lifecycle.drain();
             }
             (complete, ending.await)
         }
@@ -159,7 +161,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     world.drain();
     world.wait().await;
     match (complete, ended) {
-        (true, Ending::Drained) => Ok(()),
+        (true, ShutdownOutcome::Drained) => Ok(()),
         (false, _) => Err(failed(&format!(
             "{} of {} conversations are archived; the log above says why the others are not",
             show.archived.len(),
@@ -295,16 +297,20 @@ impl Show {
         let at = |address: Option<std::net::SocketAddr>| {
             address.map(|address| format!("http://{address}")).unwrap_or_default()
         };
-        let url = format!("{}/polyai-events", at(app.public()));
+        let url = format!("{}/polyai-events", at(app.public_address()));
         let archive = self.archive.display().to_string();
         let text = format!(
             "{}\n  receiver   {url}\n  metrics    {}/metrics\n  PolyAI     {} (simulated)\n  archive    {archive}\n",
             output::bold(format!("polyhook demo: {} calls", self.calls)),
-            at(app.admin()),
+            at(app.admin_address()),
             simulator.url(),
         );
-        let step =
-            Step::Started { url, admin: at(app.admin()), simulator: simulator.url().to_string(), archive };
+        let step = Step::Started {
+            url,
+            admin: at(app.admin_address()),
+            simulator: simulator.url().to_string(),
+            archive,
+        };
         self.say(&step, &text);
     }
 

@@ -105,7 +105,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, lifecycle| {
         let spool = open_spool(&config, &clock, lifecycle)?;
         let done = async {
-            let worker = app::Ends::open(&config, &clock)?.worker(&config, Arc::clone(queue), clock);
+            let worker = app::Resources::open(&config, &clock)?.worker(&config, Arc::clone(queue), clock);
             let places = Places { worker, queue: Arc::clone(queue), spool: spool.clone() };
             if args.lift { lift_all(&places, &args).await } else { erase_all(&places, &args).await }
         }
@@ -120,7 +120,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
 }
 
 /// The spool's file, where there is one on this machine.
-fn open_spool(config: &Config, clock: &Clock, life: &Lifecycle) -> Result<Option<Arc<Spool>>, CliError> {
+fn open_spool(config: &Config, clock: &Clock, lifecycle: &Lifecycle) -> Result<Option<Arc<Spool>>, CliError> {
     let path = &config.spool.path;
     if config.queue.backend().ok() != Some(QueueBackend::RabbitMq)
         || path.as_os_str().is_empty()
@@ -128,7 +128,7 @@ fn open_spool(config: &Config, clock: &Clock, life: &Lifecycle) -> Result<Option
     {
         return Ok(None);
     }
-    let spool = Spool::open(&config.spool, &config.queue, clock.clone(), life);
+    let spool = Spool::open(&config.spool, &config.queue, clock.clone(), lifecycle);
     Ok(Some(spool.map_err(app::StartError::Spool)?))
 }
 

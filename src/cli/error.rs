@@ -31,7 +31,7 @@ impl From<ExitStatus> for ExitCode {
 pub enum CliError {
     /// The configuration is wrong.
     #[error(transparent)]
-    Config(#[from] config::Error),
+    Config(#[from] config::ConfigError),
     /// A part of the service could not be started, because of the configuration or of the machine.
     #[error(transparent)]
     Start(#[from] StartError),

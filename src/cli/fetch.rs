@@ -43,7 +43,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let clock = Clock::System;
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
-        let worker = app::Ends::open(&config, &clock)?.worker(&config, Arc::clone(queue), clock.clone());
+        let worker = app::Resources::open(&config, &clock)?.worker(&config, Arc::clone(queue), clock.clone());
         fetch_all(&args, &worker, &clock).await
     })
     .await

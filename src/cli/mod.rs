@@ -34,8 +34,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::error::{CliError, ExitStatus};
 use crate::{
-    config::{Config, Error as ConfigError, Roles, Sources},
-    telemetry::{self, LogConfig, Logs},
+    config::{Config, ConfigError, Roles, Sources},
+    telemetry::{self, LogConfig, LogGuard},
 };
 
 /// Turns PolyAI webhooks into archived conversations: verified, durable before they are answered, fetched
@@ -185,12 +185,12 @@ impl GlobalArgs {
     }
 
     /// The same where the file of signing secrets may not be there yet.
-    fn load_before_secrets(&self) -> Result<Config, ConfigError> {
-        Config::load_before_secrets(&Sources::new(self.config.clone(), self.set.clone()))
+    fn load_with_optional_secrets_file(&self) -> Result<Config, ConfigError> {
+        Config::load_with_optional_secrets_file(&Sources::new(self.config.clone(), self.set.clone()))
     }
 
     /// The same, checked, for services. Their logs end when what is returned with the configuration is dropped.
-    fn load_for_service(&self, roles: Roles) -> Result<(Config, Logs), CliError> {
+    fn load_for_service(&self, roles: Roles) -> Result<(Config, LogGuard), CliError> {
         let config = self.load()?;
         config.check(roles)?;
         let logs = telemetry::init_service_logs(&config.log)?;

@@ -35,10 +35,10 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     }
     let config = global.load_for_command(Roles::RECONCILE)?;
     let clock = Clock::System;
-    let ends = app::Ends::open(&config, &clock)?;
+    let resources = app::Resources::open(&config, &clock)?;
     let result = with_queue(&config, Roles::RECONCILE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
-        let service = ends.reconciliation(&config, Arc::clone(queue), clock, Health::default());
+        let service = resources.reconciliation(&config, Arc::clone(queue), clock, Health::default());
         Ok(service.run_once().await)
     });
     match result.await? {

@@ -5,7 +5,7 @@ use crate::{
     app::App,
     clock::Clock,
     config::Roles,
-    lifecycle::{Ending, Hangups},
+    lifecycle::{HangupSignals, ShutdownOutcome},
     telemetry,
 };
 
@@ -15,15 +15,15 @@ const FEW_OPEN_FILES: u64 = 4096;
 
 pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliError> {
     // Who sends it early, or where there is nothing to read again, must not end a service by it.
-    let _caught = Hangups::catch();
+    let _caught = HangupSignals::install();
     let (config, _logs) = global.load_for_service(roles)?;
     raise_open_files();
-    let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging())?;
+    let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging_names())?;
     let metrics = telemetry::init_metrics()?;
     let app = App::start(&config, roles, Some(metrics), Clock::System).await?;
-    match app.run_to_end().await {
-        Ending::Drained => Ok(()),
-        Ending::Aborted | Ending::Failed => Err(CliError::AlreadyReported),
+    match app.run_until_shutdown().await {
+        ShutdownOutcome::Drained => Ok(()),
+        ShutdownOutcome::Aborted | ShutdownOutcome::Failed => Err(CliError::AlreadyReported),
     }
 }
 

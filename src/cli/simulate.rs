@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{CliError, output};
 use crate::{
-    lifecycle::{Ending, Lifecycle},
+    lifecycle::{Lifecycle, ShutdownOutcome},
     telemetry::{self, LogConfig},
 };
 use polyhook_simulator::{
@@ -115,14 +115,14 @@ struct Access<'a> {
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     telemetry::init_logs(&LogConfig { level: "warn".to_owned(), ..LogConfig::default() })?;
-    let life = Lifecycle::new();
+    let lifecycle = Lifecycle::new();
     let clock = polyhook_simulator::Clock::system();
-    let (simulator, server) = Simulator::bind(args.listen, scenario(&args)?, clock, life.draining())
+    let (simulator, server) = Simulator::bind(args.listen, scenario(&args)?, clock, lifecycle.draining())
         .await
         .map_err(|error| CliError::Failed(format!("--listen: cannot listen on {}: {error}", args.listen)))?;
-    life.spawn_service("simulator", server.run());
+    lifecycle.spawn_service("simulator", server.run());
     show_access(&simulator, args.json);
-    let Some(target) = args.deliver_to.clone() else { return ended(life.run_to_end().await) };
+    let Some(target) = args.deliver_to.clone() else { return ended(lifecycle.run_until_shutdown().await) };
 
     let options = SenderOptions {
         form: args.scheme.into(),
@@ -139,7 +139,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let sent = deliveries.len();
     let summary = tokio::select! {
         summary = simulator.state().run_sender(&sender, stream::iter(deliveries)) => summary,
-        ending = life.run_to_end() => return ended(ending),
+        ending = lifecycle.run_until_shutdown() => return ended(ending),
     };
     if args.json {
         output::json(&summary);
@@ -147,10 +147,10 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         output::line(format!("{} of {sent} deliveries accepted", summary.accepted));
     }
     if !args.exit {
-        return ended(life.run_to_end().await);
+        return ended(lifecycle.run_until_shutdown().await);
     }
-    life.drain();
-    life.wait().await;
+    lifecycle.drain();
+    lifecycle.wait().await;
     if summary.accepted == summary.deliveries { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
@@ -192,6 +192,6 @@ fn show_access(simulator: &Simulator, json: bool) {
     ));
 }
 
-fn ended(ending: Ending) -> Result<(), CliError> {
-    if ending == Ending::Drained { Ok(()) } else { Err(CliError::AlreadyReported) }
+fn ended(ending: ShutdownOutcome) -> Result<(), CliError> {
+    if ending == ShutdownOutcome::Drained { Ok(()) } else { Err(CliError::AlreadyReported) }
 }

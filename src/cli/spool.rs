@@ -139,23 +139,23 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
             "queue.url is no RabbitMQ, so there is nobody to hand anything on to".to_owned(),
         ));
     }
-    let life = Lifecycle::new();
+    let lifecycle = Lifecycle::new();
     let clock = Clock::System;
     let (mut moved, mut left) = (0, 0);
     let mut done = Ok(());
     if path.exists() {
-        let broker = app::open_broker(config, clock.clone(), &life)?;
+        let broker = app::open_broker(config, clock.clone(), &lifecycle)?;
         let spool =
-            Spool::open(&config.spool, &config.queue, clock, &life).map_err(app::StartError::Spool)?;
+            Spool::open(&config.spool, &config.queue, clock, &lifecycle).map_err(app::StartError::Spool)?;
         done = wait_until_ready(&*broker).await;
         if done.is_ok() {
             done = move_all(config, &broker, &spool, &mut moved, json).await.map_err(failed);
         }
         left = spool.usage().await.map_or(0, |usage| usage.messages);
-        life.drain();
+        lifecycle.drain();
         spool.close().await;
         broker.close().await;
-        life.wait().await;
+        lifecycle.wait().await;
     }
     if json {
         output::json(&json!({ "moved": moved, "left": left }));

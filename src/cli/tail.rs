@@ -71,19 +71,19 @@ pub(super) struct Args {
 
 pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     let config = global.load_for_command(Roles::NONE)?;
-    let life = Lifecycle::new();
-    life.catch_signals();
+    let lifecycle = Lifecycle::new();
+    lifecycle.install_signal_handlers();
     let queue = &config.queue;
     let followed = async {
         match queue.backend() {
             Ok(QueueBackend::Sqlite(path)) => follow_file(path, &args).await,
-            _ => follow_broker(queue, &args, &life).await,
+            _ => follow_broker(queue, &args, &lifecycle).await,
         }
     };
     // The first signal is how it is meant to end.
     tokio::select! {
         followed = followed => followed,
-        _ = life.run_to_end() => Ok(()),
+        _ = lifecycle.run_until_shutdown() => Ok(()),
     }
 }
 
@@ -134,13 +134,14 @@ fn look(mut follower: sqlite::Follower, tell: &mpsc::Sender<TailMessage>) {
     }
 }
 
-async fn follow_broker(config: &QueueConfig, args: &Args, life: &Lifecycle) -> Result<(), CliError> {
+async fn follow_broker(config: &QueueConfig, args: &Args, lifecycle: &Lifecycle) -> Result<(), CliError> {
     if args.since.is_some() {
         return Err(CliError::Usage(
             "RabbitMQ keeps nothing of what is over: --since is for the embedded queue".to_owned(),
         ));
     }
-    let mut follower = rabbitmq::Follower::open(config, &life.outer()).map_err(StartError::RabbitMq)?;
+    let mut follower =
+        rabbitmq::Follower::open(config, &lifecycle.with_own_tracker()).map_err(StartError::RabbitMq)?;
     if tokio::time::timeout(READY_TIMEOUT, follower.wait_until_ready()).await.is_err() {
         return Err(CliError::Failed(format!("queue.url: {}", follower.not_ready_reason())));
     }

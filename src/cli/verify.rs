@@ -18,7 +18,7 @@ use super::{CliError, GlobalArgs, output};
 use crate::{
     clock::Clock,
     secret::Secret,
-    signature::{Form, Rejection, Scheme, Verifier},
+    signature::{Scheme, SignatureError, SignedForm, Verifier},
 };
 
 /// Explain why a signature matches, or why it does not.
@@ -59,7 +59,7 @@ pub(super) struct Args {
 struct Verdict {
     genuine: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    form: Option<Form>,
+    form: Option<SignedForm>,
     /// Counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<usize>,
@@ -139,14 +139,14 @@ fn examine(
         Err(rejection) => rejection,
     };
     let refused = Verdict { reason: Some(rejection.label()), ..Verdict::default() };
-    if let Rejection::Stale { skew_s } = rejection {
+    if let SignatureError::Stale { skew_s } = rejection {
         let hint = format!(
             "the signature is right but {} s {} our clock; the tolerance is {} s. If all deliveries are like this, set this machine's clock",
             skew_s.unsigned_abs(),
             if skew_s > 0 { "behind" } else { "ahead of" },
             tolerance.as_secs()
         );
-        return Verdict { form: Some(Form::Timestamped), mistake: Some("skew"), hint, ..refused };
+        return Verdict { form: Some(SignedForm::Timestamped), mistake: Some("skew"), hint, ..refused };
     }
     let given = Given {
         signature: signature.as_deref().unwrap_or_default(),
@@ -172,30 +172,30 @@ fn examine(
     }
 }
 
-fn what(form: Form) -> &'static str {
+fn what(form: SignedForm) -> &'static str {
     match form {
-        Form::Timestamped => "timestamp and body",
-        Form::Body => "the body alone",
+        SignedForm::Timestamped => "timestamp and body",
+        SignedForm::Body => "the body alone",
     }
 }
 
 /// None of the usual mistakes.
-fn unexplained(rejection: Rejection, given: &Given<'_>) -> String {
+fn unexplained(rejection: SignatureError, given: &Given<'_>) -> String {
     match rejection {
-        Rejection::SignatureMalformed => format!(
+        SignatureError::SignatureMalformed => format!(
             "the signature has {} characters and is not 64 hex digits: copy all of X-PolyAI-Signature",
             given.signature.trim().chars().count()
         ),
-        Rejection::SignatureMissing => {
+        SignatureError::SignatureMissing => {
             "there is no X-PolyAI-Signature: the sender does not sign, or a proxy removes the header"
                 .to_owned()
         }
-        Rejection::TimestampMissing | Rejection::TimestampMalformed => {
+        SignatureError::TimestampMissing | SignatureError::TimestampMalformed => {
             format!(
                 "{rejection}, and signature.scheme = \"timestamped\" needs it: pass on X-PolyAI-Timestamp as it came"
             )
         }
-        Rejection::Mismatch | Rejection::Stale { .. } => format!(
+        SignatureError::Mismatch | SignatureError::Stale { .. } => format!(
             "none of the {} secrets gives this signature, nor with the usual mistakes undone: most likely another endpoint's secret, or one that was rotated. `polyhook endpoint` shows the endpoints there are",
             given.secrets.len()
         ),

@@ -2,9 +2,9 @@
 
 use std::{ffi::OsString, fmt::Write, path::PathBuf};
 
-use config::{Config as Merged, ConfigError, Map, Source, Value, ValueKind};
+use config::{Config as Merged, ConfigError as MergeError, Map, Source, Value, ValueKind};
 
-use super::{Config, Error, keys::Keys};
+use super::{Config, ConfigError, keys::Keys};
 
 /// Where the configuration comes from, beside the built-in defaults.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ const QUICKSTART: [(&str, &str); 6] = [
 
 const PREFIX: &str = "POLYHOOK__";
 
-pub(super) fn merge(sources: &Sources) -> Result<Config, Error> {
+pub(super) fn merge(sources: &Sources) -> Result<Config, ConfigError> {
     let keys = Keys::new();
     let quickstart = QUICKSTART.iter().filter_map(|(name, path)| {
         let (_, value) = sources.env.iter().find(|(known, value)| known == name && !value.is_empty())?;
@@ -49,10 +49,10 @@ pub(super) fn merge(sources: &Sources) -> Result<Config, Error> {
     let mut builder = Merged::builder().add_source(Pairs::new(&keys, quickstart));
     if let Some(path) = &sources.file {
         let table = read_toml(path)?;
-        builder =
-            builder.add_source(Merged::try_from(&table).map_err(|error| Error::Value(error.to_string()))?);
+        builder = builder
+            .add_source(Merged::try_from(&table).map_err(|error| ConfigError::Value(error.to_string()))?);
     }
-    let value_error = |error: ConfigError| Error::Value(explain(&error, &keys));
+    let value_error = |error: MergeError| ConfigError::Value(explain(&error, &keys));
     let merged = builder
         .add_source(Pairs::new(&keys, own))
         .add_source(Pairs::new(&keys, sources.set.iter().cloned()))
@@ -61,7 +61,7 @@ pub(super) fn merge(sources: &Sources) -> Result<Config, Error> {
 
     let tree: serde_json::Value = merged.clone().try_deserialize().map_err(value_error)?;
     if let Some(unknown) = keys.unknown(&tree) {
-        return Err(Error::UnknownKey(unknown));
+        return Err(ConfigError::UnknownKey(unknown));
     }
     merged.try_deserialize().map_err(value_error)
 }
@@ -83,29 +83,29 @@ fn path_of(name: &str) -> Option<String> {
     Some(path)
 }
 
-fn read_toml(path: &std::path::Path) -> Result<toml::Table, Error> {
+fn read_toml(path: &std::path::Path) -> Result<toml::Table, ConfigError> {
     let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text[..text.floor_char_boundary(start)].matches('\n').count() + 1;
-        Error::Syntax { path: path.to_owned(), line, message: error.message().to_owned() }
+        ConfigError::Syntax { path: path.to_owned(), line, message: error.message().to_owned() }
     })
 }
 
 /// What is wrong with a value, without the value: it may be a secret that stands in the wrong place.
-fn explain(error: &ConfigError, keys: &Keys) -> String {
+fn explain(error: &MergeError, keys: &Keys) -> String {
     match error {
-        ConfigError::Type { expected, key, .. } => {
+        MergeError::Type { expected, key, .. } => {
             format!("{}: this is not {expected}", key.as_deref().unwrap_or("a value"))
         }
-        ConfigError::At { error, key: Some(key), .. } => match keys.choices(key).as_slice() {
+        MergeError::At { error, key: Some(key), .. } => match keys.choices(key).as_slice() {
             // What the library says of a word it does not know repeats the word.
             choices @ [_, ..] => format!("{key}: this is none of {}", choices.join(", ")),
             [] => format!("{key}: {}", explain(error, keys).trim_start_matches("a value: ")),
         },
-        ConfigError::At { error, key: None, .. } => explain(error, keys),
-        ConfigError::NotFound(key) => format!("{key} is missing"),
+        MergeError::At { error, key: None, .. } => explain(error, keys),
+        MergeError::NotFound(key) => format!("{key} is missing"),
         other => unquoted(&other.to_string()),
     }
 }
@@ -161,7 +161,7 @@ impl Source for Pairs {
         Box::new(self.clone())
     }
 
-    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+    fn collect(&self) -> Result<Map<String, Value>, MergeError> {
         Ok(self.0.iter().cloned().collect())
     }
 }
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::secret::Secret;
 
-    fn load(file: &str, env: &[(&str, &str)], set: &[(&str, &str)]) -> Result<Config, Error> {
+    fn load(file: &str, env: &[(&str, &str)], set: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let own = |pairs: &[(&str, &str)]| {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
         };

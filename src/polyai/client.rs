@@ -152,13 +152,13 @@ impl PolyAiClient {
             }
         }
         if trouble.is_empty() {
-            health.well(KEY_CONDITION);
+            health.clear(KEY_CONDITION);
             return;
         }
         // Projects may share a file.
         trouble.dedup();
         let why = trouble.join("; ");
-        health.degraded(
+        health.set_degraded(
             KEY_CONDITION,
             format!(
                 "{why}. The API key read before stays in force; put the key there, readable by this process"
@@ -346,7 +346,7 @@ impl PolyAiClient {
         project.throttle.turn().await;
         // Somebody else's 429 may have come meanwhile.
         awake()?;
-        let span = Span::request(operation, access.host());
+        let span = Span::api_request(operation, access.host());
         let started = Instant::now();
         let sent = self
             .http
@@ -363,14 +363,14 @@ impl PolyAiClient {
         let response = sent.map_err(|error| {
             let error = ApiError::transport(&error, access.host());
             count(error.kind.label());
-            span.failed(error.kind.label());
+            span.set_error(error.kind.label());
             error
         })?;
         let status = response.status();
         count(status.as_str());
-        span.set("http.response.status_code", i64::from(status.as_u16()));
+        span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
         if let Some(id) = correlation_id(response.headers()) {
-            span.set("polyai.correlation_id", id);
+            span.set_attribute("polyai.correlation_id", id);
         }
         if status == StatusCode::OK {
             return Ok(response);
@@ -378,7 +378,7 @@ impl PolyAiClient {
         let headers = response.headers().clone();
         let body = read_some(response, MAX_ERROR_BYTES).await;
         let error = ApiError::answer(status, &headers, &body, self.clock.now(), access.host());
-        span.failed(error.kind.label());
+        span.set_error(error.kind.label());
         if error.kind == ErrorKind::RateLimited {
             project.throttle.pause(error.retry_after.unwrap_or(DEFAULT_PAUSE));
         }

@@ -7,7 +7,7 @@ use std::{
 
 use http::HeaderValue;
 
-use crate::secret::{Secret, read_settled};
+use crate::secret::{Secret, read_stable};
 
 /// A key in force. A request takes it once; what it was sent with is what its answer is about.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Key {
         let before = self.header();
         let known = Secret::new(before.to_str().unwrap_or_default());
         let why = |why: &str| format!("{}: {why}", file.display());
-        let key = read_settled(file, &known, Secret::read).await.map_err(|error| why(&error.to_string()))?;
+        let key = read_stable(file, &known, Secret::read).await.map_err(|error| why(&error.to_string()))?;
         if key.is_empty() {
             return Err(why("there is no key in it"));
         }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{secret::Secret, telemetry::trace::Messaging};
+use crate::{secret::Secret, telemetry::trace::MessagingNames};
 
 /// `[queue]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -106,9 +106,9 @@ pub enum QueueUrlError {
 
 impl QueueConfig {
     /// What spans call it.
-    pub fn messaging(&self) -> Messaging {
+    pub fn messaging_names(&self) -> MessagingNames {
         let embedded = matches!(self.backend(), Ok(QueueBackend::Sqlite(_)));
-        Messaging {
+        MessagingNames {
             system: if embedded { "polyhook" } else { "rabbitmq" },
             events: format!("{}.events", self.prefix),
             jobs: format!("{}.fetch", self.prefix),

@@ -40,7 +40,7 @@ impl Spool {
         config: &SpoolConfig,
         queue_config: &QueueConfig,
         clock: Clock,
-        life: &Lifecycle,
+        lifecycle: &Lifecycle,
     ) -> Result<Arc<Self>, OpenError> {
         let options = SqliteOptions {
             retention: queue_config.dedup_window,
@@ -51,7 +51,7 @@ impl Spool {
             start_without_file: true,
             ..SqliteOptions::new(queue_config, clock)
         };
-        let queue = SqliteQueue::open(&config.path, options, life)?;
+        let queue = SqliteQueue::open(&config.path, options, lifecycle)?;
         Ok(Arc::new(Self { queue, max_bytes: config.max_bytes }))
     }
 

@@ -70,7 +70,7 @@ impl SpooledQueue {
         config: &QueueConfig,
         clock: Clock,
         health: Health,
-        life: &Lifecycle,
+        lifecycle: &Lifecycle,
     ) -> Arc<Self> {
         let (spool, rate) = spool.unzip();
         let this = Arc::new(Self {
@@ -83,22 +83,26 @@ impl SpooledQueue {
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        this.spawn(life, "queue maintenance", Self::maintain);
+        this.spawn(lifecycle, "queue maintenance", Self::maintain);
         if let (Some(spool), Some(rate)) = (&this.spool, rate) {
             let spool = Arc::clone(spool);
-            this.spawn(life, "spool drain", async move |this| this.drain(&spool, rate).await);
+            this.spawn(lifecycle, "spool drain", async move |this| this.drain(&spool, rate).await);
         }
         this
     }
 
     /// Runs a task until this queue is closed.
-    fn spawn<F>(self: &Arc<Self>, life: &Lifecycle, name: &'static str, task: impl FnOnce(Arc<Self>) -> F)
-    where
+    fn spawn<F>(
+        self: &Arc<Self>,
+        lifecycle: &Lifecycle,
+        name: &'static str,
+        task: impl FnOnce(Arc<Self>) -> F,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (closing, draining) = (self.closing.clone(), life.draining());
+        let (closing, draining) = (self.closing.clone(), lifecycle.draining());
         let task = self.tasks.track_future(task(Arc::clone(self)));
-        life.spawn_service(name, async move {
+        lifecycle.spawn_service(name, async move {
             tokio::select! {
                 () = task => {}
                 () = closing.cancelled() => {}
@@ -146,7 +150,7 @@ impl SpooledQueue {
             Err(QueueError::Timeout(_)) => self.unresponsive.store(true, Ordering::Relaxed),
             Err(QueueError::Refused(why)) => {
                 *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-                self.health.degraded("publishing", format!("the broker refuses messages: {why}"));
+                self.health.set_degraded("publishing", format!("the broker refuses messages: {why}"));
             }
             Err(_) => {}
         }
@@ -156,8 +160,8 @@ impl SpooledQueue {
     fn report_broker(&self, broker: &Result<(), QueueError>) {
         match broker {
             _ if self.spool.is_none() => {}
-            Ok(()) => self.health.well("broker"),
-            Err(error) => self.health.degraded("broker", format!("{error}; deliveries go to the spool")),
+            Ok(()) => self.health.clear("broker"),
+            Err(error) => self.health.set_degraded("broker", format!("{error}; deliveries go to the spool")),
         }
     }
 
@@ -180,7 +184,7 @@ impl SpooledQueue {
             if refused_at.is_some_and(|at| at.elapsed() > REFUSAL_REPORT_TIME) {
                 *refused_at = None;
                 drop(refused_at);
-                self.health.well("publishing");
+                self.health.clear("publishing");
             }
         }
     }
@@ -284,8 +288,8 @@ impl Queue for SpooledQueue {
         let Some(spool) = &self.spool else { return broker };
         let spool = spool.ready().await;
         match &spool {
-            Ok(()) => self.health.well("spool"),
-            Err(error) => self.health.degraded(
+            Ok(()) => self.health.clear("spool"),
+            Err(error) => self.health.set_degraded(
                 "spool",
                 format!("{error}; while the broker takes messages the spool is not needed; otherwise deliveries are answered 503"),
             ),

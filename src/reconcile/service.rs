@@ -60,8 +60,8 @@ impl ReconcileService {
     }
 
     /// Reconciles until the drain.
-    pub async fn run(self, life: Lifecycle) {
-        let draining = life.draining();
+    pub async fn run(self, lifecycle: Lifecycle) {
+        let draining = lifecycle.draining();
         loop {
             let lease = tokio::select! {
                 () = draining.cancelled() => return,
@@ -70,7 +70,7 @@ impl ReconcileService {
             let mut lease = match lease {
                 Ok(lease) => lease,
                 Err(error) => {
-                    self.health.degraded(
+                    self.health.set_degraded(
                         LEASE_NAME,
                         format!("reconciliation is paused, because its lease in the archive cannot be taken: {error}"),
                     );
@@ -190,12 +190,12 @@ impl ReconcileService {
             );
         }
         if failures.is_empty() {
-            self.health.well(LEASE_NAME);
+            self.health.clear(LEASE_NAME);
             #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
             gauge!("polyhook_reconcile_last_success_timestamp_seconds")
                 .set(self.clock.now().as_second() as f64);
         } else {
-            self.health.degraded(
+            self.health.set_degraded(
                 LEASE_NAME,
                 format!(
                     "conversations that no webhook announced may stay missing: {}",

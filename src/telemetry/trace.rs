@@ -80,7 +80,7 @@ fn traces_url(endpoint: &str) -> Option<String> {
 
 /// The queue as spans name it.
 #[derive(Clone, Debug)]
-pub struct Messaging {
+pub struct MessagingNames {
     /// `rabbitmq`, or the embedded queue.
     pub system: &'static str,
     /// Where events are published.
@@ -94,7 +94,7 @@ pub struct Messaging {
 #[derive(Debug)]
 struct Export {
     tracer: SdkTracer,
-    messaging: Messaging,
+    messaging: MessagingNames,
 }
 
 static EXPORT: OnceLock<Export> = OnceLock::new();
@@ -102,9 +102,9 @@ static EXPORT: OnceLock<Export> = OnceLock::new();
 /// Sends what is left when it is dropped; waits two seconds for that at the most.
 #[derive(Debug)]
 #[must_use]
-pub struct Traces(SdkTracerProvider);
+pub struct TraceGuard(SdkTracerProvider);
 
-impl Drop for Traces {
+impl Drop for TraceGuard {
     fn drop(&mut self) {
         // Whoever does not take them has been complained of in the log.
         let _ = self.0.shutdown_with_timeout(EXPORT_TIMEOUT);
@@ -112,7 +112,7 @@ impl Drop for Traces {
 }
 
 /// Exports spans from here on, if the configuration says where to.
-pub fn init(config: &TracingConfig, messaging: Messaging) -> Result<Option<Traces>, TelemetryError> {
+pub fn init(config: &TracingConfig, messaging: MessagingNames) -> Result<Option<TraceGuard>, TelemetryError> {
     let Some(url) = config.endpoint.as_deref().and_then(traces_url) else { return Ok(None) };
     let exporter = SpanExporter::builder()
         .with_http()
@@ -127,7 +127,7 @@ pub fn init(config: &TracingConfig, messaging: Messaging) -> Result<Option<Trace
         .with_resource(resource())
         .build();
     let _ = EXPORT.set(Export { tracer: provider.tracer("polyhook"), messaging });
-    Ok(Some(Traces(provider)))
+    Ok(Some(TraceGuard(provider)))
 }
 
 /// What the platform says of this process in `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, and what we know.
@@ -220,7 +220,7 @@ impl Span {
     }
 
     /// A request to PolyAI, below what is going on here.
-    pub fn request(operation: &'static str, host: &str) -> Self {
+    pub fn api_request(operation: &'static str, host: &str) -> Self {
         let Some(export) = EXPORT.get() else { return Self(None) };
         let attributes = [
             KeyValue::new("http.request.method", "GET"),
@@ -234,7 +234,7 @@ impl Span {
     }
 
     /// Work of our own, below what is going on here.
-    pub fn inside(name: &'static str) -> Self {
+    pub fn internal(name: &'static str) -> Self {
         let Some(export) = EXPORT.get() else { return Self(None) };
         Self::start(export, SpanBuilder::from_name(name), &Context::current())
     }
@@ -252,14 +252,14 @@ impl Span {
     }
 
     /// Says something more of it.
-    pub fn set(&self, key: &'static str, value: impl Into<Value>) {
+    pub fn set_attribute(&self, key: &'static str, value: impl Into<Value>) {
         if let Some(context) = &self.0 {
             context.span().set_attribute(KeyValue::new(key, value));
         }
     }
 
     /// It did not succeed, for this reason (a constant word).
-    pub fn failed(&self, reason: &'static str) {
+    pub fn set_error(&self, reason: &'static str) {
         if let Some(context) = &self.0 {
             context.span().set_attribute(KeyValue::new("error.type", reason));
             context.span().set_status(Status::error(reason));
@@ -267,7 +267,7 @@ impl Span {
     }
 
     /// Runs `work` so that spans begun in it stand below this one.
-    pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+    pub fn in_scope<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         work.with_context(self.0.clone().unwrap_or_else(Context::current))
     }
 }

@@ -87,7 +87,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         }
     }
     // It looks into /proc, which takes a while where many connections are open.
-    let _ = tokio::task::spawn_blocking(telemetry::measure).await;
+    let _ = tokio::task::spawn_blocking(telemetry::update_process_metrics).await;
     let content_type = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
     (content_type, admin.metrics.render()).into_response()
 }

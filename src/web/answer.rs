@@ -13,7 +13,7 @@ use metrics::{counter, histogram};
 use tokio::time::Instant;
 
 use super::Receiver;
-use crate::{event::Event, queue::QueueError, signature::Rejection, telemetry::trace::Span};
+use crate::{event::Event, queue::QueueError, signature::SignatureError, telemetry::trace::Span};
 
 /// PolyAI follows its own schedule; this is for proxies and load generators.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -39,9 +39,9 @@ pub(super) enum Outcome {
     /// It already was durable.
     Duplicate,
     /// Not proved to be PolyAI's.
-    Unverified(Rejection),
+    Unverified(SignatureError),
     /// Not proved, but it may be after a secret rotation: PolyAI shall try again.
-    UnverifiedRetry(Rejection),
+    UnverifiedRetry(SignatureError),
     /// The body is over the limit.
     TooLarge,
     /// The body did not arrive in time.
@@ -75,11 +75,11 @@ pub(super) struct About {
 impl About {
     /// What the span says of the end.
     fn end(&self, outcome: &Outcome) {
-        self.span.set("polyhook.outcome", outcome.label());
+        self.span.set_attribute("polyhook.outcome", outcome.label());
         let status = outcome.status();
-        self.span.set("http.response.status_code", i64::from(status.as_u16()));
+        self.span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
         if status.is_server_error() {
-            self.span.failed(outcome.label());
+            self.span.set_error(outcome.label());
         }
     }
 }
@@ -195,7 +195,7 @@ fn body(status: StatusCode) -> &'static str {
 }
 
 /// Whether an answer with `status` and `body` is the receiver's, and not that of something before it.
-pub fn is_answer(status: StatusCode, answer: &[u8]) -> bool {
+pub fn is_receiver_answer(status: StatusCode, answer: &[u8]) -> bool {
     !answer.is_empty() && answer == body(status).as_bytes()
 }
 

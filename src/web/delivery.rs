@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::{self, DedupKey, Event},
     queue::Message,
-    signature::{EVENT_ID_HEADER, Form, Rejection, SIGNATURE_HEADER, TIMESTAMP_HEADER},
+    signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, SignatureError, SignedForm, TIMESTAMP_HEADER},
     telemetry::trace::{Arrival, Span, Traceparent},
 };
 
@@ -60,16 +60,16 @@ impl FromRequest<Receiver> for SignedDelivery {
         // Several timestamps are none. The body form does not sign one, so they must not cost such an event.
         let timestamp = single(&head.headers, TIMESTAMP_HEADER).unwrap_or(Some(b""));
         let signature = single(&head.headers, SIGNATURE_HEADER)
-            .map_err(|()| Outcome::Unverified(Rejection::SignatureMalformed))?;
+            .map_err(|()| Outcome::Unverified(SignatureError::SignatureMalformed))?;
         let secrets = receiver.secrets.in_force();
         match secrets.verifier.verify(signature, timestamp, &body, now) {
-            Ok(genuine) if genuine.form == Form::Timestamped => receiver.skew.accepted(),
+            Ok(genuine) if genuine.form == SignedForm::Timestamped => receiver.skew.accepted(),
             Ok(_) => {}
-            Err(rejection @ Rejection::Mismatch) if secrets.asks_again(now) => {
+            Err(rejection @ SignatureError::Mismatch) if secrets.asks_again(now) => {
                 return Err(Outcome::UnverifiedRetry(rejection));
             }
             Err(rejection) => {
-                if let Rejection::Stale { skew_s } = rejection {
+                if let SignatureError::Stale { skew_s } = rejection {
                     receiver.skew.stale(signature.unwrap_or_default(), skew_s, now);
                 }
                 return Err(Outcome::Unverified(rejection));

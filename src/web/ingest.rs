@@ -24,7 +24,7 @@ pub(super) async fn ingest(State(receiver): State<Receiver>, delivery: SignedDel
             let published = timeout_at(deadline, receiver.inner.queue.publish(message)).await;
             histogram!("polyhook_publish_seconds").record(started.elapsed().as_secs_f64());
             if let Ok(Err(error)) = &published {
-                span.failed(error.label());
+                span.set_error(error.label());
             }
             match published {
                 Ok(Ok(Published::New)) => Outcome::Accepted,

@@ -29,9 +29,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use self::{secrets::Secrets, skew::Skew};
 use crate::{clock::Clock, health::Health, queue::Queue};
 
-pub use answer::is_answer;
+pub use answer::is_receiver_answer;
 pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
-pub use secrets_file::{Ending, Entry, FormatError, LONGEST_WINDOW, SecretsFile};
+pub use secrets_file::{MAX_RETRY_WINDOW, RotationSummary, SecretEntry, SecretsFile, SecretsFileError};
 pub use server::serve;
 
 /// How many bytes of bodies may be in memory at a time, over all requests.
@@ -83,7 +83,7 @@ impl Receiver {
 
     /// What is due every second, and when somebody asks for it: reads the file of signing secrets again, lets
     /// go of what has expired.
-    pub async fn keep_up(&self) {
+    pub async fn refresh(&self) {
         self.inner.secrets.reload().await;
         self.inner.skew.expire(self.inner.clock.now());
     }

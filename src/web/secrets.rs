@@ -16,12 +16,12 @@ use tokio::sync::Mutex;
 
 use super::{
     config::{OnMismatch, SignatureConfig},
-    secrets_file::{LONGEST_WINDOW, SecretsFile},
+    secrets_file::{MAX_RETRY_WINDOW, SecretsFile},
 };
 use crate::{
     clock::Clock,
     health::Health,
-    secret::{Secret, read_settled},
+    secret::{Secret, read_stable},
     signature::Verifier,
 };
 
@@ -33,26 +33,26 @@ pub(super) struct Secrets {
     config: SignatureConfig,
     clock: Clock,
     health: Health,
-    in_force: RwLock<Arc<InForce>>,
+    in_force: RwLock<Arc<ActiveSecrets>>,
     /// What `in_force` was made of; held during a reload, so that there is one at a time.
-    made_of: Mutex<MadeOf>,
+    made_of: Mutex<LoadedSecrets>,
 }
 
 /// One set of secrets, as a delivery meets it.
 #[derive(Debug)]
-pub(super) struct InForce {
+pub(super) struct ActiveSecrets {
     pub(super) verifier: Verifier,
     on_mismatch: OnMismatch,
     window: Option<Timestamp>,
 }
 
 #[derive(Debug)]
-struct MadeOf {
+struct LoadedSecrets {
     file: SecretsFile,
     secrets: Vec<Secret>,
 }
 
-impl InForce {
+impl ActiveSecrets {
     /// Whether PolyAI shall send again what no secret explains.
     pub(super) fn asks_again(&self, now: Timestamp) -> bool {
         self.on_mismatch == OnMismatch::Retry || self.window.is_some_and(|until| now < until)
@@ -64,11 +64,11 @@ impl Secrets {
         let now = clock.now();
         let secrets = config.valid(now);
         let in_force = RwLock::new(Arc::new(in_force(config, &secrets, window(&config.file_secrets, now))));
-        let made_of = Mutex::new(MadeOf { file: config.file_secrets.clone(), secrets });
+        let made_of = Mutex::new(LoadedSecrets { file: config.file_secrets.clone(), secrets });
         Self { config: config.clone(), clock, health, in_force, made_of }
     }
 
-    pub(super) fn in_force(&self) -> Arc<InForce> {
+    pub(super) fn in_force(&self) -> Arc<ActiveSecrets> {
         Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -78,10 +78,10 @@ impl Secrets {
         let mut made_of = self.made_of.lock().await;
         match self.read(path, &made_of.file).await {
             Ok(new) => {
-                self.health.well(CONDITION);
+                self.health.clear(CONDITION);
                 self.put_in_force(&mut made_of, new);
             }
-            Err(why) => self.health.degraded(
+            Err(why) => self.health.set_degraded(
                 CONDITION,
                 format!(
                     "{}: {why}. The signing secrets read before stay in force; put the endpoint's signing_secret \
@@ -92,8 +92,8 @@ impl Secrets {
         }
     }
 
-    async fn read(&self, path: &Path, known: &SecretsFile) -> Result<MadeOf, String> {
-        let file = read_settled(path, known, SecretsFile::read).await.map_err(|error| error.to_string())?;
+    async fn read(&self, path: &Path, known: &SecretsFile) -> Result<LoadedSecrets, String> {
+        let file = read_stable(path, known, SecretsFile::read).await.map_err(|error| error.to_string())?;
         let config = SignatureConfig { file_secrets: file, ..self.config.clone() };
         let secrets = config.valid(self.clock.now());
         if config.file_secrets.entries().next().is_none() {
@@ -104,13 +104,13 @@ impl Secrets {
         }
         match config.short_secret() {
             Some(problem) => Err(problem),
-            None => Ok(MadeOf { file: config.file_secrets, secrets }),
+            None => Ok(LoadedSecrets { file: config.file_secrets, secrets }),
         }
     }
 
-    fn put_in_force(&self, made_of: &mut MadeOf, new: MadeOf) {
+    fn put_in_force(&self, made_of: &mut LoadedSecrets, new: LoadedSecrets) {
         let now = self.clock.now();
-        let same_window = made_of.file.window() == new.file.window();
+        let same_window = made_of.file.retry_window() == new.file.retry_window();
         if same_window && made_of.secrets == new.secrets {
             made_of.file = new.file;
             return;
@@ -129,11 +129,11 @@ impl Secrets {
     }
 }
 
-fn in_force(config: &SignatureConfig, secrets: &[Secret], window: Option<Timestamp>) -> InForce {
+fn in_force(config: &SignatureConfig, secrets: &[Secret], window: Option<Timestamp>) -> ActiveSecrets {
     let verifier = Verifier::new(secrets, config.scheme, config.tolerance);
-    InForce { verifier, on_mismatch: config.on_mismatch, window }
+    ActiveSecrets { verifier, on_mismatch: config.on_mismatch, window }
 }
 
 fn window(file: &SecretsFile, now: Timestamp) -> Option<Timestamp> {
-    file.window().map(|until| until.min(now.checked_add(LONGEST_WINDOW).unwrap_or(Timestamp::MAX)))
+    file.retry_window().map(|until| until.min(now.checked_add(MAX_RETRY_WINDOW).unwrap_or(Timestamp::MAX)))
 }

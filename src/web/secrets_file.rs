@@ -13,7 +13,7 @@
 //! ```
 //!
 //! * `window`: until then a well-formed signature that no secret explains is answered 503 and not 401, so that
-//!   PolyAI sends the delivery again. However far away it says, [`LONGEST_WINDOW`] after it was read it is over.
+//!   PolyAI sends the delivery again. However far away it says, [`MAX_RETRY_WINDOW`] after it was read it is over.
 //! * `expires`: the next secret is ignored from then on.
 //! * `endpoint`: the next secret is this endpoint's, so its rotation leaves the others' alone.
 //!
@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 use crate::{secret::Secret, signature::MIN_SECRET_LENGTH};
 
 /// A window that is never closed would hide a wrong secret behind retries.
-pub const LONGEST_WINDOW: Duration = Duration::from_hours(24);
+pub const MAX_RETRY_WINDOW: Duration = Duration::from_hours(24);
 
 const MARK: &str = "polyhook:";
 
@@ -49,12 +49,12 @@ pub struct SecretsFile {
 enum Line {
     /// A comment or nothing, as it stands.
     Text(String),
-    Secret(Entry),
+    Secret(SecretEntry),
 }
 
 /// One secret and what the comments before it say.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct SecretEntry {
     /// The secret.
     pub secret: Secret,
     /// From then on it is ignored.
@@ -66,14 +66,14 @@ pub struct Entry {
 /// A comment of ours that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("line {line}: polyhook:{what} needs a time such as 2026-11-24T21:05:00Z")]
-pub struct FormatError {
+pub struct SecretsFileError {
     line: usize,
     what: &'static str,
 }
 
 /// What a rotation did to the secrets that were there before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ending {
+pub struct RotationSummary {
     /// They expire.
     pub expiring: usize,
     /// They do not, because nothing says that they are this endpoint's.
@@ -98,12 +98,12 @@ impl SecretsFile {
     }
 
     /// Reads a file's text.
-    pub fn parse(text: &str) -> Result<Self, FormatError> {
+    pub fn parse(text: &str) -> Result<Self, SecretsFileError> {
         let mut file = Self::default();
         let (mut expires, mut endpoint) = (None, None);
         for (index, line) in text.lines().map(str::trim).enumerate() {
             let time = |value: &str, what| {
-                value.parse::<Timestamp>().map(Some).map_err(|_| FormatError { line: index + 1, what })
+                value.parse::<Timestamp>().map(Some).map_err(|_| SecretsFileError { line: index + 1, what })
             };
             let said = line.strip_prefix('#').and_then(|comment| comment.trim_start().strip_prefix(MARK));
             match said.and_then(|said| said.split_once('=')).map(|(name, value)| (name.trim(), value.trim()))
@@ -112,7 +112,7 @@ impl SecretsFile {
                 Some(("expires", value)) => expires = time(value, "expires")?,
                 Some(("endpoint", value)) => endpoint = Some(value.to_owned()),
                 _ if line.is_empty() || line.starts_with('#') => file.lines.push(Line::Text(line.to_owned())),
-                _ => file.lines.push(Line::Secret(Entry {
+                _ => file.lines.push(Line::Secret(SecretEntry {
                     secret: Secret::new(line),
                     expires: expires.take(),
                     endpoint: endpoint.take(),
@@ -134,7 +134,7 @@ impl SecretsFile {
         for line in &self.lines {
             match line {
                 Line::Text(line) => *text += line,
-                Line::Secret(Entry { secret, expires, endpoint }) => {
+                Line::Secret(SecretEntry { secret, expires, endpoint }) => {
                     if let Some(endpoint) = endpoint {
                         mark(&mut text, "endpoint", endpoint);
                     }
@@ -150,7 +150,7 @@ impl SecretsFile {
     }
 
     /// All secrets, expired or not, the newest first.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub fn entries(&self) -> impl Iterator<Item = &SecretEntry> {
         self.lines.iter().filter_map(|line| match line {
             Line::Secret(entry) => Some(entry),
             Line::Text(_) => None,
@@ -163,25 +163,25 @@ impl SecretsFile {
     }
 
     /// Whether `secret` can stand in such a file and be taken for one.
-    pub fn can_hold(secret: &Secret) -> bool {
+    pub fn can_store(secret: &Secret) -> bool {
         let text = secret.expose();
         let one_line = text.lines().count() == 1 && text.trim() == text && !text.starts_with('#');
         one_line && text.chars().count() >= MIN_SECRET_LENGTH
     }
 
     /// Until when what no secret explains is to be asked for again.
-    pub fn window(&self) -> Option<Timestamp> {
+    pub fn retry_window(&self) -> Option<Timestamp> {
         self.window
     }
 
     /// Opens the window until `until`, or closes it.
-    pub fn set_window(&mut self, until: Option<Timestamp>) {
+    pub fn set_retry_window(&mut self, until: Option<Timestamp>) {
         self.window = until;
     }
 
     /// Puts the secret of a new endpoint first and leaves all others as they are.
     pub fn add(&mut self, endpoint: &str, secret: Secret) {
-        let entry = Entry { secret, expires: None, endpoint: Some(endpoint.to_owned()) };
+        let entry = SecretEntry { secret, expires: None, endpoint: Some(endpoint.to_owned()) };
         self.lines.insert(0, Line::Secret(entry));
     }
 
@@ -195,8 +195,8 @@ impl SecretsFile {
         only: bool,
         old_until: Timestamp,
         now: Timestamp,
-    ) -> Ending {
-        let mut ending = Ending::default();
+    ) -> RotationSummary {
+        let mut ending = RotationSummary::default();
         self.lines.retain_mut(|line| {
             let Line::Secret(old) = line else { return true };
             if !old.is_valid(now) || old.secret == secret {
@@ -217,7 +217,7 @@ impl SecretsFile {
     }
 }
 
-impl Entry {
+impl SecretEntry {
     fn is_valid(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|expires| now < expires)
     }
@@ -245,13 +245,13 @@ mod tests {
         let file = SecretsFile::parse(TEXT).unwrap();
         assert_eq!(valid(&file, "2026-11-25T02:59:59Z"), ["one", "two", "three"]);
         assert_eq!(valid(&file, "2026-11-25T03:00:00Z"), ["one", "three"]);
-        assert_eq!(file.window(), None);
+        assert_eq!(file.retry_window(), None);
     }
 
     #[test]
     fn what_is_written_is_read_the_same() {
         let mut file = SecretsFile::parse(TEXT).unwrap();
-        file.set_window(Some(at("2026-11-24T21:05:00Z")));
+        file.set_retry_window(Some(at("2026-11-24T21:05:00Z")));
         let text = file.render();
         assert_eq!(SecretsFile::parse(&text).unwrap(), file);
         assert!(text.starts_with("# polyhook:window=2026-11-24T21:05:00Z\n# by hand\none\n\n"), "{}", *text);
@@ -276,12 +276,12 @@ mod tests {
             # polyhook:expires=2026-11-24T20:00:00Z\nexpired\n";
         let mut file = SecretsFile::parse(text).unwrap();
         let ending = file.rotate("whe_a", Secret::new("new"), false, until, now);
-        assert_eq!(ending, Ending { expiring: 2, unmarked: 1 });
+        assert_eq!(ending, RotationSummary { expiring: 2, unmarked: 1 });
         assert_eq!(valid(&file, "2026-11-24T21:00:00Z"), ["new", "of-a", "of-b", "of-nobody", "older"]);
         assert_eq!(valid(&file, "2026-11-24T22:00:00Z"), ["new", "of-a", "of-b", "of-nobody"]);
         assert_eq!(valid(&file, "2026-11-25T03:00:00Z"), ["new", "of-b", "of-nobody"]);
         let ending = file.rotate("whe_a", Secret::new("newer"), true, until, now);
-        assert_eq!(ending, Ending { expiring: 4, unmarked: 0 });
+        assert_eq!(ending, RotationSummary { expiring: 4, unmarked: 0 });
         assert_eq!(valid(&file, "2026-11-25T03:00:00Z"), ["newer", "of-b"]);
     }
 
@@ -295,12 +295,12 @@ mod tests {
 
     #[test]
     fn only_what_is_read_back_can_be_held() {
-        let can_hold = |text: &str| SecretsFile::can_hold(&Secret::new(text));
-        assert!(can_hold("whsec_0123456789"));
+        let can_store = |text: &str| SecretsFile::can_store(&Secret::new(text));
+        assert!(can_store("whsec_0123456789"));
         for bad in
             ["", "short", "# 0123456789abcdef", " 0123456789abcdef", "0123456789abcdef\n0123456789abcdef"]
         {
-            assert!(!can_hold(bad), "{bad:?}");
+            assert!(!can_store(bad), "{bad:?}");
         }
     }
 

@@ -19,7 +19,7 @@ use metrics::gauge;
 use tokio::{net::TcpListener, time::sleep};
 use tower::ServiceExt;
 
-use crate::{lifecycle::Lifecycle, telemetry::Counted};
+use crate::{lifecycle::Lifecycle, telemetry::GaugeGuard};
 
 /// A peer's header block. PolyAI's is below one KiB.
 const MAX_HEADER_BYTES: usize = 32 << 10;
@@ -36,7 +36,7 @@ pub async fn serve(
     listener: TcpListener,
     router: Router,
     header_timeout: Duration,
-    life: Lifecycle,
+    lifecycle: Lifecycle,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -53,7 +53,7 @@ pub async fn serve(
 
     let open = gauge!("polyhook_connections", "listener" => name);
     let graceful = GracefulShutdown::new();
-    let draining = life.draining();
+    let draining = lifecycle.draining();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -79,8 +79,8 @@ pub async fn serve(
         }));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
-        let counted = Counted::on(open.clone());
-        life.spawn("connection", async move {
+        let counted = GaugeGuard::increment(open.clone());
+        lifecycle.spawn("connection", async move {
             let _counted = counted;
             tokio::select! {
                 ended = connection => if let Err(error) = ended {

@@ -57,7 +57,7 @@ impl Skew {
         *seen = Some(Seen { count, skew_s, signature: signature.to_owned(), at: now });
         self.any.store(true, Ordering::Release);
         if count >= ENOUGH {
-            self.health.degraded(
+            self.health.set_degraded(
                 CONDITION,
                 format!(
                     "{count} genuine deliveries were refused only because they are {} s {} this machine's clock: set \
@@ -86,7 +86,7 @@ impl Skew {
         if seen.as_ref().is_some_and(over) {
             *seen = None;
             self.any.store(false, Ordering::Release);
-            self.health.well(CONDITION);
+            self.health.clear(CONDITION);
         }
     }
 }

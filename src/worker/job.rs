@@ -170,11 +170,11 @@ impl Inner {
             Recordings::AlreadyThere(stored) => CommitOutcome::Unchanged(*stored),
             Recordings::Fetched { audio, staged, warnings } => {
                 let draft = draft(request, &conversation, started_at, audio, warnings);
-                let span = Span::inside("archive commit");
+                let span = Span::internal("archive commit");
                 self.archive
                     .commit(&location, &draft, conversation.json.clone(), staged)
                     .await
-                    .inspect_err(|_| span.failed("archive"))?
+                    .inspect_err(|_| span.set_error("archive"))?
             }
         };
         let (account_id, project_id) = (project.account_id(), project.project_id());
@@ -292,7 +292,7 @@ impl Inner {
         announcement.traceparent = span.traceparent().or(announcement.traceparent);
         let announced = self.queue.announce(announcement).await;
         if let Err(error) = &announced {
-            span.failed(error.label());
+            span.set_error(error.label());
         }
         let outcome = match announced? {
             Announced::Delivered => "delivered",

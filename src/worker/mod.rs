@@ -33,7 +33,7 @@ use crate::{
     queue::{History, Job, JobOutcome, LeaseId, Queue, QueueError},
     retry::RetrySchedule,
     telemetry::{
-        Counted, JOB_WAIT,
+        GaugeGuard, JOB_WAIT_METRIC,
         trace::{Span, Traceparent},
     },
 };
@@ -95,8 +95,8 @@ impl Worker {
     }
 
     /// Takes jobs until the drain, `concurrency` at a time.
-    pub async fn run(self, life: Lifecycle) {
-        let draining = life.draining();
+    pub async fn run(self, lifecycle: Lifecycle) {
+        let draining = lifecycle.draining();
         let slots = Slots::new(self.inner.config.concurrency, self.inner.polyai.projects().len());
         let mut running = JoinSet::new();
         loop {
@@ -133,17 +133,17 @@ impl Worker {
 impl Inner {
     /// One try of one job, to its settlement.
     async fn handle(&self, job: Job, slot: Slot) {
-        let _counted = Counted::on(gauge!("polyhook_jobs_running"));
+        let _counted = GaugeGuard::increment(gauge!("polyhook_jobs_running"));
         let Job { message, mut history, lease } = job;
         if history.attempt_count() == 0 {
             let waited = self.clock.now().duration_since(message.received_at);
-            histogram!(JOB_WAIT).record(waited.as_secs_f64().max(0.0));
+            histogram!(JOB_WAIT_METRIC).record(waited.as_secs_f64().max(0.0));
         }
         let started = Instant::now();
         let span = Span::job(message.traceparent.as_deref(), &message.id, history.failures + 1);
         let result = match FetchRequest::of_message(&message, &self.config.environments) {
             Ok(Some(request)) => {
-                AssertUnwindSafe(span.around(self.archive_and_announce(&request, Some(&slot))))
+                AssertUnwindSafe(span.in_scope(self.archive_and_announce(&request, Some(&slot))))
                     .catch_unwind()
                     .await
                     .unwrap_or_else(|_| Err(JobFailure::panicked()))
@@ -160,9 +160,9 @@ impl Inner {
             Err(failure) => self.after(failure, &mut history),
         };
         counter!("polyhook_jobs_total", "outcome" => label).increment(1);
-        span.set("polyhook.outcome", label);
+        span.set_attribute("polyhook.outcome", label);
         if let Err(failure) = &result {
-            span.failed(failure.reason);
+            span.set_error(failure.reason);
         }
         let traceparent = message.traceparent.clone().or_else(|| span.traceparent());
         let line = JobLine { message: &message, outcome: label, attempt, elapsed, traceparent };

@@ -67,9 +67,9 @@ impl Inner {
             let asked = self.polyai.audio(project, &request.conversation_id, *direction, redacted);
             match answered(slot, project.project_id(), asked).await {
                 Ok(recording) => {
-                    let span = Span::inside("archive recording");
+                    let span = Span::internal("archive recording");
                     let stored = self.stage(location, *direction, recording).await;
-                    staged.push(stored.inspect_err(|failure| span.failed(failure.reason))?);
+                    staged.push(stored.inspect_err(|failure| span.set_error(failure.reason))?);
                 }
                 Err(error) if matches!(error.kind, ErrorKind::RecordingNotFound | ErrorKind::NotServed) => {
                     let since = self.clock.now().duration_since(request.recording_due(&conversation.summary));

@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::telemetry::Counted;
+use crate::telemetry::GaugeGuard;
 
 /// An answer that takes longer is waited for without a slot. PolyAI's usually come within a second.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -94,7 +94,7 @@ impl Slot {
         }
         *mine += 1;
         self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let counted = Counted::on(gauge!("polyhook_jobs_waiting"));
+        let counted = GaugeGuard::increment(gauge!("polyhook_jobs_waiting"));
         Some(Waiting { slots: &self.slots, project: project.to_owned(), _counted: counted })
     }
 }
@@ -103,7 +103,7 @@ impl Slot {
 struct Waiting<'a> {
     slots: &'a Slots,
     project: String,
-    _counted: Counted,
+    _counted: GaugeGuard,
 }
 
 impl Drop for Waiting<'_> {

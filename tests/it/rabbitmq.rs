@@ -40,7 +40,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) struct Bench {
     pub(crate) queue: Arc<SpooledQueue>,
     pub(crate) prefix: String,
-    life: Lifecycle,
+    lifecycle: Lifecycle,
 }
 
 pub(crate) fn config(url: &str, prefix: &str) -> QueueConfig {
@@ -53,7 +53,7 @@ pub(crate) fn config(url: &str, prefix: &str) -> QueueConfig {
 }
 
 pub(crate) fn try_open(config: &QueueConfig) -> Result<Bench, OpenError> {
-    let life = Lifecycle::new();
+    let lifecycle = Lifecycle::new();
     let options = RabbitMqOptions {
         config,
         delays: [1, 600].map(Duration::from_secs).to_vec(),
@@ -61,14 +61,14 @@ pub(crate) fn try_open(config: &QueueConfig) -> Result<Bench, OpenError> {
         only_publishes: false,
         clock: Clock::System,
     };
-    open(options, life)
+    open(options, lifecycle)
 }
 
-fn open(options: RabbitMqOptions<'_>, life: Lifecycle) -> Result<Bench, OpenError> {
+fn open(options: RabbitMqOptions<'_>, lifecycle: Lifecycle) -> Result<Bench, OpenError> {
     let config = options.config;
-    let broker = RabbitMqQueue::open(options, &life)?;
-    let queue = SpooledQueue::new(broker, None, config, Clock::System, Health::default(), &life);
-    Ok(Bench { queue, prefix: config.prefix.clone(), life })
+    let broker = RabbitMqQueue::open(options, &lifecycle)?;
+    let queue = SpooledQueue::new(broker, None, config, Clock::System, Health::default(), &lifecycle);
+    Ok(Bench { queue, prefix: config.prefix.clone(), lifecycle })
 }
 
 impl Bench {
@@ -675,7 +675,7 @@ async fn a_drain_hands_back_at_once_what_nobody_has_begun() {
         .await;
     let other = Bench::with(&config(&SHARED_NODE.url(), &ending.prefix)).await;
     assert!(timeout(Duration::from_millis(300), other.queue.next()).await.is_err());
-    ending.life.drain();
+    ending.lifecycle.drain();
     for _ in 0..3 {
         let job = other.take().await;
         assert_ne!(job.message.id, running.message.id);

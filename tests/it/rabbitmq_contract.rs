@@ -22,7 +22,7 @@ use crate::{
 
 struct Rabbit {
     prefix: String,
-    life: Lifecycle,
+    lifecycle: Lifecycle,
 }
 
 impl QueueUnderTest for Rabbit {
@@ -31,7 +31,7 @@ impl QueueUnderTest for Rabbit {
     const UNASKED_ANNOUNCEMENT: Announced = Announced::Unrouted;
 
     async fn start() -> Self {
-        Self { prefix: unique_prefix(), life: Lifecycle::new() }
+        Self { prefix: unique_prefix(), lifecycle: Lifecycle::new() }
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
@@ -44,8 +44,9 @@ impl QueueUnderTest for Rabbit {
             only_publishes: false,
             clock: Clock::System,
         };
-        let broker = RabbitMqQueue::open(options, &self.life).unwrap();
-        let queue = SpooledQueue::new(broker, None, &config, Clock::System, Health::default(), &self.life);
+        let broker = RabbitMqQueue::open(options, &self.lifecycle).unwrap();
+        let queue =
+            SpooledQueue::new(broker, None, &config, Clock::System, Health::default(), &self.lifecycle);
         let ready = async {
             while queue.ready().await.is_err() {
                 sleep(Duration::from_millis(20)).await;

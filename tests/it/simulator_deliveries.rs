@@ -11,7 +11,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use polyhook::{
     event::Event,
     secret::Secret,
-    signature::{EVENT_ID_HEADER, Form, Rejection, SIGNATURE_HEADER, Scheme, TIMESTAMP_HEADER, Verifier},
+    signature::{
+        EVENT_ID_HEADER, SIGNATURE_HEADER, Scheme, SignatureError, SignedForm, TIMESTAMP_HEADER, Verifier,
+    },
 };
 use polyhook_simulator::{
     BodyForm, CallInfo, Channel, Clock, Delivery, Environment, EventOptions, Sender, SenderOptions,
@@ -47,7 +49,7 @@ fn now() -> jiff::Timestamp {
     "2026-11-03T12:00:00Z".parse().unwrap()
 }
 
-fn verify(scheme: Scheme, (headers, body): &(HeaderMap, Bytes)) -> Result<Form, Rejection> {
+fn verify(scheme: Scheme, (headers, body): &(HeaderMap, Bytes)) -> Result<SignedForm, SignatureError> {
     let header = |name| headers.get(name).map(HeaderValue::as_bytes);
     Verifier::new(&[Secret::new(SECRET)], scheme, Duration::from_mins(5))
         .verify(header(SIGNATURE_HEADER), header(TIMESTAMP_HEADER), body, now())
@@ -59,23 +61,23 @@ async fn polyhook_accepts_both_forms_that_the_simulator_signs() {
     let timestamped = deliver(SignatureForm::Timestamped, None).await;
     assert_eq!(timestamped.0[EVENT_ID_HEADER], "evt_1");
     for scheme in [Scheme::Auto, Scheme::Timestamped] {
-        assert_eq!(verify(scheme, &timestamped), Ok(Form::Timestamped));
+        assert_eq!(verify(scheme, &timestamped), Ok(SignedForm::Timestamped));
     }
     let body = deliver(SignatureForm::Body, None).await;
     for scheme in [Scheme::Auto, Scheme::Body] {
-        assert_eq!(verify(scheme, &body), Ok(Form::Body));
+        assert_eq!(verify(scheme, &body), Ok(SignedForm::Body));
     }
 }
 
 #[tokio::test]
 async fn polyhook_rejects_every_tampering() {
     for (tampering, rejection) in [
-        (Tampering::WrongSecret, Rejection::Mismatch),
-        (Tampering::MalformedSignature, Rejection::SignatureMalformed),
-        (Tampering::MissingSignature, Rejection::SignatureMissing),
-        (Tampering::StaleTimestamp, Rejection::Stale { skew_s: 3600 }),
-        (Tampering::MissingTimestamp, Rejection::Mismatch),
-        (Tampering::ModifiedBody, Rejection::Mismatch),
+        (Tampering::WrongSecret, SignatureError::Mismatch),
+        (Tampering::MalformedSignature, SignatureError::SignatureMalformed),
+        (Tampering::MissingSignature, SignatureError::SignatureMissing),
+        (Tampering::StaleTimestamp, SignatureError::Stale { skew_s: 3600 }),
+        (Tampering::MissingTimestamp, SignatureError::Mismatch),
+        (Tampering::ModifiedBody, SignatureError::Mismatch),
     ] {
         let delivery = deliver(SignatureForm::Timestamped, Some(tampering)).await;
         assert_eq!(verify(Scheme::Auto, &delivery), Err(rejection), "{tampering:?}");

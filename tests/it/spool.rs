@@ -49,7 +49,7 @@ struct Receiver {
     spool_config: SpoolConfig,
     clock: Clock,
     health: Health,
-    life: Lifecycle,
+    lifecycle: Lifecycle,
 }
 
 impl Receiver {
@@ -64,7 +64,7 @@ impl Receiver {
             spool_config,
             clock: Clock::System,
             health: Health::default(),
-            life: Lifecycle::new(),
+            lifecycle: Lifecycle::new(),
         }
     }
 
@@ -88,9 +88,9 @@ impl Receiver {
             only_publishes: false,
             clock: self.clock.clone(),
         };
-        let broker = RabbitMqQueue::open(options, &self.life).unwrap();
+        let broker = RabbitMqQueue::open(options, &self.lifecycle).unwrap();
         let spool =
-            Spool::open(&self.spool_config, &self.queue_config, self.clock.clone(), &self.life).unwrap();
+            Spool::open(&self.spool_config, &self.queue_config, self.clock.clone(), &self.lifecycle).unwrap();
         let spool = Some((spool, self.spool_config.drain_rate));
         SpooledQueue::new(
             broker,
@@ -98,7 +98,7 @@ impl Receiver {
             &self.queue_config,
             self.clock.clone(),
             self.health.clone(),
-            &self.life,
+            &self.lifecycle,
         )
     }
 
@@ -123,9 +123,9 @@ impl QueueUnderTest for Replicas {
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
-        let Receiver { queue_config, life, .. } = &self.0;
+        let Receiver { queue_config, lifecycle, .. } = &self.0;
         let queue_config = QueueConfig { publish_timeout: Duration::from_secs(5), ..queue_config.clone() };
-        let receiver = Receiver { queue_config, life: life.clone(), ..Receiver::new("") };
+        let receiver = Receiver { queue_config, lifecycle: lifecycle.clone(), ..Receiver::new("") };
         let queue = receiver.open_with(vec![Self::SHORT_WAIT, Self::LONG_WAIT]);
         while queue.ready().await.is_err() || !receiver.conditions().is_empty() {
             sleep(Duration::from_millis(20)).await;

@@ -39,7 +39,7 @@ mod contract {
 /// A queue file in a folder of its own.
 struct SqliteFixture {
     folder: TempDir,
-    life: Lifecycle,
+    lifecycle: Lifecycle,
 }
 
 impl QueueUnderTest for SqliteFixture {
@@ -59,7 +59,7 @@ impl QueueUnderTest for SqliteFixture {
 
 impl SqliteFixture {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), life: Lifecycle::new() }
+        Self { folder: tempfile::tempdir().unwrap(), lifecycle: Lifecycle::new() }
     }
 
     fn path(&self) -> PathBuf {
@@ -68,7 +68,7 @@ impl SqliteFixture {
 
     /// Opens the queue, and returns it both as a trait object and as its own type.
     fn open_with(&self, options: SqliteOptions) -> (Arc<dyn Queue>, Arc<SqliteQueue>) {
-        let queue = SqliteQueue::open(&self.path(), options, &self.life).unwrap();
+        let queue = SqliteQueue::open(&self.path(), options, &self.lifecycle).unwrap();
         (Arc::clone(&queue) as Arc<dyn Queue>, queue)
     }
 

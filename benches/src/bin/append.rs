@@ -210,11 +210,11 @@ async fn produce(target: Target, producer: usize, body: Arc<[u8]>, from: Instant
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
-    let life = Lifecycle::new();
+    let lifecycle = Lifecycle::new();
     let mut writing = None;
     let target = if args.queue {
         let options = SqliteOptions::new(&QueueConfig::default(), Clock::System);
-        Target::Queue(SqliteQueue::open(&args.file, options, &life)?, Clock::System)
+        Target::Queue(SqliteQueue::open(&args.file, options, &lifecycle)?, Clock::System)
     } else {
         let writer = Writer::open(&args)?;
         let (appends, receiver) = mpsc::channel();
@@ -233,7 +233,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         measured.add(&each);
     }
     if let Target::Queue(queue, _) = &target {
-        life.drain();
+        lifecycle.drain();
         queue.close().await;
     }
     drop(target);

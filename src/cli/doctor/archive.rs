@@ -30,7 +30,7 @@ pub(super) async fn check(config: &Config, subject: Subject, clock: Clock) -> Ve
 
 /// Looking makes no folders.
 fn absent(subject: &Subject, path: &std::path::Path) -> Finding {
-    let above = disk::existing(path);
+    let above = disk::nearest_existing_folder(path);
     match space::writable(&above) {
         Ok(()) if path.exists() => {
             subject.fail("it is a file, not a folder", "point archive.url at a folder")

@@ -9,7 +9,7 @@ use super::{
     space,
 };
 use crate::{
-    config::{Config, Error, Roles},
+    config::{Config, ConfigError, Roles},
     disk,
     queue::{spool, sqlite},
 };
@@ -19,11 +19,11 @@ const LEAST: ByteSize = ByteSize::mib(64);
 const ENOUGH: ByteSize = ByteSize::gib(1);
 
 /// Nothing else can be looked at.
-pub(super) fn unreadable(error: &Error) -> Vec<Finding> {
+pub(super) fn unreadable(error: &ConfigError) -> Vec<Finding> {
     problems(error, "correct it; `polyhook config schema` and config/polyhook.example.toml have every key")
 }
 
-fn problems(error: &Error, next: &str) -> Vec<Finding> {
+fn problems(error: &ConfigError, next: &str) -> Vec<Finding> {
     let subject = Subject::new("configuration", "all layers");
     error.to_string().lines().map(|problem| subject.fail(problem, next)).collect()
 }
@@ -78,7 +78,7 @@ async fn blocking(subject: Subject, look: impl FnOnce() -> Vec<Finding> + Send +
 }
 
 fn file(subject: &Subject, path: &Path, key: &str) -> Finding {
-    let folder = disk::existing(path.parent().unwrap_or(path));
+    let folder = disk::nearest_existing_folder(path.parent().unwrap_or(path));
     if let Err(error) = space::writable(&folder) {
         return subject.fail(
             format!("nothing can be written in {}: {error}", folder.display()),

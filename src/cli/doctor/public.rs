@@ -81,7 +81,7 @@ async fn judge(
         response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| url.join(to).ok());
     let body = client_policy::read_prefix(response, MAX_BODY).await;
     let took = started.elapsed();
-    let ours = web::is_answer(status, &body);
+    let ours = web::is_receiver_answer(status, &body);
     let by = if ours { "polyhook" } else { "something that is not polyhook" };
     let said = format!("an unsigned post is answered {} by {by}", status.as_u16());
     match status.as_u16() {

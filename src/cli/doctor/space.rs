@@ -16,7 +16,7 @@ pub(super) fn writable(folder: &Path) -> std::io::Result<()> {
 
 /// Red below `least`, amber below `enough`.
 pub(super) fn check(of: &str, path: &Path, least: ByteSize, enough: ByteSize) -> Finding {
-    let folder = disk::existing(path);
+    let folder = disk::nearest_existing_folder(path);
     let subject = Subject::new("disk", format!("{of} ({})", folder.display()));
     let Some(free) = disk::free_bytes(&folder) else {
         return subject.skipped("the free space cannot be read", "look at it yourself, with `df`");

@@ -102,7 +102,7 @@ struct Done<'a> {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
-    let config = global.load_before_secrets()?;
+    let config = global.load_with_optional_secrets_file()?;
     let path = safe::path(args.secrets_file.as_deref(), &config)?;
     let mut wanted = wanted(args)?;
     let webhooks = args.account.webhooks(&config)?;
@@ -256,7 +256,7 @@ impl Creation<'_> {
         let tried = match until {
             Some(until) => {
                 let mut file = self.before.clone();
-                file.set_window(Some(self.later(until)));
+                file.set_retry_window(Some(self.later(until)));
                 self.store.write(&file).map(drop)
             }
             None => self.store.check(&self.before),
@@ -274,7 +274,7 @@ impl Creation<'_> {
 
     /// A rotation's window stays open as long as it wanted.
     fn later(&self, until: Timestamp) -> Timestamp {
-        self.before.window().map_or(until, |before| before.max(until))
+        self.before.retry_window().map_or(until, |before| before.max(until))
     }
 
     fn take_back(&self, open: Option<Timestamp>) {
@@ -296,7 +296,7 @@ impl Creation<'_> {
                 endpoint.id
             ))
         };
-        if !SecretsFile::can_hold(signing_secret) {
+        if !SecretsFile::can_store(signing_secret) {
             let odd = io::Error::new(
                 io::ErrorKind::InvalidData,
                 "this secret is not one line of 16 characters or more",
@@ -308,7 +308,7 @@ impl Creation<'_> {
         file.add(&endpoint.id, signing_secret.clone());
         let window_until = open.map(|_| self.later(after(&self.clock, WINDOW_AFTER + self.args.wait)));
         if window_until.is_some() {
-            file.set_window(window_until);
+            file.set_retry_window(window_until);
         }
         let written = self.store.write(&file).map_err(|error| lost(&error))?;
         Ok(Done {

@@ -32,7 +32,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
     if !args.yes {
         prompt::require_terminal("delete the endpoint permanently")?;
     }
-    let config = global.load_before_secrets()?;
+    let config = global.load_with_optional_secrets_file()?;
     let webhooks = args.account.webhooks(&config)?;
     let endpoints = webhooks.list().await.map_err(failed)?;
     let endpoint = find(&endpoints, Some(&args.endpoint))?;
@@ -48,7 +48,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
         };
         failed(format!("{error}. {what}"))
     })?;
-    let is_its = |entry: &&crate::web::Entry| entry.endpoint.as_deref() == Some(&*endpoint.id);
+    let is_its = |entry: &&crate::web::SecretEntry| entry.endpoint.as_deref() == Some(&*endpoint.id);
     let secrets = config.signature.file_secrets.entries().filter(is_its).count();
     if args.json {
         output::json(&serde_json::json!({

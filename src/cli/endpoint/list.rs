@@ -41,7 +41,7 @@ pub(in crate::cli) struct ShowArgs {
 }
 
 pub(super) async fn list(global: &GlobalArgs, args: &ListArgs) -> Result<(), CliError> {
-    let config = global.load_before_secrets()?;
+    let config = global.load_with_optional_secrets_file()?;
     let endpoints = args.account.webhooks(&config)?.list().await.map_err(failed)?;
     if args.json {
         for endpoint in &endpoints {
@@ -70,7 +70,7 @@ pub(super) async fn list(global: &GlobalArgs, args: &ListArgs) -> Result<(), Cli
 }
 
 pub(super) async fn show(global: &GlobalArgs, args: &ShowArgs) -> Result<(), CliError> {
-    let config = global.load_before_secrets()?;
+    let config = global.load_with_optional_secrets_file()?;
     let endpoints = args.account.webhooks(&config)?.list().await.map_err(failed)?;
     let endpoint = find(&endpoints, args.endpoint.as_deref())?;
     if args.json {

@@ -27,7 +27,7 @@ use crate::{
     clock::Clock,
     polyai::Endpoint,
     secret::Secret,
-    web::{Ending, LONGEST_WINDOW, SecretsFile},
+    web::{MAX_RETRY_WINDOW, RotationSummary, SecretsFile},
 };
 
 /// Give an endpoint another signing secret, without losing a delivery.
@@ -79,7 +79,7 @@ struct Done<'a> {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
-    let config = global.load_before_secrets()?;
+    let config = global.load_with_optional_secrets_file()?;
     let clock = Clock::System;
     let path = safe::path(args.secrets_file.as_deref(), &config)?;
     let project = project(&config, args.project.as_deref())?;
@@ -141,9 +141,9 @@ impl<'a> Rotation<'a> {
     /// window has to be open until somebody is back.
     fn open_window(&self, store: &Store, before: &SecretsFile) -> Result<Timestamp, CliError> {
         let until =
-            after(&self.clock, self.args.keep_old.max(WINDOW_AFTER + self.args.wait).min(LONGEST_WINDOW));
+            after(&self.clock, self.args.keep_old.max(WINDOW_AFTER + self.args.wait).min(MAX_RETRY_WINDOW));
         let mut file = before.clone();
-        file.set_window(Some(until));
+        file.set_retry_window(Some(until));
         store.write(&file).map(|_| until).map_err(|error| {
             CliError::Failed(format!(
                 "{}: {error}. Nothing was rotated, because the new secret could not be put where receivers read it. If \
@@ -157,7 +157,7 @@ impl<'a> Rotation<'a> {
 
     /// Step 4. The secret is in nobody else's hands, so it must not be lost here.
     fn keep(&self, store: &Store, before: &SecretsFile, secret: &'a Secret) -> Result<Done<'a>, CliError> {
-        if !SecretsFile::can_hold(secret) {
+        if !SecretsFile::can_store(secret) {
             let odd = io::Error::new(
                 io::ErrorKind::InvalidData,
                 "this secret is not one line of 16 characters or more",
@@ -169,9 +169,9 @@ impl<'a> Rotation<'a> {
         let window_until = after(&self.clock, WINDOW_AFTER + self.args.wait);
         // Somebody may have edited it meanwhile; if it is gone, what was there before will do.
         let mut file = store.read().ok().flatten().unwrap_or_else(|| before.clone());
-        let Ending { expiring, unmarked } =
+        let RotationSummary { expiring, unmarked } =
             file.rotate(&self.endpoint.id, secret.clone(), self.only, old_until, now);
-        file.set_window(Some(window_until));
+        file.set_retry_window(Some(window_until));
         let written = store.write(&file).map_err(|error| self.rescue(store, secret, &error))?;
         let mut notes = Vec::new();
         if unmarked > 0 {

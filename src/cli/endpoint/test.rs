@@ -27,7 +27,7 @@ use crate::{
     clock::Clock,
     config::Config,
     secret::Secret,
-    signature::{Form, Scheme},
+    signature::{Scheme, SignedForm},
 };
 
 /// PolyAI's own, where the endpoint has none.
@@ -90,7 +90,7 @@ struct Check<'a> {
     /// Counted from 1; none without a signature.
     secret: Option<usize>,
     secret_of: Option<&'a str>,
-    form: Option<Form>,
+    form: Option<SignedForm>,
     expected: u16,
     status: Option<u16>,
     latency_ms: u64,
@@ -117,10 +117,10 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
     };
 
     let mut checks = Vec::new();
-    let forms: &[Form] = match config.signature.scheme {
-        Scheme::Auto => &[Form::Timestamped, Form::Body],
-        Scheme::Timestamped => &[Form::Timestamped],
-        Scheme::Body => &[Form::Body],
+    let forms: &[SignedForm] = match config.signature.scheme {
+        Scheme::Auto => &[SignedForm::Timestamped, SignedForm::Body],
+        Scheme::Timestamped => &[SignedForm::Timestamped],
+        Scheme::Body => &[SignedForm::Body],
     };
     let signed = known.iter().enumerate().flat_map(|one| forms.iter().map(move |form| (one, *form)));
     let posts = signed.map(Some).chain([None]);
@@ -156,7 +156,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
 /// Every secret that is valid now, as the receivers should have them.
 fn known(config: &Config, clock: &Clock) -> Vec<Known> {
     let now = clock.now();
-    let valid = |entry: &&crate::web::Entry| entry.expires.is_none_or(|expires| now < expires);
+    let valid = |entry: &&crate::web::SecretEntry| entry.expires.is_none_or(|expires| now < expires);
     let given = config.signature.secrets.iter().map(|secret| (secret, None));
     let in_file = config.signature.file_secrets.entries().filter(valid);
     let in_file = in_file.map(|entry| (&entry.secret, entry.endpoint.clone()));
@@ -213,7 +213,7 @@ fn show(report: &Report<'_>, json: bool) {
         let what = match (secret, form) {
             (Some(secret), Some(form)) => {
                 let of = secret_of.map(|id| format!(" of {}", sanitize(id))).unwrap_or_default();
-                let over = if *form == Form::Timestamped { "timestamp and body" } else { "body alone" };
+                let over = if *form == SignedForm::Timestamped { "timestamp and body" } else { "body alone" };
                 format!("secret {secret}{of}, {over}")
             }
             _ => "no signature".to_owned(),

@@ -59,7 +59,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
-    let config = global.load_before_secrets()?;
+    let config = global.load_with_optional_secrets_file()?;
     let wanted = wanted(args)?;
     let webhooks = args.account.webhooks(&config)?;
     let endpoints = webhooks.list().await.map_err(failed)?;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sha2::Sha256;
 
 use super::rewritten;
-use crate::{secret::Secret, signature::Form};
+use crate::{secret::Secret, signature::SignedForm};
 
 /// Of larger bodies only single mistakes are tried.
 const LARGE: usize = 256 * 1024;
@@ -31,7 +31,7 @@ pub(super) struct Mistake {
     pub(super) name: &'static str,
     /// What it is and what to do.
     pub(super) hint: String,
-    pub(super) form: Form,
+    pub(super) form: SignedForm,
     /// Counted from 0.
     pub(super) secret: usize,
 }
@@ -54,7 +54,7 @@ impl<T> Reading<T> {
 
 type Key = (usize, Vec<u8>);
 /// The form, and what is signed before the body.
-type Prefix = (Form, Vec<u8>);
+type Prefix = (SignedForm, Vec<u8>);
 
 /// The mistake, or the two, that explain the signature.
 pub(super) fn find(given: &Given<'_>) -> Option<Mistake> {
@@ -85,19 +85,19 @@ pub(super) fn find(given: &Given<'_>) -> Option<Mistake> {
     other_timestamp(given, &signatures)
 }
 
-fn mistake(made: &[&(&'static str, String)], form: Form, secret: usize) -> Mistake {
+fn mistake(made: &[&(&'static str, String)], form: SignedForm, secret: usize) -> Mistake {
     let hints: Vec<_> = made.iter().map(|(_, hint)| hint.as_str()).collect();
     let hint = if hints.is_empty() { other_form(form).to_owned() } else { hints.join("; and ") };
     Mistake { name: made.first().map_or("other_scheme", |(name, _)| name), hint, form, secret }
 }
 
 /// Nothing was wrong but what the configuration accepts.
-fn other_form(form: Form) -> &'static str {
+fn other_form(form: SignedForm) -> &'static str {
     match form {
-        Form::Timestamped => {
+        SignedForm::Timestamped => {
             "it signs `{timestamp}.{body}`, which signature.scheme does not accept: set it to \"auto\" or \"timestamped\""
         }
-        Form::Body => {
+        SignedForm::Body => {
             "it signs the body alone, the other form, which signature.scheme does not accept: set it to \"auto\" or \"body\""
         }
     }
@@ -185,9 +185,10 @@ fn keys(secrets: &[Secret]) -> Vec<Reading<Key>> {
 }
 
 fn prefixes(timestamp: Option<&str>) -> Vec<Reading<Prefix>> {
-    let mut prefixes = vec![Reading::plain((Form::Body, Vec::new()))];
+    let mut prefixes = vec![Reading::plain((SignedForm::Body, Vec::new()))];
     let Some(timestamp) = timestamp else { return prefixes };
-    let signed = |text: &str, separator: &str| (Form::Timestamped, format!("{text}{separator}").into_bytes());
+    let signed =
+        |text: &str, separator: &str| (SignedForm::Timestamped, format!("{text}{separator}").into_bytes());
     prefixes.push(Reading::plain(signed(timestamp, ".")));
     for separator in ["", ":", ",", "\n"] {
         prefixes.push(Reading::wrong(
@@ -277,7 +278,7 @@ fn other_timestamp(given: &Given<'_>, signatures: &[Reading<[u8; 32]>]) -> Optio
                     "it was signed with {said}: pass on X-PolyAI-Timestamp as it came, here {seconds} ({} s ago)",
                     now - seconds
                 );
-                return Some(Mistake { name: "timestamp", hint, form: Form::Timestamped, secret });
+                return Some(Mistake { name: "timestamp", hint, form: SignedForm::Timestamped, secret });
             }
         }
     }

@@ -160,7 +160,7 @@ pub struct RabbitMqQueue {
 /// The tasks, and how they end: those that use the connections first.
 #[derive(Debug)]
 struct Services {
-    life: Lifecycle,
+    lifecycle: Lifecycle,
     closing: CancellationToken,
     users: TaskTracker,
     hangup: CancellationToken,
@@ -168,9 +168,9 @@ struct Services {
 }
 
 impl Services {
-    fn new(life: &Lifecycle) -> Self {
+    fn new(lifecycle: &Lifecycle) -> Self {
         Self {
-            life: life.clone(),
+            lifecycle: lifecycle.clone(),
             closing: CancellationToken::new(),
             users: TaskTracker::new(),
             hangup: CancellationToken::new(),
@@ -185,8 +185,8 @@ impl Services {
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         let task = tracker.track_future(task);
-        let (closing, draining) = (self.closing.clone(), self.life.draining());
-        self.life.spawn_service(name, async move {
+        let (closing, draining) = (self.closing.clone(), self.lifecycle.draining());
+        self.lifecycle.spawn_service(name, async move {
             task.await;
             // One that ends by itself is the lifecycle's to report; one that was asked to end before the
             // drain has not failed.
@@ -217,11 +217,11 @@ impl Drop for Services {
 impl RabbitMqQueue {
     /// Checks the configuration and starts the tasks that connect. Returns at once, whether the broker is
     /// there or not: [`Queue::ready`] tells. Call it within a tokio runtime.
-    pub fn open(options: RabbitMqOptions<'_>, life: &Lifecycle) -> Result<Arc<Self>, OpenError> {
+    pub fn open(options: RabbitMqOptions<'_>, lifecycle: &Lifecycle) -> Result<Arc<Self>, OpenError> {
         let RabbitMqOptions { config, delays, consume, only_publishes, clock } = options;
         let topology = Topology::new(&config.prefix, &delays)?;
         let broker = Arc::new(Broker::new(config, only_publishes.then_some(PUBLISHER_FRAME_MAX))?);
-        let services = Services::new(life);
+        let services = Services::new(lifecycle);
         let desk = Arc::new(Desk::default());
         let connecting = || watch::channel(Link::away("connecting to the broker"));
 
@@ -257,7 +257,7 @@ impl RabbitMqQueue {
                 link: consuming,
                 publishing: link.clone(),
                 publishers: Arc::clone(&others),
-                draining: life.draining(),
+                draining: lifecycle.draining(),
                 closing: services.closing.clone(),
             };
             services.spawn(&services.users, "queue consumer", taker.run());

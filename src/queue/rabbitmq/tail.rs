@@ -47,10 +47,10 @@ pub struct Follower {
 
 impl Follower {
     /// Checks the configuration and starts to connect. Returns at once, whether the broker is there or not.
-    pub fn open(config: &QueueConfig, life: &Lifecycle) -> Result<Self, OpenError> {
+    pub fn open(config: &QueueConfig, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
         let topology = Topology::new(&config.prefix, &[])?;
         let broker = Arc::new(Broker::new(config, None)?);
-        let services = Services::new(life);
+        let services = Services::new(lifecycle);
         let (sender, link) = watch::channel(Link::away("connecting to the broker"));
         let role = Role::Follow(topology.clone());
         let keeper = connection::keep(broker, role, sender, services.hangup.clone());

@@ -139,8 +139,8 @@ impl SqliteQueue {
     /// Opens the file and starts the writer thread. Creates the file (mode 0600) and its folders if they are missing.
     ///
     /// Blocks for the time of a few writes and must be called within a tokio runtime. If the thread dies before the
-    /// drain, `life` ends the process.
-    pub fn open(path: &Path, options: SqliteOptions, life: &Lifecycle) -> Result<Arc<Self>, OpenError> {
+    /// drain, `lifecycle` ends the process.
+    pub fn open(path: &Path, options: SqliteOptions, lifecycle: &Lifecycle) -> Result<Arc<Self>, OpenError> {
         let (requests, received) = mpsc::channel();
         let commits = Arc::new(AtomicU64::new(0));
         let writer = Writer::new(
@@ -158,8 +158,8 @@ impl SqliteQueue {
                 writer.run();
             })
             .map_err(OpenError::Thread)?;
-        let draining = life.draining();
-        life.spawn_service("queue writer", async move {
+        let draining = lifecycle.draining();
+        lifecycle.spawn_service("queue writer", async move {
             tokio::select! {
                 _ = ended => {}
                 () = draining.cancelled() => {}

@@ -16,7 +16,7 @@ use std::{
 };
 
 use polyhook::{
-    app::{App, Ends},
+    app::{App, Resources},
     clock::Clock,
     config::{Config, Roles},
     lifecycle::Lifecycle,
@@ -99,14 +99,14 @@ struct World {
     sender: Sender,
     folder: TempDir,
     /// Of the PolyAI.
-    life: Lifecycle,
+    lifecycle: Lifecycle,
 }
 
 impl World {
     async fn start(node: &Node, change: impl FnOnce(&mut Config)) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
-        let life = Lifecycle::new();
+        let lifecycle = Lifecycle::new();
         let scenario = Scenario { calls: 0, ..Scenario::default() };
         let project = &scenario.projects[0];
         let project = ProjectConfig {
@@ -117,10 +117,10 @@ impl World {
         };
         let simulated_clock = polyhook_simulator::Clock::system();
         let (sim, server) =
-            Simulator::bind(([127, 0, 0, 1], 0).into(), scenario, simulated_clock, life.draining())
+            Simulator::bind(([127, 0, 0, 1], 0).into(), scenario, simulated_clock, lifecycle.draining())
                 .await
                 .unwrap();
-        life.spawn_service("simulator", server.run());
+        lifecycle.spawn_service("simulator", server.run());
         let mut config = Config { projects: vec![project], ..Config::default() };
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.signature.secrets = vec![Secret::new(sim.signing_secret())];
@@ -135,9 +135,9 @@ impl World {
         change(&mut config);
         config.check(Roles::ALL).unwrap();
         let app = App::start(&config, Roles::ALL, None, Clock::System).await.unwrap();
-        let target = format!("http://{}{}", app.public().unwrap(), config.server.path);
+        let target = format!("http://{}{}", app.public_address().unwrap(), config.server.path);
         let sender = sim.sender(target.parse().unwrap(), SenderOptions::default()).unwrap();
-        let world = Self { sim, app, config, sender, folder, life };
+        let world = Self { sim, app, config, sender, folder, lifecycle };
         eventually("ready", async || world.app.queue().queue.ready().await.is_ok()).await;
         world
     }
@@ -164,7 +164,7 @@ impl World {
     /// A worker of one's own, on the same broker.
     fn worker(&self, config: &Config) -> Worker {
         let queue = std::sync::Arc::clone(&self.app.queue().queue);
-        Ends::open(config, &Clock::System).unwrap().worker(config, queue, Clock::System)
+        Resources::open(config, &Clock::System).unwrap().worker(config, queue, Clock::System)
     }
 
     async fn erase(&self, call: &CallInfo) {
@@ -180,9 +180,9 @@ impl World {
     }
 
     async fn end(self) {
-        self.app.life().drain();
-        self.app.run_to_end().await;
-        self.life.drain();
+        self.app.lifecycle().drain();
+        self.app.run_until_shutdown().await;
+        self.lifecycle.drain();
         drop(self.folder);
     }
 }

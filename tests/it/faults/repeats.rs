@@ -28,13 +28,14 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::manual("2026-11-03T12:00:00Z".parse().unwrap());
-    let life = Lifecycle::new();
+    let lifecycle = Lifecycle::new();
     let local = ([127, 0, 0, 1], 0).into();
     let scenario = Scenario { calls: 0, ..Scenario::default() };
     let shared_clock = clock.clone();
     let simulated_clock = polyhook_simulator::Clock::from_fn(move || shared_clock.now());
-    let (polyai, server) = Simulator::bind(local, scenario, simulated_clock, life.draining()).await.unwrap();
-    life.spawn_service("simulator", server.run());
+    let (polyai, server) =
+        Simulator::bind(local, scenario, simulated_clock, lifecycle.draining()).await.unwrap();
+    lifecycle.spawn_service("simulator", server.run());
     let call = NewCall {
         environment: Some(Environment::Live),
         channel: Some(Channel::Webchat),
@@ -66,7 +67,7 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     while queue.ready().await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let address = app.public().unwrap();
+    let address = app.public_address().unwrap();
     let body = format!(
         r#"{{"type":"conversation.completed","data":{{"conversation_id":"{}","environment":"live"}}}}"#,
         call.id
@@ -107,14 +108,14 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
     };
     let depths = tokio::time::timeout(Duration::from_mins(1), idle).await.expect("the queue is emptied");
     assert!(depths.iter().all(|(lane, depth)| *lane != QueueKind::Dead || *depth == 0), "{depths:?}");
-    app.life().drain();
-    app.run_to_end().await;
+    app.lifecycle().drain();
+    app.run_until_shutdown().await;
     let found = manifests(folder.path());
     assert_eq!(found.len(), 1, "archived once");
     let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&found[0]).unwrap()).unwrap();
     assert_eq!(manifest["revision"], 1, "{manifest}");
     figures.set("acknowledged", AT_ONCE + OVER_HOURS).set("archived", 1).set("archived_twice", 0);
-    life.drain();
+    lifecycle.drain();
     (folder, call.id)
 }
 

@@ -228,11 +228,11 @@ struct Embedded;
 
 impl Embedded {
     fn of(site: &Installation) -> Open {
-        let (runtime, life) = (Runtime::new().unwrap(), Lifecycle::new());
+        let (runtime, lifecycle) = (Runtime::new().unwrap(), Lifecycle::new());
         let path = site.path().join("polyhook-data/queue.db");
-        let queue: Arc<dyn Queue> =
-            runtime.block_on(async { SqliteQueue::open(&path, SqliteOptions::default(), &life).unwrap() });
-        Open { runtime, queue, _life: life }
+        let queue: Arc<dyn Queue> = runtime
+            .block_on(async { SqliteQueue::open(&path, SqliteOptions::default(), &lifecycle).unwrap() });
+        Open { runtime, queue, _life: lifecycle }
     }
 }
 
@@ -251,7 +251,7 @@ impl Rabbit {
     }
 
     fn open(&self) -> Open {
-        let (runtime, life) = (Runtime::new().unwrap(), Lifecycle::new());
+        let (runtime, lifecycle) = (Runtime::new().unwrap(), Lifecycle::new());
         let queue: Arc<dyn Queue> = runtime.block_on(async {
             let delays = [1, 2, 4].map(Duration::from_secs).to_vec();
             let config = config(&self.url, &self.prefix);
@@ -262,9 +262,9 @@ impl Rabbit {
                 only_publishes: false,
                 clock: Clock::System,
             };
-            RabbitMqQueue::open(options, &life).unwrap()
+            RabbitMqQueue::open(options, &lifecycle).unwrap()
         });
-        let open = Open { runtime, queue, _life: life };
+        let open = Open { runtime, queue, _life: lifecycle };
         eventually("ready", || open.runtime.block_on(open.queue.ready()).is_ok());
         open
     }

@@ -150,19 +150,19 @@ async fn probes() -> Vec<Given> {
     harness::metrics();
     metrics::counter!("polyhook_deliveries_total", "outcome" => "accepted").increment(0);
     let queue = FakeQueue::new(Behaviour::Store);
-    let (life, health) = (Lifecycle::new(), Health::default());
-    let admin = Server::admin_with(&queue, life.clone(), health.clone()).await;
+    let (lifecycle, health) = (Lifecycle::new(), Health::default());
+    let admin = Server::admin_with(&queue, lifecycle.clone(), health.clone()).await;
     let mut given = Vec::new();
     let mut ask = async |path| given.push(Given { path, method: "get", answer: admin.get(path).await });
     for path in ["/livez", "/readyz", "/metrics"] {
         ask(path).await;
     }
-    health.degraded("clock", "it is 600 s off");
-    health.degraded("api_key", "a file cannot be read");
+    health.set_degraded("clock", "it is 600 s off");
+    health.set_degraded("api_key", "a file cannot be read");
     ask("/readyz").await;
     queue.set_ready(Some(Err(QueueError::Unavailable("the disk is full".to_owned()))));
     ask("/readyz").await;
-    life.drain();
+    lifecycle.drain();
     for path in ["/readyz", "/livez"] {
         ask(path).await;
     }

@@ -147,7 +147,7 @@ async fn the_envelope_says_where_it_came_from() {
 async fn the_same_event_at_once_is_stored_once() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::start(&config(&folder), Roles::RECEIVE, None, clock()).await.unwrap();
-    let address = app.public().unwrap();
+    let address = app.public_address().unwrap();
 
     let mut senders = JoinSet::new();
     for _ in 0..100 {
@@ -168,14 +168,14 @@ async fn the_same_event_at_once_is_stored_once() {
     assert_eq!(fetch_depth(&app).await, 3);
 
     // And it is on the disk, not in this process's head.
-    app.life().drain();
-    app.run_to_end().await;
+    app.lifecycle().drain();
+    app.run_until_shutdown().await;
     let app = App::start(&config(&folder), Roles::RECEIVE, None, clock()).await.unwrap();
     assert_eq!(fetch_depth(&app).await, 3);
     let job = Arc::clone(&app.queue().queue).next().await.unwrap();
     assert_eq!((job.message.id.as_str(), job.message.body), ("evt-1", event_body("evt-1").into()));
-    app.life().drain();
-    app.run_to_end().await;
+    app.lifecycle().drain();
+    app.run_until_shutdown().await;
 }
 
 async fn fetch_depth(app: &App) -> u64 {

@@ -13,7 +13,7 @@ use polyhook::{
     clock::Clock,
     config::Config,
     health::Health,
-    lifecycle::{Ending, Lifecycle},
+    lifecycle::{Lifecycle, ShutdownOutcome},
     queue::{Queue, QueueUrls},
     secret::Secret,
     telemetry,
@@ -74,7 +74,7 @@ pub(super) fn metrics() -> PrometheusHandle {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) address: SocketAddr,
-    pub(super) life: Lifecycle,
+    pub(super) lifecycle: Lifecycle,
 }
 
 impl Server {
@@ -93,24 +93,25 @@ impl Server {
         Self::serve(receiver.router(&server.path), server.ack_budget, Lifecycle::new()).await
     }
 
-    /// The admin listener of a process that lives and drains with `life`.
-    pub(super) async fn admin(queue: &Arc<impl Queue>, life: Lifecycle) -> Self {
-        Self::admin_with(queue, life, Health::default()).await
+    /// The admin listener of a process that lives and drains with `lifecycle`.
+    pub(super) async fn admin(queue: &Arc<impl Queue>, lifecycle: Lifecycle) -> Self {
+        Self::admin_with(queue, lifecycle, Health::default()).await
     }
 
     /// The same, of a process that has something to say about itself.
-    pub(super) async fn admin_with(queue: &Arc<impl Queue>, life: Lifecycle, health: Health) -> Self {
+    pub(super) async fn admin_with(queue: &Arc<impl Queue>, lifecycle: Lifecycle, health: Health) -> Self {
         let queue = Arc::clone(queue) as Arc<dyn Queue>;
-        let admin = Admin { queue, receiver: None, metrics: metrics(), draining: life.draining(), health };
+        let admin =
+            Admin { queue, receiver: None, metrics: metrics(), draining: lifecycle.draining(), health };
         // What is shown is that it answers while draining, so it must outlive the drain.
         Self::serve(admin.router(), Duration::from_secs(4), Lifecycle::new()).await
     }
 
-    pub(super) async fn serve(router: axum::Router, budget: Duration, life: Lifecycle) -> Self {
+    pub(super) async fn serve(router: axum::Router, budget: Duration, lifecycle: Lifecycle) -> Self {
         let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        life.spawn_service("server", web::serve("test", listener, router, budget, life.clone()));
-        Self { address, life }
+        lifecycle.spawn_service("server", web::serve("test", listener, router, budget, lifecycle.clone()));
+        Self { address, lifecycle }
     }
 
     pub(super) async fn open(&self) -> Wire {
@@ -127,15 +128,15 @@ impl Server {
     }
 
     /// Drains, and is over when everybody was answered.
-    pub(super) async fn end(&self) -> Ending {
-        self.life.drain();
-        self.life.run_to_end().await
+    pub(super) async fn end(&self) -> ShutdownOutcome {
+        self.lifecycle.drain();
+        self.lifecycle.run_until_shutdown().await
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.life.drain();
+        self.lifecycle.drain();
     }
 }
 

@@ -6,7 +6,7 @@ use std::{io::ErrorKind, time::Duration};
 use polyhook::{
     app::App,
     config::Roles,
-    lifecycle::{Ending, Lifecycle},
+    lifecycle::{Lifecycle, ShutdownOutcome},
     queue::{QueueError, QueueKind},
     signature::EVENT_ID_HEADER,
 };
@@ -21,8 +21,8 @@ use super::{
 #[tokio::test]
 async fn ready_is_the_truth_about_the_queue() {
     let queue = FakeQueue::new(Behaviour::Store);
-    let life = Lifecycle::new();
-    let admin = Server::admin(&queue, life.clone()).await;
+    let lifecycle = Lifecycle::new();
+    let admin = Server::admin(&queue, lifecycle.clone()).await;
     let ready = admin.get("/readyz").await;
     assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
 
@@ -39,7 +39,7 @@ async fn ready_is_the_truth_about_the_queue() {
 
     queue.set_ready(Some(Ok(())));
     assert_eq!(admin.get("/readyz").await.status, 200, "well again without a restart");
-    life.drain();
+    lifecycle.drain();
     let draining = admin.get("/readyz").await;
     assert_eq!((draining.status, draining.body.as_str()), (503, "draining\n"));
     assert_eq!(admin.get("/livez").await.status, 200);
@@ -49,7 +49,7 @@ async fn ready_is_the_truth_about_the_queue() {
 async fn metrics_count_what_happened_and_name_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::start(&config(&folder), Roles::RECEIVE, Some(metrics()), clock()).await.unwrap();
-    let (public, admin) = (app.public().unwrap(), app.admin().unwrap());
+    let (public, admin) = (app.public_address().unwrap(), app.admin_address().unwrap());
     let before = scrape(admin).await;
     let request = Request::signed(event_body("CA-in-a-label")).with(EVENT_ID_HEADER, "evt-in-a-label");
     for status in [204, 204] {
@@ -88,8 +88,8 @@ async fn metrics_count_what_happened_and_name_nobody() {
     }
     let delivery = Wire::open(admin).await.ask(&request).await;
     assert_eq!(delivery.status, 404, "deliveries come in at the other door");
-    app.life().drain();
-    assert_eq!(app.run_to_end().await, Ending::Drained);
+    app.lifecycle().drain();
+    assert_eq!(app.run_until_shutdown().await, ShutdownOutcome::Drained);
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ fn value(metrics: &str, series: &str) -> f64 {
 async fn a_drain_answers_who_is_in_and_takes_nobody_else() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::start(&config(&folder), Roles::RECEIVE, Some(metrics()), clock()).await.unwrap();
-    let (public, life) = (app.public().unwrap(), app.life().clone());
+    let (public, lifecycle) = (app.public_address().unwrap(), app.lifecycle().clone());
     let mut idle = Wire::open(public).await;
     idle.ask(&Request::event("evt-0")).await.assert_taken();
     let mut silent = Wire::open(public).await;
@@ -135,7 +135,7 @@ async fn a_drain_answers_who_is_in_and_takes_nobody_else() {
     tokio::time::sleep(Duration::from_millis(100)).await;
 
     let sender = async {
-        life.drain();
+        lifecycle.drain();
         idle.closed().await;
         silent.closed().await;
         let refused = loop {
@@ -151,15 +151,15 @@ async fn a_drain_answers_who_is_in_and_takes_nobody_else() {
             wire.closed().await;
         }
     };
-    let ((ending, time), ()) = tokio::join!(timed(app.run_to_end()), sender);
-    assert_eq!(ending, Ending::Drained);
+    let ((ending, time), ()) = tokio::join!(timed(app.run_until_shutdown()), sender);
+    assert_eq!(ending, ShutdownOutcome::Drained);
     assert!(time < Duration::from_secs(5), "{time:?}");
 
     let app = App::start(&config(&folder), Roles::RECEIVE, None, clock()).await.unwrap();
     let depths = app.queue().queue.depths().await.unwrap();
     assert!(depths.contains(&(QueueKind::Fetch, 6)), "{depths:?}");
-    app.life().drain();
-    assert_eq!(app.run_to_end().await, Ending::Drained);
+    app.lifecycle().drain();
+    assert_eq!(app.run_until_shutdown().await, ShutdownOutcome::Drained);
 }
 
 #[tokio::test]
@@ -171,12 +171,12 @@ async fn a_drain_waits_for_the_queue() {
     two.send(&Request::event("evt-2").sized()).await;
     until("both wait for the queue", || queue.inside() == 2).await;
     let sender = async {
-        until("the drain has begun", || server.life.draining().is_cancelled()).await;
+        until("the drain has begun", || server.lifecycle.draining().is_cancelled()).await;
         assert!(one.is_silent_for(Duration::from_millis(200)).await);
         queue.release(2);
         one.answer().await.assert_taken();
         two.answer().await.assert_taken();
     };
     let (ending, ()) = tokio::join!(server.end(), sender);
-    assert_eq!(ending, Ending::Drained);
+    assert_eq!(ending, ShutdownOutcome::Drained);
 }

@@ -50,10 +50,10 @@ impl Place {
         let queue = FakeQueue::new(Behaviour::Store);
         let dynamic = Arc::clone(&queue) as Arc<dyn Queue>;
         let receiver = Receiver::new(&server(), config, dynamic, clock.clone(), &health);
-        let life = Lifecycle::new();
+        let lifecycle = Lifecycle::new();
         let router = receiver.router(&server().path);
-        let admin = Server::admin_with(&queue, life.clone(), health).await;
-        let server = Server::serve(router, Duration::from_secs(4), life).await;
+        let admin = Server::admin_with(&queue, lifecycle.clone(), health).await;
+        let server = Server::serve(router, Duration::from_secs(4), lifecycle).await;
         Self { folder, receiver, server, admin, clock }
     }
 
@@ -63,7 +63,7 @@ impl Place {
 
     async fn write(&self, text: &str) {
         std::fs::write(self.file(), text).unwrap();
-        self.receiver.keep_up().await;
+        self.receiver.refresh().await;
     }
 
     async fn status(&self, secret: &str) -> u16 {
@@ -90,7 +90,7 @@ impl Place {
 
     async fn pass(&self, time: Duration) {
         self.clock.advance(time);
-        self.receiver.keep_up().await;
+        self.receiver.refresh().await;
     }
 }
 
@@ -116,7 +116,7 @@ async fn the_configurations_own_secrets_stay() {
     let config = SignatureConfig { secrets_file: Some(path), ..signature() };
     let place = Place::with(folder, &config).await;
     assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (204, 401), "not read yet");
-    place.receiver.keep_up().await;
+    place.receiver.refresh().await;
     assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (204, 204));
 }
 
@@ -137,7 +137,7 @@ async fn a_bad_file_changes_nothing_and_is_named() {
         assert!(said.contains("stay in force") && !said.contains("hunter2"), "{said}");
     }
     std::fs::remove_file(place.file()).unwrap();
-    place.receiver.keep_up().await;
+    place.receiver.refresh().await;
     assert_eq!(place.status(SECRET).await, 204);
     assert!(place.readyz().await.contains("degraded: secrets: "), "{}", place.readyz().await);
     place.write(OTHER).await;
@@ -224,7 +224,7 @@ async fn no_delivery_sees_half_a_change() {
     let changes = async {
         for round in 0..10 {
             write(&place.file(), round);
-            place.receiver.keep_up().await;
+            place.receiver.refresh().await;
             assert_eq!(place.status(&format!("whsec_changing_all_the_time_{round}")).await, 204, "{round}");
         }
     };

@@ -54,9 +54,13 @@ async fn a_spooled_event_arrives_like_a_directly_published_one() {
     assert_eq!(receiver.spooled_messages(), 0, "published without the spool");
     let direct = customer.get(&inbox).await;
     // A second process shares the spool's file, and the queue forwards the messages of that process.
-    let other_process =
-        Spool::open(&receiver.spool_config, &receiver.queue_config, receiver.clock.clone(), &receiver.life)
-            .unwrap();
+    let other_process = Spool::open(
+        &receiver.spool_config,
+        &receiver.queue_config,
+        receiver.clock.clone(),
+        &receiver.lifecycle,
+    )
+    .unwrap();
     other_process.put(event).await.unwrap();
     let spooled = customer.get(&inbox).await;
 

@@ -152,7 +152,8 @@ async fn rejects_foreign_files_without_changing_them() {
     let (queue, _) = fixture.open_with(test_options());
     queue.publish(message("evt_1", b"{}")).await.unwrap();
     queue.close().await;
-    let open = |path: &Path| SqliteQueue::open(path, test_options(), &fixture.life).expect_err("refused");
+    let open =
+        |path: &Path| SqliteQueue::open(path, test_options(), &fixture.lifecycle).expect_err("refused");
 
     fixture.connection().pragma_update(None, "user_version", 99).unwrap();
     let newer = fs::read(fixture.path()).unwrap();

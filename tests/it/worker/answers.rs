@@ -128,8 +128,8 @@ fn answer(path: &str) -> Response {
 
 #[tokio::test]
 async fn what_is_no_such_conversation_is_not_archived() {
-    let life = Lifecycle::new();
-    let stub = Stub::start(&life, answer).await;
+    let lifecycle = Lifecycle::new();
+    let stub = Stub::start(&lifecycle, answer).await;
     let world = World::with(|_, config| {
         config.polyai.base_url = Some(stub.url.clone());
         config.polyai.api = ApiChoice::V3;

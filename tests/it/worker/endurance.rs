@@ -9,7 +9,7 @@ use std::{
 use bytesize::ByteSize;
 use polyhook::{
     clock::Clock,
-    lifecycle::{Ending, Lifecycle},
+    lifecycle::{Lifecycle, ShutdownOutcome},
     polyai::ProjectConfig,
     queue::{
         Queue, QueueKind,
@@ -86,7 +86,7 @@ async fn the_end_finishes_what_is_short_and_hands_back_what_is_not() {
 
     let started = Instant::now();
     let (ending, _folder, config) = world.end().await;
-    assert_eq!(ending, Ending::Drained);
+    assert_eq!(ending, ShutdownOutcome::Drained);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 
     assert_consistent(&place);
@@ -96,8 +96,9 @@ async fn the_end_finishes_what_is_short_and_hands_back_what_is_not() {
     assert_eq!(std::fs::read_dir(staging).unwrap().count(), 0, "nor kept anywhere");
 
     let polyhook::queue::QueueBackend::Sqlite(path) = config.queue.backend().unwrap() else { unreachable!() };
-    let life = Lifecycle::new();
-    let reopened = SqliteQueue::open(&path, SqliteOptions::new(&config.queue, Clock::System), &life).unwrap();
+    let lifecycle = Lifecycle::new();
+    let reopened =
+        SqliteQueue::open(&path, SqliteOptions::new(&config.queue, Clock::System), &lifecycle).unwrap();
     let job = tokio::time::timeout(Duration::from_secs(2), reopened.next()).await.unwrap().unwrap();
     let event = polyhook::event::Event::read(&job.message.body);
     assert_eq!(event.conversation_id.as_deref(), Some(slow.id.as_str()));

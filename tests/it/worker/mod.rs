@@ -19,7 +19,7 @@ use polyhook::{
     archive::Manifest,
     clock::Clock,
     config::{Config, Roles},
-    lifecycle::{Ending, Lifecycle},
+    lifecycle::{Lifecycle, ShutdownOutcome},
     polyai::{self, ProjectConfig},
     queue::{Announcement, DeadLetter, Queue, QueueKind, QueueUrls, sqlite::SqliteQueue},
     secret::Secret,
@@ -55,7 +55,7 @@ struct World {
     sender: Sender,
     folder: Arc<TempDir>,
     /// Of everything but the app.
-    life: Lifecycle,
+    lifecycle: Lifecycle,
 }
 
 impl World {
@@ -87,16 +87,17 @@ impl World {
         if config.projects.is_empty() {
             config.projects = scenario.projects.iter().map(project).collect();
         }
-        let life = Lifecycle::new();
+        let lifecycle = Lifecycle::new();
         let local = ([127, 0, 0, 1], 0).into();
         let simulated_clock = polyhook_simulator::Clock::system();
-        let (sim, server) = Simulator::bind(local, scenario, simulated_clock, life.draining()).await.unwrap();
-        life.spawn_service("simulator", server.run());
+        let (sim, server) =
+            Simulator::bind(local, scenario, simulated_clock, lifecycle.draining()).await.unwrap();
+        lifecycle.spawn_service("simulator", server.run());
         config.polyai.base_url.get_or_insert_with(|| sim.url().clone());
         config.polyai.platform_url.get_or_insert_with(|| sim.url().clone());
         config.signature.secrets = vec![Secret::new(sim.signing_secret())];
         let (app, sender) = connect(&sim, &config).await;
-        Self { sim, app, config, sender, folder, life }
+        Self { sim, app, config, sender, folder, lifecycle }
     }
 
     /// A second polyhook on the same archive, with a queue of its own.
@@ -106,7 +107,7 @@ impl World {
         config.queue.url = QueueUrls::One(Secret::new(format!("sqlite:{queue}")));
         let (app, sender) = connect(&self.sim, &config).await;
         let (sim, folder) = (self.sim.clone(), Arc::clone(&self.folder));
-        Self { sim, app, config, sender, folder, life: self.life.clone() }
+        Self { sim, app, config, sender, folder, lifecycle: self.lifecycle.clone() }
     }
 
     fn queue(&self) -> &SqliteQueue {
@@ -230,16 +231,16 @@ impl World {
     }
 
     /// As the first signal does.
-    async fn end(self) -> (Ending, Arc<TempDir>, Config) {
-        self.app.life().drain();
-        (self.app.run_to_end().await, self.folder, self.config)
+    async fn end(self) -> (ShutdownOutcome, Arc<TempDir>, Config) {
+        self.app.lifecycle().drain();
+        (self.app.run_until_shutdown().await, self.folder, self.config)
     }
 }
 
 async fn connect(sim: &Simulator, config: &Config) -> (App, Sender) {
     config.check(Roles::ALL).unwrap();
     let app = App::start(config, Roles::ALL, None, Clock::System).await.unwrap();
-    let target = format!("http://{}{}", app.public().unwrap(), config.server.path);
+    let target = format!("http://{}{}", app.public_address().unwrap(), config.server.path);
     let sender = sim.sender(target.parse().unwrap(), SenderOptions::default()).unwrap();
     (app, sender)
 }

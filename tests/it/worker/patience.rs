@@ -20,7 +20,7 @@ fn follow(world: &World) -> Arc<Mutex<Vec<(Instant, Activity)>>> {
     let kept = Arc::<Mutex<Vec<_>>>::default();
     let noted = Arc::clone(&kept);
     let mut watch = world.sim.state().subscribe();
-    drop(world.life.spawn("times", async move {
+    drop(world.lifecycle.spawn("times", async move {
         while let Ok(activity) = watch.recv().await {
             noted.lock().unwrap().push((Instant::now(), activity));
         }
@@ -96,7 +96,7 @@ async fn a_429_for_a_recording_pauses_as_well() {
 #[tokio::test]
 async fn what_passes_is_tried_again_until_it_has_passed() {
     let world = World::start().await;
-    let elsewhere = Stub::start(&world.life, |_| axum::response::Response::default()).await;
+    let elsewhere = Stub::start(&world.lifecycle, |_| axum::response::Response::default()).await;
     let elsewhere_url = elsewhere.url.join("v3/x/y/conversations/z").unwrap().to_string();
     let mut calls = Vec::new();
     for operation in [Operation::V3Conversation, Operation::V3Audio] {

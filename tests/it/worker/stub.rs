@@ -21,8 +21,8 @@ pub(super) struct Stub {
 }
 
 impl Stub {
-    /// Answers each path as `answer` says, until `life` ends.
-    pub(super) async fn start<F>(life: &Lifecycle, answer: F) -> Self
+    /// Answers each path as `answer` says, until `lifecycle` ends.
+    pub(super) async fn start<F>(lifecycle: &Lifecycle, answer: F) -> Self
     where
         F: Fn(&str) -> Response + Clone + Send + Sync + 'static,
     {
@@ -36,7 +36,7 @@ impl Stub {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         let serving = axum::serve(listener, router).into_future();
-        drop(life.spawn("stub", async move { serving.await.unwrap() }));
+        drop(lifecycle.spawn("stub", async move { serving.await.unwrap() }));
         Self { url, seen }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     polyai::http::no_redirect_client,
     secret::Secret,
-    signature::{EVENT_ID_HEADER, Form, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign},
+    signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, SignedForm, TIMESTAMP_HEADER, sign},
 };
 
 /// A receiver's refusal is shorter; who says more is another.
@@ -115,7 +115,7 @@ impl Poster {
     }
 
     /// Posts a harmless event, signed with a secret or not at all, and tells how long that took.
-    pub(super) async fn post(&self, signed: Option<(&Secret, Form)>) -> (Answer, Duration) {
+    pub(super) async fn post(&self, signed: Option<(&Secret, SignedForm)>) -> (Answer, Duration) {
         let started = Instant::now();
         let answer = match tokio::time::timeout(self.timeout, self.exchange(signed)).await {
             Ok(Ok(head)) => Answer::Http(head),
@@ -125,7 +125,7 @@ impl Poster {
         (answer, started.elapsed())
     }
 
-    async fn exchange(&self, signed: Option<(&Secret, Form)>) -> Result<Head, reqwest::Error> {
+    async fn exchange(&self, signed: Option<(&Secret, SignedForm)>) -> Result<Head, reqwest::Error> {
         let now = self.clock.now();
         let event_id = format!("evt_{}", uuid::Uuid::now_v7());
         let body = json!({
@@ -136,7 +136,7 @@ impl Poster {
         let mut request = self.client.post(self.url.clone()).headers(self.headers.clone());
         request = request.header(CONTENT_TYPE, "application/json").header(EVENT_ID_HEADER, event_id);
         if let Some((secret, form)) = signed {
-            let timestamp = (form == Form::Timestamped).then(|| now.as_second());
+            let timestamp = (form == SignedForm::Timestamped).then(|| now.as_second());
             request = request.header(SIGNATURE_HEADER, sign(secret, timestamp, &body));
             if let Some(timestamp) = timestamp {
                 request = request.header(TIMESTAMP_HEADER, timestamp);

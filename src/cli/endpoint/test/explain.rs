@@ -10,7 +10,7 @@ use super::{
     super::sanitize,
     attempt::{Answer, Head, Trouble},
 };
-use crate::signature::Form;
+use crate::signature::SignedForm;
 
 /// Who is further away than this fails on time alone, if not now then soon.
 const MUCH_SKEW_S: u64 = 240;
@@ -18,7 +18,7 @@ const MUCH_SKEW_S: u64 = 240;
 /// What was posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    Signed(Form),
+    Signed(SignedForm),
     Unsigned,
 }
 
@@ -176,8 +176,8 @@ fn status(sent: Sent, head: &Head, url: &Url, path: &str) -> Finding {
 }
 
 /// A receiver is there and does not believe us.
-fn unknown_secret(form: Form, skew_s: Option<i64>) -> Finding {
-    if let (Form::Timestamped, Some(skew_s)) = (form, skew_s)
+fn unknown_secret(form: SignedForm, skew_s: Option<i64>) -> Finding {
+    if let (SignedForm::Timestamped, Some(skew_s)) = (form, skew_s)
         && skew_s.unsigned_abs() > MUCH_SKEW_S
     {
         let way = if skew_s > 0 { "behind" } else { "ahead of" };
@@ -258,11 +258,11 @@ mod tests {
         finding(sent, &Answer::Http(head)).problem
     }
 
-    const SIGNED: Sent = Sent::Signed(Form::Timestamped);
+    const SIGNED: Sent = Sent::Signed(SignedForm::Timestamped);
 
     #[test]
     fn every_status_has_a_meaning_and_all_but_the_right_ones_a_next_step() {
-        for sent in [SIGNED, Sent::Signed(Form::Body), Sent::Unsigned] {
+        for sent in [SIGNED, Sent::Signed(SignedForm::Body), Sent::Unsigned] {
             for status in 100..=599 {
                 for ours in [false, true] {
                     let finding = finding(sent, &Answer::Http(Head { status, ours, ..Head::default() }));
@@ -297,7 +297,7 @@ mod tests {
         let head = |skew_s| Head { status: 401, ours: true, skew_s: Some(skew_s), ..Head::default() };
         assert_eq!(problem(SIGNED, head(-900)), Some("clock"));
         assert_eq!(problem(SIGNED, head(3)), Some("secret"));
-        assert_eq!(problem(Sent::Signed(Form::Body), head(-900)), Some("secret"));
+        assert_eq!(problem(Sent::Signed(SignedForm::Body), head(-900)), Some("secret"));
     }
 
     #[test]

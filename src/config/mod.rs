@@ -87,7 +87,7 @@ impl Roles {
 
 /// What is wrong with a configuration, for the person who wrote it.
 #[derive(Debug, Error)]
-pub enum Error {
+pub enum ConfigError {
     /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Unreadable {
@@ -119,14 +119,14 @@ pub enum Error {
 
 impl Config {
     /// Reads and merges all layers, and the files that hold secrets.
-    pub fn load(sources: &Sources) -> Result<Self, Error> {
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config: Self = layers::merge(sources)?;
         config.read_secret_files()?;
         Ok(config)
     }
 
     /// The same for a command that may have to make `signature.secrets_file` first.
-    pub fn load_before_secrets(sources: &Sources) -> Result<Self, Error> {
+    pub fn load_with_optional_secrets_file(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config: Self = layers::merge(sources)?;
         let to_come = config.signature.secrets_file.take_if(|path| !path.exists());
         config.read_secret_files()?;
@@ -135,7 +135,7 @@ impl Config {
     }
 
     /// Everything that stands in the way of `roles`, all at once.
-    pub fn check(&self, roles: Roles) -> Result<(), Error> {
+    pub fn check(&self, roles: Roles) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         if roles.receive {
             problems.extend(self.signature.problem());
@@ -184,8 +184,8 @@ impl Config {
             Err(error) => problems.push(format!("queue.url: {error}")),
         }
         problems.extend(self.tracing.problem());
-        problems.extend(telemetry::check_level(&self.log.level).err().map(|error| error.to_string()));
-        if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+        problems.extend(telemetry::validate_level(&self.log.level).err().map(|error| error.to_string()));
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
     /// The JSON Schema of the TOML file.
@@ -193,7 +193,7 @@ impl Config {
         schemars::schema_for!(Self)
     }
 
-    fn read_secret_files(&mut self) -> Result<(), Error> {
+    fn read_secret_files(&mut self) -> Result<(), ConfigError> {
         if let Some(path) = &self.signature.secrets_file {
             self.signature.file_secrets = read(path, SecretsFile::read)?;
         }
@@ -212,6 +212,6 @@ impl Config {
     }
 }
 
-fn read<T>(path: &Path, read: impl Fn(&Path) -> std::io::Result<T>) -> Result<T, Error> {
-    read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })
+fn read<T>(path: &Path, read: impl Fn(&Path) -> std::io::Result<T>) -> Result<T, ConfigError> {
+    read(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })
 }

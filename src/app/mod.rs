@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     config::{Config, Roles},
     health::Health,
-    lifecycle::{Ending, Lifecycle},
+    lifecycle::{Lifecycle, ShutdownOutcome},
     polyai::{self, PolyAiClient},
     queue::{
         Queue, QueueBackend, QueueUrlError,
@@ -97,21 +97,21 @@ pub fn open_queue(
     roles: Roles,
     clock: Clock,
     health: &Health,
-    life: &Lifecycle,
+    lifecycle: &Lifecycle,
 ) -> Result<OpenQueue, StartError> {
     Ok(match config.queue.backend()? {
         QueueBackend::Sqlite(path) => {
             // One that was here before may have room again, or be put in order, while we wait.
             let start_without_file = path.metadata().is_ok_and(|file| file.len() > 0);
             let options = SqliteOptions { start_without_file, ..SqliteOptions::new(&config.queue, clock) };
-            let queue = SqliteQueue::open(&path, options, life)?;
+            let queue = SqliteQueue::open(&path, options, lifecycle)?;
             OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue) }
         }
         QueueBackend::RabbitMq => {
             let held = worker::max_held_jobs(config.worker.concurrency, config.projects.len());
             let consume = roles.work.then_some(held);
             let only_publishes = roles.receive && !roles.work && !roles.reconcile;
-            let broker = open_rabbitmq(config, consume, only_publishes, clock.clone(), life)?;
+            let broker = open_rabbitmq(config, consume, only_publishes, clock.clone(), lifecycle)?;
             if !roles.receive && !roles.reconcile {
                 return Ok(OpenQueue { queue: broker, sqlite: None });
             }
@@ -119,10 +119,10 @@ pub fn open_queue(
             let spool = if !roles.receive || config.spool.path.as_os_str().is_empty() {
                 None
             } else {
-                let spool = Spool::open(&config.spool, &config.queue, clock.clone(), life);
+                let spool = Spool::open(&config.spool, &config.queue, clock.clone(), lifecycle);
                 Some((spool.map_err(StartError::Spool)?, config.spool.drain_rate))
             };
-            let queue = SpooledQueue::new(broker, spool, &config.queue, clock, health.clone(), life);
+            let queue = SpooledQueue::new(broker, spool, &config.queue, clock, health.clone(), lifecycle);
             OpenQueue { queue, sqlite: None }
         }
     })
@@ -132,9 +132,9 @@ pub fn open_queue(
 pub fn open_broker(
     config: &Config,
     clock: Clock,
-    life: &Lifecycle,
+    lifecycle: &Lifecycle,
 ) -> Result<Arc<RabbitMqQueue>, StartError> {
-    open_rabbitmq(config, None, true, clock, life)
+    open_rabbitmq(config, None, true, clock, lifecycle)
 }
 
 fn open_rabbitmq(
@@ -142,23 +142,23 @@ fn open_rabbitmq(
     consume: Option<usize>,
     only_publishes: bool,
     clock: Clock,
-    life: &Lifecycle,
+    lifecycle: &Lifecycle,
 ) -> Result<Arc<RabbitMqQueue>, StartError> {
     let delays = config.retry.delays.clone();
     let options = rabbitmq::RabbitMqOptions { config: &config.queue, delays, consume, only_publishes, clock };
-    Ok(RabbitMqQueue::open(options, life)?)
+    Ok(RabbitMqQueue::open(options, lifecycle)?)
 }
 
 /// Where conversations come from, and where they go.
 #[derive(Clone, Debug)]
-pub struct Ends {
+pub struct Resources {
     /// Shared, so that one 429 pauses everybody.
     pub polyai: Arc<PolyAiClient>,
     /// Shared, so that commits are in order.
     pub archive: Archive,
 }
 
-impl Ends {
+impl Resources {
     /// Those of a configuration. Asks nobody yet.
     pub fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
         let polyai = PolyAiClient::new(&config.polyai, &config.projects, clock.clone())?;
@@ -197,7 +197,7 @@ impl Ends {
 /// Running services.
 #[derive(Debug)]
 pub struct App {
-    life: Lifecycle,
+    lifecycle: Lifecycle,
     queue_life: Lifecycle,
     queue: OpenQueue,
     public: Option<SocketAddr>,
@@ -212,9 +212,9 @@ impl App {
         metrics: Option<PrometheusHandle>,
         clock: Clock,
     ) -> Result<Self, StartError> {
-        let life = Lifecycle::new();
-        life.catch_signals();
-        let queue_life = life.outer();
+        let lifecycle = Lifecycle::new();
+        lifecycle.install_signal_handlers();
+        let queue_life = lifecycle.with_own_tracker();
         let health = Health::default();
         // Everything that can fail comes before anything that takes work.
         let public =
@@ -224,51 +224,54 @@ impl App {
             None => None,
         };
         let queue = open_queue(config, roles, clock.clone(), &health, &queue_life)?;
-        let ends = (roles.work || roles.reconcile).then(|| Ends::open(config, &clock)).transpose();
-        let ends = match ends {
-            Ok(ends) => ends,
+        let resources = (roles.work || roles.reconcile).then(|| Resources::open(config, &clock)).transpose();
+        let resources = match resources {
+            Ok(resources) => resources,
             Err(error) => {
-                life.drain();
+                lifecycle.drain();
                 queue.queue.close().await;
                 return Err(error);
             }
         };
 
-        let mut app = Self { life: life.clone(), queue_life, queue, public: None, admin: None };
-        let mut kept_up =
-            Upkeep::of(config, ends.as_ref().map(|ends| Arc::clone(&ends.polyai)), health.clone());
+        let mut app = Self { lifecycle: lifecycle.clone(), queue_life, queue, public: None, admin: None };
+        let mut kept_up = Upkeep::of(
+            config,
+            resources.as_ref().map(|resources| Arc::clone(&resources.polyai)),
+            health.clone(),
+        );
         if let Some(listener) = public {
             let address = local("server.listen", config.server.listen, &listener)?;
             let queue = Arc::clone(&app.queue.queue);
             let receiver = Receiver::new(&config.server, &config.signature, queue, clock.clone(), &health);
             let router = receiver.router(&config.server.path);
             kept_up.receiver = Some(receiver);
-            let serve = web::serve("public", listener, router, config.server.ack_budget, life.clone());
-            life.spawn_service("receiver", serve);
+            let serve = web::serve("public", listener, router, config.server.ack_budget, lifecycle.clone());
+            lifecycle.spawn_service("receiver", serve);
             tracing::info!(%address, path = config.server.path, "receiving deliveries");
             app.public = Some(address);
         }
         if let Some((listener, metrics)) = admin {
             let address = local("admin.listen", config.admin.listen, &listener)?;
-            life.spawn_service("metrics", keep_up(metrics.clone(), life.clone()));
+            lifecycle.spawn_service("metrics", refresh(metrics.clone(), lifecycle.clone()));
             let queue = Arc::clone(&app.queue.queue);
             let admin = Admin {
                 queue,
                 receiver: kept_up.receiver.clone(),
                 metrics,
-                draining: life.draining(),
+                draining: lifecycle.draining(),
                 health: health.clone(),
             };
-            life.spawn_service(
+            lifecycle.spawn_service(
                 "admin",
-                web::serve("admin", listener, admin.router(), config.server.ack_budget, life.clone()),
+                web::serve("admin", listener, admin.router(), config.server.ack_budget, lifecycle.clone()),
             );
             tracing::info!(%address, "serving /livez, /readyz and /metrics");
             app.admin = Some(address);
         }
-        if let Some(ends) = ends.as_ref().filter(|_| roles.work) {
-            let worker = ends.worker(config, Arc::clone(&app.queue.queue), clock.clone());
-            life.spawn_service("worker", worker.run(life.clone()));
+        if let Some(resources) = resources.as_ref().filter(|_| roles.work) {
+            let worker = resources.worker(config, Arc::clone(&app.queue.queue), clock.clone());
+            lifecycle.spawn_service("worker", worker.run(lifecycle.clone()));
             tracing::info!(
                 concurrency = config.worker.concurrency,
                 environments = config.worker.environments.join(","),
@@ -278,27 +281,27 @@ impl App {
         }
         // One that was asked for by name has nothing else to do.
         let wanted = roles.reconcile && (!config.reconcile.every.is_zero() || roles == Roles::RECONCILE);
-        if let Some(ends) = ends.filter(|_| wanted) {
-            let service = ends.reconciliation(config, Arc::clone(&app.queue.queue), clock, health);
-            life.spawn_service("reconcile", service.run(life.clone()));
+        if let Some(resources) = resources.filter(|_| wanted) {
+            let service = resources.reconciliation(config, Arc::clone(&app.queue.queue), clock, health);
+            lifecycle.spawn_service("reconcile", service.run(lifecycle.clone()));
             tracing::info!(
                 every_s = config.reconcile.every.as_secs(),
                 lookback_s = config.reconcile.lookback.as_secs(),
                 "looking for what no webhook brings"
             );
         }
-        life.spawn_service("space", space::watch(space::local(config, roles), life.clone()));
-        life.spawn_service("upkeep", kept_up.run(life.clone()));
+        lifecycle.spawn_service("space", space::watch(space::local(config, roles), lifecycle.clone()));
+        lifecycle.spawn_service("upkeep", kept_up.run(lifecycle.clone()));
         Ok(app)
     }
 
     /// Where deliveries come in.
-    pub fn public(&self) -> Option<SocketAddr> {
+    pub fn public_address(&self) -> Option<SocketAddr> {
         self.public
     }
 
     /// Where metrics are served.
-    pub fn admin(&self) -> Option<SocketAddr> {
+    pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
     }
 
@@ -308,13 +311,13 @@ impl App {
     }
 
     /// The tracker of all services; draining it ends them.
-    pub fn life(&self) -> &Lifecycle {
-        &self.life
+    pub fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
     }
 
     /// Runs until a signal, then ends everything in order.
-    pub async fn run_to_end(self) -> Ending {
-        let ending = self.life.run_to_end().await;
+    pub async fn run_until_shutdown(self) -> ShutdownOutcome {
+        let ending = self.lifecycle.run_until_shutdown().await;
         let closed = tokio::time::timeout(CLOSE_TIMEOUT, async {
             self.queue.queue.close().await;
             self.queue_life.wait().await;
@@ -329,8 +332,8 @@ impl App {
 
 /// Adds up what was measured until the drain. Without it the recorder keeps every single duration until
 /// somebody scrapes, which may be never.
-async fn keep_up(metrics: PrometheusHandle, life: Lifecycle) {
-    let draining = life.draining();
+async fn refresh(metrics: PrometheusHandle, lifecycle: Lifecycle) {
+    let draining = lifecycle.draining();
     while tokio::time::timeout(METRICS_UPKEEP, draining.cancelled()).await.is_err() {
         metrics.run_upkeep();
     }

@@ -84,7 +84,7 @@ pub enum TelemetryError {
 
 /// Whether `level` can be understood. A lone word must be a level: as the name of a module, which it could be too,
 /// `warning` would silence everything.
-pub fn check_level(level: &str) -> Result<(), TelemetryError> {
+pub fn validate_level(level: &str) -> Result<(), TelemetryError> {
     let mut lone = level.split(',').map(str::trim).filter(|word| !word.contains('='));
     if lone.any(|word| word.parse::<LevelFilter>().is_err()) {
         return Err(TelemetryError::Word);
@@ -98,7 +98,7 @@ static LINES: OnceLock<writer::Lines> = OnceLock::new();
 /// Writes what is left of a service's lines when it is dropped; waits a second for that at the most.
 #[derive(Debug)]
 #[must_use]
-pub struct Logs {
+pub struct LogGuard {
     _writer: writer::Writer,
 }
 
@@ -108,11 +108,11 @@ pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
 }
 
 /// The same for services: whoever does not read the lines holds nothing up.
-pub fn init_service_logs(config: &LogConfig) -> Result<Logs, TelemetryError> {
+pub fn init_service_logs(config: &LogConfig) -> Result<LogGuard, TelemetryError> {
     let (lines, writer) = writer::start(io::stderr()).map_err(TelemetryError::Thread)?;
     init_logs_on(config, lines.clone())?;
     let _ = LINES.set(lines);
-    Ok(Logs { _writer: writer })
+    Ok(LogGuard { _writer: writer })
 }
 
 fn init_logs_on<W>(config: &LogConfig, writer: W) -> Result<(), TelemetryError>
@@ -138,7 +138,7 @@ where
 }
 
 /// Brings up to date what is only looked at when somebody asks for metrics. Blocks.
-pub fn measure() {
+pub fn update_process_metrics() {
     metrics_process::Collector::default().collect();
     if let Some(lines) = LINES.get() {
         counter!("polyhook_log_lines_dropped_total").absolute(lines.dropped());
@@ -146,7 +146,7 @@ pub fn measure() {
 }
 
 /// From the receipt of an event to the first try of its job.
-pub const JOB_WAIT: &str = "polyhook_job_wait_seconds";
+pub const JOB_WAIT_METRIC: &str = "polyhook_job_wait_seconds";
 
 /// Installs the metrics recorder and describes every metric.
 pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
@@ -158,7 +158,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     const WAITS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0];
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
-        .set_buckets_for_metric(Matcher::Full(JOB_WAIT.to_owned()), WAITS)?
+        .set_buckets_for_metric(Matcher::Full(JOB_WAIT_METRIC.to_owned()), WAITS)?
         .install_recorder()?;
     describe_counter!("polyhook_deliveries_total", "Requests to the webhook path, by outcome");
     describe_counter!(
@@ -183,7 +183,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     describe_gauge!("polyhook_jobs_waiting", "Those of them that wait for PolyAI without a slot");
     describe_counter!("polyhook_jobs_total", "Tries of jobs, by outcome");
     describe_histogram!("polyhook_job_seconds", "One try of a job");
-    describe_histogram!(JOB_WAIT, "From the receipt of an event to the first try of its job");
+    describe_histogram!(JOB_WAIT_METRIC, "From the receipt of an event to the first try of its job");
     describe_counter!("polyhook_api_requests_total", "Requests to PolyAI, by operation and status");
     describe_histogram!("polyhook_api_seconds", "From request to response header");
     describe_counter!("polyhook_archive_bytes_total", "Bytes written to the archive, by kind");
@@ -211,17 +211,17 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
 /// Adds one to a gauge for as long as it lives.
 #[derive(Debug)]
 #[must_use]
-pub struct Counted(Gauge);
+pub struct GaugeGuard(Gauge);
 
-impl Counted {
+impl GaugeGuard {
     /// One more.
-    pub fn on(gauge: Gauge) -> Self {
+    pub fn increment(gauge: Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge)
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
