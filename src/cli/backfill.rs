@@ -145,8 +145,8 @@ async fn work(
         clock,
         settle: config.reconcile.settle,
         environments,
-        by: DiscoverySource::Command,
-        asked_at: Some(clock.now()),
+        source: DiscoverySource::Command,
+        requested_at: Some(clock.now()),
         limits: &limits,
     };
     let bar = bar(&started, projects.len(), args.json);
@@ -154,7 +154,7 @@ async fn work(
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     for (done, project) in projects.iter().enumerate() {
         let mut last = PassSummary::default();
-        let compared = pass.project(project, started.clone(), |tally, reached| {
+        let compared = pass.run(project, started.clone(), |tally, reached| {
             last = *tally;
             let mut sum = total;
             sum.add(tally);
