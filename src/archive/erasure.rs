@@ -222,7 +222,7 @@ impl Archive {
         Ok(true)
     }
 
-    /// Allows an erased conversation to be archived again. Returns false if there was no record.
+    /// Permits to archive an erased conversation again. Returns false if there was no record.
     pub async fn lift_erasure(
         &self,
         account_id: &str,

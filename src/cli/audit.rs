@@ -1,4 +1,4 @@
-//! `polyhook audit`: what PolyAI has of a day against what the archive holds.
+//! `polyhook audit`: compares one day of PolyAI's conversations with the archive, in both directions.
 
 use indicatif::ProgressBar;
 use jiff::civil::Date;
@@ -17,10 +17,9 @@ use crate::{
     reconcile::{AuditFinding, AuditReport, Auditor},
 };
 
-/// Findings that are shown one by one.
-const SHOWN: usize = 50;
+/// Findings that are printed; the saved report has all of them.
+const MAX_PRINTED_FINDINGS: usize = 50;
 
-/// Compare a day's conversations at PolyAI with the archive; exit code 1 if anything is missing or damaged.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,24 +27,32 @@ Examples:
   polyhook audit --date 2026-11-02 --deep --json
   polyhook audit --date 2026-11-02 --repair
 
-Found are: missing conversations, outdated ones (archived before they were over), incomplete ones (no manifest), damaged
-ones (objects that are gone or have another size; with --deep, another hash), and, which is no fault of the archive's, extra
-ones (PolyAI does not list them any more), hidden transcripts and absent recordings. The report is kept in the archive as
-audits/date=DATE.json.")]
+Errors (exit code 1):
+  missing             PolyAI lists the conversation, the archive lacks it
+  outdated            archived before the conversation was over
+  incomplete          objects without a manifest
+  damaged             an object is missing or has another size (--deep: another hash)
+  unreadable          the manifest cannot be read, or is in the wrong place
+Remarks:
+  extra               archived, but PolyAI no longer lists it
+  hidden transcript   PolyAI does not show the transcript
+  absent recording    a call without a recording
+
+The report is saved in the archive as audits/date=DATE.json.")]
 pub(super) struct Args {
-    /// The day of UTC on which the conversations started: a date, `today` or `yesterday`
+    /// Day (UTC) on which the conversations started: a date, `today` or `yesterday`
     #[arg(long, value_name = "DATE", value_parser = time_arg::parse_date, default_value = "yesterday")]
     date: time_arg::DateArg,
-    /// Only this project; may be repeated
+    /// Audit only this project (repeatable)
     #[arg(long = "project", value_name = "PROJECT_ID", alias = "project-id")]
     projects: Vec<String>,
-    /// Read every byte and compare its hash with the manifest's
+    /// Read all objects and compare their hashes with the manifests
     #[arg(long)]
     deep: bool,
-    /// Queue what is missing, outdated or damaged to be fetched (again)
+    /// Queue missing, outdated and damaged conversations to be fetched again
     #[arg(long)]
     repair: bool,
-    /// The report as one JSON object instead of text
+    /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -73,8 +80,8 @@ async fn audit(
     config: &Config,
     clock: &Clock,
 ) -> Result<(), CliError> {
-    let projects = backfill::projects(resources, &args.projects)?;
-    let audit = Auditor {
+    let projects = backfill::select_projects(resources, &args.projects)?;
+    let auditor = Auditor {
         polyai: &resources.polyai,
         archive: &resources.archive,
         clock,
@@ -84,26 +91,26 @@ async fn audit(
         repair,
     };
     let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-    let seen = |report: &AuditReport| {
+    let show_progress = |report: &AuditReport| {
         bar.set_message(format!("{} listed, {} archived", report.listed, report.archived));
         bar.tick();
     };
-    let report = audit.run(&projects, date, seen).await;
+    let report = auditor.run(&projects, date, show_progress).await;
     bar.finish_and_clear();
     let report = report.map_err(|error| CliError::Failed(error.to_string()))?;
-    let part = (!args.projects.is_empty()).then(|| args.projects.join("+"));
+    let report_name = (!args.projects.is_empty()).then(|| args.projects.join("+"));
     let text = serde_json::to_vec_pretty(&report).map_err(|error| CliError::Failed(error.to_string()))?;
-    let kept = resources.archive.save_audit_report(date, part.as_deref(), text).await;
+    let saved = resources.archive.save_audit_report(date, report_name.as_deref(), text).await;
     if args.json {
-        output::json(&json!({ "report": report, "url": kept.as_ref().ok() }));
+        output::json(&json!({ "report": report, "url": saved.as_ref().ok() }));
     } else {
-        show(&report, kept.as_deref().ok());
+        print_report(&report, saved.as_deref().ok());
     }
-    kept.map_err(|error| CliError::Failed(format!("the report could not be kept in the archive: {error}")))?;
+    saved.map_err(|error| CliError::Failed(format!("cannot save the report in the archive: {error}")))?;
     if report.complete { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
-fn show(report: &AuditReport, url: Option<&str>) {
+fn print_report(report: &AuditReport, url: Option<&str>) {
     let AuditReport {
         date,
         listed,
@@ -123,27 +130,29 @@ fn show(report: &AuditReport, url: Option<&str>) {
         "{verdict} {date}: {listed} conversations at PolyAI, {archived} archived ({objects} objects, {bytes})"
     ));
     if *unsettled > 0 {
-        output::line(format!("  {unsettled} are not over, or only just: left alone"));
+        output::line(format!("  {unsettled} skipped because they are still open or ended only recently"));
     }
     if *erased > 0 {
-        output::line(format!("  {erased} were erased here"));
+        output::line(format!("  {erased} erased from the archive on request"));
     }
     for (what, count) in counts {
         output::line(format!("  {count} {}", what.replace('_', " ")));
     }
-    for AuditFinding { project_id, conversation_id, finding, detail } in findings.iter().take(SHOWN) {
+    for AuditFinding { project_id, conversation_id, finding, detail } in
+        findings.iter().take(MAX_PRINTED_FINDINGS)
+    {
         let what = finding.as_str();
         let what = if finding.is_fault() { output::red(what) } else { output::bold(what) };
         let detail = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
         output::line(format!("{what} {conversation_id} {}{detail}", output::dimmed(project_id)));
     }
-    if findings.len() > SHOWN {
-        output::line(format!("and {} more, see the report", findings.len() - SHOWN));
+    if findings.len() > MAX_PRINTED_FINDINGS {
+        output::line(format!("and {} more findings, see the report", findings.len() - MAX_PRINTED_FINDINGS));
     }
     if *queued > 0 {
         output::line(format!("{queued} queued for repair"));
     } else if !report.complete {
-        output::line("repair it with: polyhook audit --repair --date ".to_owned() + &date.to_string());
+        output::line(format!("repair with `polyhook audit --repair --date {date}`"));
     }
     if let Some(url) = url {
         output::line(output::dimmed(url));

@@ -1,7 +1,7 @@
-//! `polyhook backfill`: queue what the archive lacks of a past time.
+//! `polyhook backfill`: queues the conversations of a past period that the archive lacks.
 //!
-//! Nothing is remembered between runs, because nothing has to be: what is archived is in the archive. So a run that was
-//! interrupted is simply run again.
+//! A run stores no progress, because the archive shows what is done. To continue an interrupted run, run the same
+//! command again.
 
 use std::{num::NonZeroU32, ops::Range, time::Duration};
 
@@ -21,11 +21,9 @@ use crate::{
     config::{Config, Roles},
     event::DiscoverySource,
     polyai::Project,
-    queue::Queue,
     reconcile::{PassSummary, QueueingLimits, ReconcilePass},
 };
 
-/// Queue every conversation of a past time that is not in the archive.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,36 +31,37 @@ Examples:
   polyhook backfill --from 2026-10-01 --to 2026-10-31 --project acme-front-desk
   polyhook backfill --from 2026-11-02T08:00:00Z --to 2026-11-02T09:30:00Z --json
 
-Times are those of a conversation's start; a date is a day of UTC, and --to a date includes it. What is queued is
-fetched by a worker (`polyhook work` or `run`), so one has to be running: no more than --ahead jobs wait at a time, and
-what webhooks bring never waits behind more than that. Interrupt it whenever you like: the same command goes on, and
-queues nothing that is archived by then.")]
+Times refer to the start of a conversation. A date is a whole day in UTC. The
+conversations are fetched by a worker, so keep `polyhook work` or `run` running.
+The command pauses while more than --ahead jobs wait, so that jobs of webhooks do
+not wait long. You can interrupt it: the same command continues, and does not queue
+what is archived by then.")]
 pub(super) struct Args {
-    /// From then on
+    /// Start time (inclusive)
     #[arg(long, value_name = "TIME", value_parser = time_arg::parse_time, required_unless_present = "last")]
     from: Option<time_arg::TimeArg>,
-    /// Until then; now where absent
+    /// End time (exclusive; a date includes the day) [default: now]
     #[arg(long, value_name = "TIME", value_parser = time_arg::parse_time)]
     to: Option<time_arg::TimeArg>,
-    /// From so long ago
+    /// Start this long ago, such as 30d
     #[arg(long, value_name = "DURATION", value_parser = time_arg::parse_positive_duration, conflicts_with = "from")]
     last: Option<Duration>,
-    /// Only this project; may be repeated
+    /// Backfill only this project (repeatable)
     #[arg(long = "project", value_name = "PROJECT_ID", alias = "project-id")]
     projects: Vec<String>,
-    /// Only this environment, instead of worker.environments; may be repeated
+    /// Backfill only this environment (repeatable) [default: worker.environments]
     #[arg(long = "environment", value_name = "NAME")]
     environments: Vec<String>,
-    /// Say what is missing and queue nothing
+    /// Count what is missing without queueing it
     #[arg(long)]
     dry_run: bool,
-    /// Queue at most so many a second
+    /// Maximum conversations queued per second
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
-    /// Queue while no more than so many jobs wait
+    /// Pause while more than N jobs wait
     #[arg(long, value_name = "N", default_value_t = 1000)]
     ahead: u64,
-    /// One JSON object at the end instead of text
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -70,35 +69,60 @@ pub(super) struct Args {
 pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     let config = global.load_for_command(Roles::RECONCILE)?;
     let clock = Clock::System;
-    let started = range(&args, clock.now())?;
-    let environments =
-        if args.environments.is_empty() { &config.worker.environments } else { &args.environments };
-    if let Some(unwanted) = environments.iter().find(|name| !config.worker.environments.contains(name)) {
-        return Err(CliError::Usage(format!(
-            "the worker archives {} only: add {unwanted:?} to worker.environments",
-            config.worker.environments.join(", ")
-        )));
-    }
+    let period = period(&args, clock.now())?;
+    let environments = environments(&args, &config)?;
     let resources = Resources::open(&config, &clock)?;
-    let projects = projects(&resources, &args.projects)?;
+    let projects = select_projects(&resources, &args.projects)?;
+    let rate =
+        args.rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)));
+    let limits = QueueingLimits { rate, max_backlog: Some(args.ahead) };
+    let pass = ReconcilePass {
+        polyai: &resources.polyai,
+        archive: &resources.archive,
+        queue: None,
+        clock: &clock,
+        settle: config.reconcile.settle,
+        environments,
+        by: DiscoverySource::Command,
+        asked_at: Some(clock.now()),
+        limits: &limits,
+    };
     if args.dry_run {
-        return work(&args, &resources, &projects, started, environments, None, &config, &clock).await;
+        return backfill(&args, &projects, &period, &pass).await;
     }
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
-        work(&args, &resources, &projects, started, environments, Some(&**queue), &config, &clock).await
+        backfill(&args, &projects, &period, &ReconcilePass { queue: Some(&**queue), ..pass }).await
     })
     .await
 }
 
-/// The configured projects of these names; all where none is named.
-pub(super) fn projects<'a>(resources: &'a Resources, names: &[String]) -> Result<Vec<&'a Project>, CliError> {
+/// Returns the environments to backfill. The worker does not archive others than the configured ones.
+fn environments<'a>(args: &'a Args, config: &'a Config) -> Result<&'a [String], CliError> {
+    let archived = &config.worker.environments;
+    if args.environments.is_empty() {
+        return Ok(archived);
+    }
+    match args.environments.iter().find(|name| !archived.contains(name)) {
+        None => Ok(&args.environments),
+        Some(other) => Err(CliError::Usage(format!(
+            "--environment {other}: the worker archives only {}; add {other:?} to worker.environments",
+            archived.join(", ")
+        ))),
+    }
+}
+
+/// Returns the configured projects with these ids, or all projects if `names` is empty.
+pub(super) fn select_projects<'a>(
+    resources: &'a Resources,
+    names: &[String],
+) -> Result<Vec<&'a Project>, CliError> {
     let all = resources.polyai.projects();
     if let Some(unknown) = names.iter().find(|name| !all.iter().any(|project| project.project_id() == **name))
     {
         let known: Vec<_> = all.iter().map(Project::project_id).collect();
         return Err(CliError::Usage(format!(
-            "there is no project {unknown:?}; configured: {}",
+            "--project {unknown}: not a configured project; choose one of {}",
             known.join(", ")
         )));
     }
@@ -107,114 +131,104 @@ pub(super) fn projects<'a>(resources: &'a Resources, names: &[String]) -> Result
     Ok(all.iter().filter(wanted).collect())
 }
 
-fn range(args: &Args, now: Timestamp) -> Result<Range<Timestamp>, CliError> {
+fn period(args: &Args, now: Timestamp) -> Result<Range<Timestamp>, CliError> {
     let end = args.to.map_or(now, time_arg::TimeArg::range_end).min(now);
     let start = match (args.from, args.last) {
         (Some(from), _) => from.range_start(),
         (None, Some(last)) => now.checked_sub(last).unwrap_or(Timestamp::MIN),
-        // clap has seen to it.
+        // clap requires one of them.
         (None, None) => now,
     };
     if start >= end {
-        return Err(CliError::Usage(format!("there is no time between {start} and {end}")));
+        return Err(CliError::Usage(format!(
+            "the period is empty: its start {start} is not before its end {end}; check --from and --to"
+        )));
     }
     Ok(start..end)
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "they are what a run consists of, and go together nowhere else"
-)]
-async fn work(
+async fn backfill(
     args: &Args,
-    resources: &Resources,
     projects: &[&Project],
-    started: Range<Timestamp>,
-    environments: &[String],
-    queue: Option<&dyn Queue>,
-    config: &Config,
-    clock: &Clock,
+    period: &Range<Timestamp>,
+    pass: &ReconcilePass<'_>,
 ) -> Result<(), CliError> {
-    let rate =
-        args.rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)));
-    let limits = QueueingLimits { rate, max_backlog: Some(args.ahead) };
-    let pass = ReconcilePass {
-        polyai: &resources.polyai,
-        archive: &resources.archive,
-        queue,
-        clock,
-        settle: config.reconcile.settle,
-        environments,
-        source: DiscoverySource::Command,
-        requested_at: Some(clock.now()),
-        limits: &limits,
-    };
-    let bar = bar(&started, projects.len(), args.json);
+    let progress = Progress::new(period, projects.len(), args.json);
     let mut total = PassSummary::default();
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     for (done, project) in projects.iter().enumerate() {
         let mut last = PassSummary::default();
-        let compared = pass.run(project, started.clone(), |tally, reached| {
-            last = *tally;
+        let compared = pass.project(project, period.clone(), |summary, reached| {
+            last = *summary;
             let mut sum = total;
-            sum.add(tally);
-            show(&bar, &started, done, reached, &sum);
+            sum.add(summary);
+            progress.update(done, reached, &sum);
         });
         let result = tokio::select! {
             result = compared => Some(result),
             _ = &mut interrupted => None,
         };
         total.add(&last);
-        let why = match result {
+        let failure = match result {
             Some(Ok(_)) => continue,
             Some(Err(error)) => format!("project {}: {error}", project.project_id()),
             None => "interrupted".to_owned(),
         };
-        bar.abandon();
-        report(args, &started, &total, Some(&why));
-        return Err(CliError::Failed(format!("{why}. The same command goes on where this one stopped")));
+        progress.bar.abandon();
+        print_result(args, period, &total, Some(&failure));
+        return Err(CliError::Failed(format!("{failure}; run the same command again to continue")));
     }
-    bar.finish_and_clear();
-    report(args, &started, &total, None);
+    progress.bar.finish_and_clear();
+    print_result(args, period, &total, None);
     Ok(())
 }
 
-/// A bar of seconds of conversations' time.
-fn bar(started: &Range<Timestamp>, projects: usize, hidden: bool) -> ProgressBar {
-    if hidden {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(seconds(started) * projects as u64);
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3}% {msg}, {elapsed} elapsed, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
+/// A progress bar that counts seconds of the period, once per project.
+struct Progress {
+    bar: ProgressBar,
+    period: Range<Timestamp>,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn show(bar: &ProgressBar, started: &Range<Timestamp>, done: usize, reached: Timestamp, tally: &PassSummary) {
-    let whole = seconds(started);
-    bar.set_position(whole * done as u64 + seconds(&(reached..started.end)).min(whole));
-    let rate = tally.listed as f64 / bar.elapsed().as_secs_f64().max(0.001);
-    bar.set_message(format!("{} listed ({rate:.0}/s), {} queued", tally.listed, tally.queued));
+impl Progress {
+    fn new(period: &Range<Timestamp>, projects: usize, hidden: bool) -> Self {
+        let bar = if hidden {
+            ProgressBar::hidden()
+        } else {
+            let template = "{bar:30} {percent:>3}% {msg}, {elapsed} elapsed, {eta} left";
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(seconds(period) * projects as u64).with_style(style)
+        };
+        Self { bar, period: period.clone() }
+    }
+
+    /// Shows that `done` projects are finished and that the current one is listed back to `reached`.
+    #[expect(clippy::cast_precision_loss, reason = "the rate is shown without decimals")]
+    fn update(&self, done: usize, reached: Timestamp, summary: &PassSummary) {
+        let period = seconds(&self.period);
+        self.bar.set_position(period * done as u64 + seconds(&(reached..self.period.end)).min(period));
+        let rate = summary.listed as f64 / self.bar.elapsed().as_secs_f64().max(0.001);
+        self.bar.set_message(format!("{} listed ({rate:.0}/s), {} queued", summary.listed, summary.queued));
+    }
 }
 
 fn seconds(range: &Range<Timestamp>) -> u64 {
     u64::try_from(range.end.as_second() - range.start.as_second()).unwrap_or_default()
 }
 
-fn report(args: &Args, started: &Range<Timestamp>, tally: &PassSummary, why: Option<&str>) {
+fn print_result(args: &Args, period: &Range<Timestamp>, summary: &PassSummary, failure: Option<&str>) {
     if args.json {
         output::json(&json!({
-            "from": started.start, "to": started.end, "dry_run": args.dry_run, "complete": why.is_none(),
-            "failure": why, "tally": tally,
+            "from": period.start, "to": period.end, "dry_run": args.dry_run, "complete": failure.is_none(),
+            "failure": failure, "tally": summary,
         }));
         return;
     }
-    output::line(told(tally, args.dry_run));
+    output::line(summary_text(summary, args.dry_run));
 }
 
-/// A tally in words.
-pub(super) fn told(tally: &PassSummary, dry_run: bool) -> String {
+/// Describes the result of a pass in one line.
+pub(super) fn summary_text(summary: &PassSummary, dry_run: bool) -> String {
     let PassSummary {
         listed,
         archived,
@@ -225,11 +239,11 @@ pub(super) fn told(tally: &PassSummary, dry_run: bool) -> String {
         queued,
         queued_before,
         unreadable,
-    } = tally;
+    } = summary;
     let mut text = format!("{listed} conversations at PolyAI: {archived} archived, {missing} missing");
     let more = [
         (*outdated, "archived before they were over"),
-        (*unsettled, "not over, or only just"),
+        (*unsettled, "still open or ended only recently"),
         (*erased, "erased"),
         (*unreadable, "entries without an id"),
     ];
@@ -238,6 +252,6 @@ pub(super) fn told(tally: &PassSummary, dry_run: bool) -> String {
     text + &match (dry_run, queued_before) {
         (true, _) => "; nothing was queued (dry run)".to_owned(),
         (false, 0) => format!("; {queued} queued"),
-        (false, before) => format!("; {queued} queued, {before} had been queued not long ago"),
+        (false, before) => format!("; {queued} queued, {before} already queued recently"),
     }
 }

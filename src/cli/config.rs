@@ -1,38 +1,37 @@
-//! `polyhook config check|show|schema`
+//! `polyhook config check|show|schema`: checks or prints the configuration.
 
 use super::{CliError, GlobalArgs, output};
 use crate::config::{Config, Roles};
 
-/// Check or show the configuration.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Say what is wrong with the configuration, all of it at once; exit code 78 if anything is
+    /// Report all errors of the configuration; exit code 78 if there are any
     #[command(after_help = "\
 Examples:
   polyhook config check --config polyhook.toml
   polyhook config check --role receive --json")]
     Check {
-        /// The role it is for; `run` needs everything
+        /// Role to check the configuration for; `run` needs all settings
         #[arg(long, value_enum, default_value_t = Role::Run)]
         role: Role,
-        /// One JSON object: {"ok", "problems"}
+        /// Print one JSON object: {"ok", "problems"}
         #[arg(long)]
         json: bool,
     },
-    /// Show the configuration in force, merged from all layers, without secrets
+    /// Show the effective configuration, merged from all layers, without secrets
     #[command(after_help = "\
 Examples:
   polyhook config show --config polyhook.toml
   polyhook config show --json | jq .queue")]
     Show {
-        /// As JSON instead of TOML
+        /// Print JSON instead of TOML
         #[arg(long)]
         json: bool,
     },
     /// Print the JSON Schema of the configuration file
     #[command(after_help = "\
 Examples:
-  polyhook config schema > polyhook.schema.json     for an editor that completes and checks")]
+  polyhook config schema > polyhook.schema.json     for completion in an editor")]
     Schema,
 }
 

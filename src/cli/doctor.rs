@@ -1,24 +1,24 @@
-//! `polyhook doctor`: everything that can be looked at from here, looked at.
+//! `polyhook doctor`: checks everything that polyhook depends on and suggests fixes.
 //!
-//! A check is one function that returns its findings; checks run at the same time, each within its own limit, and are
-//! shown in one order. Nothing is changed but a small object in the archive's bucket (`Archive::check`). No finding
-//! holds a secret, or anything that somebody said.
+//! Each check is a function that returns findings. Checks run concurrently, each with a time limit, and are printed in a
+//! fixed order. They change nothing except one small object in the bucket of the archive (`Archive::check`). No finding
+//! contains a secret or a part of a transcript.
 
 mod archive;
 mod broker;
+mod disk;
 mod local;
 mod polyai;
 mod public;
 mod report;
 mod secrets;
-mod space;
 
 use std::{pin::Pin, time::Duration};
 
 use futures_util::future::join_all;
 use url::Url;
 
-use self::report::{Finding, Report, Subject};
+use self::report::{DoctorReport, Finding, Subject};
 use super::{CliError, GlobalArgs, config::Role};
 use crate::{
     clock::Clock,
@@ -27,47 +27,47 @@ use crate::{
     telemetry::{self, LogConfig},
 };
 
-/// Look at everything polyhook needs, say what is wrong and what to do about it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   polyhook doctor --url https://hooks.example.com/polyai-events
-  polyhook doctor --conversation CA0123456789abcdef      with a call whose recording is there
+  polyhook doctor --conversation CA0123456789abcdef      use a call with a recording
   polyhook doctor --role receive --json
 
-Run it where polyhook runs, as the user it runs as. docs/doctor.md explains every line.
-Exit code 1 if anything is red, 78 if the configuration cannot be read.")]
+Run it on the machine where polyhook runs, as the same user. docs/doctor.md explains
+every check. Exit code 1 if a check fails, 78 if the configuration cannot be read.")]
 pub(super) struct Args {
-    /// The role that the machine has; `run` is both
+    /// Role of this machine; `run` includes all roles
     #[arg(long, value_enum, default_value_t = Role::Run)]
     role: Role,
-    /// The endpoint's public URL: an unsigned post must be answered 401
+    /// Public URL of the endpoint; an unsigned POST must be answered with 401
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
-    /// The conversation to ask PolyAI for; a recent one where absent
+    /// Conversation to fetch from PolyAI [default: a recent one]
     #[arg(long, value_name = "ID")]
     conversation: Option<String>,
-    /// Show a key that PolyAI refuses to no other region of PolyAI's
+    /// Do not try a rejected key in other PolyAI regions
     #[arg(long)]
     no_other_regions: bool,
-    /// Where a refused key may belong, instead of PolyAI's own regions
-    #[arg(long, value_name = "NAME=URL", hide = true, value_parser = parse_place)]
+    /// Regions to try a rejected key in, instead of PolyAI's
+    #[arg(long, value_name = "NAME=URL", hide = true, value_parser = parse_region)]
     other_region: Vec<(String, Url)>,
-    /// One JSON object: {"ok", "summary", "findings"}
+    /// Print one JSON object: {"ok", "summary", "findings"}
     #[arg(long)]
     json: bool,
 }
 
-fn parse_place(text: &str) -> Result<(String, Url), String> {
+fn parse_region(text: &str) -> Result<(String, Url), String> {
     let (name, url) = text.split_once('=').ok_or("write it as NAME=URL")?;
     Ok((name.to_owned(), url.parse().map_err(|error| format!("{url}: {error}"))?))
 }
 
 type Check<'a> = Pin<Box<dyn Future<Output = Vec<Finding>> + 'a>>;
 
-/// What a check may take; those that ask PolyAI, one project after several questions, more.
-const LIMIT: Duration = Duration::from_secs(30);
-const POLYAI_LIMIT: Duration = Duration::from_mins(2);
+/// The time limit of a check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time limit of the PolyAI check, which sends several requests per project.
+const POLYAI_TIMEOUT: Duration = Duration::from_mins(2);
 
 pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     telemetry::init_logs(&LogConfig { level: "off".to_owned(), ..LogConfig::default() })?;
@@ -75,17 +75,17 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         Ok(config) => config,
         Err(error) => {
             let findings = local::unreadable(&error);
-            Report::new(findings).show(args.json);
+            DoctorReport::new(findings).print(args.json);
             return Err(error.into());
         }
     };
     let findings = join_all(checks(&config, global, &args)).await.concat();
-    let report = Report::new(findings);
-    report.show(args.json);
-    if report.is_red() { Err(CliError::AlreadyReported) } else { Ok(()) }
+    let report = DoctorReport::new(findings);
+    report.print(args.json);
+    if report.has_failures() { Err(CliError::AlreadyReported) } else { Ok(()) }
 }
 
-/// In the order in which they are shown.
+/// Returns the checks in the order of output.
 fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec<Check<'a>> {
     let roles = args.role.roles();
     let mut checks: Vec<Check<'a>> = vec![Box::pin(async move {
@@ -94,37 +94,49 @@ fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec
         findings
     })];
     if roles.work {
-        let asked = polyai::check(config, args, Clock::System);
-        checks.push(limited(Subject::new("polyai", "all projects"), POLYAI_LIMIT, asked));
+        let check = polyai::check(config, args, Clock::System);
+        checks.push(with_timeout(Subject::new("polyai", "all projects"), POLYAI_TIMEOUT, check));
     }
     match config.queue.backend() {
         Ok(QueueBackend::Sqlite(path)) => {
             let subject = Subject::new("queue.file", path.display().to_string());
-            checks.push(limited(subject.clone(), LIMIT, local::queue(subject, path)));
+            checks.push(with_timeout(subject.clone(), CHECK_TIMEOUT, local::queue(subject, path)));
         }
         Ok(QueueBackend::RabbitMq) => {
-            checks.push(limited(Subject::new("broker", "queue.url"), LIMIT, broker::check(config, roles)));
+            checks.push(with_timeout(
+                Subject::new("broker", "queue.url"),
+                CHECK_TIMEOUT,
+                broker::check(config, roles),
+            ));
             if roles.receive {
-                checks.push(limited(Subject::new("spool", "spool.path"), LIMIT, local::spool(config)));
+                checks.push(with_timeout(
+                    Subject::new("spool", "spool.path"),
+                    CHECK_TIMEOUT,
+                    local::spool(config),
+                ));
             }
         }
-        // The configuration's finding says it.
+        // The check of the configuration reports this.
         Err(_) => {}
     }
     if roles.work {
         let subject = Subject::new("archive", config.archive.url.clone());
-        checks.push(limited(subject.clone(), LIMIT, archive::check(config, subject, Clock::System)));
+        checks.push(with_timeout(
+            subject.clone(),
+            CHECK_TIMEOUT,
+            archive::check(config, subject, Clock::System),
+        ));
     }
     if roles.receive {
-        let target = args.url.as_ref().map_or_else(|| "no URL".to_owned(), public::shown);
+        let target = args.url.as_ref().map_or_else(|| "no URL".to_owned(), public::redact_url);
         let subject = Subject::new("public_url", target);
-        let visited = public::check(config, args.url.as_ref(), subject.clone(), Clock::System);
-        checks.push(limited(subject, LIMIT, visited));
+        let check = public::check(config, args.url.as_ref(), subject.clone(), Clock::System);
+        checks.push(with_timeout(subject, CHECK_TIMEOUT, check));
     }
     checks
 }
 
-fn limited<'a>(
+fn with_timeout<'a>(
     subject: Subject,
     limit: Duration,
     check: impl Future<Output = Vec<Finding>> + 'a,
@@ -132,8 +144,8 @@ fn limited<'a>(
     Box::pin(async move {
         tokio::time::timeout(limit, check).await.unwrap_or_else(|_| {
             vec![subject.fail(
-                format!("not done within {limit:?}"),
-                "something between here and there is very slow: try again, then look at the network",
+                format!("the check did not finish within {limit:?}"),
+                "try again; if it persists, check the network to the target",
             )]
         })
     })

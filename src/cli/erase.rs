@@ -1,4 +1,4 @@
-//! `polyhook erase ID…`: everything of a conversation removed, and kept away.
+//! `polyhook erase ID…`: removes all data of a conversation and prevents that it is archived again.
 
 use std::sync::Arc;
 
@@ -18,10 +18,9 @@ use crate::{
     worker::{ErasureReport, ErasureRequest, JobFailure, Worker},
 };
 
-/// The longest `--reason`.
-const LONGEST_REASON: usize = 32;
+/// The maximum length of `--reason`.
+const MAX_REASON_LENGTH: usize = 32;
 
-/// Erase conversations: from the archive, the queue, the spool and the dead letters, for good.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,63 +28,66 @@ Examples:
   polyhook erase CA0123456789abcdef --reason GDPR-1742 --yes
   polyhook erase --lift CA0123456789abcdef
 
-May be used while polyhook runs. A record without ids keeps workers and reconciliation from bringing
-it back; --lift removes the record. Interrupted, it is completed by doing it again. Consumers are
-told by conversation.erased. Out of reach are PolyAI's own copy, older versions and backups of a
-bucket, and what consumers have copied: docs/privacy.md. Exit code 1 if something is left.")]
-#[expect(clippy::struct_excessive_bools, reason = "flags of a command line are independent of each other")]
+Removes the conversation from the archive, the queue, the dead letters and the spool,
+while polyhook runs, and announces conversation.erased to consumers. A record
+without personal data prevents that the conversation is archived again; --lift removes
+that record. If the command is interrupted, run it again.
+
+Not erased: PolyAI's own copy, older versions and backups of a bucket, and copies
+made by consumers (docs/privacy.md). Exit code 1 if anything could not be erased.")]
+#[expect(clippy::struct_excessive_bools, reason = "the flags are independent of each other")]
 pub(super) struct Args {
-    /// PolyAI's conversation ids
+    /// Conversation IDs
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
-    /// The project it belongs to; each configured one where absent
+    /// Project of the conversations [default: all configured projects]
     #[arg(long)]
     project_id: Option<String>,
-    /// The account it belongs to
+    /// Account of the conversations
     #[arg(long)]
     account_id: Option<String>,
-    /// A word, or a ticket's number, for the record of the erasure; nothing personal
+    /// Ticket number or word to record with the erasure; no personal data
     #[arg(long, value_name = "WORD", value_parser = parse_reason)]
     reason: Option<String>,
-    /// Say what would be removed, and remove nothing
+    /// Show what would be erased without erasing it
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask; needed where there is no terminal to ask on
+    /// Do not ask for confirmation; required without a terminal
     #[arg(long)]
     yes: bool,
-    /// Let erased conversations be archived again; brings nothing back by itself
+    /// Allow erased conversations to be archived again; does not restore them
     #[arg(long, conflicts_with_all = ["reason", "dry_run"])]
     lift: bool,
-    /// One JSON object a line for each conversation
+    /// Print one JSON object per conversation, one per line
     #[arg(long)]
     json: bool,
 }
 
 fn parse_reason(text: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '#');
-    if (1..=LONGEST_REASON).contains(&text.len()) && text.chars().all(fits) {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '#');
+    if (1..=MAX_REASON_LENGTH).contains(&text.len()) && text.chars().all(is_allowed) {
         return Ok(text.to_owned());
     }
     Err(format!(
-        "a word of at most {LONGEST_REASON} letters, digits, dashes, dots and underscores, such as GDPR-1742"
+        "write at most {MAX_REASON_LENGTH} letters, digits, dashes, dots, underscores and #, such as GDPR-1742"
     ))
 }
 
-/// What became of one conversation.
+/// The result for one conversation.
 #[derive(Debug, Serialize)]
-struct Ended<'a> {
+struct ErasureResult<'a> {
     conversation_id: &'a str,
     /// `erased`, `nothing_found`, `incomplete`, `dry_run`, `lifted`, `not_erased`
     outcome: &'static str,
     #[serde(flatten)]
     report: ErasureReport,
-    /// Where there is a spool here.
+    /// Set if this machine has a spool.
     #[serde(skip_serializing_if = "Option::is_none")]
     spool: Option<ErasedMessages>,
 }
 
-/// Where it is looked.
-struct Places {
+/// The stores to erase from.
+struct Stores {
     worker: Worker,
     queue: Arc<dyn Queue>,
     spool: Option<Arc<Spool>>,
@@ -97,29 +99,29 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         prompt::require_terminal("erase permanently")?;
     }
     let config = global.load_for_command(Roles::WORK)?;
-    if ask && !confirmed(&args.ids) {
+    if ask && !confirm(&args.ids) {
         output::line("nothing was erased");
         return Ok(());
     }
     let clock = Clock::System;
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, lifecycle| {
         let spool = open_spool(&config, &clock, lifecycle)?;
-        let done = async {
+        let result = async {
             let worker = app::Resources::open(&config, &clock)?.worker(&config, Arc::clone(queue), clock);
-            let places = Places { worker, queue: Arc::clone(queue), spool: spool.clone() };
-            if args.lift { lift_all(&places, &args).await } else { erase_all(&places, &args).await }
+            let stores = Stores { worker, queue: Arc::clone(queue), spool: spool.clone() };
+            if args.lift { lift_all(&stores, &args).await } else { erase_all(&stores, &args).await }
         }
         .await;
         lifecycle.drain();
         if let Some(spool) = spool {
             spool.close().await;
         }
-        done
+        result
     })
     .await
 }
 
-/// The spool's file, where there is one on this machine.
+/// Opens the spool, if this machine has one.
 fn open_spool(config: &Config, clock: &Clock, lifecycle: &Lifecycle) -> Result<Option<Arc<Spool>>, CliError> {
     let path = &config.spool.path;
     if config.queue.backend().ok() != Some(QueueBackend::RabbitMq)
@@ -132,8 +134,8 @@ fn open_spool(config: &Config, clock: &Clock, lifecycle: &Lifecycle) -> Result<O
     Ok(Some(spool.map_err(app::StartError::Spool)?))
 }
 
-/// Asks for what cannot be typed by mistake.
-fn confirmed(ids: &[String]) -> bool {
+/// Asks the user to type the id or the number of the conversations, which does not happen by mistake.
+fn confirm(ids: &[String]) -> bool {
     let (what, wanted) = match ids {
         [id] => (format!("conversation {id}"), id.clone()),
         ids => (format!("{} conversations", ids.len()), ids.len().to_string()),
@@ -143,7 +145,7 @@ fn confirmed(ids: &[String]) -> bool {
         == wanted
 }
 
-fn order(args: &Args, id: &str) -> ErasureRequest {
+fn erasure_request(args: &Args, id: &str) -> ErasureRequest {
     ErasureRequest {
         conversation_id: id.to_owned(),
         account_id: args.account_id.clone(),
@@ -153,13 +155,17 @@ fn order(args: &Args, id: &str) -> ErasureRequest {
     }
 }
 
-async fn erase_all(places: &Places, args: &Args) -> Result<(), CliError> {
-    // A broker that is away keeps nobody from erasing what lies in the archive; each report says it is.
-    let _ = wait_until_ready(&*places.queue).await;
-    let mut left = false;
+async fn erase_all(stores: &Stores, args: &Args) -> Result<(), CliError> {
+    // If the queue is unavailable, the archive is erased nevertheless. Each report then contains the error.
+    let _ = wait_until_ready(&*stores.queue).await;
+    let mut incomplete = false;
     for id in &args.ids {
-        let mut report = places.worker.erase(&order(args, id)).await.map_err(|failure| failed(&failure))?;
-        let spool = match &places.spool {
+        let mut report = stores
+            .worker
+            .erase(&erasure_request(args, id))
+            .await
+            .map_err(|failure| worker_failed(&failure))?;
+        let spool = match &stores.spool {
             None => None,
             Some(spool) => match spool.erase(id, args.dry_run).await {
                 Ok(erased) => Some(erased),
@@ -177,81 +183,84 @@ async fn erase_all(places: &Places, args: &Args) -> Result<(), CliError> {
             (_, 0) => "nothing_found",
             _ => "erased",
         };
-        left |= !report.problems.is_empty();
-        show(&Ended { conversation_id: id, outcome, report, spool }, args.json);
+        incomplete |= !report.problems.is_empty();
+        print_result(&ErasureResult { conversation_id: id, outcome, report, spool }, args.json);
     }
-    if left { Err(CliError::AlreadyReported) } else { Ok(()) }
+    if incomplete { Err(CliError::AlreadyReported) } else { Ok(()) }
 }
 
-async fn lift_all(places: &Places, args: &Args) -> Result<(), CliError> {
+async fn lift_all(stores: &Stores, args: &Args) -> Result<(), CliError> {
     for id in &args.ids {
-        let lifted =
-            places.worker.lift_erasure(&order(args, id)).await.map_err(|failure| failed(&failure))?;
+        let lifted = stores
+            .worker
+            .lift_erasure(&erasure_request(args, id))
+            .await
+            .map_err(|failure| worker_failed(&failure))?;
         let outcome = if lifted > 0 { "lifted" } else { "not_erased" };
         if args.json {
             output::json(&serde_json::json!({ "conversation_id": id, "outcome": outcome }));
         } else if lifted > 0 {
             output::line(format!(
-                "{} {id}: it may be archived again; `polyhook fetch {id}` does it now",
+                "{} {id}: it can be archived again; archive it now with `polyhook fetch {id}`",
                 output::green(outcome)
             ));
         } else {
-            output::line(format!("{id} was not erased"));
+            output::line(format!("{id} was not erased, so there is nothing to lift"));
         }
     }
     Ok(())
 }
 
-fn failed(failure: &JobFailure) -> CliError {
+fn worker_failed(failure: &JobFailure) -> CliError {
     CliError::Failed(failure.detail.clone())
 }
 
-fn show(ended: &Ended<'_>, json: bool) {
+fn print_result(result: &ErasureResult<'_>, json: bool) {
     if json {
-        output::json(ended);
+        output::json(result);
         return;
     }
-    let Ended { conversation_id: id, outcome, report, spool } = ended;
+    let ErasureResult { conversation_id: id, outcome, report, spool } = result;
     let word = outcome.replace('_', " ");
     let word = if report.problems.is_empty() { output::green(word) } else { output::red(word) };
     output::line(format!("{word} {id}"));
-    let line = |name: &str, text: String| output::line(format!("  {name:<10}{text}"));
+    let field = |name: &str, text: String| output::line(format!("  {name:<10}{text}"));
     for place in &report.archive {
-        let told = if place.announced { ", consumers were told" } else { "" };
-        line(
+        let announced = if place.announced { ", announced to consumers" } else { "" };
+        field(
             "archive",
             format!(
-                "{} of {}, {}{told}",
+                "{} of {}, {}{announced}",
                 count(place.lying.objects, "object"),
                 place.project_id,
                 ByteSize(place.lying.bytes)
             ),
         );
     }
-    line("queue", messages(&report.queue));
+    field("queue", message_counts(&report.queue));
     if report.queue.unsearched > 0 {
-        line(
+        field(
             "",
             format!(
-                "{} in RabbitMQ's fetch and retry queues cannot be searched; the worker drops what is about it",
+                "{} in RabbitMQ's fetch and retry queues cannot be searched; the worker drops those of this conversation",
                 count(report.queue.unsearched, "job")
             ),
         );
     }
     if let Some(spool) = spool {
-        line("spool", count(spool.total(), "message"));
+        field("spool", count(spool.total(), "message"));
     }
     for problem in &report.problems {
-        output::error(&format!("{id}: {problem}; do it again"));
+        output::error(&format!("{id}: {problem}; run the command again"));
     }
 }
 
-fn messages(erased: &ErasedMessages) -> String {
+fn message_counts(erased: &ErasedMessages) -> String {
     let ErasedMessages { jobs, dead_letters, events, announcements, unsearched: _ } = *erased;
     [
         count(jobs, "job"),
         count(dead_letters, "dead letter"),
-        count(events, "kept event"),
+        count(events, "stored event"),
         count(announcements, "announcement"),
     ]
     .join(", ")

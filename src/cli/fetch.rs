@@ -1,4 +1,4 @@
-//! `polyhook fetch ID…`: archive conversations now, without waiting for a webhook.
+//! `polyhook fetch ID…`: archives conversations now, without waiting for a webhook.
 
 use std::sync::Arc;
 
@@ -17,23 +17,25 @@ use crate::{
     worker::{ArchivedConversation, FetchOutcome, FetchRequest, JobFailure, Worker},
 };
 
-/// Fetch conversations by id, archive them now and announce them; exit code 1 if one is not archived.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   polyhook fetch CA0123456789abcdef
-  polyhook fetch --project-id acme-front-desk $(cat ids.txt) --json")]
+  polyhook fetch --project-id acme-front-desk $(cat ids.txt) --json
+
+The conversations are archived and announced as if a webhook had arrived. Exit code 1
+if any of them is not archived.")]
 pub(super) struct Args {
-    /// PolyAI's conversation ids
+    /// Conversation IDs
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
-    /// The project to ask; each configured one in turn where absent
+    /// Project of the conversations [default: try all configured projects]
     #[arg(long)]
     project_id: Option<String>,
-    /// The account to ask
+    /// Account of the conversations
     #[arg(long)]
     account_id: Option<String>,
-    /// One JSON object a line for each conversation
+    /// Print one JSON object per conversation, one per line
     #[arg(long)]
     json: bool,
 }
@@ -55,7 +57,7 @@ async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), Cl
     } else {
         ProgressBar::hidden()
     };
-    let mut missing = 0;
+    let mut not_archived = 0;
     for id in &args.ids {
         let request = FetchRequest {
             conversation_id: id.clone(),
@@ -69,15 +71,15 @@ async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), Cl
             discovery: None,
         };
         let result = worker.archive_now(&request).await;
-        missing += usize::from(matches!(result, Err(_) | Ok(FetchOutcome::Erased)));
-        bar.suspend(|| show(id, &result, args.json));
+        not_archived += usize::from(matches!(result, Err(_) | Ok(FetchOutcome::Erased)));
+        bar.suspend(|| print_result(id, &result, args.json));
         bar.inc(1);
     }
     bar.finish_and_clear();
-    if missing == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
+    if not_archived == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
-fn show(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool) {
+fn print_result(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool) {
     match result {
         Ok(FetchOutcome::Archived(archived)) => {
             let ArchivedConversation { outcome, manifest, urls, .. } = archived.as_ref();
@@ -101,7 +103,7 @@ fn show(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool) {
             output::json(&json!({ "conversation_id": id, "outcome": "erased" }));
         }
         Ok(FetchOutcome::Erased) => output::line(format!(
-            "{} {id}: it was erased, and is not archived again unless `polyhook erase --lift {id}` allows it",
+            "{} {id}: the conversation was erased on request, so it is not archived; allow it with `polyhook erase --lift {id}`",
             output::red("erased")
         )),
         Ok(FetchOutcome::Skipped) => output::line(format!("skipped {id}")),

@@ -1,4 +1,4 @@
-//! `polyhook healthcheck`
+//! `polyhook healthcheck`: checks whether a running polyhook is ready.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -9,14 +9,15 @@ use crate::{config::Config, polyai::http};
 
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Ask a running polyhook whether it is ready; exit code 1 if it is not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   polyhook healthcheck --config polyhook.toml
-  polyhook healthcheck --url http://127.0.0.1:9090/readyz")]
+  polyhook healthcheck --url http://127.0.0.1:9090/readyz
+
+Exit code 1 if polyhook is not ready or does not answer.")]
 pub(super) struct Args {
-    /// What to ask, instead of /readyz of the configured admin listener
+    /// URL to request [default: /readyz of the configured admin listener]
     #[arg(long)]
     url: Option<Url>,
 }
@@ -28,12 +29,16 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     };
     let failed = |reason: &str| CliError::Failed(format!("{url}: {reason}"));
     let client = http::client()
-        .map_err(|_| failed(&format!("there is no HTTP client: {}", http::CLIENT_SETUP_HINT)))?;
-    let answer = client.get(url.clone()).timeout(TIMEOUT).send().await.map_err(|error| {
-        failed(if error.is_timeout() { "no answer in time" } else { "no answer; is polyhook running?" })
+        .map_err(|_| failed(&format!("cannot create an HTTP client: {}", http::CLIENT_SETUP_HINT)))?;
+    let response = client.get(url.clone()).timeout(TIMEOUT).send().await.map_err(|error| {
+        failed(if error.is_timeout() {
+            "no answer within 4 s; the process hangs, or the machine is overloaded"
+        } else {
+            "no answer; is polyhook running?"
+        })
     })?;
-    let status = answer.status();
-    let text = answer.text().await.unwrap_or_default();
+    let status = response.status();
+    let text = response.text().await.unwrap_or_default();
     if !status.is_success() {
         return Err(failed(text.trim()));
     }
@@ -41,7 +46,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     Ok(())
 }
 
-/// The admin listener as this machine reaches it.
+/// Returns the URL of `/readyz` as this machine reaches it. An unspecified address (0.0.0.0) becomes a loopback address.
 fn readyz(config: &Config) -> Result<Url, CliError> {
     let listen = config.admin.listen;
     let host = match listen.ip() {

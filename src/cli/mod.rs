@@ -1,10 +1,12 @@
-//! The command line: one file a subcommand, each with its `Args` and its `run`.
+//! The command line.
 //!
-//! Results go to standard output, logs and progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong
-//! usage, 78 bad configuration (`EX_CONFIG` of sysexits.h), found before any socket is bound.
+//! Each subcommand is one file (or folder) with its `Args` and its `run`. To add one, write the file and add a line to
+//! [`Command`] and to `Command::run`. Results go to standard output; logs, progress and errors go to standard error.
+//! Scripts depend on the exit codes: see [`ExitStatus`].
 
 mod audit;
 mod backfill;
+mod completions;
 mod config;
 mod dead;
 mod demo;
@@ -13,8 +15,9 @@ mod endpoint;
 mod erase;
 mod error;
 mod fetch;
+mod global_args;
 mod healthcheck;
-mod manual;
+mod man;
 pub mod output;
 mod prompt;
 mod queue_access;
@@ -28,18 +31,16 @@ mod tail;
 mod time_arg;
 mod verify;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 pub use self::error::{CliError, ExitStatus};
-use crate::{
-    config::{Config, ConfigError, Roles, Sources},
-    telemetry::{self, LogConfig, LogGuard},
-};
+use self::global_args::GlobalArgs;
+use crate::config::Roles;
 
-/// Turns PolyAI webhooks into archived conversations: verified, durable before they are answered, fetched
-/// whole with their audio, announced on the bus.
+/// Archive PolyAI conversations: receive signed webhooks, store them durably before answering, fetch each
+/// conversation with its audio and announce it to your systems.
 #[derive(Debug, Parser)]
 #[command(name = "polyhook", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
@@ -51,29 +52,20 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  polyhook demo                                  see it work, without any configuration
-  polyhook config check --config polyhook.toml   find what is wrong before a deployment does
-  polyhook run --config polyhook.toml            receiver and worker in one process
+  polyhook demo                                  try it without any configuration
+  polyhook config check --config polyhook.toml   find configuration errors
+  polyhook run --config polyhook.toml            run receiver and worker
   polyhook fetch CA0123456789abcdef              archive one conversation now
-  polyhook backfill --last 30d                   archive what no webhook has brought
-  polyhook tail                                  what happens, line by line
-  polyhook dead list                             what could not be archived, and why
+  polyhook backfill --last 30d                   archive past conversations
+  polyhook tail                                  follow what happens
+  polyhook dead list                             show failed jobs and why they failed
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.";
+Exit codes: 0 success, 1 failure, 2 wrong usage, 78 wrong configuration";
 
-#[derive(Debug, Args)]
-struct GlobalArgs {
-    /// The configuration file (TOML)
-    #[arg(long, global = true, value_name = "FILE", env = "POLYHOOK_CONFIG")]
-    config: Option<PathBuf>,
-    /// Set one key, over file and environment; may be repeated
-    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = parse_setting)]
-    set: Vec<(String, String)>,
-}
-
+/// The subcommands, in the order of `polyhook --help`.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the whole path at work: simulator, receiver, worker, archive; needs no configuration
+    /// Run the whole pipeline against a simulated PolyAI, without any configuration
     Demo(demo::Args),
     /// Run receiver, worker and reconciliation in one process
     #[command(after_help = "\
@@ -81,137 +73,108 @@ Examples:
   polyhook run --config polyhook.toml
   polyhook run --config polyhook.toml --set log.format=json")]
     Run,
-    /// Run the receiver: verify deliveries and make them durable
+    /// Run the receiver: verify webhook deliveries and store them durably
     #[command(after_help = "\
 Examples:
   polyhook receive --config polyhook.toml
   polyhook receive --config polyhook.toml --set server.listen=0.0.0.0:9000")]
     Receive,
-    /// Run the worker: fetch, archive and announce conversations; reconciliation too
+    /// Run the worker: fetch, archive and announce conversations; includes reconciliation
     #[command(after_help = "\
 Examples:
   polyhook work --config polyhook.toml
   polyhook work --config polyhook.toml --set worker.concurrency=32")]
     Work,
-    /// Look for what no webhook has brought: compare PolyAI's list with the archive
+    /// Queue conversations that PolyAI lists but the archive lacks
     Reconcile(reconcile::Args),
-    /// Run a stand-in for PolyAI: its APIs, and signed deliveries with its retry policy
-    Simulate(simulate::Args),
-    /// Sign deliveries as PolyAI does and post them
-    Send(send::Args),
-    /// Explain why a signature matches, or why it does not
-    Verify(verify::Args),
-    /// Follow deliveries and jobs as they happen, one line each
+    /// Follow deliveries and jobs, one line per event
     Tail(tail::Args),
-    /// Fetch conversations by id and archive them now
+    /// Fetch conversations by ID and archive them now
     Fetch(fetch::Args),
-    /// Queue what the archive lacks of a past time
+    /// Queue the conversations of a past period that the archive lacks
     Backfill(backfill::Args),
-    /// Compare a day at PolyAI with the archive, in both directions
+    /// Compare one day of PolyAI's conversations with the archive
     Audit(audit::Args),
-    /// Erase conversations: from the archive, the queue, the spool and the dead letters, for good
+    /// Erase conversations from archive, queue and spool permanently
     Erase(erase::Args),
-    /// List dead letters, show why they are dead, replay or drop them
+    /// List, show, replay or drop dead letters (jobs that failed permanently)
     #[command(subcommand)]
     Dead(dead::Command),
     /// Manage the webhook endpoints registered with PolyAI
     #[command(subcommand)]
     Endpoint(endpoint::Command),
-    /// Look at the spool, where deliveries wait while RabbitMQ is away, or empty it
+    /// Inspect, verify or drain the spool (deliveries stored while RabbitMQ is unavailable)
     #[command(subcommand)]
     Spool(spool::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
-    /// Look at everything polyhook needs, say what is wrong and what to do about it
+    /// Check everything that polyhook depends on and suggest fixes
     Doctor(doctor::Args),
-    /// Ask a running polyhook whether it is ready (for container health checks)
+    /// Check whether a running polyhook is ready (for container health checks)
     Healthcheck(healthcheck::Args),
-    /// Print the completions of a shell
-    Completions(manual::CompletionsArgs),
-    /// Print the manual page, or write those of all commands
-    Man(manual::ManArgs),
+    /// Explain why a signature is valid or invalid
+    Verify(verify::Args),
+    /// Send signed test deliveries
+    Send(send::Args),
+    /// Run a simulated PolyAI: its APIs and signed webhook deliveries
+    Simulate(simulate::Args),
+    /// Print shell completions
+    Completions(completions::Args),
+    /// Print the manual page, or write one page per command
+    Man(man::Args),
 }
 
-/// Parses `arguments` and runs the command; the exit code says how it went.
+impl Command {
+    async fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
+        match self {
+            Self::Demo(args) => demo::run(args).await,
+            Self::Run => serve::run(global, Roles::ALL).await,
+            Self::Receive => serve::run(global, Roles::RECEIVE).await,
+            Self::Work => serve::run(global, Roles::WORK).await,
+            Self::Reconcile(args) => reconcile::run(global, args).await,
+            Self::Tail(args) => tail::run(global, args).await,
+            Self::Fetch(args) => fetch::run(global, args).await,
+            Self::Backfill(args) => backfill::run(global, args).await,
+            Self::Audit(args) => audit::run(global, args).await,
+            Self::Erase(args) => erase::run(global, args).await,
+            Self::Dead(command) => dead::run(global, command).await,
+            Self::Endpoint(command) => endpoint::run(global, command).await,
+            Self::Spool(command) => spool::run(global, &command).await,
+            Self::Config(command) => config::run(global, &command),
+            Self::Doctor(args) => doctor::run(global, args).await,
+            Self::Healthcheck(args) => healthcheck::run(global, args).await,
+            Self::Verify(args) => verify::run(global, &args),
+            Self::Send(args) => send::run(global, args).await,
+            Self::Simulate(args) => simulate::run(args).await,
+            Self::Completions(args) => {
+                completions::run(&args);
+                Ok(())
+            }
+            Self::Man(args) => man::run(&args),
+        }
+    }
+}
+
+/// Parses `arguments`, runs the command and returns the exit code of the process.
 pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Cli { global, command } = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
+        // clap also returns the texts of --help and --version as errors.
         Err(error) => {
             let _ = error.print();
             let status = if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Success };
             return status.into();
         }
     };
-    let result = match command {
-        Command::Demo(args) => demo::run(args).await,
-        Command::Run => serve::run(&global, Roles::ALL).await,
-        Command::Receive => serve::run(&global, Roles::RECEIVE).await,
-        Command::Work => serve::run(&global, Roles::WORK).await,
-        Command::Reconcile(args) => reconcile::run(&global, args).await,
-        Command::Backfill(args) => backfill::run(&global, args).await,
-        Command::Audit(args) => audit::run(&global, args).await,
-        Command::Simulate(args) => simulate::run(args).await,
-        Command::Send(args) => send::run(&global, args).await,
-        Command::Verify(args) => verify::run(&global, &args),
-        Command::Tail(args) => tail::run(&global, args).await,
-        Command::Fetch(args) => fetch::run(&global, args).await,
-        Command::Erase(args) => erase::run(&global, args).await,
-        Command::Dead(command) => dead::run(&global, command).await,
-        Command::Endpoint(command) => endpoint::run(&global, command).await,
-        Command::Spool(command) => spool::run(&global, &command).await,
-        Command::Config(command) => config::run(&global, &command),
-        Command::Doctor(args) => doctor::run(&global, args).await,
-        Command::Healthcheck(args) => healthcheck::run(&global, args).await,
-        Command::Completions(args) => {
-            manual::completions(&args);
-            Ok(())
-        }
-        Command::Man(args) => manual::man(&args),
-    };
-    match result {
-        Ok(()) => ExitStatus::Success.into(),
+    let status = match cli.command.run(&cli.global).await {
+        Ok(()) => ExitStatus::Success,
         Err(error) => {
             output::error(&error.to_string());
-            error.exit_status().into()
+            error.exit_status()
         }
-    }
-}
-
-impl GlobalArgs {
-    /// The merged configuration, read but not yet checked for a role.
-    fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(&Sources::new(self.config.clone(), self.set.clone()))
-    }
-
-    /// The same where the file of signing secrets may not be there yet.
-    fn load_with_optional_secrets_file(&self) -> Result<Config, ConfigError> {
-        Config::load_with_optional_secrets_file(&Sources::new(self.config.clone(), self.set.clone()))
-    }
-
-    /// The same, checked, for services. Their logs end when what is returned with the configuration is dropped.
-    fn load_for_service(&self, roles: Roles) -> Result<(Config, LogGuard), CliError> {
-        let config = self.load()?;
-        config.check(roles)?;
-        let logs = telemetry::init_service_logs(&config.log)?;
-        Ok((config, logs))
-    }
-
-    /// The same for commands whose result is what matters: the log tells of trouble only.
-    fn load_for_command(&self, roles: Roles) -> Result<Config, CliError> {
-        let mut config = self.load()?;
-        config.check(roles)?;
-        if config.log == LogConfig::default() {
-            "warn".clone_into(&mut config.log.level);
-        }
-        telemetry::init_logs(&config.log)?;
-        Ok(config)
-    }
-}
-
-fn parse_setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write it as section.key=value")?;
-    Ok((key.trim().to_owned(), value.to_owned()))
+    };
+    status.into()
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub(super) fn require_queue_file(path: &Path) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::Failed(format!(
-        "queue.url: the queue file {} does not exist; run this command where the service runs, with the same configuration",
+        "queue.url: there is no queue file {}; run this command where the service runs, with the same configuration",
         path.display()
     )))
 }

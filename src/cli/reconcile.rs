@@ -1,4 +1,4 @@
-//! `polyhook reconcile`: look for what no webhook has brought, as a service of its own or once.
+//! `polyhook reconcile`: queues the conversations that PolyAI lists but the archive lacks, as a service or once.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use super::{
 };
 use crate::{app, clock::Clock, config::Roles, health::Health};
 
-/// Compare what PolyAI has with the archive, and queue what is missing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  polyhook reconcile                  as a service, every reconcile.every
-  polyhook reconcile --once --json    one pass over reconcile.lookback, now
+  polyhook reconcile                  run as a service, every reconcile.every
+  polyhook reconcile --once --json    run one pass over reconcile.lookback now
 
-`run` and `work` do the same unless reconcile.every is 0s; of all processes that share an archive one
-does it at a time. What is queued is fetched by a worker. For a longer time use `polyhook backfill`.")]
+`run` and `work` also reconcile, unless reconcile.every is 0s. Of all processes that
+share an archive, one reconciles at a time. A worker fetches what is queued. For a
+longer period use `polyhook backfill`.")]
 pub(super) struct Args {
-    /// One pass, then end; exit code 1 if a project could not be compared
+    /// Run one pass and exit; exit code 1 if a project could not be compared
     #[arg(long)]
     once: bool,
-    /// With --once: one JSON object instead of text
+    /// Print the result as one JSON object (with --once)
     #[arg(long, requires = "once")]
     json: bool,
 }
@@ -42,8 +42,8 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         Ok(service.run_once().await)
     });
     match result.await? {
-        Ok(tally) if args.json => output::json(&tally),
-        Ok(tally) => output::line(super::backfill::told(&tally, false)),
+        Ok(summary) if args.json => output::json(&summary),
+        Ok(summary) => output::line(super::backfill::summary_text(&summary, false)),
         Err(failures) => {
             if args.json {
                 output::json(&json!({ "failures": failures }));

@@ -1,4 +1,4 @@
-//! `polyhook run`, `receive` and `work`: the services.
+//! `polyhook run`, `receive`, `work` and `reconcile`: run the services until a signal stops them.
 
 use super::{CliError, GlobalArgs};
 use crate::{
@@ -9,12 +9,13 @@ use crate::{
     telemetry,
 };
 
-/// Open files asked for; and how few are worth a word.
-const OPEN_FILES: u64 = 65_536;
-const FEW_OPEN_FILES: u64 = 4096;
+/// The limit of open files that the process requests.
+const WANTED_OPEN_FILES: u64 = 65_536;
+/// A lower limit is logged as a warning.
+const MIN_OPEN_FILES: u64 = 4096;
 
 pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliError> {
-    // Who sends it early, or where there is nothing to read again, must not end a service by it.
+    // By default SIGHUP resources a process. It must not, even during the start and in roles that have nothing to reload.
     let _caught = HangupSignals::install();
     let (config, _logs) = global.load_for_service(roles)?;
     raise_open_files();
@@ -27,14 +28,15 @@ pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliErro
     }
 }
 
-/// Each connection is an open file, and many systems allow 1024 unless a process asks for more.
+/// Raises the limit of open files. Each connection is an open file, and many systems allow 1024 unless a process requests
+/// more.
 fn raise_open_files() {
-    match rlimit::increase_nofile_limit(OPEN_FILES) {
-        Ok(limit) if limit < FEW_OPEN_FILES => tracing::warn!(
+    match rlimit::increase_nofile_limit(WANTED_OPEN_FILES) {
+        Ok(limit) if limit < MIN_OPEN_FILES => tracing::warn!(
             limit,
-            "few open files are allowed, so few connections at a time: raise the hard limit (ulimit -Hn, LimitNOFILE)"
+            "the limit of open files is low and limits the number of connections; raise the hard limit (ulimit -Hn, LimitNOFILE)"
         ),
-        Ok(limit) => tracing::debug!(limit, "open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+        Ok(limit) => tracing::debug!(limit, "limit of open files"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
 }

@@ -1,4 +1,5 @@
-//! `polyhook spool status|verify|drain`
+//! `polyhook spool status|verify|drain`: inspects, verifies or empties the spool, which holds deliveries while RabbitMQ is
+//! unavailable.
 
 use std::path::Path;
 
@@ -21,44 +22,43 @@ use crate::{
     },
 };
 
-/// How long a running receiver may hold messages before it is looked whether any are left.
-const LEASE_WITHIN: Duration = Duration::from_secs(1);
+/// Time to wait for messages before the number of remaining ones is checked again. A running receiver may hold them.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Look at the spool, where deliveries wait while RabbitMQ is away, or empty it.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
   polyhook spool status --json
   polyhook spool verify && polyhook spool drain
 
-All of them may be used while polyhook runs.")]
+You can use all subcommands while polyhook runs.")]
 pub(super) enum Command {
-    /// How many deliveries wait, since when, and how full it is
+    /// Show the number and age of stored deliveries and the space in use
     #[command(after_help = "\
 Examples:
   polyhook spool status
   polyhook spool status --json | jq .messages")]
     Status {
-        /// One JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Read the whole file and say what is wrong with it; exit code 1 if anything is
+    /// Read the whole file and report damage; exit code 1 if it is damaged
     #[command(after_help = "\
 Examples:
   polyhook spool verify && polyhook spool drain")]
     Verify {
-        /// One JSON object: {"ok", "messages", "problems"}
+        /// Print one JSON object: {"ok", "messages", "problems"}
         #[arg(long)]
         json: bool,
     },
-    /// Hand everything on to the broker now; exit code 1 if something is left
+    /// Publish all stored deliveries to RabbitMQ now; exit code 1 if any remain
     #[command(after_help = "\
 Examples:
   polyhook spool drain
   polyhook spool drain --json | jq .left")]
     Drain {
-        /// One JSON object: {"moved", "left"}
+        /// Print one JSON object: {"moved", "left"}
         #[arg(long)]
         json: bool,
     },
@@ -68,7 +68,9 @@ pub(super) async fn run(global: &GlobalArgs, command: &Command) -> Result<(), Cl
     let config = global.load_for_command(Roles::NONE)?;
     let path = config.spool.path.as_path();
     if path.as_os_str().is_empty() {
-        return Err(CliError::Failed("there is no spool: spool.path is empty".to_owned()));
+        return Err(CliError::Failed(
+            "there is no spool, because spool.path is empty; set it to a file on a local disk".to_owned(),
+        ));
     }
     match *command {
         Command::Status { json } => status(&config, path, json),
@@ -78,26 +80,26 @@ pub(super) async fn run(global: &GlobalArgs, command: &Command) -> Result<(), Cl
 }
 
 fn status(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
-    let there = path.exists();
-    let usage = if there { Some(spool::read_usage(path).map_err(CliError::Failed)?) } else { None };
+    let exists = path.exists();
+    let usage = if exists { Some(spool::read_usage(path).map_err(CliError::Failed)?) } else { None };
     let (messages, bytes) = usage.map_or((0, 0), |usage| (usage.messages, usage.bytes));
     let oldest = usage.and_then(|usage| usage.oldest);
     let max = config.spool.max_bytes;
     if json {
         output::json(&json!({
-            "path": path, "exists": there, "messages": messages, "oldest_received_at": oldest, "bytes": bytes,
+            "path": path, "exists": exists, "messages": messages, "oldest_received_at": oldest, "bytes": bytes,
             "max_bytes": max.as_u64(),
         }));
         return Ok(());
     }
-    output::line(format!("{}{}", path.display(), if there { "" } else { " (not made yet)" }));
+    output::line(format!("{}{}", path.display(), if exists { "" } else { " (does not exist yet)" }));
     output::line(match oldest {
         Some(oldest) => {
             let age = Duration::try_from(Clock::System.now().duration_since(oldest)).unwrap_or_default();
             let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
             format!("{messages} deliveries wait, the oldest for {age} (received at {oldest})")
         }
-        None => "no delivery waits".to_owned(),
+        None => "no deliveries wait".to_owned(),
     });
     output::line(format!("{} of {max} in use", ByteSize(bytes)));
     Ok(())
@@ -113,19 +115,19 @@ fn verify(path: &Path, json: bool) -> Result<(), CliError> {
     match verified {
         Ok(messages) => {
             if !json {
-                output::line(output::green(format!("{messages} messages, all in order")));
+                output::line(output::green(format!("{messages} messages, no damage found")));
             }
             Ok(())
         }
         Err(_) if json => Err(CliError::AlreadyReported),
         Err(problems) => {
-            let most = 20;
-            let mut text: Vec<_> = problems.iter().take(most).cloned().collect();
-            if problems.len() > most {
-                text.push(format!("and {} more", problems.len() - most));
+            const MAX_PRINTED: usize = 20;
+            let mut text: Vec<_> = problems.iter().take(MAX_PRINTED).cloned().collect();
+            if problems.len() > MAX_PRINTED {
+                text.push(format!("and {} more", problems.len() - MAX_PRINTED));
             }
             text.push(format!(
-                "{} is damaged: move it away (polyhook begins a new one by itself) and recover what can be read with `sqlite3 FILE .recover`",
+                "{} is damaged; move it away (polyhook then creates a new file) and recover readable messages with `sqlite3 FILE .recover`",
                 path.display()
             ));
             Err(CliError::Failed(text.join("\n")))
@@ -136,20 +138,22 @@ fn verify(path: &Path, json: bool) -> Result<(), CliError> {
 async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
     if config.queue.backend().ok() != Some(QueueBackend::RabbitMq) {
         return Err(CliError::Failed(
-            "queue.url is no RabbitMQ, so there is nobody to hand anything on to".to_owned(),
+            "queue.url is not a RabbitMQ URL, so there is nothing to drain to; set it to amqp://… or amqps://…".to_owned(),
         ));
     }
     let lifecycle = Lifecycle::new();
     let clock = Clock::System;
     let (mut moved, mut left) = (0, 0);
-    let mut done = Ok(());
+    let mut result = Ok(());
     if path.exists() {
         let broker = app::open_broker(config, clock.clone(), &lifecycle)?;
         let spool =
             Spool::open(&config.spool, &config.queue, clock, &lifecycle).map_err(app::StartError::Spool)?;
-        done = wait_until_ready(&*broker).await;
-        if done.is_ok() {
-            done = move_all(config, &broker, &spool, &mut moved, json).await.map_err(failed);
+        result = wait_until_ready(&*broker).await;
+        if result.is_ok() {
+            result = publish_all(config, &broker, &spool, &mut moved, json)
+                .await
+                .map_err(|error| CliError::Failed(error.to_string()));
         }
         left = spool.usage().await.map_or(0, |usage| usage.messages);
         lifecycle.drain();
@@ -160,18 +164,13 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
     if json {
         output::json(&json!({ "moved": moved, "left": left }));
     } else {
-        output::line(format!("{moved} handed on, {left} left"));
+        output::line(format!("{moved} published, {left} left"));
     }
-    done?;
+    result?;
     if left == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn failed(error: QueueError) -> CliError {
-    CliError::Failed(error.to_string())
-}
-
-async fn move_all(
+async fn publish_all(
     config: &Config,
     broker: &RabbitMqQueue,
     spool: &Spool,
@@ -184,12 +183,12 @@ async fn move_all(
         bar.set_style(style);
     }
     while spool.usage().await?.messages > 0 {
-        if let Ok(batch) = timeout(LEASE_WITHIN, spool.lease(DRAIN_BATCH)).await {
-            let handed_on = forward(batch?, broker, spool, &rate, |_| ()).await?;
-            if handed_on == 0 {
-                return Err(QueueError::Refused("a queue is full, or a policy is in the way".to_owned()));
+        if let Ok(batch) = timeout(LEASE_TIMEOUT, spool.lease(DRAIN_BATCH)).await {
+            let published = forward(batch?, broker, spool, &rate, |_| ()).await?;
+            if published == 0 {
+                return Err(QueueError::Refused("a queue is full, or a policy rejects messages; check the queues and policies of the broker".to_owned()));
             }
-            *moved += handed_on;
+            *moved += published;
             bar.set_position(*moved as u64);
         }
     }

@@ -1,8 +1,11 @@
-//! `polyhook verify`: why a signature matches, or why it does not.
+//! `polyhook verify`: explains why a signature is valid or invalid.
+//!
+//! If the receiver would reject the signature, the command undoes common mistakes until the signature matches, and
+//! reports them. It never prints a secret.
 
+mod json_rewrites;
 mod mistakes;
-mod request;
-mod rewritten;
+mod recorded_request;
 
 use std::{
     io::Read,
@@ -13,7 +16,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use self::{mistakes::Given, request::Request};
+use self::{mistakes::Delivery, recorded_request::RecordedRequest};
 use super::{CliError, GlobalArgs, output};
 use crate::{
     clock::Clock,
@@ -21,7 +24,6 @@ use crate::{
     signature::{Scheme, SignatureError, SignedForm, Verifier},
 };
 
-/// Explain why a signature matches, or why it does not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,32 +31,32 @@ Examples:
   pbpaste | polyhook verify --signature 5bdc… --secret-file secret.txt
   polyhook verify --request recorded.http --json
 
-Without --secret-file the configured secrets are tried. The usual mistakes are undone, one
-or two at a time, until the signature matches: line ends, JSON written again, secrets
-decoded or with white space, other encodings, another timestamp. Exit code 1 unless the
-receiver would take it as it is.")]
+Tries the configured secrets, or those of --secret-file. If none matches, the command
+undoes common mistakes, one or two at a time: changed line resources, rewritten JSON,
+decoded or padded secrets, other encodings, another timestamp. Exit code 1 unless the
+receiver would accept the delivery unchanged.")]
 pub(super) struct Args {
-    /// The value of X-PolyAI-Signature
+    /// Value of the X-PolyAI-Signature header
     #[arg(long, value_name = "HEX", required_unless_present = "request")]
     signature: Option<String>,
-    /// The value of X-PolyAI-Timestamp, if there was one
+    /// Value of the X-PolyAI-Timestamp header, if present
     #[arg(long, value_name = "SECONDS")]
     timestamp: Option<String>,
-    /// The raw body as it came in; `-` or nothing for standard input
+    /// File with the raw body; `-` for standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     body: PathBuf,
-    /// A whole request instead: headers (also as `curl -v` shows them), an empty line, the body
+    /// File with a whole request: headers (also as printed by `curl -v`), empty line, body
     #[arg(long, value_name = "FILE", conflicts_with_all = ["signature", "timestamp", "body"])]
     request: Option<PathBuf>,
-    /// A file with the secrets to try, one a line, instead of the configured ones
+    /// File with secrets to try, one per line, instead of the configured ones
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// One JSON object: {"genuine", "form", "secret", "reason", "mistake", "hint"}
+    /// Print one JSON object: {"genuine", "form", "secret", "reason", "mistake", "hint"}
     #[arg(long)]
     json: bool,
 }
 
-/// What was found.
+/// The result of the verification.
 #[derive(Debug, Default, Serialize)]
 struct Verdict {
     genuine: bool,
@@ -83,10 +85,10 @@ pub(super) fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     signature.secrets = signature.valid(now);
     if signature.secrets.is_empty() {
         return Err(CliError::Usage(
-            "there is no secret to try: give --secret-file, or configure signature.secrets_file".to_owned(),
+            "there is no secret to verify with; give --secret-file, or set signature.secrets_file".to_owned(),
         ));
     }
-    let request = request(args)?;
+    let request = read_request(args)?;
     let verdict = examine(&signature.secrets, signature.scheme, signature.tolerance, &request, now);
     if args.json {
         output::json(&verdict);
@@ -98,16 +100,19 @@ pub(super) fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     if verdict.genuine { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
-fn request(args: &Args) -> Result<Request, CliError> {
+fn read_request(args: &Args) -> Result<RecordedRequest, CliError> {
     let Some(path) = &args.request else {
-        return Ok(Request {
+        return Ok(RecordedRequest {
             signature: args.signature.clone(),
             timestamp: args.timestamp.clone(),
-            body: read(&args.body)?,
+            body: read_input(&args.body)?,
         });
     };
-    Request::read(&read(path)?).ok_or_else(|| {
-        CliError::Usage(format!("{}: there is no empty line between headers and body", path.display()))
+    RecordedRequest::parse(&read_input(path)?).ok_or_else(|| {
+        CliError::Usage(format!(
+            "{}: no empty line between headers and body; record the request with all its headers",
+            path.display()
+        ))
     })
 }
 
@@ -115,10 +120,10 @@ fn examine(
     secrets: &[Secret],
     scheme: Scheme,
     tolerance: Duration,
-    request: &Request,
+    request: &RecordedRequest,
     now: Timestamp,
 ) -> Verdict {
-    let Request { signature, timestamp, body } = request;
+    let RecordedRequest { signature, timestamp, body } = request;
     let verified = Verifier::new(secrets, scheme, tolerance).verify(
         signature.as_deref().map(str::as_bytes),
         timestamp.as_deref().map(str::as_bytes),
@@ -132,7 +137,7 @@ fn examine(
                 genuine: true,
                 form: Some(genuine.form),
                 secret: Some(secret),
-                hint: format!("secret number {secret} signed {}", what(genuine.form)),
+                hint: format!("secret number {secret} signed {}", signed_parts(genuine.form)),
                 ..Verdict::default()
             };
         }
@@ -141,68 +146,68 @@ fn examine(
     let refused = Verdict { reason: Some(rejection.label()), ..Verdict::default() };
     if let SignatureError::Stale { skew_s } = rejection {
         let hint = format!(
-            "the signature is right but {} s {} our clock; the tolerance is {} s. If all deliveries are like this, set this machine's clock",
+            "the signature is correct, but its timestamp is {} s {} our clock; the tolerance is {} s. If this is so for all deliveries, synchronize the clock of this machine",
             skew_s.unsigned_abs(),
             if skew_s > 0 { "behind" } else { "ahead of" },
             tolerance.as_secs()
         );
         return Verdict { form: Some(SignedForm::Timestamped), mistake: Some("skew"), hint, ..refused };
     }
-    let given = Given {
+    let delivery = Delivery {
         signature: signature.as_deref().unwrap_or_default(),
         timestamp: timestamp.as_deref(),
         body,
         secrets,
         now,
     };
-    match mistakes::find(&given) {
+    match mistakes::find(&delivery) {
         Some(mistake) => Verdict {
             form: Some(mistake.form),
             secret: Some(mistake.secret + 1),
             mistake: Some(mistake.name),
             hint: format!(
-                "{}. With that undone, secret number {} signed {}",
+                "{}. Without this, secret number {} signed {}",
                 mistake.hint,
                 mistake.secret + 1,
-                what(mistake.form)
+                signed_parts(mistake.form)
             ),
             ..refused
         },
-        None => Verdict { hint: unexplained(rejection, &given), ..refused },
+        None => Verdict { hint: unexplained(rejection, &delivery), ..refused },
     }
 }
 
-fn what(form: SignedForm) -> &'static str {
+fn signed_parts(form: SignedForm) -> &'static str {
     match form {
         SignedForm::Timestamped => "timestamp and body",
         SignedForm::Body => "the body alone",
     }
 }
 
-/// None of the usual mistakes.
-fn unexplained(rejection: SignatureError, given: &Given<'_>) -> String {
+/// Explains a rejection that no common mistake explains.
+fn unexplained(rejection: SignatureError, delivery: &Delivery<'_>) -> String {
     match rejection {
         SignatureError::SignatureMalformed => format!(
-            "the signature has {} characters and is not 64 hex digits: copy all of X-PolyAI-Signature",
-            given.signature.trim().chars().count()
+            "the signature has {} characters instead of 64 hex digits; copy the whole X-PolyAI-Signature header",
+            delivery.signature.trim().chars().count()
         ),
         SignatureError::SignatureMissing => {
-            "there is no X-PolyAI-Signature: the sender does not sign, or a proxy removes the header"
+            "there is no X-PolyAI-Signature header: the sender does not sign, or a proxy removes the header"
                 .to_owned()
         }
         SignatureError::TimestampMissing | SignatureError::TimestampMalformed => {
             format!(
-                "{rejection}, and signature.scheme = \"timestamped\" needs it: pass on X-PolyAI-Timestamp as it came"
+                "{rejection}, but signature.scheme = \"timestamped\" requires it; forward the X-PolyAI-Timestamp header unchanged"
             )
         }
         SignatureError::Mismatch | SignatureError::Stale { .. } => format!(
-            "none of the {} secrets gives this signature, nor with the usual mistakes undone: most likely another endpoint's secret, or one that was rotated. `polyhook endpoint` shows the endpoints there are",
-            given.secrets.len()
+            "none of the {} secrets produces this signature, even with common mistakes undone. Most likely the secret belongs to another endpoint, or was rotated; list the endpoints with `polyhook endpoint list`",
+            delivery.secrets.len()
         ),
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+fn read_input(path: &Path) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
         std::io::stdin().lock().read_to_end(&mut bytes).map(drop)
@@ -228,7 +233,7 @@ mod tests {
     }
 
     fn verdict(signature: &str, timestamp: Option<&str>, scheme: Scheme, body: &[u8]) -> Verdict {
-        let request = Request {
+        let request = RecordedRequest {
             signature: Some(signature.to_owned()),
             timestamp: timestamp.map(str::to_owned),
             body: body.to_vec(),
@@ -238,7 +243,7 @@ mod tests {
         examine(&secrets, scheme, Duration::from_mins(5), &request, now)
     }
 
-    /// Signed by `key` over `signed`; what is said where it comes with `body`.
+    /// Signs `signed` with `key`, verifies the signature with `body` and checks the mistake that is reported.
     #[track_caller]
     fn assert_mistake(expected: &str, key: &str, signed: &[u8], body: &[u8], says: &str) {
         let verdict = verdict(&sign(&Secret::new(key), None, signed), None, Scheme::Auto, body);
@@ -247,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn says_which_secret_and_form_matched() {
+    fn names_the_matching_secret_and_form() {
         let signature = sign(&secret(), Some(NOW), BODY);
         let verdict = verdict(&signature, Some(&NOW.to_string()), Scheme::Auto, BODY);
         assert!(verdict.genuine && verdict.hint.contains("secret number 2 signed timestamp"), "{verdict:?}");
     }
 
     #[test]
-    fn names_what_happened_to_the_body() {
+    fn names_a_changed_body() {
         let key = secret();
         let text = std::str::from_utf8(BODY).unwrap();
         let plain = text.replace("\\u00fc", "ü");
@@ -283,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_happened_to_the_secret() {
+    fn names_a_changed_secret() {
         for (mistake, key, says) in [
             ("secret_white_space", format!("{}\n", secret().expose()), "line end"),
             ("secret_white_space", format!(" {}", secret().expose()), "space before"),
@@ -292,8 +297,8 @@ mod tests {
         ] {
             assert_mistake(mistake, &key, BODY, BODY, says);
         }
-        // Keys that are no text: made by `openssl dgst -sha256 -mac HMAC -macopt hexkey:…` of the body `x`.
-        let request = |signature: &str| Request {
+        // Binary keys, made by `openssl dgst -sha256 -mac HMAC -macopt hexkey:…` of the body `x`.
+        let request = |signature: &str| RecordedRequest {
             signature: Some(signature.to_owned()),
             timestamp: None,
             body: b"x".to_vec(),
@@ -313,7 +318,7 @@ mod tests {
     const HEX_KEY: &str = "2e101866cfa265774af394c5c96796181603d09ba2784ee32b30eabce76abcfb";
 
     #[test]
-    fn names_what_is_wrong_with_signature_time_and_form() {
+    fn names_a_wrong_signature_timestamp_or_form() {
         let stamp = NOW.to_string();
         let body_form = sign(&secret(), None, BODY);
         let timestamped = sign(&secret(), Some(NOW), BODY);
@@ -341,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn two_mistakes_are_both_named() {
+    fn names_two_mistakes() {
         let key = format!("{}\n", secret().expose());
         let body = [BODY, b"\n"].concat();
         let verdict = verdict(&sign(&Secret::new(key), None, BODY), None, Scheme::Auto, &body);
@@ -350,8 +355,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_explained_is_not_made_up() {
-        let wrong = sign(&Secret::new("nobody-knows-this-one"), None, BODY);
+    fn names_no_mistake_if_none_explains_the_signature() {
+        let wrong = sign(&Secret::new("not-a-configured-secret"), None, BODY);
         for (signature, says) in [(wrong.as_str(), "rotated"), ("abc", "3 characters"), ("", "does not sign")]
         {
             let verdict = verdict(signature, None, Scheme::Auto, BODY);
@@ -361,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn no_hint_tells_a_secret() {
+    fn never_prints_a_secret() {
         let key = format!("\"{}\"", secret().expose());
         let verdict = verdict(&sign(&Secret::new(key), None, BODY), None, Scheme::Auto, BODY);
         assert!(!serde_json::to_string(&verdict).unwrap().contains("0123456789abcdef"), "{verdict:?}");

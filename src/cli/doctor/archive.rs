@@ -1,10 +1,10 @@
-//! Whether conversations could be archived right now, and safely.
+//! Checks whether conversations can be archived now, and safely.
 
 use bytesize::ByteSize;
 
 use super::{
+    disk as disk_check,
     report::{Finding, Subject},
-    space,
 };
 use crate::{
     archive::{Archive, ArchiveError},
@@ -13,51 +13,49 @@ use crate::{
     disk,
 };
 
-/// A long call's recording is some ten MiB.
-const LEAST: ByteSize = ByteSize::mib(128);
-const ENOUGH: ByteSize = ByteSize::gib(5);
+/// The recording of a long call has about ten MiB.
+const MIN_FREE: ByteSize = ByteSize::mib(128);
+const RECOMMENDED_FREE: ByteSize = ByteSize::gib(5);
 
 pub(super) async fn check(config: &Config, subject: Subject, clock: Clock) -> Vec<Finding> {
     let folder = config.archive.folder();
     let mut findings = Vec::new();
     match &folder {
-        Some(path) if !path.is_dir() => findings.push(absent(&subject, path)),
-        _ => findings.push(open(config, &subject, clock).await),
+        Some(path) if !path.is_dir() => findings.push(missing_folder(&subject, path)),
+        _ => findings.push(check_store(config, &subject, clock).await),
     }
-    findings.extend(folder.map(|path| space::check("archive", &path, LEAST, ENOUGH)));
+    findings.extend(folder.map(|path| disk_check::check("archive", &path, MIN_FREE, RECOMMENDED_FREE)));
     findings
 }
 
-/// Looking makes no folders.
-fn absent(subject: &Subject, path: &std::path::Path) -> Finding {
-    let above = disk::nearest_existing_folder(path);
-    match space::writable(&above) {
-        Ok(()) if path.exists() => {
-            subject.fail("it is a file, not a folder", "point archive.url at a folder")
-        }
-        Ok(()) => subject.ok("not there yet; it can be made"),
+/// Checks whether the folder can be created, without creating it.
+fn missing_folder(subject: &Subject, path: &std::path::Path) -> Finding {
+    let parent = disk::nearest_existing_folder(path);
+    match disk_check::writable(&parent) {
+        Ok(()) if path.exists() => subject.fail("it is a file, not a folder", "set archive.url to a folder"),
+        Ok(()) => subject.ok("does not exist yet; polyhook can create it"),
         Err(error) => subject.fail(
-            format!("not there, and nothing can be made in {}: {error}", above.display()),
-            "make it and give it to the user polyhook runs as",
+            format!("does not exist, and cannot be created in {}: {error}", parent.display()),
+            "create it and make the user that runs polyhook its owner",
         ),
     }
 }
 
-async fn open(config: &Config, subject: &Subject, clock: Clock) -> Finding {
+async fn check_store(config: &Config, subject: &Subject, clock: Clock) -> Finding {
     let checked = async { Archive::open(&config.archive, clock)?.check().await };
     match checked.await {
-        Ok(()) => subject.ok("can be written, and refuses a second write of the same object"),
+        Ok(()) => subject.ok("writable, and rejects a second write of the same object"),
         Err(error) => {
             let next = match &error {
                 ArchiveError::Config(_) => "correct [archive]",
                 ArchiveError::Folder { .. } => {
-                    "give the folder and everything in it to the user polyhook runs as"
+                    "make the user that runs polyhook the owner of the folder and its content"
                 }
                 ArchiveError::Denied(_) => {
-                    "check the keys; they need permission to get and put objects and to abort multipart uploads below the prefix"
+                    "check the access keys; they need permission to get and put objects and to abort multipart uploads below the prefix"
                 }
                 ArchiveError::Unconditional => {
-                    "use a store with conditional writes: S3, GCS, Azure, MinIO, SeaweedFS have them"
+                    "use a store with conditional writes, such as S3, GCS, Azure, MinIO or SeaweedFS"
                 }
                 _ => {
                     "check archive.url, archive.endpoint and archive.region, that the bucket exists, and the network"

@@ -1,4 +1,4 @@
-//! RabbitMQ: reachable, permitted, and as polyhook needs it.
+//! RabbitMQ: connection, permissions, topology and a round trip.
 
 use std::time::Duration;
 
@@ -8,22 +8,25 @@ use crate::{
     queue::rabbitmq::probe::{self, BrokerDetails, MissingPermission, ObjectState, RoundTripError},
 };
 
-/// A confirm that takes longer is felt by every delivery.
-const SLOW: Duration = Duration::from_millis(500);
+/// A slower confirm noticeably delays every delivery.
+const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 
 pub(super) async fn check(config: &Config, roles: Roles) -> Vec<Finding> {
-    let found = match probe::probe(&config.queue, &config.retry.delays).await {
-        Ok(found) => found,
+    let probed = match probe::probe(&config.queue, &config.retry.delays).await {
+        Ok(probed) => probed,
         Err(error) => {
             let subject = Subject::new("broker.connection", "queue.url");
-            return vec![subject.fail(error.to_string(), "polyhook does not start before that is corrected")];
+            return vec![subject.fail(error.to_string(), "correct it; polyhook does not start before")];
         }
     };
-    let mut findings: Vec<_> = found.nodes.iter().map(|(place, connected)| node(place, connected)).collect();
-    let Some(details) = found.details else {
-        let next = "mend the connection first";
+    let mut findings: Vec<_> =
+        probed.nodes.iter().map(|(address, connected)| node(address, connected)).collect();
+    let Some(details) = probed.details else {
+        let next = "fix the connection first";
         for check in ["broker.permissions", "broker.topology", "broker.policies", "broker.round_trip"] {
-            findings.push(Subject::new(check, &*config.queue.prefix).skipped("no node lets us in", next));
+            findings.push(
+                Subject::new(check, &*config.queue.prefix).skipped("no node accepts the connection", next),
+            );
         }
         return findings;
     };
@@ -34,15 +37,15 @@ pub(super) async fn check(config: &Config, roles: Roles) -> Vec<Finding> {
     findings
 }
 
-fn node(place: &str, connected: &Result<(), String>) -> Finding {
-    let subject = Subject::new("broker.connection", place);
+fn node(address: &str, connected: &Result<(), String>) -> Finding {
+    let subject = Subject::new("broker.connection", address);
     match connected {
-        Ok(()) => subject.ok("lets us in"),
+        Ok(()) => subject.ok("accepts the connection"),
         Err(reason) => {
-            let said = reason.strip_prefix(place).map_or(&**reason, str::trim_start);
+            let message = reason.strip_prefix(address).map_or(&**reason, str::trim_start);
             subject.fail(
-                said,
-                "mend that, or correct queue.url; `polyhook` connects by itself as soon as it can",
+                message,
+                "fix that, or correct queue.url; a running polyhook connects by itself as soon as it can",
             )
         }
     }
@@ -53,11 +56,16 @@ fn permissions(details: &BrokerDetails, prefix: &str) -> Vec<Finding> {
     if details.missing_permissions.is_empty()
         && details.objects.iter().all(|(_, _, state)| *state != ObjectState::Denied)
     {
-        return vec![subject(prefix).ok("the user may configure, write and read everything of polyhook's")];
+        return vec![
+            subject(prefix)
+                .ok("the user may configure, write and read all of polyhook's queues and exchanges"),
+        ];
     }
-    let next = grant(details, prefix);
+    let next = grant_command(details, prefix);
     if details.missing_permissions.is_empty() {
-        return vec![subject(prefix).fail("the user may not declare everything of polyhook's", next)];
+        return vec![
+            subject(prefix).fail("the user may not declare all of polyhook's queues and exchanges", next),
+        ];
     }
     let all = details.missing_permissions.iter();
     all.map(|MissingPermission { permission, object }| {
@@ -66,42 +74,42 @@ fn permissions(details: &BrokerDetails, prefix: &str) -> Vec<Finding> {
     .collect()
 }
 
-/// The command that gives every permission polyhook needs, and no other.
-fn grant(details: &BrokerDetails, prefix: &str) -> String {
+/// Returns the command that grants exactly the permissions that polyhook needs.
+fn grant_command(details: &BrokerDetails, prefix: &str) -> String {
     let ours = format!("{}\\.", prefix.replace('.', "\\."));
     format!(
         "rabbitmqctl set_permissions -p {} {} '^{ours}' '^({ours}|amq\\.default$)' '^{ours}'",
-        quoted(&details.vhost),
-        quoted(&details.user)
+        shell_quote(&details.vhost),
+        shell_quote(&details.user)
     )
 }
 
-/// For a shell.
-fn quoted(text: &str) -> String {
+/// Quotes `text` for a shell.
+fn shell_quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn topology(details: &BrokerDetails, config: &Config, roles: Roles) -> Vec<Finding> {
     let prefix = &config.queue.prefix;
     let mut findings = Vec::new();
-    let (mut right, mut missing) = (0, Vec::new());
+    let (mut correct, mut missing) = (0, Vec::new());
     for (what, name, state) in &details.objects {
         let subject = Subject::new("broker.topology", format!("{what} {name}"));
         match state {
             ObjectState::AsExpected(counts) => {
-                right += 1;
+                correct += 1;
                 findings.extend(counts.and_then(|counts| contents(&subject, name, counts, prefix, roles)));
             }
             ObjectState::Missing => missing.push(name.as_str()),
-            ObjectState::Different(said) => findings.push(subject.fail(
-                format!("it exists with other properties than polyhook needs ({said})"),
-                format!("remove it once it is empty (polyhook declares it again): `rabbitmqctl delete_{what} -p {} {name}` or the management page; or choose another queue.prefix", quoted(&details.vhost)),
+            ObjectState::Different(difference) => findings.push(subject.fail(
+                format!("it exists with other properties than polyhook needs ({difference})"),
+                format!("delete it when it is empty (polyhook declares it again) with `rabbitmqctl delete_{what} -p {} {name}` or on the management page, or set another queue.prefix", shell_quote(&details.vhost)),
             )),
-            // Said under permissions.
+            // Reported by the check of the permissions.
             ObjectState::Denied => {}
-            ObjectState::Unclear(said) => findings.push(subject.fail(
-                format!("the broker says: {said}"),
-                "look for a node of the cluster that is down: a quorum queue needs the majority of its members",
+            ObjectState::Unclear(message) => findings.push(subject.fail(
+                format!("the broker reports: {message}"),
+                "check whether a node of the cluster is down; a quorum queue needs the majority of its members",
             )),
         }
     }
@@ -111,22 +119,21 @@ fn topology(details: &BrokerDetails, config: &Config, roles: Roles) -> Vec<Findi
             0,
             all.warn(
                 "nothing is declared yet",
-                "nothing to do: polyhook declares everything at its first start",
+                "nothing to do; polyhook declares everything at its first start",
             ),
         );
     } else if !missing.is_empty() {
-        let next = "polyhook declares it again within seconds while it runs; start it, or ask who deletes it";
+        let next = "start polyhook, which declares it again within seconds; if it runs already, find out what deletes it";
         findings.insert(0, all.warn(format!("missing: {}", missing.join(", ")), next));
-    } else if right == details.objects.len() {
-        let said = format!(
-            "{right} exchanges and queues, with the type, the delivery limit and the arguments they need"
-        );
-        findings.insert(0, all.ok(said));
+    } else if correct == details.objects.len() {
+        let message =
+            format!("{correct} exchanges and queues have the required type, delivery limit and arguments");
+        findings.insert(0, all.ok(message));
     }
     findings
 }
 
-/// What stands in a queue that should be empty, or has nobody to empty it.
+/// Returns a warning about a queue that should be empty or that nothing consumes.
 fn contents(
     subject: &Subject,
     name: &str,
@@ -141,12 +148,12 @@ fn contents(
         )),
         ".dead" if messages > 0 => Some(subject.warn(
             format!("{messages} dead letters"),
-            "`polyhook dead list` says why; `polyhook dead replay` tries them again",
+            "find out why with `polyhook dead list`, fix the cause, and retry with `polyhook dead replay`",
         )),
         ".unrouted" if messages > 0 => Some(subject.warn(
-            format!("{messages} events that nobody has bound a queue for"),
+            format!("{messages} events for which no queue is bound"),
             format!(
-                "bind a queue of your own to {prefix}.events for what you want; nothing empties this one"
+                "bind your own queue to {prefix}.events for the events you want; nothing consumes this queue"
             ),
         )),
         _ => None,
@@ -155,10 +162,10 @@ fn contents(
 
 fn policies(details: &BrokerDetails, prefix: &str) -> Finding {
     Subject::new("broker.policies", prefix).skipped(
-        "AMQP does not show them; none may set message-ttl, expires, max-length, max-length-bytes or a delivery-limit on these queues, or jobs and dead letters are dropped or refused",
+        "AMQP does not show policies. None may set message-ttl, expires, max-length, max-length-bytes or delivery-limit on these queues; otherwise jobs and dead letters are dropped or rejected",
         format!(
             "rabbitmqctl list_queues -p {} name policy operator_policy effective_policy_definition | grep '^{}\\.'",
-            quoted(&details.vhost),
+            shell_quote(&details.vhost),
             prefix.replace('.', "\\.")
         ),
     )
@@ -167,19 +174,19 @@ fn policies(details: &BrokerDetails, prefix: &str) -> Finding {
 fn round_trip(details: &BrokerDetails, config: &Config) -> Finding {
     let subject = Subject::new("broker.round_trip", &*config.queue.prefix);
     match &details.round_trip {
-        Ok(took) if *took > config.queue.publish_timeout.min(SLOW) => subject.warn(
-            format!("a message came back, but only after {} ms", took.as_millis()),
-            "a broker or network that is this slow sends deliveries to the spool, or costs them a 503: look at its load and disk",
+        Ok(latency) if *latency > config.queue.publish_timeout.min(MAX_ROUND_TRIP) => subject.warn(
+            format!("a message came back, but after {} ms", latency.as_millis()),
+            "check the load and disk of the broker and the network; with this latency, deliveries go to the spool or are answered with 503",
         ),
-        Ok(took) => subject.ok(format!("a message was confirmed and came back in {} ms", took.as_millis())),
+        Ok(latency) => subject.ok(format!("a message was confirmed and came back in {} ms", latency.as_millis())),
         Err(RoundTripError::Blocked) => subject.fail(
-            "the broker takes no messages: it is short of memory or disk (connection.blocked)",
-            "`rabbitmqctl status` names the alarm; give it memory or disk, or raise vm_memory_high_watermark or lower disk_free_limit",
+            "the broker accepts no messages, because it is short of memory or disk (connection.blocked)",
+            "find the alarm with `rabbitmqctl status`; add memory or disk, raise vm_memory_high_watermark or lower disk_free_limit",
         ),
         Err(RoundTripError::Denied) => subject.skipped("a permission is missing", "see broker.permissions"),
-        Err(RoundTripError::Other(said)) => subject.fail(
-            said.clone(),
-            "look at the broker's log, and for a policy that matches every queue (`rabbitmqctl list_policies`)",
+        Err(RoundTripError::Other(message)) => subject.fail(
+            message.clone(),
+            "check the log of the broker, and look for a policy that matches every queue (`rabbitmqctl list_policies`)",
         ),
     }
 }

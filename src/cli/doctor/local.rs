@@ -1,12 +1,12 @@
-//! What this machine alone tells: the configuration, the embedded queue's file, the spool.
+//! Checks of this machine: the configuration, the file of the embedded queue, the spool.
 
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 
 use super::{
+    disk as disk_check,
     report::{Finding, Subject},
-    space,
 };
 use crate::{
     config::{Config, ConfigError, Roles},
@@ -14,13 +14,13 @@ use crate::{
     queue::{spool, sqlite},
 };
 
-/// With less, SQLite's log alone may fill the disk.
-const LEAST: ByteSize = ByteSize::mib(64);
-const ENOUGH: ByteSize = ByteSize::gib(1);
+/// With less, SQLite's write-ahead log alone may fill the disk.
+const MIN_FREE: ByteSize = ByteSize::mib(64);
+const RECOMMENDED_FREE: ByteSize = ByteSize::gib(1);
 
-/// Nothing else can be looked at.
+/// Returns the findings if the configuration cannot be read. Nothing else can be checked then.
 pub(super) fn unreadable(error: &ConfigError) -> Vec<Finding> {
-    problems(error, "correct it; `polyhook config schema` and config/polyhook.example.toml have every key")
+    problems(error, "correct it; `polyhook config schema` and config/polyhook.example.toml list all keys")
 }
 
 fn problems(error: &ConfigError, next: &str) -> Vec<Finding> {
@@ -28,70 +28,74 @@ fn problems(error: &ConfigError, next: &str) -> Vec<Finding> {
     error.to_string().lines().map(|problem| subject.fail(problem, next)).collect()
 }
 
-/// What `polyhook config check` says.
+/// Reports the same errors as `polyhook config check`.
 pub(super) fn configuration(config: &Config, roles: Roles) -> Vec<Finding> {
     match config.check(roles) {
-        Ok(()) => vec![Subject::new("configuration", "all layers").ok("can be read and makes sense")],
-        Err(error) => problems(&error, "polyhook does not start before that is corrected"),
+        Ok(()) => vec![Subject::new("configuration", "all layers").ok("valid")],
+        Err(error) => problems(&error, "correct it; polyhook does not start before"),
     }
 }
 
-/// The embedded queue.
+/// Checks the file of the embedded queue.
 pub(super) async fn queue(subject: Subject, path: PathBuf) -> Vec<Finding> {
     blocking(subject.clone(), move || {
-        vec![file(&subject, &path, "queue.url"), space::check("queue", &path, LEAST, ENOUGH)]
+        vec![
+            check_file(&subject, &path, "queue.url"),
+            disk_check::check("queue", &path, MIN_FREE, RECOMMENDED_FREE),
+        ]
     })
     .await
 }
 
-/// Where deliveries wait for RabbitMQ.
+/// Checks the spool.
 pub(super) async fn spool(config: &Config) -> Vec<Finding> {
     let (path, max) = (config.spool.path.clone(), config.spool.max_bytes);
     if path.as_os_str().is_empty() {
         return vec![Subject::new("spool", "spool.path").warn(
-            "there is none, so while the broker is away deliveries are answered 503 and PolyAI gives up after six tries",
-            "set spool.path to a file on a local disk that outlives the process",
+            "there is no spool, so deliveries are answered with 503 while the broker is unavailable, and PolyAI gives up after six attempts",
+            "set spool.path to a file on a persistent local disk",
         )];
     }
     let subject = Subject::new("spool", path.display().to_string());
     blocking(subject.clone(), move || {
-        let mut findings = vec![file(&subject, &path, "spool.path")];
+        let mut findings = vec![check_file(&subject, &path, "spool.path")];
         let used = spool::read_usage(&path).ok();
         if let Some(used) = used.filter(|used| used.messages > 0) {
             findings.push(subject.warn(
                 format!("{} deliveries wait, {} of {max} in use", used.messages, ByteSize(used.bytes)),
-                "they are handed on when the broker is back; `polyhook spool status` counts them",
+                "nothing to do if the broker is back soon, because they are then published; follow them with `polyhook spool status`",
             ));
         }
-        // It must be able to become as large as it may.
-        let left = max.as_u64().saturating_sub(used.map_or(0, |used| used.bytes));
-        findings.push(space::check("spool", &path, LEAST, ByteSize(left).max(LEAST)));
+        // The file must be able to grow to its maximum size.
+        let remaining = max.as_u64().saturating_sub(used.map_or(0, |used| used.bytes));
+        findings.push(disk_check::check("spool", &path, MIN_FREE, ByteSize(remaining).max(MIN_FREE)));
         findings
     })
     .await
 }
 
-async fn blocking(subject: Subject, look: impl FnOnce() -> Vec<Finding> + Send + 'static) -> Vec<Finding> {
-    tokio::task::spawn_blocking(look).await.unwrap_or_else(|_| {
-        vec![subject.fail("looking at it failed", "report this: it is polyhook's own fault")]
+async fn blocking(subject: Subject, check: impl FnOnce() -> Vec<Finding> + Send + 'static) -> Vec<Finding> {
+    tokio::task::spawn_blocking(check).await.unwrap_or_else(|_| {
+        vec![
+            subject.fail("the check failed because of an internal error", "report this as a bug of polyhook"),
+        ]
     })
 }
 
-fn file(subject: &Subject, path: &Path, key: &str) -> Finding {
+fn check_file(subject: &Subject, path: &Path, key: &str) -> Finding {
     let folder = disk::nearest_existing_folder(path.parent().unwrap_or(path));
-    if let Err(error) = space::writable(&folder) {
+    if let Err(error) = disk_check::writable(&folder) {
         return subject.fail(
-            format!("nothing can be written in {}: {error}", folder.display()),
-            format!("give folder and file to the user polyhook runs as, or point {key} elsewhere"),
+            format!("cannot write to {}: {error}", folder.display()),
+            format!("make the user that runs polyhook the owner of folder and file, or change {key}"),
         );
     }
     if !path.exists() {
-        return subject.ok("not there yet; it can be made");
+        return subject.ok("does not exist yet; polyhook can create it");
     }
     match sqlite::check_file(path) {
-        Ok(()) => subject.ok("can be read and written, and is in order"),
-        Err(problem) => {
-            subject.fail(problem, "mend that; polyhook goes on by itself as soon as it can use the file")
-        }
+        Ok(()) => subject.ok("readable, writable and not damaged"),
+        Err(problem) => subject
+            .fail(problem, "fix that; a running polyhook continues by itself as soon as it can use the file"),
     }
 }

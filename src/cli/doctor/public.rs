@@ -1,6 +1,6 @@
-//! Whether PolyAI reaches us: an unsigned post to the public URL must be answered 401, in polyhook's words.
+//! Checks whether PolyAI can reach the receiver: polyhook must answer an unsigned POST to the public URL with 401.
 //!
-//! It can only be tried from here; PolyAI comes from elsewhere, through another firewall.
+//! The check runs on this machine. PolyAI connects from elsewhere, perhaps through another firewall.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use reqwest::Response;
 use url::Url;
 
 use super::{
-    polyai::certificate,
+    polyai::certificate_finding,
     report::{Finding, Subject},
 };
 use crate::{clock::Clock, config::Config, polyai::http as client_policy, web};
 
-/// What PolyAI waits by default.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How much of an answer is looked at.
-const MAX_BODY: usize = 4096;
+/// The time that PolyAI waits for an answer by default.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The part of the response body that is examined.
+const MAX_BODY_BYTES: usize = 4096;
 
-/// A URL without what may be private in it.
-pub(super) fn shown(url: &Url) -> String {
+/// Returns a URL without user, query and fragment, which may be private.
+pub(super) fn redact_url(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
     format!("{}://{host}{port}{}", url.scheme(), url.path())
@@ -34,42 +34,42 @@ pub(super) async fn check(
 ) -> Vec<Finding> {
     let Some(url) = url else {
         return vec![subject.skipped(
-            "the configuration does not know it",
-            "give --url https://HOST/PATH, the URL that is registered with PolyAI",
+            "the configuration does not contain the public URL",
+            "give the URL that is registered with PolyAI: --url https://HOST/PATH",
         )];
     };
     let Ok(client) = client_policy::no_redirect_client() else {
-        return vec![subject.fail("there is no HTTP client", client_policy::CLIENT_SETUP_HINT)];
+        return vec![subject.fail("cannot create an HTTP client", client_policy::CLIENT_SETUP_HINT)];
     };
     let started = tokio::time::Instant::now();
     let sent = client
         .post(url.clone())
         .header("content-type", "application/json")
         .body(r#"{"type":"polyhook.doctor"}"#)
-        .timeout(PATIENCE)
+        .timeout(REQUEST_TIMEOUT)
         .send()
         .await;
     let mut findings = Vec::new();
     if url.scheme() != "https" {
         findings.push(subject.warn(
-            "it is not https",
-            "PolyAI registers https URLs only: put an ingress with TLS before polyhook",
+            "the URL is not https",
+            "PolyAI accepts https URLs only; put an ingress with TLS in front of polyhook",
         ));
     }
     match sent {
         Err(error) => findings.push(subject.fail(
             format!("cannot be reached: {}", client_policy::describe_error(&error)),
-            "check the name, the ingress, its certificate (a whole chain of a public authority) and the firewall",
+            "check the host name, the ingress, its certificate (the full chain of a public authority) and the firewall",
         )),
         Ok(response) => {
-            findings.extend(certificate(&subject, client_policy::certificate_expires(&response), clock.now()));
-            findings.push(judge(config, url, &subject, response, started).await);
+            findings.extend(certificate_finding(&subject, client_policy::certificate_expires(&response), clock.now()));
+            findings.push(assess(config, url, &subject, response, started).await);
         }
     }
     findings
 }
 
-async fn judge(
+async fn assess(
     config: &Config,
     url: &Url,
     subject: &Subject,
@@ -77,40 +77,40 @@ async fn judge(
     started: tokio::time::Instant,
 ) -> Finding {
     let status = response.status();
-    let to =
+    let location =
         response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| url.join(to).ok());
-    let body = client_policy::read_prefix(response, MAX_BODY).await;
-    let took = started.elapsed();
-    let ours = web::is_receiver_answer(status, &body);
-    let by = if ours { "polyhook" } else { "something that is not polyhook" };
-    let said = format!("an unsigned post is answered {} by {by}", status.as_u16());
+    let body = client_policy::read_prefix(response, MAX_BODY_BYTES).await;
+    let latency = started.elapsed();
+    let from_polyhook = web::is_receiver_answer(status, &body);
+    let by = if from_polyhook { "polyhook" } else { "another program than polyhook" };
+    let message = format!("an unsigned POST is answered with {} by {by}", status.as_u16());
     match status.as_u16() {
-        401 if ours && took > config.server.ack_budget / 4 => subject.warn(
-            format!("{said}, but only after {} ms", took.as_millis()),
-            "PolyAI waits 5 s for an answer: look at what stands between",
+        401 if from_polyhook && latency > config.server.ack_budget / 4 => subject.warn(
+            format!("{message}, but after {} ms", latency.as_millis()),
+            "check what delays the request between here and polyhook; PolyAI waits 5 s for an answer",
         ),
-        401 if ours => subject.ok(format!("{said}, in {} ms", took.as_millis())),
-        401 => subject.fail(said, "the ingress asks for credentials of its own, which PolyAI does not have: let this path through"),
+        401 if from_polyhook => subject.ok(format!("{message}, in {} ms", latency.as_millis())),
+        401 => subject.fail(message, "allow this path in the ingress, which requires credentials of its own that PolyAI does not have"),
         200..=299 => subject.fail(
-            said,
-            "another service takes the deliveries, and PolyAI believes they have arrived: route this path to polyhook",
+            message,
+            "route this path to polyhook; another service takes the deliveries, and PolyAI treats them as delivered",
         ),
         300..=399 => subject.fail(
-            format!("{said}, to {}", to.as_ref().map_or_else(|| "nowhere".to_owned(), shown)),
-            "PolyAI does not follow redirects: register the URL it leads to, or take the redirect away",
+            format!("{message}, to {}", location.as_ref().map_or_else(|| "an unknown location".to_owned(), redact_url)),
+            "register the target of the redirect, or remove the redirect; PolyAI does not follow redirects",
         ),
         403 | 406 | 429 => subject.fail(
-            said,
-            "a firewall (WAF), a bot rule or a limit is in the way: let posts to this path through, whatever their content",
+            message,
+            "allow POST requests with any content to this path; a firewall (WAF), a bot rule or a rate limit rejects them",
         ),
-        404 if ours => subject.fail(
-            said,
-            format!("the path is another than server.path ({}): correct either, or the ingress's rewriting", config.server.path),
+        404 if from_polyhook => subject.fail(
+            message,
+            format!("make the path of the URL equal to server.path ({}), or correct the rewrite rule of the ingress", config.server.path),
         ),
-        404 | 405 | 410 => subject.fail(said, "the ingress has no route for this host and path: point it at server.listen"),
-        503 if ours => subject.fail(said, "polyhook is overloaded or cannot make anything durable: look at /readyz and its log"),
-        500..=599 => subject.fail(said, "the ingress does not reach polyhook: is it running, and is server.listen what the ingress asks?"),
-        _ => subject.fail(said, "an unsigned post must be answered 401: look at what stands between"),
+        404 | 405 | 410 => subject.fail(message, "add a route to server.listen for this host and path; the ingress has no route for them"),
+        503 if from_polyhook => subject.fail(message, "check /readyz and the log; polyhook is overloaded or cannot store deliveries"),
+        500..=599 => subject.fail(message, "check that polyhook runs and that the ingress connects to server.listen; the ingress does not reach polyhook"),
+        _ => subject.fail(message, "check what answers instead of polyhook; an unsigned POST must be answered with 401"),
     }
 }
 
@@ -119,8 +119,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_private_of_a_url_is_shown() {
+    fn removes_private_parts_of_a_url() {
         let url = Url::parse("https://me:secret@h.example:8443/in?token=secret#x").unwrap();
-        assert_eq!(shown(&url), "https://h.example:8443/in");
+        assert_eq!(redact_url(&url), "https://h.example:8443/in");
     }
 }

@@ -1,4 +1,4 @@
-//! What was found, and how it is shown.
+//! The findings of the checks, and their output.
 
 use serde::Serialize;
 use serde_json::json;
@@ -8,17 +8,17 @@ use super::super::{output, table::Table};
 /// The width up to which columns are aligned.
 const MAX_PADDING: usize = 40;
 
-/// How bad it is.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {
-    /// Green.
+    /// It works.
     Ok,
-    /// Amber: it works, but not as it should, or not for long.
+    /// It works, but not as it should, or not for long.
     Warn,
-    /// Red: it does not work.
+    /// It does not work.
     Fail,
-    /// Not looked at, and why.
+    /// It was not checked.
     Skipped,
 }
 
@@ -44,33 +44,34 @@ impl Status {
     }
 }
 
-/// One line.
+/// One line of the report.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Finding {
     check: &'static str,
     target: String,
     status: Status,
-    said: String,
-    /// What to do next.
+    #[serde(rename = "said")]
+    message: String,
+    /// The next step; none if the status is ok.
     next: Option<String>,
 }
 
 impl Finding {
-    pub(super) fn is_red(&self) -> bool {
+    pub(super) fn is_failure(&self) -> bool {
         self.status == Status::Fail
     }
 
-    pub(super) fn is_green(&self) -> bool {
+    pub(super) fn is_ok(&self) -> bool {
         self.status == Status::Ok
     }
 
-    /// Whether both say the same of the same thing; how they say it may differ in milliseconds.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
+    /// Returns whether both have the same check, target and status. Their messages may differ, for example in a latency.
+    pub(super) fn is_duplicate_of(&self, other: &Self) -> bool {
         (self.check, &self.target, self.status) == (other.check, &other.target, other.status)
     }
 }
 
-/// What a finding is about.
+/// The check and the target that findings are about.
 #[derive(Clone, Debug)]
 pub(super) struct Subject {
     check: &'static str,
@@ -82,62 +83,64 @@ impl Subject {
         Self { check, target: target.into() }
     }
 
-    pub(super) fn ok(&self, said: impl Into<String>) -> Finding {
-        self.finding(Status::Ok, said.into(), None)
+    pub(super) fn ok(&self, message: impl Into<String>) -> Finding {
+        self.finding(Status::Ok, message.into(), None)
     }
 
-    pub(super) fn warn(&self, said: impl Into<String>, next: impl Into<String>) -> Finding {
-        self.finding(Status::Warn, said.into(), Some(next.into()))
+    pub(super) fn warn(&self, message: impl Into<String>, next: impl Into<String>) -> Finding {
+        self.finding(Status::Warn, message.into(), Some(next.into()))
     }
 
-    pub(super) fn fail(&self, said: impl Into<String>, next: impl Into<String>) -> Finding {
-        self.finding(Status::Fail, said.into(), Some(next.into()))
+    pub(super) fn fail(&self, message: impl Into<String>, next: impl Into<String>) -> Finding {
+        self.finding(Status::Fail, message.into(), Some(next.into()))
     }
 
-    pub(super) fn skipped(&self, said: impl Into<String>, next: impl Into<String>) -> Finding {
-        self.finding(Status::Skipped, said.into(), Some(next.into()))
+    pub(super) fn skipped(&self, message: impl Into<String>, next: impl Into<String>) -> Finding {
+        self.finding(Status::Skipped, message.into(), Some(next.into()))
     }
 
-    fn finding(&self, status: Status, said: String, next: Option<String>) -> Finding {
-        Finding { check: self.check, target: self.target.clone(), status, said, next }
+    fn finding(&self, status: Status, message: String, next: Option<String>) -> Finding {
+        Finding { check: self.check, target: self.target.clone(), status, message, next }
     }
 }
 
-/// Everything that was found.
+/// The findings of all checks, in the order of output.
 #[derive(Debug)]
-pub(super) struct Report(Vec<Finding>);
+pub(super) struct DoctorReport(Vec<Finding>);
 
-impl Report {
+impl DoctorReport {
     pub(super) fn new(findings: Vec<Finding>) -> Self {
         Self(findings)
     }
 
-    pub(super) fn is_red(&self) -> bool {
-        self.0.iter().any(Finding::is_red)
+    pub(super) fn has_failures(&self) -> bool {
+        self.0.iter().any(Finding::is_failure)
     }
 
     fn count(&self, status: Status) -> usize {
         self.0.iter().filter(|finding| finding.status == status).count()
     }
 
-    pub(super) fn show(&self, json: bool) {
+    pub(super) fn print(&self, json: bool) {
         if json {
             let summary: serde_json::Map<_, _> = Status::ALL
                 .into_iter()
                 .map(|status| (status.label().to_owned(), json!(self.count(status))))
                 .collect();
-            output::json(&json!({ "ok": !self.is_red(), "summary": summary, "findings": self.0 }));
+            output::json(&json!({ "ok": !self.has_failures(), "summary": summary, "findings": self.0 }));
             return;
         }
         let mut table = Table::without_header(MAX_PADDING);
-        for Finding { check, target, status, said, next } in &self.0 {
+        for Finding { check, target, status, message, next } in &self.0 {
             let next = next.as_deref().map_or_else(String::new, |next| format!(" → {next}"));
-            let cells =
-                [status.label().to_owned(), (*check).to_owned(), target.clone(), format!("{said}{next}")];
-            table.styled_row(status.style(), cells);
+            let text = format!("{message}{next}");
+            table.styled_row(
+                status.style(),
+                [status.label().to_owned(), (*check).to_owned(), target.clone(), text],
+            );
         }
         table.flush();
-        let counted = |status: Status| format!("{} {}", self.count(status), status.label());
-        output::line(Status::ALL.map(counted).join(", "));
+        let counts = |status: Status| format!("{} {}", self.count(status), status.label());
+        output::line(Status::ALL.map(counts).join(", "));
     }
 }

@@ -1,4 +1,4 @@
-//! Secrets, keys, and the files that hold them: what people get wrong when they copy one, and who else can read it.
+//! Checks secrets, keys and their files: common copy mistakes, and file permissions.
 
 use std::path::Path;
 
@@ -13,37 +13,36 @@ use crate::{
 pub(super) fn check(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if roles.receive {
-        findings.extend(signing(config));
+        findings.extend(signing_secrets(config));
     }
     if roles.work {
-        findings.extend(keys(config));
+        findings.extend(api_keys(config));
     }
-    findings.extend(modes(config, roles, file));
+    findings.extend(file_modes(config, roles, file));
     findings
 }
 
-/// The signing secrets.
-fn signing(config: &Config) -> Vec<Finding> {
+fn signing_secrets(config: &Config) -> Vec<Finding> {
     let signature = &config.signature;
-    let named = |place: &str, number: usize| format!("signature.{place} number {}", number + 1);
-    let given = signature.secrets.iter().enumerate().map(|(at, secret)| (named("secrets", at), secret));
+    let name = |place: &str, number: usize| format!("signature.{place} number {}", number + 1);
+    let inline = signature.secrets.iter().enumerate().map(|(at, secret)| (name("secrets", at), secret));
     let in_file = signature.file_secrets.entries().enumerate();
-    let in_file = in_file.map(|(at, entry)| (named("secrets_file", at), &entry.secret));
+    let in_file = in_file.map(|(at, entry)| (name("secrets_file", at), &entry.secret));
     let mut findings = Vec::new();
     let mut count = 0;
-    for (name, secret) in given.chain(in_file) {
+    for (name, secret) in inline.chain(in_file) {
         count += 1;
         let subject = Subject::new("secret", name);
         let length = secret.expose().trim().chars().count();
         if length < MIN_SECRET_LENGTH {
             findings.push(subject.fail(
-                format!("{length} characters are too few for a secret of PolyAI's"),
-                "copy it again, whole: it is the signing_secret that PolyAI showed when the endpoint was created",
+                format!("{length} characters are too few for a PolyAI signing secret"),
+                "copy the whole signing_secret that PolyAI showed when the endpoint was created",
             ));
         }
         findings.extend(
-            mistake(secret)
-                .map(|said| subject.fail(said, "keep the signing_secret alone, as PolyAI showed it")),
+            copy_mistake(secret)
+                .map(|mistake| subject.fail(mistake, "store only the signing_secret, as PolyAI showed it")),
         );
         let is_key = |key: &Secret| !key.is_empty() && key == secret;
         if config
@@ -53,7 +52,7 @@ fn signing(config: &Config) -> Vec<Finding> {
         {
             findings.push(subject.fail(
                 "it is an API key of [[projects]]",
-                "the signing secret is another thing: PolyAI shows it once, when the endpoint is created; `polyhook endpoint rotate-secret` makes a new one",
+                "store the signing secret instead, which PolyAI shows once, when the endpoint is created; create a new one with `polyhook endpoint rotate-secret`",
             ));
         }
     }
@@ -64,8 +63,7 @@ fn signing(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// The API keys.
-fn keys(config: &Config) -> Vec<Finding> {
+fn api_keys(config: &Config) -> Vec<Finding> {
     let keys = config.projects.iter().flat_map(|project| {
         let name = |key: &str| format!("{} of {}", key, project.project_id);
         let data = project.data_api_key.as_ref().map(|key| (name("data_api_key"), key));
@@ -74,35 +72,37 @@ fn keys(config: &Config) -> Vec<Finding> {
     keys.filter(|(_, key)| !key.is_empty())
         .map(|(name, key)| {
             let subject = Subject::new("secret", name);
-            match mistake(key) {
-                Some(said) => subject.fail(said, "keep the key alone, as PolyAI gave it"),
+            match copy_mistake(key) {
+                Some(mistake) => subject.fail(mistake, "store only the key, as PolyAI gave it to you"),
                 None => subject.ok("looks like a key"),
             }
         })
         .collect()
 }
 
-/// What was copied along with it, or instead of it.
-fn mistake(secret: &Secret) -> Option<&'static str> {
+/// Describes text that was copied together with the secret, or instead of it.
+fn copy_mistake(secret: &Secret) -> Option<&'static str> {
     let text = secret.expose();
-    let begins = |with: &str| text.trim_start().to_ascii_lowercase().starts_with(with);
+    let starts_with = |prefix: &str| text.trim_start().to_ascii_lowercase().starts_with(prefix);
     let quoted = |quote: char| text.trim().starts_with(quote) || text.trim().ends_with(quote);
     Some(match text {
-        _ if ['"', '\'', '`'].into_iter().any(quoted) => "it has quotes around it, which are part of it here",
-        _ if begins("bearer ") => "it begins with \"Bearer \", which is no part of it",
-        _ if begins("x-api-key") || begins("x-polyai-") => "it begins with a header's name",
-        _ if begins("whe_") => "it is the id of an endpoint, not a secret",
-        _ if begins("{") || begins("signing_secret") => "it is PolyAI's whole answer, not the secret in it",
-        _ if begins("polyai_") && text.contains('=') => "it is a whole line of a .env file",
-        _ if text.ends_with("\\n") => "it ends with a backslash and an n, where a line end was meant",
-        _ if text.trim() != text => "it has white space around it, which is part of it here",
-        _ if text.contains(char::is_whitespace) => "there is white space in it",
+        _ if ['"', '\'', '`'].into_iter().any(quoted) => "it is in quotes, which count as part of it",
+        _ if starts_with("bearer ") => "it starts with \"Bearer \", which is not part of it",
+        _ if starts_with("x-api-key") || starts_with("x-polyai-") => "it starts with the name of a header",
+        _ if starts_with("whe_") => "it is the id of an endpoint, not a secret",
+        _ if starts_with("{") || starts_with("signing_secret") => {
+            "it is the whole response of PolyAI, not the secret in it"
+        }
+        _ if starts_with("polyai_") && text.contains('=') => "it is a whole line of a .env file",
+        _ if text.ends_with("\\n") => "it resources with a backslash and an n instead of a line end",
+        _ if text.trim() != text => "it has white space around it, which counts as part of it",
+        _ if text.contains(char::is_whitespace) => "it contains white space",
         _ => return None,
     })
 }
 
-/// Files that others can read.
-fn modes(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<Finding> {
+/// Checks the permissions of the files that contain secrets.
+fn file_modes(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<Finding> {
     let mut files = vec![
         ("queue.url_file", config.queue.url_file.as_deref()),
         ("queue.client_key_file", config.queue.client_key_file.as_deref()),
@@ -119,36 +119,39 @@ fn modes(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<Finding> {
             files.push(("projects.data_api_key_file", project.data_api_key_file.as_deref()));
         }
     }
-    files.push(("the configuration, which holds secrets,", file.filter(|path| holds_secrets(path))));
+    files.push((
+        "the configuration file, which contains secrets,",
+        file.filter(|path| contains_secrets(path)),
+    ));
     // Projects may share a file.
     files.dedup();
-    files.into_iter().filter_map(|(key, path)| mode(key, path?)).collect()
+    files.into_iter().filter_map(|(key, path)| file_mode(key, path?)).collect()
 }
 
 #[cfg(unix)]
-fn mode(key: &str, path: &Path) -> Option<Finding> {
+fn file_mode(key: &str, path: &Path) -> Option<Finding> {
     use std::os::unix::fs::PermissionsExt;
-    /// What others than owner and group may do, and what the group may do beyond reading.
-    const TOO_MUCH: u32 = 0o037;
+    /// Any permission of others, and write and execute permissions of the group.
+    const FORBIDDEN_BITS: u32 = 0o037;
     let subject = Subject::new("file_mode", path.display().to_string());
     let mode = path.metadata().ok()?.permissions().mode() & 0o777;
-    Some(if mode & TOO_MUCH == 0 {
+    Some(if mode & FORBIDDEN_BITS == 0 {
         subject.ok(format!("{mode:04o}"))
     } else {
         subject.warn(
-            format!("{key} has mode {mode:04o}: others on this machine can read or change it"),
-            "chmod 600 (or 640); in Kubernetes set the volume's defaultMode to 0400 or 0440",
+            format!("{key} has mode {mode:04o}, so other users of this machine can read or change it"),
+            "run chmod 600 (or 640); in Kubernetes set defaultMode of the volume to 0400 or 0440",
         )
     })
 }
 
 #[cfg(not(unix))]
-fn mode(_: &str, _: &Path) -> Option<Finding> {
+fn file_mode(_: &str, _: &Path) -> Option<Finding> {
     None
 }
 
-/// Whether a secret stands in the configuration file itself.
-fn holds_secrets(path: &Path) -> bool {
+/// Returns whether the configuration file itself contains a secret.
+fn contains_secrets(path: &Path) -> bool {
     let Some(table) = std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok())
     else {
         return false;
@@ -168,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_copy_along() {
+    fn detects_copy_mistakes() {
         for wrong in [
             "\"whsec_0123456789abcdef\"",
             "'whsec_0123456789abcdef'",
@@ -183,10 +186,10 @@ mod tests {
             " 0123456789abcdef",
             "01234567 89abcdef",
         ] {
-            assert!(mistake(&Secret::new(wrong)).is_some(), "{wrong:?}");
+            assert!(copy_mistake(&Secret::new(wrong)).is_some(), "{wrong:?}");
         }
         for right in ["whsec_0123456789abcdef", "0123456789abcdef", "a-b_c.d/e+f=="] {
-            assert_eq!(mistake(&Secret::new(right)), None, "{right:?}");
+            assert_eq!(copy_mistake(&Secret::new(right)), None, "{right:?}");
         }
     }
 }

@@ -158,7 +158,7 @@ fn says_what_it_cannot_do() {
         child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("Drop 2 dead letters for good?"), "{said}");
+        assert!(said.contains("Drop 2 dead letters permanently?"), "{said}");
         let listed = site.polyhook(["dead", "list", "--json"]).run().expect_exit_code(0).stdout;
         assert_eq!(lines(&listed).len(), left, "{answer:?}: {said}");
     }

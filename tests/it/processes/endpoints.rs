@@ -332,7 +332,7 @@ fn a_person_is_asked_before_anything_is_deleted() {
             .unwrap();
         child.stdin.as_ref().unwrap().write_all(answer.as_bytes()).unwrap();
         let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-        assert!(said.contains("for good?") && said.contains(URL), "{said}");
+        assert!(said.contains("permanently?") && said.contains(URL), "{said}");
         assert_eq!(list(&site).len(), left, "{answer:?}: {said}");
     }
 }

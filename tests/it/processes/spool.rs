@@ -87,7 +87,7 @@ fn a_damaged_spool_is_1_and_says_what_to_do() {
     let said = site.polyhook(["spool", "verify", "--json"]).run().expect_exit_code(1).json();
     assert_eq!(said["ok"], false);
     let said = site.polyhook(["spool", "drain"]).run().expect_exit_code(1);
-    assert!(said.stderr.contains("no RabbitMQ"), "{}", said.stderr);
+    assert!(said.stderr.contains("not a RabbitMQ URL"), "{}", said.stderr);
     let none = site.polyhook(["spool", "status", "--set", "spool.path="]).run().expect_exit_code(1);
     assert!(none.stderr.contains("there is no spool"), "{}", none.stderr);
 }

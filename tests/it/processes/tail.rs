@@ -152,7 +152,7 @@ fn filters_and_the_past() {
         .must_not_print("guest:guest")
         .run()
         .expect_exit_code(2);
-    assert!(said.stderr.contains("--since is for the embedded queue"), "{}", said.stderr);
+    assert!(said.stderr.contains("--since is for the embedded queue only"), "{}", said.stderr);
     let said =
         site.polyhook(["tail", "--set", broker]).must_not_print("guest:guest").run().expect_exit_code(1);
     assert!(said.stderr.contains("cannot be reached"), "{}", said.stderr);

@@ -69,7 +69,7 @@ fn the_topology_before_during_and_after() {
     found.says("broker.topology", "warn", "1 dead letters").says(
         "broker.topology",
         "warn",
-        "1 events that nobody",
+        "1 events for which no queue is bound",
     );
 
     meddle(async |channel| {
@@ -98,7 +98,7 @@ fn who_is_let_in_and_to_what() {
     };
     let found = ask(&format!("amqp://guest:hunter2@127.0.0.1:{port}/%2f"), &[]);
     found.says("broker.connection", "fail", "refused the login").only("broker.connection");
-    found.says("broker.topology", "skipped", "no node lets us in");
+    found.says("broker.topology", "skipped", "no node accepts the connection");
     let found = ask(&format!("amqp://guest:guest@127.0.0.1:{port}/nowhere"), &[]);
     found.says("broker.connection", "fail", "virtual host").only("broker.connection");
     ask(&format!("amqp://guest:guest@{}/%2f", nobody()), &[]).says("broker.connection", "fail", "refused");

@@ -54,7 +54,7 @@ fn secrets_that_were_copied_wrong() {
         doctor(&site, &[]).says("file_mode", status, "secrets").says("file_mode", "ok", "key");
     }
     let inline = Installation::new(&polyai.access, &format!("signature.secrets = [\"{secret}\"]"));
-    doctor(&inline, &[]).says("file_mode", "warn", "the configuration, which holds secrets,");
+    doctor(&inline, &[]).says("file_mode", "warn", "the configuration file, which contains secrets,");
 }
 
 #[test]

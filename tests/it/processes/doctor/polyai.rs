@@ -201,7 +201,7 @@ fn trouble_of_polyais_is_no_wrong_key() {
     let found = strike("v3_conversation", json!({ "status": 500 }));
     found.green(&["polyai.transcript"]).says("polyai.conversation", "warn", "answered 500");
     let found = strike("v3_audio", json!({ "status": 403 }));
-    found.says("polyai.recording", "fail", "but not hear it").only("polyai.recording");
+    found.says("polyai.recording", "fail", "but not its recording").only("polyai.recording");
     let found = strike("v3_audio", json!("html"));
     found.says("polyai.recording", "fail", "not a recording").only("polyai.recording");
 }
@@ -222,7 +222,7 @@ fn the_conversation_tells_what_is_switched_off() {
     doctor(&site, &["--conversation", &ids[1]]).green(&[]).says(
         "polyai.recording",
         "warn",
-        "none of this call",
+        "no recording of this call",
     );
     doctor(&site, &["--set", "worker.audio=off"]).green(&[]).says(
         "polyai.recording",

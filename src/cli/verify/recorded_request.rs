@@ -1,19 +1,19 @@
-//! A request as a tool shows it: `curl -v`, a proxy's dump, a recording of the bytes on the wire.
+//! Parses a recorded request: the output of `curl -v`, a dump of a proxy, or the raw bytes.
 
 use crate::signature::{SIGNATURE_HEADER, TIMESTAMP_HEADER};
 
-/// What of a request is signed, and the signature.
+/// The signature of a request and the parts that it signs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Request {
+pub(super) struct RecordedRequest {
     pub(super) signature: Option<String>,
     pub(super) timestamp: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
-impl Request {
-    /// Reads lines of headers, with or without a request line and curl's `> ` before them, up to an empty one; what
-    /// follows is the body. None without an empty line.
-    pub(super) fn read(raw: &[u8]) -> Option<Self> {
+impl RecordedRequest {
+    /// Parses header lines, with or without a request line and the `> ` of curl, up to an empty line; the rest is the
+    /// body. Returns none if there is no empty line.
+    pub(super) fn parse(raw: &[u8]) -> Option<Self> {
         let mut request = Self::default();
         let mut rest = raw;
         loop {
@@ -42,8 +42,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_tools_show() {
-        let expected = Request {
+    fn parses_raw_requests_and_curl_output() {
+        let expected = RecordedRequest {
             signature: Some("ab".to_owned()),
             timestamp: Some("17".to_owned()),
             body: b"{\n\n}".to_vec(),
@@ -53,8 +53,8 @@ mod tests {
             "> POST /x HTTP/1.1\n> X-PolyAI-Signature: ab\n> X-PolyAI-Timestamp: 17\n> \n{\n\n}",
             "X-PolyAI-Signature: ab\nX-PolyAI-Timestamp: 17\n\n{\n\n}",
         ] {
-            assert_eq!(Request::read(raw.as_bytes()).as_ref(), Some(&expected), "{raw}");
+            assert_eq!(RecordedRequest::parse(raw.as_bytes()).as_ref(), Some(&expected), "{raw}");
         }
-        assert_eq!(Request::read(b"{\"no\": \"headers\"}"), None);
+        assert_eq!(RecordedRequest::parse(b"{\"no\": \"headers\"}"), None);
     }
 }

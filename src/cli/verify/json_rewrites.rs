@@ -1,4 +1,4 @@
-//! The ways in which programs write the same JSON again, with the keys in the order in which they came.
+//! Reproduces the ways in which programs serialize the same JSON document. Keys stay in their order or are sorted.
 
 use std::fmt::{self, Write as _};
 
@@ -8,15 +8,15 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// Deeper bodies are left alone.
-const DEEPEST: usize = 128;
+/// Documents with deeper nesting are not rewritten.
+const MAX_DEPTH: usize = 128;
 
-/// Every way of writing `body` that is known, with a name for it; nothing where it is no JSON.
-pub(super) fn all(body: &[u8]) -> Vec<(String, Vec<u8>)> {
+/// Returns each known serialization of `body` with a description; empty if `body` is not JSON.
+pub(super) fn rewrites(body: &[u8]) -> Vec<(String, Vec<u8>)> {
     let Some(json) = serde_json::from_slice(body).ok().and_then(|raw| Json::read(raw, 0)) else {
         return Vec::new();
     };
-    let mut ways = Vec::new();
+    let mut rewrites = Vec::new();
     for (layout, layout_name) in [
         (Layout::Compact, "compact JSON, as JavaScript's JSON.stringify writes it"),
         (Layout::Spaced, "JSON with a space after commas and colons, as Python's json.dumps writes it"),
@@ -24,7 +24,7 @@ pub(super) fn all(body: &[u8]) -> Vec<(String, Vec<u8>)> {
         (Layout::Indented(4), "JSON indented by four"),
     ] {
         for (escapes, escapes_name) in [
-            (Escapes::Few, ""),
+            (Escapes::Required, ""),
             (Escapes::Ascii, ", non-ASCII characters escaped"),
             (Escapes::Slashes, ", slashes and non-ASCII characters escaped (PHP)"),
             (Escapes::Html, ", <, > and & escaped (Go)"),
@@ -32,24 +32,24 @@ pub(super) fn all(body: &[u8]) -> Vec<(String, Vec<u8>)> {
             for (sorted, sorted_name) in [(false, ""), (true, ", keys sorted")] {
                 let mut text = String::new();
                 Writer { layout, escapes, sorted }.write(&mut text, &json, 0);
-                ways.push((format!("{layout_name}{escapes_name}{sorted_name}"), text.into_bytes()));
+                rewrites.push((format!("{layout_name}{escapes_name}{sorted_name}"), text.into_bytes()));
             }
         }
     }
-    ways
+    rewrites
 }
 
 enum Json {
     Object(Vec<(String, Json)>),
     Array(Vec<Json>),
     Text(String),
-    /// Numbers and words, as they are.
-    Other(String),
+    /// A number, `true`, `false` or `null`, as written.
+    Literal(String),
 }
 
 impl Json {
     fn read(raw: &RawValue, depth: usize) -> Option<Self> {
-        if depth > DEEPEST {
+        if depth > MAX_DEPTH {
             return None;
         }
         let text = raw.get();
@@ -70,18 +70,18 @@ impl Json {
                     .collect::<Option<_>>()?,
             ),
             b'"' => Self::Text(serde_json::from_str(text).ok()?),
-            _ => Self::Other(text.to_owned()),
+            _ => Self::Literal(text.to_owned()),
         })
     }
 }
 
-/// An object's fields, in their order.
+/// The fields of an object in their order.
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
             type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +96,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 Ok(Fields(fields))
             }
         }
-        deserializer.deserialize_map(InOrder)
+        deserializer.deserialize_map(FieldsVisitor)
     }
 }
 
@@ -109,7 +109,8 @@ enum Layout {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escapes {
-    Few,
+    /// Only what JSON requires.
+    Required,
     Ascii,
     Slashes,
     Html,
@@ -130,22 +131,22 @@ impl Writer {
                     fields.sort_by(|a, b| a.0.cmp(&b.0));
                 }
                 let colon = if matches!(self.layout, Layout::Compact) { ":" } else { ": " };
-                self.list(out, ['{', '}'], &fields, depth, |out, (key, value)| {
-                    self.text(out, key);
+                self.write_list(out, ['{', '}'], &fields, depth, |out, (key, value)| {
+                    self.write_text(out, key);
                     out.push_str(colon);
                     self.write(out, value, depth + 1);
                 });
             }
             Json::Array(items) => {
                 let items: Vec<_> = items.iter().collect();
-                self.list(out, ['[', ']'], &items, depth, |out, item| self.write(out, item, depth + 1));
+                self.write_list(out, ['[', ']'], &items, depth, |out, item| self.write(out, item, depth + 1));
             }
-            Json::Text(text) => self.text(out, text),
-            Json::Other(text) => out.push_str(text),
+            Json::Text(text) => self.write_text(out, text),
+            Json::Literal(text) => out.push_str(text),
         }
     }
 
-    fn list<T>(
+    fn write_list<T>(
         &self,
         out: &mut String,
         [open, close]: [char; 2],
@@ -153,7 +154,7 @@ impl Writer {
         depth: usize,
         write: impl Fn(&mut String, &T),
     ) {
-        let line = |out: &mut String, depth: usize| {
+        let new_line = |out: &mut String, depth: usize| {
             if let Layout::Indented(width) = self.layout {
                 out.push('\n');
                 out.extend(std::iter::repeat_n(' ', width * depth));
@@ -164,16 +165,16 @@ impl Writer {
             if n > 0 {
                 out.push_str(if matches!(self.layout, Layout::Spaced) { ", " } else { "," });
             }
-            line(out, depth + 1);
+            new_line(out, depth + 1);
             write(out, item);
         }
         if !items.is_empty() {
-            line(out, depth);
+            new_line(out, depth);
         }
         out.push(close);
     }
 
-    fn text(&self, out: &mut String, text: &str) {
+    fn write_text(&self, out: &mut String, text: &str) {
         let quoted = serde_json::to_string(text).unwrap_or_default();
         for c in quoted.chars() {
             match c {
@@ -199,10 +200,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_what_others_write() {
+    fn reproduces_common_serializers() {
         let body = r#"{"b":1.0,"a":["ü/<",{}],"c":{"d":null}}"#;
         let all: Vec<_> =
-            all(body.as_bytes()).into_iter().map(|(_, text)| String::from_utf8(text).unwrap()).collect();
+            rewrites(body.as_bytes()).into_iter().map(|(_, text)| String::from_utf8(text).unwrap()).collect();
         for expected in [
             body,
             // python3 -c 'json.dumps(…)', with sort_keys, with indent=2; node -e 'JSON.stringify(…, null, 2)'
@@ -217,8 +218,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_or_too_deep_has_no_other_way() {
-        assert!(all(b"<html>").is_empty());
-        assert!(all(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)).as_bytes()).is_empty());
+    fn does_not_rewrite_other_text_or_deep_nesting() {
+        assert!(rewrites(b"<html>").is_empty());
+        assert!(rewrites(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)).as_bytes()).is_empty());
     }
 }

@@ -1,0 +1,147 @@
+//! The arguments of `polyhook dead`, and the dead letters that they select.
+
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use crate::{cli::time_arg, event::Event, queue::DeadLetter};
+
+#[derive(Debug, clap::Subcommand)]
+pub(in crate::cli) enum Command {
+    /// List dead letters, oldest first
+    #[command(after_help = "\
+Examples:
+  polyhook dead list
+  polyhook dead list --reason key_rejected --older-than 1d
+  polyhook dead list --json | jq -r .conversation_id
+
+Use the configuration of the service, so that the command reads the same queue.
+On RabbitMQ, the dead letters that a `dead` command has read are hidden from other
+`dead` commands and from the metric polyhook_queue_depth until the command resources.")]
+    List(ListArgs),
+    /// Show a dead letter with all attempts: times, reasons, statuses, correlation IDs
+    #[command(after_help = "\
+Examples:
+  polyhook dead show 3f1c0a52-8f43-4c39-a9f4-0d6f0a1c2b3d
+  polyhook dead show 3f1c0a52-8f43-4c39-a9f4-0d6f0a1c2b3d --body --json | jq -r .body")]
+    Show(ShowArgs),
+    /// Turn dead letters back into jobs, after their cause is fixed
+    #[command(after_help = "\
+Examples:
+  polyhook dead replay 3f1c0a52-8f43-4c39-a9f4-0d6f0a1c2b3d
+  polyhook dead replay --reason key_rejected --project acme-front-desk --dry-run
+  polyhook dead replay --all
+
+A replayed job starts its retry schedule again and keeps its history. You can
+interrupt the command at any time: what is not replayed yet stays a dead letter.")]
+    Replay(ReplayArgs),
+    /// Delete dead letters permanently
+    #[command(after_help = "\
+Examples:
+  polyhook dead drop --reason no_conversation_id --dry-run
+  polyhook dead drop --older-than 90d --yes
+
+The conversation of a dropped dead letter is not archived, unless you archive it
+with `polyhook fetch`.")]
+    Drop(DropArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ListArgs {
+    #[command(flatten)]
+    pub(super) filter: Filter,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ShowArgs {
+    /// Event ID, as shown by `dead list`
+    #[arg(value_name = "ID")]
+    pub(super) id: String,
+    /// Show the event's body as well; it contains personal data
+    #[arg(long)]
+    pub(super) body: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ReplayArgs {
+    #[command(flatten)]
+    pub(super) selection: Selection,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DropArgs {
+    #[command(flatten)]
+    pub(super) selection: Selection,
+    /// Do not ask for confirmation; required without a terminal
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+/// Properties that a dead letter must have.
+#[derive(Debug, Default, Args)]
+pub(super) struct Filter {
+    /// Only dead letters with this reason, such as timeout (repeatable)
+    #[arg(long, value_name = "REASON")]
+    reason: Vec<String>,
+    /// Only dead letters whose event names this project (repeatable)
+    #[arg(long, value_name = "PROJECT_ID", visible_alias = "project-id")]
+    project: Vec<String>,
+    /// Only dead letters older than this, such as 90m or 1d
+    #[arg(long, value_name = "DURATION", value_parser = time_arg::parse_duration)]
+    older_than: Option<Duration>,
+    /// Only dead letters newer than this
+    #[arg(long, value_name = "DURATION", value_parser = time_arg::parse_duration)]
+    newer_than: Option<Duration>,
+}
+
+impl Filter {
+    pub(super) fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
+        let matches_any = |wanted: &[String], value: Option<&str>| {
+            wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|wanted| wanted == value))
+        };
+        let age = super::age(letter, now);
+        matches_any(&self.reason, Some(letter.reason()))
+            && self.older_than.is_none_or(|least| age > least)
+            && self.newer_than.is_none_or(|most| age < most)
+            // Reading the event is the expensive part, so it comes last.
+            && (self.project.is_empty()
+                || matches_any(&self.project, Event::read(&letter.message.body).project_id.as_deref()))
+    }
+}
+
+/// The dead letters to replay or drop. The user must name IDs, a filter or `--all`: an empty selection is an error, so
+/// that a forgotten argument does not select everything.
+#[derive(Debug, Args)]
+pub(super) struct Selection {
+    /// Event IDs, as shown by `dead list`
+    #[arg(
+        value_name = "ID",
+        required_unless_present_any = ["all", "reason", "project", "older_than", "newer_than"],
+        conflicts_with_all = ["all", "reason", "project", "older_than", "newer_than"]
+    )]
+    pub(super) ids: Vec<String>,
+    /// Select all dead letters
+    #[arg(long, conflicts_with_all = ["reason", "project", "older_than", "newer_than"])]
+    all: bool,
+    #[command(flatten)]
+    filter: Filter,
+    /// Show what would be done without doing it
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Selection {
+    pub(super) fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
+        (self.ids.is_empty() || self.ids.contains(&letter.message.id)) && self.filter.matches(letter, now)
+    }
+}

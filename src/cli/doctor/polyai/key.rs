@@ -1,0 +1,136 @@
+//! Checks whether the key gives access to the project, and if not, where the key belongs.
+
+use futures_util::future::join_all;
+
+use super::{
+    super::{
+        Args,
+        report::{Finding, Subject},
+    },
+    Attempt,
+};
+use crate::polyai::{
+    Api, ErrorKind, Hosts,
+    probe::{CandidateRegion, ProbeRequest, Prober, Target},
+};
+
+pub(super) async fn check(
+    subject: &Subject,
+    prober: &Prober,
+    attempt: &Attempt,
+    all: &[Attempt],
+    args: &Args,
+    v3_works: bool,
+) -> Finding {
+    let Attempt { target, response, wrong_host } = attempt;
+    if *wrong_host {
+        return subject.skipped("the host does not answer as PolyAI", "see polyai.host");
+    }
+    let Some(kind) = response.error() else { return subject.ok("the key gives access to the project") };
+    let error = response.outcome.as_ref().err();
+    let correlation_id = error
+        .and_then(|error| error.correlation_id.as_ref())
+        .map_or_else(String::new, |id| format!(" (correlation id {id})"));
+    match kind {
+        ErrorKind::KeyRejected if target.api == Api::Data && v3_works => subject.warn(
+            format!("the Data API rejects the key that v3 accepts{correlation_id}"),
+            "if PolyAI gave you a separate key for the Data API, put it into projects.data_api_key_file; it is not needed where v3 serves conversations by id",
+        ),
+        ErrorKind::KeyRejected => {
+            let (message, next) = locate_key(prober, target, all, args).await;
+            subject.fail(format!("{message}{correlation_id}"), next)
+        }
+        ErrorKind::KeyLacksScope => subject.fail(
+            format!("wrong project: the key is good, but not for this one{correlation_id}"),
+            "correct projects.account_id and projects.project_id, or ask PolyAI to give the key access to the project",
+        ),
+        ErrorKind::UnknownProject => {
+            let (what, setting) = match error.and_then(|error| error.code.as_deref()) {
+                Some("ACCOUNT_NOT_FOUND") => ("account", "projects.account_id"),
+                _ => ("project", "projects.project_id"),
+            };
+            subject.fail(
+                format!("wrong {what}: the key is good, but PolyAI knows no such {what}{correlation_id}"),
+                format!("correct {setting}; Agent Studio's URL contains it"),
+            )
+        }
+        ErrorKind::RateLimited => subject.warn(
+            format!("too many requests at present{correlation_id}"),
+            "try again in a minute; if it persists, lower polyai.max_requests_per_second",
+        ),
+        _ => subject.fail(
+            format!("{}{correlation_id}", error.map(ToString::to_string).unwrap_or_default()),
+            "try again; if it persists, give the correlation id to PolyAI's support",
+        ),
+    }
+}
+
+/// Finds out where a rejected key belongs. Returns the message and the next step.
+async fn locate_key(prober: &Prober, target: &Target, all: &[Attempt], args: &Args) -> (String, String) {
+    let same_key =
+        all.iter().find(|other| other.target.api != target.api && other.target.has_same_key_as(target));
+    if same_key.is_some_and(|other| other.response.accepts_key()) {
+        return (
+            "wrong kind of key: v3 rejects it, the Data API accepts it".to_owned(),
+            "set projects.api (or polyai.api) to \"data\", or ask PolyAI for a key for the Conversations API v3"
+                .to_owned(),
+        );
+    }
+    let regions = candidate_regions(all, args);
+    if regions.is_empty() {
+        return (
+            "the key is wrong, expired, or of another region".to_owned(),
+            "put the right key into projects.api_key_file, and check polyai.region; other regions were not tried"
+                .to_owned(),
+        );
+    }
+    let attempts = regions
+        .iter()
+        .flat_map(|region| target.at_hosts(&region.hosts).into_iter().map(move |target| (region, target)));
+    let attempts = attempts.map(async |(region, target)| {
+        (region, target.api, prober.send(&target, ProbeRequest::List(1)).await)
+    });
+    let attempts = join_all(attempts).await;
+    match attempts.iter().find(|(_, _, response)| response.accepts_key()) {
+        Some((region, ..)) if region.hosts.runtime.is_none() => (
+            "wrong region: it is a Studio key".to_owned(),
+            format!("set polyai.region = \"{}\" (this implies api = \"data\")", region.region),
+        ),
+        Some((region, api, _)) => {
+            let api = if *api == Api::Data {
+                ", and polyai.api = \"data\", because v3 rejects it there"
+            } else {
+                ""
+            };
+            (
+                format!("wrong region: the key is of region {}", region.region),
+                format!("set polyai.region = \"{}\" (or the project's own region){api}", region.region),
+            )
+        }
+        None => {
+            let names: Vec<_> = regions.iter().map(|region| region.region.as_str()).collect();
+            (
+                format!("wrong key: it is refused here and in every other region ({})", names.join(", ")),
+                "the key is mistyped, expired or revoked; put a valid one into projects.api_key_file"
+                    .to_owned(),
+            )
+        }
+    }
+}
+
+/// Returns the regions in which a rejected key is tried.
+fn candidate_regions(all: &[Attempt], args: &Args) -> Vec<CandidateRegion> {
+    if args.no_other_regions {
+        return Vec::new();
+    }
+    if args.other_region.is_empty() {
+        let hosts: Vec<_> = all.iter().map(|attempt| &attempt.target.base).collect();
+        return CandidateRegion::other_than(&hosts);
+    }
+    let candidate = |(region, url): &(String, url::Url)| CandidateRegion {
+        region: region.clone(),
+        // The studio region has no v3 API.
+        hosts: Hosts { runtime: (region != "studio").then(|| url.clone()), platform: url.clone() },
+    };
+    args.other_region.iter().map(candidate).collect()
+}
