@@ -222,7 +222,7 @@ impl Archive {
         Ok(true)
     }
 
-    /// Permits to archive an erased conversation again. Returns false if there was no record.
+    /// Allows an erased conversation to be archived again. Returns false if there was no record.
     pub async fn lift_erasure(
         &self,
         account_id: &str,

@@ -21,8 +21,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{Archive, ArchiveError, folder, is_conflict};
 
-/// The number of renewals and of polls within the takeover timeout.
+/// The number of renewals within the takeover timeout.
 const RENEWALS_PER_TIMEOUT: u32 = 4;
+/// The number of polls of a waiting process within the takeover timeout.
 const POLLS_PER_TIMEOUT: u32 = 8;
 
 /// The content of the lease's object or file.

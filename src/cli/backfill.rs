@@ -83,8 +83,8 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         clock: &clock,
         settle: config.reconcile.settle,
         environments,
-        by: DiscoverySource::Command,
-        asked_at: Some(clock.now()),
+        source: DiscoverySource::Command,
+        requested_at: Some(clock.now()),
         limits: &limits,
     };
     if args.dry_run {
@@ -158,7 +158,7 @@ async fn backfill(
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     for (done, project) in projects.iter().enumerate() {
         let mut last = PassSummary::default();
-        let compared = pass.project(project, period.clone(), |summary, reached| {
+        let compared = pass.run(project, period.clone(), |summary, reached| {
             last = *summary;
             let mut sum = total;
             sum.add(summary);

@@ -55,9 +55,9 @@ pub struct ReconcilePass<'a> {
     /// The wanted environments.
     pub environments: &'a [String],
     /// The initiator of the pass.
-    pub by: DiscoverySource,
+    pub source: DiscoverySource,
     /// The time of a person's request. Conversations that were queued before this time are queued again.
-    pub asked_at: Option<Timestamp>,
+    pub requested_at: Option<Timestamp>,
     /// The limits for queueing.
     pub limits: &'a QueueingLimits,
 }
@@ -128,7 +128,7 @@ pub enum PassError {
 impl ReconcilePass<'_> {
     /// Compares the conversations that started within `started`, newest first. `on_progress` gets the counts so far,
     /// and the approximate time down to which everything is compared.
-    pub async fn project(
+    pub async fn run(
         &self,
         project: &Project,
         started: Range<Timestamp>,
@@ -207,8 +207,8 @@ impl ReconcilePass<'_> {
             environment: listed.environment.clone(),
             started_at: listed.started_at,
             ended_at: listed.ended_at,
-            source: self.by,
-            dedup_time: self.asked_at.or(archived_at),
+            source: self.source,
+            dedup_time: self.requested_at.or(archived_at),
             force: false,
         }))
     }

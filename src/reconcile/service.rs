@@ -127,7 +127,7 @@ impl ReconcileService {
     /// Returns `Ok` if a pass is due according to the note of the last one. Otherwise returns the delay until then.
     fn is_due(&self, note: Option<&str>) -> Result<(), Duration> {
         let last = note.and_then(|note| note.parse::<Timestamp>().ok());
-        last.map_or(Ok(()), |last| due(self.clock.now(), last, self.config.every))
+        last.map_or(Ok(()), |last| check_due(self.clock.now(), last, self.config.every))
     }
 
     async fn run_pass(&self) -> AllProjectsOutcome {
@@ -141,15 +141,15 @@ impl ReconcileService {
             clock: &self.clock,
             settle: self.config.settle,
             environments: &self.environments,
-            by: DiscoverySource::Reconcile,
-            asked_at: None,
+            source: DiscoverySource::Reconcile,
+            requested_at: None,
             limits: &limits,
         };
         let mut outcome = AllProjectsOutcome { summary: PassSummary::default(), failures: Vec::new() };
         for project in self.polyai.projects() {
             let mut last = PassSummary::default();
             let result = pass
-                .project(project, start..now, |summary, _| {
+                .run(project, start..now, |summary, _| {
                     counter!("polyhook_reconcile_listed_total").increment(summary.listed - last.listed);
                     // Conversations that an earlier pass has queued are not counted again.
                     counter!("polyhook_reconcile_missing_total").increment(summary.queued - last.queued);
@@ -208,7 +208,7 @@ impl ReconcileService {
 
 /// Returns `Ok` if a pass is due `every` after the `last` one. Otherwise returns the delay until then. If `last` is
 /// further in the future than `every`, a process with a wrong clock noted it, and the pass is due now.
-fn due(now: Timestamp, last: Timestamp, every: Duration) -> Result<(), Duration> {
+fn check_due(now: Timestamp, last: Timestamp, every: Duration) -> Result<(), Duration> {
     let age = now.duration_since(last);
     match (Duration::try_from(age), Duration::try_from(-age)) {
         (Ok(age), _) => every.checked_sub(age).filter(|left| !left.is_zero()).map_or(Ok(()), Err),
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_pass_is_due_after_its_interval_even_if_the_last_one_had_a_wrong_clock() {
         let (now, every) = ("2026-11-02T10:00:00Z".parse().unwrap(), Duration::from_mins(15));
-        let due = |last: &str| due(now, last.parse().unwrap(), every);
+        let due = |last: &str| check_due(now, last.parse().unwrap(), every);
         assert_eq!(due("2026-11-02T09:50:00Z"), Err(Duration::from_mins(5)));
         assert_eq!(due("2026-11-02T09:45:00Z"), Ok(()));
         assert_eq!(due("2020-01-01T00:00:00Z"), Ok(()));

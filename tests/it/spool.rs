@@ -43,7 +43,7 @@ mod contract {
 }
 
 /// The queue of a receiver with a spool of its own.
-struct Receiver {
+struct SpoolFixture {
     folder: TempDir,
     queue_config: QueueConfig,
     spool_config: SpoolConfig,
@@ -52,7 +52,7 @@ struct Receiver {
     lifecycle: Lifecycle,
 }
 
-impl Receiver {
+impl SpoolFixture {
     fn new(url: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let spool_config = SpoolConfig { path: folder.path().join("spool.db"), ..SpoolConfig::default() };
@@ -112,25 +112,25 @@ impl Receiver {
 }
 
 /// Several replicas on one broker, each with a spool.
-struct Replicas(Receiver, Mutex<Vec<Receiver>>);
+struct Replicas(SpoolFixture, Mutex<Vec<SpoolFixture>>);
 
 impl QueueUnderTest for Replicas {
     const RECOGNISES_DUPLICATES: bool = false;
     const UNASKED_ANNOUNCEMENT: Announced = Announced::Unrouted;
 
     async fn start() -> Self {
-        Self(Receiver::new(&SHARED_NODE.url()), Mutex::default())
+        Self(SpoolFixture::new(&SHARED_NODE.url()), Mutex::default())
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
-        let Receiver { queue_config, lifecycle, .. } = &self.0;
+        let SpoolFixture { queue_config, lifecycle, .. } = &self.0;
         let queue_config = QueueConfig { publish_timeout: Duration::from_secs(5), ..queue_config.clone() };
-        let receiver = Receiver { queue_config, lifecycle: lifecycle.clone(), ..Receiver::new("") };
-        let queue = receiver.open_with(vec![Self::SHORT_WAIT, Self::LONG_WAIT]);
-        while queue.ready().await.is_err() || !receiver.conditions().is_empty() {
+        let fixture = SpoolFixture { queue_config, lifecycle: lifecycle.clone(), ..SpoolFixture::new("") };
+        let queue = fixture.open_with(vec![Self::SHORT_WAIT, Self::LONG_WAIT]);
+        while queue.ready().await.is_err() || !fixture.conditions().is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
-        self.1.lock().unwrap().push(receiver);
+        self.1.lock().unwrap().push(fixture);
         queue
     }
 }

@@ -21,8 +21,9 @@ use crate::{
 const CLAIM_BITS: u32 = 20;
 const CLAIM_MODULUS: u64 = 1 << CLAIM_BITS;
 
-/// The maximum rows and pages that one cleanup step deletes while requests wait.
+/// The maximum number of rows that one cleanup step deletes while requests wait.
 const MAX_CLEANUP_ROWS: u32 = 500;
+/// The maximum number of pages that one cleanup step returns to the file system.
 const MAX_CLEANUP_PAGES: u32 = 1024;
 
 /// A row. Row numbers are never reused.

@@ -19,8 +19,9 @@ use crate::{
 /// The maximum time that a command waits for a locked file.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The maximum body bytes, and the maximum letters, of one page of dead letters.
+/// The maximum size of the bodies on one page of dead letters.
 const MAX_PAGE_BYTES: usize = 1 << 20;
+/// The maximum number of letters on one page.
 const MAX_PAGE_LETTERS: usize = 256;
 
 pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<(QueueKind, u64)>> {

@@ -249,7 +249,7 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// Other systems do not permit to delete or replace an open file.
+/// On other systems an open file cannot be deleted or replaced.
 #[cfg(not(unix))]
 fn inode(_: &Path) -> Option<(u64, u64)> {
     None

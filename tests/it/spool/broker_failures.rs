@@ -6,14 +6,14 @@ use super::*;
 async fn deliveries_survive_an_unavailable_broker_and_a_crash() {
     let node = fragile().await;
     block_in_place(|| node.stop());
-    let receiver = Receiver::new(&node.url());
+    let fixture = SpoolFixture::new(&node.url());
     // A runtime of its own that ends as if the process had been killed, so that it no longer drains the spool.
     let process = tokio::runtime::Runtime::new().unwrap();
     block_in_place(|| {
         process.block_on(async {
-            let queue = receiver.open();
+            let queue = fixture.open();
             queue.ready().await.expect("ready because of the spool");
-            assert_eq!(receiver.conditions(), ["broker"]);
+            assert_eq!(fixture.conditions(), ["broker"]);
             for n in 0..300 {
                 let took = publish_all(&queue, n..=n).await;
                 assert!(
@@ -21,20 +21,20 @@ async fn deliveries_survive_an_unavailable_broker_and_a_crash() {
                     "the broker is known to be unavailable, but the publish took: {took:?}"
                 );
             }
-            assert_eq!(receiver.spooled_messages(), 300);
+            assert_eq!(fixture.spooled_messages(), 300);
             // Duplicates are recognised even if the first message went to the spool.
             assert_eq!(queue.publish(message("evt_7", "{}")).await.unwrap(), Published::Duplicate);
-            assert_eq!(spool::verify(receiver.path()), Ok(300));
+            assert_eq!(spool::verify(fixture.path()), Ok(300));
         });
     });
     process.shutdown_background();
-    let queue = receiver.open();
+    let queue = fixture.open();
     publish_all(&queue, 300..310).await;
     block_in_place(|| node.restart());
     let order = take_all(&queue, (0..310).collect()).await;
     assert_eq!(order[..300], (0..300).collect::<Vec<_>>(), "in order of arrival");
-    eventually("empty", async || receiver.spooled_messages() == 0).await;
-    eventually("well", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
+    eventually("empty", async || fixture.spooled_messages() == 0).await;
+    eventually("well", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
     queue.close().await;
 }
 
@@ -42,36 +42,36 @@ async fn deliveries_survive_an_unavailable_broker_and_a_crash() {
 async fn a_broker_crash_during_the_drain_loses_nothing() {
     let node = fragile().await;
     block_in_place(|| node.stop());
-    let mut receiver = Receiver::new(&node.url());
-    receiver.spool_config.drain_rate = 200.try_into().unwrap();
-    let queue = receiver.open();
+    let mut fixture = SpoolFixture::new(&node.url());
+    fixture.spool_config.drain_rate = 200.try_into().unwrap();
+    let queue = fixture.open();
     publish_all(&queue, 0..600).await;
     for left in [500, 250] {
         block_in_place(|| node.restart());
-        eventually("partly drained", async || receiver.spooled_messages() < left).await;
+        eventually("partly drained", async || fixture.spooled_messages() < left).await;
         block_in_place(|| node.kill());
-        assert!(receiver.spooled_messages() > 0, "the drain finished before the crash");
+        assert!(fixture.spooled_messages() > 0, "the drain finished before the crash");
     }
     // The broker is frozen, too, so that messages on their way stay unconfirmed for long.
     block_in_place(|| node.restart());
-    eventually("partly drained", async || receiver.spooled_messages() < 150).await;
+    eventually("partly drained", async || fixture.spooled_messages() < 150).await;
     node.pause();
     sleep(Duration::from_secs(3)).await;
     block_in_place(|| node.kill());
     block_in_place(|| node.restart());
     take_all(&queue, (0..600).collect()).await;
-    eventually("empty", async || receiver.spooled_messages() == 0).await;
+    eventually("empty", async || fixture.spooled_messages() == 0).await;
     queue.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn only_one_publish_waits_for_an_unresponsive_broker() {
     let node = fragile().await;
-    let receiver = Receiver::new(&node.url());
-    let queue = receiver.open();
-    eventually("connected", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
+    let fixture = SpoolFixture::new(&node.url());
+    let queue = fixture.open();
+    eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
     publish_all(&queue, 0..10).await;
-    assert_eq!(receiver.spooled_messages(), 0);
+    assert_eq!(fixture.spooled_messages(), 0);
     node.pause();
     let took = publish_all(&queue, 10..20).await;
     assert!((Duration::from_secs(1)..Duration::from_millis(2500)).contains(&took), "{took:?}");
@@ -79,7 +79,7 @@ async fn only_one_publish_waits_for_an_unresponsive_broker() {
     assert!(took < Duration::from_millis(500), "waited for the broker again: {took:?}");
     node.resume();
     take_all(&queue, (0..30).collect()).await;
-    eventually("empty", async || receiver.spooled_messages() == 0).await;
+    eventually("empty", async || fixture.spooled_messages() == 0).await;
     let took = publish_all(&queue, 30..40).await;
     assert!(took < Duration::from_millis(900), "{took:?}");
     queue.close().await;
@@ -88,19 +88,19 @@ async fn only_one_publish_waits_for_an_unresponsive_broker() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn spools_while_the_broker_is_short_of_memory() {
     let node = fragile().await;
-    let receiver = Receiver::new(&node.url());
-    let queue = receiver.open();
-    eventually("connected", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
+    let fixture = SpoolFixture::new(&node.url());
+    let queue = fixture.open();
+    eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
     block_in_place(|| node.ctl(&["set_vm_memory_high_watermark", "0.0001"]));
     eventually("blocked", async || {
         publish_all(&queue, std::iter::once(fastrand::u32(1000..))).await;
-        receiver.spooled_messages() > 0
+        fixture.spooled_messages() > 0
     })
     .await;
     let took = publish_all(&queue, 0..50).await;
     assert!(took < Duration::from_millis(500), "{took:?}");
     queue.ready().await.unwrap();
-    assert!(receiver.conditions().contains(&"broker"));
+    assert!(fixture.conditions().contains(&"broker"));
     block_in_place(|| node.ctl(&["set_vm_memory_high_watermark", "0.6"]));
     take_all(&queue, (0..50).collect()).await;
     queue.close().await;
@@ -108,18 +108,18 @@ async fn spools_while_the_broker_is_short_of_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_deleted_fetch_queue_costs_no_delivery() {
-    let receiver = Receiver::new(&SHARED_NODE.url());
-    let queue = receiver.open();
-    eventually("connected", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
+    let fixture = SpoolFixture::new(&SHARED_NODE.url());
+    let queue = fixture.open();
+    eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
     publish_all(&queue, 0..20).await;
     // One job is held by a worker, the others are prefetched.
     let held = timeout(SOON, queue.next()).await.unwrap().unwrap();
     eventually("taken", async || {
         let listed = block_in_place(|| SHARED_NODE.ctl(&["list_queues", "name", "messages_unacknowledged"]));
-        listed.contains(&format!("{}.fetch\t20", receiver.queue_config.prefix))
+        listed.contains(&format!("{}.fetch\t20", fixture.queue_config.prefix))
     })
     .await;
-    let fetch = format!("{}.fetch", receiver.queue_config.prefix);
+    let fetch = format!("{}.fetch", fixture.queue_config.prefix);
     block_in_place(|| SHARED_NODE.ctl(&["delete_queue", &fetch]));
     for n in 20..60 {
         assert_eq!(queue.publish(message(&format!("evt_{n}"), "{}")).await.unwrap(), Published::New);
@@ -134,10 +134,10 @@ async fn a_deleted_fetch_queue_costs_no_delivery() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rejecting_queue_is_reported_and_blocks_no_other_message() {
-    let receiver = Receiver::new(&SHARED_NODE.url());
-    let queue = receiver.open();
-    eventually("connected", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
-    let (prefix, policy) = (&receiver.queue_config.prefix, format!("full-{}", receiver.queue_config.prefix));
+    let fixture = SpoolFixture::new(&SHARED_NODE.url());
+    let queue = fixture.open();
+    eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
+    let (prefix, policy) = (&fixture.queue_config.prefix, format!("full-{}", fixture.queue_config.prefix));
     let pattern = format!("^{prefix}\\.unrouted$");
     let definition = r#"{"max-length": 0, "overflow": "reject-publish"}"#;
     block_in_place(|| {
@@ -148,13 +148,13 @@ async fn a_rejecting_queue_is_reported_and_blocks_no_other_message() {
     // Rejected messages go to the spool.
     eventually("refused", async || {
         queue.publish(alert(fastrand::u32(10_000..))).await.unwrap();
-        receiver.conditions() == ["publishing"]
+        fixture.conditions() == ["publishing"]
     })
     .await;
-    assert!(receiver.spooled_messages() > 0);
+    assert!(fixture.spooled_messages() > 0);
     publish_all(&queue, 0..10).await;
     take_all(&queue, (0..10).collect()).await;
     block_in_place(|| SHARED_NODE.ctl(&["clear_policy", &policy]));
-    eventually("forwarded", async || receiver.spooled_messages() == 0).await;
+    eventually("forwarded", async || fixture.spooled_messages() == 0).await;
     queue.close().await;
 }

@@ -6,9 +6,9 @@ use super::*;
 async fn a_full_spool_rejects_at_once_and_recovers() {
     let node = fragile().await;
     block_in_place(|| node.stop());
-    let mut receiver = Receiver::new(&node.url());
-    receiver.spool_config.max_bytes = ByteSize::kib(512);
-    let queue = receiver.open();
+    let mut fixture = SpoolFixture::new(&node.url());
+    fixture.spool_config.max_bytes = ByteSize::kib(512);
+    let queue = fixture.open();
     let big = |n: u32| message(&format!("evt_{n}"), &format!("{{\"x\":\"{}\"}}", "x".repeat(10_000)));
     let mut stored = Vec::new();
     let refused = loop {
@@ -27,7 +27,7 @@ async fn a_full_spool_rejects_at_once_and_recovers() {
     assert!(stored.len() > 20);
     block_in_place(|| node.restart());
     take_all(&queue, stored.iter().copied().collect()).await;
-    eventually("empty", async || receiver.spooled_messages() == 0).await;
+    eventually("empty", async || fixture.spooled_messages() == 0).await;
     queue.publish(big(1000)).await.unwrap();
     queue.close().await;
 }
@@ -36,27 +36,27 @@ async fn a_full_spool_rejects_at_once_and_recovers() {
 async fn a_damaged_spool_does_not_block_the_broker() {
     let node = fragile().await;
     block_in_place(|| node.stop());
-    let receiver = Receiver::new(&node.url());
-    fs::write(receiver.path(), vec![b'?'; 9000]).unwrap();
-    let queue = receiver.open();
+    let fixture = SpoolFixture::new(&node.url());
+    fs::write(fixture.path(), vec![b'?'; 9000]).unwrap();
+    let queue = fixture.open();
     let begun = Instant::now();
     let error = queue.publish(message("evt_1", "{}")).await.unwrap_err();
     assert!(error.to_string().contains("damaged"), "{error}");
     assert!(begun.elapsed() < Duration::from_millis(500));
-    assert!(spool::verify(receiver.path()).is_err());
+    assert!(spool::verify(fixture.path()).is_err());
 
     // While the broker works the spool is not needed, but its error is reported.
     block_in_place(|| node.restart());
     eventually("ready", async || queue.ready().await.is_ok()).await;
-    assert_eq!(receiver.conditions(), ["spool"]);
+    assert_eq!(fixture.conditions(), ["spool"]);
     assert_eq!(queue.publish(message("evt_1", "{}")).await.unwrap(), Published::New);
 
     // After the file was moved away, as the error says, the spool works without a restart.
-    fs::rename(receiver.path(), receiver.folder.path().join("moved-away")).unwrap();
-    eventually("well", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
+    fs::rename(fixture.path(), fixture.folder.path().join("moved-away")).unwrap();
+    eventually("well", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
     block_in_place(|| node.stop());
     eventually("spooled", async || queue.publish(message("evt_2", "{}")).await.is_ok()).await;
-    assert_eq!(receiver.spooled_messages(), 1);
+    assert_eq!(fixture.spooled_messages(), 1);
     block_in_place(|| node.restart());
     take_all(&queue, [1, 2].into()).await;
     queue.close().await;
@@ -66,10 +66,10 @@ async fn a_damaged_spool_does_not_block_the_broker() {
 async fn a_deleted_spool_is_restored() {
     let node = fragile().await;
     block_in_place(|| node.stop());
-    let receiver = Receiver::new(&node.url());
-    let queue = receiver.open();
+    let fixture = SpoolFixture::new(&node.url());
+    let queue = fixture.open();
     publish_all(&queue, 0..20).await;
-    for file in receiver.files() {
+    for file in fixture.files() {
         fs::remove_file(file).unwrap();
     }
     eventually("spooled", async || queue.publish(message("evt_20", "{}")).await.is_ok()).await;

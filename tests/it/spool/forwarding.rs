@@ -4,13 +4,13 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn duplicates_are_recognised_after_restarts() {
-    let mut receiver = Receiver::new(&SHARED_NODE.url());
-    receiver.clock = Clock::manual("2026-11-22T12:00:00Z".parse().unwrap());
+    let mut fixture = SpoolFixture::new(&SHARED_NODE.url());
+    fixture.clock = Clock::manual("2026-11-22T12:00:00Z".parse().unwrap());
     let sent = message("evt_1", "{}");
     let mut new = 0;
     for hour in 0..6 {
-        let queue = receiver.open();
-        eventually("connected", async || queue.ready().await.is_ok() && receiver.conditions().is_empty())
+        let queue = fixture.open();
+        eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty())
             .await;
         eventually("published", async || match queue.publish(sent.clone()).await {
             Ok(published) => {
@@ -32,16 +32,16 @@ async fn duplicates_are_recognised_after_restarts() {
             "another body under the same id is not a duplicate"
         );
         queue.close().await;
-        receiver.clock.advance(Duration::from_mins(59));
+        fixture.clock.advance(Duration::from_mins(59));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_spooled_event_arrives_like_a_directly_published_one() {
-    let receiver = Receiver::new(&SHARED_NODE.url());
-    let queue = receiver.open();
-    eventually("connected", async || queue.ready().await.is_ok() && receiver.conditions().is_empty()).await;
-    let (customer, prefix) = (Customer::new().await, &receiver.queue_config.prefix);
+    let fixture = SpoolFixture::new(&SHARED_NODE.url());
+    let queue = fixture.open();
+    eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
+    let (customer, prefix) = (Customer::new().await, &fixture.queue_config.prefix);
     let inbox = format!("{prefix}.inbox");
     customer.queue(&inbox, FieldTable::default()).await;
     customer.bind(&inbox, &format!("{prefix}.events"), "conversation.completed.live").await;
@@ -51,16 +51,12 @@ async fn a_spooled_event_arrives_like_a_directly_published_one() {
     let event = Message { received_at, ..message("evt_1", body) };
 
     assert_eq!(queue.publish(event.clone()).await.unwrap(), Published::New);
-    assert_eq!(receiver.spooled_messages(), 0, "published without the spool");
+    assert_eq!(fixture.spooled_messages(), 0, "published without the spool");
     let direct = customer.get(&inbox).await;
     // A second process shares the spool's file, and the queue forwards the messages of that process.
-    let other_process = Spool::open(
-        &receiver.spool_config,
-        &receiver.queue_config,
-        receiver.clock.clone(),
-        &receiver.lifecycle,
-    )
-    .unwrap();
+    let other_process =
+        Spool::open(&fixture.spool_config, &fixture.queue_config, fixture.clock.clone(), &fixture.lifecycle)
+            .unwrap();
     other_process.put(event).await.unwrap();
     let spooled = customer.get(&inbox).await;
 
