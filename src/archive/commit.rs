@@ -107,12 +107,7 @@ impl Archive {
         conversation: Bytes,
         audio: Vec<StagedAudio>,
     ) -> Result<CommitOutcome, ArchiveError> {
-        let lock_index = Sha256::digest(location.folder())[0];
-        let _commit_lock = self.commit_lock(lock_index).await;
-        let _folder_lock = match &self.backend.folder {
-            Some(folder) => Some(folder.lock_commits(lock_index).await?),
-            None => None,
-        };
+        let _lock = self.lock_commits(location).await?;
         let candidate = self.build_manifest(location, draft, &conversation, &audio);
         let mut watched: Option<(Option<String>, Instant)> = None;
         loop {

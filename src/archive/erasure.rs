@@ -312,12 +312,7 @@ impl Archive {
 
     /// Removes a folder while no commit changes it.
     async fn remove_folder(&self, location: &Location) -> Result<StoredObjects, ArchiveError> {
-        let lock_index = Sha256::digest(location.folder())[0];
-        let _commit_lock = self.commit_lock(lock_index).await;
-        let _folder_lock = match &self.backend.folder {
-            Some(folder) => Some(folder.lock_commits(lock_index).await?),
-            None => None,
-        };
+        let _lock = self.lock_commits(location).await?;
         let manifest = self.key(location, MANIFEST)?;
         // A damaged manifest, or one of a later polyhook, is removed. One of another conversation is not.
         if let Err(collision @ ArchiveError::Collision { .. }) = self.read_manifest(&manifest, location).await

@@ -31,12 +31,13 @@
 //!   store without them.
 //! * A lifecycle rule that removes unfinished multipart uploads after a day, because a crash leaves some.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use object_store::{
     GetOptions, ObjectMeta, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion, path::Path,
 };
+use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::clock::Clock;
@@ -86,6 +87,13 @@ pub struct Archive {
     commit_locks: Arc<[Mutex<()>; 256]>,
     clock: Clock,
     takeover_timeout: Duration,
+}
+
+/// The locks of one commit. Conversations whose folders hash to the same byte share them.
+#[derive(Debug)]
+struct CommitLock<'a> {
+    _folder: Option<File>,
+    _process: MutexGuard<'a, ()>,
 }
 
 /// An archived conversation.
@@ -231,9 +239,16 @@ impl Archive {
         location.key(&self.backend.prefix, name).map_err(|error| object_store::Error::from(error).into())
     }
 
-    /// Locks the commits of this process whose folder's hash begins with `lock_index`.
-    async fn commit_lock(&self, lock_index: u8) -> MutexGuard<'_, ()> {
-        self.commit_locks[usize::from(lock_index)].lock().await
+    /// Waits until no other commit or removal changes the conversation's folder: in this process, and for a file
+    /// archive in other processes, too.
+    async fn lock_commits(&self, location: &Location) -> Result<CommitLock<'_>, ArchiveError> {
+        let lock_index = Sha256::digest(location.folder())[0];
+        let process = self.commit_locks[usize::from(lock_index)].lock().await;
+        let folder = match &self.backend.folder {
+            Some(folder) => Some(folder.lock_commits(lock_index).await?),
+            None => None,
+        };
+        Ok(CommitLock { _folder: folder, _process: process })
     }
 
     async fn read_manifest(

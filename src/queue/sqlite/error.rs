@@ -12,7 +12,7 @@ use crate::queue::QueueError;
 pub enum OpenError {
     /// A parent folder of the file cannot be created.
     #[error(
-        "cannot make the folder of the queue file {path}: {source}; make it, or point queue.url elsewhere"
+        "cannot create the folder of the queue file {path}: {source}; create it, or set queue.url to another path"
     )]
     Folder {
         /// The path of the queue file.
@@ -31,14 +31,14 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The file is the database of another program.
-    #[error("{path} is an SQLite database of another program; point queue.url at a file of its own")]
+    #[error("{path} is an SQLite database of another program; set queue.url to another file")]
     Foreign {
         /// The path of the queue file.
         path: PathBuf,
     },
     /// A newer polyhook wrote the file.
     #[error(
-        "the queue file {path} has layout {found}, this polyhook knows up to {known}: run the newer version again until the queue is empty, or point queue.url at another file"
+        "the queue file {path} has layout {found}, and this polyhook supports layouts up to {known}: run the newer version again until the queue is empty, or set queue.url to another file"
     )]
     Newer {
         /// The path of the queue file.
@@ -50,7 +50,7 @@ pub enum OpenError {
     },
     /// The file system does not support a write-ahead log.
     #[error(
-        "the file system of {path} cannot carry a write-ahead log (a network share?); put the queue file on a local disk"
+        "the file system of {path} does not support a write-ahead log (it may be a network share); put the queue file on a local disk"
     )]
     NoLog {
         /// The path of the queue file.
@@ -65,7 +65,7 @@ pub enum OpenError {
         source: rusqlite::Error,
     },
     /// The operating system did not start the writer thread.
-    #[error("cannot start a thread for the queue: {0}; raise the limit of processes")]
+    #[error("cannot start the writer thread of the queue: {0}; raise the process limit")]
     Thread(io::Error),
 }
 
@@ -129,11 +129,11 @@ pub(super) fn hint(error: &rusqlite::Error) -> &'static str {
             "; it and its folder must be writable for the user polyhook runs as"
         }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            "; another process keeps it locked: close what has it open (a shell, a backup)"
+            "; another process has locked it: close the programs that use it (a shell, a backup)"
         }
-        Some(ErrorCode::SystemIoFailure) => "; look for errors of its disk in the system's log",
+        Some(ErrorCode::SystemIoFailure) => "; check the system log for errors of its disk",
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            "; it is damaged: move it away (polyhook begins a new one) and recover it with `sqlite3 FILE .recover`"
+            "; it is damaged: move it away (polyhook creates a new one) and recover it with `sqlite3 FILE .recover`"
         }
         _ => "",
     }

@@ -58,10 +58,10 @@ impl QueueFile {
     /// Restores the file at `path` after it or its log was deleted. The open connection still holds every message.
     /// Returns false if another file is at `path`; that file is not overwritten.
     pub(super) fn restore_to(&self, path: &Path) -> Result<bool, OpenError> {
-        let store = |source| OpenError::Sqlite { path: path.to_owned(), source };
+        let sqlite_error = |source| OpenError::Sqlite { path: path.to_owned(), source };
         if self.identity.is_database_at(path) {
             // Only the log was deleted, and the checkpoint writes its content to the file.
-            return self.checkpoint().map(|()| true).map_err(store);
+            return self.checkpoint().map(|()| true).map_err(sqlite_error);
         }
         if path.exists() {
             return Ok(false);

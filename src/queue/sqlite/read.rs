@@ -115,7 +115,7 @@ pub fn check_file(path: &Path) -> Result<(), String> {
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(describe)?;
     if problem != "ok" {
         return Err(format!(
-            "it is damaged ({problem}): move it away (polyhook begins a new one) and recover it with `sqlite3 FILE .recover`"
+            "it is damaged ({problem}): move it away (polyhook creates a new one) and recover it with `sqlite3 FILE .recover`"
         ));
     }
     std::fs::OpenOptions::new().write(true).open(path).map(drop).map_err(|error| {

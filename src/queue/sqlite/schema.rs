@@ -88,17 +88,17 @@ pub(super) fn open(
 
 /// Writes a copy of a database to a path where no file is. The copy appears under its name when it is complete.
 pub(super) fn copy_to(from: &Connection, path: &Path) -> Result<(), OpenError> {
-    let store = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let sqlite_error = |source| OpenError::Sqlite { path: path.to_owned(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut incomplete = path.as_os_str().to_owned();
     incomplete.push(".restored");
     let incomplete = PathBuf::from(incomplete);
     create_file(&incomplete)?;
-    let mut to = Connection::open(&incomplete).map_err(store)?;
-    to.pragma_update(None, "synchronous", "FULL").map_err(store)?;
+    let mut to = Connection::open(&incomplete).map_err(sqlite_error)?;
+    to.pragma_update(None, "synchronous", "FULL").map_err(sqlite_error)?;
     Backup::new(from, &mut to)
         .and_then(|backup| backup.run_to_completion(4096, Duration::ZERO, None))
-        .map_err(store)?;
+        .map_err(sqlite_error)?;
     drop(to);
     // Unlike a rename, a hard link never replaces a file that appeared at the path in the meantime.
     fs::hard_link(&incomplete, path)
@@ -152,19 +152,20 @@ fn open_and_migrate(
     lock_timeout: Duration,
     max_bytes: Option<u64>,
 ) -> Result<Connection, OpenError> {
-    let store = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let sqlite_error = |source| OpenError::Sqlite { path: path.to_owned(), source };
     let mut connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
-    .map_err(store)?;
-    connection.busy_timeout(lock_timeout).map_err(store)?;
+    .map_err(sqlite_error)?;
+    connection.busy_timeout(lock_timeout).map_err(sqlite_error)?;
     connection.set_prepared_statement_cache_capacity(32);
     let version = layout_version(&connection, path)?;
     // Takes effect only in a file without tables, and only before the change to the write-ahead log.
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(store)?;
-    let mode: String =
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(store)?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(sqlite_error)?;
+    let mode: String = connection
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+        .map_err(sqlite_error)?;
     if !mode.eq_ignore_ascii_case("wal") {
         return Err(OpenError::NoLog { path: path.to_owned() });
     }
@@ -179,28 +180,31 @@ fn open_and_migrate(
         ("journal_size_limit", "16777216"),
         ("cache_size", "-8192"),
     ] {
-        connection.pragma_update(None, name, value).map_err(store)?;
+        connection.pragma_update(None, name, value).map_err(sqlite_error)?;
     }
     if version < MIGRATIONS.len() {
-        migrate(&mut connection).map_err(store)?;
+        migrate(&mut connection).map_err(sqlite_error)?;
     }
     if let Some(max_bytes) = max_bytes {
-        let page: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(store)?;
-        connection.pragma_update(None, "max_page_count", (max_bytes / page).max(1)).map_err(store)?;
+        let page: u64 =
+            connection.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(sqlite_error)?;
+        connection.pragma_update(None, "max_page_count", (max_bytes / page).max(1)).map_err(sqlite_error)?;
     }
     Ok(connection)
 }
 
 /// Returns the number of migrations that the file has seen. Fails if it belongs to another program or is too new.
 pub(super) fn layout_version(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
-    let store = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let sqlite_error = |source| OpenError::Sqlite { path: path.to_owned(), source };
     // One snapshot, because another process may be creating the tables and the marks in one transaction.
-    let snapshot = connection.unchecked_transaction().map_err(store)?;
+    let snapshot = connection.unchecked_transaction().map_err(sqlite_error)?;
     let application: i32 =
-        snapshot.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(store)?;
-    let tables: u32 =
-        snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(store)?;
-    let found: usize = snapshot.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(store)?;
+        snapshot.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(sqlite_error)?;
+    let tables: u32 = snapshot
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(sqlite_error)?;
+    let found: usize =
+        snapshot.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sqlite_error)?;
     drop(snapshot);
     if application != APPLICATION_ID && (tables > 0 || application != 0 || found != 0) {
         return Err(OpenError::Foreign { path: path.to_owned() });
