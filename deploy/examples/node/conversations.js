@@ -1,4 +1,4 @@
-// Consumes polyhook's announcements with amqplib. ../README.md says what each step is for.
+// Consumes polyhook's announcements with amqplib. ../README.md explains each step.
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { access, mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
@@ -9,13 +9,13 @@ import { GetObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import amqp from 'amqplib';
 
 const { AMQP_URL, EXCHANGE = 'polyhook.conversations', QUEUE = 'calls', DONE = 'done' } = process.env;
-const PAUSE = 1000; // milliseconds, before what failed is tried again
+const RETRY_DELAY = 1000; // milliseconds
 const s3 = new S3Client({ forcePathStyle: Boolean(process.env.AWS_ENDPOINT_URL) });
 
-class Poison extends Error {} // no try will ever help
-class Gone extends Error {}
+class PoisonMessage extends Error {} // can never be processed
+class ObjectMissing extends Error {}
 
-// Of a bucket the key stands there as it is; a file's path is percent-encoded.
+// An s3:// URL holds the key as it is; the path of a file:// URL is percent-encoded.
 async function* chunks(url) {
   try {
     if (url.startsWith('file:')) {
@@ -24,10 +24,10 @@ async function* chunks(url) {
       const [, Bucket, Key] = url.match(/^s3:\/\/([^/]+)\/(.*)$/s);
       yield* (await s3.send(new GetObjectCommand({ Bucket, Key }))).Body;
     } else {
-      throw new Poison(`no way to read ${url}`);
+      throw new PoisonMessage(`cannot read ${url}`);
     }
   } catch (error) {
-    throw ['ENOENT', 'NoSuchKey'].includes(error.code ?? error.name) ? new Gone(url) : error;
+    throw ['ENOENT', 'NoSuchKey'].includes(error.code ?? error.name) ? new ObjectMissing(url) : error;
   }
 }
 
@@ -37,13 +37,13 @@ async function text(url) {
   return Buffer.concat(parts).toString();
 }
 
-async function isSound(url, sha256) {
+async function matchesHash(url, sha256) {
   const hash = createHash('sha256');
   for await (const chunk of chunks(url)) hash.update(chunk);
   return hash.digest('hex') === sha256;
 }
 
-// What this is all for: here a summary.
+// Replace this with your own work; here it is a summary.
 const work = ({ conversation_id, project_id, started_at, turn_count }) =>
   ({ conversation_id, project_id, started_at, turn_count });
 
@@ -51,18 +51,18 @@ async function ready({ id, data: { manifest, urls } }) {
   const target = join(DONE, `${id}.json`);
   if (await access(target).then(() => true, () => false)) return 'repeat';
   try {
-    let sound = true;
-    for (const { name, sha256 } of manifest.objects) sound &&= await isSound(urls[name], sha256);
-    if (!sound) {
+    let intact = true;
+    for (const { name, sha256 } of manifest.objects) intact &&= await matchesHash(urls[name], sha256);
+    if (!intact) {
       const now = JSON.parse(await text(urls['manifest.json']));
-      if (now.revision > manifest.revision) return 'outdated'; // the newer one is announced by itself
-      throw new Error('an object is not what its sha256 says');
+      if (now.revision > manifest.revision) return 'outdated'; // the newer revision has its own announcement
+      throw new Error('an object does not match its sha256');
     }
   } catch (error) {
-    if (error instanceof Gone) return 'gone';
+    if (error instanceof ObjectMissing) return 'missing';
     throw error;
   }
-  // The work and the note that it is done are one step, or a crash between them would do it twice.
+  // Work and record are one step (the rename). Otherwise a crash between them would repeat the work.
   await writeFile(`${target}.part`, JSON.stringify(work(manifest)));
   await rename(`${target}.part`, target);
   return 'done';
@@ -78,9 +78,9 @@ async function erased({ data: { conversation_id } }) {
 
 function parse(body) {
   let event;
-  try { event = JSON.parse(body); } catch (error) { throw new Poison(error.message); }
+  try { event = JSON.parse(body); } catch (error) { throw new PoisonMessage(error.message); }
   const known = { 'conversation.ready': event?.data?.manifest?.objects, 'conversation.erased': event?.data?.conversation_id };
-  if (!/^[0-9a-f]{64}$/.test(event?.id) || !known[event.type]) throw new Poison('not an announcement');
+  if (!/^[0-9a-f]{64}$/.test(event?.id) || !known[event.type]) throw new PoisonMessage('not an announcement');
   return event;
 }
 
@@ -90,9 +90,9 @@ async function handle(channel, message) {
     const outcome = await (event.type === 'conversation.ready' ? ready : erased)(event);
     console.log(`${outcome} ${event.subject}`);
   } catch (error) {
-    const poison = error instanceof Poison;
+    const poison = error instanceof PoisonMessage;
     console.log(`${poison ? 'poison' : 'retry'}: ${error.message}`);
-    if (!poison) await sleep(PAUSE);
+    if (!poison) await sleep(RETRY_DELAY);
     channel.nack(message, false, !poison);
     return;
   }
@@ -111,19 +111,19 @@ async function consume(connection) {
   for (const key of ['conversation.ready.#', 'conversation.erased.#']) await channel.bindQueue(QUEUE, EXCHANGE, key);
   await channel.prefetch(8);
   const lost = new Promise((resolve) => connection.on('close', resolve));
-  let turn = Promise.resolve(); // one after the other, so that a repeat finds what the first has done
+  let previous = Promise.resolve(); // one message after the other, so that a repeat finds the result of the first
   const { consumerTag } = await channel.consume(QUEUE, (message) => {
-    if (message) turn = turn.then(() => handle(channel, message)).catch((error) => console.error(`broker: ${error.message}`));
+    if (message) previous = previous.then(() => handle(channel, message)).catch((error) => console.error(`broker: ${error.message}`));
   });
   console.log(`waiting in ${QUEUE}`);
   if (await Promise.race([stopped, lost]) === true) {
     await channel.cancel(consumerTag);
-    await turn;
+    await previous;
   }
 }
 
 await mkdir(DONE, { recursive: true });
-for (let stop = false; !stop; stop = await Promise.race([stopped, sleep(PAUSE)])) {
+for (let stop = false; !stop; stop = await Promise.race([stopped, sleep(RETRY_DELAY)])) {
   try {
     const connection = await amqp.connect(AMQP_URL);
     connection.on('error', (error) => console.error(`broker: ${error.message}; connecting again`));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Consumes polyhook's announcements with pika. ../README.md says what each step is for."""
+"""Consumes polyhook's announcements with pika. ../README.md explains each step."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ URL = os.environ["AMQP_URL"]
 EXCHANGE = os.environ.get("EXCHANGE", "polyhook.conversations")
 QUEUE = os.environ.get("QUEUE", "calls")
 DONE = Path(os.environ.get("DONE", "done"))
-PAUSE = 1  # second, before what failed is tried again
+RETRY_DELAY = 1  # second
 
 stopping = False
 
 
-class Poison(Exception):
-    """No try will ever help."""
+class PoisonMessage(Exception):
+    """The message can never be processed."""
 
 
 def stream(url):
-    """Of a bucket the key stands there as it is; a file's path is percent-encoded."""
+    """Opens a URL. An s3:// URL holds the key as it is; the path of a file:// URL is percent-encoded."""
     if url.startswith("file:"):
         return open(unquote(urlsplit(url).path), "rb")
     if url.startswith("s3://"):
@@ -39,10 +39,10 @@ def stream(url):
             return client.get_object(Bucket=bucket, Key=key)["Body"]
         except client.exceptions.NoSuchKey as error:
             raise FileNotFoundError(url) from error
-    raise Poison(f"no way to read {url}")
+    raise PoisonMessage(f"cannot read {url}")
 
 
-def is_sound(url, sha256):
+def matches_hash(url, sha256):
     digest = hashlib.sha256()
     with stream(url) as source:
         while chunk := source.read(1 << 20):
@@ -51,7 +51,7 @@ def is_sound(url, sha256):
 
 
 def work(manifest):
-    """What this is all for: here a summary."""
+    """Replace this with your own work; here it is a summary."""
     return {name: manifest[name] for name in ("conversation_id", "project_id", "started_at", "turn_count")}
 
 
@@ -61,15 +61,15 @@ def ready(event):
         return "repeat"
     manifest, urls = event["data"]["manifest"], event["data"]["urls"]
     try:
-        sound = all([is_sound(urls[it["name"]], it["sha256"]) for it in manifest["objects"]])
-        if not sound:
+        intact = all([matches_hash(urls[it["name"]], it["sha256"]) for it in manifest["objects"]])
+        if not intact:
             with stream(urls["manifest.json"]) as source:
                 if json.loads(source.read())["revision"] > manifest["revision"]:
-                    return "outdated"  # the newer one is announced by itself
-            raise RuntimeError("an object is not what its sha256 says")
+                    return "outdated"  # the newer revision has its own announcement
+            raise RuntimeError("an object does not match its sha256")
     except FileNotFoundError:
-        return "gone"
-    # The work and the note that it is done are one step, or a crash between them would do it twice.
+        return "missing"
+    # Work and record are one step (the rename). Otherwise a crash between them would repeat the work.
     part = target.with_suffix(".part")
     part.write_text(json.dumps(work(manifest)))
     part.replace(target)
@@ -87,11 +87,11 @@ def handle(body):
     try:
         event = json.loads(body)
         if not re.fullmatch("[0-9a-f]{64}", event["id"]):
-            raise Poison("no id of polyhook's")
+            raise PoisonMessage("not an id of polyhook")
         outcome = {"conversation.ready": ready, "conversation.erased": erased}[event["type"]](event)
         return f"{outcome} {event['subject']}"
     except (ValueError, KeyError, TypeError) as error:
-        raise Poison(f"not an announcement: {error!r}") from error
+        raise PoisonMessage(f"not an announcement: {error!r}") from error
 
 
 def consume(channel):
@@ -115,12 +115,12 @@ def consume(channel):
             continue
         try:
             print(handle(body), flush=True)
-        except Poison as error:
+        except PoisonMessage as error:
             print(f"poison: {error}", flush=True)
             channel.basic_reject(method.delivery_tag, requeue=False)
         except Exception as error:
             print(f"retry: {error!r}", flush=True)
-            time.sleep(PAUSE)
+            time.sleep(RETRY_DELAY)
             channel.basic_nack(method.delivery_tag, requeue=True)
         else:
             channel.basic_ack(method.delivery_tag)
@@ -141,4 +141,4 @@ if __name__ == "__main__":
                 consume(connection.channel())
         except pika.exceptions.AMQPError as error:
             print(f"broker: {error!r}; connecting again", file=sys.stderr, flush=True)
-            time.sleep(PAUSE)
+            time.sleep(RETRY_DELAY)

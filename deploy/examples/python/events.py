@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Consumes PolyAI's other events, alerts and handoffs, as polyhook passes them on."""
+"""Consumes PolyAI's other events (alerts and handoffs), which polyhook forwards."""
 
 import json
 import os
@@ -15,7 +15,7 @@ QUEUE = os.environ.get("QUEUE", "attention")
 
 def main():
     channel = pika.BlockingConnection(pika.URLParameters(URL)).channel()
-    # An event is answered 204 when every queue that is bound for it has it: a quorum queue, so that a broken node delays nobody.
+    # polyhook answers 204 when every bound queue has the event. A quorum queue keeps working if a node fails.
     channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 10})
     for key in ("alerts.#", "handoff.#"):
         channel.queue_bind(QUEUE, EXCHANGE, key)
@@ -26,11 +26,11 @@ def main():
 
 
 def show(channel, method, properties, body):
-    # The body is PolyAI's, byte for byte, in whatever form; who and what is in the properties. `message_id` tells a repeat.
+    # The body is PolyAI's, byte for byte. The properties identify the event; a repeat has the same `message_id`.
     event = json.loads(body)
-    about = event.get("alert") or event.get("data") or {}
-    about = about.get("name") or about.get("conversation_id")
-    print(f"{properties.type} {properties.headers['polyhook-environment']} {about} {properties.message_id}", flush=True)
+    subject = event.get("alert") or event.get("data") or {}
+    subject = subject.get("name") or subject.get("conversation_id")
+    print(f"{properties.type} {properties.headers['polyhook-environment']} {subject} {properties.message_id}", flush=True)
     channel.basic_ack(method.delivery_tag)
 
 

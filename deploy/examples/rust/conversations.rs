@@ -1,4 +1,4 @@
-//! Consumes polyhook's announcements with lapin. `../README.md` says what each step is for.
+//! Consumes polyhook's announcements with lapin. `../README.md` explains each step.
 
 use std::{env, error::Error, fmt, path::PathBuf, time::Duration};
 
@@ -21,22 +21,21 @@ use tokio::{
     time::sleep,
 };
 
-type Trouble = Box<dyn Error + Send + Sync>;
+type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Before what failed is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// No try will ever help.
+/// A message that can never be processed.
 #[derive(Debug)]
-struct Poison(String);
+struct PoisonMessage(String);
 
-impl fmt::Display for Poison {
+impl fmt::Display for PoisonMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl Error for Poison {}
+impl Error for PoisonMessage {}
 
 struct Consumer {
     url: String,
@@ -45,19 +44,21 @@ struct Consumer {
     done: PathBuf,
 }
 
-/// Of a bucket the key stands there as it is; a file's path is percent-encoded.
-async fn read(url: &str) -> Result<object_store::GetResult, Trouble> {
+/// Opens a URL. An `s3://` URL holds the key as it is; the path of a `file://` URL is percent-encoded.
+async fn read(url: &str) -> Result<object_store::GetResult, BoxError> {
     if let Some((bucket, key)) = url.strip_prefix("s3://").and_then(|rest| rest.split_once('/')) {
         let store = AmazonS3Builder::from_env().with_bucket_name(bucket).build()?;
         Ok(store.get(&Key::parse(key)?).await?)
     } else {
-        let path =
-            url.parse::<url::Url>()?.to_file_path().map_err(|()| Poison(format!("no way to read {url}")))?;
+        let path = url
+            .parse::<url::Url>()?
+            .to_file_path()
+            .map_err(|()| PoisonMessage(format!("cannot read {url}")))?;
         Ok(LocalFileSystem::new().get(&Key::from_absolute_path(path)?).await?)
     }
 }
 
-async fn is_sound(url: &str, sha256: &str) -> Result<bool, Trouble> {
+async fn matches_hash(url: &str, sha256: &str) -> Result<bool, BoxError> {
     let (mut hash, mut chunks) = (Sha256::new(), read(url).await?.into_stream());
     while let Some(chunk) = chunks.next().await {
         hash.update(chunk?);
@@ -65,7 +66,7 @@ async fn is_sound(url: &str, sha256: &str) -> Result<bool, Trouble> {
     Ok(hex::encode(hash.finalize()) == sha256)
 }
 
-/// What this is all for: here a summary.
+/// Replace this with your own work; here it is a summary.
 fn work(manifest: &Value) -> Value {
     ["conversation_id", "project_id", "started_at", "turn_count"]
         .iter()
@@ -73,36 +74,36 @@ fn work(manifest: &Value) -> Value {
         .collect()
 }
 
-fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str, Poison> {
-    value[name].as_str().ok_or_else(|| Poison(format!("not an announcement: it has no {name}")))
+fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str, PoisonMessage> {
+    value[name].as_str().ok_or_else(|| PoisonMessage(format!("not an announcement: it has no {name}")))
 }
 
 impl Consumer {
-    async fn ready(&self, event: &Value) -> Result<&'static str, Trouble> {
+    async fn ready(&self, event: &Value) -> Result<&'static str, BoxError> {
         let target = self.done.join(format!("{}.json", text(event, "id")?));
         if fs::try_exists(&target).await? {
             return Ok("repeat");
         }
         let (manifest, urls) = (&event["data"]["manifest"], &event["data"]["urls"]);
-        let objects = manifest["objects"].as_array().ok_or_else(|| Poison("no objects".to_owned()))?;
+        let objects = manifest["objects"].as_array().ok_or_else(|| PoisonMessage("no objects".to_owned()))?;
         for object in objects {
-            if !is_sound(text(urls, text(object, "name")?)?, text(object, "sha256")?).await? {
+            if !matches_hash(text(urls, text(object, "name")?)?, text(object, "sha256")?).await? {
                 let now = read(text(urls, "manifest.json")?).await?.bytes().await?;
                 let now: Value = serde_json::from_slice(&now)?;
                 if now["revision"].as_u64() > manifest["revision"].as_u64() {
-                    return Ok("outdated"); // the newer one is announced by itself
+                    return Ok("outdated"); // the newer revision has its own announcement
                 }
-                return Err("an object is not what its sha256 says".into());
+                return Err("an object does not match its sha256".into());
             }
         }
-        // The work and the note that it is done are one step, or a crash between them would do it twice.
+        // Work and record are one step (the rename). Otherwise a crash between them would repeat the work.
         let part = target.with_extension("part");
         fs::write(&part, work(manifest).to_string()).await?;
         fs::rename(part, target).await?;
         Ok("done")
     }
 
-    async fn erased(&self, event: &Value) -> Result<&'static str, Trouble> {
+    async fn erased(&self, event: &Value) -> Result<&'static str, BoxError> {
         let mut entries = fs::read_dir(&self.done).await?;
         while let Some(entry) = entries.next_entry().await? {
             let done: Value = serde_json::from_slice(&fs::read(entry.path()).await?).unwrap_or_default();
@@ -113,19 +114,19 @@ impl Consumer {
         Ok("erased")
     }
 
-    async fn handle(&self, body: &[u8]) -> Result<String, Trouble> {
-        let event: Value = serde_json::from_slice(body).map_err(|error| Poison(error.to_string()))?;
+    async fn handle(&self, body: &[u8]) -> Result<String, BoxError> {
+        let event: Value = serde_json::from_slice(body).map_err(|error| PoisonMessage(error.to_string()))?;
         let id = text(&event, "id")?;
         if id.len() != 64 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(Poison("no id of polyhook's".to_owned()).into());
+            return Err(PoisonMessage("not an id of polyhook".to_owned()).into());
         }
         let outcome = match text(&event, "type")? {
             "conversation.ready" => self.ready(&event).await,
             "conversation.erased" => self.erased(&event).await,
-            other => Err(Poison(format!("no announcement: {other}")).into()),
+            other => Err(PoisonMessage(format!("not an announcement: {other}")).into()),
         };
         let outcome = outcome.or_else(|error| match error.downcast_ref() {
-            Some(object_store::Error::NotFound { .. }) => Ok("gone"),
+            Some(object_store::Error::NotFound { .. }) => Ok("missing"),
             _ => Err(error),
         })?;
         Ok(format!("{outcome} {}", text(&event, "subject")?))
@@ -134,14 +135,14 @@ impl Consumer {
     async fn settle(&self, message: Delivery) -> Result<(), lapin::Error> {
         match self.handle(&message.data).await {
             Ok(outcome) => {
-                say(&outcome);
+                print_line(&outcome);
                 message.ack(BasicAckOptions::default()).await?;
             }
             Err(error) => {
-                let poison = error.is::<Poison>();
-                say(&format!("{}: {error}", if poison { "poison" } else { "retry" }));
+                let poison = error.is::<PoisonMessage>();
+                print_line(&format!("{}: {error}", if poison { "poison" } else { "retry" }));
                 if !poison {
-                    sleep(PAUSE).await;
+                    sleep(RETRY_DELAY).await;
                 }
                 message.nack(BasicNackOptions { requeue: !poison, ..BasicNackOptions::default() }).await?;
             }
@@ -174,7 +175,7 @@ impl Consumer {
         channel.basic_qos(8, BasicQosOptions::default()).await
     }
 
-    /// Until the connection is lost; what was not acknowledged comes again.
+    /// Consumes until the connection is lost. The broker then delivers unacknowledged messages again.
     async fn consume(&self) -> Result<(), lapin::Error> {
         let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
@@ -182,7 +183,7 @@ impl Consumer {
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let queue = self.queue.as_str().into();
         let mut messages = channel.basic_consume(queue, "".into(), options, arguments).await?;
-        say(&format!("waiting in {}", self.queue));
+        print_line(&format!("waiting in {}", self.queue));
         while let Some(message) = messages.next().await {
             self.settle(message?).await?;
         }
@@ -190,14 +191,14 @@ impl Consumer {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "it is what this program does")]
-fn say(line: &str) {
+#[expect(clippy::print_stdout, reason = "the program prints its results")]
+fn print_line(line: &str) {
     println!("{line}");
 }
 
-#[expect(clippy::disallowed_methods, reason = "a program by itself; polyhook's own rule is not its")]
+#[expect(clippy::disallowed_methods, reason = "an independent program that reads its own environment")]
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), BoxError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let or = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
     let consumer = Consumer {
@@ -211,11 +212,11 @@ async fn main() -> Result<(), Trouble> {
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     loop {
         tokio::select! {
-            ended = consumer.consume() => say(&format!("broker: {ended:?}; connecting again")),
-            // What it is just at is not acknowledged, so it comes again.
+            ended = consumer.consume() => print_line(&format!("broker: {ended:?}; connecting again")),
+            // The current message is not acknowledged, so the broker delivers it again.
             _ = terminated.recv() => return Ok(()),
             _ = interrupted.recv() => return Ok(()),
         }
-        sleep(PAUSE).await;
+        sleep(RETRY_DELAY).await;
     }
 }

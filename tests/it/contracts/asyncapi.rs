@@ -1,4 +1,5 @@
-//! `docs/asyncapi.yaml` against a broker that polyhook has used, and against every kind of message it publishes.
+//! Compares `docs/asyncapi.yaml` with the exchanges and queues that polyhook declares, and with every kind of message that it
+//! publishes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,49 +14,52 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use polyhook::{clock::Clock, config::Config};
-use polyhook_simulator::{CallScript, Channel, Delivery, EventOptions, NewCall};
+use polyhook_simulator::{CallInfo, CallScript, Channel, Delivery, EventOptions, NewCall};
 use serde_json::{Map, Value, json};
 use tokio::{task::block_in_place, time::timeout};
 
-use super::{Held, World, document, eventually, short};
+use super::{SchemaCheck, TestSystem, document, eventually, short_call};
 use crate::support::rabbit::SHARED_NODE;
 
-const SOON: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broker_and_messages_are_as_documented() {
     let document = document("asyncapi.yaml");
-    assert_eq!(Config::default().queue.prefix, "polyhook", "the document has the default's names");
-    let world = World::start(&SHARED_NODE, |config| {
+    assert_eq!(Config::default().queue.prefix, "polyhook", "the document uses the default prefix");
+    let system = TestSystem::start(&SHARED_NODE, |config| {
         config.reconcile.every = Duration::from_secs(1);
         config.reconcile.settle = Duration::ZERO;
     })
     .await;
 
-    let (declared, published) = tokio::join!(async { block_in_place(|| declared(&world)) }, async {
-        published(&world, &document).await
+    let (declared, published) = tokio::join!(async { block_in_place(|| declared(&system)) }, async {
+        published(&system, &document).await
     });
-    let documented = documented(&world, &document);
-    for (what, documented, declared) in [
+    let documented = documented(&system, &document);
+    for (kind, documented, declared) in [
         ("exchange", &documented.exchanges, &declared.exchanges),
         ("queue", &documented.queues, &declared.queues),
     ] {
         assert_eq!(
             documented.keys().collect::<Vec<_>>(),
             declared.keys().collect::<Vec<_>>(),
-            "each {what} is documented, and there"
+            "documented and declared {kind}s differ"
         );
         for (name, documented) in documented {
-            assert_eq!(documented, &declared[name], "the {what} {name}: documented, and declared");
+            assert_eq!(
+                documented, &declared[name],
+                "the {kind} {name}: documented and declared properties differ"
+            );
         }
     }
-    assert_eq!(documented.bindings, declared.bindings, "bindings: documented, and there");
+    assert_eq!(documented.bindings, declared.bindings, "documented and declared bindings differ");
 
     check_messages(&document, &published);
-    world.end().await;
+    system.shut_down().await;
 }
 
-/// What stands on the broker.
+/// The exchanges, queues and bindings of a broker.
 #[derive(Default)]
 struct Topology {
     exchanges: BTreeMap<String, Value>,
@@ -67,8 +71,8 @@ fn channels(document: &Value) -> &Map<String, Value> {
     document["channels"].as_object().unwrap()
 }
 
-/// With the names of this world's prefix.
-fn documented(world: &World, document: &Value) -> Topology {
+/// Reads the documented topology, with the prefix of `system`.
+fn documented(system: &TestSystem, document: &Value) -> Topology {
     let mut found = Topology::default();
     for (channel, about) in channels(document) {
         let amqp = &about["bindings"]["amqp"];
@@ -77,12 +81,12 @@ fn documented(world: &World, document: &Value) -> Topology {
         let delays =
             about["parameters"]["delay"]["enum"].as_array().cloned().unwrap_or_else(|| vec!["".into()]);
         for delay in delays.iter().map(|delay| delay.as_str().unwrap()) {
-            let name = |of: &Value| world.name(&of["name"].as_str().unwrap().replace("{delay}", delay));
+            let name = |of: &Value| system.prefixed(&of["name"].as_str().unwrap().replace("{delay}", delay));
             let arguments: Map<_, _> = arguments
                 .as_object()
                 .unwrap()
                 .iter()
-                .map(|(key, value)| (key.clone(), argument(world, value, delay)))
+                .map(|(key, value)| (key.clone(), argument(system, value, delay)))
                 .collect();
             if amqp["is"] == "queue" {
                 let queue = &amqp["queue"];
@@ -91,13 +95,13 @@ fn documented(world: &World, document: &Value) -> Topology {
                     queue["name"].as_str().map(|name| name.replace("{delay}", delay)),
                     "{channel}"
                 );
-                assert_eq!(queue["exclusive"], false, "{channel}: a quorum queue cannot be");
+                assert_eq!(queue["exclusive"], false, "{channel}: a quorum queue cannot be exclusive");
                 let as_is = json!({
                     "durable": queue["durable"], "auto_delete": queue["autoDelete"], "arguments": arguments,
                 });
                 assert!(found.queues.insert(name(queue), as_is).is_none(), "{channel} is documented twice");
                 for binding in about["x-bindings"].as_array().into_iter().flatten() {
-                    let exchange = world.name(binding["exchange"].as_str().unwrap());
+                    let exchange = system.prefixed(binding["exchange"].as_str().unwrap());
                     let arguments = binding.get("arguments").unwrap_or(&none);
                     found.bindings.insert(format!(
                         "{exchange} {} {} {arguments}",
@@ -112,25 +116,28 @@ fn documented(world: &World, document: &Value) -> Topology {
                     "arguments": arguments,
                 });
                 let before = found.exchanges.insert(name(exchange), as_is.clone());
-                assert!(before.is_none_or(|before| before == as_is), "{channel} says it otherwise");
+                assert!(
+                    before.is_none_or(|before| before == as_is),
+                    "{channel}: the exchange is documented differently elsewhere"
+                );
             }
         }
     }
     found
 }
 
-fn argument(world: &World, documented: &Value, delay: &str) -> Value {
+fn argument(system: &TestSystem, documented: &Value, delay: &str) -> Value {
     match documented.as_str() {
         Some("{delay}") => {
             u64::try_from(humantime::parse_duration(delay).unwrap().as_millis()).unwrap().into()
         }
-        Some(text) => world.name(text).into(),
+        Some(text) => system.prefixed(text).into(),
         None => documented.clone(),
     }
 }
 
-fn declared(world: &World) -> Topology {
-    let prefix = format!("{}.", world.config.queue.prefix);
+fn declared(system: &TestSystem) -> Topology {
+    let prefix = format!("{}.", system.config.queue.prefix);
     let ours = |row: &Value, name: &str| row[name].as_str().is_some_and(|name| name.starts_with(&prefix));
     let list = |what: &str, columns: &[&str]| -> Vec<Value> {
         serde_json::from_str(&SHARED_NODE.ctl(&[&[what, "--formatter", "json"], columns].concat())).unwrap()
@@ -167,16 +174,16 @@ fn declared(world: &World) -> Topology {
     }
 }
 
-/// `rabbitmqctl` prints them as `[name, type, value]`.
+/// Converts arguments, which `rabbitmqctl` prints as `[name, type, value]`.
 fn arguments(row: &Value) -> Value {
     let pairs = row["arguments"].as_array().unwrap().iter();
     pairs.map(|pair| (pair[0].as_str().unwrap().to_owned(), pair[2].clone())).collect()
 }
 
-/// A message as a consumer sees it.
+/// A message as a consumer receives it.
 #[derive(Debug)]
-struct Seen {
-    /// In the document.
+struct Published {
+    /// The channel in the document.
     channel: String,
     routing_key: String,
     headers: Value,
@@ -184,7 +191,7 @@ struct Seen {
     body: Vec<u8>,
 }
 
-impl Seen {
+impl Published {
     fn new(channel: &str, routing_key: &str, properties: &BasicProperties, body: Vec<u8>) -> Self {
         let text =
             |text: &Option<lapin::types::ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
@@ -198,7 +205,7 @@ impl Seen {
         });
         all.as_object_mut().unwrap().retain(|_, value| !value.is_null());
         let headers = properties.headers().clone().unwrap_or_default();
-        // What begins so is RabbitMQ's own.
+        // RabbitMQ's own headers begin with `x-`.
         let headers = headers.inner().iter().filter(|(name, _)| !name.as_str().starts_with("x-")).map(
             |(name, value)| {
                 let value: Value = match value {
@@ -214,95 +221,104 @@ impl Seen {
     }
 }
 
-/// The channel a message came over: that of its exchange whose address, up to its first parameter, is the longest that fits.
-fn channel_of<'a>(world: &World, document: &'a Value, exchange: &str, routing_key: &str) -> &'a str {
-    let begins = |address: &str| address.split('{').next().unwrap_or_default().len();
-    let fits = channels(document).iter().filter(|(_, about)| {
+/// Returns the documented channel of a message: among the channels of its exchange, the one with the longest matching address,
+/// up to the first parameter.
+fn channel_of<'a>(system: &TestSystem, document: &'a Value, exchange: &str, routing_key: &str) -> &'a str {
+    let prefix_len = |address: &str| address.split('{').next().unwrap_or_default().len();
+    let matching = channels(document).iter().filter(|(_, about)| {
         let address = about["address"].as_str().unwrap();
         about["bindings"]["amqp"]["exchange"]["name"]
             .as_str()
-            .is_some_and(|name| world.name(name) == exchange)
-            && routing_key.starts_with(&address[..begins(address)])
+            .is_some_and(|name| system.prefixed(name) == exchange)
+            && routing_key.starts_with(&address[..prefix_len(address)])
     });
-    let longest = fits.max_by_key(|(_, about)| begins(about["address"].as_str().unwrap()));
-    longest.unwrap_or_else(|| panic!("nothing documented about {routing_key} in {exchange}")).0
+    let longest = matching.max_by_key(|(_, about)| prefix_len(about["address"].as_str().unwrap()));
+    longest.unwrap_or_else(|| panic!("no documented channel for {routing_key} in {exchange}")).0
 }
 
-/// Makes polyhook publish one of everything.
-async fn published(world: &World, document: &Value) -> Vec<Seen> {
+/// Makes polyhook publish every kind of message, and returns them.
+async fn published(system: &TestSystem, document: &Value) -> Vec<Published> {
     let connection = Connection::connect(&SHARED_NODE.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    let options = EventOptions::default();
 
-    // Before anybody asks for it.
-    let alert = Delivery::alert("PROJECT-1", 1, Clock::System.now(), &options);
-    world.send(alert.clone()).await;
-    let unrouted = got(world, &channel, "unrouted", "polyhook.unrouted").await;
+    // Before a queue is bound for alerts.
+    let alert = Delivery::alert("PROJECT-1", 1, Clock::System.now(), &EventOptions::default());
+    system.send(alert.clone()).await;
+    let unrouted = wait_for_message(system, &channel, "unrouted", "polyhook.unrouted").await;
     assert_eq!(unrouted.body, alert.body);
 
+    let mut messages = consume_all_exchanges(system, &channel).await;
+    let calls = cause_messages(system).await;
+    let dead = wait_for_message(system, &channel, "dead", "polyhook.dead").await;
+    let mut published = vec![unrouted, dead, wait_for_retry(system, &channel, document).await];
+
+    let mut not_ready: BTreeSet<_> = calls.iter().map(|call| call.id.clone()).collect();
+    let mut erased = false;
+    loop {
+        let message = timeout(TIMEOUT, messages.next()).await.expect("every kind of message");
+        let message = message.unwrap().unwrap();
+        let routing_key = message.routing_key.as_str();
+        let channel = channel_of(system, document, message.exchange.as_str(), routing_key);
+        let message = Published::new(channel, routing_key, &message.properties, message.data);
+        if channel == "conversationReady" {
+            not_ready.remove(message.headers["cloudEvents:subject"].as_str().unwrap());
+        }
+        let is_last = channel == "conversationErased";
+        published.push(message);
+        if is_last {
+            return published;
+        }
+        if not_ready.is_empty() && !erased {
+            erased = true;
+            system.erase(&calls[0]).await;
+        }
+    }
+}
+
+async fn consume_all_exchanges(system: &TestSystem, channel: &lapin::Channel) -> lapin::Consumer {
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let inbox = channel.queue_declare("".into(), exclusive, FieldTable::default()).await.unwrap();
     let inbox = inbox.name().clone();
     for exchange in ["polyhook.events", "polyhook.conversations", "polyhook.tail"] {
-        let exchange = world.name(exchange).into();
+        let exchange = system.prefixed(exchange).into();
         let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
         channel.queue_bind(inbox.clone(), exchange, "#".into(), options, arguments).await.unwrap();
     }
-    // While nobody has bound a queue for notes, none is told for a second.
+    // Without a bound queue, polyhook publishes no tail events for a second.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    let mut messages = channel.basic_consume(inbox, "".into(), no_ack, FieldTable::default()).await.unwrap();
+    channel.basic_consume(inbox, "".into(), no_ack, FieldTable::default()).await.unwrap()
+}
 
-    let (voice, chat) = (world.call(Channel::Voice), world.call(Channel::Webchat));
-    world.deliver(&voice).await;
-    world.deliver(&chat).await;
-    world.send(Delivery::handoff(&voice, &options)).await;
-    world.send(Delivery::new("evt-no-json", "", &b"\x00 no JSON"[..])).await;
-    let unknown = br#"{"type":"conversation.completed","data":{"conversation_id":"CA-nobody-knows","environment":"live"}}"#;
-    world.send(Delivery::new("evt-unknown", "conversation.completed", &unknown[..])).await;
+/// Causes an event, a dead letter and a retry of every kind. Returns the calls that will be archived; the last one is only
+/// found by reconciliation.
+async fn cause_messages(system: &TestSystem) -> [CallInfo; 3] {
+    let (chat, voice) = (system.add_call(Channel::Webchat), system.add_call(Channel::Voice));
+    system.announce_call(&voice).await;
+    system.announce_call(&chat).await;
+    system.send(Delivery::handoff(&voice, &EventOptions::default())).await;
+    system.send(Delivery::new("evt-not-json", "", &b"\x00 not JSON"[..])).await;
+    let unknown =
+        br#"{"type":"conversation.completed","data":{"conversation_id":"CA-unknown","environment":"live"}}"#;
+    system.send(Delivery::new("evt-unknown", "conversation.completed", &unknown[..])).await;
     let script = CallScript { in_progress_for: Some(Duration::from_hours(1)), ..CallScript::default() };
-    let going_on = NewCall { script: Some(script), ..short(Channel::Webchat) };
-    let going_on = world.sim.state().add_call(&going_on).unwrap();
-    world.deliver(&going_on).await;
-    // Nobody delivers this one.
-    let silent = world.call(Channel::Chat);
+    let in_progress = NewCall { script: Some(script), ..short_call(Channel::Webchat) };
+    let in_progress = system.sim.state().add_call(&in_progress).unwrap();
+    system.announce_call(&in_progress).await;
+    let unannounced = system.add_call(Channel::Chat);
+    [chat, voice, unannounced]
+}
 
-    let mut seen = vec![unrouted, got(world, &channel, "dead", "polyhook.dead").await];
-    let retried = delays(document);
-    seen.push(
-        async {
-            loop {
-                for delay in &retried {
-                    let queue = format!("polyhook.fetch.retry.{delay}");
-                    if let Some(found) = get(world, &channel, "fetchRetry", &queue).await {
-                        return found;
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+async fn wait_for_retry(system: &TestSystem, channel: &lapin::Channel, document: &Value) -> Published {
+    let delays = delays(document);
+    loop {
+        for delay in &delays {
+            let queue = format!("polyhook.fetch.retry.{delay}");
+            if let Some(found) = get(system, channel, "fetchRetry", &queue).await {
+                return found;
             }
         }
-        .await,
-    );
-
-    let mut erased = false;
-    let mut missing: BTreeSet<_> = [&voice.id, &chat.id, &silent.id].into_iter().cloned().collect();
-    loop {
-        let message = timeout(SOON, messages.next()).await.expect("one of everything").unwrap().unwrap();
-        let routing_key = message.routing_key.as_str();
-        let channel = channel_of(world, document, message.exchange.as_str(), routing_key);
-        let message = Seen::new(channel, routing_key, &message.properties, message.data);
-        if channel == "conversationReady" {
-            missing.remove(message.headers["cloudEvents:subject"].as_str().unwrap());
-        }
-        let last = channel == "conversationErased";
-        seen.push(message);
-        if last {
-            return seen;
-        }
-        if missing.is_empty() && !erased {
-            erased = true;
-            world.erase(&chat).await;
-        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -310,10 +326,15 @@ fn delays(document: &Value) -> Vec<String> {
     serde_json::from_value(document["channels"]["fetchRetry"]["parameters"]["delay"]["enum"].clone()).unwrap()
 }
 
-async fn got(world: &World, channel: &lapin::Channel, documented: &str, queue: &str) -> Seen {
+async fn wait_for_message(
+    system: &TestSystem,
+    channel: &lapin::Channel,
+    documented: &str,
+    queue: &str,
+) -> Published {
     let found = std::cell::RefCell::new(None);
     eventually(queue, async || {
-        let message = get(world, channel, documented, queue).await;
+        let message = get(system, channel, documented, queue).await;
         found.replace(message);
         found.borrow().is_some()
     })
@@ -321,74 +342,87 @@ async fn got(world: &World, channel: &lapin::Channel, documented: &str, queue: &
     found.into_inner().unwrap()
 }
 
-async fn get(world: &World, channel: &lapin::Channel, documented: &str, queue: &str) -> Option<Seen> {
-    // It goes back when the channel is closed.
+async fn get(
+    system: &TestSystem,
+    channel: &lapin::Channel,
+    documented: &str,
+    queue: &str,
+) -> Option<Published> {
+    // Not acknowledged: the message returns to its queue when the channel is closed.
     let options = BasicGetOptions { no_ack: false };
-    let message = channel.basic_get(world.name(queue).into(), options).await.unwrap()?.delivery;
-    Some(Seen::new(documented, message.routing_key.as_str(), &message.properties, message.data))
+    let message = channel.basic_get(system.prefixed(queue).into(), options).await.unwrap()?.delivery;
+    Some(Published::new(documented, message.routing_key.as_str(), &message.properties, message.data))
 }
 
-/// The name of what the document calls such a message.
-fn message_of<'a>(document: &'a Value, seen: &Seen) -> &'a str {
-    let messages = document["channels"][&seen.channel]["messages"].as_object().unwrap();
+/// Returns the documented name of a message.
+fn message_of<'a>(document: &'a Value, message: &Published) -> &'a str {
+    let messages = document["channels"][&message.channel]["messages"].as_object().unwrap();
     let kind = |name: &str| &document["components"]["messages"][name]["bindings"]["amqp"]["messageType"];
-    let named = messages.keys().find(|name| *kind(name) == seen.properties["type"]);
-    let nameless = || messages.keys().find(|name| kind(name).is_null());
-    named.or_else(nameless).unwrap_or_else(|| panic!("not documented: {seen:?}"))
+    let with_type = messages.keys().find(|name| *kind(name) == message.properties["type"]);
+    let without_type = || messages.keys().find(|name| kind(name).is_null());
+    with_type.or_else(without_type).unwrap_or_else(|| panic!("not documented: {message:?}"))
 }
 
-fn check_messages(document: &Value, published: &[Seen]) {
-    let mut held = Vec::new();
-    let mut met: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for seen in published {
-        let name = message_of(document, seen);
+fn check_messages(document: &Value, published: &[Published]) {
+    let mut checks = Vec::new();
+    let mut published_names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for message in published {
+        let name = message_of(document, message);
         let about = &document["components"]["messages"][name];
-        let mut keep = |part: &str, instance: Value| {
+        let mut check = |part: &str, instance: Value| {
             let schema = format!("asyncapi.yaml#/components/messages/{name}/{part}");
-            held.push(Held { schema, closed: true, instances: vec![instance] });
+            checks.push(SchemaCheck { schema, closed: true, instances: vec![instance] });
         };
-        keep("x-properties", seen.properties.clone());
+        check("x-properties", message.properties.clone());
         if about.get("headers").is_some() {
-            keep("headers", seen.headers.clone());
+            check("headers", message.headers.clone());
         } else {
-            assert_eq!(seen.headers, json!({}), "headers that are not documented");
+            assert_eq!(message.headers, json!({}), "the headers are not documented");
         }
-        if let Ok(body) = serde_json::from_slice(&seen.body) {
-            keep("payload", body);
+        if let Ok(body) = serde_json::from_slice(&message.body) {
+            check("payload", body);
         } else {
-            assert_eq!(seen.routing_key, "unparsed.unknown");
+            assert_eq!(message.routing_key, "unparsed.unknown");
         }
-        for (part, instance) in [("x-properties", &seen.properties), ("headers", &seen.headers)] {
-            // By the schema, which several messages may share.
+        for (part, instance) in [("x-properties", &message.properties), ("headers", &message.headers)] {
+            // Grouped by schema, because several messages may share one.
             if let Some(schema) = about[part]["$ref"].as_str() {
                 let names = instance.as_object().unwrap().keys().cloned();
-                met.entry(schema.to_owned()).or_default().extend(names);
+                published_names.entry(schema.to_owned()).or_default().extend(names);
             }
         }
-        met.entry("messages".to_owned()).or_default().insert(name.to_owned());
+        published_names.entry("messages".to_owned()).or_default().insert(name.to_owned());
 
-        // What a sender says of itself.
-        let reference = json!({ "$ref": format!("#/channels/{}", seen.channel) });
+        // The properties that the document promises for the sender.
+        let reference = json!({ "$ref": format!("#/channels/{}", message.channel) });
         let operations = document["operations"].as_object().unwrap().values();
         let sends = operations.clone().find(|it| it["action"] == "send" && it["channel"] == reference);
         if let Some(operation) = sends {
             let bindings = operation["bindings"]["$ref"].as_str();
             let bindings = bindings.map_or(&operation["bindings"], |it| document.pointer(&it[1..]).unwrap());
-            let mode = seen.properties["delivery_mode"].as_u64().unwrap_or(1);
-            assert_eq!(bindings["amqp"]["deliveryMode"], mode, "{seen:?}");
-            assert_eq!(bindings["amqp"]["timestamp"], seen.properties["timestamp"].is_u64(), "{seen:?}");
+            let mode = message.properties["delivery_mode"].as_u64().unwrap_or(1);
+            assert_eq!(bindings["amqp"]["deliveryMode"], mode, "{message:?}");
+            assert_eq!(
+                bindings["amqp"]["timestamp"],
+                message.properties["timestamp"].is_u64(),
+                "{message:?}"
+            );
         }
         if name.starts_with("conversation") {
-            assert_eq!(about["contentType"], seen.properties["content_type"]);
+            assert_eq!(about["contentType"], message.properties["content_type"]);
         }
     }
-    Held::assert_good(&held);
+    SchemaCheck::assert_valid(&checks);
 
     let names = |of: &Value| of.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let messages = names(&document["components"]["messages"]);
-    assert_eq!(met.remove("messages").unwrap(), messages, "each message that is documented was published");
-    for (schema, met) in met {
+    assert_eq!(
+        published_names.remove("messages").unwrap(),
+        messages,
+        "documented and published messages differ"
+    );
+    for (schema, published_names) in published_names {
         let documented = names(&document.pointer(&schema[1..]).unwrap()["properties"]);
-        assert_eq!(met, documented, "each name in {schema} was published");
+        assert_eq!(published_names, documented, "documented and published names of {schema} differ");
     }
 }

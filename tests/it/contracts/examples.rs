@@ -1,4 +1,4 @@
-//! `deploy/examples` against a real broker, a folder and an S3 bucket, as a user who may do no more than its README says.
+//! Runs `deploy/examples` with a real broker, a folder and an S3 bucket, as a user with the permissions of their README.
 
 use std::{
     io::{BufRead, BufReader},
@@ -20,88 +20,89 @@ use nix::{
 use polyhook::{archive::Trigger, clock::Clock, worker::FetchRequest};
 use polyhook_simulator::{CallInfo, Channel, Delivery, EventOptions};
 use serde_json::{Value, json};
-use tokio::task::block_in_place;
+use tokio::{sync::MutexGuard, task::block_in_place};
 
-use super::{World, eventually, root};
+use super::{TestSystem, eventually, root};
 use crate::{
     rabbitmq_faults::fragile,
     support::{rabbit::Node, seaweed::Seaweed},
 };
 
-const PATIENCE: Duration = Duration::from_mins(1);
-/// `pid` tells whom to signal; `exit` how it ended. It ends when our end of its input is closed, however that comes.
-const LEASH: &str = r#"
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// Runs a program and prints its `pid` and its `exit` code. Kills the program when standard input is closed, which also happens
+/// when the test process dies.
+const WATCHDOG: &str = r#"
     exec 3<&0
     "$@" </dev/null 2>&1 & pid=$!
     echo "pid $pid"
-    (read -r _ <&3; kill -9 $pid) 2>/dev/null & leash=$!
+    (read -r _ <&3; kill -9 $pid) 2>/dev/null & watchdog=$!
     wait $pid; code=$?
-    kill $leash
+    kill $watchdog
     echo "exit $code"
 "#;
 
-/// One of the examples at work.
+/// A running example.
 struct Example {
     name: &'static str,
     /// Its working directory.
     folder: PathBuf,
     queue: String,
-    leash: Child,
+    watchdog: Child,
     lines: Arc<(Mutex<Vec<String>>, Condvar)>,
 }
 
 impl Example {
-    fn start(name: &'static str, program: &[PathBuf], at: &Site) -> Self {
+    fn start(name: &'static str, program: &[PathBuf], at: &Environment) -> Self {
         let folder = at.folder.join(name);
         std::fs::create_dir(&folder).unwrap();
         let queue = format!("{}-{name}", at.user);
-        let mut leash = Command::new("sh")
-            .args(["-c", LEASH, "leash"])
+        let mut watchdog = Command::new("sh")
+            .args(["-c", WATCHDOG, "watchdog"])
             .args(program)
             .current_dir(&folder)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .envs(at.environment.iter().map(|(name, value)| (name, value)))
+            .envs(at.variables.iter().map(|(name, value)| (name, value)))
             .env("QUEUE", &queue)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let stdout = leash.stdout.take().unwrap();
+        let stdout = watchdog.stdout.take().unwrap();
         let lines = Arc::<(Mutex<Vec<String>>, Condvar)>::default();
-        let said = Arc::clone(&lines);
+        let sink = Arc::clone(&lines);
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let Ok(mut lines) = said.0.lock() else { return };
+                let Ok(mut lines) = sink.0.lock() else { return };
                 lines.push(line);
-                said.1.notify_all();
+                sink.1.notify_all();
             }
         });
-        Self { name, folder, queue, leash, lines }
+        Self { name, folder, queue, watchdog, lines }
     }
 
-    /// Waits until it has said so this often; the first such line.
+    /// Waits until the example has printed this many lines with this prefix. Returns the first of them.
     #[track_caller]
-    fn says(&self, beginning: &str, times: usize) -> String {
-        let (deadline, (lines, changed)) = (Instant::now() + PATIENCE, &*self.lines);
+    fn wait_for_lines(&self, prefix: &str, wanted: usize) -> String {
+        let (deadline, (lines, changed)) = (Instant::now() + TIMEOUT, &*self.lines);
         let mut lines = lines.lock().unwrap();
         loop {
-            let mut fitting = lines.iter().filter(|line| line.starts_with(beginning));
-            if fitting.clone().count() >= times {
-                return fitting.next().unwrap().clone();
+            let mut matching = lines.iter().filter(|line| line.starts_with(prefix));
+            if matching.clone().count() >= wanted {
+                return matching.next().unwrap().clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{} does not say {beginning:?} {times} times: {lines:#?}", self.name);
+            assert!(!left.is_zero(), "{} did not print {prefix:?} {wanted} times: {lines:#?}", self.name);
             lines = changed.wait_timeout(lines, left).unwrap().0;
         }
     }
 
-    fn count(&self, beginning: &str) -> usize {
-        self.lines.0.lock().unwrap().iter().filter(|line| line.starts_with(beginning)).count()
+    fn count(&self, prefix: &str) -> usize {
+        self.lines.0.lock().unwrap().iter().filter(|line| line.starts_with(prefix)).count()
     }
 
-    /// What it has done, by conversation.
-    fn done(&self) -> Vec<String> {
+    /// Returns the ids of the conversations that it processed, sorted.
+    fn processed(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.join("done")).unwrap();
         let mut done: Vec<_> = entries
             .map(|entry| {
@@ -114,32 +115,33 @@ impl Example {
     }
 
     fn stop(&self) {
-        let pid = self.says("pid ", 1)["pid ".len()..].parse().unwrap();
+        let pid = self.wait_for_lines("pid ", 1)["pid ".len()..].parse().unwrap();
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
-        assert_eq!(self.says("exit ", 1), "exit 0", "{}", self.name);
+        assert_eq!(self.wait_for_lines("exit ", 1), "exit 0", "{}", self.name);
     }
 }
 
 impl Drop for Example {
     fn drop(&mut self) {
-        drop(self.leash.stdin.take());
-        let _ = self.leash.wait();
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
     }
 }
 
-/// What the examples are told.
-struct Site {
+/// The user, the working directory and the variables of the examples.
+#[derive(Clone)]
+struct Environment {
     user: String,
     folder: PathBuf,
-    environment: Vec<(&'static str, String)>,
+    variables: Vec<(&'static str, String)>,
 }
 
-impl Site {
-    fn new(world: &World, node: &Node, s3: &Seaweed) -> Self {
-        let prefix = &world.config.queue.prefix;
+impl Environment {
+    fn new(system: &TestSystem, node: &Node, s3: &Seaweed) -> Self {
+        let prefix = &system.config.queue.prefix;
         let user = format!("customer-{prefix}");
         let exchange = prefix.replace('.', "\\\\.");
-        // As `rabbitmqctl add_user` and `set_permissions` do, in one call.
+        // Does the same as `rabbitmqctl add_user` and `set_permissions`, in one call.
         node.ctl(&[
             "eval",
             &format!(
@@ -149,33 +151,33 @@ impl Site {
             ),
         ]);
         let archive = s3.config("");
-        let environment = vec![
+        let variables = vec![
             ("AMQP_URL", node.url().replace("guest:guest", &format!("{user}:customer"))),
-            ("EXCHANGE", world.name("polyhook.conversations")),
+            ("EXCHANGE", system.prefixed("polyhook.conversations")),
             ("AWS_ENDPOINT_URL", archive.endpoint.unwrap()),
             ("AWS_ALLOW_HTTP", "true".to_owned()),
             ("AWS_REGION", "us-east-1".to_owned()),
             ("AWS_ACCESS_KEY_ID", archive.access_key_id.unwrap()),
             ("AWS_SECRET_ACCESS_KEY", archive.secret_access_key.unwrap().expose().to_owned()),
         ];
-        Self { user, folder: world.folder.path().to_owned(), environment }
+        Self { user, folder: system.folder.path().to_owned(), variables }
     }
 }
 
 fn tool(path: &str) -> PathBuf {
     let path = root().join(".tools/examples").join(path);
-    assert!(path.exists(), "no {} here: run scripts/install-test-tools", path.display());
+    assert!(path.exists(), "{} is missing: run scripts/install-test-tools", path.display());
     path
 }
 
-fn consumers(at: &Site) -> Vec<Example> {
+fn start_examples(at: &Environment) -> Vec<Example> {
     let source = |path: &str| root().join("deploy/examples").join(path);
     let symlinks = ["--preserve-symlinks", "--preserve-symlinks-main"].map(PathBuf::from);
     let [first, second] = symlinks;
     let rust = Path::new(env!("CARGO_BIN_EXE_polyhook")).with_file_name("examples").join("conversations");
     assert!(
         rust.exists(),
-        "`cargo test` builds it, a part of the tests does not: cargo build --example conversations"
+        "the example is not built: run cargo build --example conversations (a plain `cargo test` builds it, too)"
     );
     vec![
         Example::start("python", &[tool("venv/bin/python"), source("python/conversations.py")], at),
@@ -184,106 +186,154 @@ fn consumers(at: &Site) -> Vec<Example> {
     ]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn consumers_take_each_conversation_once_and_outlive_the_broker() {
-    let (node, s3) = tokio::join!(fragile(), Seaweed::shared());
-    let world = World::start(&node, |_| ()).await;
-    let site = block_in_place(|| Site::new(&world, &node, &s3));
-    let examples = consumers(&site);
-    let events_site = Site {
-        environment: [&site.environment[..], &[("EXCHANGE", world.name("polyhook.events"))]].concat(),
-        user: site.user.clone(),
-        folder: site.folder.clone(),
-    };
-    let events = [tool("venv/bin/python"), root().join("deploy/examples/python/events.py")];
-    let events = Example::start("events", &events, &events_site);
-    let all_say = |beginning: &str, times| {
+/// The running examples with everything around them.
+struct Consumers {
+    node: MutexGuard<'static, Node>,
+    system: TestSystem,
+    environment: Environment,
+    examples: Vec<Example>,
+}
+
+impl Consumers {
+    async fn start(s3: &Seaweed) -> Self {
+        let node = fragile().await;
+        let system = TestSystem::start(&node, |_| ()).await;
+        let environment = block_in_place(|| Environment::new(&system, &node, s3));
+        let examples = start_examples(&environment);
+        let consumers = Self { node, system, environment, examples };
+        consumers.wait_for_lines("waiting", 1);
+        consumers
+    }
+
+    /// Waits until every example has printed this many lines with this prefix.
+    fn wait_for_lines(&self, prefix: &str, count: usize) {
         block_in_place(|| {
-            for example in &examples {
-                example.says(beginning, times);
+            for example in &self.examples {
+                example.wait_for_lines(prefix, count);
             }
         });
-    };
-    all_say("waiting", 1);
-    block_in_place(|| events.says("waiting", 1));
-    let customer = Customer::new(&node, &world).await;
+    }
 
-    // A conversation in a folder, and the same announced again.
-    let first = world.call(Channel::Voice);
-    world.deliver(&first).await;
-    all_say(&format!("done {}", first.id), 1);
-    let announced = customer.get(&customer.inbox).await.unwrap();
-    world.send(Delivery::completed(&first, &EventOptions { seed: 2, ..EventOptions::default() })).await;
-    all_say(&format!("repeat {}", first.id), 1);
+    /// Announces a new call and waits until every example has processed it.
+    async fn process_call(&self, channel: Channel) -> CallInfo {
+        let call = self.system.add_call(channel);
+        self.system.announce_call(&call).await;
+        self.wait_for_lines(&format!("done {}", call.id), 1);
+        call
+    }
 
-    // What is no announcement is a dead letter, and the next one is taken.
-    customer.publish(b"no JSON").await;
-    all_say("poison", 1);
-    // One that was replaced in the archive since it was announced.
-    let mut changed: Value = serde_json::from_slice(&announced).unwrap();
-    changed["id"] = "a".repeat(64).into();
-    changed["data"]["manifest"]["revision"] = 0.into();
-    changed["data"]["manifest"]["objects"][1]["sha256"] = "0".repeat(64).into();
-    customer.publish(changed.to_string().as_bytes()).await;
-    all_say(&format!("outdated {}", first.id), 1);
+    async fn restart_broker(&self) {
+        // RabbitMQ forgets the last declared queue for a second (`polyhook::queue::rabbitmq`, topology).
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        block_in_place(|| self.node.kill());
+        block_in_place(|| self.node.restart());
+        self.wait_for_lines("waiting", 2);
+        eventually("ready again", async || self.system.app.queue().queue.ready().await.is_ok()).await;
+    }
 
-    // From a bucket.
-    let second = world.call(Channel::Voice);
-    archive_in_bucket(&world, &s3, &second).await;
-    all_say(&format!("done {}", second.id), 1);
-
-    world.send(Delivery::handoff(&first, &EventOptions::default())).await;
-    block_in_place(|| events.says(&format!("handoff.created live {}", first.id), 1));
-    block_in_place(|| events.stop());
-
-    // RabbitMQ forgets the queue it made last, for a second (`polyhook::queue::rabbitmq`, topology).
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    block_in_place(|| node.kill());
-    block_in_place(|| node.restart());
-    all_say("waiting", 2);
-    eventually("ready again", async || world.app.queue().queue.ready().await.is_ok()).await;
-    let third = world.call(Channel::Webchat);
-    world.deliver(&third).await;
-    all_say(&format!("done {}", third.id), 1);
-
-    // Erased at the customer's too; and a late announcement of it finds nothing.
-    world.erase(&first).await;
-    all_say(&format!("erased {}", first.id), 1);
-    let customer = Customer::new(&node, &world).await;
-    changed["id"] = "b".repeat(64).into();
-    customer.publish(changed.to_string().as_bytes()).await;
-    all_say(&format!("gone {}", first.id), 1);
-
-    for example in &examples {
-        let dead = customer.get(&format!("{}.dead", example.queue)).await;
-        assert_eq!(dead.as_deref(), Some(&b"no JSON"[..]), "{}", example.name);
-        let mut wanted = [second.id.clone(), third.id.clone()];
-        wanted.sort();
-        assert_eq!(example.done(), wanted, "{}", example.name);
-        for call in [&first, &second, &third] {
-            assert_eq!(example.count(&format!("done {}", call.id)), 1, "{} did it twice", example.name);
+    /// Checks that every example processed exactly `archived`, each call of `processed` once, and dead-lettered the invalid
+    /// message.
+    async fn assert_processed(&self, customer: &Customer, archived: &[&CallInfo], processed: &[&CallInfo]) {
+        let mut expected: Vec<_> = archived.iter().map(|call| call.id.clone()).collect();
+        expected.sort();
+        for example in &self.examples {
+            let dead = customer.get(&format!("{}.dead", example.queue)).await;
+            assert_eq!(dead.as_deref(), Some(&b"not JSON"[..]), "{}", example.name);
+            assert_eq!(example.processed(), expected, "{}", example.name);
+            for call in processed {
+                let times = example.count(&format!("done {}", call.id));
+                assert_eq!(times, 1, "{} processed a call more than once", example.name);
+            }
         }
     }
 
-    // Damaged: not done, and tried again until it is a dead letter.
-    let mut damaged: Value = serde_json::from_slice(&announced).unwrap();
-    damaged["id"] = "c".repeat(64).into();
-    let place = world.folder.path().join("damaged");
-    std::fs::write(&place, r#"{"revision":1}"#).unwrap();
-    let url = format!("file://{}", place.display());
-    damaged["data"]["manifest"]["objects"] =
-        json!([{ "name": "conversation.json", "sha256": "0".repeat(64) }]);
-    damaged["data"]["urls"] = json!({ "conversation.json": url, "manifest.json": url });
-    customer.publish(damaged.to_string().as_bytes()).await;
-    all_say("retry", 1);
-    block_in_place(|| examples.iter().for_each(Example::stop));
-    drop(examples);
-    world.end().await;
+    async fn stop(self) {
+        block_in_place(|| self.examples.iter().for_each(Example::stop));
+        drop(self.examples);
+        self.system.shut_down().await;
+    }
 }
 
-async fn archive_in_bucket(world: &World, s3: &Seaweed, call: &CallInfo) {
-    let mut config = world.config.clone();
-    config.archive = s3.config(&format!("contracts/{}", world.config.queue.prefix));
+/// Starts the example for other events, sends it a handoff, and stops it.
+async fn check_events_example(consumers: &Consumers, call: &CallInfo) {
+    let mut environment = consumers.environment.clone();
+    environment.variables.push(("EXCHANGE", consumers.system.prefixed("polyhook.events")));
+    let program = [tool("venv/bin/python"), root().join("deploy/examples/python/events.py")];
+    let events = block_in_place(|| Example::start("events", &program, &environment));
+    block_in_place(|| events.wait_for_lines("waiting", 1));
+    consumers.system.send(Delivery::handoff(call, &EventOptions::default())).await;
+    block_in_place(|| events.wait_for_lines(&format!("handoff.created live {}", call.id), 1));
+    block_in_place(|| events.stop());
+}
+
+/// Returns the announcement as if an object had been replaced since, by a newer revision.
+fn outdated(announcement: &[u8]) -> Value {
+    let mut event: Value = serde_json::from_slice(announcement).unwrap();
+    event["id"] = "a".repeat(64).into();
+    event["data"]["manifest"]["revision"] = 0.into();
+    event["data"]["manifest"]["objects"][1]["sha256"] = "0".repeat(64).into();
+    event
+}
+
+/// Returns the announcement with an object that does not have its hash, and no newer revision.
+fn damaged(announcement: &[u8], folder: &Path) -> Value {
+    let mut event: Value = serde_json::from_slice(announcement).unwrap();
+    event["id"] = "c".repeat(64).into();
+    let path = folder.join("damaged");
+    std::fs::write(&path, r#"{"revision":1}"#).unwrap();
+    let url = format!("file://{}", path.display());
+    event["data"]["manifest"]["objects"] = json!([{ "name": "conversation.json", "sha256": "0".repeat(64) }]);
+    event["data"]["urls"] = json!({ "conversation.json": url, "manifest.json": url });
+    event
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_process_each_conversation_once_and_survive_a_broker_restart() {
+    let s3 = Seaweed::shared().await;
+    let consumers = Consumers::start(&s3).await;
+    let system = &consumers.system;
+    let customer = Customer::new(&consumers.node, system).await;
+
+    // A conversation in a folder, announced twice.
+    let first = consumers.process_call(Channel::Voice).await;
+    let announcement = customer.get(&customer.inbox).await.unwrap();
+    system.send(Delivery::completed(&first, &EventOptions { seed: 2, ..EventOptions::default() })).await;
+    consumers.wait_for_lines(&format!("repeat {}", first.id), 1);
+
+    // An invalid message becomes a dead letter, and the example goes on with the next.
+    customer.publish(b"not JSON").await;
+    consumers.wait_for_lines("poison", 1);
+    let mut outdated = outdated(&announcement);
+    customer.publish(outdated.to_string().as_bytes()).await;
+    consumers.wait_for_lines(&format!("outdated {}", first.id), 1);
+
+    // A conversation in a bucket.
+    let second = system.add_call(Channel::Voice);
+    archive_in_bucket(system, &s3, &second).await;
+    consumers.wait_for_lines(&format!("done {}", second.id), 1);
+
+    check_events_example(&consumers, &first).await;
+    consumers.restart_broker().await;
+    let third = consumers.process_call(Channel::Webchat).await;
+
+    // An erasure reaches the consumers; a late announcement of the erased call finds no objects.
+    system.erase(&first).await;
+    consumers.wait_for_lines(&format!("erased {}", first.id), 1);
+    let customer = Customer::new(&consumers.node, system).await;
+    outdated["id"] = "b".repeat(64).into();
+    customer.publish(outdated.to_string().as_bytes()).await;
+    consumers.wait_for_lines(&format!("missing {}", first.id), 1);
+    consumers.assert_processed(&customer, &[&second, &third], &[&first, &second, &third]).await;
+
+    // A damaged object is not processed; the example retries.
+    customer.publish(damaged(&announcement, system.folder.path()).to_string().as_bytes()).await;
+    consumers.wait_for_lines("retry", 1);
+    consumers.stop().await;
+}
+
+async fn archive_in_bucket(system: &TestSystem, s3: &Seaweed, call: &CallInfo) {
+    let mut config = system.config.clone();
+    config.archive = s3.config(&format!("contracts/{}", system.config.queue.prefix));
     let request = FetchRequest {
         conversation_id: call.id.clone(),
         account_id: None,
@@ -295,10 +345,10 @@ async fn archive_in_bucket(world: &World, s3: &Seaweed, call: &CallInfo) {
         any_environment: true,
         discovery: None,
     };
-    world.worker(&config).archive_now(&request).await.unwrap();
+    system.worker(&config).archive_now(&request).await.unwrap();
 }
 
-/// Somebody who may do everything, and listens too.
+/// A client with all permissions that publishes announcements and receives those of polyhook.
 struct Customer {
     _connection: Connection,
     channel: lapin::Channel,
@@ -307,13 +357,13 @@ struct Customer {
 }
 
 impl Customer {
-    async fn new(node: &Node, world: &World) -> Self {
+    async fn new(node: &Node, system: &TestSystem) -> Self {
         let connection = Connection::connect(&node.url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let inbox = channel.queue_declare("".into(), exclusive, FieldTable::default()).await.unwrap();
         let inbox = inbox.name().as_str().to_owned();
-        let exchange = world.name("polyhook.conversations");
+        let exchange = system.prefixed("polyhook.conversations");
         let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
         channel
             .queue_bind(inbox.as_str().into(), exchange.as_str().into(), "#".into(), options, arguments)

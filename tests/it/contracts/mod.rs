@@ -1,8 +1,8 @@
-//! What others build on, held against what polyhook does: `docs/schemas`, `docs/asyncapi.yaml`, `docs/openapi.yaml` and the
-//! programs in `deploy/examples`.
+//! Compares the public contract with polyhook's behavior: `docs/schemas`, `docs/asyncapi.yaml`, `docs/openapi.yaml` and
+//! the programs in `deploy/examples`.
 //!
-//! A document is read, and everything in it is looked for; and the other way round: what is there and is not documented
-//! fails as well as what is documented and is not there.
+//! The comparison goes both ways: something documented but absent fails, and so does something present but not
+//! documented.
 
 mod asyncapi;
 mod examples;
@@ -42,34 +42,35 @@ fn docs() -> PathBuf {
     root().join("docs")
 }
 
-/// A document of `docs`.
+/// Reads a YAML document of `docs`.
 pub(crate) fn document(name: &str) -> Value {
     python("load", &docs().join(name), &Value::Null)
 }
 
-/// Values that are to be held against a schema: a file in `docs` and, after a #, the place in it.
-pub(crate) struct Held {
+/// Values to validate against a schema.
+pub(crate) struct SchemaCheck {
+    /// A file in `docs` and, after a `#`, the path of the schema in it.
     pub(crate) schema: String,
-    /// A field that the schema does not name is wrong too.
+    /// Rejects fields that the schema does not name.
     pub(crate) closed: bool,
     pub(crate) instances: Vec<Value>,
 }
 
-impl Held {
-    /// What is wrong with each of the instances of each of `all`.
+impl SchemaCheck {
+    /// Returns the errors of each instance of each check.
     fn errors(all: &[Self]) -> Vec<Vec<Vec<String>>> {
-        let asked = all.iter().map(|Self { schema, closed, instances }| {
+        let checks = all.iter().map(|Self { schema, closed, instances }| {
             json!({ "schema": schema, "closed": closed, "instances": instances })
         });
-        serde_json::from_value(python("check", &docs(), &asked.collect())).unwrap()
+        serde_json::from_value(python("check", &docs(), &checks.collect())).unwrap()
     }
 
-    /// Nothing is wrong with any of them.
+    /// Panics with the first instance that is not valid.
     #[track_caller]
-    pub(crate) fn assert_good(all: &[Self]) {
-        for (held, errors) in all.iter().zip(Self::errors(all)) {
-            for (instance, errors) in held.instances.iter().zip(errors) {
-                assert!(errors.is_empty(), "not what docs/{} says: {errors:#?}\n{instance:#}", held.schema);
+    pub(crate) fn assert_valid(all: &[Self]) {
+        for (check, errors) in all.iter().zip(Self::errors(all)) {
+            for (instance, errors) in check.instances.iter().zip(errors) {
+                assert!(errors.is_empty(), "not valid by docs/{}: {errors:#?}\n{instance:#}", check.schema);
             }
         }
     }
@@ -83,26 +84,26 @@ fn python(command: &str, path: &Path, input: &Value) -> Value {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("no Python with jsonschema here: run scripts/install-test-tools");
-    // Who does not read it does not want it.
+        .expect("Python with jsonschema is missing: run scripts/install-test-tools");
+    // `load` does not read its input, so the pipe may be closed.
     let _ = child.stdin.take().unwrap().write_all(input.to_string().as_bytes());
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "validate.py {command} {} failed; see above", path.display());
+    assert!(output.status.success(), "validate.py {command} {} failed: see above", path.display());
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// A PolyAI, a broker, and a polyhook between them that archives into a folder.
-struct World {
+/// A running polyhook between a simulated PolyAI and a broker, with an archive in a folder.
+struct TestSystem {
     sim: Simulator,
     app: App,
     config: Config,
     sender: Sender,
     folder: TempDir,
-    /// Of the PolyAI.
+    /// Stops the simulated PolyAI.
     lifecycle: Lifecycle,
 }
 
-impl World {
+impl TestSystem {
     async fn start(node: &Node, change: impl FnOnce(&mut Config)) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
@@ -130,29 +131,29 @@ impl World {
         config.polyai.base_url = Some(sim.url().clone());
         config.polyai.platform_url = Some(sim.url().clone());
         config.archive.url = format!("file:{}", folder.path().join("archive").display());
-        // Nothing is fetched but what is asked for.
+        // Only deliveries cause fetches.
         config.reconcile.every = Duration::ZERO;
         change(&mut config);
         config.check(Roles::ALL).unwrap();
         let app = App::start(&config, Roles::ALL, None, Clock::System).await.unwrap();
         let target = format!("http://{}{}", app.public_address().unwrap(), config.server.path);
         let sender = sim.sender(target.parse().unwrap(), SenderOptions::default()).unwrap();
-        let world = Self { sim, app, config, sender, folder, lifecycle };
-        eventually("ready", async || world.app.queue().queue.ready().await.is_ok()).await;
-        world
+        let system = Self { sim, app, config, sender, folder, lifecycle };
+        eventually("ready", async || system.app.queue().queue.ready().await.is_ok()).await;
+        system
     }
 
-    /// The name that `docs/asyncapi.yaml` has for something, with this polyhook's prefix.
-    fn name(&self, documented: &str) -> String {
+    /// Converts a name of `docs/asyncapi.yaml` to the prefix of this polyhook.
+    fn prefixed(&self, documented: &str) -> String {
         documented.replacen("polyhook", &self.config.queue.prefix, 1)
     }
 
-    /// A short call that is over.
-    fn call(&self, channel: Channel) -> CallInfo {
-        self.sim.state().add_call(&short(channel)).unwrap()
+    /// Adds a short, finished call to the simulated PolyAI.
+    fn add_call(&self, channel: Channel) -> CallInfo {
+        self.sim.state().add_call(&short_call(channel)).unwrap()
     }
 
-    async fn deliver(&self, call: &CallInfo) {
+    async fn announce_call(&self, call: &CallInfo) {
         self.send(Delivery::completed(call, &EventOptions::default())).await;
     }
 
@@ -161,7 +162,7 @@ impl World {
         assert!(report.answer.accepted(), "{report:?}");
     }
 
-    /// A worker of one's own, on the same broker.
+    /// Creates a separate worker on the same broker.
     fn worker(&self, config: &Config) -> Worker {
         let queue = std::sync::Arc::clone(&self.app.queue().queue);
         Resources::open(config, &Clock::System).unwrap().worker(config, queue, Clock::System)
@@ -179,7 +180,7 @@ impl World {
         assert_eq!(report.problems, [""; 0]);
     }
 
-    async fn end(self) {
+    async fn shut_down(self) {
         self.app.lifecycle().drain();
         self.app.run_until_shutdown().await;
         self.lifecycle.drain();
@@ -187,7 +188,7 @@ impl World {
     }
 }
 
-fn short(channel: Channel) -> NewCall {
+fn short_call(channel: Channel) -> NewCall {
     NewCall {
         environment: Some(Environment::Live),
         channel: Some(channel),
@@ -196,10 +197,10 @@ fn short(channel: Channel) -> NewCall {
     }
 }
 
-async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     let started = tokio::time::Instant::now();
-    while !holds().await {
-        assert!(started.elapsed() < Duration::from_mins(1), "in vain: {what}");
+    while !condition().await {
+        assert!(started.elapsed() < Duration::from_mins(1), "did not happen within a minute: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,17 +1,17 @@
-//! `docs/schemas`: made from the types that are written, and good for telling what is written from what is not.
-//! [`super::asyncapi`] holds real announcements against them.
+//! `docs/schemas`: generated from the types that polyhook writes, and strict enough to reject invalid documents.
+//! [`super::asyncapi`] validates real announcements against them.
 
 use polyhook::worker;
 use serde_json::{Value, json};
 
-use super::{Held, docs};
+use super::{SchemaCheck, docs};
 
-/// Set it to write the files anew.
-const WRITE: &str = "POLYHOOK_WRITE_SCHEMAS";
+/// The variable that makes the test write the files.
+const WRITE_VARIABLE: &str = "POLYHOOK_WRITE_SCHEMAS";
 
 #[test]
-fn the_files_are_those_of_the_types() {
-    let write = std::env::var_os(WRITE).is_some();
+fn schema_files_match_the_types() {
+    let write = std::env::var_os(WRITE_VARIABLE).is_some();
     let mut names = Vec::new();
     for (name, schema) in worker::schemas() {
         let path = docs().join("schemas").join(name);
@@ -21,17 +21,17 @@ fn the_files_are_those_of_the_types() {
         } else {
             assert!(
                 std::fs::read_to_string(&path).unwrap_or_default() == text,
-                "docs/schemas/{name} is not what the types say; if that is meant, call\n\
-                 {WRITE}=1 cargo test --test it contracts::schemas && git diff docs/schemas"
+                "docs/schemas/{name} differs from the types; if this is intended, run\n\
+                 {WRITE_VARIABLE}=1 cargo test --test it contracts::schemas && git diff docs/schemas"
             );
         }
         names.push(name.to_owned());
     }
-    let there = std::fs::read_dir(docs().join("schemas")).unwrap();
-    let mut there: Vec<_> = there.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    there.sort();
+    let entries = std::fs::read_dir(docs().join("schemas")).unwrap();
+    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    found.sort();
     names.sort();
-    assert_eq!(there, names, "nothing else is a schema of ours");
+    assert_eq!(found, names, "docs/schemas holds exactly the generated files");
 }
 
 fn manifest() -> Value {
@@ -59,91 +59,100 @@ fn event(kind: &str, data: &Value) -> Value {
     })
 }
 
-/// Something with `place` in it changed to `value`, or removed.
-fn changed(whole: &Value, place: &str, value: Option<Value>) -> Value {
-    let mut whole = whole.clone();
-    let (above, name) = place.rsplit_once('/').unwrap();
-    let above = whole.pointer_mut(above).unwrap().as_object_mut().unwrap();
+/// Returns `document` with the value at `pointer` replaced, or removed if `value` is `None`.
+fn changed(document: &Value, pointer: &str, value: Option<Value>) -> Value {
+    let mut document = document.clone();
+    let (parent, name) = pointer.rsplit_once('/').unwrap();
+    let parent = document.pointer_mut(parent).unwrap().as_object_mut().unwrap();
     match value {
-        Some(value) => above.insert(name.to_owned(), value),
-        None => Some(above.remove(name).expect(place)),
+        Some(value) => parent.insert(name.to_owned(), value),
+        None => Some(parent.remove(name).expect(pointer)),
     };
-    whole
+    document
 }
 
-/// A place in a document, and what stands there then; nothing if it is taken away.
-type Change<'a> = (&'a str, Option<Value>);
+/// A JSON pointer, and the value to put there; `None` removes it.
+type Change = (&'static str, Option<Value>);
+
+/// An example document, and changes that make it invalid.
+struct InvalidChanges {
+    schema: &'static str,
+    valid: Value,
+    changes: Vec<Change>,
+}
+
+fn invalid_manifests() -> InvalidChanges {
+    InvalidChanges {
+        schema: "manifest",
+        valid: manifest(),
+        changes: vec![
+            ("/conversation_id", None),
+            ("/objects", None),
+            ("/audio/status", None),
+            ("/audio/status", Some("missing".into())),
+            ("/served_by", Some("v2".into())),
+            ("/schema_version", Some(2.into())),
+            ("/revision", Some("1".into())),
+            ("/revision", Some((-1).into())),
+            ("/started_at", Some("yesterday".into())),
+            ("/timings/archived_at", Some(Value::Null)),
+            ("/objects/0/sha256", Some("44136FA3".into())),
+            ("/objects/0/kind", Some("video".into())),
+            ("/objects/0/size_bytes", Some(1.5.into())),
+            ("/handoff", Some(Value::Null)),
+        ],
+    }
+}
+
+fn invalid_ready_events() -> InvalidChanges {
+    let data = json!({ "manifest": manifest(), "urls": { "manifest.json": "file:///a/manifest.json" } });
+    InvalidChanges {
+        schema: "conversation-ready",
+        valid: event("conversation.ready", &data),
+        changes: vec![
+            ("/id", None),
+            ("/id", Some("ready-1".into())),
+            ("/specversion", Some("0.3".into())),
+            ("/type", Some("conversation.erased".into())),
+            ("/data/urls", None),
+            ("/data/urls/manifest.json", Some(1.into())),
+            ("/data/manifest/audio/status", Some("gone".into())),
+        ],
+    }
+}
+
+fn invalid_erased_events() -> InvalidChanges {
+    let data = json!({
+        "conversation_id": "CA1", "account_id": "acme", "project_id": "front-desk",
+        "erased_at": "2026-11-04T00:00:02Z",
+    });
+    InvalidChanges {
+        schema: "conversation-erased",
+        valid: event("conversation.erased", &data),
+        changes: vec![
+            ("/data/conversation_id", None),
+            ("/data/erased_at", Some(0.into())),
+            ("/type", Some("x".into())),
+        ],
+    }
+}
 
 #[test]
-fn what_is_wrong_is_told_from_what_is_right() {
-    let ready = event(
-        "conversation.ready",
-        &json!({ "manifest": manifest(), "urls": { "manifest.json": "file:///a/manifest.json" } }),
-    );
-    let erased = event(
-        "conversation.erased",
-        &json!({
-            "conversation_id": "CA1", "account_id": "acme", "project_id": "front-desk",
-            "erased_at": "2026-11-04T00:00:02Z",
-        }),
-    );
-    let wrong: [(&str, &Value, &[Change<'_>]); 3] = [
-        (
-            "manifest",
-            &manifest(),
-            &[
-                ("/conversation_id", None),
-                ("/objects", None),
-                ("/audio/status", None),
-                ("/audio/status", Some("missing".into())),
-                ("/served_by", Some("v2".into())),
-                ("/schema_version", Some(2.into())),
-                ("/revision", Some("1".into())),
-                ("/revision", Some((-1).into())),
-                ("/started_at", Some("yesterday".into())),
-                ("/timings/archived_at", Some(Value::Null)),
-                ("/objects/0/sha256", Some("44136FA3".into())),
-                ("/objects/0/kind", Some("video".into())),
-                ("/objects/0/size_bytes", Some(1.5.into())),
-                ("/handoff", Some(Value::Null)),
-            ],
-        ),
-        (
-            "conversation-ready",
-            &ready,
-            &[
-                ("/id", None),
-                ("/id", Some("ready-1".into())),
-                ("/specversion", Some("0.3".into())),
-                ("/type", Some("conversation.erased".into())),
-                ("/data/urls", None),
-                ("/data/urls/manifest.json", Some(1.into())),
-                ("/data/manifest/audio/status", Some("gone".into())),
-            ],
-        ),
-        (
-            "conversation-erased",
-            &erased,
-            &[
-                ("/data/conversation_id", None),
-                ("/data/erased_at", Some(0.into())),
-                ("/type", Some("x".into())),
-            ],
-        ),
-    ];
-    let held = wrong.iter().map(|(name, good, changes)| {
-        let bad = changes.iter().map(|(place, value)| changed(good, place, value.clone()));
-        Held {
-            schema: format!("schemas/{name}.schema.json"),
+fn schemas_reject_invalid_documents() {
+    let cases = [invalid_manifests(), invalid_ready_events(), invalid_erased_events()];
+    let checks = cases.iter().map(|InvalidChanges { schema, valid, changes }| {
+        let invalid = changes.iter().map(|(pointer, value)| changed(valid, pointer, value.clone()));
+        SchemaCheck {
+            schema: format!("schemas/{schema}.schema.json"),
             closed: false,
-            instances: std::iter::once((*good).clone()).chain(bad).collect(),
+            instances: std::iter::once(valid.clone()).chain(invalid).collect(),
         }
     });
-    let errors = Held::errors(&held.collect::<Vec<_>>());
-    for ((name, _, changes), errors) in wrong.iter().zip(errors) {
-        assert_eq!(errors[0], [""; 0], "{name}: this is right");
+    let errors = SchemaCheck::errors(&checks.collect::<Vec<_>>());
+    for (InvalidChanges { schema, changes, .. }, errors) in cases.iter().zip(errors) {
+        assert_eq!(errors[0], [""; 0], "{schema} rejects a valid document");
         for (change, errors) in changes.iter().zip(&errors[1..]) {
-            assert!(!errors.is_empty(), "{name} has nothing against {change:?}");
+            assert!(!errors.is_empty(), "{schema} accepts {change:?}");
         }
     }
 }

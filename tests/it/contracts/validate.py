@@ -1,11 +1,11 @@
-"""Reads YAML and holds values against JSON Schemas, for the tests beside it.
+"""Reads YAML and validates values against JSON Schemas, for the tests in this folder.
 
     validate.py load FILE     prints the YAML file as JSON
-    validate.py check FOLDER  reads a list of {"schema", "closed", "instances"}, prints for each a list of what is wrong with
-                              each instance
+    validate.py check FOLDER  reads a list of {"schema", "closed", "instances"} from standard input; prints, for each entry, a
+                              list of errors for each instance
 
-A schema is named by its file in FOLDER and, after a #, its place in that. With "closed", a field that the schema does not
-name is wrong too.
+A schema is named by its file in FOLDER and, after a #, its path in the file. "closed" rejects fields that the schema does
+not name.
 """
 
 import json
@@ -38,16 +38,16 @@ def close(node):
     return node
 
 
-def check(folder, asked):
+def check(folder, request):
     def retrieve(uri):
         contents = read(Path(uri.removeprefix("file://")))
-        return DRAFT7.create_resource(close(contents) if asked["closed"] else contents)
+        return DRAFT7.create_resource(close(contents) if request["closed"] else contents)
 
-    schema = {"$ref": f"file://{folder.resolve()}/{asked['schema']}"}
+    schema = {"$ref": f"file://{folder.resolve()}/{request['schema']}"}
     validator = Draft7Validator(schema, registry=Registry(retrieve=retrieve), format_checker=FORMATS)
     return [
         [f"{'/'.join(map(str, error.absolute_path))}: {error.message}" for error in validator.iter_errors(instance)]
-        for instance in asked["instances"]
+        for instance in request["instances"]
     ]
 
 
@@ -57,4 +57,4 @@ def read(path):
 
 if __name__ == "__main__":
     command, path = sys.argv[1], Path(sys.argv[2])
-    print(json.dumps(read(path) if command == "load" else [check(path, asked) for asked in json.load(sys.stdin)]))
+    print(json.dumps(read(path) if command == "load" else [check(path, request) for request in json.load(sys.stdin)]))

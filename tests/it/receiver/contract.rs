@@ -16,7 +16,7 @@ use super::{
     queues::{Behaviour, FakeQueue},
     wire::{Answer, Request},
 };
-use crate::contracts::{Held, document};
+use crate::contracts::{SchemaCheck, document};
 
 /// Long enough for an answer, short enough to wait for it.
 const BUDGET: Duration = Duration::from_millis(400);
@@ -46,7 +46,7 @@ async fn every_answer_is_documented_and_every_documented_answer_is_given() {
         let mut keep = |part: &str, instance: Value| {
             let schema = format!("openapi.yaml#{place}/{part}/schema");
             let schema = schema.replace(' ', "%20").replace('{', "%7B").replace('}', "%7D");
-            held.push(Held { schema, closed: true, instances: vec![instance] });
+            held.push(SchemaCheck { schema, closed: true, instances: vec![instance] });
         };
         if let Some(kinds) = response["content"].as_object() {
             let kind = answer.header("content-type").unwrap_or_default();
@@ -69,7 +69,7 @@ async fn every_answer_is_documented_and_every_documented_answer_is_given() {
         }
         met.insert(place);
     }
-    Held::assert_good(&held);
+    SchemaCheck::assert_valid(&held);
     let documented = documented(&document);
     assert_eq!(documented.difference(&met).collect::<Vec<_>>(), [""; 0], "documented, and never given");
 
