@@ -31,7 +31,7 @@ Errors (exit code 1):
   missing             PolyAI lists the conversation, the archive lacks it
   outdated            archived before the conversation was over
   incomplete          objects without a manifest
-  damaged             an object is missing or has another size (--deep: another hash)
+  damaged             an object is missing or changed (size; with --deep, hash)
   unreadable          the manifest cannot be read, or is in the wrong place
 Remarks:
   extra               archived, but PolyAI no longer lists it

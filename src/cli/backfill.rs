@@ -31,10 +31,10 @@ Examples:
   polyhook backfill --from 2026-10-01 --to 2026-10-31 --project acme-front-desk
   polyhook backfill --from 2026-11-02T08:00:00Z --to 2026-11-02T09:30:00Z --json
 
-Times refer to the start of a conversation. A date is a whole day in UTC. The
-conversations are fetched by a worker, so keep `polyhook work` or `run` running.
-The command pauses while more than --ahead jobs wait, so that jobs of webhooks do
-not wait long. You can interrupt it: the same command continues, and does not queue
+Times refer to the start of a conversation. A date is a whole day in UTC. The \
+conversations are fetched by a worker, so keep `polyhook work` or `run` running. \
+The command pauses while more than --ahead jobs wait, so that jobs of webhooks do \
+not wait long. You can interrupt it: the same command continues, and does not queue \
 what is archived by then.")]
 pub(super) struct Args {
     /// Start time (inclusive)

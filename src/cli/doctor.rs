@@ -31,10 +31,10 @@ use crate::{
 #[command(after_help = "\
 Examples:
   polyhook doctor --url https://hooks.example.com/polyai-events
-  polyhook doctor --conversation CA0123456789abcdef      use a call with a recording
+  polyhook doctor --conversation CA0123456789abcdef
   polyhook doctor --role receive --json
 
-Run it on the machine where polyhook runs, as the same user. docs/doctor.md explains
+Run it on the machine where polyhook runs, as the same user. docs/doctor.md explains \
 every check. Exit code 1 if a check fails, 78 if the configuration cannot be read.")]
 pub(super) struct Args {
     /// Role of this machine; `run` includes all roles
@@ -43,7 +43,7 @@ pub(super) struct Args {
     /// Public URL of the endpoint; an unsigned POST must be answered with 401
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
-    /// Conversation to fetch from PolyAI [default: a recent one]
+    /// Conversation to fetch, preferably a call with a recording [default: a recent one]
     #[arg(long, value_name = "ID")]
     conversation: Option<String>,
     /// Do not try a rejected key in other PolyAI regions

@@ -28,12 +28,12 @@ Examples:
   polyhook erase CA0123456789abcdef --reason GDPR-1742 --yes
   polyhook erase --lift CA0123456789abcdef
 
-Removes the conversation from the archive, the queue, the dead letters and the spool,
-while polyhook runs, and announces conversation.erased to consumers. A record
-without personal data prevents that the conversation is archived again; --lift removes
+Removes the conversation from the archive, the queue, the dead letters and the spool, \
+while polyhook runs, and announces conversation.erased to consumers. A record \
+without personal data prevents that the conversation is archived again; --lift removes \
 that record. If the command is interrupted, run it again.
 
-Not erased: PolyAI's own copy, older versions and backups of a bucket, and copies
+Not erased: PolyAI's own copy, older versions and backups of a bucket, and copies \
 made by consumers (docs/privacy.md). Exit code 1 if anything could not be erased.")]
 #[expect(clippy::struct_excessive_bools, reason = "the flags are independent of each other")]
 pub(super) struct Args {
@@ -41,10 +41,10 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
     /// Project of the conversations [default: all configured projects]
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     project_id: Option<String>,
     /// Account of the conversations
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     account_id: Option<String>,
     /// Ticket number or word to record with the erasure; no personal data
     #[arg(long, value_name = "WORD", value_parser = parse_reason)]

@@ -23,17 +23,17 @@ Examples:
   polyhook fetch CA0123456789abcdef
   polyhook fetch --project-id acme-front-desk $(cat ids.txt) --json
 
-The conversations are archived and announced as if a webhook had arrived. Exit code 1
+The conversations are archived and announced as if a webhook had arrived. Exit code 1 \
 if any of them is not archived.")]
 pub(super) struct Args {
     /// Conversation IDs
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
     /// Project of the conversations [default: try all configured projects]
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     project_id: Option<String>,
     /// Account of the conversations
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     account_id: Option<String>,
     /// Print one JSON object per conversation, one per line
     #[arg(long)]

@@ -8,13 +8,16 @@ use crate::{
     telemetry::{self, LogConfig, LogGuard},
 };
 
+/// The heading of these arguments in help texts.
+const HEADING: &str = "Configuration options";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct GlobalArgs {
     /// Configuration file (TOML)
-    #[arg(long, global = true, value_name = "FILE", env = "POLYHOOK_CONFIG")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", env = "POLYHOOK_CONFIG")]
     pub(super) config: Option<PathBuf>,
     /// Set one configuration key, overriding file and environment (repeatable)
-    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "KEY=VALUE", value_parser = parse_setting)]
     set: Vec<(String, String)>,
 }
 

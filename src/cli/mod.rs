@@ -52,20 +52,20 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  polyhook demo                                  try it without any configuration
+  polyhook demo                                  try it without configuration
   polyhook config check --config polyhook.toml   find configuration errors
   polyhook run --config polyhook.toml            run receiver and worker
   polyhook fetch CA0123456789abcdef              archive one conversation now
   polyhook backfill --last 30d                   archive past conversations
   polyhook tail                                  follow what happens
-  polyhook dead list                             show failed jobs and why they failed
+  polyhook dead list                             show failed jobs with reasons
 
 Exit codes: 0 success, 1 failure, 2 wrong usage, 78 wrong configuration";
 
 /// The subcommands, in the order of `polyhook --help`.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the whole pipeline against a simulated PolyAI, without any configuration
+    /// Try the whole pipeline with a simulated PolyAI, without configuration
     Demo(demo::Args),
     /// Run receiver, worker and reconciliation in one process
     #[command(after_help = "\
@@ -97,13 +97,13 @@ Examples:
     Audit(audit::Args),
     /// Erase conversations from archive, queue and spool permanently
     Erase(erase::Args),
-    /// List, show, replay or drop dead letters (jobs that failed permanently)
+    /// List, show, replay or drop dead letters (permanently failed jobs)
     #[command(subcommand)]
     Dead(dead::Command),
     /// Manage the webhook endpoints registered with PolyAI
     #[command(subcommand)]
     Endpoint(endpoint::Command),
-    /// Inspect, verify or drain the spool (deliveries stored while RabbitMQ is unavailable)
+    /// Inspect, verify or drain the spool, which stores deliveries while RabbitMQ is unavailable
     #[command(subcommand)]
     Spool(spool::Command),
     /// Check or show the configuration

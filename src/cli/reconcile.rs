@@ -17,8 +17,8 @@ Examples:
   polyhook reconcile                  run as a service, every reconcile.every
   polyhook reconcile --once --json    run one pass over reconcile.lookback now
 
-`run` and `work` also reconcile, unless reconcile.every is 0s. Of all processes that
-share an archive, one reconciles at a time. A worker fetches what is queued. For a
+`run` and `work` also reconcile, unless reconcile.every is 0s. Of all processes that \
+share an archive, one reconciles at a time. A worker fetches what is queued. For a \
 longer period use `polyhook backfill`.")]
 pub(super) struct Args {
     /// Run one pass and exit; exit code 1 if a project could not be compared

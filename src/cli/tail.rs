@@ -45,9 +45,9 @@ Examples:
   polyhook tail --conversation CA0123456789abcdef --json
   polyhook tail --limit 1 --json | jq .what     wait for the next event
 
-A line shows time, kind (delivery, done, retry, dead, ready), event type,
-environment, details, conversation and event ID. Following does not take, delay or
-change anything. Stop with Ctrl-C. On RabbitMQ, events are shown from one second
+A line shows time, kind (delivery, done, retry, dead, ready), event type, \
+environment, details, conversation and event ID. Following does not take, delay or \
+change anything. Stop with Ctrl-C. On RabbitMQ, events are shown from one second \
 after the start at the latest.")]
 pub(super) struct Args {
     /// Only events of this type or its subtypes (repeatable)

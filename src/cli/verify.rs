@@ -31,9 +31,9 @@ Examples:
   pbpaste | polyhook verify --signature 5bdc… --secret-file secret.txt
   polyhook verify --request recorded.http --json
 
-Tries the configured secrets, or those of --secret-file. If none matches, the command
-undoes common mistakes, one or two at a time: changed line resources, rewritten JSON,
-decoded or padded secrets, other encodings, another timestamp. Exit code 1 unless the
+Tries the configured secrets, or those of --secret-file. If none matches, the command \
+undoes common mistakes, one or two at a time: changed line resources, rewritten JSON, \
+decoded or padded secrets, other encodings, another timestamp. Exit code 1 unless the \
 receiver would accept the delivery unchanged.")]
 pub(super) struct Args {
     /// Value of the X-PolyAI-Signature header

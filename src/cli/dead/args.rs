@@ -16,24 +16,24 @@ Examples:
   polyhook dead list --reason key_rejected --older-than 1d
   polyhook dead list --json | jq -r .conversation_id
 
-Use the configuration of the service, so that the command reads the same queue.
-On RabbitMQ, the dead letters that a `dead` command has read are hidden from other
+Use the configuration of the service, so that the command reads the same queue. \
+On RabbitMQ, the dead letters that a `dead` command has read are hidden from other \
 `dead` commands and from the metric polyhook_queue_depth until the command resources.")]
     List(ListArgs),
-    /// Show a dead letter with all attempts: times, reasons, statuses, correlation IDs
+    /// Show a dead letter with all its attempts
     #[command(after_help = "\
 Examples:
-  polyhook dead show 3f1c0a52-8f43-4c39-a9f4-0d6f0a1c2b3d
-  polyhook dead show 3f1c0a52-8f43-4c39-a9f4-0d6f0a1c2b3d --body --json | jq -r .body")]
+  polyhook dead show evt_3f1c0a52
+  polyhook dead show evt_3f1c0a52 --body --json | jq -r .body")]
     Show(ShowArgs),
     /// Turn dead letters back into jobs, after their cause is fixed
     #[command(after_help = "\
 Examples:
-  polyhook dead replay 3f1c0a52-8f43-4c39-a9f4-0d6f0a1c2b3d
+  polyhook dead replay evt_3f1c0a52
   polyhook dead replay --reason key_rejected --project acme-front-desk --dry-run
   polyhook dead replay --all
 
-A replayed job starts its retry schedule again and keeps its history. You can
+A replayed job starts its retry schedule again and keeps its history. You can \
 interrupt the command at any time: what is not replayed yet stays a dead letter.")]
     Replay(ReplayArgs),
     /// Delete dead letters permanently
@@ -42,7 +42,7 @@ Examples:
   polyhook dead drop --reason no_conversation_id --dry-run
   polyhook dead drop --older-than 90d --yes
 
-The conversation of a dropped dead letter is not archived, unless you archive it
+The conversation of a dropped dead letter is not archived, unless you archive it \
 with `polyhook fetch`.")]
     Drop(DropArgs),
 }

@@ -68,7 +68,7 @@ fn finds_lost_deliveries_within_one_interval() {
     assert_eq!(request_count(&polyai, "v3_conversation"), ids.len() as u64, "nothing is fetched twice");
     assert_eq!(metric(admin, "polyhook_jobs_total{outcome=\"archived\"}"), ids.len());
     let trigger = |id: &str| {
-        let found = &crate::processes::sound_archive(&site.archive())[id];
+        let found = &crate::processes::verified_archive(&site.archive())[id];
         found["trigger"].as_str().unwrap().to_owned()
     };
     assert!(lost.iter().all(|(_, id)| trigger(id) == "reconcile"));

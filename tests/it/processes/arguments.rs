@@ -1,4 +1,4 @@
-//! The command line itself: help, usage, colours, readers that go away.
+//! The command line itself: help, usage errors, colors, closed pipes.
 
 use std::process::{Command, Stdio};
 
@@ -47,7 +47,7 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 #[test]
-fn every_command_explains_itself() {
+fn every_command_has_help_within_the_terminal_width() {
     let folder = tempfile::tempdir().unwrap();
     for command in COMMANDS {
         for help in ["--help", "-h"] {
@@ -56,9 +56,9 @@ fn every_command_explains_itself() {
             let usage = [&["Usage: polyhook"], *command].concat().join(" ");
             assert!(said.stdout.contains(&usage), "{command:?}: {}", said.stdout);
             assert!(said.stderr.is_empty() && !said.stdout.contains('\x1b'));
-            // What it is for comes first.
+            // The help starts with the purpose of the command.
             assert!(!said.stdout.starts_with("Usage"), "{command:?}: {}", said.stdout);
-            // A group's examples are those of its commands.
+            // A command group shows its examples in the help of its commands.
             let is_group = said.stdout.contains("\nCommands:");
             let examples = said.stdout.contains("\nExamples:\n  polyhook ");
             assert!(is_group || examples, "{command:?}: {}", said.stdout);
@@ -66,7 +66,7 @@ fn every_command_explains_itself() {
                 PolyhookCommand::new(folder.path(), command.iter().chain([&help])).env("COLUMNS", "80");
             for (width, text) in [(100, said.stdout), (80, listed.run().expect_exit_code(0).stdout)] {
                 let wide = text.lines().find(|line| line.chars().count() > width);
-                assert_eq!(wide, None, "{command:?} is wider than {width}");
+                assert_eq!(wide, None, "{command:?} is wider than {width} columns");
             }
         }
         if let [name, ..] = command {
@@ -78,16 +78,16 @@ fn every_command_explains_itself() {
     let commands = listed.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
     for line in commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")) {
         let name = line.split_whitespace().next().unwrap();
-        assert!(name == "help" || COMMANDS.contains(&&[name][..]), "{name} is not tested here");
+        assert!(name == "help" || COMMANDS.contains(&&[name][..]), "{name} is missing in COMMANDS");
     }
     let version = PolyhookCommand::new(folder.path(), ["--version"]).run().expect_exit_code(0);
     assert_eq!(version.stdout, format!("polyhook {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
-fn a_typo_is_answered_with_what_was_meant() {
+fn suggests_a_correction_for_a_typo() {
     let folder = tempfile::tempdir().unwrap();
-    for (arguments, meant) in [
+    for (arguments, suggestion) in [
         (&["tial"][..], "'tail'"),
         (&["dead", "lsit"], "'list'"),
         (&["send", "--conversatoin", "CA1"], "'--conversation'"),
@@ -97,13 +97,13 @@ fn a_typo_is_answered_with_what_was_meant() {
     ] {
         let said = PolyhookCommand::new(folder.path(), arguments).run();
         let code = if arguments[0] == "config" { 78 } else { 2 };
-        assert!(said.stderr.contains(meant), "{arguments:?}: {}", said.stderr);
+        assert!(said.stderr.contains(suggestion), "{arguments:?}: {}", said.stderr);
         said.expect_exit_code(code);
     }
 }
 
 #[test]
-fn shells_complete_and_the_manual_has_every_command() {
+fn completions_and_manual_cover_every_command() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let said = PolyhookCommand::new(folder.path(), ["completions", shell]).run().expect_exit_code(0);
@@ -112,7 +112,7 @@ fn shells_complete_and_the_manual_has_every_command() {
         }
         assert!(said.stderr.is_empty());
     }
-    // What bash really offers.
+    // The completion that bash offers.
     let script = "source <(\"$0\" completions bash); COMP_WORDS=(polyhook dead re); COMP_CWORD=2; \
         _polyhook polyhook re dead; echo \"${COMPREPLY[*]}\"";
     let bash = Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_polyhook")]).output().unwrap();
@@ -132,7 +132,7 @@ fn shells_complete_and_the_manual_has_every_command() {
 }
 
 #[test]
-fn wrong_usage_is_2() {
+fn exits_with_2_on_wrong_usage() {
     let folder = tempfile::tempdir().unwrap();
     for arguments in [
         &[][..],
@@ -154,7 +154,7 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
-fn colours_are_for_terminals_that_want_them() {
+fn uses_colors_only_on_terminals_without_no_color() {
     const IN_A_TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
     let binary = env!("CARGO_BIN_EXE_polyhook");
     let run = |no_color: &str, arguments: &[&str]| {
@@ -174,11 +174,11 @@ fn colours_are_for_terminals_that_want_them() {
     for (arguments, says) in
         [(&check[..], "is good"), (&["config", "check"][..], "error"), (&["bogus"], "error")]
     {
-        let colourful = run("", arguments);
-        assert!(colourful.contains(says) && colourful.contains("\x1b["), "{colourful:?}");
+        let colored = run("", arguments);
+        assert!(colored.contains(says) && colored.contains("\x1b["), "{colored:?}");
         let plain = run("1", arguments);
         assert!(plain.contains(says) && !plain.contains("\x1b["), "{plain:?}");
-        // No terminal, unless somebody insists.
+        // No colors without a terminal, unless they are forced.
         let folder = tempfile::tempdir().unwrap();
         let piped = PolyhookCommand::new(folder.path(), arguments).run();
         assert!(!(piped.stdout + &piped.stderr).contains('\x1b'));
@@ -188,7 +188,7 @@ fn colours_are_for_terminals_that_want_them() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_nothing_badly() {
+fn exits_normally_when_the_output_is_closed() {
     let binary = env!("CARGO_BIN_EXE_polyhook");
     for arguments in [
         &["config", "schema"][..],

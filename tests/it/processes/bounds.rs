@@ -1,4 +1,4 @@
-//! How full the bounded buffers are, as `/metrics` tells it.
+//! `/metrics` shows how much of each bounded resource is in use.
 
 use std::{
     io::{Read, Write},
@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[test]
-fn what_a_receiver_holds_is_told_and_given_back() {
+fn reports_what_the_receiver_holds_until_it_is_released() {
     const HELD: usize = 3;
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, HELD);
     let site = Installation::new(&polyai.access, "queue.publish_timeout = \"3s\"");
@@ -27,13 +27,13 @@ fn what_a_receiver_holds_is_told_and_given_back() {
             && metric(admin, "polyhook_deliveries_in_flight") == in_flight
             && metric(admin, "polyhook_queue_writes") == writes
     };
-    eventually("nothing yet", || holds(0, 0, 0, 0));
+    eventually("nothing is held yet", || holds(0, 0, 0, 0));
 
-    // Charged in steps of 16 KiB for what has come, not for what was announced.
-    let slow = unfinished(address, 100_000, 20_000);
+    // The budget is charged in steps of 16 KiB for the bytes that have arrived, not for the announced length.
+    let slow = unfinished_request(address, 100_000, 20_000);
     eventually("a body is being read", || holds(1, 32 << 10, 0, 0));
     drop(slow);
-    eventually("it is gone", || holds(0, 0, 0, 0));
+    eventually("the connection is closed", || holds(0, 0, 0, 0));
 
     let queue = Connection::open(site.path().join("polyhook-data/queue.db")).unwrap();
     queue.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -50,15 +50,15 @@ fn what_a_receiver_holds_is_told_and_given_back() {
     for sender in senders {
         assert_eq!(sender.join().unwrap(), Some(204));
     }
-    eventually("all is given back", || holds(0, 0, 0, 0));
+    eventually("everything is released", || holds(0, 0, 0, 0));
     receive.stop();
 }
 
 #[test]
-fn what_a_worker_holds_is_told_and_given_back() {
+fn reports_the_jobs_that_the_worker_holds_until_they_are_done() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 2);
     let SimulatorAccess { account_id, project_id, .. } = &polyai.access;
-    // With two projects one job of each may wait for a slow answer beside those that have a slot.
+    // With two projects, one job of each may wait for a slow response beside the jobs that run.
     let config = format!(
         r#"
         queue = {{ url = "{}", prefix = "{}", publish_timeout = "3s" }}
@@ -84,27 +84,27 @@ fn what_a_worker_holds_is_told_and_given_back() {
             && metric(admin, "polyhook_jobs_running") == running
             && metric(admin, "polyhook_jobs_waiting") == waiting
     };
-    let slowly = json!({ "fault": { "action": { "delay": "5s" }, "operations": ["v3_conversation"] } });
-    polyai.control("POST", "faults", &slowly);
+    let delay = json!({ "fault": { "action": { "delay": "5s" }, "operations": ["v3_conversation"] } });
+    polyai.control("POST", "faults", &delay);
     for id in polyai.ids() {
         assert_eq!(
             deliver(run.receiver_address(), &site.secret, &format!("evt-{id}"), &polyai.event(&id)),
             Some(204)
         );
     }
-    eventually("both are being worked on", || holds(2, 2, 0));
-    eventually("one waits without a slot", || holds(2, 2, 1));
+    eventually("both jobs run", || holds(2, 2, 0));
+    eventually("one job waits without a slot", || holds(2, 2, 1));
     eventually("all is done", || holds(0, 0, 0) && site.manifests().len() == 2);
     run.stop();
 }
 
-/// A request whose body stays unfinished.
-fn unfinished(to: SocketAddr, announced: usize, sent: usize) -> TcpStream {
+/// Sends a request whose body never ends.
+fn unfinished_request(to: SocketAddr, announced: usize, sent: usize) -> TcpStream {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     write!(stream, "POST /polyai-events HTTP/1.1\r\nhost: slow\r\ncontent-length: {announced}\r\n\r\n")
         .unwrap();
     stream.write_all(&vec![b'x'; sent]).unwrap();
-    assert!(stream.read(&mut [0]).is_err(), "it is answered");
+    assert!(stream.read(&mut [0]).is_err(), "the request was answered");
     stream
 }

@@ -1,34 +1,34 @@
-//! `fetch`, `healthcheck`, `send`, `verify`: what scripts rely on.
+//! `fetch`, `healthcheck`, `send` and `verify`: output and exit codes that scripts depend on.
 
 use serde_json::Value;
 
-use super::sound_archive;
+use super::verified_archive;
 use crate::support::{
     ports,
     process::{Installation, PolyhookCommand, SimulatedPolyAi, eventually},
 };
 
 #[test]
-fn fetch_archives_and_says_where() {
+fn fetch_archives_and_prints_the_urls() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 3);
     let ids = polyai.ids();
     let site = Installation::new(&polyai.access, "");
     let said = site.polyhook(["fetch", &ids[0]]).run().expect_exit_code(0);
     assert!(said.stdout.contains(&ids[0]) && said.stdout.contains("audio.wav"), "{}", said.stdout);
     assert!(said.stderr.is_empty() && !said.stdout.contains('\x1b'), "{}", said.stderr);
-    let archived = sound_archive(&site.archive());
+    let archived = verified_archive(&site.archive());
     assert_eq!(archived.keys().collect::<Vec<_>>(), [&ids[0]]);
     assert_eq!(archived[&ids[0]]["trigger"], "command");
 
-    // Again, with others: what is there is left as it is; the unknown one is told and spoils the exit code only.
+    // Again, with other ids: an archived conversation is unchanged; an unknown one is reported and changes only the exit code.
     let said = site
-        .polyhook(["fetch", "--json", &ids[0], "CAnobodysconversation", &ids[1]])
+        .polyhook(["fetch", "--json", &ids[0], "CAunknownconversation", &ids[1]])
         .run()
         .expect_exit_code(1);
     let lines: Vec<Value> = said.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     assert_eq!(lines.len(), 3);
     assert_eq!(lines[0]["manifest"]["revision"], 1);
-    assert_ne!(lines[0]["outcome"], lines[2]["outcome"], "one was there, one is new");
+    assert_ne!(lines[0]["outcome"], lines[2]["outcome"], "one was archived before, one is new");
     assert_eq!(lines[1]["outcome"], "failed");
     assert_eq!(lines[1]["status"], 404);
     assert!(!lines[1]["correlation_id"].as_str().unwrap().is_empty());
@@ -36,21 +36,21 @@ fn fetch_archives_and_says_where() {
         let path = url::Url::parse(url.as_str().unwrap()).unwrap().to_file_path().unwrap();
         assert!(path.exists(), "{}", path.display());
     }
-    assert_eq!(sound_archive(&site.archive()).len(), 2);
+    assert_eq!(verified_archive(&site.archive()).len(), 2);
 
-    let said = site.polyhook(["fetch", "CAnobodysconversation"]).run().expect_exit_code(1);
+    let said = site.polyhook(["fetch", "CAunknownconversation"]).run().expect_exit_code(1);
     let hint = said.stdout.to_lowercase();
-    assert!(hint.contains("region") || hint.contains("project"), "what to look at: {}", said.stdout);
+    assert!(hint.contains("region") || hint.contains("project"), "hint: {}", said.stdout);
     assert!(hint.contains("correlation id"), "{}", said.stdout);
 
-    // A wrong key is no reason to say what it was.
-    site.write("key", "a-key-of-nobody");
-    let said = site.polyhook(["fetch", &ids[2]]).must_not_print("a-key-of-nobody").run().expect_exit_code(1);
+    // A rejected key is not printed.
+    site.write("key", "an-unknown-key");
+    let said = site.polyhook(["fetch", &ids[2]]).must_not_print("an-unknown-key").run().expect_exit_code(1);
     assert!(said.stdout.contains("key"), "{}", said.stdout);
 }
 
 #[test]
-fn healthcheck_tells_ready_from_not() {
+fn healthcheck_distinguishes_ready_from_not_ready() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let [port] = ports::free();
     let site = Installation::new(&polyai.access, &format!("admin.listen = \"0.0.0.0:{port}\""));
@@ -62,9 +62,9 @@ fn healthcheck_tells_ready_from_not() {
     run.stop();
     site.polyhook(["healthcheck"]).run().expect_exit_code(1);
 
-    // Running, but nothing could be made durable.
-    let [nobody] = ports::free();
-    let broker = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{nobody}/%2f\"");
+    // Running, but unable to store deliveries.
+    let [unused] = ports::free();
+    let broker = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{unused}/%2f\"");
     let site = Installation::new(&polyai.access, &broker);
     let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     let admin = receive.address("serving /livez, /readyz and /metrics");
@@ -73,7 +73,7 @@ fn healthcheck_tells_ready_from_not() {
     assert!(said.stderr.contains("not ready"), "{}", said.stderr);
     let live = format!("http://{admin}/livez");
     site.polyhook(["healthcheck", "--url", &live]).run().expect_exit_code(0);
-    // And the delivery is answered, in time, with the promise of another try.
+    // A delivery is answered in time, with 503, so that PolyAI retries.
     let target = format!("http://{}/polyai-events", receive.receiver_address());
     let said = site.polyhook(["send", "--json", "--url", &target]).run().expect_exit_code(1);
     assert_eq!(said.json()["answer"]["status"], 503, "{said:?}");
@@ -82,7 +82,7 @@ fn healthcheck_tells_ready_from_not() {
 }
 
 #[test]
-fn send_tells_accepted_from_refused() {
+fn send_distinguishes_accepted_from_rejected() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
     let mut receive = site.polyhook(["receive"]).start();
@@ -124,10 +124,10 @@ fn send_tells_accepted_from_refused() {
 }
 
 #[test]
-fn verify_explains() {
+fn verify_explains_signatures() {
     let folder = tempfile::tempdir().unwrap();
     let secret = polyhook::secret::Secret::new("whsec_0123456789abcdef");
-    std::fs::write(folder.path().join("secret"), format!("another-secret-of-ours\n{}\n", secret.expose()))
+    std::fs::write(folder.path().join("secret"), format!("another-configured-secret\n{}\n", secret.expose()))
         .unwrap();
     let body = br#"{"type":"x"}"#;
     let signature = polyhook::signature::sign(&secret, None, body);
@@ -160,7 +160,7 @@ fn verify_explains() {
 }
 
 #[test]
-fn a_whole_recorded_request_is_verified() {
+fn verify_reads_a_recorded_request() {
     let folder = tempfile::tempdir().unwrap();
     let secret = polyhook::secret::Secret::new("whsec_0123456789abcdef");
     std::fs::write(folder.path().join("secret"), secret.expose()).unwrap();
@@ -185,7 +185,7 @@ fn a_whole_recorded_request_is_verified() {
 }
 
 #[test]
-fn a_service_asks_for_more_open_files_than_it_was_given() {
+fn services_raise_the_limit_of_open_files() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
     let mut child = std::process::Command::new("sh")

@@ -1,4 +1,4 @@
-//! What a configuration is told before anything runs, and that the shipped ones are true.
+//! Configuration errors are reported before anything starts, and the shipped configuration files are valid.
 
 use std::{collections::BTreeSet, net::TcpListener, path::Path};
 
@@ -28,7 +28,7 @@ fn refused(file: &str, more: &[&str]) -> CommandOutput {
 }
 
 #[test]
-fn no_secret_no_start() {
+fn does_not_start_without_a_secret() {
     for (file, says) in [
         ("", "signature.secrets_file"),
         ("signature.secrets = []", "signature.secrets_file"),
@@ -47,13 +47,13 @@ fn no_secret_no_start() {
 }
 
 #[test]
-fn a_taken_port_is_1_and_names_its_key() {
+fn exits_with_1_and_names_the_key_of_a_taken_port() {
     let said = refused(&format!("signature.secrets = [\"{SECRET}\"]"), &[]).expect_exit_code(1);
     assert!(said.stderr.contains("server.listen: cannot listen on 127.0.0.1:"), "{}", said.stderr);
 }
 
 #[test]
-fn every_mistake_says_where_it_is_and_shows_no_content() {
+fn errors_name_the_place_and_never_show_a_value() {
     for (file, more, says) in [
         (
             "[server]\nack_bugdet = \"4s\"",
@@ -89,10 +89,10 @@ fn every_mistake_says_where_it_is_and_shows_no_content() {
         ("[server]\npath = \"no-slash\"", &[], "server.path"),
         ("[retry]\njitter = 3.0", &[], "retry.jitter"),
     ] {
-        // A good secret, unless the file has its own section.
+        // A valid secret, unless the file has its own section.
         let secret = format!("signature.secrets={SECRET}");
-        let with = if file.contains("signature") { vec![] } else { vec!["--set", &secret] };
-        let said = refused(file, &[&with, more].concat()).expect_exit_code(78);
+        let secret_args = if file.contains("signature") { vec![] } else { vec!["--set", &secret] };
+        let said = refused(file, &[&secret_args, more].concat()).expect_exit_code(78);
         assert!(said.stderr.contains(says), "{file}: {}", said.stderr);
         assert!(said.stderr.starts_with("error: "), "{}", said.stderr);
     }
@@ -107,7 +107,7 @@ fn every_mistake_says_where_it_is_and_shows_no_content() {
     assert!(variable.stderr.contains("server.listen?"), "{}", variable.stderr);
 }
 
-/// The shipped example with its secrets where it says, below `folder`.
+/// Returns the shipped example with its secrets moved from `/run/secrets` to `folder`.
 fn example(folder: &Path, text: &str) -> String {
     let secrets = folder.join("secrets");
     std::fs::create_dir_all(&secrets).unwrap();
@@ -123,7 +123,7 @@ fn example(folder: &Path, text: &str) -> String {
 }
 
 #[test]
-fn the_shipped_files_are_good() {
+fn the_shipped_files_are_valid() {
     for text in [EXAMPLE, PRODUCTION] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("polyhook.toml"), example(folder.path(), text)).unwrap();
@@ -139,24 +139,24 @@ fn the_shipped_files_are_good() {
             run(&["config", "check", "--json"]).expect_exit_code(0).json(),
             json!({ "ok": true, "problems": [] })
         );
-        // Everything merged is shown, and no secret (the process's words are searched for them).
+        // The merged configuration is shown without secrets: `must_not_print` searches the output for them.
         let shown = run(&["config", "show"]).expect_exit_code(0).stdout;
         assert!(shown.contains("[redacted]"), "{shown}");
         let shown: toml::Table = toml::from_str(&shown).unwrap();
         assert_eq!(shown["projects"][0]["project_id"].as_str(), Some("acme-front-desk"));
         let shown = run(&["config", "show", "--json"]).expect_exit_code(0).json();
         assert_eq!(shown["projects"][0]["api_key"], "[redacted]");
-        assert_eq!(shown["signature"]["secrets"], json!([]), "those of the file stay there");
+        assert_eq!(shown["signature"]["secrets"], json!([]), "secrets of the file are not copied");
     }
     let folder = tempfile::tempdir().unwrap();
     let bad =
         PolyhookCommand::new(folder.path(), ["config", "check", "--json"]).run().expect_exit_code(78).json();
     assert_eq!(bad["ok"], false);
-    assert_eq!(bad["problems"].as_array().unwrap().len(), 2, "all of them at once: {bad}");
+    assert_eq!(bad["problems"].as_array().unwrap().len(), 2, "all errors are reported at once: {bad}");
 }
 
 #[test]
-fn no_secret_is_shown_wherever_it_stands() {
+fn redacts_secrets_in_every_key() {
     let folder = tempfile::tempdir().unwrap();
     let text = r#"
         signature.secrets = ["hunter2-hunter2-hunter2"]
@@ -182,7 +182,7 @@ fn no_secret_is_shown_wherever_it_stands() {
 }
 
 #[test]
-fn the_example_has_every_key_and_the_real_defaults() {
+fn the_example_contains_every_key_with_its_default() {
     let folder = tempfile::tempdir().unwrap();
     let run =
         |arguments: &[&str]| PolyhookCommand::new(folder.path(), arguments).run().expect_exit_code(0).json();
@@ -198,7 +198,7 @@ fn the_example_has_every_key_and_the_real_defaults() {
     );
     assert_eq!(written.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "no such keys");
 
-    // What is set there is the default, but for what has none and no process can do without.
+    // Keys that are set have their default, except keys without a default that every process needs.
     std::fs::write(folder.path().join("polyhook.toml"), example(folder.path(), EXAMPLE)).unwrap();
     let mut shown = run(&["config", "show", "--json", "--config", "polyhook.toml"]);
     let defaults = run(&["config", "show", "--json"]);
@@ -211,7 +211,7 @@ fn the_example_has_every_key_and_the_real_defaults() {
     defaults["signature"].as_object_mut().unwrap().remove("secrets_file");
     assert_eq!(shown, defaults);
 
-    // And a default that is no value of its own (null) is not set there.
+    // A key without a default value (null) is not set.
     let set: toml::Table = toml::from_str(EXAMPLE).unwrap();
     for (section, keys) in set.iter().filter_map(|(name, keys)| Some((name, keys.as_table()?))) {
         for key in keys.keys().filter(|key| *key != "secrets_file") {
@@ -247,7 +247,7 @@ fn keys_of_text(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_schema_accepts_the_example_and_refuses_mistakes() {
+fn the_schema_accepts_the_example_and_rejects_mistakes() {
     let folder = tempfile::tempdir().unwrap();
     let schema = PolyhookCommand::new(folder.path(), ["config", "schema"]).run().expect_exit_code(0).json();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
@@ -298,7 +298,7 @@ const KEYWORDS: [&str; 18] = [
     "minimum",
 ];
 
-/// Nothing but keywords that [`problem`] knows, each of its type, and no reference that leads nowhere.
+/// Checks that the schema uses only keywords that [`problem`] implements, with the right types, and only valid references.
 fn assert_well_formed(root: &Value, schema: &Value) {
     let fields = schema.as_object().expect("a schema is an object");
     resolved(root, schema);
@@ -318,39 +318,39 @@ fn assert_well_formed(root: &Value, schema: &Value) {
     }
 }
 
-/// The first thing a validator would object to.
+/// Validates `value` and returns the first problem.
 fn problem(root: &Value, schema: &Value, value: &Value) -> Option<String> {
-    let fits = |of: &Value| problem(root, of, value).is_none();
+    let matches = |of: &Value| problem(root, of, value).is_none();
     let none = Map::new();
-    for (word, said) in schema.as_object().unwrap_or(&none) {
-        let list = || said.as_array().unwrap();
-        let good = match word.as_str() {
+    for (keyword, expected) in schema.as_object().unwrap_or(&none) {
+        let list = || expected.as_array().unwrap();
+        let valid = match keyword.as_str() {
             "$ref" => match problem(root, resolved(root, schema), value) {
                 None => true,
                 problem => return problem,
             },
-            "type" => match said {
-                Value::Array(kinds) => kinds.iter().any(|kind| is(kind, value)),
-                kind => is(kind, value),
+            "type" => match expected {
+                Value::Array(kinds) => kinds.iter().any(|kind| has_type(kind, value)),
+                kind => has_type(kind, value),
             },
-            "const" => said == value,
+            "const" => expected == value,
             "enum" => list().contains(value),
-            "anyOf" => list().iter().any(fits),
-            "oneOf" => list().iter().filter(|of| fits(of)).count() == 1,
-            "minimum" => value.as_f64().is_none_or(|value| value >= said.as_f64().unwrap()),
-            "maximum" => value.as_f64().is_none_or(|value| value <= said.as_f64().unwrap()),
+            "anyOf" => list().iter().any(matches),
+            "oneOf" => list().iter().filter(|of| matches(of)).count() == 1,
+            "minimum" => value.as_f64().is_none_or(|value| value >= expected.as_f64().unwrap()),
+            "maximum" => value.as_f64().is_none_or(|value| value <= expected.as_f64().unwrap()),
             "required" => value
                 .as_object()
                 .is_none_or(|fields| list().iter().all(|name| fields.contains_key(name.as_str().unwrap()))),
             "items" => {
-                match value.as_array().into_iter().flatten().find_map(|item| problem(root, said, item)) {
+                match value.as_array().into_iter().flatten().find_map(|item| problem(root, expected, item)) {
                     None => true,
                     problem => return problem,
                 }
             }
             "properties" => {
                 for (name, of) in value.as_object().into_iter().flatten() {
-                    match said.get(name).map(|schema| problem(root, schema, of)) {
+                    match expected.get(name).map(|schema| problem(root, schema, of)) {
                         Some(None) => {}
                         None if schema["additionalProperties"] != false => {}
                         None => return Some(format!("{name} is unknown")),
@@ -361,14 +361,14 @@ fn problem(root: &Value, schema: &Value, value: &Value) -> Option<String> {
             }
             _ => true,
         };
-        if !good {
-            return Some(format!("{value} against {word}: {said}"));
+        if !valid {
+            return Some(format!("{value} does not match {keyword}: {expected}"));
         }
     }
     None
 }
 
-fn is(kind: &Value, value: &Value) -> bool {
+fn has_type(kind: &Value, value: &Value) -> bool {
     match kind.as_str().unwrap() {
         "null" => value.is_null(),
         "boolean" => value.is_boolean(),

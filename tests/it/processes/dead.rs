@@ -1,4 +1,4 @@
-//! `polyhook dead`: what could not be archived is visible, and comes back once its reason is mended.
+//! `polyhook dead`: failed jobs are visible, and can be replayed after their cause is fixed.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use polyhook::{
 use serde_json::Value;
 use tokio::{runtime::Runtime, time::timeout};
 
-use super::sound_archive;
+use super::verified_archive;
 use crate::{
     queue_contract::{dead_letters, history, message},
     rabbitmq::config,
@@ -40,12 +40,12 @@ fn depth(admin: std::net::SocketAddr, queue: &str) -> usize {
 }
 
 #[test]
-fn a_letter_is_replayed_once_its_reason_is_mended() {
+fn replays_a_dead_letter_after_its_cause_is_fixed() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 3);
     let ids = polyai.ids();
     let site = Installation::new(&polyai.access, "");
-    site.write("key", "a-key-of-nobody");
-    let mut run = site.polyhook(["run"]).must_not_print("a-key-of-nobody").start();
+    site.write("key", "an-unknown-key");
+    let mut run = site.polyhook(["run"]).must_not_print("an-unknown-key").start();
     let admin = run.wait_until_ready();
     for id in &ids {
         let event = format!("evt-{id}");
@@ -65,7 +65,7 @@ fn a_letter_is_replayed_once_its_reason_is_mended() {
     }
     let table = site.polyhook(["dead", "list"]).run().expect_exit_code(0).stdout;
     assert!(table.contains("key_rejected") && table.contains("3 dead letters") && !table.contains('\x1b'));
-    assert!(ids.iter().all(|id| table.contains(id)), "nothing is cut where there is no terminal: {table}");
+    assert!(ids.iter().all(|id| table.contains(id)), "nothing is cut without a terminal: {table}");
     let event = format!("evt-{}", ids[0]);
     let shown = site.polyhook(["dead", "show", &event]).run().expect_exit_code(0).stdout;
     let correlation = listed[0]["correlation_id"].as_str().unwrap();
@@ -103,7 +103,7 @@ fn a_letter_is_replayed_once_its_reason_is_mended() {
     eventually("nothing is left", || depth(admin, "dead") + depth(admin, "fetch") == 0);
     assert_eq!(site.polyhook(["dead", "list"]).run().expect_exit_code(0).stdout, "no dead letters\n");
     work.stop();
-    let archived = sound_archive(&site.archive());
+    let archived = verified_archive(&site.archive());
     assert_eq!(archived.keys().collect::<BTreeSet<_>>(), ids.iter().collect());
     let file = rusqlite::Connection::open(site.path().join("polyhook-data/queue.db")).unwrap();
     let announced: usize =
@@ -112,14 +112,14 @@ fn a_letter_is_replayed_once_its_reason_is_mended() {
 }
 
 #[test]
-fn says_what_it_cannot_do() {
+fn rejects_wrong_usage_and_asks_before_dropping() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
     let said = site.polyhook(["dead", "list"]).run().expect_exit_code(1);
     assert!(said.stderr.contains("there is no queue file"), "{}", said.stderr);
-    assert!(!site.path().join("polyhook-data").exists(), "and it makes none");
+    assert!(!site.path().join("polyhook-data").exists(), "the command creates no file");
 
-    bury(&Embedded::of(&site), &["a", "b", "c", "d"]);
+    create_dead_letters(&Embedded::of(&site), &["a", "b", "c", "d"]);
     for wrong in [
         &["dead", "replay"][..],
         &["dead", "drop"],
@@ -144,7 +144,7 @@ fn says_what_it_cannot_do() {
     assert_eq!((&said["outcome"], &said["id"]), (&"dropped".into(), &"b".into()));
     assert_eq!(lines(&site.polyhook(["dead", "list", "--json"]).run().expect_exit_code(0).stdout).len(), 2);
 
-    // On a terminal it asks.
+    // On a terminal it asks for confirmation.
     for (answer, left) in [("\n", 2), ("n\n", 2), ("y\n", 0)] {
         const IN_A_TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
         let mut child = interpreter("python3")
@@ -163,9 +163,9 @@ fn says_what_it_cannot_do() {
         assert_eq!(lines(&listed).len(), left, "{answer:?}: {said}");
     }
 
-    // A broker that is not there.
-    let [nobody] = ports::free();
-    let away = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{nobody}/%2f\"");
+    // An unavailable broker.
+    let [unused] = ports::free();
+    let away = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{unused}/%2f\"");
     let site = Installation::new(&polyai.access, &away);
     let begun = Instant::now();
     let said = site.polyhook(["dead", "list"]).must_not_print("guest:guest").run().expect_exit_code(1);
@@ -176,11 +176,11 @@ fn says_what_it_cannot_do() {
 }
 
 #[test]
-fn ten_thousand_letters_need_no_more_memory_than_a_few() {
+fn listing_ten_thousand_dead_letters_needs_little_memory() {
     const LETTERS: usize = 10_000;
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
-    bury(&Embedded::of(&site), &["first"]);
+    create_dead_letters(&Embedded::of(&site), &["first"]);
     let file = rusqlite::Connection::open(site.path().join("polyhook-data/queue.db")).unwrap();
     // 160 MB of bodies.
     file.execute_batch(&format!(
@@ -202,7 +202,7 @@ fn ten_thousand_letters_need_no_more_memory_than_a_few() {
         .unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut listed = String::new();
-    // Not to the end, where it would be gone.
+    // Stops before the end, because the process must still run when its memory is read.
     for _ in 0..LETTERS - 500 {
         stdout.read_line(&mut listed).unwrap();
     }
@@ -217,8 +217,8 @@ fn ten_thousand_letters_need_no_more_memory_than_a_few() {
     assert!(peak < 48 << 10, "{peak} KiB");
 }
 
-/// A queue of the test's own, as the service would have it open.
-struct Open {
+/// A queue that the test has open beside the command.
+struct OpenQueue {
     runtime: Runtime,
     queue: Arc<dyn Queue>,
     _life: Lifecycle,
@@ -227,12 +227,12 @@ struct Open {
 struct Embedded;
 
 impl Embedded {
-    fn of(site: &Installation) -> Open {
+    fn of(site: &Installation) -> OpenQueue {
         let (runtime, lifecycle) = (Runtime::new().unwrap(), Lifecycle::new());
         let path = site.path().join("polyhook-data/queue.db");
         let queue: Arc<dyn Queue> = runtime
             .block_on(async { SqliteQueue::open(&path, SqliteOptions::default(), &lifecycle).unwrap() });
-        Open { runtime, queue, _life: lifecycle }
+        OpenQueue { runtime, queue, _life: lifecycle }
     }
 }
 
@@ -250,7 +250,7 @@ impl Rabbit {
         Self { site: Installation::new(&polyai.access, &(queue + more)), url, prefix }
     }
 
-    fn open(&self) -> Open {
+    fn open(&self) -> OpenQueue {
         let (runtime, lifecycle) = (Runtime::new().unwrap(), Lifecycle::new());
         let queue: Arc<dyn Queue> = runtime.block_on(async {
             let delays = [1, 2, 4].map(Duration::from_secs).to_vec();
@@ -264,20 +264,20 @@ impl Rabbit {
             };
             RabbitMqQueue::open(options, &lifecycle).unwrap()
         });
-        let open = Open { runtime, queue, _life: lifecycle };
+        let open = OpenQueue { runtime, queue, _life: lifecycle };
         eventually("ready", || open.runtime.block_on(open.queue.ready()).is_ok());
         open
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenQueue {
     fn drop(&mut self) {
         self.runtime.block_on(self.queue.close());
     }
 }
 
-/// Makes dead letters.
-fn bury<S: AsRef<str>>(open: &Open, ids: &[S]) {
+/// Publishes jobs and turns them into dead letters.
+fn create_dead_letters<S: AsRef<str>>(open: &OpenQueue, ids: &[S]) {
     open.runtime.block_on(async {
         let publish = ids.iter().map(|id| open.queue.publish(message(id.as_ref(), b"{}")));
         for published in futures_util::future::join_all(publish).await {
@@ -290,12 +290,12 @@ fn bury<S: AsRef<str>>(open: &Open, ids: &[S]) {
     });
 }
 
-/// Waits until each of these is a dead letter or a job; how many there are of both. The jobs are taken.
+/// Waits until each id is a dead letter or a job, takes the jobs, and returns the number of both.
 #[track_caller]
-fn assert_all_there(open: &Open, ids: &[String]) -> usize {
+fn assert_none_lost(open: &OpenQueue, ids: &[String]) -> usize {
     let mut missing: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
     let (mut jobs, mut dead) = (0, 0);
-    // The broker gives back what a process held once it knows that it is gone.
+    // The broker returns the messages of a process once it notices that the process has ended.
     eventually("all there", || {
         open.runtime.block_on(async {
             let letters = dead_letters(&*open.queue).await;
@@ -317,12 +317,12 @@ fn assert_all_there(open: &Open, ids: &[String]) -> usize {
 }
 
 #[test]
-fn on_rabbitmq_a_letter_is_replayed_once_its_reason_is_mended() {
+fn on_rabbitmq_replays_a_dead_letter_after_its_cause_is_fixed() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 3);
     let ids = polyai.ids();
-    // A single project would be asked for every event.
+    // With a single project, every event would be fetched from it.
     let project = |name: &str| {
-        format!("{{ account_id = \"{name}\", project_id = \"{name}\", api_key = \"a-key-of-nobody\" }}")
+        format!("{{ account_id = \"{name}\", project_id = \"{name}\", api_key = \"an-unknown-key\" }}")
     };
     let others = format!("projects = [{}, {}]", project("one"), project("another"));
     let Rabbit { site, .. } = Rabbit::new(rabbit::SHARED_NODE.url(), &polyai, &others);
@@ -337,7 +337,7 @@ fn on_rabbitmq_a_letter_is_replayed_once_its_reason_is_mended() {
     eventually("dead", || depth(admin, "dead") == 3);
     let listed = lines(&polyhook(&["dead", "list", "--json"]).run().expect_exit_code(0).stdout);
     assert_eq!(listed.iter().filter(|letter| letter["reason"] == "unknown_project").count(), 3, "{listed:?}");
-    assert_eq!(depth(admin, "dead"), 3, "they are back when it ends");
+    assert_eq!(depth(admin, "dead"), 3, "the dead letters are visible again after the command");
     run.stop();
 
     let project = format!(
@@ -353,17 +353,17 @@ fn on_rabbitmq_a_letter_is_replayed_once_its_reason_is_mended() {
     eventually("archived", || site.manifests().len() == 3);
     eventually("nothing is left", || depth(admin, "dead") + depth(admin, "fetch") == 0);
     let announced = metric(admin, "polyhook_announcements_total{outcome=\"unrouted\"}");
-    assert_eq!(announced, 3, "nobody has bound a queue, but each was announced");
+    assert_eq!(announced, 3, "no queue is bound, but each was announced");
     work.stop();
-    assert_eq!(sound_archive(&site.archive()).keys().collect::<BTreeSet<_>>(), ids.iter().collect());
+    assert_eq!(verified_archive(&site.archive()).keys().collect::<BTreeSet<_>>(), ids.iter().collect());
 }
 
 #[test]
-fn a_killed_replay_loses_nothing() {
+fn a_killed_replay_loses_no_message() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let rabbit = Rabbit::new(rabbit::SHARED_NODE.url(), &polyai, "");
     let ids: Vec<_> = (0..2000).map(|n| format!("evt_{n}")).collect();
-    bury(&rabbit.open(), &ids);
+    create_dead_letters(&rabbit.open(), &ids);
     let replay = ["dead", "replay", "--all", "--json"];
     for _ in 0..3 {
         let mut process = rabbit.site.polyhook(replay).must_not_print("guest:guest").start();
@@ -371,18 +371,18 @@ fn a_killed_replay_loses_nothing() {
         assert!(process.is_running(), "too fast to be killed: {:?}", process.stderr());
         process.kill();
     }
-    let there = assert_all_there(&rabbit.open(), &ids);
-    // What was killed between confirm and acknowledgement is both.
-    assert!(there <= ids.len() + 3 * 16, "{there}");
+    let found = assert_none_lost(&rabbit.open(), &ids);
+    // A message whose replay was killed between confirm and acknowledgement is both a job and a dead letter.
+    assert!(found <= ids.len() + 3 * 16, "{found}");
 }
 
 #[test]
-fn a_broker_that_goes_away_ends_a_replay_and_loses_nothing() {
+fn a_broker_failure_ends_a_replay_without_loss() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let node = Node::start(ClientCertificate::Optional);
     let rabbit = Rabbit::new(node.url(), &polyai, "");
     let ids: Vec<_> = (0..2000).map(|n| format!("evt_{n}")).collect();
-    bury(&rabbit.open(), &ids);
+    create_dead_letters(&rabbit.open(), &ids);
     let mut process =
         rabbit.site.polyhook(["dead", "replay", "--all", "--json"]).must_not_print("guest:guest").start();
     eventually("begun", || process.stdout().len() > 100);
@@ -390,9 +390,9 @@ fn a_broker_that_goes_away_ends_a_replay_and_loses_nothing() {
     assert_eq!(process.wait(Duration::from_secs(15)).code(), Some(1));
     assert!(process.stderr().iter().any(|line| line.starts_with("error:")), "{:?}", process.stderr());
     node.restart();
-    assert_all_there(&rabbit.open(), &ids);
+    assert_none_lost(&rabbit.open(), &ids);
 
-    // The rest, undisturbed.
+    // Replays the rest without a failure.
     let begun = Instant::now();
     let said = rabbit
         .site

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::sound_archive;
+use super::verified_archive;
 use crate::support::process::PolyhookCommand;
 
 #[test]
@@ -19,7 +19,7 @@ fn twenty_calls_lie_in_the_archive() {
     assert!(first.stdout.contains("20 of 20 conversations archived"), "{}", first.stdout);
     assert!(!first.stdout.contains('\x1b') && !first.stderr.contains('\x1b'));
     let archive = folder.path().join("polyhook-demo/archive");
-    let manifests = sound_archive(&archive);
+    let manifests = verified_archive(&archive);
     assert_eq!(manifests.len(), 20);
     assert!(manifests.values().any(|manifest| manifest["audio"]["status"] == "ready"));
 

@@ -1,4 +1,4 @@
-//! `polyhook doctor`: each fault, made for real, is named for what it is.
+//! `polyhook doctor`: the tests cause each fault for real and check its finding.
 
 mod broker;
 mod local;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::process::{CommandOutput, Installation, PolyhookCommand};
 
-/// What the doctor says.
+/// The findings of a run.
 #[derive(Debug)]
 struct Diagnosis {
     findings: Vec<Value>,
@@ -34,49 +34,49 @@ impl Diagnosis {
         }
         for finding in &findings {
             let [next, status] = [&finding["next"], &finding["status"]];
-            assert_eq!(next.is_null(), status == "ok", "what is not green has a next step: {finding}");
+            assert_eq!(next.is_null(), status == "ok", "a finding that is not ok has a next step: {finding}");
         }
         Self { findings, code: said.code }
     }
 
-    /// A finding of `check` with `status` that says `words`, be it in what it says or in what to do.
+    /// Asserts that a finding of `check` with `status` contains `words`.
     #[track_caller]
-    fn says(&self, check: &str, status: &str, words: &str) -> &Self {
+    fn has(&self, check: &str, status: &str, words: &str) -> &Self {
         let found = self.findings.iter().any(|finding| {
             let text = format!("{} {} {}", finding["target"], finding["said"], finding["next"])
                 .replace("\\\"", "\"")
                 .replace("\\\\", "\\");
             finding["check"] == check && finding["status"] == status && text.contains(words)
         });
-        assert!(found, "no {status} of {check} says {words:?}:\n{}", self.shown());
+        assert!(found, "no {status} of {check} says {words:?}:\n{}", self.text());
         if status == "fail" {
             assert_eq!(self.code, Some(1));
         }
         self
     }
 
-    fn shown(&self) -> String {
+    fn text(&self) -> String {
         self.findings.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
     }
 
-    /// The only red thing is this check.
+    /// Asserts that no other check fails.
     #[track_caller]
-    fn only(&self, check: &str) -> &Self {
+    fn fails_only(&self, check: &str) -> &Self {
         for finding in &self.findings {
             assert!(
                 finding["status"] != "fail" || finding["check"] == check,
-                "red beside {check}: {finding}"
+                "another failure than {check}: {finding}"
             );
         }
         self
     }
 
-    /// Nothing is red, and these are green.
+    /// Asserts that nothing fails and that these checks are ok.
     #[track_caller]
-    fn green(&self, checks: &[&str]) -> &Self {
-        assert_eq!(self.code, Some(0), "{}", self.shown());
+    fn is_ok(&self, checks: &[&str]) -> &Self {
+        assert_eq!(self.code, Some(0), "{}", self.text());
         for check in checks {
-            self.says(check, "ok", "");
+            self.has(check, "ok", "");
         }
         self
     }
@@ -88,11 +88,11 @@ fn doctor(site: &Installation, arguments: &[&str]) -> Diagnosis {
 
 fn call(site: &Installation, arguments: &[&str]) -> PolyhookCommand {
     let arguments = [&["doctor", "--json"], arguments].concat();
-    site.polyhook(arguments).must_not_print("guest:guest").must_not_print("a-key-of-nobody")
+    site.polyhook(arguments).must_not_print("guest:guest").must_not_print("an-unknown-key")
 }
 
-/// A server that answers everything with the same bytes.
-fn fixed(answer: impl Into<String>) -> SocketAddr {
+/// Starts a server that answers every request with the same bytes.
+fn fixed_server(answer: impl Into<String>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let answer = answer.into();
@@ -117,13 +117,13 @@ fn fixed(answer: impl Into<String>) -> SocketAddr {
     address
 }
 
-/// An answer for [`fixed`].
+/// Returns a response for [`fixed_server`].
 fn answer(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
-/// The URL of a server that speaks without TLS, and first.
-fn without_tls() -> String {
+/// Starts a server that sends bytes without TLS at once, and returns an https URL of it.
+fn server_without_tls() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -134,7 +134,7 @@ fn without_tls() -> String {
     url
 }
 
-/// A port where nobody listens.
-fn nobody() -> SocketAddr {
+/// Returns an address on which no server listens.
+fn unused_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,4 +1,4 @@
-//! `polyhook erase`: everything of a conversation gone, and kept away, whatever else is going on.
+//! `polyhook erase`: removes all data of a conversation and keeps it away, also while workers run and after kills.
 
 use std::{
     io::Write,
@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// PolyAI lets a worker have so little that an erasure falls into many jobs.
-const SLOWLY: &str = "worker.audio = \"both\"\npolyai.max_requests_per_second = 40";
+/// A rate limit so low that many jobs run during an erasure.
+const SLOW_WORKER: &str = "worker.audio = \"both\"\npolyai.max_requests_per_second = 40";
 
 fn outcome(admin: SocketAddr, outcome: &str) -> usize {
     metric(admin, &format!("polyhook_jobs_total{{outcome=\"{outcome}\"}}"))
@@ -32,8 +32,8 @@ fn lines(stdout: &str) -> Vec<Value> {
     stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
-/// Files below a folder whose names or contents hold `text`.
-fn holders(folder: &Path, text: &str) -> Vec<PathBuf> {
+/// Returns the files below a folder whose path or content contains `text`.
+fn files_containing(folder: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -54,8 +54,8 @@ fn holders(folder: &Path, text: &str) -> Vec<PathBuf> {
     found
 }
 
-/// An event that is kept, with something private in it.
-fn handoff(id: &str) -> Vec<u8> {
+/// Returns an event with private data that the queue keeps.
+fn handoff_event(id: &str) -> Vec<u8> {
     let body = json!({ "type": "handoff.created", "data": {
         "conversation_id": id, "environment": "live", "from_number": format!("+44-private-{id}"),
     }});
@@ -63,14 +63,14 @@ fn handoff(id: &str) -> Vec<u8> {
 }
 
 #[test]
-fn everything_goes_and_stays_away_while_the_service_runs() {
+fn erases_all_data_while_the_service_runs() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 3);
     let ids = polyai.ids();
     let site = Installation::new(&polyai.access, "worker.audio = \"both\"");
     let mut run = site.polyhook(["run"]).start();
     let admin = run.wait_until_ready();
     for id in &ids {
-        for (event, body) in [("done", polyai.event(id)), ("handoff", handoff(id))] {
+        for (event, body) in [("done", polyai.event(id)), ("handoff", handoff_event(id))] {
             assert_eq!(
                 deliver(run.receiver_address(), &site.secret, &format!("{event}-{id}"), &body),
                 Some(204)
@@ -81,7 +81,7 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
     let (gone, kept) = (&ids[0], &ids[1]);
     let private = format!("+44-private-{gone}");
     let data = site.path().join("polyhook-data");
-    assert!(!holders(&data, &private).is_empty());
+    assert!(!files_containing(&data, &private).is_empty());
     let erase = |arguments: &[&str]| site.polyhook([&["erase", gone], arguments].concat());
 
     let said = erase(&[]).run().expect_exit_code(2);
@@ -99,10 +99,10 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
         "{said}"
     );
     assert_eq!((&said["queue"]["events"], &said["queue"]["announcements"]), (&json!(1), &json!(1)), "{said}");
-    // The announcement of the erasure is all that names it.
+    // Only the announcement of the erasure still names the conversation.
     assert_eq!(site.manifests().len(), 2);
-    assert_eq!(holders(&data, &private), Vec::<PathBuf>::new());
-    assert!(holders(&site.archive(), gone).is_empty());
+    assert_eq!(files_containing(&data, &private), Vec::<PathBuf>::new());
+    assert!(files_containing(&site.archive(), gone).is_empty());
     let file = rusqlite::Connection::open(data.join("queue.db")).unwrap();
     let about: Vec<String> = file
         .prepare("SELECT kind || '.' || environment || ' ' || body FROM announcements WHERE subject = ?1")
@@ -115,7 +115,7 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
     let said = erase(&["--yes"]).run().expect_exit_code(0);
     assert!(said.stdout.contains("nothing found"), "{}", said.stdout);
 
-    // It does not come back: not by PolyAI, which is not even asked for it, not by a person who does not know.
+    // It does not come back: neither through a delivery, which causes no request to PolyAI, nor through `fetch`.
     let asked = || polyai.control("GET", "requests", &Value::Null);
     let before = asked();
     assert_eq!(deliver(run.receiver_address(), &site.secret, "again", &polyai.event(gone)), Some(204));
@@ -129,7 +129,7 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
     );
     site.polyhook(["fetch", kept]).run().expect_exit_code(0);
     assert_eq!(site.manifests().len(), 2);
-    // Unless it is let.
+    // It can be archived again after --lift.
     let said = site.polyhook(["erase", "--lift", gone]).run().expect_exit_code(0);
     assert!(said.stdout.contains("lifted"), "{}", said.stdout);
     assert_eq!(
@@ -140,7 +140,7 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
     assert_eq!(site.manifests().len(), 3);
     run.stop();
 
-    // On a terminal it asks, and is not answered by a habit.
+    // On a terminal it asks for the id, so a habitual `y` is not enough.
     for (answer, left) in [("y\n", 3), (&*format!("{kept}\n"), 2)] {
         const IN_A_TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
         let mut child = interpreter("python3")
@@ -160,7 +160,7 @@ fn everything_goes_and_stays_away_while_the_service_runs() {
 }
 
 #[test]
-fn a_killed_erasure_is_completed_by_the_next() {
+fn the_next_run_completes_a_killed_erasure() {
     const CALLS: usize = 60;
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, CALLS);
     let ids = polyai.ids();
@@ -175,12 +175,12 @@ fn a_killed_erasure_is_completed_by_the_next() {
     let arguments = [&["erase", "--yes", "--json"], &all[..]].concat();
     for killed in 1.. {
         let mut process = site.polyhook(arguments.clone()).start();
-        // A little further each time.
+        // Lets the command get further each time.
         let far = killed * 4;
         eventually("begun", || process.stdout().len() >= far.min(CALLS) || !process.is_running());
         process.kill();
-        // What is half erased names nothing that is gone.
-        super::sound_archive(&site.archive());
+        // A half-erased archive has no manifest that names a missing object.
+        super::verified_archive(&site.archive());
         if site.manifests().len() < CALLS / 2 {
             break;
         }
@@ -190,7 +190,7 @@ fn a_killed_erasure_is_completed_by_the_next() {
     let said = lines(&site.polyhook(arguments).run().expect_exit_code(0).stdout);
     assert_eq!(said.len(), CALLS);
     assert!(site.manifests().is_empty());
-    let gone = |id: &String| holders(&site.archive(), id).is_empty();
+    let gone = |id: &String| files_containing(&site.archive(), id).is_empty();
     assert!(ids.iter().all(gone));
     let file = rusqlite::Connection::open(site.path().join("polyhook-data/queue.db")).unwrap();
     let announced: Vec<(String, usize)> = file
@@ -200,22 +200,22 @@ fn a_killed_erasure_is_completed_by_the_next() {
         .unwrap()
         .map(Result::unwrap)
         .collect();
-    assert_eq!(announced, [("conversation.erased".to_owned(), CALLS)], "each once");
+    assert_eq!(announced, [("conversation.erased".to_owned(), CALLS)], "one announcement each");
     run.stop();
 }
 
 #[test]
-fn a_worker_that_is_just_archiving_does_not_bring_it_back() {
+fn a_running_job_does_not_restore_an_erased_conversation() {
     const CALLS: usize = 40;
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, CALLS);
     let ids = polyai.ids();
-    let site = Installation::new(&polyai.access, SLOWLY);
+    let site = Installation::new(&polyai.access, SLOW_WORKER);
     let mut run = site.polyhook(["run"]).start();
     let admin = run.wait_until_ready();
     for id in &ids {
         assert_eq!(deliver(run.receiver_address(), &site.secret, id, &polyai.event(id)), Some(204));
     }
-    eventually("at work", || !site.manifests().is_empty());
+    eventually("the worker archives", || !site.manifests().is_empty());
     let all: Vec<_> = ids.iter().map(String::as_str).collect();
     let said = lines(
         &site.polyhook([&["erase", "--yes", "--json"], &all[..]].concat()).run().expect_exit_code(0).stdout,
@@ -224,24 +224,24 @@ fn a_worker_that_is_just_archiving_does_not_bring_it_back() {
         said.iter().map(|said| said.pointer(of).unwrap()[what].as_u64().unwrap()).sum()
     };
     eprintln!(
-        "{} objects and {} jobs erased, {} jobs met the record",
+        "{} objects and {} jobs erased, {} jobs found the record",
         sum("/archive/0", "objects"),
         sum("/queue", "jobs"),
         outcome(admin, "erased")
     );
     let depth = |queue| metric(admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}"));
-    eventually("nothing to do", || depth("fetch") + depth("retry") == 0);
-    assert!(sum("/queue", "jobs") > 0, "the worker was faster");
-    // SIGTERM lets running jobs end.
+    eventually("the queue is empty", || depth("fetch") + depth("retry") == 0);
+    assert!(sum("/queue", "jobs") > 0, "the worker finished before the erasure");
+    // SIGTERM lets running jobs finish.
     run.stop();
     assert!(site.manifests().is_empty());
     for id in &ids {
-        assert_eq!(holders(&site.archive(), id), Vec::<PathBuf>::new());
+        assert_eq!(files_containing(&site.archive(), id), Vec::<PathBuf>::new());
     }
 }
 
 #[test]
-fn on_rabbitmq_dead_letters_kept_events_and_the_spool_are_searched() {
+fn on_rabbitmq_erases_dead_letters_stored_events_and_spooled_deliveries() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 4);
     let ids = polyai.ids();
     let node = fragile_now();
@@ -252,11 +252,11 @@ fn on_rabbitmq_dead_letters_kept_events_and_the_spool_are_searched() {
     let site = Installation::new(&polyai.access, &queue);
     let polyhook =
         |arguments: &[&str]| site.polyhook(arguments.iter().copied()).must_not_print("guest:guest");
-    site.write("key", "a-key-of-nobody");
-    let mut run = polyhook(&["run"]).must_not_print("a-key-of-nobody").start();
+    site.write("key", "an-unknown-key");
+    let mut run = polyhook(&["run"]).must_not_print("an-unknown-key").start();
     let admin = run.wait_until_ready();
     for id in &ids {
-        for (event, body) in [("done", polyai.event(id)), ("handoff", handoff(id))] {
+        for (event, body) in [("done", polyai.event(id)), ("handoff", handoff_event(id))] {
             assert_eq!(
                 deliver(run.receiver_address(), &site.secret, &format!("{event}-{id}"), &body),
                 Some(204)
@@ -270,28 +270,28 @@ fn on_rabbitmq_dead_letters_kept_events_and_the_spool_are_searched() {
     assert_eq!((&said["queue"]["dead_letters"], &said["queue"]["events"]), (&json!(1), &json!(1)), "{said}");
     let said = erase(&ids[0], &["--yes"]).expect_exit_code(0).json();
     assert_eq!((&said["outcome"], &said["queue"]["dead_letters"]), (&json!("erased"), &json!(1)), "{said}");
-    eventually("the others are there", || depth("dead") == 3 && depth("unrouted") == 3);
+    eventually("the others remain", || depth("dead") == 3 && depth("unrouted") == 3);
     let listed = polyhook(&["dead", "list", "--json"]).run().expect_exit_code(0).stdout;
     assert!(!listed.contains(&ids[0]) && ids[1..].iter().all(|id| listed.contains(id)), "{listed}");
 
-    // While the broker is away, the spool is searched, and what could not be done is said.
+    // While the broker is unavailable, the spool is erased and the rest is reported as a problem.
     node.kill();
     for id in &ids {
         assert_eq!(
-            deliver(run.receiver_address(), &site.secret, &format!("late-{id}"), &handoff(id)),
+            deliver(run.receiver_address(), &site.secret, &format!("late-{id}"), &handoff_event(id)),
             Some(204)
         );
     }
     let said = erase(&ids[1], &["--yes"]).expect_exit_code(1).json();
     assert_eq!((&said["outcome"], &said["spool"]["jobs"]), (&json!("incomplete"), &json!(1)), "{said}");
     assert!(!said["problems"].as_array().unwrap().is_empty(), "{said}");
-    assert_eq!(holders(site.path(), &format!("+44-private-{}", ids[1])), Vec::<PathBuf>::new());
+    assert_eq!(files_containing(site.path(), &format!("+44-private-{}", ids[1])), Vec::<PathBuf>::new());
     node.restart();
-    eventually("handed on", || depth("unrouted") == 3 + 3);
+    eventually("published", || depth("unrouted") == 3 + 3);
     let said = erase(&ids[1], &["--yes"]).expect_exit_code(0).json();
     assert_eq!((&said["queue"]["dead_letters"], &said["queue"]["events"]), (&json!(1), &json!(1)), "{said}");
 
-    // A job that cannot be searched for is dropped by the worker that meets it.
+    // The worker drops a job that cannot be searched for.
     site.write("key", &polyai.access.api_key);
     assert_eq!(deliver(run.receiver_address(), &site.secret, "late", &polyai.event(&ids[1])), Some(204));
     eventually("dropped", || outcome(admin, "erased") == 1);
@@ -300,7 +300,7 @@ fn on_rabbitmq_dead_letters_kept_events_and_the_spool_are_searched() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back() {
+async fn on_s3_completes_a_killed_erasure_and_restores_nothing() {
     const CALLS: usize = 30;
     let s3 = Seaweed::shared().await;
     let (store, config) = (s3.client(), s3.config("processes/erase"));
@@ -310,7 +310,7 @@ async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back(
     let site = Installation::new(
         &polyai.access,
         &format!(
-            "{SLOWLY}\nqueue = {{ url = \"{}\", prefix = \"{rabbit}\", publish_timeout = \"5s\" }}\n[archive]\nurl = \"{}\"\n\
+            "{SLOW_WORKER}\nqueue = {{ url = \"{}\", prefix = \"{rabbit}\", publish_timeout = \"5s\" }}\n[archive]\nurl = \"{}\"\n\
              endpoint = \"{}\"\nregion = \"us-east-1\"\naccess_key_id = \"{}\"\nsecret_access_key_file = \"s3-key\"\n\
              allow_http = true",
             rabbit::SHARED_NODE.url(),
@@ -333,7 +333,7 @@ async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back(
     for id in &ids {
         assert_eq!(deliver(run.receiver_address(), &site.secret, id, &polyai.event(id)), Some(204));
     }
-    eventually("at work", || outcome(admin, "archived") > 2);
+    eventually("the worker archives", || outcome(admin, "archived") > 2);
     let all: Vec<_> = ids.iter().map(String::as_str).collect();
     let arguments = [&["erase", "--yes", "--json"], &all[..]].concat();
     let mut process = polyhook(&arguments).start();
@@ -344,7 +344,7 @@ async fn on_s3_a_killed_erasure_is_completed_and_no_worker_brings_anything_back(
     let said = lines(&polyhook(&arguments).run().expect_exit_code(0).stdout);
     assert_eq!(said.len(), CALLS);
     let depth = |queue| metric(admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}"));
-    eventually("nothing to do", || depth("fetch") + depth("retry") == 0);
+    eventually("the queue is empty", || depth("fetch") + depth("retry") == 0);
     eprintln!("{} archived before, {} met the record", outcome(admin, "archived"), outcome(admin, "erased"));
     // On a slow machine the worker may have been done before: one more comes after all.
     assert_eq!(deliver(run.receiver_address(), &site.secret, "again", &polyai.event(&ids[0])), Some(204));

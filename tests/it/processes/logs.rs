@@ -1,4 +1,4 @@
-//! One line a delivery, one line a try of a job, and the trace that ties them.
+//! The log has one line per delivery and per job attempt, connected by a trace id.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use crate::support::process::{Installation, SimulatedPolyAi, deliver, eventually, get, http_request};
 
 #[test]
-fn a_delivery_can_be_followed_through_both_processes() {
+fn a_trace_id_connects_the_lines_of_receiver_and_worker() {
     const CALLS: usize = 12;
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, CALLS);
     let ids = polyai.ids();
-    // One that has to be tried twice, one that nobody knows.
+    // One conversation needs two attempts, one is unknown.
     polyai.control("PUT", &format!("calls/{}/script", ids[0]), &json!({ "in_progress_requests": 1 }));
     polyai.control("PUT", &format!("calls/{}/script", ids[1]), &json!({ "missing": true }));
     let site = Installation::new(&polyai.access, "");
@@ -23,8 +23,8 @@ fn a_delivery_can_be_followed_through_both_processes() {
     for id in &ids {
         assert_eq!(deliver(to, &site.secret, &format!("evt-{id}"), &polyai.event(id)), Some(204));
     }
-    // What is refused is told too, without what was sent.
-    assert_eq!(deliver(to, "not-the-secret-of-ours", "evt-bad", b"{}"), Some(401));
+    // Rejected deliveries are logged too, without their content.
+    assert_eq!(deliver(to, "not-the-configured-secret", "evt-bad", b"{}"), Some(401));
     assert_eq!(http_request(to, "GET", "/polyai-events", "", b"").map(|(status, _)| status), Some(405));
     eventually("archived", || site.manifests().len() == CALLS - 1);
     eventually("a dead letter", || {
@@ -47,7 +47,7 @@ fn a_delivery_can_be_followed_through_both_processes() {
     assert_eq!((deliveries.len(), jobs.len()), (CALLS, CALLS));
     for (number, id) in ids.iter().enumerate() {
         let event_id = format!("evt-{id}");
-        let [delivery] = &deliveries[&event_id][..] else { panic!("one line a delivery: {deliveries:?}") };
+        let [delivery] = &deliveries[&event_id][..] else { panic!("one line per delivery: {deliveries:?}") };
         assert_eq!(delivery["level"], "INFO");
         assert_eq!(delivery["outcome"], "accepted");
         assert_eq!(delivery["conversation.id"], id.as_str());

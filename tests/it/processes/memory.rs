@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{read_json, sound_archive};
+use super::{read_json, verified_archive};
 use crate::support::process::{
     Installation, SimulatedPolyAi, TEST_TIMEOUT, deliver, eventually, eventually_within,
 };
 
-/// The worker's peak resident memory in KiB while recordings of that size stream into the archive.
+/// Returns the peak resident memory of the worker in KiB while it archives recordings of a size.
 fn peak_kib(recordings: usize, each: &str, bytes: u64) -> u64 {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, recordings);
     let ids = polyai.ids();
@@ -32,8 +32,8 @@ fn peak_kib(recordings: usize, each: &str, bytes: u64) -> u64 {
     let mut work = site.polyhook(["work"]).start();
     work.wait_until_ready();
     let idle = work.status_kib("VmHWM");
-    let patience = if bytes > 1 << 30 { Duration::from_mins(30) } else { TEST_TIMEOUT };
-    eventually_within(patience, "archived", || site.manifests().len() == recordings);
+    let timeout = if bytes > 1 << 30 { Duration::from_mins(30) } else { TEST_TIMEOUT };
+    eventually_within(timeout, "archived", || site.manifests().len() == recordings);
     let peak = work.status_kib("VmHWM");
     let elapsed = start.elapsed();
     work.stop();
@@ -47,7 +47,7 @@ fn peak_kib(recordings: usize, each: &str, bytes: u64) -> u64 {
 }
 
 #[test]
-fn a_large_recording_streams_through_a_small_process() {
+fn memory_does_not_grow_with_the_size_of_a_recording() {
     assert!(peak_kib(1, "256 MiB", 256 << 20) < 64 << 10);
     if std::env::var_os("POLYHOOK_TEST_LONG").is_some() {
         assert!(peak_kib(1, "2 GiB", 2 << 30) < 64 << 10);
@@ -56,7 +56,7 @@ fn a_large_recording_streams_through_a_small_process() {
 }
 
 #[test]
-fn many_small_ones_do_not_add_up() {
+fn memory_does_not_grow_with_the_number_of_calls() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 40);
     let site = Installation::new(&polyai.access, "");
     let mut run = site.polyhook(["run"]).start();
@@ -72,5 +72,5 @@ fn many_small_ones_do_not_add_up() {
     eprintln!("run, 40 calls: peak {peak} KiB resident");
     assert!(peak < 64 << 10, "{peak} KiB");
     run.stop();
-    assert_eq!(sound_archive(&site.archive()).len(), 40);
+    assert_eq!(verified_archive(&site.archive()).len(), 40);
 }

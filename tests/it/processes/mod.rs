@@ -1,4 +1,4 @@
-//! The program as people and machines meet it: processes, exit codes, signals, files.
+//! Tests of the program as users and scripts see it: processes, exit codes, signals, files.
 
 mod arguments;
 mod bounds;
@@ -39,9 +39,9 @@ fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// The manifests of an archive in a folder by conversation, after everything they name was found as they say.
+/// Checks each object that the manifests of an archive folder name, and returns the manifests by conversation.
 #[track_caller]
-pub(crate) fn sound_archive(folder: &Path) -> BTreeMap<String, Value> {
+pub(crate) fn verified_archive(folder: &Path) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
     for path in manifests(folder) {
         let manifest = read_json(&path);
@@ -53,7 +53,7 @@ pub(crate) fn sound_archive(folder: &Path) -> BTreeMap<String, Value> {
             assert_eq!(object["size_bytes"], bytes.len(), "{}", file.display());
             assert_eq!(object["sha256"], sha256(&bytes), "{}", file.display());
             if object["kind"] == "audio" {
-                assert_plays(&bytes, &object["wav"]);
+                assert_playable(&bytes, &object["wav"]);
             }
         }
         let id = manifest["conversation_id"].as_str().unwrap().to_owned();
@@ -62,9 +62,9 @@ pub(crate) fn sound_archive(folder: &Path) -> BTreeMap<String, Value> {
     found
 }
 
-/// Another implementation reads every sample and finds the length the manifest tells.
+/// Checks with another WAV implementation that all samples are readable and the length equals that of the manifest.
 #[track_caller]
-fn assert_plays(bytes: &[u8], wav: &Value) {
+fn assert_playable(bytes: &[u8], wav: &Value) {
     let mut reader = hound::WavReader::new(bytes).unwrap();
     let (samples, spec) = (reader.duration(), reader.spec());
     let seconds = f64::from(samples) / f64::from(spec.sample_rate);

@@ -1,4 +1,4 @@
-//! Two processes and a broker: what was answered 204 is archived, announced, and readable for anybody.
+//! Receiver, worker and a broker: what is answered with 204 is archived, announced and readable by other consumers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,11 +20,11 @@ use crate::support::{
     rabbit,
 };
 
-/// How many deliveries are sent at least. Every call is announced twice, so half as many conversations are behind
-/// them; with `POLYHOOK_TEST_LONG=1` each has its own, and only some are announced twice.
+/// The minimum number of deliveries. Every conversation is delivered twice, so there are half as many conversations; with
+/// `POLYHOOK_TEST_LONG=1` there is one conversation per delivery, and only some are delivered twice.
 const DELIVERIES: usize = 10_000;
 
-/// `support/consumer.py` at work.
+/// A running `support/consumer.py`.
 pub(super) struct Consumer {
     child: Child,
     lines: Receiver<Value>,
@@ -43,10 +43,10 @@ impl Consumer {
             .spawn()
             .unwrap();
         let stdout = child.stdout.take().unwrap();
-        let (tell, lines) = channel();
+        let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if tell.send(serde_json::from_str(&line).expect("JSON")).is_err() {
+                if sender.send(serde_json::from_str(&line).expect("JSON")).is_err() {
                     return;
                 }
             }
@@ -57,7 +57,7 @@ impl Consumer {
     }
 
     pub(super) fn next(&self) -> Value {
-        self.lines.recv_timeout(TEST_TIMEOUT).expect("the consumer goes on reading")
+        self.lines.recv_timeout(TEST_TIMEOUT).expect("the consumer still reads")
     }
 }
 
@@ -68,7 +68,7 @@ impl Drop for Consumer {
     }
 }
 
-/// What every message has, whatever it is.
+/// Checks the properties and headers that all messages have.
 #[track_caller]
 fn assert_envelope(line: &Value) {
     let headers = &line["headers"];
@@ -95,7 +95,7 @@ fn assert_event(line: &Value) {
 }
 
 fn body(line: &Value) -> Vec<u8> {
-    // One decoder more would be a dependency more.
+    // Decodes base64 without another dependency.
     let text = line["body"].as_str().unwrap().trim_end_matches('=');
     let value = |byte: u8| match byte {
         b'A'..=b'Z' => byte - b'A',
@@ -113,13 +113,13 @@ fn body(line: &Value) -> Vec<u8> {
     bytes
 }
 
-struct Pair {
+struct Services {
     site: Installation,
     url: String,
     prefix: String,
 }
 
-impl Pair {
+impl Services {
     fn new(access: &SimulatorAccess, worker: &str) -> Self {
         let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
         let queue =
@@ -129,17 +129,17 @@ impl Pair {
 }
 
 #[test]
-fn ten_thousand_deliveries_are_archived_once_and_announced() {
+fn archives_and_announces_ten_thousand_deliveries_once() {
     let long = std::env::var_os("POLYHOOK_TEST_LONG").is_some();
     let (calls, duplicates) = if long { (DELIVERIES, "0.01") } else { (DELIVERIES / 2, "1") };
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, calls);
-    let Pair { site, url, prefix } = Pair::new(&polyai.access, "worker.concurrency = 32");
+    let Services { site, url, prefix } = Services::new(&polyai.access, "worker.concurrency = 32");
     let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
     let (receiver_admin, worker_admin) = (receive.wait_until_ready(), work.wait_until_ready());
     let consumer = Consumer::start(&url, &prefix);
 
-    // Another process of the same seed knows the same calls; it sends as fast as it gets its answers.
+    // A simulator with the same seed has the same calls. It sends as fast as it gets answers.
     let target = format!("http://{}/polyai-events", receive.receiver_address());
     site.write("scenario.toml", SimulatedPolyAi::CHATS);
     let number = calls.to_string();
@@ -168,7 +168,7 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
     let sent_in = start.elapsed();
     let accepted = summary["accepted"].as_u64().unwrap();
     assert_eq!(accepted, summary["deliveries"].as_u64().unwrap(), "{summary}");
-    assert!(accepted >= DELIVERIES as u64, "copies too: {summary}");
+    assert!(accepted >= DELIVERIES as u64, "including duplicates: {summary}");
 
     let ids: BTreeSet<String> = polyai.ids().into_iter().collect();
     assert_eq!(ids.len(), calls);
@@ -185,7 +185,7 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
             assert_eq!(line["headers"]["cloudEvents:subject"], id);
             known.insert(id.to_owned());
             let before = events.insert(line["message_id"].as_str().unwrap().to_owned(), body(&line));
-            assert!(before.is_none_or(|before| before == body(&line)), "a copy has the same bytes");
+            assert!(before.is_none_or(|before| before == body(&line)), "a duplicate has the same bytes");
         } else {
             assert_envelope(&line);
             assert_eq!(line["type"], "conversation.ready");
@@ -196,10 +196,10 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
         }
     }
     let archived_in = start.elapsed();
-    assert_eq!((&known, events.len()), (&ids, calls), "every call's event, nothing else");
+    assert_eq!((&known, events.len()), (&ids, calls), "the event of every call and nothing else");
     assert_eq!(announced.keys().collect::<BTreeSet<_>>(), ids.iter().collect());
     for (id, announcements) in &announced {
-        assert_eq!(announcements.len(), 1, "{id} is announced under one id");
+        assert_eq!(announcements.len(), 1, "{id} is announced with one id");
     }
 
     eventually("the queue is empty", || metric(worker_admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0);
@@ -225,9 +225,9 @@ fn ten_thousand_deliveries_are_archived_once_and_announced() {
 }
 
 #[test]
-fn a_plain_consumer_reads_the_very_bytes() {
+fn other_consumers_read_the_original_bytes() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
-    let Pair { site, url, prefix } = Pair::new(&polyai.access, "");
+    let Services { site, url, prefix } = Services::new(&polyai.access, "");
     let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     receive.wait_until_ready();
     let consumer = Consumer::start(&url, &prefix);
@@ -240,8 +240,8 @@ fn a_plain_consumer_reads_the_very_bytes() {
             br#"{"event_type":"handoff.created","data":{"environment":"pre-release"}}"#,
             "handoff.created.pre-release",
         ),
-        (br#"{"type":"one.nobody.knows","data":{"environment":"live"}}"#, "one.nobody.knows.live"),
-        (b"\x00\xff no JSON \xfe", "unparsed.unknown"),
+        (br#"{"type":"an.unknown.type","data":{"environment":"live"}}"#, "an.unknown.type.live"),
+        (b"\x00\xff not JSON \xfe", "unparsed.unknown"),
         (b"", "unparsed.unknown"),
     ];
     for (number, (sent, routing_key)) in deliveries.iter().enumerate() {
@@ -251,7 +251,7 @@ fn a_plain_consumer_reads_the_very_bytes() {
         assert_event(&line);
         assert_eq!(body(&line), *sent);
         assert_eq!((&line["message_id"], &line["routing_key"]), (&event_id.into(), &(*routing_key).into()));
-        // So whoever has the secret can check it again.
+        // A consumer with the secret can verify the signature again.
         let signature =
             polyhook::signature::sign(&polyhook::secret::Secret::new(&*site.secret), None, &body(&line));
         let verify = ["verify", "--signature", &signature];

@@ -1,4 +1,4 @@
-//! Secrets and keys that change while the service runs: no restart, no delivery and no job lost.
+//! Secrets and keys change while the service runs: no restart is needed, no delivery and no job is lost.
 
 use std::{
     net::SocketAddr,
@@ -19,31 +19,31 @@ use crate::support::process::{
     Installation, PolyhookCommand, Process, SimulatedPolyAi, deliver, eventually, get, metric,
 };
 
-/// Senders whose secret is always right, until they are told to end; every answer has to be a 204.
-struct Honest {
-    over: Arc<AtomicBool>,
+/// Senders with a valid secret that run until they are stopped; every answer must be a 204.
+struct ValidLoad {
+    stopped: Arc<AtomicBool>,
     sent: Arc<AtomicU32>,
     senders: Vec<JoinHandle<()>>,
 }
 
-impl Honest {
-    fn on(to: SocketAddr, secret: &str, body: &[u8]) -> Self {
-        let (over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+impl ValidLoad {
+    fn start(to: SocketAddr, secret: &str, body: &[u8]) -> Self {
+        let (stopped, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let senders = (0..3).map(|_| {
-            let (over, sent) = (Arc::clone(&over), Arc::clone(&sent));
+            let (stopped, sent) = (Arc::clone(&stopped), Arc::clone(&sent));
             let (secret, body) = (secret.to_owned(), body.to_owned());
             std::thread::spawn(move || {
-                while !over.load(Ordering::Relaxed) {
+                while !stopped.load(Ordering::Relaxed) {
                     let n = sent.fetch_add(1, Ordering::Relaxed);
                     assert_eq!(deliver(to, &secret, &format!("evt-{n}"), &body), Some(204), "number {n}");
                 }
             })
         });
-        Self { senders: senders.collect(), over, sent }
+        Self { senders: senders.collect(), stopped, sent }
     }
 
-    fn end(self) -> u32 {
-        self.over.store(true, Ordering::Relaxed);
+    fn stop(self) -> u32 {
+        self.stopped.store(true, Ordering::Relaxed);
         for sender in self.senders {
             sender.join().unwrap();
         }
@@ -51,65 +51,68 @@ impl Honest {
     }
 }
 
-/// As an editor or a deployment does it.
-fn replace(path: &Path, text: &str) {
+/// Replaces a file by renaming another one, as editors and deployment tools do.
+fn replace_file(path: &Path, text: &str) {
     let next = path.with_extension("next");
     std::fs::write(&next, text).unwrap();
     std::fs::rename(&next, path).unwrap();
 }
 
-/// What it says of itself, if it is ready; a busy machine may not be for a moment.
+/// Returns the body of `/readyz`, or an empty text if the process is not ready, which is possible for a moment on a busy
+/// machine.
 fn readyz(admin: SocketAddr) -> String {
     get(admin, "/readyz").filter(|(status, _)| *status == 200).map(|(_, body)| body).unwrap_or_default()
 }
 
-/// A busy disk is not what these tests are about.
-const PATIENT: &str = "queue.publish_timeout = \"3s\"";
+/// A timeout for busy disks, which these tests do not test.
+const LONG_PUBLISH_TIMEOUT: &str = "queue.publish_timeout = \"3s\"";
 
 fn reloads(process: &Process) -> usize {
     process.stderr().iter().filter(|line| line.contains("signing secrets reloaded")).count()
 }
 
 #[test]
-fn secrets_change_under_load_and_every_honest_delivery_is_taken() {
+fn reloads_secrets_under_load_without_rejecting_a_valid_delivery() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
-    let site = Installation::new(&polyai.access, PATIENT);
+    let site = Installation::new(&polyai.access, LONG_PUBLISH_TIMEOUT);
     let mut receive = site.polyhook(["receive"]).must_not_print("of-this-round").start();
     receive.wait_until_ready();
     let to = receive.receiver_address();
     let body = polyai.event("CA1");
-    let load = Honest::on(to, &site.secret, &body);
-    let fresh = |round: usize| format!("secret-of-this-round-{round}");
+    let load = ValidLoad::start(to, &site.secret, &body);
+    let new_secret = |round: usize| format!("secret-of-this-round-{round}");
     for round in 0..8 {
-        let text = format!("{}\n{}\n", fresh(round), site.secret);
-        // Both ways to write, both ways to be noticed.
+        let text = format!("{}\n{}\n", new_secret(round), site.secret);
+        // Rename and overwrite, each with and without SIGHUP.
         if round % 4 < 2 {
-            replace(&site.path().join("secrets"), &text);
+            replace_file(&site.path().join("secrets"), &text);
         } else {
             site.write("secrets", &text);
         }
         if round % 2 == 0 {
             receive.signal(Signal::SIGHUP);
         }
-        let taken = |round| deliver(to, &fresh(round), "evt-fresh", &body);
-        eventually("in force", || taken(round) == Some(204));
+        let status = |round| deliver(to, &new_secret(round), "evt-fresh", &body);
+        eventually("the secret is active", || status(round) == Some(204));
         if round > 0 {
-            assert_eq!(taken(round - 1), Some(401), "the one before is gone");
+            assert_eq!(status(round - 1), Some(401), "the previous secret is inactive");
         }
     }
-    let sent = load.end();
-    assert!(sent > 200, "{sent} deliveries show nothing");
+    let sent = load.stop();
+    assert!(sent > 200, "{sent} deliveries are too few for a load test");
     assert_eq!(reloads(&receive), 8);
     assert_eq!(receive.stderr().iter().filter(|line| line.contains("SIGHUP")).count(), 4);
     receive.stop();
 }
 
-/// A projected volume: `secrets` → `..data/secrets`, `..data` → a folder that is replaced as a whole.
+/// A Kubernetes projected volume: `secrets` → `..data/secrets`, `..data` → a folder that is replaced atomically.
 #[test]
-fn kubernetes_swaps_are_noticed() {
+fn notices_kubernetes_volume_updates() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
-    let site =
-        Installation::new(&polyai.access, &format!("{PATIENT}\nsignature.secrets_file = \"mount/secrets\""));
+    let site = Installation::new(
+        &polyai.access,
+        &format!("{LONG_PUBLISH_TIMEOUT}\nsignature.secrets_file = \"mount/secrets\""),
+    );
     let mount = site.path().join("mount");
     let version = |number: usize, secret: &str| {
         let name = format!("..2026_11_24_{number}");
@@ -130,38 +133,38 @@ fn kubernetes_swaps_are_noticed() {
     for number in 1..4 {
         let secret = format!("the-secret-of-version-{number}");
         version(number, &secret);
-        eventually("in force", || deliver(to, &secret, "evt-2", &body) == Some(204));
+        eventually("the secret is active", || deliver(to, &secret, "evt-2", &body) == Some(204));
         assert_eq!(deliver(to, &site.secret, "evt-3", &body), Some(401));
     }
     receive.stop();
 }
 
 #[test]
-fn a_bad_file_is_said_once_and_costs_nothing() {
+fn reports_an_invalid_file_once_and_keeps_the_old_secrets() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
-    let site = Installation::new(&polyai.access, PATIENT);
+    let site = Installation::new(&polyai.access, LONG_PUBLISH_TIMEOUT);
     let mut run = site.polyhook(["run"]).must_not_print("hunter2").start();
     let admin = run.wait_until_ready();
     let (to, body) = (run.receiver_address(), polyai.event("CA1"));
     site.write("secrets", "hunter2\n");
     std::fs::remove_file(site.path().join("key")).unwrap();
-    eventually("named", || readyz(admin).contains("secrets: secrets: signing secret number 1 is shorter"));
-    eventually("named", || readyz(admin).contains("degraded: api_key: key: "));
+    eventually("reported", || readyz(admin).contains("secrets: secrets: signing secret number 1 is shorter"));
+    eventually("reported", || readyz(admin).contains("degraded: api_key: key: "));
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(deliver(to, &site.secret, "evt-1", &body), Some(204));
-    let said = |condition: &str| run.log().iter().filter(|line| line["condition"] == condition).count();
-    assert_eq!((said("secrets"), said("api_key")), (1, 1), "once, not every second");
+    let logged = |condition: &str| run.log().iter().filter(|line| line["condition"] == condition).count();
+    assert_eq!((logged("secrets"), logged("api_key")), (1, 1), "logged once, not every second");
     site.write("secrets", &site.secret);
     site.write("key", &polyai.access.api_key);
-    eventually("well", || readyz(admin) == "ready\n");
-    // A line is written up to 20 ms later, and all of them before the end.
+    eventually("ready without a condition", || readyz(admin) == "ready\n");
+    // A log line is written up to 20 ms later, and all lines before the process ends.
     run.stop();
-    let said = |condition: &str| run.log().iter().filter(|line| line["condition"] == condition).count();
-    assert_eq!((said("secrets"), said("api_key")), (2, 2));
+    let logged = |condition: &str| run.log().iter().filter(|line| line["condition"] == condition).count();
+    assert_eq!((logged("secrets"), logged("api_key")), (2, 2));
 }
 
 #[test]
-fn a_hangup_where_there_is_nothing_to_read_is_harmless() {
+fn ignores_sighup_if_there_is_nothing_to_reload() {
     let folder = tempfile::tempdir().unwrap();
     let mut receive = PolyhookCommand::new(folder.path(), ["receive"])
         .env("POLYAI_WEBHOOK_SECRET", "0123456789abcdef")
@@ -177,19 +180,19 @@ fn a_hangup_where_there_is_nothing_to_read_is_harmless() {
     receive.stop();
 }
 
-/// The key is in the file before the old one is refused, as careful people do it, but only just.
+/// The new key is in the file immediately before PolyAI rejects the old one.
 #[test]
-fn jobs_go_on_with_the_new_key() {
+fn jobs_continue_with_the_new_key() {
     const CALLS: usize = 300;
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, CALLS);
-    let site = Installation::new(&polyai.access, &format!("{PATIENT}\nworker.concurrency = 4"));
+    let site = Installation::new(&polyai.access, &format!("{LONG_PUBLISH_TIMEOUT}\nworker.concurrency = 4"));
     let fault = json!({ "fault": { "operations": ["v3_conversation"], "action": { "delay": "40ms" } } });
     polyai.control("POST", "faults", &fault);
     let mut run = site.polyhook(["run"]).must_not_print("another-simulated").start();
     let admin = run.wait_until_ready();
     for id in polyai.ids() {
         let body = polyai.event(&id);
-        eventually("taken", || {
+        eventually("accepted", || {
             deliver(run.receiver_address(), &site.secret, &format!("evt-{id}"), &body) == Some(204)
         });
     }
@@ -197,17 +200,20 @@ fn jobs_go_on_with_the_new_key() {
     for share in [1, 2, 3] {
         eventually("some are archived", || site.manifests().len() >= CALLS * share / 4);
         let key = format!("another-simulated-one-{share}");
-        replace(&site.path().join("key"), &key);
+        replace_file(&site.path().join("key"), &key);
         polyai.control("PUT", "api-key", &json!({ "api_key": key }));
         rotated += usize::from(site.manifests().len() < CALLS);
     }
-    assert_eq!(rotated, 3, "everything was done before the last rotation: it shows nothing");
-    eventually("all are archived, or dead", || {
+    assert_eq!(rotated, 3, "everything was archived before the last rotation, so the test shows nothing");
+    eventually("all are archived or dead letters", || {
         site.manifests().len() + metric(admin, "polyhook_dead_letters_total{reason=\"key_rejected\"}")
             >= CALLS
     });
     assert_eq!(site.manifests().len(), CALLS);
     let refused = &polyai.control("GET", "requests", &Value::Null)["v3_conversation"]["401"];
-    assert!(refused.as_u64().is_some_and(|refused| refused > 0), "the second before the poll was never met");
+    assert!(
+        refused.as_u64().is_some_and(|refused| refused > 0),
+        "no request used the old key before the reload"
+    );
     run.stop();
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, os::unix::fs::PermissionsExt};
 
 use serde_json::{Value, json};
 
-use super::sound_archive;
+use super::verified_archive;
 use crate::support::process::{CommandOutput, Installation, SimulatedPolyAi, deliver, eventually, get};
 
 /// An endpoint of the stand-in that delivers to `receiver`: its id and its secret.
@@ -71,7 +71,7 @@ impl World {
         let asked_again = json!({ "status": 503 }).to_string();
         assert!(answers.keys().all(|answer| *answer == asked_again), "{answers:?}");
         eventually("all archived", || self.site.manifests().len() >= count);
-        assert_eq!(sound_archive(&self.site.archive()).len(), count);
+        assert_eq!(verified_archive(&self.site.archive()).len(), count);
         answers
     }
 

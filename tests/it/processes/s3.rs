@@ -1,4 +1,4 @@
-//! The same worker on S3: the same objects as in a folder, and none is written twice.
+//! The archive on S3 has the same objects as an archive folder, and no object is written twice.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use serde_json::{Value, json};
 
-use super::{sha256, sound_archive};
+use super::{sha256, verified_archive};
 use crate::support::{
     process::{Installation, Process, SimulatedPolyAi, eventually, metric},
     seaweed::Seaweed,
@@ -14,7 +14,7 @@ use crate::support::{
 
 const CALLS: usize = 12;
 
-/// Every object below a prefix: its bytes and its mark.
+/// Returns the bytes and the ETag of every object below a prefix.
 async fn objects(store: &impl ObjectStore, prefix: &str) -> BTreeMap<String, (Vec<u8>, Option<String>)> {
     let listed: Vec<_> = store.list(Some(&Path::from(prefix))).try_collect().await.unwrap();
     let mut found = BTreeMap::new();
@@ -26,7 +26,7 @@ async fn objects(store: &impl ObjectStore, prefix: &str) -> BTreeMap<String, (Ve
     found
 }
 
-/// What a manifest says of the conversation, without when and where.
+/// Returns the parts of a manifest that do not depend on time and place.
 fn content(manifest: &Value) -> Value {
     let mut manifest = manifest.clone();
     let fields = manifest.as_object_mut().unwrap();
@@ -43,7 +43,7 @@ fn deliver_all(polyai: &SimulatedPolyAi, run: &Process, event_seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_objects_as_in_a_folder() {
+async fn stores_the_same_objects_on_s3_as_in_a_folder() {
     let s3 = Seaweed::shared().await;
     let store = s3.client();
     let prefix = "processes/same";
@@ -69,7 +69,7 @@ async fn the_same_objects_as_in_a_folder() {
     let archived = |admin| metric(admin, "polyhook_jobs_total{outcome=\"archived\"}");
     eventually("archived in both", || archived(admin.0) == CALLS && archived(admin.1) == CALLS);
 
-    let in_folder = sound_archive(&folder.archive());
+    let in_folder = verified_archive(&folder.archive());
     let in_bucket = objects(&store, prefix).await;
     assert_eq!(in_folder.len(), CALLS);
     let mut names = 0;

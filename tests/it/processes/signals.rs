@@ -1,4 +1,4 @@
-//! What survives the end of a process, however it comes.
+//! No accepted delivery is lost when a process ends, by SIGTERM, SIGINT or SIGKILL.
 
 use std::{
     collections::BTreeSet,
@@ -14,19 +14,19 @@ use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
-use super::sound_archive;
+use super::verified_archive;
 use crate::support::process::{
     Installation, PolyhookCommand, SimulatedPolyAi, deliver, eventually, http_request, metric,
 };
 
-/// Senders that go on until nobody answers, or every call is delivered.
+/// Senders that run until the receiver no longer answers or all calls are delivered.
 struct Load {
     accepted: Arc<Mutex<BTreeSet<String>>>,
     senders: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    fn on(to: std::net::SocketAddr, polyai: &SimulatedPolyAi, ids: &Arc<Vec<String>>) -> Self {
+    fn start(to: std::net::SocketAddr, polyai: &SimulatedPolyAi, ids: &Arc<Vec<String>>) -> Self {
         let accepted = Arc::new(Mutex::new(BTreeSet::new()));
         let next = Arc::new(AtomicUsize::new(0));
         let polyai = Arc::new((polyai.access.secret.clone(), polyai.event("ID")));
@@ -54,7 +54,7 @@ impl Load {
         self.accepted.lock().unwrap().len()
     }
 
-    fn end(self) -> BTreeSet<String> {
+    fn join(self) -> BTreeSet<String> {
         for sender in self.senders {
             sender.join().unwrap();
         }
@@ -62,7 +62,7 @@ impl Load {
     }
 }
 
-/// What the embedded queue's file says, `query` giving one number.
+/// Runs a query that returns a number on the file of the embedded queue.
 fn count(site: &Installation, query: &str) -> u64 {
     let path = site.path().join("polyhook-data/queue.db");
     let open = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
@@ -70,65 +70,76 @@ fn count(site: &Installation, query: &str) -> u64 {
     open.query_row(query, [], |row| row.get(0)).unwrap()
 }
 
-fn every_204_is_archived_once_after(signal: Signal) {
+fn assert_every_204_is_archived_once_after(signal: Signal) {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 3000);
     let site = Installation::new(&polyai.access, "worker.concurrency = 4");
     let ids = Arc::new(polyai.ids());
     let mut run = site.polyhook(["run"]).start();
     run.wait_until_ready();
-    let load = Load::on(run.receiver_address(), &polyai, &ids);
-    eventually("some are taken", || load.accepted() >= 300);
-    assert!(load.accepted() < 3000, "the load is over too soon to show anything");
+    let load = Load::start(run.receiver_address(), &polyai, &ids);
+    eventually("some are accepted", || load.accepted() >= 300);
+    assert!(load.accepted() < 3000, "the load ended before the signal, so the test shows nothing");
     if signal == Signal::SIGKILL {
         run.kill();
     } else {
         run.signal(signal);
         assert_eq!(run.wait(Duration::from_secs(10)).code(), Some(0), "{:?}", run.stderr().last());
     }
-    let accepted = load.end();
+    let accepted = load.join();
     assert!((300..3000).contains(&accepted.len()), "{}", accepted.len());
     let archived = site.manifests().len();
-    assert!(archived < accepted.len(), "everything was done before the signal: it shows nothing");
+    assert!(
+        archived < accepted.len(),
+        "everything was archived before the signal, so the test shows nothing"
+    );
     eprintln!("{signal}: {} answered 204, {archived} archived at the end", accepted.len());
     if signal != Signal::SIGKILL {
-        assert_eq!(count(&site, "SELECT count(*) FROM messages WHERE state = 'leased'"), 0, "handed back");
+        assert_eq!(
+            count(&site, "SELECT count(*) FROM messages WHERE state = 'leased'"),
+            0,
+            "jobs are returned to the queue"
+        );
     }
 
     let mut run = site.polyhook(["run"]).start();
     let admin = run.wait_until_ready();
-    eventually("empty", || {
+    eventually("the queue is empty", || {
         let open = count(&site, "SELECT count(*) FROM messages WHERE state <> 'done'");
         open == 0 && metric(admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0
     });
     run.stop();
-    let archived = sound_archive(&site.archive());
+    let archived = verified_archive(&site.archive());
     for id in &accepted {
         assert_eq!(archived.get(id).unwrap_or_else(|| panic!("{id} is lost"))["revision"], 1);
     }
-    // A delivery that was made durable and cut off before its 204 is welcome too; an invention is not.
+    // A delivery that was stored but not answered may be archived too. Nothing else may.
     assert!(archived.keys().all(|id| ids.contains(id)));
     let announced = count(&site, "SELECT count(DISTINCT subject) FROM announcements");
     assert_eq!(announced, archived.len() as u64);
-    assert_eq!(count(&site, "SELECT count(*) FROM announcements"), announced, "each with one id");
+    assert_eq!(
+        count(&site, "SELECT count(*) FROM announcements"),
+        announced,
+        "one announcement per conversation"
+    );
 }
 
 #[test]
 fn sigterm_under_load_loses_nothing() {
-    every_204_is_archived_once_after(Signal::SIGTERM);
+    assert_every_204_is_archived_once_after(Signal::SIGTERM);
 }
 
 #[test]
 fn sigint_under_load_loses_nothing() {
-    every_204_is_archived_once_after(Signal::SIGINT);
+    assert_every_204_is_archived_once_after(Signal::SIGINT);
 }
 
 #[test]
 fn kill_9_under_load_loses_nothing() {
-    every_204_is_archived_once_after(Signal::SIGKILL);
+    assert_every_204_is_archived_once_after(Signal::SIGKILL);
 }
 
 #[test]
-fn a_second_signal_aborts_and_the_job_comes_back() {
+fn a_second_signal_aborts_and_the_job_runs_again() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let ids = polyai.ids();
     let fault = json!({ "fault": { "operations": ["v3_conversation"], "action": { "delay": "60s" } } });
@@ -138,11 +149,11 @@ fn a_second_signal_aborts_and_the_job_comes_back() {
     run.wait_until_ready();
     assert_eq!(deliver(run.receiver_address(), &site.secret, "evt-1", &polyai.event(&ids[0])), Some(204));
     let leased = || count(&site, "SELECT count(*) FROM messages WHERE state = 'leased'") == 1;
-    eventually("under way", leased);
+    eventually("the job runs", leased);
     run.signal(Signal::SIGTERM);
     run.wait_for("the drain", |line| line.contains("draining").then_some(()));
     std::thread::sleep(Duration::from_millis(300));
-    assert!(run.is_running(), "the first signal waits for what is under way");
+    assert!(run.is_running(), "the first signal waits for running jobs");
     run.signal(Signal::SIGTERM);
     let code = run.wait(Duration::from_secs(3)).code();
     assert_eq!(code, Some(1), "{:#?}", run.stderr());
@@ -154,7 +165,7 @@ fn a_second_signal_aborts_and_the_job_comes_back() {
 }
 
 #[test]
-fn the_quickstarts_variables_are_enough() {
+fn runs_with_only_the_quickstart_variables() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 1);
     let ids = polyai.ids();
     let folder = tempfile::tempdir().unwrap();
@@ -165,14 +176,14 @@ fn the_quickstarts_variables_are_enough() {
         .env("POLYAI_ACCOUNT_ID", &access.account_id)
         .env("POLYAI_PROJECT_ID", &access.project_id)
         .env("POLYAI_WEBHOOK_SECRET", &access.secret)
-        // Somebody may have the default ports.
+        // The default ports may be in use.
         .env("POLYHOOK__SERVER__LISTEN", "127.0.0.1:0")
         .env("POLYHOOK__ADMIN__LISTEN", "127.0.0.1:0")
         .must_not_print(&access.secret)
         .start();
     run.wait_until_ready();
     let to = run.receiver_address();
-    // As the quickstart has it: no timestamp, no event id, no identifiers of account and project.
+    // As in the quickstart: no timestamp, no event id, no identifiers of account and project.
     let body = json!({ "type": "conversation.completed", "data": { "conversation_id": ids[0], "environment": "live" } });
     let body = body.to_string();
     let secret = polyhook::secret::Secret::new(access.secret.clone());
@@ -181,7 +192,7 @@ fn the_quickstarts_variables_are_enough() {
     let answer = http_request(to, "POST", "/polyai-events", &headers, body.as_bytes());
     assert_eq!(answer, Some((204, String::new())));
     let archive = folder.path().join("polyhook-data/archive");
-    eventually("archived", || sound_archive(&archive).len() == 1);
-    assert_eq!(sound_archive(&archive)[&ids[0]]["audio"]["status"], "ready");
+    eventually("archived", || verified_archive(&archive).len() == 1);
+    assert_eq!(verified_archive(&archive)[&ids[0]]["audio"]["status"], "ready");
     run.stop();
 }

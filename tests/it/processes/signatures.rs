@@ -1,4 +1,4 @@
-//! Signatures against implementations that owe nothing to ours: Python's `hmac` and Node's `crypto`.
+//! Signatures compared with independent implementations: Python's `hmac` and Node's `crypto`.
 
 use std::{
     io::{Read, Write},
@@ -35,7 +35,7 @@ enum Language {
 impl Language {
     const ALL: [Self; 2] = [Self::Python, Self::Node];
 
-    /// Signs files as PolyAI's documents say.
+    /// Signs files as PolyAI's documentation describes.
     fn sign(self, secret: &str, timestamp: Option<u64>, folder: &Path, files: &[&str]) -> Vec<String> {
         let (name, flag, script) = match self {
             Self::Python => ("python3", "-c", PYTHON),
@@ -66,7 +66,7 @@ const BODIES: [(&str, &[u8]); 5] = [
 ];
 
 #[test]
-fn what_others_sign_is_accepted() {
+fn accepts_signatures_of_other_implementations() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     for secret in ["whsec_0123456789abcdef0123456789abcdef", "ein Geheimnis — 秘密の鍵"] {
         let mut access = polyai.access.clone();
@@ -95,7 +95,7 @@ fn what_others_sign_is_accepted() {
                 let form = if timestamp.is_some() { "timestamped" } else { "body" };
                 assert_eq!(verdict["form"], form, "{what}");
 
-                // One byte more, or another secret, and it is somebody else's.
+                // A further byte or another secret makes the signature invalid.
                 let other = [body, b" "].concat();
                 assert_eq!(post(to, &event_id, good, timestamp, &other), Some(401), "{what}");
                 site.polyhook(arguments).input(&other).run().expect_exit_code(1);
@@ -106,8 +106,8 @@ fn what_others_sign_is_accepted() {
     }
 }
 
-/// Takes one request and answers 204; its header, in lower case names, and its body.
-fn one_request(listener: &TcpListener) -> (String, Vec<u8>) {
+/// Answers one request with 204 and returns its head and its body.
+fn receive_request(listener: &TcpListener) -> (String, Vec<u8>) {
     let (mut stream, _) = listener.accept().unwrap();
     let mut request = Vec::new();
     let mut part = [0; 4096];
@@ -132,7 +132,7 @@ fn header(head: &str, name: &str) -> Option<String> {
 }
 
 #[test]
-fn what_send_signs_others_accept() {
+fn other_implementations_accept_the_signatures_of_send() {
     let folder = tempfile::tempdir().unwrap();
     let secret = "whsec_fedcba9876543210";
     std::fs::write(folder.path().join("secret"), secret).unwrap();
@@ -144,7 +144,7 @@ fn what_send_signs_others_accept() {
             let arguments =
                 ["send", "--url", &url, "--secret-file", "secret", "--scheme", scheme, "--body", name];
             let sending = PolyhookCommand::new(folder.path(), arguments).must_not_print(secret).start();
-            let (head, sent) = one_request(&listener);
+            let (head, sent) = receive_request(&listener);
             drop(sending);
             assert_eq!(sent, body, "{name}");
             let signature = header(&head, "x-polyai-signature").unwrap();

@@ -1,4 +1,4 @@
-//! A receiver with a spool while the broker is away, and what an operator sees of it.
+//! The spool while the broker is unavailable, as an operator sees it.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[test]
-fn what_is_spooled_is_counted_checked_and_handed_on() {
+fn counts_verifies_and_drains_spooled_deliveries() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 40);
     let ids = polyai.ids();
     let node = fragile_now();
@@ -28,7 +28,7 @@ fn what_is_spooled_is_counted_checked_and_handed_on() {
     assert_eq!((&status["exists"], &status["messages"]), (&json!(false), &json!(0)));
     assert_eq!(verified, json!({ "ok": true, "messages": 0, "problems": [] }));
 
-    // It starts and is ready without the broker, and says so.
+    // The receiver starts and is ready without the broker, and reports it as degraded.
     let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     let admin = receive.wait_until_ready();
     let (_, ready) = get(admin, "/readyz").unwrap();
@@ -49,19 +49,19 @@ fn what_is_spooled_is_counted_checked_and_handed_on() {
     assert_eq!(drained.json(), json!({ "moved": 0, "left": 20 }));
     assert!(drained.stderr.contains("cannot be reached"), "{}", drained.stderr);
 
-    // Killed, and never started again: a person can still save everything.
+    // After a kill, `spool drain` publishes everything without the receiver.
     receive.kill();
     node.restart();
     assert_eq!(spool("drain").expect_exit_code(0).json(), json!({ "moved": 20, "left": 0 }));
     let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
     let admin = receive.wait_until_ready();
-    // A duplicate of what went through the spool of a process that was killed.
+    // A duplicate of a delivery that the killed process had spooled.
     assert_eq!(deliver(receive.receiver_address(), &site.secret, &ids[0], &polyai.event(&ids[0])), Some(204));
 
-    // The broker goes under a running receiver, which is ended while it is away. Whoever only scrapes learns of it.
+    // The broker fails while the receiver runs, and the receiver stops before it is back. A metric shows the failure.
     node.kill();
-    eventually("it is measured", || metric(admin, "polyhook_condition{condition=\"broker\"}") == 1);
+    eventually("the metric shows it", || metric(admin, "polyhook_condition{condition=\"broker\"}") == 1);
     for id in &ids[20..] {
         assert_eq!(deliver(receive.receiver_address(), &site.secret, id, &polyai.event(id)), Some(204));
     }
@@ -76,7 +76,7 @@ fn what_is_spooled_is_counted_checked_and_handed_on() {
 }
 
 #[test]
-fn a_damaged_spool_is_1_and_says_what_to_do() {
+fn exits_with_1_and_names_the_damaged_spool() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "spool = { path = \"spool.db\" }");
     site.write("spool.db", &"?".repeat(9000));

@@ -1,4 +1,4 @@
-//! `polyhook tail`, as whoever looks on meets it.
+//! `polyhook tail`, as a user sees it.
 
 use std::{
     io::{BufRead, BufReader},
@@ -14,8 +14,8 @@ use crate::support::{
     rabbit,
 };
 
-/// What a tail has told so far, as (what, id).
-fn told(tail: &Process) -> Vec<(String, String)> {
+/// Returns the lines that a tail has printed so far, as (what, id).
+fn printed(tail: &Process) -> Vec<(String, String)> {
     let lines = tail.stdout();
     let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).expect(line));
     lines
@@ -32,8 +32,8 @@ fn event(kind: &str, conversation: &str, environment: &str, project: &str) -> Ve
     .into_bytes()
 }
 
-/// The way of a conversation from its delivery to its announcement, and of one that does not exist, on any queue.
-fn shows_the_whole_way(config: &str) {
+/// Checks that tail shows a conversation from its delivery to its announcement, and one that fails.
+fn assert_shows_whole_lifecycle(config: &str) {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, config);
     let mut run = site.polyhook(["run"]).must_not_print("guest:guest").start();
@@ -42,12 +42,12 @@ fn shows_the_whole_way(config: &str) {
     let mut alerts =
         site.polyhook(["tail", "--type", "alerts", "--limit", "1"]).must_not_print("guest:guest").start();
     let seen = |what: &str, id: &str| {
-        let found = told(&tail);
+        let found = printed(&tail);
         found.iter().any(|(found, about)| found == what && about == id)
     };
-    // Until it follows: on RabbitMQ that takes a second.
+    // Waits until tail follows; on RabbitMQ that takes a second.
     let mut number = 0;
-    eventually("followed", || {
+    eventually("tail follows", || {
         number += 1;
         let id = format!("probe-{number}");
         let body = event("a.probe", "CA-probe", "live", "P");
@@ -59,7 +59,7 @@ fn shows_the_whole_way(config: &str) {
     let id = &polyai.ids()[0];
     assert_eq!(deliver(run.receiver_address(), &site.secret, "evt_good", &polyai.event(id)), Some(204));
     assert_eq!(
-        deliver(run.receiver_address(), &site.secret, "evt_lost", &polyai.event("CA-nobody")),
+        deliver(run.receiver_address(), &site.secret, "evt_lost", &polyai.event("CA-unknown")),
         Some(204)
     );
     let alert = event("alerts.triggered", id, "live", "P");
@@ -73,7 +73,7 @@ fn shows_the_whole_way(config: &str) {
     ] {
         eventually(&format!("{what} {id}"), || seen(what, id));
     }
-    eventually("ready", || told(&tail).iter().any(|(what, _)| what == "ready"));
+    eventually("ready", || printed(&tail).iter().any(|(what, _)| what == "ready"));
     let lines = tail.stdout();
     let of = |what: &str, id: &str| -> Value {
         let lines = lines.iter().map(|line| serde_json::from_str(line).unwrap());
@@ -84,7 +84,7 @@ fn shows_the_whole_way(config: &str) {
     let all = lines.join("\n");
     assert!(!all.contains("caller") && !all.contains("49151"), "{all}");
 
-    // One had enough with its first line; the other ends when it is asked to.
+    // One tail stops at its limit; the other one stops on a signal.
     assert_eq!(alerts.wait(TEST_TIMEOUT).code(), Some(0));
     let [line] = &alerts.stdout()[..] else { panic!("{:?}", alerts.stdout()) };
     assert!(line.contains("delivery") && line.contains("alerts.triggered") && line.contains(id), "{line}");
@@ -97,24 +97,24 @@ fn shows_the_whole_way(config: &str) {
 }
 
 #[test]
-fn the_whole_way_on_the_embedded_queue() {
-    shows_the_whole_way("");
+fn shows_the_whole_lifecycle_on_the_embedded_queue() {
+    assert_shows_whole_lifecycle("");
 }
 
 #[test]
-fn the_whole_way_on_rabbitmq() {
+fn shows_the_whole_lifecycle_on_rabbitmq() {
     let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
-    shows_the_whole_way(&format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}"));
+    assert_shows_whole_lifecycle(&format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}"));
 }
 
 #[test]
-fn filters_and_the_past() {
+fn filters_events_and_shows_past_ones() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
     let mut receive = site.polyhook(["receive"]).start();
     receive.wait_until_ready();
     for (id, kind, conversation, environment, project) in [
-        // What does not pass comes first, or the limit would hide it.
+        // The event that no filter matches comes first, because the limit would hide a later one.
         ("1", "alertsx", "CA1", "live", "P2"),
         ("2", "alerts.triggered", "CA1", "live", "P1"),
         ("3", "alerts.triggered.v2", "CA2", "sandbox", "P2"),
@@ -142,7 +142,7 @@ fn filters_and_the_past() {
     tail(&["--project", "P1", "--environment", "live"], &["2"]);
     receive.stop();
 
-    // Wrong usage, a wrong path and a broker that is away are said.
+    // Wrong usage, a wrong path and an unavailable broker are reported.
     site.polyhook(["tail", "--limit", "0"]).run().expect_exit_code(2);
     let said = site.polyhook(["tail", "--set", "queue.url=sqlite:not-there.db"]).run().expect_exit_code(1);
     assert!(said.stderr.contains("there is no queue file not-there.db"), "{}", said.stderr);
@@ -159,7 +159,7 @@ fn filters_and_the_past() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_well() {
+fn exits_normally_when_the_output_is_closed() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
     let mut receive = site.polyhook(["receive"]).start();

@@ -1,4 +1,4 @@
-//! One trace from PolyAI's delivery to the customer's own consumer, as a real collector receives it.
+//! One trace from PolyAI's delivery to the customer's consumer, as an OTLP collector receives it.
 
 use std::{net::TcpListener, time::Instant};
 
@@ -13,7 +13,7 @@ use crate::support::{
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// The same delivery with a `traceparent`, as an instrumented ingress sends it.
+/// Delivers an event with a `traceparent`, as an instrumented ingress sends it.
 fn deliver_traced(to: std::net::SocketAddr, secret: &str, id: &str, traceparent: &str, body: &[u8]) -> u16 {
     let now = polyhook::clock::Clock::System.now().as_second();
     let signature = polyhook::signature::sign(&polyhook::secret::Secret::new(secret), Some(now), body);
@@ -25,7 +25,7 @@ fn deliver_traced(to: std::net::SocketAddr, secret: &str, id: &str, traceparent:
 }
 
 #[test]
-fn a_call_is_one_trace_across_the_queue() {
+fn a_conversation_is_one_trace_across_the_queue() {
     let collector = Collector::start();
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 2);
     let ids = polyai.ids();
@@ -43,19 +43,19 @@ fn a_call_is_one_trace_across_the_queue() {
     let consumer = Consumer::start(&url, &prefix);
     let to = receive.receiver_address();
     assert_eq!(deliver_traced(to, &site.secret, "evt-traced", PARENT, &polyai.event(&ids[0])), 204);
-    // No span for who is not verified, nor for a trace that its sender does not keep.
-    assert_eq!(deliver(to, "not-the-secret-of-ours", "evt-bad", b"{}"), Some(401));
-    let unkept = PARENT.replace("0af7", "1af7").replace("-01", "-00");
-    assert_eq!(deliver_traced(to, &site.secret, "evt-unkept", &unkept, b"{\"type\":\"x\"}"), 204);
-    // One that fails, in a trace that begins here.
+    // There is no span for an unverified request, nor for a trace that is not sampled.
+    assert_eq!(deliver(to, "not-the-configured-secret", "evt-bad", b"{}"), Some(401));
+    let unsampled = PARENT.replace("0af7", "1af7").replace("-01", "-00");
+    assert_eq!(deliver_traced(to, &site.secret, "evt-unsampled", &unsampled, b"{\"type\":\"x\"}"), 204);
+    // A delivery that fails, in a trace that starts here.
     assert_eq!(deliver(to, &site.secret, "evt-unknown", &polyai.event(&ids[1])), Some(204));
     let mut announced = String::new();
     for _ in 0..4 {
         let line = consumer.next();
         let traceparent = line["headers"]["traceparent"].as_str().unwrap().to_owned();
         match line["message_id"].as_str().unwrap() {
-            "evt-unkept" => assert!(
-                traceparent.starts_with(&unkept[..36]) && traceparent.ends_with("-00"),
+            "evt-unsampled" => assert!(
+                traceparent.starts_with(&unsampled[..36]) && traceparent.ends_with("-00"),
                 "{traceparent}"
             ),
             _ if line["type"] == "conversation.ready" => announced = traceparent,
@@ -63,7 +63,7 @@ fn a_call_is_one_trace_across_the_queue() {
         }
     }
     eventually("a dead letter", || work.stderr().iter().any(|line| line.contains("job is a dead letter")));
-    // What is left is sent at the end.
+    // Remaining spans are sent during the shutdown.
     receive.stop();
     work.stop();
     let of = |trace: &str| -> Vec<Span> {
@@ -101,14 +101,14 @@ fn a_call_is_one_trace_across_the_queue() {
         assert_eq!(one(name).parent, job.id, "{name}");
     }
     assert_eq!(announce.parent, job.id);
-    assert_eq!(announced, format!("00-{trace}-{}-01", announce.id), "a consumer continues there");
+    assert_eq!(announced, format!("00-{trace}-{}-01", announce.id), "a consumer continues the trace");
 
     let all = collector.spans();
     let failed: Vec<_> = all.iter().filter(|span| span.failed && span.kind == "CONSUMER").collect();
     let [failed] = failed[..] else { panic!("{all:#?}") };
     assert_eq!(failed.attributes["messaging.message.id"], "evt-unknown");
     assert_eq!(failed.attributes["error.type"], "unknown_conversation");
-    assert!(all.iter().all(|span| span.trace_id != unkept[3..35]), "{all:#?}");
+    assert!(all.iter().all(|span| span.trace_id != unsampled[3..35]), "{all:#?}");
     assert_eq!(all.iter().filter(|span| span.kind == "SERVER").count(), 2, "{all:#?}");
     let text = collector.text();
     for secret in [&site.secret, &polyai.access.api_key, "guest:guest"] {
@@ -117,7 +117,7 @@ fn a_call_is_one_trace_across_the_queue() {
 }
 
 #[test]
-fn a_collector_that_hangs_holds_nothing_up() {
+fn a_hanging_collector_delays_nothing() {
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 30);
     let config = format!("tracing.endpoint = \"http://{}\"\n", hangs.local_addr().unwrap());
@@ -129,7 +129,7 @@ fn a_collector_that_hangs_holds_nothing_up() {
         assert_eq!(deliver(to, &site.secret, &format!("evt-{id}"), &polyai.event(&id)), Some(204));
     }
     eventually("archived", || site.manifests().len() == 30);
-    let begun = Instant::now();
+    let start = Instant::now();
     run.stop();
-    assert!(begun.elapsed().as_secs() < 8, "{:?}", begun.elapsed());
+    assert!(start.elapsed().as_secs() < 8, "{:?}", start.elapsed());
 }

@@ -1,4 +1,4 @@
-//! RabbitMQ, a real one.
+//! The checks of RabbitMQ, with a real broker.
 
 use lapin::{
     BasicProperties, Connection, ConnectionProperties,
@@ -7,7 +7,7 @@ use lapin::{
 };
 use tokio::runtime::Runtime;
 
-use super::{Diagnosis, call, doctor, nobody};
+use super::{Diagnosis, call, doctor, unused_address};
 use crate::support::{
     process::{Installation, SimulatedPolyAi, eventually},
     rabbit::{self, ClientCertificate, Node, SHARED_NODE},
@@ -17,36 +17,36 @@ fn queue(url: &str, prefix: &str) -> String {
     format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}\nspool.path = \"spool.db\"")
 }
 
-/// Somebody else at work on the broker.
-fn meddle(work: impl AsyncFnOnce(lapin::Channel)) {
+/// Changes the broker from outside.
+fn change_broker(work: impl AsyncFnOnce(lapin::Channel)) {
     Runtime::new().unwrap().block_on(async {
         let connection =
             Connection::connect(&SHARED_NODE.url(), ConnectionProperties::default()).await.unwrap();
         work(connection.create_channel().await.unwrap()).await;
-        // The channel may still be on its own way out.
+        // The channel may be closing already.
         let _ = connection.close(200, "OK".into()).await;
     });
 }
 
 #[test]
-fn the_topology_before_during_and_after() {
+fn reports_missing_foreign_and_filled_queues() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let prefix = rabbit::unique_prefix();
     let site = Installation::new(&polyai.access, &queue(&SHARED_NODE.url(), &prefix));
     let found = doctor(&site, &["--role", "receive"]);
-    found.green(&["broker.connection", "broker.permissions", "broker.round_trip", "spool"]);
-    found.says("broker.topology", "warn", "nothing is declared yet");
-    found.says("broker.policies", "skipped", "rabbitmqctl list_queues -p '/' name policy");
+    found.is_ok(&["broker.connection", "broker.permissions", "broker.round_trip", "spool"]);
+    found.has("broker.topology", "warn", "nothing is declared yet");
+    found.has("broker.policies", "skipped", "rabbitmqctl list_queues -p '/' name policy");
     let found = doctor(&site, &["--role", "receive"]);
-    found.says("broker.topology", "warn", "nothing is declared yet");
+    found.has("broker.topology", "warn", "nothing is declared yet");
 
     let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     receive.wait_for("a connection", |line| line.contains("connected to the broker").then_some(()));
     receive.stop();
-    doctor(&site, &["--role", "receive"]).green(&["broker.topology", "broker.round_trip"]);
+    doctor(&site, &["--role", "receive"]).is_ok(&["broker.topology", "broker.round_trip"]);
 
     let [fetch, dead, unrouted] = ["fetch", "dead", "unrouted"].map(|name| format!("{prefix}.{name}"));
-    meddle(async |channel| {
+    change_broker(async |channel| {
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         for queue in [&fetch, &dead, &unrouted] {
             let sent = channel.basic_publish(
@@ -59,20 +59,20 @@ fn the_topology_before_during_and_after() {
             sent.await.unwrap().await.unwrap();
         }
     });
-    // The broker counts what is in a quorum queue every few seconds only.
+    // The broker updates the counts of a quorum queue only every few seconds.
     eventually("counted", || {
-        let shown = doctor(&site, &[]).shown();
+        let shown = doctor(&site, &[]).text();
         ["1 jobs wait", "1 dead letters", "1 events"].iter().all(|words| shown.contains(words))
     });
     let found = doctor(&site, &[]);
-    found.says("broker.topology", "warn", "1 jobs wait, and no worker takes them");
-    found.says("broker.topology", "warn", "1 dead letters").says(
+    found.has("broker.topology", "warn", "1 jobs wait, and no worker takes them");
+    found.has("broker.topology", "warn", "1 dead letters").has(
         "broker.topology",
         "warn",
         "1 events for which no queue is bound",
     );
 
-    meddle(async |channel| {
+    change_broker(async |channel| {
         for queue in [&fetch, &dead] {
             channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
         }
@@ -80,13 +80,13 @@ fn the_topology_before_during_and_after() {
         channel.queue_declare(fetch.as_str().into(), durable, FieldTable::default()).await.unwrap();
     });
     let found = doctor(&site, &[]);
-    found.says("broker.topology", "warn", &format!("missing: {dead}")).only("broker.topology");
-    found.says("broker.topology", "fail", "other properties than polyhook needs");
-    found.says("broker.topology", "fail", &format!("rabbitmqctl delete_queue -p '/' {fetch}"));
+    found.has("broker.topology", "warn", &format!("missing: {dead}")).fails_only("broker.topology");
+    found.has("broker.topology", "fail", "other properties than polyhook needs");
+    found.has("broker.topology", "fail", &format!("rabbitmqctl delete_queue -p '/' {fetch}"));
 }
 
 #[test]
-fn who_is_let_in_and_to_what() {
+fn reports_login_tls_and_permission_errors() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let port = SHARED_NODE.port();
     let prefix = rabbit::unique_prefix();
@@ -97,19 +97,23 @@ fn who_is_let_in_and_to_what() {
         )
     };
     let found = ask(&format!("amqp://guest:hunter2@127.0.0.1:{port}/%2f"), &[]);
-    found.says("broker.connection", "fail", "refused the login").only("broker.connection");
-    found.says("broker.topology", "skipped", "no node accepts the connection");
+    found.has("broker.connection", "fail", "refused the login").fails_only("broker.connection");
+    found.has("broker.topology", "skipped", "no node accepts the connection");
     let found = ask(&format!("amqp://guest:guest@127.0.0.1:{port}/nowhere"), &[]);
-    found.says("broker.connection", "fail", "virtual host").only("broker.connection");
-    ask(&format!("amqp://guest:guest@{}/%2f", nobody()), &[]).says("broker.connection", "fail", "refused");
-    ask(&format!("amqps://guest:guest@127.0.0.1:{port}/%2f"), &[]).says("broker.connection", "fail", "TLS");
+    found.has("broker.connection", "fail", "virtual host").fails_only("broker.connection");
+    ask(&format!("amqp://guest:guest@{}/%2f", unused_address()), &[]).has(
+        "broker.connection",
+        "fail",
+        "refused",
+    );
+    ask(&format!("amqps://guest:guest@127.0.0.1:{port}/%2f"), &[]).has("broker.connection", "fail", "TLS");
 
-    // Nor does anybody trust a certificate of its own authority.
+    // A certificate of a private authority is not trusted.
     let own = SHARED_NODE.tls_url().replace("amqps://guest:guest@", "https://").replace("%2f", "");
     let found = ask(&SHARED_NODE.url(), &["--url", &own]);
     found
-        .says("public_url", "fail", "no trusted TLS connection: invalid peer certificate")
-        .only("public_url");
+        .has("public_url", "fail", "no trusted TLS connection: invalid peer certificate")
+        .fails_only("public_url");
 
     let user = format!("user-{prefix}");
     SHARED_NODE.ctl(&["add_user", &user, "hunter2"]);
@@ -124,36 +128,36 @@ fn who_is_let_in_and_to_what() {
     ] {
         SHARED_NODE.ctl(&["set_permissions", "-p", "/", &user, configure, write, read]);
         let found = ask(&format!("amqp://{user}:hunter2@127.0.0.1:{port}/%2f"), &[]);
-        found.says("broker.permissions", "fail", lacks).only("broker.permissions");
+        found.has("broker.permissions", "fail", lacks).fails_only("broker.permissions");
         let command = format!(
             "rabbitmqctl set_permissions -p '/' '{user}' '^{prefix}\\.' '^({prefix}\\.|amq\\.default$)' '^{prefix}\\.'"
         );
-        found.says("broker.permissions", "fail", &command);
+        found.has("broker.permissions", "fail", &command);
     }
-    // With what the command gives, polyhook works.
+    // polyhook works with the permissions that the command grants.
     SHARED_NODE.ctl(&["set_permissions", "-p", "/", &user, &ours, &write, &ours]);
     let url = format!("amqp://{user}:hunter2@127.0.0.1:{port}/%2f");
-    ask(&url, &[]).green(&["broker.permissions", "broker.round_trip"]);
+    ask(&url, &[]).is_ok(&["broker.permissions", "broker.round_trip"]);
     let site = Installation::new(&polyai.access, &queue(&url, &prefix));
     let mut receive = site.polyhook(["run"]).must_not_print("hunter2").start();
     receive.wait_for("a connection", |line| line.contains("connected to the broker").then_some(()));
     receive.stop();
-    ask(&url, &[]).green(&["broker.permissions", "broker.topology"]);
+    ask(&url, &[]).is_ok(&["broker.permissions", "broker.topology"]);
 }
 
 #[test]
-fn a_broker_without_room() {
+fn reports_a_broker_that_accepts_no_messages() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let node = Node::start(ClientCertificate::Optional);
     let site = Installation::new(&polyai.access, &queue(&node.url(), "polyhook"));
     node.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
     let found = doctor(&site, &["--role", "receive"]);
-    found.says("broker.round_trip", "fail", "short of memory or disk").only("broker.round_trip");
+    found.has("broker.round_trip", "fail", "short of memory or disk").fails_only("broker.round_trip");
     node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     node.ctl(&["set_policy", "everything", ".*", r#"{"max-length":0}"#]);
-    doctor(&site, &["--role", "receive"]).says("broker.round_trip", "fail", "a policy");
+    doctor(&site, &["--role", "receive"]).has("broker.round_trip", "fail", "a policy");
     node.pause();
     let found = doctor(&site, &["--role", "receive"]);
-    found.says("broker.connection", "fail", "does not answer within");
+    found.has("broker.connection", "fail", "does not answer within");
     node.resume();
 }

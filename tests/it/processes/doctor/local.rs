@@ -1,31 +1,31 @@
-//! Configuration, secrets, files, disks, archives.
+//! The checks of configuration, secrets, files, disks and archives.
 
 use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 
-use super::{Diagnosis, answer, call, doctor, fixed};
+use super::{Diagnosis, answer, call, doctor, fixed_server};
 use crate::support::{
     process::{Installation, SimulatedPolyAi},
     small_disk::SmallDisk,
 };
 
 #[test]
-fn a_configuration_that_cannot_be_read_is_78() {
+fn exits_with_78_if_the_configuration_cannot_be_read() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
     let said = call(&site, &["--set", "quue.url=x"]).run().expect_exit_code(78);
-    Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.says("configuration", "fail", "did you mean");
+    Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.has("configuration", "fail", "did you mean");
     let said = call(&site, &["--set", "signature.secrets_file=not-there"]).run().expect_exit_code(78);
-    Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.says("configuration", "fail", "not-there");
-    // One that can be read but makes no sense hides nothing else.
+    Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.has("configuration", "fail", "not-there");
+    // An invalid value does not prevent the other checks.
     let found = doctor(&site, &["--set", "worker.concurrency=0"]);
     found
-        .says("configuration", "fail", "worker.concurrency")
-        .says("polyai.key", "ok", "")
-        .only("configuration");
+        .has("configuration", "fail", "worker.concurrency")
+        .has("polyai.key", "ok", "")
+        .fails_only("configuration");
 }
 
 #[test]
-fn secrets_that_were_copied_wrong() {
+fn reports_copy_mistakes_and_file_modes() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
     let secret = &site.secret;
@@ -38,11 +38,11 @@ fn secrets_that_were_copied_wrong() {
         (polyai.access.api_key.clone(), "it is an API key"),
     ] {
         site.write("secrets", &text);
-        doctor(&site, &["--role", "receive"]).says("secret", "fail", words);
+        doctor(&site, &["--role", "receive"]).has("secret", "fail", words);
     }
     site.write("secrets", secret);
     site.write("key", &format!("Bearer {}", polyai.access.api_key));
-    doctor(&site, &[]).says("secret", "fail", "Bearer");
+    doctor(&site, &[]).has("secret", "fail", "Bearer");
     site.write("key", &polyai.access.api_key);
 
     let mode = |name: &str, mode| {
@@ -51,61 +51,63 @@ fn secrets_that_were_copied_wrong() {
     for (secrets, key, status) in [(0o600, 0o640, "ok"), (0o644, 0o400, "warn"), (0o660, 0o600, "warn")] {
         mode("secrets", secrets);
         mode("key", key);
-        doctor(&site, &[]).says("file_mode", status, "secrets").says("file_mode", "ok", "key");
+        doctor(&site, &[]).has("file_mode", status, "secrets").has("file_mode", "ok", "key");
     }
     let inline = Installation::new(&polyai.access, &format!("signature.secrets = [\"{secret}\"]"));
-    doctor(&inline, &[]).says("file_mode", "warn", "the configuration file, which contains secrets,");
+    doctor(&inline, &[]).has("file_mode", "warn", "the configuration file, which contains secrets,");
 }
 
 #[test]
-fn files_and_disks() {
+fn reports_damaged_files_and_full_disks() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
-    site.write("queue.db", "this is no database, however long it may be");
+    site.write("queue.db", "this is not a database, whatever its length is");
     let queue = ["--set", "queue.url=sqlite:queue.db"];
-    doctor(&site, &queue).says("queue.file", "fail", "damaged").only("queue.file");
+    doctor(&site, &queue).has("queue.file", "fail", "damaged").fails_only("queue.file");
     site.polyhook(["fetch", &polyai.ids()[0]]).run().expect_exit_code(0);
-    doctor(&site, &[]).green(&["queue.file", "archive", "disk"]);
+    doctor(&site, &[]).is_ok(&["queue.file", "archive", "disk"]);
 
     let file = site.path().join("polyhook-data/queue.db");
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[8192..].fill(0xff);
     std::fs::write(&file, bytes).unwrap();
-    doctor(&site, &[]).says("queue.file", "fail", "it is damaged").only("queue.file");
+    doctor(&site, &[]).has("queue.file", "fail", "it is damaged").fails_only("queue.file");
     std::fs::remove_file(&file).unwrap();
 
     let disk = SmallDisk::mount(site.path().join("small"), 8);
     let at = |path: &str| disk.file(path).display().to_string();
-    let there =
+    let small_disk_args =
         [format!("queue.url=sqlite:{}", at("q/queue.db")), format!("archive.url=file:{}", at("archive"))];
-    let there = ["--set", &there[0], "--set", &there[1]];
-    let found = doctor(&site, &there);
-    found.says("disk", "fail", "queue (").says("disk", "fail", "archive (").only("disk");
+    let small_disk_args = ["--set", &there[0], "--set", &there[1]];
+    let found = doctor(&site, &small_disk_args);
+    found.has("disk", "fail", "queue (").has("disk", "fail", "archive (").fails_only("disk");
     disk.make_read_only(true);
-    let found = doctor(&site, &there);
-    found.says("queue.file", "fail", "Read-only").says("archive", "fail", "Read-only");
+    let found = doctor(&site, &small_disk_args);
+    found.has("queue.file", "fail", "Read-only").has("archive", "fail", "Read-only");
     disk.make_read_only(false);
     std::fs::create_dir(disk.file("archive")).unwrap();
     disk.fill();
-    doctor(&site, &there).says("archive", "fail", "");
+    doctor(&site, &small_disk_args).has("archive", "fail", "");
 }
 
 #[test]
-fn buckets() {
+fn reports_unusable_buckets() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let bucket = |answer: String| {
         let archive = format!(
             "archive = {{ url = \"s3://bucket/x\", endpoint = \"http://{}\", allow_http = true, region = \"r\", access_key_id = \"id\", secret_access_key = \"hunter2-hunter2\" }}",
-            fixed(answer)
+            fixed_server(answer)
         );
         let site = Installation::new(&polyai.access, &archive);
         Diagnosis::read(&call(&site, &[]).must_not_print("hunter2-hunter2").run())
     };
     let found = bucket(answer("200 OK", "etag: \"1\"\r\n", ""));
-    found.says("archive", "fail", "ignores conditional writes").only("archive");
+    found.has("archive", "fail", "ignores conditional writes").fails_only("archive");
     let refusal = "<Error><Code>SignatureDoesNotMatch</Code></Error>";
     let found = bucket(answer("403 Forbidden", "", refusal));
-    found.says("archive", "fail", "SignatureDoesNotMatch").only("archive");
+    found.has("archive", "fail", "SignatureDoesNotMatch").fails_only("archive");
     let absent = "<Error><Code>NoSuchBucket</Code></Error>";
-    bucket(answer("404 Not Found", "", absent)).says("archive", "fail", "the bucket exists").only("archive");
+    bucket(answer("404 Not Found", "", absent))
+        .has("archive", "fail", "the bucket exists")
+        .fails_only("archive");
 }

@@ -1,10 +1,10 @@
-//! What stands between PolyAI and us.
+//! The check of the public URL.
 
-use super::{answer, doctor, fixed, nobody, without_tls};
+use super::{answer, doctor, fixed_server, server_without_tls, unused_address};
 use crate::support::process::{Installation, SimulatedPolyAi};
 
 #[test]
-fn an_unsigned_post_must_be_answered_by_polyhook() {
+fn reports_what_answers_instead_of_polyhook() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
     let ask = |url: &str| doctor(&site, &["--role", "receive", "--url", url]);
@@ -12,8 +12,8 @@ fn an_unsigned_post_must_be_answered_by_polyhook() {
     receive.wait_until_ready();
     let ours = receive.receiver_address();
     let found = ask(&format!("http://{ours}/polyai-events"));
-    found.green(&["public_url"]).says("public_url", "warn", "not https");
-    ask(&format!("http://{ours}/elsewhere?token=whsec_mine")).says(
+    found.is_ok(&["public_url"]).has("public_url", "warn", "not https");
+    ask(&format!("http://{ours}/elsewhere?token=whsec_mine")).has(
         "public_url",
         "fail",
         "server.path (/polyai-events)",
@@ -36,10 +36,10 @@ fn an_unsigned_post_must_be_answered_by_polyhook() {
         ("503 Service Unavailable", "", "{\"error\":\"service unavailable\"}\n", "/readyz"),
         ("418 I'm a teapot", "", "", "must be answered 401"),
     ] {
-        let found = ask(&format!("http://{}/polyai-events", fixed(answer(status, headers, body))));
-        found.says("public_url", "fail", words).only("public_url");
+        let found = ask(&format!("http://{}/polyai-events", fixed_server(answer(status, headers, body))));
+        found.has("public_url", "fail", words).fails_only("public_url");
     }
-    ask(&format!("http://{}/", nobody())).says("public_url", "fail", "refused");
-    ask("https://no-such-host.invalid/").says("public_url", "fail", "cannot be resolved");
-    ask(&without_tls()).says("public_url", "fail", "no trusted TLS connection");
+    ask(&format!("http://{}/", unused_address())).has("public_url", "fail", "refused");
+    ask("https://no-such-host.invalid/").has("public_url", "fail", "cannot be resolved");
+    ask(&server_without_tls()).has("public_url", "fail", "no trusted TLS connection");
 }
