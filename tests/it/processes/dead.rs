@@ -77,15 +77,7 @@ fn replays_a_dead_letter_after_its_cause_is_fixed() {
         .expect_exit_code(0);
     assert_eq!(whole.json()["body"].as_str().unwrap().as_bytes(), polyai.event(&ids[0]));
     assert_eq!(whole.json()["attempts"][0]["correlation_id"], correlation);
-    let filtered = |filter: &[&str]| {
-        let arguments = [&["dead", "list", "--json"], filter].concat();
-        lines(&site.polyhook(arguments).run().expect_exit_code(0).stdout).len()
-    };
-    assert_eq!(filtered(&["--reason", "key_rejected", "--newer-than", "1h"]), 3);
-    assert_eq!(filtered(&["--project", &polyai.access.project_id, "--project", "another"]), 3);
-    for nothing in [["--reason", "timeout"], ["--project", "another"], ["--older-than", "1h"]] {
-        assert_eq!(filtered(&nothing), 0, "{nothing:?}");
-    }
+    assert_filters(&site, &polyai);
     run.stop();
 
     site.write("key", &polyai.access.api_key);
@@ -109,6 +101,19 @@ fn replays_a_dead_letter_after_its_cause_is_fixed() {
     let announced: usize =
         file.query_row("SELECT count(*) FROM announcements", [], |row| row.get(0)).unwrap();
     assert_eq!(announced, 3);
+}
+
+/// Checks the filters of `dead list` with three dead letters of the reason `key_rejected`.
+fn assert_filters(site: &Installation, polyai: &SimulatedPolyAi) {
+    let filtered = |filter: &[&str]| {
+        let arguments = [&["dead", "list", "--json"], filter].concat();
+        lines(&site.polyhook(arguments).run().expect_exit_code(0).stdout).len()
+    };
+    assert_eq!(filtered(&["--reason", "key_rejected", "--newer-than", "1h"]), 3);
+    assert_eq!(filtered(&["--project", &polyai.access.project_id, "--project", "another"]), 3);
+    for nothing in [["--reason", "timeout"], ["--project", "another"], ["--older-than", "1h"]] {
+        assert_eq!(filtered(&nothing), 0, "{nothing:?}");
+    }
 }
 
 #[test]
@@ -144,7 +149,22 @@ fn rejects_wrong_usage_and_asks_before_dropping() {
     assert_eq!((&said["outcome"], &said["id"]), (&"dropped".into(), &"b".into()));
     assert_eq!(lines(&site.polyhook(["dead", "list", "--json"]).run().expect_exit_code(0).stdout).len(), 2);
 
-    // On a terminal it asks for confirmation.
+    assert_asks_before_dropping(&site);
+
+    // An unavailable broker.
+    let [unused] = ports::free();
+    let away = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{unused}/%2f\"");
+    let site = Installation::new(&polyai.access, &away);
+    let begun = Instant::now();
+    let said = site.polyhook(["dead", "list"]).must_not_print("guest:guest").run().expect_exit_code(1);
+    assert!(said.stderr.contains("queue.url:") && said.stdout.is_empty(), "{said:?}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    let site = Installation::new(&polyai.access, "queue.url = \"redis://there\"");
+    site.polyhook(["dead", "list"]).run().expect_exit_code(78);
+}
+
+/// Runs `dead drop` on a terminal with two dead letters.
+fn assert_asks_before_dropping(site: &Installation) {
     for (answer, left) in [("\n", 2), ("n\n", 2), ("y\n", 0)] {
         const IN_A_TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
         let mut child = interpreter("python3")
@@ -162,17 +182,6 @@ fn rejects_wrong_usage_and_asks_before_dropping() {
         let listed = site.polyhook(["dead", "list", "--json"]).run().expect_exit_code(0).stdout;
         assert_eq!(lines(&listed).len(), left, "{answer:?}: {said}");
     }
-
-    // An unavailable broker.
-    let [unused] = ports::free();
-    let away = format!("queue.url = \"amqp://guest:guest@127.0.0.1:{unused}/%2f\"");
-    let site = Installation::new(&polyai.access, &away);
-    let begun = Instant::now();
-    let said = site.polyhook(["dead", "list"]).must_not_print("guest:guest").run().expect_exit_code(1);
-    assert!(said.stderr.contains("queue.url:") && said.stdout.is_empty(), "{said:?}");
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
-    let site = Installation::new(&polyai.access, "queue.url = \"redis://there\"");
-    site.polyhook(["dead", "list"]).run().expect_exit_code(78);
 }
 
 #[test]

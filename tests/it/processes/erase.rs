@@ -115,10 +115,26 @@ fn erases_all_data_while_the_service_runs() {
     let said = erase(&["--yes"]).run().expect_exit_code(0);
     assert!(said.stdout.contains("nothing found"), "{}", said.stdout);
 
-    // It does not come back: neither through a delivery, which causes no request to PolyAI, nor through `fetch`.
+    assert_stays_erased_until_lifted(&polyai, &site, run.receiver_address(), admin, gone);
+    site.polyhook(["fetch", kept]).run().expect_exit_code(0);
+    assert_eq!(site.manifests().len(), 3);
+    run.stop();
+
+    assert_asks_for_the_id(&site, kept);
+}
+
+/// Checks that neither a delivery, which causes no request to PolyAI, nor `fetch` restores an erased conversation, until
+/// `--lift` allows it.
+fn assert_stays_erased_until_lifted(
+    polyai: &SimulatedPolyAi,
+    site: &Installation,
+    receiver: SocketAddr,
+    admin: SocketAddr,
+    gone: &str,
+) {
     let asked = || polyai.control("GET", "requests", &Value::Null);
     let before = asked();
-    assert_eq!(deliver(run.receiver_address(), &site.secret, "again", &polyai.event(gone)), Some(204));
+    assert_eq!(deliver(receiver, &site.secret, "again", &polyai.event(gone)), Some(204));
     eventually("dropped", || outcome(admin, "erased") == 1);
     let said = site.polyhook(["fetch", gone]).run().expect_exit_code(1);
     assert!(said.stdout.contains("erase --lift"), "{}", said.stdout);
@@ -127,7 +143,6 @@ fn erases_all_data_while_the_service_runs() {
         site.polyhook(["fetch", gone, "--json"]).run().expect_exit_code(1).json()["outcome"],
         "erased"
     );
-    site.polyhook(["fetch", kept]).run().expect_exit_code(0);
     assert_eq!(site.manifests().len(), 2);
     // It can be archived again after --lift.
     let said = site.polyhook(["erase", "--lift", gone]).run().expect_exit_code(0);
@@ -138,14 +153,15 @@ fn erases_all_data_while_the_service_runs() {
     );
     site.polyhook(["fetch", gone]).run().expect_exit_code(0);
     assert_eq!(site.manifests().len(), 3);
-    run.stop();
+}
 
-    // On a terminal it asks for the id, so a habitual `y` is not enough.
-    for (answer, left) in [("y\n", 3), (&*format!("{kept}\n"), 2)] {
+/// Runs `erase` on a terminal. It asks for the id, so a habitual `y` is not enough.
+fn assert_asks_for_the_id(site: &Installation, id: &str) {
+    for (answer, left) in [("y\n", 3), (&*format!("{id}\n"), 2)] {
         const IN_A_TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
         let mut child = interpreter("python3")
             .args(["-c", IN_A_TERMINAL, env!("CARGO_BIN_EXE_polyhook")])
-            .args(["erase", kept, "--config", "polyhook.toml"])
+            .args(["erase", id, "--config", "polyhook.toml"])
             .current_dir(site.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

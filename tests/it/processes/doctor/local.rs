@@ -76,9 +76,9 @@ fn reports_damaged_files_and_full_disks() {
 
     let disk = SmallDisk::mount(site.path().join("small"), 8);
     let at = |path: &str| disk.file(path).display().to_string();
-    let small_disk_args =
+    let settings =
         [format!("queue.url=sqlite:{}", at("q/queue.db")), format!("archive.url=file:{}", at("archive"))];
-    let small_disk_args = ["--set", &there[0], "--set", &there[1]];
+    let small_disk_args = ["--set", &settings[0], "--set", &settings[1]];
     let found = doctor(&site, &small_disk_args);
     found.has("disk", "fail", "queue (").has("disk", "fail", "archive (").fails_only("disk");
     disk.make_read_only(true);

@@ -34,7 +34,7 @@ fn reports_what_answers_instead_of_polyhook() {
         ("404 Not Found", "", "default backend - 404", "no route"),
         ("502 Bad Gateway", "", "<html>", "the ingress does not reach polyhook"),
         ("503 Service Unavailable", "", "{\"error\":\"service unavailable\"}\n", "/readyz"),
-        ("418 I'm a teapot", "", "", "must be answered 401"),
+        ("418 I'm a teapot", "", "", "must be answered with 401"),
     ] {
         let found = ask(&format!("http://{}/polyai-events", fixed_server(answer(status, headers, body))));
         found.has("public_url", "fail", words).fails_only("public_url");
