@@ -14,7 +14,7 @@ use crate::support::{
 
 const CALLS: usize = 12;
 
-/// Returns the bytes and the ETag of every object below a prefix.
+/// Returns the bytes and the entity tag of every object below a prefix.
 async fn objects(store: &impl ObjectStore, prefix: &str) -> BTreeMap<String, (Vec<u8>, Option<String>)> {
     let listed: Vec<_> = store.list(Some(&Path::from(prefix))).try_collect().await.unwrap();
     let mut found = BTreeMap::new();
