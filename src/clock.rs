@@ -1,8 +1,8 @@
-//! The one source of wall-clock time.
+//! The single source of wall-clock time.
 //!
-//! Everything that compares or records a time takes it from a [`Clock`], so that a test can put the
-//! service ten minutes into the past or let six hours pass at once. `clippy.toml` bans the other ways.
-//! Measured durations use [`std::time::Instant`], which no clock change moves.
+//! All code that compares or records a time takes it from a [`Clock`], so that a test can move a service ten minutes
+//! into the past or let six hours pass at once. `clippy.toml` bans the other sources. Durations are measured with
+//! [`std::time::Instant`], which a clock change does not affect.
 
 use std::{
     sync::{
@@ -14,23 +14,23 @@ use std::{
 
 use jiff::Timestamp;
 
-/// Tells the time: the system's, or a hand-set one in tests and simulations.
+/// A source of the current time: the system's clock, or a manual one for tests and simulations.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
     /// The machine's clock.
     #[default]
     System,
-    /// Milliseconds since the Unix epoch, moved by [`Clock::advance`] only.
+    /// Milliseconds since the Unix epoch. Only [`Clock::advance`] changes them.
     Manual(Arc<AtomicI64>),
 }
 
 impl Clock {
-    /// A clock that stands still at `start` until it is advanced.
+    /// Creates a clock that stays at `start` until it is advanced.
     pub fn manual(start: Timestamp) -> Self {
         Self::Manual(Arc::new(AtomicI64::new(start.as_millisecond())))
     }
 
-    /// The present moment.
+    /// Returns the current time.
     #[expect(clippy::disallowed_methods, reason = "this is the injected clock")]
     pub fn now(&self) -> Timestamp {
         match self {
@@ -41,7 +41,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock forward; the system's clock is not ours to move.
+    /// Moves a manual clock forward. Does nothing on the system's clock.
     pub fn advance(&self, by: Duration) {
         if let Self::Manual(ms) = self {
             ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);

@@ -2,20 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-/// The folder of `path` that there is: itself, or the nearest above it.
+/// Returns `path` if it is an existing folder, otherwise its nearest parent that exists.
 pub fn nearest_existing_folder(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     absolute.ancestors().find(|ancestor| ancestor.is_dir()).map_or(absolute.clone(), Path::to_owned)
 }
 
-/// Bytes that this user may still write in `folder`, if the system tells. Blocks, for as long as the disk does.
+/// Returns the bytes that this user may still write in `folder`, if the system reports them. Blocks as long as the disk
+/// does not answer.
 #[cfg(unix)]
 pub fn free_bytes(folder: &Path) -> Option<u64> {
-    let told = rustix::fs::statvfs(folder).ok()?;
-    told.f_bavail.checked_mul(told.f_frsize)
+    let stats = rustix::fs::statvfs(folder).ok()?;
+    stats.f_bavail.checked_mul(stats.f_frsize)
 }
 
-/// Nobody to ask.
+/// Returns nothing: free space is known on Unix only.
 #[cfg(not(unix))]
 pub fn free_bytes(_: &Path) -> Option<u64> {
     None

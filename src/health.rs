@@ -1,7 +1,8 @@
-//! What is wrong although the process goes on: the conditions that a person should know of.
+//! Conditions that a person should fix although the process goes on.
 //!
-//! A service reports a condition when it begins and clears it when it is over. Each change is logged once,
-//! `/readyz` lists what is open, and so does the metric `polyhook_condition`. None of them makes the process unready: that is the queue's word alone.
+//! A service sets a condition when it begins and clears it when it ends. Each change is logged once. `/readyz` and the
+//! metric `polyhook_condition` show the open conditions. A condition never makes the process unready: only the queue
+//! decides that.
 
 use std::{
     collections::BTreeMap,
@@ -17,30 +18,30 @@ pub struct Health {
 }
 
 impl Health {
-    /// `what` (a constant word) is wrong; `text` says what happened, what it means and what to do, and nothing
-    /// private. Logged when it is new; a text that only counts on is not said again.
-    pub fn set_degraded(&self, what: &'static str, text: impl Into<String>) {
+    /// Opens the condition `name`, or replaces its text. `text` says what happened, what it means and what to do, and
+    /// contains nothing private. Only a new condition is logged, so a text with a counter does not fill the log.
+    pub fn set_degraded(&self, name: &'static str, text: impl Into<String>) {
         let text = text.into();
-        if self.open().insert(what, text.clone()).is_none() {
-            gauge!("polyhook_condition", "condition" => what).set(1.0);
-            tracing::warn!(condition = what, "degraded: {text}");
+        if self.lock().insert(name, text.clone()).is_none() {
+            gauge!("polyhook_condition", "condition" => name).set(1.0);
+            tracing::warn!(condition = name, "degraded: {text}");
         }
     }
 
-    /// `what` is in order (again).
-    pub fn clear(&self, what: &'static str) {
-        if self.open().remove(what).is_some() {
-            gauge!("polyhook_condition", "condition" => what).set(0.0);
-            tracing::info!(condition = what, "no longer degraded");
+    /// Closes the condition `name`, if it is open.
+    pub fn clear(&self, name: &'static str) {
+        if self.lock().remove(name).is_some() {
+            gauge!("polyhook_condition", "condition" => name).set(0.0);
+            tracing::info!(condition = name, "no longer degraded");
         }
     }
 
-    /// All open conditions, by word.
+    /// Returns the names and texts of all open conditions, sorted by name.
     pub fn conditions(&self) -> Vec<(&'static str, String)> {
-        self.open().iter().map(|(what, text)| (*what, text.clone())).collect()
+        self.lock().iter().map(|(name, text)| (*name, text.clone())).collect()
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_what_is_open() {
+    fn lists_open_conditions() {
         let health = Health::default();
         health.set_degraded("clock", "600 s off");
         health.clone().set_degraded("broker", "away");

@@ -1,9 +1,9 @@
-//! How the process lives and ends.
+//! Background tasks, signals and the shutdown of the process.
 //!
-//! Every background task is spawned on one [`Lifecycle`]. A first SIGTERM or SIGINT starts the drain: the
-//! token of [`Lifecycle::draining`] fires, services stop taking new work and finish what they hold. The
-//! drain has a bound; a second signal ends it at once. A service task that ends or panics while nobody
-//! asked it to takes the process down, loudly: half a service is worse than a restart.
+//! Every background task is spawned on a [`Lifecycle`]. The first SIGTERM or SIGINT starts the drain: the token of
+//! [`Lifecycle::draining`] is cancelled, services stop taking new work and finish the work they have. The drain takes
+//! at most [`DRAIN_TIMEOUT`]; a second signal ends it at once. If a service task ends or panics before the drain, the
+//! whole process ends with an error and can be restarted: a process in which one service is missing would be worse.
 
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -14,49 +14,49 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long in-flight work may take after the first signal.
+/// Time that work in progress has after the first signal.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The tracker of all background tasks.
+/// Tracks all background tasks and tells them when to stop. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
     tracker: TaskTracker,
     draining: CancellationToken,
     failed: CancellationToken,
-    signals: Arc<Mutex<Option<Signals>>>,
+    signals: Arc<Mutex<Option<TerminationSignals>>>,
 }
 
-/// How the process came to its end.
+/// The result of a shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShutdownOutcome {
-    /// All tasks ended within the bound.
+    /// All tasks ended in time.
     Drained,
-    /// The bound ran out, or a second signal came.
+    /// The drain took too long, or a second signal came.
     Aborted,
-    /// A service task died.
+    /// A service task ended or panicked before the drain.
     Failed,
 }
 
 impl Lifecycle {
-    /// Nothing runs yet.
+    /// Creates a lifecycle without tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A lifecycle whose tasks outlive this one's: same signals and failures, but waited for separately (see
-    /// [`Lifecycle::wait`]). For what the others need until their own end, such as the queue.
+    /// Returns a lifecycle with the same signals and failures whose tasks are waited for separately, with
+    /// [`Lifecycle::wait`]. It is for tasks that the others need until they have ended, such as those of the queue.
     #[must_use]
     pub fn with_own_tracker(&self) -> Self {
         Self { tracker: TaskTracker::new(), ..self.clone() }
     }
 
-    /// Waits until all tasks have ended; the drain must have started.
+    /// Waits until all tasks have ended. The drain must have started.
     pub async fn wait(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }
 
-    /// Fires when the drain starts. Services stop taking new work then.
+    /// Returns a token that is cancelled when the drain starts. Services then stop taking new work.
     pub fn draining(&self) -> CancellationToken {
         self.draining.clone()
     }
@@ -66,7 +66,7 @@ impl Lifecycle {
         self.draining.cancel();
     }
 
-    /// Runs a task that must not end before the drain. If it does, or panics, the process ends.
+    /// Spawns a task that must not end before the drain. If it does, or if it panics, the process ends.
     pub fn spawn_service<F>(&self, name: &'static str, service: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -77,20 +77,20 @@ impl Lifecycle {
             if outcome.is_err() {
                 tracing::error!(
                     service = name,
-                    "a service panicked; the process ends so that it is restarted whole"
+                    "a service panicked; the process ends so that it can be restarted"
                 );
                 failed.cancel();
             } else if !draining.is_cancelled() {
                 tracing::error!(
                     service = name,
-                    "a service ended by itself; the process ends so that it is restarted whole"
+                    "a service ended before the shutdown; the process ends so that it can be restarted"
                 );
                 failed.cancel();
             }
         });
     }
 
-    /// Runs a task that ends by itself (one connection, one job). A panic in it is logged and ends it alone.
+    /// Spawns a task that ends by itself, such as one connection or one job. A panic is logged and ends only this task.
     pub fn spawn<F>(&self, name: &'static str, task: F) -> tokio::task::JoinHandle<()>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -102,18 +102,18 @@ impl Lifecycle {
         })
     }
 
-    /// Takes signals from here on, for [`Lifecycle::run_until_shutdown`] to act on. As the first process of a
-    /// container one has no default for SIGTERM: what came while services start would be ignored.
+    /// Records signals from now on, for [`Lifecycle::run_until_shutdown`]. The first process of a container has no
+    /// default action for SIGTERM, so without this a signal that arrives while services start would be ignored.
     pub fn install_signal_handlers(&self) {
         if let Ok(mut signals) = self.signals.try_lock() {
-            signals.get_or_insert_with(Signals::new);
+            signals.get_or_insert_with(TerminationSignals::new);
         }
     }
 
-    /// Waits for a signal (or a failed service), then drains.
+    /// Waits for a signal or a failed service, then drains.
     pub async fn run_until_shutdown(&self) -> ShutdownOutcome {
         let mut signals = self.signals.lock().await;
-        let signals = signals.get_or_insert_with(Signals::new);
+        let signals = signals.get_or_insert_with(TerminationSignals::new);
         tokio::select! {
             name = signals.next() => tracing::info!(signal = name, "draining: no new work is taken; a second signal aborts"),
             () = self.failed.cancelled() => {}
@@ -124,7 +124,7 @@ impl Lifecycle {
         tokio::select! {
             () = self.tracker.wait() => {}
             () = tokio::time::sleep(DRAIN_TIMEOUT) => {
-                tracing::warn!(tasks = self.tracker.len(), "the drain took too long; what is unfinished is done again after the restart");
+                tracing::warn!(tasks = self.tracker.len(), "the drain took too long; unfinished work is repeated after the restart");
                 return ShutdownOutcome::Aborted;
             }
             name = signals.next() => {
@@ -136,18 +136,19 @@ impl Lifecycle {
     }
 }
 
-/// SIGHUP, which asks a service to read its files again. From the first one on it no longer ends the process.
+/// A stream of SIGHUP, which asks a service to read its files again. While it is installed, SIGHUP does not end the
+/// process.
 #[derive(Debug)]
 pub struct HangupSignals(Option<Signal>);
 
 impl HangupSignals {
-    /// Takes SIGHUP from here on; what comes after is remembered.
+    /// Records SIGHUP from now on.
     #[must_use]
     pub fn install() -> Self {
         Self(signal(SignalKind::hangup()).ok())
     }
 
-    /// The next one.
+    /// Waits for the next SIGHUP.
     pub async fn next(&mut self) {
         match &mut self.0 {
             Some(signal) => drop(signal.recv().await),
@@ -156,14 +157,14 @@ impl HangupSignals {
     }
 }
 
-/// SIGTERM and SIGINT, as one stream. What comes after it was made is remembered.
+/// A stream of SIGTERM and SIGINT. Signals that arrive after its creation are recorded.
 #[derive(Debug)]
-struct Signals {
+struct TerminationSignals {
     terminate: Option<Signal>,
     interrupt: Option<Signal>,
 }
 
-impl Signals {
+impl TerminationSignals {
     fn new() -> Self {
         Self {
             terminate: signal(SignalKind::terminate()).ok(),
@@ -172,15 +173,15 @@ impl Signals {
     }
 
     async fn next(&mut self) -> &'static str {
-        async fn of(signal: &mut Option<Signal>) {
+        async fn receive(signal: &mut Option<Signal>) {
             match signal {
                 Some(signal) => drop(signal.recv().await),
                 None => std::future::pending().await,
             }
         }
         tokio::select! {
-            () = of(&mut self.terminate) => "SIGTERM",
-            () = of(&mut self.interrupt) => "SIGINT",
+            () = receive(&mut self.terminate) => "SIGTERM",
+            () = receive(&mut self.interrupt) => "SIGINT",
         }
     }
 }
@@ -190,27 +191,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn drains_when_asked() {
+    async fn drain_ends_a_service() {
         let lifecycle = Lifecycle::new();
         let draining = lifecycle.draining();
-        lifecycle.spawn_service("patient", async move { draining.cancelled().await });
+        lifecycle.spawn_service("service", async move { draining.cancelled().await });
         lifecycle.drain();
         assert_eq!(lifecycle.run_until_shutdown().await, ShutdownOutcome::Drained);
     }
 
     #[tokio::test]
-    async fn a_service_that_dies_takes_the_process_with_it() {
+    async fn a_service_that_ends_early_fails_the_process() {
         for panics in [true, false] {
             let lifecycle = Lifecycle::new();
-            lifecycle.spawn_service("mortal", async move { assert!(!panics, "on purpose") });
+            lifecycle.spawn_service("service", async move { assert!(!panics, "on purpose") });
             assert_eq!(lifecycle.run_until_shutdown().await, ShutdownOutcome::Failed);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_drain_has_a_bound() {
+    async fn drain_is_aborted_after_its_timeout() {
         let lifecycle = Lifecycle::new();
-        lifecycle.spawn("stubborn", std::future::pending());
+        lifecycle.spawn("endless", std::future::pending());
         lifecycle.drain();
         assert_eq!(lifecycle.run_until_shutdown().await, ShutdownOutcome::Aborted);
     }

@@ -1,7 +1,7 @@
 //! Strings that must never be printed: signing secrets, API keys, passwords.
 //!
-//! A [`Secret`] shows as `[redacted]` however it is formatted or serialised, and its memory is wiped
-//! when it is dropped. [`Secret::expose`] is the only way out; a search for it finds every use.
+//! A [`Secret`] is formatted and serialized as `[redacted]`, and its memory is wiped when it is dropped. Only
+//! [`Secret::expose`] returns the text, so a search for `expose` finds every use.
 
 use std::{borrow::Cow, fmt, io, path::Path, time::Duration};
 
@@ -9,11 +9,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-/// How long a file must look the same before it is believed, and how often that is tried.
-const SETTLED: Duration = Duration::from_millis(50);
-const SETTLED_TRIES: u32 = 20;
+/// Time between two reads of a file that must agree.
+const STABLE_INTERVAL: Duration = Duration::from_millis(50);
+/// Reads of a changing file before it is reported as unstable.
+const MAX_STABLE_READS: u32 = 20;
 
-/// A string that does not print itself.
+/// A string that is never printed.
 #[derive(Clone, Deserialize, PartialEq, Eq, Default)]
 #[serde(transparent)]
 pub struct Secret(Zeroizing<String>);
@@ -24,23 +25,23 @@ impl Secret {
         Self(Zeroizing::new(value.into()))
     }
 
-    /// The string itself: for the one place that needs it, never for a log or an error.
+    /// Returns the text. Use it only where the secret is needed, never for a log line or an error.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true if the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Reads a file that holds one secret; surrounding white space is not part of it.
+    /// Reads a file that contains one secret, without surrounding white space.
     pub fn read(path: &Path) -> io::Result<Self> {
         let text = Zeroizing::new(std::fs::read_to_string(path)?);
         Ok(Self::new(text.trim()))
     }
 
-    /// Reads a file that holds one secret a line; empty lines and lines starting with `#` are skipped.
+    /// Reads a file that contains one secret per line. Skips empty lines and lines that start with `#`.
     pub fn read_lines(path: &Path) -> io::Result<Vec<Self>> {
         let text = Zeroizing::new(std::fs::read_to_string(path)?);
         Ok(text
@@ -52,37 +53,37 @@ impl Secret {
     }
 }
 
-/// Reads a file again that somebody may be writing at this moment: what differs from `known` counts only once two
-/// reads, a moment apart, agree.
+/// Reads a file that another process may be writing at this moment. Content that differs from `known` is returned only
+/// after two reads, 50 ms apart, agree.
 pub async fn read_stable<T>(path: &Path, known: &T, read: fn(&Path) -> io::Result<T>) -> io::Result<T>
 where
     T: PartialEq + Send + 'static,
 {
-    let look = async || {
+    let read_once = async || {
         let path = path.to_owned();
-        // A file on a mount that hangs must hold up nobody else.
+        // A blocking thread, because a mount that hangs must not block other tasks.
         tokio::task::spawn_blocking(move || read(&path))
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
     };
-    let mut before = look().await;
+    let mut before = read_once().await;
     if before.as_ref().is_ok_and(|read| read == known) {
         return before;
     }
-    for _ in 0..SETTLED_TRIES {
-        tokio::time::sleep(SETTLED).await;
-        let again = look().await;
-        let agree = match (&before, &again) {
+    for _ in 0..MAX_STABLE_READS {
+        tokio::time::sleep(STABLE_INTERVAL).await;
+        let again = read_once().await;
+        let stable = match (&before, &again) {
             (Ok(before), Ok(again)) => before == again,
             (Err(_), Err(_)) => true,
             _ => false,
         };
-        if agree {
+        if stable {
             return again;
         }
         before = again;
     }
-    Err(io::Error::other("it changes all the time"))
+    Err(io::Error::other("the file keeps changing"))
 }
 
 impl fmt::Debug for Secret {
@@ -119,12 +120,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_secret_is_not_believed() {
+    async fn read_stable_ignores_a_half_written_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_owned();
         std::fs::write(&path, "half-of-the-").unwrap();
         let write = async {
-            tokio::time::sleep(SETTLED / 3).await;
+            tokio::time::sleep(STABLE_INTERVAL / 3).await;
             std::fs::write(&path, "half-of-the-secret").unwrap();
         };
         let known = Secret::new("known");
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_one_secret_a_line() {
+    fn reads_one_secret_per_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "# old\none\r\n\n  two \n").unwrap();
         let secrets = Secret::read_lines(file.path()).unwrap();

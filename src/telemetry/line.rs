@@ -1,7 +1,7 @@
-//! A log line for programs: one JSON object, the event's fields beside its time, level and target.
+//! Formats a log event as one JSON object per line: the event's fields next to its time, level and target.
 //!
-//! The same as [`tracing_subscriber`]'s own, flattened, without spans. That one writes through several adapters, a
-//! few bytes at a time, and was the dearest thing that a delivery cost (`docs/benchmarks.md`).
+//! The result is the same as that of [`tracing_subscriber`]'s flattened JSON format without spans. Its formatter writes
+//! through several adapters, a few bytes at a time, and was the largest cost of a delivery (`docs/benchmarks.md`).
 
 use std::fmt;
 
@@ -16,19 +16,19 @@ use tracing_subscriber::{
 
 use crate::clock::Clock;
 
-/// A line is seldom longer.
-const USUAL_BYTES: usize = 640;
+/// Initial capacity of a line; few lines are longer.
+const INITIAL_LINE_BYTES: usize = 640;
 
-/// See the module.
+/// The event formatter of the JSON log format.
 #[derive(Debug)]
 pub(super) struct JsonLine;
 
 impl JsonLine {
-    fn line(event: &Event<'_>) -> serde_json::Result<Vec<u8>> {
-        // What comes from the `log` crate has its origin in fields.
+    fn format(event: &Event<'_>) -> serde_json::Result<Vec<u8>> {
+        // Events of the `log` crate carry their origin in fields.
         let normalized = event.normalized_metadata();
         let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
-        let mut line = Vec::with_capacity(USUAL_BYTES);
+        let mut line = Vec::with_capacity(INITIAL_LINE_BYTES);
         let mut serializer = serde_json::Serializer::new(&mut line);
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("timestamp", &format!("{:.6}", Clock::System.now()))?;
@@ -54,7 +54,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let line = Self::line(event).map_err(|_| fmt::Error)?;
+        let line = Self::format(event).map_err(|_| fmt::Error)?;
         writer.write_str(str::from_utf8(&line).map_err(|_| fmt::Error)?)
     }
 }
@@ -82,13 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_an_object_with_every_field() {
+    fn formats_every_field_into_one_json_object() {
         let lines = Lines::default();
         let writer = lines.clone();
         let layer = fmt::layer().event_format(JsonLine).with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let error = std::io::Error::other("a \"quoted\"\nreason");
-            tracing::warn!(event.id = "é\u{1}", body_bytes = 7, ratio = 0.5, ok = true, %error, "told {}", 1);
+            tracing::warn!(event.id = "é\u{1}", body_bytes = 7, ratio = 0.5, ok = true, %error, "message {}", 1);
             tracing::info!(target: "elsewhere", "second");
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(
             first,
             json!({
-                "level": "WARN", "message": "told 1", "event.id": "é\u{1}", "body_bytes": 7, "ratio": 0.5, "ok": true,
+                "level": "WARN", "message": "message 1", "event.id": "é\u{1}", "body_bytes": 7, "ratio": 0.5, "ok": true,
                 "error": "a \"quoted\"\nreason", "target": "polyhook::telemetry::line::tests",
             })
         );

@@ -1,11 +1,11 @@
 //! Logs, metrics and spans.
 //!
-//! Logs go to standard error: pretty on a terminal, one JSON object a line elsewhere. Field names follow
-//! `entity.attribute` with the unit as a suffix (`elapsed_ms`, `body_bytes`). No field ever holds a secret, a
-//! body, a transcript or a phone number; the types make the first impossible ([`crate::secret::Secret`]).
+//! Logs go to standard error: pretty on a terminal, one JSON object per line elsewhere. Field names follow
+//! `entity.attribute` with the unit as a suffix (`elapsed_ms`, `body_bytes`). No field contains a secret, a body, a
+//! transcript or a phone number; the type [`crate::secret::Secret`] makes the first impossible.
 //!
-//! A service's lines are written by a thread of their own: whoever reads them may stop reading, and no answer may
-//! wait for that. What it cannot take is dropped and counted.
+//! A separate thread writes a service's lines, because the reader of the log may stop reading, and no answer may wait
+//! for that. Lines that do not fit into its buffer are dropped and counted.
 
 mod line;
 pub mod trace;
@@ -32,7 +32,7 @@ use tracing_subscriber::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// `pretty` or `json`; where it is not set, pretty on a terminal and JSON elsewhere.
+    /// `pretty` or `json`. Default: pretty on a terminal, JSON elsewhere.
     pub format: Option<LogFormat>,
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,polyhook::worker=debug`.
     pub level: String,
@@ -44,70 +44,71 @@ impl Default for LogConfig {
     }
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     Pretty,
-    /// For programs: one object a line.
+    /// For programs: one object per line.
     Json,
 }
 
-/// lapin logs returned messages with their bodies; what it has to say reaches us as errors anyway.
-const SILENT: &str = "lapin";
+/// The target of lapin, which logs returned messages with their bodies. Its errors reach us as return values anyway.
+const SILENCED_TARGET: &str = "lapin";
 
-/// Why telemetry could not be set up.
+/// The reason why telemetry could not be set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
-    /// `log.level` is none.
-    #[error("log.level is no level and no list of directives: {0}")]
+    /// `log.level` cannot be parsed.
+    #[error("log.level is neither a level nor a list of directives: {0}")]
     Level(#[from] ParseError),
-    /// A word of `log.level` is no level.
+    /// A word of `log.level` is not a level.
     #[error(
-        "log.level: write error, warn, info, debug, trace or off; MODULE=LEVEL may follow, with commas between"
+        "log.level: use error, warn, info, debug, trace or off; add MODULE=LEVEL directives after a comma"
     )]
     Word,
-    /// There is no thread for the log.
-    #[error("logs: no thread can be started: {0}")]
+    /// The log's thread cannot be started.
+    #[error("logs: cannot start a thread: {0}")]
     Thread(io::Error),
-    /// Something else has been set up before.
+    /// Logs were set up before.
     #[error("logs are set up already: {0}")]
-    Twice(#[from] tracing_subscriber::util::TryInitError),
+    AlreadyInitialized(#[from] tracing_subscriber::util::TryInitError),
     /// Spans cannot be exported.
     #[error("tracing.endpoint: {0}")]
     Traces(String),
-    /// The metrics recorder is there already, or its buckets are wrong.
+    /// A metrics recorder is already installed, or its buckets are not valid.
     #[error("metrics: {0}")]
     Metrics(#[from] BuildError),
 }
 
-/// Whether `level` can be understood. A lone word must be a level: as the name of a module, which it could be too,
-/// `warning` would silence everything.
+/// Returns an error if `level` is not valid. A word without `=` must be a level: the library would also accept it as the
+/// name of a module, and then `warning` would silence everything.
 pub fn validate_level(level: &str) -> Result<(), TelemetryError> {
-    let mut lone = level.split(',').map(str::trim).filter(|word| !word.contains('='));
-    if lone.any(|word| word.parse::<LevelFilter>().is_err()) {
+    let mut bare_words = level.split(',').map(str::trim).filter(|word| !word.contains('='));
+    if bare_words.any(|word| word.parse::<LevelFilter>().is_err()) {
         return Err(TelemetryError::Word);
     }
     level.parse::<Targets>().map(drop).map_err(Into::into)
 }
 
-/// Where a service's lines go, once its logs are set up.
+/// The buffer of a service's lines, once its logs are set up.
 static LINES: OnceLock<writer::Lines> = OnceLock::new();
 
-/// Writes what is left of a service's lines when it is dropped; waits a second for that at the most.
+/// Writes a service's remaining lines when it is dropped. Waits at most one second for that.
 #[derive(Debug)]
 #[must_use]
 pub struct LogGuard {
     _writer: writer::Writer,
 }
 
-/// Sends logs to standard error from here on, each line at once: for commands.
+/// Writes logs to standard error from now on, each line at once. For commands.
 pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
     init_logs_on(config, io::stderr)
 }
 
-/// The same for services: whoever does not read the lines holds nothing up.
+/// Writes logs to standard error from now on, on a separate thread, so that a reader that stops blocks nothing. For
+/// services.
 pub fn init_service_logs(config: &LogConfig) -> Result<LogGuard, TelemetryError> {
     let (lines, writer) = writer::start(io::stderr()).map_err(TelemetryError::Thread)?;
     init_logs_on(config, lines.clone())?;
@@ -119,7 +120,7 @@ fn init_logs_on<W>(config: &LogConfig, writer: W) -> Result<(), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = config.level.parse::<Targets>()?.with_target(SILENT, LevelFilter::OFF);
+    let filter = config.level.parse::<Targets>()?.with_target(SILENCED_TARGET, LevelFilter::OFF);
     let terminal = io::stderr().is_terminal();
     let format = config.format.unwrap_or(if terminal { LogFormat::Pretty } else { LogFormat::Json });
     let registry = tracing_subscriber::registry().with(filter);
@@ -137,7 +138,7 @@ where
     Ok(())
 }
 
-/// Brings up to date what is only looked at when somebody asks for metrics. Blocks.
+/// Updates the metrics that are measured only for a scrape. Blocks.
 pub fn update_process_metrics() {
     metrics_process::Collector::default().collect();
     if let Some(lines) = LINES.get() {
@@ -145,7 +146,7 @@ pub fn update_process_metrics() {
     }
 }
 
-/// From the receipt of an event to the first try of its job.
+/// Metric: time from the receipt of an event to the first try of its job.
 pub const JOB_WAIT_METRIC: &str = "polyhook_job_wait_seconds";
 
 /// Installs the metrics recorder and describes every metric.
@@ -154,38 +155,38 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
         0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 120.0,
         600.0,
     ];
-    // A job waits for a broker, a worker, or in the spool, and that may be hours.
+    // A job waits for the broker, in the spool or for a worker, possibly for hours.
     const WAITS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0];
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
         .set_buckets_for_metric(Matcher::Full(JOB_WAIT_METRIC.to_owned()), WAITS)?
         .install_recorder()?;
     describe_counter!("polyhook_deliveries_total", "Requests to the webhook path, by outcome");
-    describe_counter!(
-        "polyhook_unverified_total",
-        "Deliveries that are not proved to be PolyAI's, by reason"
-    );
-    describe_histogram!("polyhook_ack_seconds", "From request header to answer");
-    describe_histogram!("polyhook_publish_seconds", "From publish to durable");
+    describe_counter!("polyhook_unverified_total", "Deliveries whose signature was not accepted, by reason");
+    describe_histogram!("polyhook_ack_seconds", "Time from request header to response");
+    describe_histogram!("polyhook_publish_seconds", "Time from publish to durable");
     describe_gauge!("polyhook_queue_depth", "Messages in a queue");
     describe_gauge!("polyhook_connections", "Open connections, by listener");
-    describe_gauge!("polyhook_deliveries_in_flight", "Deliveries that are being made durable");
-    describe_gauge!("polyhook_body_bytes", "Memory set aside for bodies of deliveries");
+    describe_gauge!("polyhook_deliveries_in_flight", "Deliveries that wait for the queue");
+    describe_gauge!("polyhook_body_bytes", "Memory reserved for bodies of deliveries");
     describe_gauge!("polyhook_queue_writes", "Writes that wait for a commit of the embedded queue");
     describe_gauge!("polyhook_spool_writes", "Writes that wait for a commit of the spool");
     describe_gauge!("polyhook_spool_messages", "Messages in the spool");
     describe_gauge!("polyhook_spool_bytes", "Bytes of the spool's file in use");
-    describe_gauge!("polyhook_spool_max_bytes", "How large it may grow");
+    describe_gauge!("polyhook_spool_max_bytes", "Maximum size of the spool's file");
     describe_counter!("polyhook_spooled_total", "Deliveries that went to the spool");
-    describe_counter!("polyhook_notes_dropped_total", "What a follower was not told of, for want of room");
-    describe_gauge!("polyhook_jobs_held", "Jobs that the broker has handed to this process");
+    describe_counter!(
+        "polyhook_notes_dropped_total",
+        "Tail events that were dropped because a buffer was full"
+    );
+    describe_gauge!("polyhook_jobs_held", "Jobs that the broker has delivered to this process");
     describe_gauge!("polyhook_jobs_running", "Jobs that are being worked on");
-    describe_gauge!("polyhook_jobs_waiting", "Those of them that wait for PolyAI without a slot");
+    describe_gauge!("polyhook_jobs_waiting", "Running jobs that wait for PolyAI without a slot");
     describe_counter!("polyhook_jobs_total", "Tries of jobs, by outcome");
-    describe_histogram!("polyhook_job_seconds", "One try of a job");
-    describe_histogram!(JOB_WAIT_METRIC, "From the receipt of an event to the first try of its job");
+    describe_histogram!("polyhook_job_seconds", "Duration of one try of a job");
+    describe_histogram!(JOB_WAIT_METRIC, "Time from the receipt of an event to the first try of its job");
     describe_counter!("polyhook_api_requests_total", "Requests to PolyAI, by operation and status");
-    describe_histogram!("polyhook_api_seconds", "From request to response header");
+    describe_histogram!("polyhook_api_seconds", "Time from request to response header");
     describe_counter!("polyhook_archive_bytes_total", "Bytes written to the archive, by kind");
     describe_counter!("polyhook_dead_letters_total", "Jobs that ended as dead letters, by reason");
     describe_counter!("polyhook_announcements_total", "Announcements, by outcome");
@@ -193,28 +194,31 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     describe_counter!("polyhook_reconcile_missing_total", "Conversations that reconciliation has queued");
     describe_gauge!(
         "polyhook_reconcile_last_success_timestamp_seconds",
-        "When a pass over all projects last came to its end"
+        "Time at which the last pass over all projects ended"
     );
-    describe_gauge!("polyhook_condition", "1 while that condition stands in /readyz, 0 when it is over");
-    describe_gauge!("polyhook_disk_free_bytes", "Free space where something of ours lies on a local disk");
-    describe_counter!("polyhook_log_lines_dropped_total", "Log lines that nobody read in time");
+    describe_gauge!("polyhook_condition", "1 while the condition is open, 0 after it is closed");
+    describe_gauge!("polyhook_disk_free_bytes", "Free space of local disks that polyhook writes to");
+    describe_counter!(
+        "polyhook_log_lines_dropped_total",
+        "Log lines that were dropped because they were not read in time"
+    );
     describe_counter!(
         "polyhook_hidden_transcripts_total",
-        "Conversations whose transcript PolyAI does not show to this project"
+        "Conversations whose transcript PolyAI hides from this project"
     );
     metrics_process::Collector::default().describe();
-    describe_gauge!("polyhook_build_info", "Always 1; which version this is");
+    describe_gauge!("polyhook_build_info", "Always 1; the label is the version");
     gauge!("polyhook_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }
 
-/// Adds one to a gauge for as long as it lives.
+/// Keeps a gauge incremented by one until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct GaugeGuard(Gauge);
 
 impl GaugeGuard {
-    /// One more.
+    /// Increments `gauge` by one.
     pub fn increment(gauge: Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge)

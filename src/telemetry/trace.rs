@@ -1,13 +1,14 @@
-//! Spans, for whoever follows a call through several services: OTLP over HTTP, off unless `[tracing]` says where to.
+//! Spans, exported as OTLP over HTTP if `[tracing]` names a collector.
 //!
-//! A genuine delivery is a SERVER span, and making it durable a PRODUCER span below it, whose context travels as the
-//! message's `traceparent`. Each try of a job is a CONSUMER span below that one (and linked to it), with spans of
-//! PolyAI's answers, of the archive, and of the announcement, whose context travels on. Who is not verified makes no
-//! span. Names and attributes follow the semantic conventions of OpenTelemetry for HTTP and messaging
-//! (<https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/>). No body, key or phone number is in any.
+//! A verified delivery is a SERVER span. Its publish is a PRODUCER span below it, whose context travels as the
+//! message's `traceparent`. Each try of a job is a CONSUMER span below that one and linked to it. Below the job are
+//! spans for requests to PolyAI, for the archive, and for the announcement, whose context travels on. A delivery that
+//! is not verified makes no span. Names and attributes follow OpenTelemetry's semantic conventions for HTTP and
+//! messaging (<https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/>). No span contains a body, a key or a
+//! phone number.
 //!
-//! While it is off a [`Span`] is nothing and costs nothing. Ended spans wait in a buffer of 2048; what does not fit
-//! because the collector is away is dropped: spans are not worth a delivery.
+//! While the export is off, a [`Span`] is empty and costs nothing. Ended spans wait in a buffer of 2048. If the
+//! collector does not answer, spans that do not fit are dropped, because a delivery must not wait for a span.
 
 use std::{
     sync::OnceLock,
@@ -33,18 +34,18 @@ use url::Url;
 
 use super::TelemetryError;
 
-/// For one batch of spans, and for the last of them at the end.
+/// Timeout of the export of one batch, and of the last batch at shutdown.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `[tracing]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TracingConfig {
-    /// The collector's base URL for OTLP over HTTP, such as `http://otel-collector:4318`; `/v1/traces` is added to it.
-    /// Not set: no spans. Headers that it asks for are taken from `OTEL_EXPORTER_OTLP_HEADERS`.
+    /// Base URL of the collector for OTLP over HTTP, such as `http://otel-collector:4318`; `/v1/traces` is appended.
+    /// No spans are exported if it is not set. Headers are taken from `OTEL_EXPORTER_OTLP_HEADERS`.
     pub endpoint: Option<String>,
-    /// Which part of the traces that begin here is kept, from 0 to 1. Where the sender's `traceparent` says whether
-    /// its trace is kept, that counts.
+    /// Fraction of new traces that is kept, from 0 to 1. If the sender's `traceparent` says whether its trace is kept,
+    /// that decision is used.
     pub sample_ratio: f64,
 }
 
@@ -55,15 +56,15 @@ impl Default for TracingConfig {
 }
 
 impl TracingConfig {
-    /// What a person must change.
+    /// Returns the reason why these settings cannot be used, if there is one.
     pub fn problem(&self) -> Option<String> {
         if !(0.0..=1.0).contains(&self.sample_ratio) {
             return Some("tracing.sample_ratio must be between 0 and 1".to_owned());
         }
         let endpoint = self.endpoint.as_deref()?;
         traces_url(endpoint).is_none().then(|| {
-            "tracing.endpoint is no http:// or https:// URL without user and password; write the collector's, as in \
-             http://otel-collector:4318, and what lets us in into OTEL_EXPORTER_OTLP_HEADERS"
+            "tracing.endpoint is not an http:// or https:// URL without user and password; set it to the collector's base URL, \
+             such as http://otel-collector:4318, and put credentials into OTEL_EXPORTER_OTLP_HEADERS"
                 .to_owned()
         })
     }
@@ -71,23 +72,23 @@ impl TracingConfig {
 
 fn traces_url(endpoint: &str) -> Option<String> {
     let url = Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
-    // The endpoint is shown by `config show` and in errors.
+    // The endpoint must not contain a password, because `config show` and errors print it.
     if !url.username().is_empty() || url.password().is_some() {
         return None;
     }
     Some(format!("{}/v1/traces", url.as_str().trim_end_matches('/')))
 }
 
-/// The queue as spans name it.
+/// The names that spans use for the queue.
 #[derive(Clone, Debug)]
 pub struct MessagingNames {
-    /// `rabbitmq`, or the embedded queue.
+    /// `rabbitmq`, or `polyhook` for the embedded queue.
     pub system: &'static str,
-    /// Where events are published.
+    /// The destination of events.
     pub events: String,
-    /// Where jobs come from.
+    /// The source of jobs.
     pub jobs: String,
-    /// Where announcements are published.
+    /// The destination of announcements.
     pub conversations: String,
 }
 
@@ -99,19 +100,19 @@ struct Export {
 
 static EXPORT: OnceLock<Export> = OnceLock::new();
 
-/// Sends what is left when it is dropped; waits two seconds for that at the most.
+/// Exports the remaining spans when it is dropped. Waits at most two seconds for that.
 #[derive(Debug)]
 #[must_use]
 pub struct TraceGuard(SdkTracerProvider);
 
 impl Drop for TraceGuard {
     fn drop(&mut self) {
-        // Whoever does not take them has been complained of in the log.
+        // The exporter itself has logged a failure.
         let _ = self.0.shutdown_with_timeout(EXPORT_TIMEOUT);
     }
 }
 
-/// Exports spans from here on, if the configuration says where to.
+/// Exports spans from now on, if the configuration names a collector.
 pub fn init(config: &TracingConfig, messaging: MessagingNames) -> Result<Option<TraceGuard>, TelemetryError> {
     let Some(url) = config.endpoint.as_deref().and_then(traces_url) else { return Ok(None) };
     let exporter = SpanExporter::builder()
@@ -130,44 +131,44 @@ pub fn init(config: &TracingConfig, messaging: MessagingNames) -> Result<Option<
     Ok(Some(TraceGuard(provider)))
 }
 
-/// What the platform says of this process in `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, and what we know.
+/// Returns the attributes of this process: those of `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, then our own.
 fn resource() -> Resource {
     const NAME: Key = Key::from_static_str("service.name");
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
-    let told = Resource::builder().build().get(&NAME);
-    let nameless = told.is_none_or(|name| name.as_str().starts_with("unknown_service"));
+    let from_environment = Resource::builder().build().get(&NAME);
+    let unnamed = from_environment.is_none_or(|name| name.as_str().starts_with("unknown_service"));
     let resource = Resource::builder().with_attribute(version);
-    if nameless { resource.with_service_name("polyhook").build() } else { resource.build() }
+    if unnamed { resource.with_service_name("polyhook").build() } else { resource.build() }
 }
 
-/// A genuine delivery that has been read.
+/// The attributes of a verified delivery's span.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival<'a> {
-    /// The sender's.
+pub struct DeliverySpan<'a> {
+    /// The sender's trace context.
     pub traceparent: Option<&'a str>,
-    /// Where it came in.
+    /// The request's path.
     pub path: &'a str,
-    /// The event's.
+    /// The event's id.
     pub id: &'a str,
     /// The event's type.
     pub kind: &'a str,
-    /// The event's.
+    /// The event's environment.
     pub environment: &'a str,
-    /// When it had been read.
+    /// The time when the whole request was read.
     pub read_at: Timestamp,
-    /// How long that took.
-    pub took: Duration,
+    /// The duration of the read.
+    pub read_time: Duration,
 }
 
-/// A piece of work, if anybody wants to know of it. It ends when its last clone is dropped.
+/// A span, or nothing while the export is off. It ends when its last clone is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Span(Option<Context>);
 
 impl Span {
-    /// A genuine delivery, from its first byte on.
-    pub fn delivery(arrival: &Arrival<'_>) -> Self {
+    /// Starts the span of a delivery, at the time of its first byte.
+    pub fn delivery(arrival: &DeliverySpan<'_>) -> Self {
         let Some(export) = EXPORT.get() else { return Self(None) };
-        let Arrival { traceparent, path, id, kind, environment, read_at, took } = *arrival;
+        let DeliverySpan { traceparent, path, id, kind, environment, read_at, read_time } = *arrival;
         let attributes = [
             KeyValue::new("http.request.method", "POST"),
             KeyValue::new("http.route", path.to_owned()),
@@ -179,12 +180,12 @@ impl Span {
         ];
         let span = SpanBuilder::from_name(format!("POST {path}"))
             .with_kind(SpanKind::Server)
-            .with_start_time(SystemTime::from(read_at - took))
+            .with_start_time(SystemTime::from(read_at - read_time))
             .with_attributes(attributes);
         Self::start(export, span, &remote(traceparent).unwrap_or_default())
     }
 
-    /// An event that is being made durable, below the delivery.
+    /// Starts the span of a publish, below the delivery.
     #[must_use]
     pub fn publish(&self, id: &str, routing_key: impl FnOnce() -> String, bytes: usize) -> Self {
         let (Some(export), Some(parent)) = (EXPORT.get(), &self.0) else { return Self(None) };
@@ -192,14 +193,14 @@ impl Span {
         Self::start(export, span, parent)
     }
 
-    /// An announcement that is being made durable, below what is going on here.
+    /// Starts the span of an announcement, below the current span.
     pub fn announce(id: &str, routing_key: impl FnOnce() -> String, bytes: usize) -> Self {
         let Some(export) = EXPORT.get() else { return Self(None) };
         let span = producer(export, &export.messaging.conversations, id, routing_key(), bytes);
         Self::start(export, span, &Context::current())
     }
 
-    /// One try of a job, which continues the trace of its delivery.
+    /// Starts the span of one try of a job, in the trace of its delivery.
     pub fn job(traceparent: Option<&str>, id: &str, attempt: usize) -> Self {
         let Some(export) = EXPORT.get() else { return Self(None) };
         let queue = &export.messaging.jobs;
@@ -219,7 +220,7 @@ impl Span {
         Self::start(export, span.with_links(vec![link]), &parent)
     }
 
-    /// A request to PolyAI, below what is going on here.
+    /// Starts the span of a request to PolyAI, below the current span.
     pub fn api_request(operation: &'static str, host: &str) -> Self {
         let Some(export) = EXPORT.get() else { return Self(None) };
         let attributes = [
@@ -233,7 +234,7 @@ impl Span {
         Self::start(export, span, &Context::current())
     }
 
-    /// Work of our own, below what is going on here.
+    /// Starts the span of internal work, below the current span.
     pub fn internal(name: &'static str) -> Self {
         let Some(export) = EXPORT.get() else { return Self(None) };
         Self::start(export, SpanBuilder::from_name(name), &Context::current())
@@ -243,7 +244,7 @@ impl Span {
         Self(Some(parent.with_span(export.tracer.build_with_context(span, parent))))
     }
 
-    /// Where others continue.
+    /// Returns the trace context that other services continue.
     pub fn traceparent(&self) -> Option<String> {
         let span = self.0.as_ref()?.span();
         let context = span.span_context();
@@ -251,14 +252,14 @@ impl Span {
         Some(format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
     }
 
-    /// Says something more of it.
+    /// Sets an attribute.
     pub fn set_attribute(&self, key: &'static str, value: impl Into<Value>) {
         if let Some(context) = &self.0 {
             context.span().set_attribute(KeyValue::new(key, value));
         }
     }
 
-    /// It did not succeed, for this reason (a constant word).
+    /// Marks the span as failed. `reason` is a constant word.
     pub fn set_error(&self, reason: &'static str) {
         if let Some(context) = &self.0 {
             context.span().set_attribute(KeyValue::new("error.type", reason));
@@ -266,7 +267,7 @@ impl Span {
         }
     }
 
-    /// Runs `work` so that spans begun in it stand below this one.
+    /// Runs `work` with this span as the current one.
     pub fn in_scope<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         work.with_context(self.0.clone().unwrap_or_else(Context::current))
     }
@@ -300,16 +301,16 @@ fn remote(traceparent: Option<&str>) -> Option<Context> {
 /// A `traceparent` of version 00 (<https://www.w3.org/TR/trace-context/#traceparent-header>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traceparent<'a> {
-    /// 32 hexadecimal digits, not all of them 0.
+    /// 32 hexadecimal digits, not all 0.
     pub trace_id: &'a str,
-    /// 16 of them.
+    /// 16 hexadecimal digits, not all 0.
     pub span_id: &'a str,
-    /// Bit 0: the trace is kept.
+    /// Bit 0 is set if the trace is kept.
     pub flags: u8,
 }
 
 impl<'a> Traceparent<'a> {
-    /// Nothing if it is not valid.
+    /// Parses the header's value. Returns nothing if it is not valid.
     pub fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split('-');
         let (version, trace_id, span_id, flags) =
@@ -330,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_valid_trace_is_continued() {
+    fn parses_only_valid_traceparents() {
         let id = "0af7651916cd43dd8448eb211c80319c";
         let good = format!("00-{id}-b7ad6b7169203331-01");
         let parsed = Traceparent::parse(&good).unwrap();
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoint_is_a_base_url() {
+    fn accepts_only_a_base_url_as_endpoint() {
         let problem = |endpoint: &str, sample_ratio| {
             TracingConfig { endpoint: Some(endpoint.to_owned()), sample_ratio }.problem().is_some()
         };
@@ -366,9 +367,9 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_nothing_while_nobody_wants_it() {
+    fn a_span_is_empty_while_export_is_off() {
         let span = Span::job(None, "id", 1);
         assert_eq!(span.traceparent(), None);
-        assert!(span.publish("id", || panic!("no key is made"), 1).0.is_none());
+        assert!(span.publish("id", || panic!("the routing key must not be built"), 1).0.is_none());
     }
 }

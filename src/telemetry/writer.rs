@@ -1,7 +1,7 @@
-//! Writes a service's log lines on a thread of its own, so that nobody waits for whoever reads them.
+//! Writes a service's log lines on a separate thread, so that no task waits for the reader of the log.
 //!
-//! Lines are gathered for [`GATHER`] and written together: to wake a thread for each of them costs a busy receiver more
-//! than to write it (`docs/benchmarks.md`). What does not fit into [`ROOM`] is dropped and counted.
+//! Lines are collected for [`BATCH_DELAY`] and written together: waking a thread for each line costs a busy receiver more
+//! than writing the line (`docs/benchmarks.md`). Lines that exceed [`MAX_BUFFER_BYTES`] are dropped and counted.
 
 use std::{
     io::{self, Write},
@@ -16,14 +16,14 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long a line may wait for others.
-const GATHER: Duration = Duration::from_millis(20);
-/// How many bytes of lines may wait; as many may be on their way.
-const ROOM: usize = 4 << 20;
-/// What is kept of a buffer that has grown.
-const USUAL_ROOM: usize = 64 << 10;
-/// How long the end may wait for whoever reads.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time that a line waits for others, to be written together.
+const BATCH_DELAY: Duration = Duration::from_millis(20);
+/// Bytes of lines that may wait. The same number may be in the process of being written.
+const MAX_BUFFER_BYTES: usize = 4 << 20;
+/// Capacity that a buffer keeps after it has grown.
+const RETAINED_BUFFER_BYTES: usize = 64 << 10;
+/// Time that the shutdown waits for the reader of the log.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -45,7 +45,7 @@ impl Shared {
 
     fn add(&self, line: &[u8]) {
         let mut waiting = self.waiting();
-        if waiting.lines.len() + line.len() > ROOM {
+        if waiting.lines.len() + line.len() > MAX_BUFFER_BYTES {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -55,7 +55,7 @@ impl Shared {
         }
     }
 
-    /// Until it is closed and everything is written.
+    /// Writes lines until the buffer is closed and empty.
     fn write_to(&self, mut out: impl Write) {
         let mut lines = Vec::new();
         loop {
@@ -63,28 +63,28 @@ impl Shared {
             let idle =
                 self.changed.wait_while(waiting, |waiting| waiting.lines.is_empty() && !waiting.closed);
             let waiting = idle.unwrap_or_else(PoisonError::into_inner);
-            let gathered = self.changed.wait_timeout_while(waiting, GATHER, |waiting| !waiting.closed);
-            let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+            let batch = self.changed.wait_timeout_while(waiting, BATCH_DELAY, |waiting| !waiting.closed);
+            let (mut waiting, _) = batch.unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut lines, &mut waiting.lines);
-            let ends = waiting.closed;
+            let closed = waiting.closed;
             drop(waiting);
-            // Where they cannot be written there is nobody to tell.
+            // An error cannot be reported: this is the log.
             let _ = out.write_all(&lines);
             lines.clear();
-            lines.shrink_to(USUAL_ROOM);
-            if ends {
+            lines.shrink_to(RETAINED_BUFFER_BYTES);
+            if closed {
                 return;
             }
         }
     }
 }
 
-/// Takes lines; cheap to clone.
+/// Accepts log lines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Lines(Arc<Shared>);
 
 impl Lines {
-    /// How many did not fit.
+    /// Returns the number of lines that were dropped.
     pub(super) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
@@ -109,7 +109,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Ends the thread when it is dropped, after what is left was written; waits a second for that at the most.
+/// Ends the thread when it is dropped, after the remaining lines are written. Waits at most one second for that.
 #[derive(Debug)]
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -120,18 +120,18 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.waiting().closed = true;
         self.shared.changed.notify_one();
-        let _ = self.ended.recv_timeout(PATIENCE);
+        let _ = self.ended.recv_timeout(SHUTDOWN_TIMEOUT);
     }
 }
 
-/// Starts the thread.
+/// Starts the thread that writes lines to `out`.
 pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<(Lines, Writer)> {
     let shared = Arc::new(Shared::default());
-    let (tell, ended) = mpsc::channel();
+    let (done, ended) = mpsc::channel();
     let lines = Arc::clone(&shared);
     thread::Builder::new().name("log".to_owned()).spawn(move || {
         lines.write_to(out);
-        let _ = tell.send(());
+        let _ = done.send(());
     })?;
     Ok((Lines(Arc::clone(&shared)), Writer { shared, ended }))
 }
@@ -142,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes nothing before it is opened.
+    /// A pipe that blocks every write until it is opened.
     #[derive(Clone, Default)]
     struct Pipe {
         opened: Arc<(Mutex<bool>, Condvar)>,
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_is_written_in_order_before_it_ends() {
+    fn writes_every_line_in_order_before_it_ends() {
         let pipe = Pipe::default();
         pipe.open();
         let (lines, writer) = start(pipe.clone()).unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_holds_up_nobody_and_takes_bounded_memory() {
+    fn a_reader_that_stops_blocks_nothing_and_memory_stays_bounded() {
         let pipe = Pipe::default();
         let (lines, writer) = start(pipe.clone()).unwrap();
         let line = vec![b'x'; 1 << 20];
@@ -196,7 +196,7 @@ mod tests {
         assert!((12..=16).contains(&lines.dropped()), "{}", lines.dropped());
         let begun = Instant::now();
         drop(writer);
-        assert!(begun.elapsed() < PATIENCE * 3, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < SHUTDOWN_TIMEOUT * 3, "{:?}", begun.elapsed());
         pipe.open();
     }
 }

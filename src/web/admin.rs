@@ -1,8 +1,8 @@
-//! `/livez`, `/readyz` and `/metrics`, on a listener of their own that is never public.
+//! `/livez`, `/readyz` and `/metrics`, on a separate listener that must not be public.
 //!
-//! Liveness says that the process answers; it does not look at the queue, because restarting polyhook heals no
-//! broker. Readiness is the truth about promise 1: ready means that a delivery could be made durable now. Below it
-//! stands what a person should know of all the same ([`Health`]), a line each.
+//! `/livez` reports that the process answers. It does not look at the queue, because a restart of polyhook does not
+//! repair a broker. `/readyz` reports whether a delivery could be made durable now. Below that line it lists the open
+//! conditions of [`Health`], one per line, which do not change the status.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,20 +21,21 @@ use tokio_util::sync::CancellationToken;
 use super::Receiver;
 use crate::{health::Health, queue::Queue, telemetry};
 
-const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that the queue has to answer a probe or a scrape.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the admin listener looks at.
+/// Everything that the admin listener reports on.
 #[derive(Clone)]
 pub struct Admin {
-    /// Must be able to take a message for the process to be ready.
+    /// The process is ready while this queue can accept a message.
     pub queue: Arc<dyn Queue>,
-    /// Says how full it is, if the process has one.
+    /// The receiver whose gauges are updated on a scrape, if the process has one.
     pub receiver: Option<Receiver>,
-    /// Renders what was measured.
+    /// Renders the metrics.
     pub metrics: PrometheusHandle,
-    /// Once it fires the process is no longer ready.
+    /// The process is not ready after this token is cancelled.
     pub draining: CancellationToken,
-    /// What is wrong although the process is ready.
+    /// Conditions that a person should fix although the process is ready.
     pub health: Health,
 }
 
@@ -45,7 +46,7 @@ impl std::fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// The admin listener's routes.
+    /// Returns the admin listener's routes.
     pub fn router(self) -> Router {
         Router::new()
             .route("/livez", get(async || "ok\n"))
@@ -59,7 +60,7 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if admin.draining.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
-    match timeout(READY_TIMEOUT, admin.queue.ready()).await {
+    match timeout(QUEUE_TIMEOUT, admin.queue.ready()).await {
         Ok(Ok(())) => with_conditions("ready", &admin.health).into_response(),
         Ok(Err(error)) => {
             let text = with_conditions(&format!("not ready: {error}"), &admin.health);
@@ -69,7 +70,7 @@ async fn ready(State(admin): State<Admin>) -> Response {
     }
 }
 
-/// A line, and one more for each open condition.
+/// Returns `line`, followed by one line for each open condition.
 fn with_conditions(line: &str, health: &Health) -> String {
     let conditions =
         health.conditions().into_iter().map(|(what, text)| format!("degraded: {what}: {text}\n"));
@@ -78,15 +79,15 @@ fn with_conditions(line: &str, health: &Health) -> String {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     if let Some(receiver) = &admin.receiver {
-        receiver.measure();
+        receiver.update_gauges();
     }
-    if let Ok(Ok(depths)) = timeout(READY_TIMEOUT, admin.queue.depths()).await {
+    if let Ok(Ok(depths)) = timeout(QUEUE_TIMEOUT, admin.queue.depths()).await {
         for (lane, depth) in depths {
             #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
             gauge!("polyhook_queue_depth", "queue" => lane.label()).set(depth as f64);
         }
     }
-    // It looks into /proc, which takes a while where many connections are open.
+    // This reads /proc, which takes a while with many open connections.
     let _ = tokio::task::spawn_blocking(telemetry::update_process_metrics).await;
     let content_type = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
     (content_type, admin.metrics.render()).into_response()

@@ -1,281 +1,175 @@
-//! From outcome to answer: the one place that turns what happened into a status, a log line and a count.
+//! Answers every request of the public listener: in time, and with one log line and one count.
+//!
+//! [`answer`] is the one place where a handler's result becomes a response, a span, a metric and a log line. Handlers
+//! return a value ([`Handled`]), so the compiler rejects a handler that reports nothing.
 
-use std::any::Any;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use axum::{
-    body::Body,
     extract::{Request, State},
-    middleware::Next,
-    response::{IntoResponse, Response},
+    response::Response,
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue};
 use metrics::{counter, histogram};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::Receiver;
-use crate::{event::Event, queue::QueueError, signature::SignatureError, telemetry::trace::Span};
+use super::{
+    Receiver,
+    delivery::{DeliveryInfo, VerifiedDelivery},
+    outcome::Outcome,
+};
 
-/// PolyAI follows its own schedule; this is for proxies and load generators.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// The part of the ack budget that is reserved for writing the response itself.
+const RESPONSE_MARGIN: Duration = Duration::from_millis(50);
 
-/// What is left of the ack budget for writing the answer itself.
-const ANSWER_MARGIN: std::time::Duration = std::time::Duration::from_millis(50);
+/// Bytes of a conversation id that are logged. Ids of PolyAI are far shorter, but the body decides how long one is.
+const MAX_LOGGED_ID_BYTES: usize = 128;
 
-/// How much of a conversation's id is logged. Genuine ones are far shorter; the body says how long this one is.
-const LOGGED_ID_BYTES: usize = 128;
+/// Bytes of an `X-Request-Id` that is used.
+const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// When a request came, and when its answer must be on its way.
+/// The time when a request arrived and the time when its response must be ready.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timing {
     pub(super) started: Instant,
     pub(super) deadline: Instant,
 }
 
-/// How a delivery ended.
-#[derive(Clone, Debug)]
-pub(super) enum Outcome {
-    /// Durable for the first time.
-    Accepted,
-    /// It already was durable.
-    Duplicate,
-    /// Not proved to be PolyAI's.
-    Unverified(SignatureError),
-    /// Not proved, but it may be after a secret rotation: PolyAI shall try again.
-    UnverifiedRetry(SignatureError),
-    /// The body is over the limit.
-    TooLarge,
-    /// The body did not arrive in time.
-    SlowBody,
-    /// The body ended early: the sender hung up.
-    BrokenBody,
-    /// Too many deliveries at once.
-    Overloaded,
-    /// The queue could not make it durable.
-    NotDurable(QueueError),
-    /// The ack budget ran out.
-    Late,
-    /// A bug of ours.
-    Panicked,
-    /// Not our path.
-    NotFound,
-    /// Not a POST.
-    MethodNotAllowed,
+/// A handler's result. The information is there only if the delivery is verified.
+type Handled = (Outcome, Option<DeliveryInfo>);
+
+/// `POST {path}`: accepts a delivery.
+pub(super) async fn delivery(State(receiver): State<Receiver>, request: Request) -> Response {
+    answer(receiver, request, receive).await
 }
 
-/// What the log says of a genuine delivery.
-#[derive(Clone, Debug)]
-pub(super) struct About {
-    pub(super) message_id: String,
-    pub(super) event: Event,
-    pub(super) body_bytes: usize,
-    pub(super) trace_id: String,
-    pub(super) span: Span,
+/// Any other path.
+pub(super) async fn not_found(State(receiver): State<Receiver>, request: Request) -> Response {
+    answer(receiver, request, async |_, _, _| (Outcome::NotFound, None)).await
 }
 
-impl About {
-    /// What the span says of the end.
-    fn end(&self, outcome: &Outcome) {
-        self.span.set_attribute("polyhook.outcome", outcome.label());
-        let status = outcome.status();
-        self.span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
-        if status.is_server_error() {
-            self.span.set_error(outcome.label());
-        }
-    }
+/// Any other method.
+pub(super) async fn method_not_allowed(State(receiver): State<Receiver>, request: Request) -> Response {
+    answer(receiver, request, async |_, _, _| (Outcome::MethodNotAllowed, None)).await
 }
 
-impl Outcome {
-    /// The metric label.
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Duplicate => "duplicate",
-            Self::Unverified(_) => "unverified",
-            Self::UnverifiedRetry(_) => "unverified_retry",
-            Self::TooLarge => "too_large",
-            Self::SlowBody => "slow_body",
-            Self::BrokenBody => "broken_body",
-            Self::Overloaded => "overloaded",
-            Self::NotDurable(_) => "not_durable",
-            Self::Late => "late",
-            Self::Panicked => "panicked",
-            Self::NotFound => "not_found",
-            Self::MethodNotAllowed => "method_not_allowed",
-        }
-    }
-
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Accepted | Self::Duplicate => StatusCode::NO_CONTENT,
-            Self::Unverified(_) => StatusCode::UNAUTHORIZED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::SlowBody | Self::BrokenBody => StatusCode::REQUEST_TIMEOUT,
-            Self::UnverifiedRetry(_)
-            | Self::Overloaded
-            | Self::NotDurable(_)
-            | Self::Late
-            | Self::Panicked => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        }
-    }
-
-    /// All that a stranger learns.
-    fn body(&self) -> &'static str {
-        body(self.status())
-    }
-
-    /// One line a delivery. Neither the signature nor the body is in it.
-    fn log(&self, about: Option<&About>, request_id: &str, elapsed_ms: u64) {
-        let outcome = self.label();
-        let status = self.status().as_u16();
-        let Some(About { message_id, event, body_bytes, trace_id, .. }) = about else {
-            match self {
-                Self::Unverified(reason) | Self::UnverifiedRetry(reason) => {
-                    tracing::warn!(
-                        outcome,
-                        status,
-                        request.id = request_id,
-                        reason = reason.label(),
-                        elapsed_ms,
-                        "delivery refused: {reason}"
-                    );
-                }
-                Self::NotFound | Self::MethodNotAllowed => {
-                    tracing::debug!(outcome, status, request.id = request_id, elapsed_ms, "not a delivery");
-                }
-                _ => {
-                    tracing::warn!(
-                        outcome,
-                        status,
-                        request.id = request_id,
-                        elapsed_ms,
-                        "delivery not taken"
-                    );
-                }
-            }
-            return;
-        };
-        let conversation = event.conversation_id.as_deref().unwrap_or_default();
-        let conversation = &conversation[..conversation.floor_char_boundary(LOGGED_ID_BYTES)];
-        // The same fields at another level; a macro's level is not a value.
-        macro_rules! delivery {
-            ($level:ident, $($rest:tt)*) => {
-                tracing::$level!(
-                    outcome, status, elapsed_ms, body_bytes, trace_id,
-                    request.id = request_id,
-                    event.id = message_id,
-                    event.type = event.kind,
-                    event.environment = event.environment,
-                    conversation.id = conversation,
-                    $($rest)*
-                )
-            };
-        }
-        match self {
-            Self::Accepted | Self::Duplicate => delivery!(info, "delivery"),
-            Self::NotDurable(error) => {
-                delivery!(warn, %error, "delivery not taken; PolyAI will send it again");
-            }
-            _ => delivery!(warn, "delivery not taken; PolyAI will send it again"),
-        }
-    }
-}
-
-fn body(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::NO_CONTENT => "",
-        StatusCode::UNAUTHORIZED => "{\"error\":\"unauthorized\"}\n",
-        StatusCode::PAYLOAD_TOO_LARGE => "{\"error\":\"payload too large\"}\n",
-        StatusCode::REQUEST_TIMEOUT => "{\"error\":\"request timeout\"}\n",
-        StatusCode::NOT_FOUND => "{\"error\":\"not found\"}\n",
-        StatusCode::METHOD_NOT_ALLOWED => "{\"error\":\"method not allowed\"}\n",
-        _ => "{\"error\":\"service unavailable\"}\n",
-    }
-}
-
-/// Whether an answer with `status` and `body` is the receiver's, and not that of something before it.
-pub fn is_receiver_answer(status: StatusCode, answer: &[u8]) -> bool {
-    !answer.is_empty() && answer == body(status).as_bytes()
-}
-
-impl IntoResponse for Outcome {
-    fn into_response(self) -> Response {
-        let mut response = Response::new(Body::from(self.body()));
-        let status = self.status();
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
-        }
-        if status != StatusCode::NO_CONTENT {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
-        }
-        if matches!(self, Self::TooLarge | Self::SlowBody | Self::BrokenBody) {
-            // The rest of the body is not worth reading.
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response.extensions_mut().insert(self);
-        response
-    }
-}
-
-/// Outermost: sets the deadline, answers in its stead when it passes, logs and counts once.
-pub(super) async fn answer_in_time(
-    State(receiver): State<Receiver>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let started = Instant::now();
-    let deadline = started + receiver.inner.ack_budget.saturating_sub(ANSWER_MARGIN);
-    request.extensions_mut().insert(Timing { started, deadline });
-    let http2 = request.version() == http::Version::HTTP_2;
+/// Runs `handler` within everything that every request of the public listener gets, in this order.
+async fn answer<H, F>(receiver: Receiver, request: Request, handler: H) -> Response
+where
+    H: FnOnce(Receiver, Request, Timing) -> F,
+    F: Future<Output = Handled>,
+{
+    let timing = Timing::start(receiver.inner.ack_budget);
+    let version = request.version();
     let request_id = request_id(request.headers());
-    let mut response = tokio::time::timeout_at(deadline, next.run(request))
-        .await
-        .unwrap_or_else(|_| Outcome::Late.into_response());
-    if http2 {
-        // Connection-specific headers do not exist in HTTP/2 (RFC 9113, 8.2.2).
-        response.headers_mut().remove(header::CONNECTION);
-    }
 
-    let elapsed = started.elapsed();
-    let about = response.extensions_mut().remove::<About>();
-    if let Some(outcome) = response.extensions_mut().remove::<Outcome>() {
-        counter!("polyhook_deliveries_total", "outcome" => outcome.label()).increment(1);
-        if let Outcome::Unverified(reason) | Outcome::UnverifiedRetry(reason) = &outcome {
-            counter!("polyhook_unverified_total", "reason" => reason.label()).increment(1);
-        }
-        histogram!("polyhook_ack_seconds").record(elapsed.as_secs_f64());
-        if let Some(about) = &about {
-            about.end(&outcome);
-        }
-        outcome.log(about.as_ref(), &request_id, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    let result = handler(receiver, request, timing);
+    // A panic is a bug of ours and the delivery is not durable, so PolyAI should send it again.
+    let result = AssertUnwindSafe(result).catch_unwind();
+    let result = timeout_at(timing.deadline, result).await;
+    let (outcome, delivery) = match result {
+        Ok(Ok(result)) => result,
+        Ok(Err(_panic)) => (Outcome::Panicked, None),
+        Err(_elapsed) => (Outcome::Late, None),
+    };
+
+    let elapsed = timing.started.elapsed();
+    count(&outcome, elapsed);
+    if let Some(delivery) = &delivery {
+        delivery.finish_span(&outcome);
     }
-    response
+    log(&outcome, delivery.as_ref(), &request_id, elapsed);
+    outcome.response(version)
 }
 
-/// The ingress's `X-Request-Id`, if it is one that a log can carry, or a new one.
+/// Verifies a delivery, then publishes it.
+async fn receive(receiver: Receiver, request: Request, timing: Timing) -> Handled {
+    match VerifiedDelivery::extract(&receiver, request, timing).await {
+        Ok(delivery) => {
+            let (outcome, info) = delivery.publish(&receiver, timing.deadline).await;
+            (outcome, Some(info))
+        }
+        Err(outcome) => (outcome, None),
+    }
+}
+
+impl Timing {
+    fn start(ack_budget: Duration) -> Self {
+        let started = Instant::now();
+        Self { started, deadline: started + ack_budget.saturating_sub(RESPONSE_MARGIN) }
+    }
+}
+
+/// Returns the `X-Request-Id` that the ingress set, if a log line can carry it, or a new id.
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get("x-request-id").map(HeaderValue::as_bytes);
     given
-        .filter(|id| (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic))
+        .filter(|id| (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic))
         .and_then(|id| String::from_utf8(id.to_vec()).ok())
         .unwrap_or_else(|| uuid::Uuid::now_v7().to_string())
 }
 
-/// A panic in a handler: the delivery is not durable, so PolyAI shall try again.
-pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
-    Outcome::Panicked.into_response()
+fn count(outcome: &Outcome, elapsed: Duration) {
+    counter!("polyhook_deliveries_total", "outcome" => outcome.label()).increment(1);
+    if let Some(error) = outcome.signature_error() {
+        counter!("polyhook_unverified_total", "reason" => error.label()).increment(1);
+    }
+    histogram!("polyhook_ack_seconds").record(elapsed.as_secs_f64());
 }
 
-pub(super) async fn not_found() -> Outcome {
-    Outcome::NotFound
+/// Writes one line. It never contains the signature or the body.
+fn log(outcome: &Outcome, delivery: Option<&DeliveryInfo>, request_id: &str, elapsed: Duration) {
+    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    match delivery {
+        Some(delivery) => log_verified(outcome, delivery, request_id, elapsed_ms),
+        None => log_unverified(outcome, request_id, elapsed_ms),
+    }
 }
 
-pub(super) async fn method_not_allowed() -> Outcome {
-    Outcome::MethodNotAllowed
+fn log_unverified(outcome: &Outcome, request_id: &str, elapsed_ms: u64) {
+    let status = outcome.status().as_u16();
+    let label = outcome.label();
+    if let Some(error) = outcome.signature_error() {
+        tracing::warn!(
+            outcome = label,
+            status,
+            request.id = request_id,
+            reason = error.label(),
+            elapsed_ms,
+            "delivery refused: {error}"
+        );
+    } else if matches!(outcome, Outcome::NotFound | Outcome::MethodNotAllowed) {
+        tracing::debug!(outcome = label, status, request.id = request_id, elapsed_ms, "not a delivery");
+    } else {
+        tracing::warn!(outcome = label, status, request.id = request_id, elapsed_ms, "delivery not accepted");
+    }
+}
+
+fn log_verified(outcome: &Outcome, delivery: &DeliveryInfo, request_id: &str, elapsed_ms: u64) {
+    let DeliveryInfo { message_id, event, body_bytes, trace_id, .. } = delivery;
+    let status = outcome.status().as_u16();
+    let conversation = event.conversation_id.as_deref().unwrap_or_default();
+    let conversation = &conversation[..conversation.floor_char_boundary(MAX_LOGGED_ID_BYTES)];
+    // A macro, because `tracing` needs the level at compile time.
+    macro_rules! log_delivery {
+        ($level:ident, $($rest:tt)*) => {
+            tracing::$level!(
+                outcome = outcome.label(), status, elapsed_ms, body_bytes, trace_id,
+                request.id = request_id,
+                event.id = message_id,
+                event.type = event.kind,
+                event.environment = event.environment,
+                conversation.id = conversation,
+                $($rest)*
+            )
+        };
+    }
+    match outcome {
+        Outcome::Accepted | Outcome::Duplicate => log_delivery!(info, "delivery"),
+        Outcome::NotDurable(error) => {
+            log_delivery!(warn, %error, "delivery not accepted; PolyAI will send it again");
+        }
+        _ => log_delivery!(warn, "delivery not accepted; PolyAI will send it again"),
+    }
 }

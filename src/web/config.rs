@@ -18,19 +18,19 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
-    /// Where PolyAI's deliveries come in, behind the HTTPS ingress. HTTP/1.1 and cleartext HTTP/2.
+    /// Address for PolyAI's deliveries, behind the HTTPS ingress. HTTP/1.1 and cleartext HTTP/2.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
-    /// The path of the endpoint registered with PolyAI.
+    /// Path of the endpoint registered with PolyAI.
     pub path: String,
-    /// Every request is answered within this time; PolyAI waits 5 s by default.
+    /// Time within which every request is answered. PolyAI waits 5 s by default.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub ack_budget: Duration,
-    /// The largest body taken; a larger one is a 413.
+    /// Maximum size of a body; larger ones are answered 413.
     #[schemars(with = "String")]
     pub body_limit: ByteSize,
-    /// How many deliveries are made durable at the same time; beyond them a 503.
+    /// Maximum deliveries in flight; more are answered 503.
     #[schemars(range(min = 1))]
     pub max_in_flight: usize,
 }
@@ -47,11 +47,11 @@ impl Default for ServerConfig {
     }
 }
 
-/// `[admin]`: liveness, readiness, metrics. Never public.
+/// `[admin]`: the listener for liveness, readiness and metrics. It must not be public.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    /// Address of `/livez`, `/readyz` and `/metrics`.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
 }
@@ -62,25 +62,25 @@ impl Default for AdminConfig {
     }
 }
 
-/// `[signature]`: how a delivery proves that it is PolyAI's.
+/// `[signature]`: the verification of deliveries.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SignatureConfig {
-    /// The active signing secrets, each of at least 16 characters. Several at a time, for rotations.
+    /// Active signing secrets, each of at least 16 characters. A rotation needs several at the same time.
     pub secrets: Vec<Secret>,
-    /// A file with more secrets, one a line; read again when it changes.
+    /// File with more secrets, one per line. It is read again when it changes.
     pub secrets_file: Option<PathBuf>,
-    /// What was read from `secrets_file` at the start.
+    /// Content of `secrets_file` at the start.
     #[serde(skip)]
     pub file_secrets: SecretsFile,
-    /// Which signed form to accept. Pin it to `timestamped` once PolyAI sends you timestamps.
+    /// Signed form to accept. Set it to `timestamped` once PolyAI sends you timestamps.
     pub scheme: Scheme,
-    /// How far a signed timestamp may be from our clock.
+    /// Maximum difference between a signed timestamp and our clock.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub tolerance: Duration,
-    /// What a well-formed signature gets that no secret explains: `reject` is a 401, which PolyAI never
-    /// retries; `retry` is a 503, so that the delivery comes again after a secret rotation.
+    /// Answer to a well-formed signature that matches no secret: `reject` is 401, which PolyAI does not retry;
+    /// `retry` is 503, so that PolyAI sends the delivery again after a secret rotation.
     pub on_mismatch: OnMismatch,
 }
 
@@ -98,25 +98,25 @@ impl Default for SignatureConfig {
 }
 
 impl SignatureConfig {
-    /// Why the receiver must not start with these secrets, if it must not.
+    /// Returns the reason why the receiver must not start with these secrets, if there is one.
     pub fn problem(&self) -> Option<String> {
         if self.valid(Clock::System.now()).is_empty() {
             return Some(
-                "there is no signing secret, so nothing could be verified: set signature.secrets_file (one secret a \
+                "no signing secret is configured, so no delivery could be verified: set signature.secrets_file (one secret a \
                  line) or POLYAI_WEBHOOK_SECRET to the signing_secret that PolyAI showed when the endpoint was created"
                     .to_owned(),
             );
         }
-        self.short_secret()
+        self.short_secret_problem()
     }
 
-    /// The secrets that are valid at `now`: those given here, then the file's.
+    /// Returns the secrets that are valid at `now`: those of the configuration, then those of the file.
     pub fn valid(&self, now: Timestamp) -> Vec<Secret> {
         self.secrets.iter().chain(self.file_secrets.valid(now)).cloned().collect()
     }
 
-    /// Says which secret is none.
-    pub(super) fn short_secret(&self) -> Option<String> {
+    /// Returns an error text for the first secret that is too short.
+    pub(super) fn short_secret_problem(&self) -> Option<String> {
         let in_file = self.file_secrets.entries().map(|entry| &entry.secret);
         let short = |secret: &Secret| secret.expose().trim().chars().count() < MIN_SECRET_LENGTH;
         self.secrets.iter().chain(in_file).position(short).map(|index| {
@@ -128,14 +128,14 @@ impl SignatureConfig {
     }
 }
 
-/// The answer to a well-formed signature that no active secret explains.
+/// Answer to a well-formed signature that matches no active secret.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnMismatch {
-    /// 401: refused for good.
+    /// 401: PolyAI does not send the delivery again.
     #[default]
     Reject,
-    /// 503: PolyAI tries again later.
+    /// 503: PolyAI sends the delivery again later.
     Retry,
 }
 
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn only_secrets_that_could_be_polyais_will_do() {
+    fn rejects_missing_and_short_secrets() {
         assert_eq!(problem(&["0123456789abcdef", "whsec_0123456789abcdef"]), None);
         for bad in
             [&[][..], &[""], &["0123456789abcde"], &["                    "], &["0123456789abcdef", "x"]]

@@ -1,97 +1,102 @@
-//! The extractor: from a request to a delivery that is proved to be PolyAI's.
+//! The extractor: turns a request into a delivery that PolyAI has signed.
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequest, Request};
+use axum::{body::Body, extract::Request};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 
-use super::{
-    Receiver,
-    answer::{About, Outcome, Timing},
-};
+use super::{Receiver, answer::Timing, outcome::Outcome};
 use crate::{
     event::{self, DedupKey, Event},
     queue::Message,
     signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, SignatureError, SignedForm, TIMESTAMP_HEADER},
-    telemetry::trace::{Arrival, Span, Traceparent},
+    telemetry::trace::{DeliverySpan, Span, Traceparent},
 };
 
-const TRACEPARENT: &str = "traceparent";
-/// What a body is charged for at a time.
-const BUDGET_STEP_BYTES: usize = 16 << 10;
+const TRACEPARENT_HEADER: &str = "traceparent";
+/// Body memory is reserved in steps of this size.
+const MEMORY_STEP_BYTES: usize = 16 << 10;
+/// An AMQP short string holds 255 bytes.
+const MAX_CONTENT_TYPE_BYTES: usize = 255;
 
-/// A genuine delivery, read and ready to be published.
+/// A delivery whose signature is verified, ready to be published.
 #[derive(Debug)]
-pub(super) struct SignedDelivery {
+pub(super) struct VerifiedDelivery {
     pub(super) message: Message,
-    pub(super) about: About,
-    pub(super) deadline: Instant,
-    /// Gives the body's bytes back to the budget when the delivery is over.
-    pub(super) _held: Vec<OwnedSemaphorePermit>,
+    pub(super) info: DeliveryInfo,
+    /// Returns the body's memory to the budget when the delivery ends.
+    _memory: Vec<OwnedSemaphorePermit>,
 }
 
-impl FromRequest<Receiver> for SignedDelivery {
-    type Rejection = Outcome;
+/// The facts about a verified delivery that its log line and its span report.
+#[derive(Debug)]
+pub(super) struct DeliveryInfo {
+    pub(super) message_id: String,
+    pub(super) event: Event,
+    pub(super) body_bytes: usize,
+    pub(super) trace_id: String,
+    pub(super) span: Span,
+}
 
-    async fn from_request(request: Request, receiver: &Receiver) -> Result<Self, Outcome> {
-        let receiver = &receiver.inner;
-        let Timing { started, deadline } = request.extensions().get().copied().unwrap_or_else(|| {
-            let started = Instant::now();
-            Timing { started, deadline: started + receiver.ack_budget }
-        });
+impl DeliveryInfo {
+    /// Adds the outcome to the span. The span ends when it is dropped.
+    pub(super) fn finish_span(&self, outcome: &Outcome) {
+        let status = outcome.status();
+        self.span.set_attribute("polyhook.outcome", outcome.label());
+        self.span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_server_error() {
+            self.span.set_error(outcome.label());
+        }
+    }
+}
+
+impl VerifiedDelivery {
+    /// Reads the body, verifies the signature over its raw bytes, and only then looks inside.
+    pub(super) async fn extract(
+        receiver: &Receiver,
+        request: Request,
+        timing: Timing,
+    ) -> Result<Self, Outcome> {
         let (head, body) = request.into_parts();
-        if content_length(&head.headers).is_some_and(|length| length > receiver.body_limit as u64) {
-            return Err(Outcome::TooLarge);
-        }
-        // A quarter of the budget is kept for making it durable.
-        let read_by = deadline - receiver.ack_budget / 4;
-        let mut charged = Vec::new();
-        let body = timeout_at(read_by, read(body, receiver.body_limit, &receiver.body_budget, &mut charged))
-            .await
-            .unwrap_or(Err(Outcome::SlowBody))?;
-
-        let now = receiver.clock.now();
-        // Several timestamps are none. The body form does not sign one, so they must not cost such an event.
-        let timestamp = single(&head.headers, TIMESTAMP_HEADER).unwrap_or(Some(b""));
-        let signature = single(&head.headers, SIGNATURE_HEADER)
-            .map_err(|()| Outcome::Unverified(SignatureError::SignatureMalformed))?;
-        let secrets = receiver.secrets.in_force();
-        match secrets.verifier.verify(signature, timestamp, &body, now) {
-            Ok(genuine) if genuine.form == SignedForm::Timestamped => receiver.skew.accepted(),
-            Ok(_) => {}
-            Err(rejection @ SignatureError::Mismatch) if secrets.asks_again(now) => {
-                return Err(Outcome::UnverifiedRetry(rejection));
-            }
-            Err(rejection) => {
-                if let SignatureError::Stale { skew_s } = rejection {
-                    receiver.skew.stale(signature.unwrap_or_default(), skew_s, now);
-                }
-                return Err(Outcome::Unverified(rejection));
-            }
-        }
-
+        // A quarter of the budget is reserved for making the delivery durable.
+        let read_deadline = timing.deadline - receiver.inner.ack_budget / 4;
+        let (body, memory) = read_body(receiver, &head.headers, body, read_deadline).await?;
+        let now = receiver.inner.clock.now();
+        verify(receiver, &head.headers, &body, now)?;
         // Nothing before this line has looked inside the body.
+        Ok(Self::parse(&head, body, memory, timing, now))
+    }
+
+    fn parse(
+        head: &Parts,
+        body: Bytes,
+        memory: Vec<OwnedSemaphorePermit>,
+        timing: Timing,
+        now: Timestamp,
+    ) -> Self {
         let event = Event::read(&body);
         let id = event::message_id(head.headers.get(EVENT_ID_HEADER).map(HeaderValue::as_bytes), &body);
-        let given = head.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
-        let span = Span::delivery(&Arrival {
-            traceparent: given,
+        let parent = head.headers.get(TRACEPARENT_HEADER).and_then(|value| value.to_str().ok());
+        let span = Span::delivery(&DeliverySpan {
+            traceparent: parent,
             path: head.uri.path(),
             id: &id,
             kind: &event.kind,
             environment: &event.environment,
             read_at: now,
-            took: started.elapsed(),
+            read_time: timing.started.elapsed(),
         });
-        let traceparent = span.traceparent().unwrap_or_else(|| continued(given));
+        let traceparent = span.traceparent().unwrap_or_else(|| continue_trace(parent));
         let trace_id =
             Traceparent::parse(&traceparent).map_or_else(String::new, |trace| trace.trace_id.to_owned());
+        let body_bytes = body.len();
         let message = Message {
             dedup: DedupKey::new(&id, &body),
             kind: event.kind.clone(),
@@ -100,42 +105,82 @@ impl FromRequest<Receiver> for SignedDelivery {
             received_at: now,
             traceparent: Some(traceparent),
             content_type: content_type(&head.headers),
-            body: body.clone(),
+            body,
             id: id.clone(),
         };
-        let about = About { message_id: id, event, body_bytes: body.len(), trace_id, span };
-        Ok(Self { message, about, deadline, _held: charged })
+        let info = DeliveryInfo { message_id: id, event, body_bytes, trace_id, span };
+        Self { message, info, _memory: memory }
     }
 }
 
-/// Reads a body of at most `limit` bytes, charging the budget as it grows: a client that announces much and
-/// sends little costs little.
-async fn read(
-    mut body: axum::body::Body,
+/// Reads a body of at most `server.body_limit` bytes until `deadline`, and returns it with the memory reserved for it.
+async fn read_body(
+    receiver: &Receiver,
+    headers: &HeaderMap,
+    body: Body,
+    deadline: Instant,
+) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Outcome> {
+    let receiver = &receiver.inner;
+    if content_length(headers).is_some_and(|length| length > receiver.body_limit as u64) {
+        return Err(Outcome::TooLarge);
+    }
+    let read = read_frames(body, receiver.body_limit, &receiver.body_budget);
+    timeout_at(deadline, read).await.unwrap_or(Err(Outcome::SlowBody))
+}
+
+/// Reserves memory as the body arrives, so a client that announces much and sends little reserves little.
+async fn read_frames(
+    mut body: Body,
     limit: usize,
     budget: &Arc<Semaphore>,
-    held: &mut Vec<OwnedSemaphorePermit>,
-) -> Result<Bytes, Outcome> {
+) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Outcome> {
     let mut bytes = BytesMut::new();
-    let mut charged = 0;
+    let mut memory = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(part) = frame.map_err(|_| Outcome::BrokenBody)?.into_data() else { continue };
         let length = bytes.len() + part.len();
         if length > limit {
             return Err(Outcome::TooLarge);
         }
-        while charged < length {
-            let kib = u32::try_from(BUDGET_STEP_BYTES / 1024).unwrap_or(u32::MAX);
-            held.push(Arc::clone(budget).try_acquire_many_owned(kib).map_err(|_| Outcome::Overloaded)?);
-            charged += BUDGET_STEP_BYTES;
+        while memory.len() * MEMORY_STEP_BYTES < length {
+            let kib = u32::try_from(MEMORY_STEP_BYTES / 1024).unwrap_or(u32::MAX);
+            memory.push(Arc::clone(budget).try_acquire_many_owned(kib).map_err(|_| Outcome::Overloaded)?);
         }
         bytes.extend_from_slice(&part);
     }
-    Ok(bytes.freeze())
+    Ok((bytes.freeze(), memory))
 }
 
-/// A header that may stand there once; twice is no way to sign anything.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, ()> {
+/// Verifies the signature over the raw body at the time `now`.
+fn verify(receiver: &Receiver, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<(), Outcome> {
+    let receiver = &receiver.inner;
+    // Several timestamp headers count as an unusable one. The body form does not sign the timestamp, so they must not
+    // make such a delivery fail.
+    let timestamp = single_header(headers, TIMESTAMP_HEADER).unwrap_or(Some(b""));
+    let signature = single_header(headers, SIGNATURE_HEADER)
+        .map_err(|()| Outcome::Unverified(SignatureError::SignatureMalformed))?;
+    let secrets = receiver.secrets.active();
+    match secrets.verifier.verify(signature, timestamp, body, now) {
+        Ok(verified) => {
+            if verified.form == SignedForm::Timestamped {
+                receiver.clock_skew.observe_accepted();
+            }
+            Ok(())
+        }
+        Err(error @ SignatureError::Mismatch) if secrets.requests_retry(now) => {
+            Err(Outcome::UnverifiedRetry(error))
+        }
+        Err(error) => {
+            if let SignatureError::Stale { skew_s } = error {
+                receiver.clock_skew.observe_stale(signature.unwrap_or_default(), skew_s, now);
+            }
+            Err(Outcome::Unverified(error))
+        }
+    }
+}
+
+/// Returns a header's value, if it is present, and an error if it is present more than once.
+fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, ()> {
     let mut values = headers.get_all(name).iter();
     let first = values.next().map(HeaderValue::as_bytes);
     if values.next().is_some() { Err(()) } else { Ok(first) }
@@ -145,16 +190,19 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// An AMQP short string holds 255 bytes.
 fn content_type(headers: &HeaderMap) -> String {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    given.filter(|given| (1..=255).contains(&given.len())).unwrap_or("application/json").to_owned()
+    given
+        .filter(|given| (1..=MAX_CONTENT_TYPE_BYTES).contains(&given.len()))
+        .unwrap_or("application/json")
+        .to_owned()
 }
 
-/// The sender's trace continued with a span of ours, or a new one: for those who follow a call without spans.
-fn continued(given: Option<&str>) -> String {
+/// Returns a `traceparent` with a new span id, in the sender's trace or in a new one. Log lines carry its trace id even
+/// when no spans are exported.
+fn continue_trace(parent: Option<&str>) -> String {
     let span = fastrand::u64(1..);
-    match given.and_then(Traceparent::parse) {
+    match parent.and_then(Traceparent::parse) {
         Some(parent) => format!("00-{}-{span:016x}-01", parent.trace_id),
         None => format!("00-{}-{span:016x}-01", uuid::Uuid::new_v4().simple()),
     }

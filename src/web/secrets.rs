@@ -1,10 +1,10 @@
-//! The signing secrets in force, and how they change while the receiver runs.
+//! The active signing secrets, and their replacement while the receiver runs.
 //!
-//! Secrets given in the configuration stay; those of `signature.secrets_file` follow the file. [`Secrets::reload`]
-//! compares its content, not its times, so it is right for a file that is edited, replaced, bind-mounted or
-//! behind Kubernetes' symlinks. What was read takes the place of what was before in one step: a delivery is
-//! verified with one set or the other. A file that cannot be used changes nothing, and `/readyz` says so until it
-//! can be used again.
+//! Secrets from the configuration stay. Those of `signature.secrets_file` follow the file. [`SigningSecrets::reload`]
+//! compares the file's content, not its times, so it works for a file that is edited, replaced, bind-mounted or behind
+//! Kubernetes' symlinks. The new secrets replace the old ones in one step, so a delivery is verified with one set or
+//! the other. If the file cannot be used, the previous secrets stay active and `/readyz` reports the condition
+//! `secrets` until the file can be used again.
 
 use std::{
     path::Path,
@@ -27,23 +27,23 @@ use crate::{
 
 const CONDITION: &str = "secrets";
 
-/// What deliveries are verified with.
+/// The secrets that deliveries are verified with, and the file that they are reloaded from.
 #[derive(Debug)]
-pub(super) struct Secrets {
+pub(super) struct SigningSecrets {
     config: SignatureConfig,
     clock: Clock,
     health: Health,
-    in_force: RwLock<Arc<ActiveSecrets>>,
-    /// What `in_force` was made of; held during a reload, so that there is one at a time.
-    made_of: Mutex<LoadedSecrets>,
+    active: RwLock<Arc<ActiveSecrets>>,
+    /// The source of `active`. Locked during a reload, so that only one runs at a time.
+    loaded: Mutex<LoadedSecrets>,
 }
 
-/// One set of secrets, as a delivery meets it.
+/// One set of secrets, ready to verify deliveries.
 #[derive(Debug)]
 pub(super) struct ActiveSecrets {
     pub(super) verifier: Verifier,
     on_mismatch: OnMismatch,
-    window: Option<Timestamp>,
+    retry_window: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -53,33 +53,43 @@ struct LoadedSecrets {
 }
 
 impl ActiveSecrets {
-    /// Whether PolyAI shall send again what no secret explains.
-    pub(super) fn asks_again(&self, now: Timestamp) -> bool {
-        self.on_mismatch == OnMismatch::Retry || self.window.is_some_and(|until| now < until)
+    fn new(config: &SignatureConfig, secrets: &[Secret], retry_window: Option<Timestamp>) -> Self {
+        let verifier = Verifier::new(secrets, config.scheme, config.tolerance);
+        Self { verifier, on_mismatch: config.on_mismatch, retry_window }
+    }
+
+    /// Returns true if PolyAI should send a delivery again whose signature matches no secret.
+    pub(super) fn requests_retry(&self, now: Timestamp) -> bool {
+        self.on_mismatch == OnMismatch::Retry || self.retry_window.is_some_and(|until| now < until)
     }
 }
 
-impl Secrets {
+impl SigningSecrets {
     pub(super) fn new(config: &SignatureConfig, clock: Clock, health: Health) -> Self {
         let now = clock.now();
         let secrets = config.valid(now);
-        let in_force = RwLock::new(Arc::new(in_force(config, &secrets, window(&config.file_secrets, now))));
-        let made_of = Mutex::new(LoadedSecrets { file: config.file_secrets.clone(), secrets });
-        Self { config: config.clone(), clock, health, in_force, made_of }
+        let active = ActiveSecrets::new(config, &secrets, bounded_window(&config.file_secrets, now));
+        Self {
+            active: RwLock::new(Arc::new(active)),
+            loaded: Mutex::new(LoadedSecrets { file: config.file_secrets.clone(), secrets }),
+            config: config.clone(),
+            clock,
+            health,
+        }
     }
 
-    pub(super) fn in_force(&self) -> Arc<ActiveSecrets> {
-        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn active(&self) -> Arc<ActiveSecrets> {
+        Arc::clone(&self.active.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the file again and lets go of what has expired.
+    /// Reads the file again and drops secrets that have expired.
     pub(super) async fn reload(&self) {
         let Some(path) = &self.config.secrets_file else { return };
-        let mut made_of = self.made_of.lock().await;
-        match self.read(path, &made_of.file).await {
+        let mut loaded = self.loaded.lock().await;
+        match self.load(path, &loaded.file).await {
             Ok(new) => {
                 self.health.clear(CONDITION);
-                self.put_in_force(&mut made_of, new);
+                self.activate(&mut loaded, new);
             }
             Err(why) => self.health.set_degraded(
                 CONDITION,
@@ -92,7 +102,7 @@ impl Secrets {
         }
     }
 
-    async fn read(&self, path: &Path, known: &SecretsFile) -> Result<LoadedSecrets, String> {
+    async fn load(&self, path: &Path, known: &SecretsFile) -> Result<LoadedSecrets, String> {
         let file = read_stable(path, known, SecretsFile::read).await.map_err(|error| error.to_string())?;
         let config = SignatureConfig { file_secrets: file, ..self.config.clone() };
         let secrets = config.valid(self.clock.now());
@@ -102,38 +112,34 @@ impl Secrets {
         if secrets.is_empty() {
             return Err("every secret in it has expired".to_owned());
         }
-        match config.short_secret() {
+        match config.short_secret_problem() {
             Some(problem) => Err(problem),
             None => Ok(LoadedSecrets { file: config.file_secrets, secrets }),
         }
     }
 
-    fn put_in_force(&self, made_of: &mut LoadedSecrets, new: LoadedSecrets) {
+    fn activate(&self, loaded: &mut LoadedSecrets, new: LoadedSecrets) {
         let now = self.clock.now();
-        let same_window = made_of.file.retry_window() == new.file.retry_window();
-        if same_window && made_of.secrets == new.secrets {
-            made_of.file = new.file;
+        let same_window = loaded.file.retry_window() == new.file.retry_window();
+        if same_window && loaded.secrets == new.secrets {
+            loaded.file = new.file;
             return;
         }
-        // Its longest is counted from when it was first read.
-        let window = if same_window { self.in_force().window } else { window(&new.file, now) };
-        let next = Arc::new(in_force(&self.config, &new.secrets, window));
-        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = next;
+        // The bound of the window counts from the first time the window was read, so an unchanged one is kept.
+        let window = if same_window { self.active().retry_window } else { bounded_window(&new.file, now) };
+        let active = Arc::new(ActiveSecrets::new(&self.config, &new.secrets, window));
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
         tracing::info!(
             secrets = new.secrets.len(),
             expiring = new.file.entries().filter(|entry| entry.expires.is_some_and(|at| now < at)).count(),
             window_until = window.filter(|until| now < *until).map(tracing::field::display),
             "signing secrets reloaded"
         );
-        *made_of = new;
+        *loaded = new;
     }
 }
 
-fn in_force(config: &SignatureConfig, secrets: &[Secret], window: Option<Timestamp>) -> ActiveSecrets {
-    let verifier = Verifier::new(secrets, config.scheme, config.tolerance);
-    ActiveSecrets { verifier, on_mismatch: config.on_mismatch, window }
-}
-
-fn window(file: &SecretsFile, now: Timestamp) -> Option<Timestamp> {
+/// Returns the end of the file's retry window, at most [`MAX_RETRY_WINDOW`] from now.
+fn bounded_window(file: &SecretsFile, now: Timestamp) -> Option<Timestamp> {
     file.retry_window().map(|until| until.min(now.checked_add(MAX_RETRY_WINDOW).unwrap_or(Timestamp::MAX)))
 }

@@ -1,7 +1,7 @@
-//! The file of signing secrets: one a line, the newest first, with what a rotation has to say between them.
+//! The file of signing secrets: one per line, newest first, with comments that steer a rotation.
 //!
-//! An empty line, or one that starts with `#`, is no secret. Three comments mean something, so that a rotation
-//! can be told to every receiver through the one file that all of them read:
+//! Empty lines and lines that start with `#` are not secrets. Three comments have a meaning, so that a rotation reaches
+//! every receiver through the one file that all of them read:
 //!
 //! ```text
 //! # polyhook:window=2026-11-24T21:05:00Z
@@ -12,13 +12,13 @@
 //! whsec_the-one-before
 //! ```
 //!
-//! * `window`: until then a well-formed signature that no secret explains is answered 503 and not 401, so that
-//!   PolyAI sends the delivery again. However far away it says, [`MAX_RETRY_WINDOW`] after it was read it is over.
-//! * `expires`: the next secret is ignored from then on.
-//! * `endpoint`: the next secret is this endpoint's, so its rotation leaves the others' alone.
+//! * `window`: until this time, a well-formed signature that matches no secret is answered 503 instead of 401, so that
+//!   PolyAI sends the delivery again. The window ends at the latest [`MAX_RETRY_WINDOW`] after it was first read.
+//! * `expires`: the next secret is ignored from this time on.
+//! * `endpoint`: the next secret belongs to this endpoint, so a rotation of another endpoint does not change it.
 //!
-//! Times are RFC 3339. One that cannot be read makes the file unusable: ignored, it would keep a secret alive
-//! for ever. Any other comment, `polyhook:` or not, is kept as it stands.
+//! Times are RFC 3339. A time that cannot be parsed makes the whole file unusable: if it were ignored, the secret would
+//! never expire. All other comments are kept unchanged, including unknown `polyhook:` comments.
 
 use std::{
     fmt::{self, Write},
@@ -33,37 +33,38 @@ use zeroize::Zeroizing;
 
 use crate::{secret::Secret, signature::MIN_SECRET_LENGTH};
 
-/// A window that is never closed would hide a wrong secret behind retries.
+/// Maximum length of the retry window. A window without an end would hide a wrong secret behind retries.
 pub const MAX_RETRY_WINDOW: Duration = Duration::from_hours(24);
 
-const MARK: &str = "polyhook:";
+/// Prefix of the comments that have a meaning.
+const COMMENT_PREFIX: &str = "polyhook:";
 
-/// What a file of signing secrets says.
+/// The parsed content of a file of signing secrets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SecretsFile {
     lines: Vec<Line>,
-    window: Option<Timestamp>,
+    retry_window: Option<Timestamp>,
 }
 
 #[derive(Clone, PartialEq)]
 enum Line {
-    /// A comment or nothing, as it stands.
+    /// A comment or an empty line, unchanged.
     Text(String),
     Secret(SecretEntry),
 }
 
-/// One secret and what the comments before it say.
+/// A secret and the comments that belong to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SecretEntry {
     /// The secret.
     pub secret: Secret,
-    /// From then on it is ignored.
+    /// The secret is ignored from this time on.
     pub expires: Option<Timestamp>,
-    /// Whose it is.
+    /// The endpoint that signs with this secret, if known.
     pub endpoint: Option<String>,
 }
 
-/// A comment of ours that cannot be read.
+/// A `polyhook:` comment whose time cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("line {line}: polyhook:{what} needs a time such as 2026-11-24T21:05:00Z")]
 pub struct SecretsFileError {
@@ -71,16 +72,16 @@ pub struct SecretsFileError {
     what: &'static str,
 }
 
-/// What a rotation did to the secrets that were there before.
+/// The effect of a rotation on the secrets that were in the file before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RotationSummary {
-    /// They expire.
+    /// Number of secrets that expire.
     pub expiring: usize,
-    /// They do not, because nothing says that they are this endpoint's.
+    /// Number of secrets that stay valid, because they name no endpoint.
     pub unmarked: usize,
 }
 
-/// Somebody's comment may hold what he should not have put there.
+/// Does not show comments: a person may have written a secret into one.
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -91,13 +92,13 @@ impl fmt::Debug for Line {
 }
 
 impl SecretsFile {
-    /// Reads a file; one that makes no sense is an error of kind `InvalidData`.
+    /// Reads a file. Returns an error of kind `InvalidData` if it cannot be parsed.
     pub fn read(path: &Path) -> io::Result<Self> {
         let text = Zeroizing::new(std::fs::read_to_string(path)?);
         Self::parse(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    /// Reads a file's text.
+    /// Parses a file's text.
     pub fn parse(text: &str) -> Result<Self, SecretsFileError> {
         let mut file = Self::default();
         let (mut expires, mut endpoint) = (None, None);
@@ -105,10 +106,13 @@ impl SecretsFile {
             let time = |value: &str, what| {
                 value.parse::<Timestamp>().map(Some).map_err(|_| SecretsFileError { line: index + 1, what })
             };
-            let said = line.strip_prefix('#').and_then(|comment| comment.trim_start().strip_prefix(MARK));
-            match said.and_then(|said| said.split_once('=')).map(|(name, value)| (name.trim(), value.trim()))
+            let comment =
+                line.strip_prefix('#').and_then(|comment| comment.trim_start().strip_prefix(COMMENT_PREFIX));
+            match comment
+                .and_then(|comment| comment.split_once('='))
+                .map(|(name, value)| (name.trim(), value.trim()))
             {
-                Some(("window", value)) => file.window = time(value, "window")?,
+                Some(("window", value)) => file.retry_window = time(value, "window")?,
                 Some(("expires", value)) => expires = time(value, "expires")?,
                 Some(("endpoint", value)) => endpoint = Some(value.to_owned()),
                 _ if line.is_empty() || line.starts_with('#') => file.lines.push(Line::Text(line.to_owned())),
@@ -122,24 +126,24 @@ impl SecretsFile {
         Ok(file)
     }
 
-    /// As it is to be written.
+    /// Returns the text to write to the file.
     pub fn render(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::new());
-        let mark = |text: &mut String, name: &str, value: &dyn fmt::Display| {
-            let _ = writeln!(text, "# {MARK}{name}={value}");
+        let write_comment = |text: &mut String, name: &str, value: &dyn fmt::Display| {
+            let _ = writeln!(text, "# {COMMENT_PREFIX}{name}={value}");
         };
-        if let Some(window) = self.window {
-            mark(&mut text, "window", &window);
+        if let Some(window) = self.retry_window {
+            write_comment(&mut text, "window", &window);
         }
         for line in &self.lines {
             match line {
                 Line::Text(line) => *text += line,
                 Line::Secret(SecretEntry { secret, expires, endpoint }) => {
                     if let Some(endpoint) = endpoint {
-                        mark(&mut text, "endpoint", endpoint);
+                        write_comment(&mut text, "endpoint", endpoint);
                     }
                     if let Some(expires) = expires {
-                        mark(&mut text, "expires", expires);
+                        write_comment(&mut text, "expires", expires);
                     }
                     *text += secret.expose();
                 }
@@ -149,7 +153,7 @@ impl SecretsFile {
         text
     }
 
-    /// All secrets, expired or not, the newest first.
+    /// Returns all secrets, including expired ones, newest first.
     pub fn entries(&self) -> impl Iterator<Item = &SecretEntry> {
         self.lines.iter().filter_map(|line| match line {
             Line::Secret(entry) => Some(entry),
@@ -157,37 +161,37 @@ impl SecretsFile {
         })
     }
 
-    /// The secrets that are valid at `now`.
+    /// Returns the secrets that are valid at `now`.
     pub fn valid(&self, now: Timestamp) -> impl Iterator<Item = &Secret> {
         self.entries().filter(move |entry| entry.is_valid(now)).map(|entry| &entry.secret)
     }
 
-    /// Whether `secret` can stand in such a file and be taken for one.
+    /// Returns true if the file format can store `secret`: one line, long enough, and not a comment.
     pub fn can_store(secret: &Secret) -> bool {
         let text = secret.expose();
         let one_line = text.lines().count() == 1 && text.trim() == text && !text.starts_with('#');
         one_line && text.chars().count() >= MIN_SECRET_LENGTH
     }
 
-    /// Until when what no secret explains is to be asked for again.
+    /// Returns the end of the retry window.
     pub fn retry_window(&self) -> Option<Timestamp> {
-        self.window
+        self.retry_window
     }
 
-    /// Opens the window until `until`, or closes it.
+    /// Sets the end of the retry window, or removes the window.
     pub fn set_retry_window(&mut self, until: Option<Timestamp>) {
-        self.window = until;
+        self.retry_window = until;
     }
 
-    /// Puts the secret of a new endpoint first and leaves all others as they are.
+    /// Adds the secret of a new endpoint as the first one. All others stay unchanged.
     pub fn add(&mut self, endpoint: &str, secret: Secret) {
         let entry = SecretEntry { secret, expires: None, endpoint: Some(endpoint.to_owned()) };
         self.lines.insert(0, Line::Secret(entry));
     }
 
-    /// Puts `endpoint`'s new secret first and lets its old ones expire at `old_until`, or earlier where that
-    /// was decided before. A secret that names no endpoint is taken for this one's only if it is the `only`
-    /// endpoint there is. What has expired at `now` is dropped.
+    /// Adds `endpoint`'s new secret as the first one. Its old secrets expire at `old_until`, or earlier if the file
+    /// already says so. A secret that names no endpoint counts as this endpoint's only if it is the `only` endpoint.
+    /// Secrets that have expired at `now` are removed.
     pub fn rotate(
         &mut self,
         endpoint: &str,
@@ -196,7 +200,7 @@ impl SecretsFile {
         old_until: Timestamp,
         now: Timestamp,
     ) -> RotationSummary {
-        let mut ending = RotationSummary::default();
+        let mut summary = RotationSummary::default();
         self.lines.retain_mut(|line| {
             let Line::Secret(old) = line else { return true };
             if !old.is_valid(now) || old.secret == secret {
@@ -204,16 +208,16 @@ impl SecretsFile {
             }
             match &old.endpoint {
                 Some(other) if other != endpoint => {}
-                None if !only => ending.unmarked += usize::from(old.expires.is_none()),
+                None if !only => summary.unmarked += usize::from(old.expires.is_none()),
                 _ => {
                     old.expires = Some(old.expires.map_or(old_until, |before| before.min(old_until)));
-                    ending.expiring += 1;
+                    summary.expiring += 1;
                 }
             }
             true
         });
         self.add(endpoint, secret);
-        ending
+        summary
     }
 }
 
@@ -241,7 +245,7 @@ mod tests {
         "# by hand\r\n  one  \n\n#polyhook:expires = 2026-11-25T03:00:00Z\n# why\ntwo\nthree\n";
 
     #[test]
-    fn a_comment_ends_the_next_secret_alone() {
+    fn an_expires_comment_applies_to_the_next_secret_only() {
         let file = SecretsFile::parse(TEXT).unwrap();
         assert_eq!(valid(&file, "2026-11-25T02:59:59Z"), ["one", "two", "three"]);
         assert_eq!(valid(&file, "2026-11-25T03:00:00Z"), ["one", "three"]);
@@ -249,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_the_same() {
+    fn render_and_parse_round_trip() {
         let mut file = SecretsFile::parse(TEXT).unwrap();
         file.set_retry_window(Some(at("2026-11-24T21:05:00Z")));
         let text = file.render();
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_cannot_be_read_is_an_error_and_a_stranger_is_none() {
+    fn rejects_an_invalid_time_and_keeps_unknown_comments() {
         let error = SecretsFile::parse("one\n# polyhook:expires=tomorrow\ntwo").unwrap_err();
         assert!(error.to_string().contains("line 2") && !error.to_string().contains("tomorrow"), "{error}");
         assert!(SecretsFile::parse("# polyhook:window=").is_err());
@@ -268,25 +272,25 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_ends_what_is_the_endpoints() {
+    fn rotation_expires_the_secrets_of_its_endpoint_only() {
         let (now, until) = (at("2026-11-24T21:00:00Z"), at("2026-11-25T03:00:00Z"));
         let text = "\
-            # polyhook:endpoint=whe_a\nof-a\n# polyhook:endpoint=whe_b\nof-b\nof-nobody\n\
+            # polyhook:endpoint=whe_a\nof-a\n# polyhook:endpoint=whe_b\nof-b\nunmarked\n\
             # polyhook:endpoint=whe_a\n# polyhook:expires=2026-11-24T22:00:00Z\nolder\n\
             # polyhook:expires=2026-11-24T20:00:00Z\nexpired\n";
         let mut file = SecretsFile::parse(text).unwrap();
-        let ending = file.rotate("whe_a", Secret::new("new"), false, until, now);
-        assert_eq!(ending, RotationSummary { expiring: 2, unmarked: 1 });
-        assert_eq!(valid(&file, "2026-11-24T21:00:00Z"), ["new", "of-a", "of-b", "of-nobody", "older"]);
-        assert_eq!(valid(&file, "2026-11-24T22:00:00Z"), ["new", "of-a", "of-b", "of-nobody"]);
-        assert_eq!(valid(&file, "2026-11-25T03:00:00Z"), ["new", "of-b", "of-nobody"]);
-        let ending = file.rotate("whe_a", Secret::new("newer"), true, until, now);
-        assert_eq!(ending, RotationSummary { expiring: 4, unmarked: 0 });
+        let summary = file.rotate("whe_a", Secret::new("new"), false, until, now);
+        assert_eq!(summary, RotationSummary { expiring: 2, unmarked: 1 });
+        assert_eq!(valid(&file, "2026-11-24T21:00:00Z"), ["new", "of-a", "of-b", "unmarked", "older"]);
+        assert_eq!(valid(&file, "2026-11-24T22:00:00Z"), ["new", "of-a", "of-b", "unmarked"]);
+        assert_eq!(valid(&file, "2026-11-25T03:00:00Z"), ["new", "of-b", "unmarked"]);
+        let summary = file.rotate("whe_a", Secret::new("newer"), true, until, now);
+        assert_eq!(summary, RotationSummary { expiring: 4, unmarked: 0 });
         assert_eq!(valid(&file, "2026-11-25T03:00:00Z"), ["newer", "of-b"]);
     }
 
     #[test]
-    fn a_new_endpoint_changes_nothing_of_the_others() {
+    fn adding_an_endpoint_keeps_the_other_secrets() {
         let mut file = SecretsFile::parse(TEXT).unwrap();
         file.add("whe_new", Secret::new("new"));
         assert!(file.render().starts_with("# polyhook:endpoint=whe_new\nnew\n# by hand\none\n"));
@@ -294,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_read_back_can_be_held() {
+    fn can_store_accepts_only_secrets_that_parse_back() {
         let can_store = |text: &str| SecretsFile::can_store(&Secret::new(text));
         assert!(can_store("whsec_0123456789"));
         for bad in
@@ -305,14 +309,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_prints_a_secret_or_a_comment() {
+    fn debug_output_hides_secrets_and_comments() {
         let shown = format!("{:?}", SecretsFile::parse("# was hunter1\nhunter2").unwrap());
         assert!(!shown.contains("hunter"), "{shown}");
     }
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "(?s)(.|\n|#|# ?polyhook:|window=|expires=|endpoint=|2026-11-24T21:05:00Z){0,60}") {
+        fn any_parsed_text_renders_and_parses_back(text in "(?s)(.|\n|#|# ?polyhook:|window=|expires=|endpoint=|2026-11-24T21:05:00Z){0,60}") {
             if let Ok(file) = SecretsFile::parse(&text) {
                 prop_assert_eq!(SecretsFile::parse(&file.render()).unwrap(), file);
             }

@@ -1,4 +1,4 @@
-//! The accept loop: HTTP/1.1 and cleartext HTTP/2, header timeouts, graceful shutdown.
+//! The accept loop of a listener: HTTP/1.1 and cleartext HTTP/2, header timeouts, graceful shutdown.
 
 use std::{
     sync::{
@@ -21,16 +21,16 @@ use tower::ServiceExt;
 
 use crate::{lifecycle::Lifecycle, telemetry::GaugeGuard};
 
-/// A peer's header block. PolyAI's is below one KiB.
+/// Bytes of one request's headers. PolyAI's headers take less than one KiB.
 const MAX_HEADER_BYTES: usize = 32 << 10;
 const MAX_HTTP2_STREAMS: u32 = 256;
-/// After an `accept` that failed for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause after an `accept` that failed, usually because no file descriptor was free.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves `router` on `listener` until the drain, then lets open requests finish. A connection that is
-/// silent, or has not sent a whole header, for `header_timeout` is closed. `name` is the listener's in metrics.
+/// Serves `router` on `listener` until the drain starts, then lets open requests finish.
 ///
-/// There may be as many connections as the process may open files.
+/// Closes a connection that sends nothing, or no complete header, for `header_timeout`. `name` is the listener's label
+/// in metrics. The number of connections is bounded only by the process's limit of open files.
 pub async fn serve(
     name: &'static str,
     listener: TcpListener,
@@ -38,6 +38,53 @@ pub async fn serve(
     header_timeout: Duration,
     lifecycle: Lifecycle,
 ) {
+    let builder = connection_builder(header_timeout);
+    let open = gauge!("polyhook_connections", "listener" => name);
+    let graceful = GracefulShutdown::new();
+    let draining = lifecycle.draining();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = draining.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection; if this continues, raise the limit of open files");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                continue;
+            }
+        };
+        // Responses are small and must leave at once.
+        let _ = stream.set_nodelay(true);
+        let received = Arc::new(AtomicBool::new(false));
+        let service = TowerToHyperService::new(router.clone().map_request({
+            let received = Arc::clone(&received);
+            move |request: Request<Incoming>| {
+                received.store(true, Ordering::Relaxed);
+                request.map(axum::body::Body::new)
+            }
+        }));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        let guard = GaugeGuard::increment(open.clone());
+        lifecycle.spawn("connection", async move {
+            let _guard = guard;
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended early");
+                },
+                () = first_request_timeout(&received, header_timeout) => {
+                    tracing::debug!("a connection without a request was closed");
+                }
+            }
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+fn connection_builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -50,57 +97,14 @@ pub async fn serve(
         .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(header_timeout))
         .keep_alive_timeout(header_timeout);
-
-    let open = gauge!("polyhook_connections", "listener" => name);
-    let graceful = GracefulShutdown::new();
-    let draining = lifecycle.draining();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = draining.cancelled() => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted; raise the limit of open files if this persists");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        // Answers are small and must leave at once.
-        let _ = stream.set_nodelay(true);
-        let heard = Arc::new(AtomicBool::new(false));
-        let service = TowerToHyperService::new(router.clone().map_request({
-            let heard = Arc::clone(&heard);
-            move |request: Request<Incoming>| {
-                heard.store(true, Ordering::Relaxed);
-                request.map(axum::body::Body::new)
-            }
-        }));
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        let counted = GaugeGuard::increment(open.clone());
-        lifecycle.spawn("connection", async move {
-            let _counted = counted;
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended early");
-                },
-                () = never_heard(&heard, header_timeout) => {
-                    tracing::debug!("a connection without a request was closed");
-                }
-            }
-        });
-    }
-    drop(listener);
-    graceful.shutdown().await;
+    builder
 }
 
-/// Ends when `within` has passed without a first request. The HTTP library times a header only once it knows
-/// which version is spoken, and HTTP/2 headers not at all.
-async fn never_heard(heard: &AtomicBool, within: Duration) {
-    sleep(within).await;
-    if heard.load(Ordering::Relaxed) {
+/// Completes when no request was received within `timeout`. The HTTP library applies its header timeout only once it
+/// knows the HTTP version, and not at all to HTTP/2.
+async fn first_request_timeout(received: &AtomicBool, timeout: Duration) {
+    sleep(timeout).await;
+    if received.load(Ordering::Relaxed) {
         std::future::pending::<()>().await;
     }
 }

@@ -81,7 +81,7 @@ fn errors_name_the_place_and_never_show_a_value() {
         ("", &["--set", "log.format=hunter2"], "log.format: this is none of pretty, json"),
         ("[queue]\nurl = \"http://hunter2:hunter2@rabbit\"", &[], "queue.url"),
         ("[log]\nlevel = \"polyhook=hunter2\"", &[], "log.level"),
-        ("[log]\nlevel = \"hunter2\"", &[], "log.level: write error, warn"),
+        ("[log]\nlevel = \"hunter2\"", &[], "log.level: use error, warn"),
         ("", &["--set", "server.listen=hunter2"], "server.listen"),
         ("[server]\nack_budget = \"hunter2\"", &[], "server.ack_budget"),
         ("[server]\nbody_limit = \"hunter2\"", &[], "server.body_limit"),

@@ -1,0 +1,46 @@
+//! The source and the destination of conversations.
+
+use std::sync::Arc;
+
+use super::StartError;
+use crate::{
+    archive::Archive, clock::Clock, config::Config, health::Health, polyai::PolyAiClient, queue::Queue,
+    reconcile::ReconcileService, retry::RetrySchedule, worker::Worker,
+};
+
+/// The PolyAI client and the archive. All services of a process share them.
+#[derive(Clone, Debug)]
+pub struct Resources {
+    /// Shared, so that one 429 pauses all requests.
+    pub polyai: Arc<PolyAiClient>,
+    /// Shared, so that commits are ordered.
+    pub archive: Archive,
+}
+
+impl Resources {
+    /// Opens the resources of a configuration. Sends no request yet.
+    pub fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
+        let polyai = PolyAiClient::new(&config.polyai, &config.projects, clock.clone())?;
+        let archive = Archive::open(&config.archive, clock.clone())?;
+        Ok(Self { polyai: Arc::new(polyai), archive })
+    }
+
+    /// Creates a worker that archives conversations.
+    pub fn worker(&self, config: &Config, queue: Arc<dyn Queue>, clock: Clock) -> Worker {
+        let Self { polyai, archive } = self.clone();
+        Worker::new(config.worker.clone(), RetrySchedule::new(&config.retry), queue, polyai, archive, clock)
+    }
+
+    /// Creates the service that compares PolyAI's lists with the archive.
+    pub fn reconciliation(
+        &self,
+        config: &Config,
+        queue: Arc<dyn Queue>,
+        clock: Clock,
+        health: Health,
+    ) -> ReconcileService {
+        let Self { polyai, archive } = self.clone();
+        let environments = config.worker.environments.clone();
+        ReconcileService::new(config.reconcile.clone(), environments, polyai, archive, queue, clock, health)
+    }
+}
