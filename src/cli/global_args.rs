@@ -37,7 +37,7 @@ impl GlobalArgs {
         Config::load_with_optional_secrets_file(&Sources::new(self.config.clone(), self.set.clone()))
     }
 
-    /// Reads the configuration, checks it for `roles` and starts the log of a service. The log resources when the returned
+    /// Reads the configuration, checks it for `roles` and starts the log of a service. The log ends when the returned
     /// [`LogGuard`] are dropped.
     pub(super) fn load_for_service(&self, roles: Roles) -> Result<(Config, LogGuard), CliError> {
         let config = self.load()?;

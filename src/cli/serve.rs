@@ -15,7 +15,7 @@ const WANTED_OPEN_FILES: u64 = 65_536;
 const MIN_OPEN_FILES: u64 = 4096;
 
 pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliError> {
-    // By default SIGHUP resources a process. It must not, even during the start and in roles that have nothing to reload.
+    // By default SIGHUP ends a process. It must not, even during the start and in roles that have nothing to reload.
     let _caught = HangupSignals::install();
     let (config, _logs) = global.load_for_service(roles)?;
     raise_open_files();

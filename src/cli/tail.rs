@@ -98,7 +98,7 @@ async fn follow_file(path: PathBuf, args: &Args) -> Result<(), CliError> {
     let (sender, mut receiver) = mpsc::channel(CHANNEL_CAPACITY);
     let follower = sqlite::Follower::open(&path, since).map_err(CliError::Failed)?;
     print_start(args, &path.display());
-    // The thread resources with the process, or when the receiver is dropped.
+    // The thread ends with the process, or when the receiver is dropped.
     let reader = tokio::task::spawn_blocking(move || read_file(follower, &sender));
     let mut printer = Printer::new(args);
     while let Some(message) = receiver.recv().await {

@@ -32,7 +32,7 @@ Examples:
   polyhook verify --request recorded.http --json
 
 Tries the configured secrets, or those of --secret-file. If none matches, the command \
-undoes common mistakes, one or two at a time: changed line resources, rewritten JSON, \
+undoes common mistakes, one or two at a time: changed line ends, rewritten JSON, \
 decoded or padded secrets, other encodings, another timestamp. Exit code 1 unless the \
 receiver would accept the delivery unchanged.")]
 pub(super) struct Args {
@@ -141,18 +141,10 @@ fn examine(
                 ..Verdict::default()
             };
         }
+        Err(SignatureError::Stale { skew_s }) => return stale(skew_s, tolerance),
         Err(rejection) => rejection,
     };
-    let refused = Verdict { reason: Some(rejection.label()), ..Verdict::default() };
-    if let SignatureError::Stale { skew_s } = rejection {
-        let hint = format!(
-            "the signature is correct, but its timestamp is {} s {} our clock; the tolerance is {} s. If this is so for all deliveries, synchronize the clock of this machine",
-            skew_s.unsigned_abs(),
-            if skew_s > 0 { "behind" } else { "ahead of" },
-            tolerance.as_secs()
-        );
-        return Verdict { form: Some(SignedForm::Timestamped), mistake: Some("skew"), hint, ..refused };
-    }
+    let rejected = Verdict { reason: Some(rejection.label()), ..Verdict::default() };
     let delivery = Delivery {
         signature: signature.as_deref().unwrap_or_default(),
         timestamp: timestamp.as_deref(),
@@ -171,9 +163,26 @@ fn examine(
                 mistake.secret + 1,
                 signed_parts(mistake.form)
             ),
-            ..refused
+            ..rejected
         },
-        None => Verdict { hint: unexplained(rejection, &delivery), ..refused },
+        None => Verdict { hint: unexplained(rejection, &delivery), ..rejected },
+    }
+}
+
+/// Explains a correct signature with a timestamp outside the tolerance.
+fn stale(skew_s: i64, tolerance: Duration) -> Verdict {
+    let hint = format!(
+        "the signature is correct, but its timestamp is {} s {} our clock; the tolerance is {} s. If this is so for all deliveries, synchronize the clock of this machine",
+        skew_s.unsigned_abs(),
+        if skew_s > 0 { "behind" } else { "ahead of" },
+        tolerance.as_secs()
+    );
+    Verdict {
+        reason: Some(SignatureError::Stale { skew_s }.label()),
+        form: Some(SignedForm::Timestamped),
+        mistake: Some("skew"),
+        hint,
+        ..Verdict::default()
     }
 }
 

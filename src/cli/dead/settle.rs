@@ -108,7 +108,7 @@ struct Batch {
     selected: Vec<DeadLetter>,
     /// The number of dead letters that were read to find them.
     read: u64,
-    /// Whether there may be more dead letters.
+    /// True if there may be more dead letters.
     more: Result<bool, QueueError>,
 }
 

@@ -94,7 +94,7 @@ fn copy_mistake(secret: &Secret) -> Option<&'static str> {
             "it is the whole response of PolyAI, not the secret in it"
         }
         _ if starts_with("polyai_") && text.contains('=') => "it is a whole line of a .env file",
-        _ if text.ends_with("\\n") => "it resources with a backslash and an n instead of a line end",
+        _ if text.ends_with("\\n") => "it ends with a backslash and an n instead of a line end",
         _ if text.trim() != text => "it has white space around it, which counts as part of it",
         _ if text.contains(char::is_whitespace) => "it contains white space",
         _ => return None,

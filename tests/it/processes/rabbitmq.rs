@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -139,32 +140,8 @@ fn archives_and_announces_ten_thousand_deliveries_once() {
     let (receiver_admin, worker_admin) = (receive.wait_until_ready(), work.wait_until_ready());
     let consumer = Consumer::start(&url, &prefix);
 
-    // A simulator with the same seed has the same calls. It sends as fast as it gets answers.
-    let target = format!("http://{}/polyai-events", receive.receiver_address());
-    site.write("scenario.toml", SimulatedPolyAi::CHATS);
-    let number = calls.to_string();
-    let arguments = [
-        "simulate",
-        "--scenario",
-        "scenario.toml",
-        "--calls",
-        &number,
-        "--listen",
-        "127.0.0.1:0",
-        "--exit",
-        "--json",
-        "--deliver-to",
-        &target,
-        "--duplicates",
-        duplicates,
-        "--reorder",
-        "50",
-        "--time-scale",
-        "0.01",
-    ];
     let start = Instant::now();
-    let sent = PolyhookCommand::new(site.path(), arguments).may_print_secrets().run().expect_exit_code(0);
-    let summary: Value = serde_json::from_str(sent.stdout.lines().last().unwrap()).unwrap();
+    let summary = simulate_deliveries(&site, receive.receiver_address(), calls, duplicates);
     let sent_in = start.elapsed();
     let accepted = summary["accepted"].as_u64().unwrap();
     assert_eq!(accepted, summary["deliveries"].as_u64().unwrap(), "{summary}");
@@ -172,34 +149,12 @@ fn archives_and_announces_ten_thousand_deliveries_once() {
 
     let ids: BTreeSet<String> = polyai.ids().into_iter().collect();
     assert_eq!(ids.len(), calls);
-    let mut events: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let mut announced: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut known = BTreeSet::new();
-    while events.len() < calls || announced.len() < calls {
-        let line = consumer.next();
-        if line["exchange"] == format!("{prefix}.events") {
-            assert_event(&line);
-            let message: Value = serde_json::from_slice(&body(&line)).unwrap();
-            assert_eq!(message["type"], line["type"]);
-            let id = message["data"]["conversation_id"].as_str().unwrap();
-            assert_eq!(line["headers"]["cloudEvents:subject"], id);
-            known.insert(id.to_owned());
-            let before = events.insert(line["message_id"].as_str().unwrap().to_owned(), body(&line));
-            assert!(before.is_none_or(|before| before == body(&line)), "a duplicate has the same bytes");
-        } else {
-            assert_envelope(&line);
-            assert_eq!(line["type"], "conversation.ready");
-            let ready: Value = serde_json::from_slice(&body(&line)).unwrap();
-            assert_eq!((&ready["id"], &ready["specversion"]), (&line["message_id"], &"1.0".into()));
-            let id = ready["data"]["manifest"]["conversation_id"].as_str().unwrap().to_owned();
-            announced.entry(id).or_default().insert(line["message_id"].as_str().unwrap().to_owned());
-        }
-    }
+    let Consumed { conversations, events, announcements } = consume_all(&consumer, &prefix, calls);
     let archived_in = start.elapsed();
-    assert_eq!((&known, events.len()), (&ids, calls), "the event of every call and nothing else");
-    assert_eq!(announced.keys().collect::<BTreeSet<_>>(), ids.iter().collect());
-    for (id, announcements) in &announced {
-        assert_eq!(announcements.len(), 1, "{id} is announced with one id");
+    assert_eq!((&conversations, events.len()), (&ids, calls), "the event of every call and nothing else");
+    assert_eq!(announcements.keys().collect::<BTreeSet<_>>(), ids.iter().collect());
+    for (id, announcement_ids) in &announcements {
+        assert_eq!(announcement_ids.len(), 1, "{id} is announced with one id");
     }
 
     eventually("the queue is empty", || metric(worker_admin, "polyhook_queue_depth{queue=\"fetch\"}") == 0);
@@ -222,6 +177,72 @@ fn archives_and_announces_ten_thousand_deliveries_once() {
     eprintln!(
         "{accepted} deliveries taken in {sent_in:.1?}, all archived and announced after {archived_in:.1?}"
     );
+}
+
+/// Delivers every call with `polyhook simulate`. A simulator with the same seed has the same calls; it sends as fast as it
+/// gets answers. Returns its summary.
+fn simulate_deliveries(site: &Installation, to: SocketAddr, calls: usize, duplicates: &str) -> Value {
+    site.write("scenario.toml", SimulatedPolyAi::CHATS);
+    let (target, calls) = (format!("http://{to}/polyai-events"), calls.to_string());
+    let arguments = [
+        "simulate",
+        "--scenario",
+        "scenario.toml",
+        "--calls",
+        &calls,
+        "--listen",
+        "127.0.0.1:0",
+        "--exit",
+        "--json",
+        "--deliver-to",
+        &target,
+        "--duplicates",
+        duplicates,
+        "--reorder",
+        "50",
+        "--time-scale",
+        "0.01",
+    ];
+    let sent = PolyhookCommand::new(site.path(), arguments).may_print_secrets().run().expect_exit_code(0);
+    serde_json::from_str(sent.stdout.lines().last().unwrap()).unwrap()
+}
+
+/// The messages that a consumer has received.
+struct Consumed {
+    /// The conversations of the events.
+    conversations: BTreeSet<String>,
+    /// The bodies of the events by message id.
+    events: BTreeMap<String, Vec<u8>>,
+    /// The message ids of the announcements by conversation.
+    announcements: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// Reads messages until there is an event and an announcement of every call, and checks each of them.
+fn consume_all(consumer: &Consumer, prefix: &str, calls: usize) -> Consumed {
+    let mut events: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut announcements: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut conversations = BTreeSet::new();
+    while events.len() < calls || announcements.len() < calls {
+        let line = consumer.next();
+        let message: Value = serde_json::from_slice(&body(&line)).unwrap();
+        let message_id = line["message_id"].as_str().unwrap().to_owned();
+        if line["exchange"] == format!("{prefix}.events") {
+            assert_event(&line);
+            assert_eq!(message["type"], line["type"]);
+            let id = message["data"]["conversation_id"].as_str().unwrap();
+            assert_eq!(line["headers"]["cloudEvents:subject"], id);
+            conversations.insert(id.to_owned());
+            let before = events.insert(message_id, body(&line));
+            assert!(before.is_none_or(|before| before == body(&line)), "a duplicate has the same bytes");
+        } else {
+            assert_envelope(&line);
+            assert_eq!(line["type"], "conversation.ready");
+            assert_eq!((&message["id"], &message["specversion"]), (&line["message_id"], &"1.0".into()));
+            let id = message["data"]["manifest"]["conversation_id"].as_str().unwrap().to_owned();
+            announcements.entry(id).or_default().insert(message_id);
+        }
+    }
+    Consumed { conversations, events, announcements }
 }
 
 #[test]

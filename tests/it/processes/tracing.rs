@@ -66,6 +66,24 @@ fn a_conversation_is_one_trace_across_the_queue() {
     // Remaining spans are sent during the shutdown.
     receive.stop();
     work.stop();
+    assert_conversation_trace(&collector, &prefix, &announced);
+
+    let all = collector.spans();
+    let failed: Vec<_> = all.iter().filter(|span| span.failed && span.kind == "CONSUMER").collect();
+    let [failed] = failed[..] else { panic!("{all:#?}") };
+    assert_eq!(failed.attributes["messaging.message.id"], "evt-unknown");
+    assert_eq!(failed.attributes["error.type"], "unknown_conversation");
+    assert!(all.iter().all(|span| span.trace_id != unsampled[3..35]), "{all:#?}");
+    assert_eq!(all.iter().filter(|span| span.kind == "SERVER").count(), 2, "{all:#?}");
+    let text = collector.text();
+    for secret in [&site.secret, &polyai.access.api_key, "guest:guest"] {
+        assert!(!text.contains(secret), "a secret is in a span");
+    }
+}
+
+/// Checks the spans of the conversation and their parents, from the delivery to the announcement.
+#[track_caller]
+fn assert_conversation_trace(collector: &Collector, prefix: &str, announced: &str) {
     let of = |trace: &str| -> Vec<Span> {
         collector.spans().into_iter().filter(|span| span.trace_id == trace).collect()
     };
@@ -102,18 +120,6 @@ fn a_conversation_is_one_trace_across_the_queue() {
     }
     assert_eq!(announce.parent, job.id);
     assert_eq!(announced, format!("00-{trace}-{}-01", announce.id), "a consumer continues the trace");
-
-    let all = collector.spans();
-    let failed: Vec<_> = all.iter().filter(|span| span.failed && span.kind == "CONSUMER").collect();
-    let [failed] = failed[..] else { panic!("{all:#?}") };
-    assert_eq!(failed.attributes["messaging.message.id"], "evt-unknown");
-    assert_eq!(failed.attributes["error.type"], "unknown_conversation");
-    assert!(all.iter().all(|span| span.trace_id != unsampled[3..35]), "{all:#?}");
-    assert_eq!(all.iter().filter(|span| span.kind == "SERVER").count(), 2, "{all:#?}");
-    let text = collector.text();
-    for secret in [&site.secret, &polyai.access.api_key, "guest:guest"] {
-        assert!(!text.contains(secret), "a secret is in a span");
-    }
 }
 
 #[test]
