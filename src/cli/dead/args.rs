@@ -18,7 +18,7 @@ Examples:
 
 Use the configuration of the service, so that the command reads the same queue. \
 On RabbitMQ, the dead letters that a `dead` command has read are hidden from other \
-`dead` commands and from the metric polyhook_queue_depth until the command resources.")]
+`dead` commands and from the metric polyhook_queue_depth until the command ends.")]
     List(ListArgs),
     /// Show a dead letter with all its attempts
     #[command(after_help = "\
