@@ -8,6 +8,7 @@ pub mod config;
 pub mod disk;
 pub mod event;
 pub mod health;
+mod json;
 pub mod lifecycle;
 pub mod polyai;
 pub mod queue;

@@ -1,8 +1,8 @@
-//! `conversation.discovered`: polyhook's own event for a conversation that no webhook has brought into the archive.
+//! `conversation.discovered`: polyhook's own event for a conversation that is missing from the archive.
 //!
-//! Reconciliation, `backfill` and `audit` publish it where PolyAI's events go, so it takes the same way: to the fetch
-//! queue, and to whoever binds `conversation.discovered.#`. Its id is a hash of what was found, so the queue knows a
-//! second finding of the same thing for a duplicate; a person who asks again is not refused for it.
+//! Reconciliation, `backfill` and `audit` publish it to the same exchange as PolyAI's events, so it takes the same way:
+//! to the fetch queue, and to every queue that binds `conversation.discovered.#`. Its id is a hash of the finding, so the
+//! queue recognises a second identical finding as a duplicate. A command that is repeated makes a new finding.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::CONVERSATION_DISCOVERED;
 
-/// Who asks.
+/// The origin of a discovery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiscoverySource {
@@ -21,60 +21,62 @@ pub enum DiscoverySource {
     Command,
 }
 
-/// What was found.
+/// A conversation that was found missing or outdated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Discovery {
     /// PolyAI's id.
     pub conversation_id: String,
-    /// As it is configured.
+    /// The account, as configured.
     pub account_id: String,
-    /// As it is configured.
+    /// The project, as configured.
     pub project_id: String,
-    /// As PolyAI's list has it.
+    /// The environment in PolyAI's list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
-    /// When it started: its place in the archive.
+    /// Start of the call; determines the key in the archive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    /// When it ended: a copy that was fetched before is not the whole conversation.
+    /// End of the call. A copy that was fetched before is not the whole conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-    /// Who asks.
+    /// The origin.
     #[serde(rename = "by")]
     pub source: DiscoverySource,
-    /// Tells a finding from an earlier one of the same conversation: when the copy was archived that is not good enough, or
-    /// when the command was given.
+    /// Distinguishes this finding from an earlier one of the same conversation: the time at which the insufficient copy
+    /// was archived, or at which the command was given.
     #[serde(rename = "mark", skip_serializing_if = "Option::is_none")]
     pub dedup_time: Option<Timestamp>,
-    /// What lies in the archive is not good: fetch it, whatever lies there.
+    /// The archived copy is damaged: fetch and write the conversation whatever the archive has.
     #[serde(rename = "again", skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
 
+/// The event as it is written.
 #[derive(Serialize)]
-struct Event<'a> {
+struct DiscoveredEvent<'a> {
     r#type: &'static str,
     data: &'a Discovery,
 }
 
+/// The part of the event that is read.
 #[derive(Deserialize)]
-struct Read {
+struct DiscoveredData {
     data: Discovery,
 }
 
 impl Discovery {
-    /// Reads the body of an event; nothing where it is another's, or says nothing of this.
+    /// Reads the body of an event. Returns `None` if it is not a discovery.
     pub fn read(body: &[u8]) -> Option<Self> {
-        serde_json::from_slice::<Read>(body).ok().map(|read| read.data)
+        serde_json::from_slice::<DiscoveredData>(body).ok().map(|event| event.data)
     }
 
-    /// The event's body.
+    /// Returns the body of the event.
     pub fn body(&self) -> serde_json::Result<Vec<u8>> {
-        serde_json::to_vec(&Event { r#type: CONVERSATION_DISCOVERED, data: self })
+        serde_json::to_vec(&DiscoveredEvent { r#type: CONVERSATION_DISCOVERED, data: self })
     }
 
-    /// The event's id: the same for the same finding of the same conversation.
+    /// Returns the id of the event. Equal findings of one conversation have equal ids.
     pub fn id(&self) -> String {
         let mut hash = Sha256::new();
         for part in [&self.account_id, &self.project_id, &self.conversation_id] {
@@ -92,7 +94,7 @@ impl Discovery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Event as Signed;
+    use crate::event::Event;
 
     fn discovery() -> Discovery {
         Discovery {
@@ -107,9 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn is_an_event_like_any_other() {
+    fn reads_like_any_other_event() {
         let body = discovery().body().unwrap();
-        let event = Signed::read(&body);
+        let event = Event::read(&body);
         assert_eq!(event.routing_key(), "conversation.discovered.live");
         assert_eq!(event.conversation_id.as_deref(), Some("CA1"));
         assert_eq!(event.project_id.as_deref(), Some("desk"));
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn one_finding_has_one_id() {
+    fn equal_findings_have_equal_ids() {
         let found = discovery();
         assert_eq!(
             found.id(),

@@ -1,8 +1,8 @@
-//! Reading what a genuine delivery is about, leniently.
+//! Reads what a signed delivery is about, leniently.
 //!
-//! PolyAI names things in two ways (quickstart of June 2026, API reference of August 2026) and will add
-//! events; a delivery that is signed is kept whatever it says. So reading never fails: what is absent, of
-//! another type, or not JSON at all is simply unknown. The body itself is never changed.
+//! PolyAI names one thing in two ways (quickstart of June 2026, API reference of August 2026) and will add events. A
+//! signed delivery is kept whatever it contains, so reading never fails: what is absent or of an unexpected type is
+//! unknown, and what is not JSON has the type [`UNPARSED`]. The body itself is never changed.
 
 mod discovery;
 
@@ -14,39 +14,41 @@ use serde::{
 };
 use sha2::{Digest, Sha256};
 
+use crate::json::{EventKey, Field, Scalar};
+
 pub use discovery::{Discovery, DiscoverySource};
 
-/// The event PolyAI sends when a call has ended (quickstart).
+/// The event that PolyAI sends when a call has ended (quickstart).
 pub const CONVERSATION_COMPLETED: &str = "conversation.completed";
-/// Our own event: reconciliation or a person found a conversation that is not archived.
+/// polyhook's own event: reconciliation or a command found a conversation that is not archived.
 pub const CONVERSATION_DISCOVERED: &str = "conversation.discovered";
 
-/// Our own announcement: a conversation was erased, and whoever holds copies should erase them too.
+/// polyhook's own announcement: a conversation was erased, and every copy of it should be erased too.
 pub const CONVERSATION_ERASED: &str = "conversation.erased";
 
 /// Stands for a type or an environment that the event does not name.
 pub const UNKNOWN: &str = "unknown";
-/// The type of what is no JSON.
+/// The type of a body that is not JSON.
 pub const UNPARSED: &str = "unparsed";
 
-/// A shorter id is looked for only where an event names its conversation: elsewhere the same text may well mean
-/// something else.
-const SHORTEST_DISTINCT_ID: usize = 8;
+/// A shorter id is recognised only in a field that names a conversation: elsewhere the same text may mean something
+/// else.
+const MIN_UNAMBIGUOUS_ID_BYTES: usize = 8;
 
-/// Longest name that goes into a routing key (255 bytes in AMQP 0-9-1, for type, dot and environment).
-const MAX_TYPE: usize = 180;
-const MAX_ENVIRONMENT: usize = 60;
-/// An AMQP short string holds 255 bytes; a longer event id is replaced by the body's hash.
-const MAX_EVENT_ID: usize = 255;
+/// The longest event type in a routing key. AMQP 0-9-1 allows 255 bytes for type, dot and environment together.
+const MAX_TYPE_BYTES: usize = 180;
+const MAX_ENVIRONMENT_BYTES: usize = 60;
+/// An AMQP short string holds 255 bytes. A longer event id is replaced by the hash of the body.
+const MAX_EVENT_ID_BYTES: usize = 255;
 
-/// What an event says of itself. Everything is optional but the two names that routing needs.
+/// The facts that an event states about itself. Only the two that routing needs always have a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `type` or `event_type`, made safe for a routing key; [`UNKNOWN`] or [`UNPARSED`].
+    /// `type` or `event_type`, made safe for a routing key; [`UNKNOWN`] or [`UNPARSED`] where there is none.
     pub kind: String,
-    /// `live`, `sandbox`, `pre-release`; made safe for a routing key; [`UNKNOWN`].
+    /// `live`, `sandbox`, `pre-release`, made safe for a routing key; [`UNKNOWN`] where there is none.
     pub environment: String,
-    /// The conversation it is about.
+    /// The conversation that the event is about.
     pub conversation_id: Option<String>,
     /// The account (workspace).
     pub account_id: Option<String>,
@@ -55,32 +57,35 @@ pub struct Event {
 }
 
 impl Event {
-    /// Reads `body`. Never fails and takes memory for the few names it keeps only.
+    /// Reads `body`. Never fails, and keeps only these few fields in memory.
     pub fn read(body: &[u8]) -> Self {
-        let Ok(names) = serde_json::from_slice::<Names>(body) else {
-            return Self::nameless(UNPARSED);
+        let Ok(fields) = serde_json::from_slice::<EventFields>(body) else {
+            return Self::without_fields(UNPARSED);
         };
         Self {
-            kind: names.kind.map_or_else(|| UNKNOWN.to_owned(), |kind| routing_word(&kind, MAX_TYPE, true)),
-            environment: names
+            kind: fields
+                .kind
+                .map_or_else(|| UNKNOWN.to_owned(), |kind| routing_word(&kind, MAX_TYPE_BYTES, true)),
+            environment: fields
                 .environment
                 .map_or_else(|| UNKNOWN.to_owned(), |name| routing_environment(&name)),
-            conversation_id: names.conversation_id,
-            account_id: names.account_id,
-            project_id: names.project_id,
+            conversation_id: fields.conversation_id,
+            account_id: fields.account_id,
+            project_id: fields.project_id,
         }
     }
 
-    /// Whether `body` is about this conversation: names it as its own, or holds its id as a string anywhere.
+    /// Returns whether `body` is about this conversation: it names it as its own, or has its id as a string anywhere.
     pub fn is_about(body: &[u8], conversation_id: &str) -> bool {
         if Self::read(body).conversation_id.as_deref() == Some(conversation_id) {
             return true;
         }
         let quoted = format!("\"{conversation_id}\"");
-        is_unambiguous_id(conversation_id) && body.windows(quoted.len()).any(|part| part == quoted.as_bytes())
+        is_unambiguous_id(conversation_id)
+            && body.windows(quoted.len()).any(|part| part == quoted.as_bytes())
     }
 
-    fn nameless(kind: &str) -> Self {
+    fn without_fields(kind: &str) -> Self {
         Self {
             kind: kind.to_owned(),
             environment: UNKNOWN.to_owned(),
@@ -90,52 +95,52 @@ impl Event {
         }
     }
 
-    /// `<event type>.<environment>`
+    /// Returns `<event type>.<environment>`.
     pub fn routing_key(&self) -> String {
         routing_key(&self.kind, &self.environment)
     }
 }
 
-/// An environment as a routing key carries it: without dots, bounded, [`UNKNOWN`] where it is empty.
+/// Returns an environment as a routing key carries it: without dots, bounded, [`UNKNOWN`] if it is empty.
 pub fn routing_environment(name: &str) -> String {
-    routing_word(name, MAX_ENVIRONMENT, false)
+    routing_word(name, MAX_ENVIRONMENT_BYTES, false)
 }
 
-/// `<event type>.<environment>`
+/// Returns `<event type>.<environment>`.
 pub fn routing_key(kind: &str, environment: &str) -> String {
     format!("{kind}.{environment}")
 }
 
-/// Whether an event asks for a conversation to be fetched; the same as the bindings of the fetch queue,
-/// `conversation.completed.#` and `conversation.discovered.#`.
+/// Returns whether an event starts a fetch. Equal to the bindings of the fetch queue, `conversation.completed.#` and
+/// `conversation.discovered.#`.
 pub fn triggers_fetch(kind: &str) -> bool {
     [CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED]
         .iter()
-        .any(|wanted| kind.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+        .any(|trigger| kind.strip_prefix(trigger).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
-/// Whether an id, found in some text, can mean nothing but its conversation. PolyAI's own all do.
+/// Returns whether an id, found in any text, can only mean its conversation. All of PolyAI's own ids can.
 pub fn is_unambiguous_id(conversation_id: &str) -> bool {
-    conversation_id.len() >= SHORTEST_DISTINCT_ID
+    conversation_id.len() >= MIN_UNAMBIGUOUS_ID_BYTES
 }
 
-/// The id of a delivery: PolyAI's event id, or `sha256:` and the hex digest of the body where there is no
-/// usable one (absent, empty, over 255 bytes, not printable ASCII).
+/// Returns the id of a delivery: PolyAI's event id, or `sha256:` and the hexadecimal digest of the body if the event id
+/// is absent, empty, over 255 bytes, or not printable ASCII.
 pub fn message_id(event_id: Option<&[u8]>, body: &[u8]) -> String {
     event_id
         .map(<[u8]>::trim_ascii)
-        .filter(|id| (1..=MAX_EVENT_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic))
+        .filter(|id| (1..=MAX_EVENT_ID_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic))
         .and_then(|id| String::from_utf8(id.to_vec()).ok())
         .unwrap_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(body))))
 }
 
-/// What makes two deliveries the same: id **and** body. The id is not covered by the signature, so an id
-/// alone would let a replayed delivery with a changed id header suppress a genuine one.
+/// The identity of a delivery: id **and** body. The signature does not cover the id, so with the id alone a replayed
+/// delivery with a changed id header could suppress a genuine one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DedupKey([u8; 32]);
 
 impl DedupKey {
-    /// The key of a delivery.
+    /// Computes the key of a delivery.
     pub fn new(message_id: &str, body: &[u8]) -> Self {
         let mut hash = Sha256::new();
         hash.update((message_id.len() as u64).to_be_bytes());
@@ -144,7 +149,7 @@ impl DedupKey {
         Self(hash.finalize().into())
     }
 
-    /// The key's bytes, for storing it.
+    /// Returns the bytes of the key, to store it.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -156,21 +161,22 @@ impl fmt::Debug for DedupKey {
     }
 }
 
-/// A name as a routing key can carry it: letters, digits, `-`, `_` (and dots in a type), bounded.
+/// Returns a name as a routing key can carry it: letters, digits, `-`, `_` (and dots in a type), at most `max` bytes.
 fn routing_word(name: &str, max: usize, dots: bool) -> String {
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || (dots && c == '.');
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || (dots && c == '.');
     if name.is_empty() {
         UNKNOWN.to_owned()
-    } else if name.len() <= max && name.chars().all(fits) {
+    } else if name.len() <= max && name.chars().all(allowed) {
         name.to_owned()
     } else {
-        name.chars().take(max).map(|c| if fits(c) { c } else { '_' }).collect()
+        name.chars().take(max).map(|c| if allowed(c) { c } else { '_' }).collect()
     }
 }
 
-/// The names found, by rank: `data.*` or `alert.*` first, the top level where those say nothing.
+/// The fields of one object. Of two usable values the later one counts; values inside `data` or `alert` replace those of
+/// the top level.
 #[derive(Default)]
-struct Names {
+struct EventFields {
     kind: Option<String>,
     environment: Option<String>,
     conversation_id: Option<String>,
@@ -178,199 +184,107 @@ struct Names {
     project_id: Option<String>,
 }
 
-impl Names {
-    /// Where the value of a key goes, if anywhere.
-    fn slot(&mut self, key: Key, top: bool) -> Option<&mut Option<String>> {
-        Some(match key {
-            Key::Kind if top => &mut self.kind,
-            Key::Environment => &mut self.environment,
-            Key::Conversation => &mut self.conversation_id,
-            Key::Account => &mut self.account_id,
-            Key::Project => &mut self.project_id,
-            Key::Kind | Key::Inner | Key::Other => return None,
+impl EventFields {
+    /// Returns the place for the value of a field, if it is kept.
+    fn slot(&mut self, field: Field, top_level: bool) -> Option<&mut Option<String>> {
+        Some(match field {
+            Field::EventType if top_level => &mut self.kind,
+            Field::Environment => &mut self.environment,
+            Field::ConversationId => &mut self.conversation_id,
+            Field::AccountId => &mut self.account_id,
+            Field::ProjectId => &mut self.project_id,
+            _ => return None,
         })
     }
 
-    fn prefer(&mut self, inner: Self) {
+    fn replace_with(&mut self, inner: Self) {
         let Self { kind: _, environment, conversation_id, account_id, project_id } = inner;
-        for (mine, theirs) in [
+        for (outer, inner) in [
             (&mut self.environment, environment),
             (&mut self.conversation_id, conversation_id),
             (&mut self.account_id, account_id),
             (&mut self.project_id, project_id),
         ] {
-            if theirs.is_some() {
-                *mine = theirs;
+            if inner.is_some() {
+                *outer = inner;
             }
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Names {
+impl<'de> Deserialize<'de> for EventFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        NamesSeed { top: true }.deserialize(deserializer)
+        EventFieldsSeed { top_level: true }.deserialize(deserializer)
     }
 }
 
-/// Reads an object for its names; anything else is skipped.
-struct NamesSeed {
-    top: bool,
+/// Reads the fields of an object. Any other JSON has none.
+struct EventFieldsSeed {
+    top_level: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for NamesSeed {
-    type Value = Names;
+impl<'de> DeserializeSeed<'de> for EventFieldsSeed {
+    type Value = EventFields;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Names, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<EventFields, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for NamesSeed {
-    type Value = Names;
+impl<'de> Visitor<'de> for EventFieldsSeed {
+    type Value = EventFields;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any JSON")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
-        let mut names = Names::default();
-        let mut nested = Names::default();
-        while let Some(key) = map.next_key::<Key>()? {
-            if self.top && key == Key::Inner {
-                nested.prefer(map.next_value_seed(NamesSeed { top: false })?);
-            } else if let Some(slot) = names.slot(key, self.top) {
-                let Word(value) = map.next_value()?;
-                if value.is_some() {
-                    *slot = value;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EventFields, A::Error> {
+        let mut fields = EventFields::default();
+        let mut inner = EventFields::default();
+        while let Some(EventKey(key)) = map.next_key()? {
+            let field = key.map(|key| key.field);
+            if self.top_level && field == Some(Field::EventData) {
+                inner.replace_with(map.next_value_seed(EventFieldsSeed { top_level: false })?);
+            } else if let Some(slot) = field.and_then(|field| fields.slot(field, self.top_level)) {
+                let value: Scalar = map.next_value()?;
+                if let Some(value) = value.text_or_integer() {
+                    *slot = Some(value);
                 }
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        names.prefer(nested);
-        Ok(names)
+        fields.replace_with(inner);
+        Ok(fields)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Names, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<EventFields, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Names::default())
+        Ok(EventFields::default())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Names, E> {
-        Ok(Names::default())
+    fn visit_str<E>(self, _: &str) -> Result<EventFields, E> {
+        Ok(EventFields::default())
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Names, E> {
-        Ok(Names::default())
+    fn visit_bool<E>(self, _: bool) -> Result<EventFields, E> {
+        Ok(EventFields::default())
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Names, E> {
-        Ok(Names::default())
+    fn visit_i64<E>(self, _: i64) -> Result<EventFields, E> {
+        Ok(EventFields::default())
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Names, E> {
-        Ok(Names::default())
+    fn visit_u64<E>(self, _: u64) -> Result<EventFields, E> {
+        Ok(EventFields::default())
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Names, E> {
-        Ok(Names::default())
+    fn visit_f64<E>(self, _: f64) -> Result<EventFields, E> {
+        Ok(EventFields::default())
     }
 
-    fn visit_unit<E>(self) -> Result<Names, E> {
-        Ok(Names::default())
-    }
-}
-
-/// What a key names. Told apart without being copied: an event has many keys, and few are ours.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Key {
-    Kind,
-    Environment,
-    Conversation,
-    Account,
-    Project,
-    Inner,
-    Other,
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(KeyVisitor)
-    }
-}
-
-struct KeyVisitor;
-
-impl Visitor<'_> for KeyVisitor {
-    type Value = Key;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-        Ok(match key {
-            "type" | "event_type" | "eventType" => Key::Kind,
-            "environment" | "client_env" | "clientEnv" => Key::Environment,
-            "conversation_id" | "conversationId" => Key::Conversation,
-            "account_id" | "accountId" => Key::Account,
-            "project_id" | "projectId" | "agent_id" | "agentId" => Key::Project,
-            "data" | "alert" => Key::Inner,
-            _ => Key::Other,
-        })
-    }
-}
-
-/// A non-empty string, or nothing where there is any other value.
-struct Word(Option<String>);
-
-impl<'de> Deserialize<'de> for Word {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(WordVisitor)
-    }
-}
-
-struct WordVisitor;
-
-impl<'de> Visitor<'de> for WordVisitor {
-    type Value = Word;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-
-    fn visit_str<E>(self, word: &str) -> Result<Word, E> {
-        Ok(Word((!word.is_empty()).then(|| word.to_owned())))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Word, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Word(None))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Word, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Word(None))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Word, E> {
-        Ok(Word(None))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Word, E> {
-        Ok(Word(Some(number.to_string())))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Word, E> {
-        Ok(Word(Some(number.to_string())))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Word, E> {
-        Ok(Word(None))
-    }
-
-    fn visit_unit<E>(self) -> Result<Word, E> {
-        Ok(Word(None))
+    fn visit_unit<E>(self) -> Result<EventFields, E> {
+        Ok(EventFields::default())
     }
 }
 
@@ -401,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_names_win_over_the_top_level_in_any_order() {
+    fn inner_values_replace_those_of_the_top_level_in_any_order() {
         for body in [
             r#"{"conversation_id":"top","data":{"conversation_id":"inner"}}"#,
             r#"{"data":{"conversation_id":"inner"},"conversation_id":"top"}"#,
@@ -411,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_given_twice_or_of_another_type_is_no_reason_to_fail() {
+    fn accepts_repeated_names_and_unexpected_types() {
         let event = Event::read(
             br#"{"type":"a.b","event_type":null,"data":{"conversation_id":{"x":[1]},"conversationId":"CA2","environment":7}}"#,
         );
@@ -420,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_is_unknown_and_what_is_no_json_is_unparsed() {
+    fn absent_values_are_unknown_and_invalid_json_is_unparsed() {
         for (body, key) in [
             ("{}", "unknown.unknown"),
             ("[1,2]", "unknown.unknown"),
@@ -438,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_names_fit_a_routing_key() {
+    fn hostile_names_are_made_safe_for_a_routing_key() {
         let body = serde_json::json!({ "type": "é#*".repeat(300), "environment": "a.b\u{0}c".repeat(99) });
         let event = Event::read(body.to_string().as_bytes());
         assert!(event.routing_key().len() <= 255);
@@ -446,13 +360,13 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_costs_nothing() {
+    fn reads_deeply_nested_json() {
         let body = format!("{{\"x\":{}{}}}", "[".repeat(500_000), "]".repeat(500_000));
         assert_eq!(Event::read(body.as_bytes()).routing_key(), "unknown.unknown");
     }
 
     #[test]
-    fn is_about_what_it_names_or_holds() {
+    fn recognises_a_conversation_by_field_or_by_quoted_id() {
         for body in [
             r#"{"type":"conversation.completed","data":{"conversation_id":"CA0123456789"}}"#,
             r#"{"data":{"conversation_id":"CA01234567\u00389"}}"#,
@@ -464,13 +378,13 @@ mod tests {
         for body in [r#"{"data":{"conversation_id":"CA01234567890"}}"#, r#"{"note":"of CA0123456789"}"#, ""] {
             assert!(!Event::is_about(body.as_bytes(), "CA0123456789"), "{body}");
         }
-        // An id that may be anything is one only where it is said to be one.
+        // A short id counts only in a field that names a conversation.
         assert!(Event::is_about(br#"{"conversation_id":"live"}"#, "live"));
         assert!(!Event::is_about(br#"{"environment":"live"}"#, "live"));
     }
 
     #[test]
-    fn the_id_is_the_header_or_the_hash() {
+    fn uses_the_event_id_or_the_hash_of_the_body() {
         assert_eq!(message_id(Some(b" evt_1 "), b"x"), "evt_1");
         let hash = "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
         for unusable in [None, Some(&b""[..]), Some(&[b'a'; 256][..]), Some(b"a b"), Some(b"\xff")] {
@@ -479,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn only_fetch_bindings_ask_for_a_fetch() {
+    fn only_completed_and_discovered_events_trigger_a_fetch() {
         assert!(triggers_fetch("conversation.completed"));
         assert!(triggers_fetch("conversation.discovered"));
         assert!(triggers_fetch("conversation.completed.v2"));
@@ -488,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn id_and_body_make_the_dedup_key() {
+    fn dedup_key_depends_on_id_and_body() {
         let key = DedupKey::new("id", b"body");
         assert_eq!(key, DedupKey::new("id", b"body"));
         assert_ne!(key, DedupKey::new("id", b"other"));
@@ -502,7 +416,7 @@ mod tests {
         }
 
         #[test]
-        fn finds_the_ids_among_anything(noise in ".{0,40}", id in "[A-Za-z0-9-]{1,40}") {
+        fn finds_the_ids_among_arbitrary_fields(noise in ".{0,40}", id in "[A-Za-z0-9-]{1,40}") {
             let body = serde_json::json!({ noise.clone(): noise, "data": { noise.clone(): [noise], "conversationId": id } });
             let event = Event::read(body.to_string().as_bytes());
             if noise != "conversationId" && noise != "conversation_id" && noise != "data" {

@@ -1,4 +1,4 @@
-//! `[polyai]` and `[[projects]]`: whose conversations, from where, with which key.
+//! `[polyai]` and `[[projects]]`: the projects, their hosts and their keys.
 
 use std::path::PathBuf;
 
@@ -78,46 +78,46 @@ pub struct ProjectConfig {
     pub api: Option<ApiChoice>,
 }
 
-/// What is wrong with these sections.
+/// An error in these sections.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The URL names an API version that polyhook does not speak.
+    /// The URL names an API version that polyhook does not support.
     #[error(
         "polyai.base_url ends in /{0}: the Conversations API v1 is unsupported since 31 August 2026 and v2 takes another kind of key; give the host alone and ask PolyAI for a v3 key"
     )]
-    Version(String),
+    UnsupportedVersion(String),
     /// `https://api.poly.ai`
     #[error("{0}: there is no PolyAI host without a region; use https://api.us.poly.ai (or uk, eu, studio)")]
-    NoRegion(&'static str),
-    /// Not http(s).
+    HostWithoutRegion(&'static str),
+    /// The URL is not http or https.
     #[error("{0} is not an http or https URL")]
-    NotHttp(&'static str),
-    /// The HTTP client cannot be made.
+    NotHttpUrl(&'static str),
+    /// The HTTP client cannot be built.
     #[error("there is no HTTP client: {}", super::http::CLIENT_SETUP_HINT)]
-    NoClient,
-    /// A region without v3 was pinned to v3.
+    ClientSetup,
+    /// A project in a region without v3 is pinned to v3.
     #[error("project {0}: Studio tenants have no v3 API; set api = \"data\" (or leave it at \"auto\")")]
     StudioHasNoV3(String),
-    /// A key was left out.
+    /// A key is missing.
     #[error(
         "project {0}: there is no api_key; set projects.api_key_file (or projects.api_key, or POLYAI_API_KEY)"
     )]
-    NoKey(String),
-    /// An id was left empty.
+    MissingKey(String),
+    /// An id is empty.
     #[error("a project has an empty {0}")]
-    NoId(&'static str),
-    /// The same project twice.
+    EmptyId(&'static str),
+    /// Two entries have the same ids.
     #[error("project {0} is configured twice")]
-    Twice(String),
-    /// A key that cannot stand in a header.
+    DuplicateProject(String),
+    /// No HTTP header can carry the key.
     #[error(
         "project {0}: the API key contains characters that no HTTP header can carry; is it the right file?"
     )]
-    BadKey(String),
+    InvalidKey(String),
 }
 
 impl PolyAiConfig {
-    /// The hosts of a project in `region` (its own, if it names one).
+    /// Returns the hosts of a project. `region` is the project's own setting.
     pub(super) fn hosts(&self, region: Option<Region>) -> Result<Hosts, ConfigError> {
         let region = region
             .or(self.region)
@@ -135,20 +135,20 @@ impl PolyAiConfig {
     }
 }
 
-/// An API's base: no trailing slash, no version.
+/// Checks the base URL of an API and removes query, fragment and version.
 fn base(name: &'static str, url: &Url) -> Result<Url, ConfigError> {
     if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
-        return Err(ConfigError::NotHttp(name));
+        return Err(ConfigError::NotHttpUrl(name));
     }
     if url.host_str() == Some("api.poly.ai") {
-        return Err(ConfigError::NoRegion(name));
+        return Err(ConfigError::HostWithoutRegion(name));
     }
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
     let last = url.path_segments().and_then(|mut segments| segments.rfind(|segment| !segment.is_empty()));
     match last.map(str::to_owned).as_deref() {
-        Some(version @ ("v1" | "v2")) => return Err(ConfigError::Version(version.to_owned())),
+        Some(version @ ("v1" | "v2")) => return Err(ConfigError::UnsupportedVersion(version.to_owned())),
         Some("v3") => {
             if let Ok(mut segments) = url.path_segments_mut() {
                 segments.pop_if_empty().pop();
@@ -168,17 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn the_quickstarts_base_url_names_the_region() {
+    fn takes_the_region_from_the_quickstarts_base_url() {
         let hosts = config("https://api.uk-1.platform.polyai.app").hosts(None).unwrap();
         assert_eq!(hosts.platform.as_str(), "https://api.uk.poly.ai/");
     }
 
     #[test]
-    fn old_versions_and_wrong_hosts_are_refused_in_words() {
-        assert!(matches!(config("https://h/v1/").hosts(None), Err(ConfigError::Version(_))));
-        assert!(matches!(config("https://h/v2").hosts(None), Err(ConfigError::Version(_))));
-        assert!(matches!(config("https://api.poly.ai").hosts(None), Err(ConfigError::NoRegion(_))));
-        assert!(matches!(config("mailto:x@y.z").hosts(None), Err(ConfigError::NotHttp(_))));
+    fn rejects_old_versions_and_wrong_hosts() {
+        assert!(matches!(config("https://h/v1/").hosts(None), Err(ConfigError::UnsupportedVersion(_))));
+        assert!(matches!(config("https://h/v2").hosts(None), Err(ConfigError::UnsupportedVersion(_))));
+        assert!(matches!(config("https://api.poly.ai").hosts(None), Err(ConfigError::HostWithoutRegion(_))));
+        assert!(matches!(config("mailto:x@y.z").hosts(None), Err(ConfigError::NotHttpUrl(_))));
         assert_eq!(config("https://h/v3/").hosts(None).unwrap().runtime.unwrap().as_str(), "https://h/");
     }
 }

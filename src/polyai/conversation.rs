@@ -1,16 +1,25 @@
-//! The few fields polyhook reads of a conversation, from either API's shape.
+//! The few fields that polyhook reads of a conversation, from either API.
 //!
-//! A conversation is kept byte for byte; this is only what is needed to file it and to know whether it is
-//! whole. Reading is lenient: recorded answers differ from PolyAI's schema in many fields (objects where numbers
-//! are documented, `null` nearly anywhere), so a field that is absent or of another type is simply unknown.
+//! A conversation is stored byte for byte. These fields only decide where it is stored and whether it is complete.
+//! Reading is lenient, because recorded answers differ from PolyAI's schema in many fields (objects where numbers are
+//! documented, `null` nearly anywhere): a field that is absent or of an unexpected type is unknown. The names of the
+//! fields are in [`crate::json`].
 
-use std::collections::BTreeMap;
+use std::{fmt, time::Duration};
 
-use jiff::{Timestamp, civil, tz::TimeZone};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use jiff::Timestamp;
+use serde::{
+    Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
-/// What is read of a conversation.
+use crate::json::{ConversationKey, Field, Key, Ranked, Scalar};
+
+/// The longest duration that an end of a call is computed from, in seconds.
+const MAX_DURATION_S: f64 = 1e6;
+
+/// The fields of a conversation that polyhook uses.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ConversationInfo {
     /// `id` or `conversationId`.
@@ -21,121 +30,238 @@ pub struct ConversationInfo {
     pub environment: Option<String>,
     /// Whether its properties may still change.
     pub in_progress: bool,
-    /// When the call began.
+    /// Start of the call.
     pub started_at: Option<Timestamp>,
-    /// When it ended (Data API only).
+    /// End of the call (Data API only).
     pub finished_at: Option<Timestamp>,
     /// Seconds of the whole call.
     pub total_duration_s: Option<f64>,
-    /// Seconds handled by the agent.
+    /// Seconds that the agent handled.
     pub polyai_duration_s: Option<f64>,
-    /// Whether and where the call was handed off.
+    /// Whether the call was handed off, why and to whom.
     pub handoff: Handoff,
-    /// `num_turns`; where the shape has none, the number of turns present.
+    /// `num_turns`, or the number of turns in the answer if that field is missing.
     pub num_turns: u64,
-    /// How many turns the answer holds.
+    /// Number of turns in the answer.
     pub turns_present: u64,
     /// Whether there is a summary (`shortSummary`, written some time after the call).
     pub has_summary: bool,
     /// `inbound` or `outbound` (Data API only).
     pub direction: Option<String>,
-    /// The agent's variant.
+    /// The variant of the agent.
     pub variant_id: Option<String>,
 }
 
-/// How a call left the agent.
+/// The handoff of a call from the agent to somewhere else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handoff {
-    /// Whether it did.
+    /// Whether there was one.
     pub happened: bool,
     /// The agent's reason.
     pub reason: Option<String>,
-    /// Where to.
+    /// The destination.
     pub destination: Option<String>,
 }
 
 impl ConversationInfo {
-    /// Reads the fields; the error says that the bytes are no JSON object.
+    /// Reads the fields.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not a JSON object.
     pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
-        let fields = Fields(serde_json::from_slice(json)?);
-        let turns_present = fields.get::<Vec<IgnoredAny>>(&["turns"]).map_or(0, |turns| turns.len() as u64);
-        Ok(Self {
-            id: fields.text(&["id", "conversationId", "conversation_id"]),
-            channel: fields.text(&["channel"]),
-            environment: fields.text(&["environment", "clientEnv", "client_env"]),
-            in_progress: fields.get(&["in_progress", "inProgress"]).unwrap_or(false),
-            started_at: fields.time(&["started_at", "startedAt", "createdAt", "created_at"]),
-            finished_at: fields.time(&["finished_at", "finishedAt"]),
-            total_duration_s: fields.seconds(&["total_duration", "totalDuration", "duration"]),
-            polyai_duration_s: fields.seconds(&["polyai_duration", "polyaiDuration"]),
-            handoff: Handoff {
-                happened: fields.get(&["handoff"]).unwrap_or(false),
-                reason: fields.text(&["handoff_reason", "handoffReason"]),
-                destination: fields.text(&["handoff_destination", "handoffDestination"]),
-            },
-            num_turns: fields.get(&["num_turns", "numTurns"]).unwrap_or(turns_present),
-            turns_present,
-            has_summary: fields.present(&["shortSummary", "short_summary"]),
-            direction: fields.text(&["direction"]),
-            variant_id: fields.text(&["variant_id", "variantId"]),
-        })
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let info = deserializer.deserialize_map(InfoVisitor)?;
+        deserializer.end()?;
+        Ok(info)
     }
 
-    /// Recordings exist for voice only; chat channels answer 404, so they are not asked.
+    /// Returns whether the conversation can have recordings. The audio path answers 404 for chat channels, so polyhook
+    /// does not ask for theirs.
     pub fn is_voice(&self) -> bool {
         !self.channel.as_deref().is_some_and(|channel| channel.to_ascii_uppercase().contains("CHAT"))
     }
 
-    /// Turns happened but none is shown: transcript visibility is off for the project.
+    /// Returns whether turns happened but none is in the answer: transcript visibility is off for the project.
     pub fn transcript_hidden(&self) -> bool {
         self.num_turns > 0 && self.turns_present == 0
     }
 
-    /// When the call ended, as well as it is known.
+    /// Returns the end of the call, as exactly as it is known; at least its start.
     pub fn ended_at(&self) -> Option<Timestamp> {
-        self.finished_at.or_else(|| {
-            let seconds = self.total_duration_s.unwrap_or_default().clamp(0.0, 1e6);
-            self.started_at?.checked_add(std::time::Duration::from_secs_f64(seconds)).ok()
+        end_of_call(self.started_at, self.finished_at, self.total_duration_s).or(self.started_at)
+    }
+}
+
+fn end_of_call(
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    total_duration_s: Option<f64>,
+) -> Option<Timestamp> {
+    finished_at.or_else(|| {
+        let seconds = total_duration_s?.clamp(0.0, MAX_DURATION_S);
+        started_at?.checked_add(Duration::from_secs_f64(seconds)).ok()
+    })
+}
+
+/// The fields that a conversation and its entry in a list have in common. They determine the key in the archive and
+/// whether the call has ended, so both are read by this one type and cannot disagree.
+#[derive(Debug, Default)]
+pub(super) struct CommonFields {
+    id: Ranked<String>,
+    environment: Ranked<String>,
+    in_progress: Ranked<bool>,
+    started_at: Ranked<Timestamp>,
+    finished_at: Ranked<Timestamp>,
+    total_duration_s: Ranked<f64>,
+}
+
+impl CommonFields {
+    /// Returns whether a field is one of these.
+    pub(super) fn include(field: Field) -> bool {
+        matches!(
+            field,
+            Field::ConversationId
+                | Field::Environment
+                | Field::InProgress
+                | Field::StartedAt
+                | Field::FinishedAt
+                | Field::TotalDuration
+        )
+    }
+
+    /// Takes the value of a key.
+    pub(super) fn offer(&mut self, key: Key, value: Scalar) {
+        let rank = key.rank;
+        match key.field {
+            Field::ConversationId => self.id.offer(rank, value.any_text()),
+            Field::Environment => self.environment.offer(rank, value.text()),
+            Field::InProgress => self.in_progress.offer(rank, value.flag()),
+            Field::StartedAt => self.started_at.offer(rank, value.time()),
+            Field::FinishedAt => self.finished_at.offer(rank, value.time()),
+            Field::TotalDuration => self.total_duration_s.offer(rank, value.seconds()),
+            _ => {}
+        }
+    }
+
+    /// Returns the entry of a list, or `None` without an id. `max_text_bytes` bounds what is kept of an entry.
+    pub(super) fn into_listed(self, max_text_bytes: usize) -> Option<ListedConversation> {
+        let fits = |text: &String| text.len() <= max_text_bytes;
+        let started_at = self.started_at.into_value();
+        Some(ListedConversation {
+            id: self.id.into_value().filter(fits)?,
+            environment: self.environment.into_value().filter(fits),
+            in_progress: self.in_progress.into_value().unwrap_or(false),
+            started_at,
+            ended_at: end_of_call(
+                started_at,
+                self.finished_at.into_value(),
+                self.total_duration_s.into_value(),
+            ),
         })
     }
 }
 
-/// The top level of the object, each value still unread.
-struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+/// An entry of a list of conversations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListedConversation {
+    /// PolyAI's id.
+    pub id: String,
+    /// `live`, `sandbox`, `pre-release`
+    pub environment: Option<String>,
+    /// Whether the call is still going on.
+    pub in_progress: bool,
+    /// Start of the call. It and the ids determine the key in the archive.
+    pub started_at: Option<Timestamp>,
+    /// End of the call, as exactly as it is known.
+    pub ended_at: Option<Timestamp>,
+}
 
-impl Fields<'_> {
-    /// The first of `names` whose value is a `T`.
-    fn get<T: DeserializeOwned>(&self, names: &[&str]) -> Option<T> {
-        names.iter().filter_map(|name| self.0.get(*name)).find_map(|raw| serde_json::from_str(raw.get()).ok())
-    }
+/// The fields that only the conversation itself has.
+#[derive(Default)]
+struct DetailFields {
+    channel: Ranked<String>,
+    polyai_duration_s: Ranked<f64>,
+    handoff: Ranked<bool>,
+    handoff_reason: Ranked<String>,
+    handoff_destination: Ranked<String>,
+    turn_count: Ranked<u64>,
+    turns_present: u64,
+    has_summary: bool,
+    direction: Ranked<String>,
+    variant_id: Ranked<String>,
+}
 
-    fn text(&self, names: &[&str]) -> Option<String> {
-        self.get::<String>(names).filter(|text| !text.is_empty())
-    }
-
-    fn seconds(&self, names: &[&str]) -> Option<f64> {
-        self.get::<f64>(names).filter(|seconds| *seconds >= 0.0)
-    }
-
-    fn time(&self, names: &[&str]) -> Option<Timestamp> {
-        names.iter().find_map(|name| parse_time(&self.text(&[name])?))
-    }
-
-    /// Whether one of `names` has a value other than `null` and the empty string.
-    fn present(&self, names: &[&str]) -> bool {
-        names
-            .iter()
-            .filter_map(|name| self.0.get(*name))
-            .any(|raw| !matches!(raw.get(), "null" | "\"\"" | "{}"))
+impl DetailFields {
+    fn offer(&mut self, key: Key, raw: &RawValue) {
+        let (rank, value) = (key.rank, scalar(raw));
+        match key.field {
+            Field::Channel => self.channel.offer(rank, value.text()),
+            Field::PolyAiDuration => self.polyai_duration_s.offer(rank, value.seconds()),
+            Field::Handoff => self.handoff.offer(rank, value.flag()),
+            Field::HandoffReason => self.handoff_reason.offer(rank, value.text()),
+            Field::HandoffDestination => self.handoff_destination.offer(rank, value.text()),
+            Field::TurnCount => self.turn_count.offer(rank, value.count()),
+            Field::Turns => {
+                let turns: Option<Vec<IgnoredAny>> = serde_json::from_str(raw.get()).ok();
+                self.turns_present = turns.map_or(0, |turns| turns.len() as u64);
+            }
+            Field::ShortSummary => self.has_summary |= !matches!(raw.get(), "null" | "\"\"" | "{}"),
+            Field::CallDirection => self.direction.offer(rank, value.text()),
+            Field::VariantId => self.variant_id.offer(rank, value.text()),
+            _ => {}
+        }
     }
 }
 
-/// RFC 3339; where the zone is missing, UTC.
-pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
-    text.parse::<Timestamp>().ok().or_else(|| {
-        let local: civil::DateTime = text.parse().ok()?;
-        Some(local.to_zoned(TimeZone::UTC).ok()?.timestamp())
-    })
+/// A value that cannot be read, such as a string with half a surrogate pair, is unusable; it does not make the rest
+/// unreadable.
+fn scalar(raw: &RawValue) -> Scalar {
+    serde_json::from_str(raw.get()).unwrap_or(Scalar::Unusable)
+}
+
+/// Reads a conversation key by key and keeps only the fields that polyhook uses.
+struct InfoVisitor;
+
+impl<'de> Visitor<'de> for InfoVisitor {
+    type Value = ConversationInfo;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a conversation")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ConversationInfo, A::Error> {
+        let (mut common, mut details) = (CommonFields::default(), DetailFields::default());
+        while let Some(ConversationKey(key)) = map.next_key()? {
+            match key {
+                Some(key) if CommonFields::include(key.field) => {
+                    common.offer(key, scalar(map.next_value::<&RawValue>()?));
+                }
+                Some(key) => details.offer(key, map.next_value::<&RawValue>()?),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(ConversationInfo {
+            id: common.id.into_value(),
+            channel: details.channel.into_value(),
+            environment: common.environment.into_value(),
+            in_progress: common.in_progress.into_value().unwrap_or(false),
+            started_at: common.started_at.into_value(),
+            finished_at: common.finished_at.into_value(),
+            total_duration_s: common.total_duration_s.into_value(),
+            polyai_duration_s: details.polyai_duration_s.into_value(),
+            handoff: Handoff {
+                happened: details.handoff.into_value().unwrap_or(false),
+                reason: details.handoff_reason.into_value(),
+                destination: details.handoff_destination.into_value(),
+            },
+            num_turns: details.turn_count.into_value().unwrap_or(details.turns_present),
+            turns_present: details.turns_present,
+            has_summary: details.has_summary,
+            direction: details.direction.into_value(),
+            variant_id: details.variant_id.into_value(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -144,50 +270,62 @@ mod tests {
 
     #[test]
     fn reads_the_v3_shape() {
-        let summary = ConversationInfo::read(
+        let info = ConversationInfo::read(
             br#"{"id":"CA1","channel":"VOICE-SIP","environment":"live","started_at":"2026-06-03T13:18:06.37Z",
                 "in_progress":false,"num_turns":2,"total_duration":73,"polyai_duration":70,"handoff":true,
                 "handoff_reason":"billing","turns":[{"latency":1.5},{"latency":{"label":null}}]}"#,
         )
         .unwrap();
-        assert_eq!(summary.id.as_deref(), Some("CA1"));
-        assert_eq!((summary.num_turns, summary.turns_present), (2, 2));
-        assert!(summary.handoff.happened && summary.is_voice() && !summary.transcript_hidden());
-        assert_eq!(summary.ended_at().unwrap().to_string(), "2026-06-03T13:19:19.37Z");
+        assert_eq!(info.id.as_deref(), Some("CA1"));
+        assert_eq!((info.num_turns, info.turns_present), (2, 2));
+        assert!(info.handoff.happened && info.is_voice() && !info.transcript_hidden());
+        assert_eq!(info.ended_at().unwrap().to_string(), "2026-06-03T13:19:19.37Z");
     }
 
     #[test]
-    fn reads_the_data_api_shape_with_its_oddities() {
-        let summary = ConversationInfo::read(
+    fn reads_the_data_api_shape() {
+        let info = ConversationInfo::read(
             br#"{"conversationId":"CA2","channel":"WEBCHAT","clientEnv":"sandbox","inProgress":true,
                 "startedAt":"2026-06-03T13:18:06.370000+00:00","finishedAt":"2026-06-03T13:19:19.750000+00:00",
                 "duration":73,"totalDuration":73.5,"polyScore":null,"handoff":null,"handoffReason":null,
                 "shortSummary":{"heading":"x"},"turns":[{"user_input":""}],"metrics":{"A":[{"value":"1"}]}}"#,
         )
         .unwrap();
-        assert_eq!(summary.environment.as_deref(), Some("sandbox"));
-        assert!(summary.in_progress && summary.has_summary && !summary.is_voice());
-        assert_eq!(summary.num_turns, 1);
-        assert_eq!(summary.ended_at(), summary.finished_at);
+        assert_eq!(info.environment.as_deref(), Some("sandbox"));
+        assert!(info.in_progress && info.has_summary && !info.is_voice());
+        assert_eq!(info.num_turns, 1);
+        assert_eq!(info.ended_at(), info.finished_at);
     }
 
     #[test]
-    fn what_is_odd_is_unknown() {
-        let summary = ConversationInfo::read(
-            br#"{"id":7,"channel":null,"started_at":"2026-06-03T13:18:06","num_turns":"4","turns":null,"shortSummary":null,"total_duration":-1,"x":{"turns":[1]}}"#,
+    fn treats_unexpected_types_as_unknown() {
+        let info = ConversationInfo::read(
+            br#"{"id":{},"channel":null,"started_at":"2026-06-03T13:18:06","num_turns":[],"turns":null,
+                "shortSummary":null,"total_duration":-1,"handoff_reason":"\ud800","x":{"turns":[1]}}"#,
         )
         .unwrap();
-        assert_eq!(summary.started_at.unwrap().to_string(), "2026-06-03T13:18:06Z");
-        assert_eq!(
-            summary,
-            ConversationInfo { started_at: summary.started_at, ..ConversationInfo::default() },
-            "everything else is unknown"
-        );
+        assert_eq!(info.started_at.unwrap().to_string(), "2026-06-03T13:18:06Z");
+        assert_eq!(info, ConversationInfo { started_at: info.started_at, ..ConversationInfo::default() });
         assert!(ConversationInfo::read(b"[]").is_err() && ConversationInfo::read(b"<html>").is_err());
     }
 
     #[test]
-    fn a_hidden_transcript_is_noticed() {
+    fn accepts_numbers_as_ids_and_values_in_quotes() {
+        let info = ConversationInfo::read(br#"{"id":7,"num_turns":"4","in_progress":"true","duration":"3"}"#)
+            .unwrap();
+        assert_eq!((info.id.as_deref(), info.num_turns, info.in_progress), (Some("7"), 4, true));
+        assert_eq!(info.total_duration_s, Some(3.0));
+    }
+
+    #[test]
+    fn prefers_the_total_duration_in_any_order() {
+        for json in [r#"{"duration":73,"totalDuration":74.5}"#, r#"{"totalDuration":74.5,"duration":73}"#] {
+            assert_eq!(ConversationInfo::read(json.as_bytes()).unwrap().total_duration_s, Some(74.5), "{json}");
+        }
+    }
+
+    #[test]
+    fn detects_a_hidden_transcript() {
         assert!(ConversationInfo::read(br#"{"num_turns":3,"turns":[]}"#).unwrap().transcript_hidden());
         assert!(!ConversationInfo::read(br#"{"num_turns":0,"turns":[]}"#).unwrap().transcript_hidden());
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with a request, by what to do about it.
+//! Errors of PolyAI's APIs, classified by what a caller should do.
 
 use std::{fmt, time::Duration};
 
@@ -7,19 +7,19 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use thiserror::Error;
 
-/// PolyAI's id of a request, on every response; what their support asks for.
+/// PolyAI's id of a request. Every answer has one, and PolyAI's support asks for it.
 pub(super) const CORRELATION_HEADER: &str = "x-polyai-correlation-id";
 
-/// What a caller should do.
+/// What a caller should do after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
-    /// Try again, no sooner than this if PolyAI said when.
+    /// Try again; if PolyAI named a time, not before it.
     Retry(Option<Duration>),
-    /// Trying again will not help until a person has changed something.
+    /// Do not try again until a person has changed something.
     GiveUp,
 }
 
-/// What happened.
+/// The kind of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// 401
@@ -32,23 +32,23 @@ pub enum ErrorKind {
     RecordingNotFound,
     /// 404 `PROJECT_NOT_FOUND`, `ACCOUNT_NOT_FOUND`
     UnknownProject,
-    /// 404, 405 or 410 of the path itself: this API does not serve it here.
+    /// 404, 405 or 410 for the path itself: this host does not serve it.
     NotServed,
     /// 429
     RateLimited,
-    /// Not asked: a 429 paused the project and the pause is not over.
+    /// Not sent, because a 429 paused the project.
     Paused,
     /// 408 or 5xx
     Unavailable,
-    /// No connection, a reset, a name that does not resolve, TLS.
+    /// No connection: a reset, a name that does not resolve, TLS.
     Network,
-    /// Silence for too long.
+    /// No answer in time.
     Timeout,
-    /// A redirect to another host, which is not followed.
+    /// A redirect to another host. It is not followed.
     Redirected,
-    /// 2xx with something that is not what was asked for.
+    /// 2xx with an unexpected body.
     BadAnswer,
-    /// Larger than polyhook reads.
+    /// The answer is larger than polyhook reads.
     TooLarge,
     /// Any other 4xx.
     Refused,
@@ -57,22 +57,22 @@ pub enum ErrorKind {
 /// A request that did not succeed.
 #[derive(Clone, Debug, Error)]
 pub struct ApiError {
-    /// What happened.
+    /// The kind of error.
     pub kind: ErrorKind,
     /// The HTTP status, if there was an answer.
     pub status: Option<u16>,
-    /// PolyAI's machine-readable code, if it is one (`UPPER_SNAKE_CASE`).
+    /// PolyAI's machine-readable code (`UPPER_SNAKE_CASE`).
     pub code: Option<String>,
     /// PolyAI's `X-PolyAI-Correlation-Id`.
     pub correlation_id: Option<String>,
-    /// What PolyAI's `Retry-After` asks for.
+    /// The wait that `Retry-After` asks for.
     pub retry_after: Option<Duration>,
-    /// The host that was asked.
+    /// The host of the request.
     pub host: String,
 }
 
 impl ErrorKind {
-    /// A constant word for dead letters, logs and metric labels.
+    /// Returns a constant word for dead letters, logs and metric labels.
     pub fn label(self) -> &'static str {
         match self {
             Self::KeyRejected => "key_rejected",
@@ -93,7 +93,7 @@ impl ErrorKind {
         }
     }
 
-    /// What it means and what to do next.
+    /// Returns what the error means and what to do next.
     fn hint(self) -> &'static str {
         match self {
             Self::KeyRejected => {
@@ -115,18 +115,18 @@ impl ErrorKind {
             Self::RateLimited => {
                 "too many requests: the project is paused; lower polyai.max_requests_per_second if it persists"
             }
-            Self::Paused => "not asked, because the project is paused by a 429; it is when the pause is over",
-            Self::Unavailable => "PolyAI's API has trouble of its own",
+            Self::Paused => "not sent, because a 429 paused the project; it is sent after the pause",
+            Self::Unavailable => "PolyAI's API is failing at the moment",
             Self::Network => "the host cannot be reached: check DNS, proxy and firewall if it persists",
             Self::Timeout => "the host did not answer in time",
             Self::Redirected => {
-                "the host redirects elsewhere, and a key is not sent elsewhere: check polyai.base_url"
+                "the host redirects to another host, to which the key is not sent: check polyai.base_url"
             }
             Self::BadAnswer => {
-                "the answer is not what was asked for; a proxy or login page between here and PolyAI does that"
+                "the answer is not what was requested; check for a proxy or a login page between here and PolyAI"
             }
             Self::TooLarge => "the conversation is larger than polyhook reads into memory",
-            Self::Refused => "PolyAI refused the request as such: quote the correlation id to their support",
+            Self::Refused => "PolyAI refused the request: quote the correlation id to their support",
         }
     }
 }
@@ -146,7 +146,7 @@ impl fmt::Display for ApiError {
 }
 
 impl ApiError {
-    /// What to do about it.
+    /// Returns what the caller should do.
     pub fn advice(&self) -> Advice {
         match self.kind {
             ErrorKind::KeyRejected
@@ -167,7 +167,7 @@ impl ApiError {
         }
     }
 
-    /// An error of our own reading of an answer, or of none.
+    /// Creates an error that has no answer, or whose answer polyhook rejected.
     pub(super) fn new(kind: ErrorKind, host: &str) -> Self {
         Self {
             kind,
@@ -179,14 +179,14 @@ impl ApiError {
         }
     }
 
-    /// What reqwest says, without the URL (it holds ids) and without its causes' texts.
+    /// Converts an error of reqwest, without its URL (it has ids) and without the texts of its causes.
     pub(super) fn transport(error: &reqwest::Error, host: &str) -> Self {
         let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Network };
         Self::new(kind, host)
     }
 
-    /// An answer that is no success, from its status, headers and the beginning of its body.
-    pub(super) fn answer(
+    /// Classifies an answer that is not a success by its status, headers and the first part of its body.
+    pub(super) fn from_answer(
         status: StatusCode,
         headers: &HeaderMap,
         body: &[u8],
@@ -218,25 +218,26 @@ impl ApiError {
     }
 }
 
-/// The correlation id, if it is one that a log can carry.
+/// Returns the correlation id, if it is safe to log.
 pub(super) fn correlation_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(CORRELATION_HEADER)?.to_str().ok()?;
     (id.len() <= 128 && !id.is_empty()).then(|| id.to_owned())
 }
 
-/// `error_code` of PolyAI's envelope; only if it looks like a code, since it goes into logs.
+/// Returns `error_code` of PolyAI's envelope. Anything that does not look like a code is dropped, because it would be
+/// logged.
 fn error_code(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Envelope {
         error_code: Option<String>,
     }
     let code = serde_json::from_slice::<Envelope>(body).ok()?.error_code?;
-    let looks_like_one = (1..=64).contains(&code.len())
+    let is_code = (1..=64).contains(&code.len())
         && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
-    looks_like_one.then_some(code)
+    is_code.then_some(code)
 }
 
-/// `Retry-After` in either form: seconds, or an HTTP date (RFC 9110, 10.2.3).
+/// Reads `Retry-After`: seconds, or an HTTP date (RFC 9110, 10.2.3).
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
@@ -251,7 +252,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> ApiError {
-        ApiError::answer(
+        ApiError::from_answer(
             StatusCode::from_u16(status).unwrap(),
             &HeaderMap::new(),
             body.as_bytes(),
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_404_is_told_apart_by_its_code() {
+    fn distinguishes_404s_by_their_code() {
         let code = |code: &str| answer(404, &format!(r#"{{"success":false,"error_code":"{code}"}}"#)).kind;
         assert_eq!(code("CONVERSATIONS_NOT_FOUND"), ErrorKind::UnknownConversation);
         assert_eq!(code("CONVERSATIONS_RECORDING_NOT_FOUND"), ErrorKind::RecordingNotFound);
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_to_do() {
+    fn advises_retry_only_for_transient_errors() {
         for (status, advice) in [
             (401, Advice::GiveUp),
             (403, Advice::GiveUp),
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms() {
+    fn reads_retry_after_in_both_forms() {
         let now = Timestamp::from_second(784_111_700).unwrap();
         let read =
             |value: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]), now);
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strange_code_stays_out_of_the_log() {
+    fn drops_an_error_code_that_is_not_a_code() {
         assert_eq!(answer(404, r#"{"error_code":"call +15550100 was not found"}"#).code, None);
     }
 }

@@ -1,4 +1,4 @@
-//! An API key as the header it goes into, read again where it comes from a file.
+//! An API key, reloaded from its file.
 
 use std::{
     path::PathBuf,
@@ -9,39 +9,39 @@ use http::HeaderValue;
 
 use crate::secret::{Secret, read_stable};
 
-/// A key in force. A request takes it once; what it was sent with is what its answer is about.
+/// The current value of a key. A request takes it once, so that its answer is about the key it was sent with.
 #[derive(Debug)]
 pub(super) struct Key {
     file: Option<PathBuf>,
-    in_force: RwLock<HeaderValue>,
+    current: RwLock<HeaderValue>,
 }
 
 impl Key {
-    /// None for a key that no header can carry.
+    /// Returns `None` for a key that no HTTP header can carry.
     pub(super) fn new(key: &Secret, file: Option<PathBuf>) -> Option<Self> {
-        Some(Self { file, in_force: RwLock::new(header(key)?) })
+        Some(Self { file, current: RwLock::new(header(key)?) })
     }
 
-    /// For `x-api-key`; marked sensitive.
+    /// Returns the value for `x-api-key`, marked as sensitive.
     pub(super) fn header(&self) -> HeaderValue {
-        self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the file again. Whether the key is another one now, or why the one in force has to stay.
+    /// Reads the file again. Returns whether the key has changed, or the reason why the current one stays.
     pub(super) async fn reload(&self) -> Result<bool, String> {
         let Some(file) = &self.file else { return Ok(false) };
         let before = self.header();
         let known = Secret::new(before.to_str().unwrap_or_default());
-        let why = |why: &str| format!("{}: {why}", file.display());
-        let key = read_stable(file, &known, Secret::read).await.map_err(|error| why(&error.to_string()))?;
+        let problem = |text: &str| format!("{}: {text}", file.display());
+        let key = read_stable(file, &known, Secret::read).await.map_err(|error| problem(&error.to_string()))?;
         if key.is_empty() {
-            return Err(why("there is no key in it"));
+            return Err(problem("there is no key in it"));
         }
-        let new = header(&key).ok_or_else(|| why("no HTTP header can carry what is in it"))?;
+        let new = header(&key).ok_or_else(|| problem("no HTTP header can carry what is in it"))?;
         if new == before {
             return Ok(false);
         }
-        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = new;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(true)
     }
 }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn follows_its_file_and_keeps_what_it_has() {
+    async fn reloads_its_file_and_keeps_the_key_if_unusable() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let write = |text: &[u8]| std::fs::write(file.path(), text).unwrap();
         write(b"old\n");

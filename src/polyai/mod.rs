@@ -1,37 +1,42 @@
-//! PolyAI's REST APIs, as far as polyhook reads them.
+//! A client for PolyAI's REST APIs.
 //!
-//! A conversation and its recording are served by two APIs: v3 on the regional runtime host, and the Data API
-//! on the regional `poly.ai` host. The reference of August 2026 no longer lists v3's by-id and audio paths, so
-//! [`PolyAiClient`] asks v3 first and, where the path itself is not served, the Data API; it remembers per project
-//! and path what worked. `api = "v3"` or `"data"` pins it.
+//! Two APIs serve conversations and recordings: v3 on the regional runtime host, and the Data API on the regional
+//! `poly.ai` host. The reference of August 2026 no longer lists v3's paths for one conversation and its audio. So
+//! [`PolyAiClient`] asks v3 first and, if v3 does not serve the path, the Data API; it remembers for each project and
+//! kind of request which one succeeded. `api = "v3"` or `"data"` pins the choice.
 //!
-//! Every error says what to do about it ([`ApiError::advice`]). The key goes into one header, marked
-//! sensitive, and nowhere else; redirects to another host are refused, so it cannot leak that way either.
+//! Every error has advice for its caller ([`ApiError::advice`]). The API key is in one header, marked as sensitive, and
+//! nowhere else. Redirects to another host are not followed, because the key would follow them.
 
 mod client;
 mod config;
 mod conversation;
 mod error;
+mod fallback;
 pub mod http;
 mod key;
 mod list;
 pub mod probe;
+mod project;
 mod region;
+mod request;
 mod throttle;
 mod webhooks;
 
-pub use client::{Conversation, PolyAiClient, Project, Recording, UnknownProject};
+pub use client::{Conversation, PolyAiClient, Recording};
 pub use config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig};
-pub use conversation::{ConversationInfo, Handoff};
+pub use conversation::{ConversationInfo, Handoff, ListedConversation};
 pub use error::{Advice, ApiError, ErrorKind};
-pub use list::{ConversationLister, ListQuery, ListedConversation};
+pub use list::{ConversationLister, ListQuery};
+pub use project::{Project, UnknownProject};
 pub use region::{Hosts, Region};
+pub use request::{ApiRequest, Target};
 pub use webhooks::{CreatedEndpoint, Endpoint, EndpointSettings, WebhooksClient, WebhooksError};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The API that served something.
+/// One of the two APIs that serve conversations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Api {
@@ -42,7 +47,7 @@ pub enum Api {
 }
 
 impl Api {
-    /// `v3` or `data`
+    /// Returns `v3` or `data`.
     pub fn label(self) -> &'static str {
         match self {
             Self::V3 => "v3",
@@ -51,7 +56,7 @@ impl Api {
     }
 }
 
-/// Which side of the call to download, as PolyAI's `direction` parameter names it.
+/// The parties that a recording contains, as PolyAI's parameter `direction` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AudioDirection {
     /// Both parties mixed.
@@ -63,7 +68,7 @@ pub enum AudioDirection {
 }
 
 impl AudioDirection {
-    /// The parameter's value.
+    /// Returns the value of the parameter.
     pub fn label(self) -> &'static str {
         match self {
             Self::Combined => "combined",

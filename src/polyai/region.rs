@@ -1,10 +1,10 @@
-//! Where PolyAI's APIs live (API introduction, June 2026).
+//! The hosts of PolyAI's APIs (API introduction, June 2026).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-/// A region of PolyAI. Keys are scoped to one; the wrong one is a 401.
+/// A region of PolyAI. A key is valid in one region; in another it is answered 401.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Region {
@@ -22,17 +22,17 @@ pub enum Region {
 /// The two hosts of a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hosts {
-    /// Runtime and v3 conversations; none for [`Region::Studio`].
+    /// Runtime and v3 conversations; `None` for [`Region::Studio`].
     pub runtime: Option<Url>,
     /// Data, Agents, Alerts and Webhooks APIs.
     pub platform: Url,
 }
 
 impl Region {
-    /// All of them.
+    /// All regions.
     pub const ALL: [Self; 4] = [Self::Us, Self::Uk, Self::Eu, Self::Studio];
 
-    /// As the configuration writes it.
+    /// Returns the name in the configuration.
     pub fn label(self) -> &'static str {
         match self {
             Self::Us => "us",
@@ -42,7 +42,7 @@ impl Region {
         }
     }
 
-    /// The region's hosts. Never `api.poly.ai`, which serves no region.
+    /// Returns the hosts of the region. `api.poly.ai` is none of them: it serves no region.
     pub fn hosts(self) -> Hosts {
         let (runtime, platform) = match self {
             Self::Us => (Some("https://api.us-1.platform.polyai.app"), "https://api.us.poly.ai"),
@@ -54,8 +54,8 @@ impl Region {
         Hosts { runtime: runtime.map(parse), platform: parse(platform) }
     }
 
-    /// The region that a host of PolyAI's belongs to: who set only `POLYAI_BASE_URL`, as the quickstart has
-    /// it, has named the region by it.
+    /// Returns the region of one of PolyAI's hosts. A configuration with only `POLYAI_BASE_URL`, as in the quickstart,
+    /// names its region by it.
     pub fn of_host(url: &Url) -> Option<Self> {
         Self::ALL.into_iter().find(|region| {
             let hosts = region.hosts();
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_known_host_names_its_region() {
+    fn recognises_the_region_of_a_host() {
         let region = |url: &str| Region::of_host(&Url::parse(url).unwrap());
         assert_eq!(region("https://api.euw-1.platform.polyai.app/"), Some(Region::Eu));
         assert_eq!(region("https://api.studio.poly.ai"), Some(Region::Studio));

@@ -1,14 +1,14 @@
-//! How fast one project may be asked, and when not at all.
+//! The request rate of one project, and its pauses after a 429.
 
 use std::{num::NonZeroU32, sync::Mutex, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
 
-/// The longest pause a `Retry-After` can cause: a wrong header must not silence a project for a week.
+/// The longest pause that a `Retry-After` can cause. A wrong header must not stop a project for a week.
 const MAX_PAUSE: Duration = Duration::from_hours(1);
 
-/// A rate and a pause, for one project.
+/// The rate limit and the pause of one project.
 #[derive(Debug)]
 pub(super) struct Throttle {
     rate: DefaultDirectRateLimiter,
@@ -18,27 +18,27 @@ pub(super) struct Throttle {
 impl Throttle {
     pub(super) fn new(per_second: u32) -> Self {
         let per_second = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
-        // Without a burst: with one, the first second would have twice as many.
+        // A burst would allow twice as many requests in the first second.
         let quota = Quota::per_second(per_second).allow_burst(NonZeroU32::MIN);
         Self { rate: RateLimiter::direct(quota), paused_until: Mutex::new(None) }
     }
 
-    /// Waits for this request's turn.
-    pub(super) async fn turn(&self) {
+    /// Waits until the rate allows another request.
+    pub(super) async fn wait_for_turn(&self) {
         self.rate.until_ready().await;
     }
 
-    /// How much longer the project is paused.
+    /// Returns how much longer the project is paused.
     pub(super) fn paused_for(&self) -> Option<Duration> {
         let until = *self.paused_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
-    /// Pauses the project; a longer pause in force stays.
-    pub(super) fn pause(&self, for_: Duration) {
-        let until = Instant::now() + for_.min(MAX_PAUSE);
+    /// Pauses the project. A pause that ends later stays.
+    pub(super) fn pause(&self, duration: Duration) {
+        let until = Instant::now() + duration.min(MAX_PAUSE);
         let mut paused = self.paused_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *paused = Some(paused.map_or(until, |before| before.max(until)));
+        *paused = Some(paused.map_or(until, |current| current.max(until)));
     }
 }
 
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_ends_by_itself_and_only_grows() {
+    async fn a_pause_expires_and_is_never_shortened() {
         let throttle = Throttle::new(1000);
         assert_eq!(throttle.paused_for(), None);
         throttle.pause(Duration::from_secs(30));

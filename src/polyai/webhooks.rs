@@ -1,13 +1,13 @@
-//! The Webhooks API: the endpoints PolyAI delivers to.
+//! A client for the Webhooks API, which manages the endpoints that PolyAI delivers to.
 //!
-//! Two families of paths are in use on the platform host: `/v1/webhook-endpoints` of the reference (August 2026)
-//! and `/v1/webhooks/endpoints` of the quickstart (June 2026). [`WebhooksClient`] asks the first and, where the host
-//! does not know that path, the second; it remembers what worked. Of the second only creating is documented;
-//! the rest is asked for by analogy, and what is not there says so.
+//! The platform host may serve either of two families of paths: `/v1/webhook-endpoints` of the reference (August 2026)
+//! and `/v1/webhooks/endpoints` of the quickstart (June 2026). [`WebhooksClient`] asks the first and, if the host does
+//! not serve it, the second; it remembers which one succeeded. Only creating is documented for the second family. The
+//! other requests are derived by analogy; their errors say that the host does not serve them.
 //!
-//! Creating and rotating are not like other requests: the new secret is shown once, and a rotation makes the old
-//! one worthless at once. Neither is ever tried twice, and an error says whether it can have happened
-//! ([`WebhooksError::is_certain`]).
+//! Creating an endpoint and rotating its secret are special: PolyAI shows the new secret once, and a rotation invalidates
+//! the old one at once. Neither request is ever sent twice, and an error states whether the request can have been carried
+//! out ([`WebhooksError::is_certain`]).
 
 mod error;
 mod shape;
@@ -17,7 +17,7 @@ use std::{sync::OnceLock, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderValue, Method,
-    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -29,20 +29,20 @@ pub use self::{
     shape::{Endpoint, EndpointSettings},
 };
 use super::{
-    client::{read_some, read_whole},
     config::{ConfigError, PolyAiConfig, ProjectConfig},
     error::{ApiError, ErrorKind, correlation_id},
-    http as client_policy,
+    http as http_client,
     key::Key,
+    request,
 };
 use crate::{clock::Clock, secret::Secret};
 
-/// An account has ten endpoints at most.
+/// The largest answer. An account has at most ten endpoints.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
-/// For one request, from its beginning to the last byte of its answer.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest time for one request, to the last byte of its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The Webhooks API of one account.
+/// A client for the Webhooks API of one account.
 #[derive(Debug)]
 pub struct WebhooksClient {
     http: reqwest::Client,
@@ -52,111 +52,112 @@ pub struct WebhooksClient {
     clock: Clock,
 }
 
-/// A new endpoint and its secret, which is shown only here.
+/// A new endpoint and its secret, which PolyAI does not show again.
 #[derive(Debug)]
 pub struct CreatedEndpoint {
-    /// As PolyAI registered it.
+    /// The endpoint as PolyAI registered it.
     pub endpoint: Endpoint,
-    /// Signs what is delivered to it.
+    /// The secret that signs deliveries to it.
     pub signing_secret: Secret,
 }
 
-/// One request, as it is in either family.
-struct Request<'a> {
+/// A request, independent of the family.
+struct EndpointRequest<'a> {
     method: Method,
-    /// Below the family's path.
-    below: String,
+    /// The path below the one of the family.
+    path: String,
     query: Option<(&'a str, &'a str)>,
-    wanted: Option<&'a EndpointSettings>,
+    settings: Option<&'a EndpointSettings>,
 }
 
-impl Request<'_> {
-    fn new(method: Method, below: String) -> Self {
-        Self { method, below, query: None, wanted: None }
+impl EndpointRequest<'_> {
+    fn new(method: Method, path: String) -> Self {
+        Self { method, path, query: None, settings: None }
     }
 }
 
 impl WebhooksClient {
-    /// The API of the account that `project` belongs to, with the project's Data API key where it has one. Asks
-    /// nothing yet.
+    /// Builds a client for the account of `project`, with the project's Data API key if it has one. Sends nothing yet.
     pub fn new(config: &PolyAiConfig, project: &ProjectConfig, clock: Clock) -> Result<Self, ConfigError> {
         let key = project.data_api_key.as_ref().unwrap_or(&project.api_key);
         if key.is_empty() {
-            return Err(ConfigError::NoKey(project.project_id.clone()));
+            return Err(ConfigError::MissingKey(project.project_id.clone()));
         }
-        let key = Key::new(key, None).ok_or_else(|| ConfigError::BadKey(project.project_id.clone()))?;
-        let http = client_policy::client().map_err(|_| ConfigError::NoClient)?;
+        let key = Key::new(key, None).ok_or_else(|| ConfigError::InvalidKey(project.project_id.clone()))?;
+        let http = http_client::client().map_err(|_| ConfigError::ClientSetup)?;
         let base = config.hosts(project.region)?.platform;
         Ok(Self { http, base, key: key.header(), family: OnceLock::new(), clock })
     }
 
-    /// The account's endpoints.
+    /// Lists the endpoints of the account.
     pub async fn list(&self) -> Result<Vec<Endpoint>, WebhooksError> {
         #[derive(Deserialize)]
         struct List {
             data: Vec<Endpoint>,
         }
-        let data = self.ask::<List>(&Request::new(Method::GET, String::new())).await?.data;
-        // An id goes into paths and into the file of secrets.
-        if data.iter().all(Endpoint::has_an_id) { Ok(data) } else { Err(self.bad_answer()) }
+        let data = self.request::<List>(&EndpointRequest::new(Method::GET, String::new())).await?.data;
+        // The id becomes part of paths and of the secrets file.
+        if data.iter().all(Endpoint::has_valid_id) { Ok(data) } else { Err(self.bad_answer()) }
     }
 
-    /// Whether PolyAI announces events of this type. There is no list of them, but it refuses to filter by a type
-    /// that it does not know. `None` where nobody can be asked.
-    pub async fn announces(&self, event_type: &str) -> Result<Option<bool>, WebhooksError> {
+    /// Returns whether PolyAI sends events of this type. The API has no list of types, but it refuses to filter by an
+    /// unknown one. Returns `None` if the host does not serve the reference's family, which alone can filter.
+    pub async fn supports_event_type(&self, event_type: &str) -> Result<Option<bool>, WebhooksError> {
         if self.family.get() != Some(&Family::Reference) {
             return Ok(None);
         }
-        let mut request = Request::new(Method::GET, String::new());
+        let mut request = EndpointRequest::new(Method::GET, String::new());
         request.query = Some(("event_type", event_type));
-        match self.ask::<Value>(&request).await {
+        match self.request::<Value>(&request).await {
             Ok(_) => Ok(Some(true)),
             Err(error) if error.is_invalid() => Ok(Some(false)),
             Err(error) => Err(error),
         }
     }
 
-    /// Registers an endpoint. Its secret is shown only here, so it is given back whatever else the answer says.
-    pub async fn create(&self, wanted: &EndpointSettings) -> Result<CreatedEndpoint, WebhooksError> {
+    /// Registers an endpoint. PolyAI shows its secret only in this answer, so the secret is returned even if the rest of
+    /// the answer cannot be read.
+    pub async fn create(&self, settings: &EndpointSettings) -> Result<CreatedEndpoint, WebhooksError> {
         #[derive(Deserialize)]
-        struct Shown {
+        struct SecretOnly {
             signing_secret: Secret,
         }
-        let mut request = Request::new(Method::POST, String::new());
-        request.wanted = Some(wanted);
-        let answer = self.answer(&request).await.map_err(|error| error.without(wanted.secrets()))?;
-        let Shown { signing_secret } = self.read(&answer)?;
+        let mut request = EndpointRequest::new(Method::POST, String::new());
+        request.settings = Some(settings);
+        let answer = self.send(&request).await.map_err(|error| error.without_secrets(settings.secrets()))?;
+        let SecretOnly { signing_secret } = self.read(&answer)?;
         let mut endpoint: Endpoint = self.read(&answer).unwrap_or_default();
-        if !endpoint.has_an_id() {
+        if !endpoint.has_valid_id() {
             "unknown".clone_into(&mut endpoint.id);
         }
         Ok(CreatedEndpoint { endpoint, signing_secret })
     }
 
-    /// Changes what is wanted otherwise, and nothing else.
+    /// Changes the settings that are given, and no others.
     pub async fn update(
         &self,
         endpoint: &Endpoint,
-        wanted: &EndpointSettings,
+        settings: &EndpointSettings,
     ) -> Result<Endpoint, WebhooksError> {
-        let mut request = Request::new(Method::PATCH, format!("/{}", endpoint.id));
-        request.wanted = Some(wanted);
-        self.ask(&request).await.map_err(|error| error.without(wanted.secrets()))
+        let mut request = EndpointRequest::new(Method::PATCH, format!("/{}", endpoint.id));
+        request.settings = Some(settings);
+        self.request(&request).await.map_err(|error| error.without_secrets(settings.secrets()))
     }
 
-    /// Ends all deliveries to an endpoint, for good.
+    /// Deletes an endpoint. PolyAI delivers nothing more to it.
     pub async fn delete(&self, endpoint: &Endpoint) -> Result<(), WebhooksError> {
-        self.answer(&Request::new(Method::DELETE, format!("/{}", endpoint.id))).await.map(drop)
+        self.send(&EndpointRequest::new(Method::DELETE, format!("/{}", endpoint.id))).await.map(drop)
     }
 
-    /// Gives an endpoint another secret. The old one is worth nothing at once, and this one is shown only here.
+    /// Replaces the secret of an endpoint. The old secret is invalid at once, and PolyAI shows the new one only in this
+    /// answer.
     pub async fn rotate_secret(&self, endpoint: &Endpoint) -> Result<Secret, WebhooksError> {
         #[derive(Deserialize)]
         struct Rotated {
             signing_secret: Secret,
         }
-        let request = Request::new(Method::POST, format!("/{}/rotate-secret", endpoint.id));
-        self.ask::<Rotated>(&request).await.map(|rotated| rotated.signing_secret)
+        let request = EndpointRequest::new(Method::POST, format!("/{}/rotate-secret", endpoint.id));
+        self.request::<Rotated>(&request).await.map(|rotated| rotated.signing_secret)
     }
 
     fn host(&self) -> &str {
@@ -167,89 +168,97 @@ impl WebhooksClient {
         ApiError::new(ErrorKind::BadAnswer, self.host()).into()
     }
 
-    async fn ask<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, WebhooksError> {
-        self.read(&self.answer(request).await?)
+    async fn request<T: DeserializeOwned>(&self, request: &EndpointRequest<'_>) -> Result<T, WebhooksError> {
+        self.read(&self.send(request).await?)
     }
 
-    fn read<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, WebhooksError> {
+    fn read<T: DeserializeOwned>(&self, answer: &SuccessAnswer) -> Result<T, WebhooksError> {
         serde_json::from_slice(&answer.body).map_err(|_| {
-            let Answer { correlation_id, status, .. } = answer.clone();
+            let SuccessAnswer { correlation_id, status, .. } = answer.clone();
             let error = ApiError::new(ErrorKind::BadAnswer, self.host());
             ApiError { correlation_id, status: Some(status), ..error }.into()
         })
     }
 
-    /// Asks the family that is known to be served, or finds it. A path that is not there has done nothing, so
-    /// asking at the other one is no second try.
-    async fn answer(&self, request: &Request<'_>) -> Result<Answer, WebhooksError> {
+    /// Sends a request to the family that the host serves, and finds out which one that is. A request to a path that is
+    /// not served changes nothing, so sending it to the other family does not repeat it.
+    async fn send(&self, request: &EndpointRequest<'_>) -> Result<SuccessAnswer, WebhooksError> {
         if let Some(family) = self.family.get() {
-            return self.answer_in(*family, request).await;
+            return self.send_to(*family, request).await;
         }
-        let first = match self.answer_in(Family::Reference, request).await {
+        let first_error = match self.send_to(Family::Reference, request).await {
             Err(error) if error.is_not_served() => error,
-            answered => return self.remember(Family::Reference, answered),
+            result => return self.remember(Family::Reference, result),
         };
-        match self.answer_in(Family::Quickstart, request).await {
-            Err(error) if error.is_not_served() => Err(first),
-            answered => self.remember(Family::Quickstart, answered),
+        match self.send_to(Family::Quickstart, request).await {
+            Err(error) if error.is_not_served() => Err(first_error),
+            result => self.remember(Family::Quickstart, result),
         }
     }
 
     fn remember(
         &self,
         family: Family,
-        answered: Result<Answer, WebhooksError>,
-    ) -> Result<Answer, WebhooksError> {
-        if answered.is_ok() {
+        result: Result<SuccessAnswer, WebhooksError>,
+    ) -> Result<SuccessAnswer, WebhooksError> {
+        if result.is_ok() {
             let _ = self.family.set(family);
         }
-        answered
+        result
     }
 
-    async fn answer_in(&self, family: Family, request: &Request<'_>) -> Result<Answer, WebhooksError> {
-        let asked = tokio::time::timeout(TIMEOUT, self.exchange(family, request)).await;
-        asked.unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Timeout, self.host()).into()))
+    async fn send_to(
+        &self,
+        family: Family,
+        request: &EndpointRequest<'_>,
+    ) -> Result<SuccessAnswer, WebhooksError> {
+        let result = tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(family, request)).await;
+        result.unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Timeout, self.host()).into()))
     }
 
-    async fn exchange(&self, family: Family, request: &Request<'_>) -> Result<Answer, WebhooksError> {
+    async fn exchange(
+        &self,
+        family: Family,
+        request: &EndpointRequest<'_>,
+    ) -> Result<SuccessAnswer, WebhooksError> {
         let host = self.host();
-        let beyond = request.wanted.map(EndpointSettings::beyond_quickstart).unwrap_or_default();
-        if family == Family::Quickstart && !beyond.is_empty() {
-            return Err(WebhooksError::beyond(host, beyond));
+        let unsupported = request.settings.map(EndpointSettings::unsupported_by_quickstart).unwrap_or_default();
+        if family == Family::Quickstart && !unsupported.is_empty() {
+            return Err(WebhooksError::unsupported(host, unsupported));
         }
         let mut url = self.base.clone();
-        url.set_path(&format!("{}{}{}", url.path().trim_end_matches('/'), family.path(), request.below));
+        url.set_path(&format!("{}{}{}", url.path().trim_end_matches('/'), family.path(), request.path));
         if let Some((name, value)) = request.query {
             url.query_pairs_mut().append_pair(name, value);
         }
-        let mut asking = self.http.request(request.method.clone(), url).header("x-api-key", self.key.clone());
-        asking = asking.header(ACCEPT, HeaderValue::from_static("application/json"));
-        asking = match request.wanted {
-            Some(wanted) => asking
+        let method = request.method.clone();
+        let builder = request::authorized(&self.http, method, url, self.key.clone(), "application/json");
+        let builder = match request.settings {
+            Some(settings) => builder
                 .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-                .body(wanted.body(family).to_string()),
+                .body(settings.body(family).to_string()),
             None if request.method == Method::POST => {
-                asking.header(CONTENT_LENGTH, HeaderValue::from_static("0"))
+                builder.header(CONTENT_LENGTH, HeaderValue::from_static("0"))
             }
-            None => asking,
+            None => builder,
         };
-        let response = asking.send().await.map_err(|error| ApiError::transport(&error, host))?;
+        let response = builder.send().await.map_err(|error| ApiError::transport(&error, host))?;
         let (status, headers) = (response.status(), response.headers().clone());
         if !status.is_success() {
-            let body = read_some(response, MAX_ANSWER_BYTES).await;
-            return Err(WebhooksError::answer(status, &headers, &body, self.clock.now(), host));
+            let body = http_client::read_prefix(response, MAX_ANSWER_BYTES).await;
+            return Err(WebhooksError::from_answer(status, &headers, &body, self.clock.now(), host));
         }
         let (correlation_id, status) = (correlation_id(&headers), status.as_u16());
-        match read_whole(response, MAX_ANSWER_BYTES, host).await {
-            Ok(body) => Ok(Answer { body, correlation_id, status }),
+        match http_client::read_whole(response, MAX_ANSWER_BYTES, host).await {
+            Ok(body) => Ok(SuccessAnswer { body, correlation_id, status }),
             Err(error) => Err(ApiError { correlation_id, status: Some(status), ..error }.into()),
         }
     }
 }
 
-/// A success.
+/// An answer with a success status.
 #[derive(Clone)]
-struct Answer {
+struct SuccessAnswer {
     body: Bytes,
     correlation_id: Option<String>,
     status: u16,

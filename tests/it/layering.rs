@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 9] = [
     &["queue", "polyai", "archive"],
     &["telemetry", "lifecycle"],
     &["signature", "wav", "event", "retry"],
-    &["secret", "clock", "health", "disk"],
+    &["secret", "clock", "health", "disk", "json"],
 ];
 
 #[test]

@@ -1,12 +1,11 @@
 //! One page of a list, parsed while it arrives.
 //!
-//! A page can be hundreds of megabytes: conversations come with their transcripts. Nothing of it is kept but the few
-//! fields of [`ListedConversation`]; everything else is skipped byte by byte, however it is nested.
+//! A page can have hundreds of megabytes, because conversations come with their transcripts. Only the few fields of
+//! [`ListedConversation`] are kept; everything else is skipped while it is read, however deeply it is nested.
 
 use std::{fmt, io};
 
 use futures_util::TryStreamExt;
-use jiff::Timestamp;
 use reqwest::Response;
 use serde::{
     Deserialize, Deserializer,
@@ -14,36 +13,38 @@ use serde::{
 };
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::ListedConversation;
-use crate::polyai::{
-    Api,
-    conversation::parse_time,
-    error::{ApiError, ErrorKind},
+use crate::{
+    json::{ConversationKey, Scalar},
+    polyai::{
+        Api,
+        conversation::{CommonFields, ListedConversation},
+        error::{ApiError, ErrorKind},
+    },
 };
 
-/// Many more than are asked for; a server that sends more means something else.
-const MOST: usize = 100_000;
-/// Longer words are none of those that are read.
-const LONGEST_WORD: usize = 1024;
-/// Read at a time.
-const BUFFER: usize = 64 << 10;
+/// Many more entries than polyhook asks for. A server that sends more does not send a page.
+const MAX_ENTRIES: usize = 100_000;
+/// A longer id, environment or cursor is not used.
+const MAX_TEXT_BYTES: usize = 1024;
+/// Size of one read.
+const BUFFER_BYTES: usize = 64 << 10;
 
-/// What is kept of a page.
+/// The part of a page that is kept.
 #[derive(Debug, PartialEq)]
 pub(super) struct Page {
-    /// Which API sent it; whoever asked knows.
+    /// The API that sent it. The caller sets it.
     pub(super) api: Api,
     pub(super) items: Vec<ListedConversation>,
-    /// Entries without an id.
+    /// Number of entries without an id.
     pub(super) unreadable: u64,
-    pub(super) tail: Tail,
+    pub(super) next: NextPage,
 }
 
-/// Where the next page is, if there is one.
+/// The position of the next page, if the page names it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tail {
+pub(super) struct NextPage {
     pub(super) cursor: Option<String>,
-    pub(super) next_offset: Option<u64>,
+    pub(super) offset: Option<u64>,
 }
 
 /// Reads a page to its end.
@@ -51,7 +52,7 @@ pub(super) async fn read(response: Response, host: String) -> Result<Page, ApiEr
     let bytes = StreamReader::new(Box::pin(response.bytes_stream().map_err(io::Error::other)));
     let reader = SyncIoBridge::new(bytes);
     let parsed =
-        tokio::task::spawn_blocking(move || parse(io::BufReader::with_capacity(BUFFER, reader))).await;
+        tokio::task::spawn_blocking(move || parse(io::BufReader::with_capacity(BUFFER_BYTES, reader))).await;
     let kind = match parsed {
         Ok(Ok(page)) => return Ok(page),
         Ok(Err(error)) if error.is_io() => ErrorKind::Network,
@@ -77,184 +78,98 @@ impl<'de> Visitor<'de> for PageVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Page, A::Error> {
-        let mut items = None;
-        let mut tail = Tail::default();
-        while let Some(Word(key)) = map.next_key()? {
-            match key.as_deref() {
-                Some("conversations") => items = Some(map.next_value::<Items>()?),
-                Some("cursor") => tail.cursor = map.next_value::<Word>()?.0,
-                Some("next_offset") => {
-                    tail.next_offset = map.next_value::<Word>()?.0.and_then(|word| word.parse().ok());
+        let mut entries = None;
+        let mut next = NextPage::default();
+        while let Some(key) = map.next_key::<PageKey>()? {
+            match key {
+                PageKey::Conversations => entries = Some(map.next_value::<Entries>()?),
+                PageKey::Cursor => {
+                    let cursor = map.next_value::<Scalar>()?.any_text();
+                    next.cursor = cursor.filter(|cursor| cursor.len() <= MAX_TEXT_BYTES);
                 }
-                _ => drop(map.next_value::<IgnoredAny>()?),
+                PageKey::NextOffset => next.offset = map.next_value::<Scalar>()?.count(),
+                PageKey::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        // Something else that is JSON is no empty list.
-        let Items { items, unreadable } = items.ok_or_else(|| A::Error::missing_field("conversations"))?;
-        Ok(Page { api: Api::V3, items, unreadable, tail })
+        // A JSON object without the field is not an empty list.
+        let Entries { items, unreadable } =
+            entries.ok_or_else(|| A::Error::missing_field("conversations"))?;
+        Ok(Page { api: Api::V3, items, unreadable, next })
     }
 }
 
-struct Items {
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum PageKey {
+    Conversations,
+    Cursor,
+    NextOffset,
+    #[serde(other)]
+    Other,
+}
+
+struct Entries {
     items: Vec<ListedConversation>,
     unreadable: u64,
 }
 
-impl<'de> Deserialize<'de> for Items {
+impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ItemsVisitor;
-        impl<'de> Visitor<'de> for ItemsVisitor {
-            type Value = Items;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of conversations")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Items, A::Error> {
-                let mut read = Items { items: Vec::new(), unreadable: 0 };
-                while let Some(Item(item)) = seq.next_element()? {
-                    match item {
-                        Some(item) => read.items.push(item),
-                        None => read.unreadable += 1,
-                    }
-                    if read.items.len() > MOST {
-                        return Err(A::Error::custom("too many conversations for a page"));
-                    }
-                }
-                Ok(read)
-            }
-        }
-        deserializer.deserialize_seq(ItemsVisitor)
+        deserializer.deserialize_seq(EntriesVisitor)
     }
 }
 
-/// A conversation; nothing where there is no id.
-struct Item(Option<ListedConversation>);
+struct EntriesVisitor;
 
-impl<'de> Deserialize<'de> for Item {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ItemVisitor;
-        impl<'de> Visitor<'de> for ItemVisitor {
-            type Value = Item;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a conversation")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
-                let mut fields = Fields::default();
-                while let Some(Word(key)) = map.next_key()? {
-                    match key.as_deref().and_then(|key| fields.slot(key)) {
-                        Some(slot) => {
-                            let Word(value) = map.next_value()?;
-                            if slot.is_none() {
-                                *slot = value;
-                            }
-                        }
-                        None => drop(map.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(Item(fields.listed()))
-            }
-        }
-        deserializer.deserialize_map(ItemVisitor)
-    }
-}
-
-/// What is read of a conversation, by the names of both APIs; the same as `ConversationInfo` reads, because both say where it
-/// lies in the archive.
-#[derive(Default)]
-struct Fields {
-    id: Option<String>,
-    environment: Option<String>,
-    in_progress: Option<String>,
-    started_at: Option<String>,
-    created_at: Option<String>,
-    finished_at: Option<String>,
-    total_duration: Option<String>,
-}
-
-impl Fields {
-    fn slot(&mut self, key: &str) -> Option<&mut Option<String>> {
-        Some(match key {
-            "id" | "conversationId" | "conversation_id" => &mut self.id,
-            "environment" | "clientEnv" | "client_env" => &mut self.environment,
-            "in_progress" | "inProgress" => &mut self.in_progress,
-            "started_at" | "startedAt" => &mut self.started_at,
-            "createdAt" | "created_at" => &mut self.created_at,
-            "finished_at" | "finishedAt" => &mut self.finished_at,
-            "total_duration" | "totalDuration" => &mut self.total_duration,
-            _ => return None,
-        })
-    }
-
-    fn listed(self) -> Option<ListedConversation> {
-        let time = |text: Option<String>| parse_time(&text?);
-        let started_at: Option<Timestamp> = time(self.started_at).or_else(|| time(self.created_at));
-        let ended_at = time(self.finished_at).or_else(|| {
-            let seconds = self.total_duration?.parse::<f64>().ok()?.clamp(0.0, 1e6);
-            started_at?.checked_add(std::time::Duration::from_secs_f64(seconds)).ok()
-        });
-        Some(ListedConversation {
-            id: self.id?,
-            environment: self.environment,
-            in_progress: self.in_progress.is_some_and(|word| word == "true"),
-            started_at,
-            ended_at,
-        })
-    }
-}
-
-/// A string, a number or a boolean as a word; nothing where there is any other value, or none.
-struct Word(Option<String>);
-
-impl<'de> Deserialize<'de> for Word {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(WordVisitor)
-    }
-}
-
-struct WordVisitor;
-
-impl<'de> Visitor<'de> for WordVisitor {
-    type Value = Word;
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
+        f.write_str("a list of conversations")
     }
 
-    fn visit_str<E>(self, word: &str) -> Result<Word, E> {
-        Ok(Word((1..=LONGEST_WORD).contains(&word.len()).then(|| word.to_owned())))
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entries, A::Error> {
+        let mut entries = Entries { items: Vec::new(), unreadable: 0 };
+        while let Some(Entry(entry)) = seq.next_element()? {
+            match entry {
+                Some(entry) => entries.items.push(entry),
+                None => entries.unreadable += 1,
+            }
+            if entries.items.len() > MAX_ENTRIES {
+                return Err(A::Error::custom("too many conversations for a page"));
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// An entry of the list; `None` if it has no id.
+struct Entry(Option<ListedConversation>);
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntryVisitor)
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a conversation")
     }
 
-    fn visit_bool<E>(self, word: bool) -> Result<Word, E> {
-        Ok(Word(Some(word.to_string())))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Word, E> {
-        Ok(Word(Some(number.to_string())))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Word, E> {
-        Ok(Word(Some(number.to_string())))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Word, E> {
-        Ok(Word(Some(number.to_string())))
-    }
-
-    fn visit_unit<E>(self) -> Result<Word, E> {
-        Ok(Word(None))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Word, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Word(None))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Word, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Word(None))
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+        let mut fields = CommonFields::default();
+        while let Some(ConversationKey(key)) = map.next_key()? {
+            match key.filter(|key| CommonFields::include(key.field)) {
+                Some(key) => fields.offer(key, map.next_value()?),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Entry(fields.into_listed(MAX_TEXT_BYTES)))
     }
 }
 
@@ -264,19 +179,19 @@ mod tests {
     use crate::polyai::ConversationInfo;
 
     #[test]
-    fn reads_both_shapes() {
+    fn reads_the_shapes_of_both_apis() {
         let page = parse(
             &br#"{"conversations":[
                 {"id":"CA1","environment":"live","turns":[{"a":[1,{"id":"no"}]}],"in_progress":false,
                  "started_at":"2026-06-03T13:18:06.37Z","total_duration":73,"state":null},
                 {"conversationId":"CA2","clientEnv":"sandbox","inProgress":true,"createdAt":"2026-06-03T13:18:06.370000+00:00",
                  "finishedAt":null,"totalDuration":null,"shortSummary":{"id":"no"}},
-                {"note":"nobody"}],
+                {"note":"no id"}],
                 "cursor":"c2","next_offset":3,"count":9}"#[..],
         )
         .unwrap();
         assert_eq!(page.unreadable, 1);
-        assert_eq!(page.tail, Tail { cursor: Some("c2".to_owned()), next_offset: Some(3) });
+        assert_eq!(page.next, NextPage { cursor: Some("c2".to_owned()), offset: Some(3) });
         let start = "2026-06-03T13:18:06.37Z".parse().unwrap();
         assert_eq!(
             page.items,
@@ -299,32 +214,44 @@ mod tests {
         );
     }
 
-    /// Or a listed conversation would be looked for in another place than it was archived in.
+    /// Otherwise a listed conversation would be looked up under another key than it is archived under.
     #[test]
-    fn reads_times_as_the_archive_does() {
+    fn agrees_with_the_conversation_itself() {
         for body in [
             r#"{"id":"C","started_at":"2026-06-03T23:59:59","createdAt":"2026-06-04T00:00:01Z"}"#,
             r#"{"conversationId":"C","createdAt":"2026-06-04T00:00:01Z","startedAt":"2026-06-03T23:59:59.123456+00:00"}"#,
             r#"{"id":"C","startedAt":"soon","created_at":"2026-06-04T00:00:01Z","totalDuration":3.5}"#,
-            r#"{"id":"C","started_at":7,"total_duration":-1}"#,
+            r#"{"id":"C","startedAt":"2026-06-04T00:00:01Z","duration":3.5,"clientEnv":"live"}"#,
+            r#"{"id":"C","startedAt":"2026-06-04T00:00:01Z","duration":3,"totalDuration":4,"inProgress":"true"}"#,
+            r#"{"id":"C","started_at":"2026-06-04T00:00:01Z","total_duration":"NaN","duration":2}"#,
+            r#"{"conversationId":"D","id":7,"started_at":7,"total_duration":-1,"environment":1}"#,
         ] {
             let page = parse(format!("{{\"conversations\":[{body}]}}").as_bytes()).unwrap();
-            let summary = ConversationInfo::read(body.as_bytes()).unwrap();
-            assert_eq!(page.items[0].started_at, summary.started_at, "{body}");
+            let info = ConversationInfo::read(body.as_bytes()).unwrap();
+            let listed = &page.items[0];
+            assert_eq!(
+                (Some(&listed.id), &listed.environment, listed.in_progress, listed.started_at),
+                (info.id.as_ref(), &info.environment, info.in_progress, info.started_at),
+                "{body}"
+            );
+            assert_eq!(listed.ended_at.or(listed.started_at), info.ended_at(), "{body}");
         }
+        let body = br#"{"conversations":[{"id":"C","startedAt":"2026-06-04T00:00:01Z","duration":3.5}]}"#;
+        let ended_at = parse(&body[..]).unwrap().items[0].ended_at.unwrap();
+        assert_eq!(ended_at.to_string(), "2026-06-04T00:00:04.5Z");
     }
 
     #[test]
-    fn what_is_no_list_is_an_error_and_not_an_empty_one() {
+    fn rejects_what_is_not_a_list() {
         for body in ["", "{}", "[]", "<html>", r#"{"conversations":null}"#, r#"{"conversations":[{"id":"C"}"#]
         {
             assert!(parse(body.as_bytes()).is_err(), "{body}");
         }
-        assert_eq!(parse(&br#"{"conversations":[],"cursor":null}"#[..]).unwrap().tail, Tail::default());
+        assert_eq!(parse(&br#"{"conversations":[],"cursor":null}"#[..]).unwrap().next, NextPage::default());
     }
 
     #[test]
-    fn depth_and_length_cost_nothing() {
+    fn skips_deep_and_long_values() {
         let deep = format!("{}{}", "[".repeat(300_000), "]".repeat(300_000));
         let long = "x".repeat(3 << 20);
         let body = format!(r#"{{"conversations":[{{"id":"C","turns":{deep},"note":"{long}"}}]}}"#);

@@ -1,6 +1,6 @@
-//! What can go wrong with a request to the Webhooks API.
+//! Errors of the Webhooks API.
 //!
-//! A new secret is shown once, in one answer. So an error says whether the request can have been carried out
+//! PolyAI shows a new secret once, in one answer. So an error states whether the request can have been carried out
 //! ([`WebhooksError::is_certain`]).
 
 use std::fmt;
@@ -12,64 +12,66 @@ use serde::Deserialize;
 use super::super::error::{ApiError, ErrorKind};
 use crate::secret::Secret;
 
-/// Longer is no sentence any more.
-const MAX_SAID_CHARS: usize = 300;
+/// The longest message of PolyAI that is repeated.
+const MAX_MESSAGE_CHARS: usize = 300;
 
 /// A request to the Webhooks API that did not succeed.
 #[derive(Clone, Debug)]
 pub struct WebhooksError {
     error: Box<ApiError>,
-    /// PolyAI's own words about what we asked for.
-    said: Option<String>,
-    /// What this API cannot be asked for, and so was not.
-    beyond: Vec<&'static str>,
+    /// PolyAI's message about the values in the request.
+    message: Option<String>,
+    /// The settings that the served family has no fields for. If there are any, nothing was sent.
+    unsupported: Vec<&'static str>,
 }
 
 impl WebhooksError {
-    /// Whether PolyAI has refused the request for certain, so that nothing was changed by it.
+    /// Returns whether the request has certainly changed nothing.
     pub fn is_certain(&self) -> bool {
-        !self.beyond.is_empty()
+        !self.unsupported.is_empty()
             || matches!(self.error.status, Some(status) if (400..500).contains(&status) && status != 408)
     }
 
-    /// Whether the host does not know the path at all.
+    /// Returns whether the host does not serve the path.
     pub fn is_not_served(&self) -> bool {
-        self.error.kind == ErrorKind::NotServed && self.beyond.is_empty() && !self.is_unknown_endpoint()
+        self.error.kind == ErrorKind::NotServed && self.unsupported.is_empty() && !self.is_unknown_endpoint()
     }
 
-    /// Whether PolyAI does not take what was asked for as it is.
+    /// Returns whether PolyAI rejected a value in the request.
     pub(super) fn is_invalid(&self) -> bool {
         matches!(self.error.status, Some(400 | 422))
     }
 
-    /// The reference does not name the code; the simulator's, and whatever else ends like this.
+    /// The reference does not name the code, so every code with this ending counts.
     fn is_unknown_endpoint(&self) -> bool {
         self.error.code.as_deref().is_some_and(|code| code.ends_with("ENDPOINT_NOT_FOUND"))
     }
 
-    /// An answer that is no success.
-    pub(super) fn answer(
+    /// Classifies an answer that is not a success.
+    pub(super) fn from_answer(
         status: StatusCode,
         headers: &HeaderMap,
         body: &[u8],
         now: Timestamp,
         host: &str,
     ) -> Self {
-        let error = ApiError::answer(status, headers, body, now, host);
-        // In other answers it is about PolyAI, not about what this request says.
-        let said = matches!(status.as_u16(), 400 | 409 | 422).then(|| words(body)).flatten();
-        Self { said, ..error.into() }
+        let error = ApiError::from_answer(status, headers, body, now, host);
+        // With another status the message is not about the values in the request.
+        let message = matches!(status.as_u16(), 400 | 409 | 422).then(|| message_of(body)).flatten();
+        Self { message, ..error.into() }
     }
 
-    /// Not asked: the quickstart's family, which alone is served here, has no fields for this.
-    pub(super) fn beyond(host: &str, beyond: Vec<&'static str>) -> Self {
-        Self { beyond, ..ApiError::new(ErrorKind::NotServed, host).into() }
+    /// Creates the error for settings that the quickstart's family has no fields for. Nothing was sent.
+    pub(super) fn unsupported(host: &str, unsupported: Vec<&'static str>) -> Self {
+        Self { unsupported, ..ApiError::new(ErrorKind::NotServed, host).into() }
     }
 
-    /// The same without words that repeat one of `secrets`.
-    pub(super) fn without<'a>(mut self, mut secrets: impl Iterator<Item = &'a Secret>) -> Self {
-        self.said =
-            self.said.take().filter(|said| !secrets.any(|secret| said.contains(secret.expose().trim())));
+    /// Removes a message that repeats one of `secrets`.
+    pub(super) fn without_secrets<'a>(mut self, mut secrets: impl Iterator<Item = &'a Secret>) -> Self {
+        self.message = self
+            .message
+            .take()
+            .filter(|message| !secrets.any(|secret| message.contains(secret.expose().trim())));
         self
     }
 
@@ -86,33 +88,33 @@ impl WebhooksError {
                  polyai.region, or use Agent Studio"
             }
             (Some(409), _) => {
-                "it contradicts what PolyAI has. An account can have ten endpoints: `polyhook endpoint list` shows \
-                 them, `polyhook endpoint delete` makes room"
+                "it conflicts with an existing endpoint, or the account has ten, the maximum: `polyhook endpoint list` \
+                 shows them, `polyhook endpoint delete` removes one"
             }
             (Some(400 | 422), _) => {
-                "PolyAI does not take one of the values as it is. The usual ones: an event type that it does not \
-                 announce (--event), an id that does not look like whe_9ZtRcXw3"
+                "PolyAI does not accept one of the values. Usual reasons: an event type that it does not send \
+                 (--event), an id that does not look like whe_9ZtRcXw3"
             }
             (Some(429), _) => "too many requests: try again in a minute",
             (_, ErrorKind::Network) => {
                 "the host cannot be reached, or the connection broke: check DNS, proxy and firewall"
             }
-            (_, ErrorKind::Timeout) => "it takes too long",
+            (_, ErrorKind::Timeout) => "it did not answer in time",
             (_, ErrorKind::Redirected) => {
-                "it redirects elsewhere, and a key is not sent elsewhere: check polyai.platform_url"
+                "it redirects to another host, to which the key is not sent: check polyai.platform_url"
             }
             (_, ErrorKind::BadAnswer | ErrorKind::TooLarge) => {
-                "this is not PolyAI's answer; a proxy or login page between here and PolyAI does that"
+                "this is not PolyAI's answer; check for a proxy or a login page between here and PolyAI"
             }
-            (_, ErrorKind::Unavailable) => "PolyAI's API has trouble of its own",
-            _ => "PolyAI refused the request as such: quote the correlation id to their support",
+            (_, ErrorKind::Unavailable) => "PolyAI's API is failing at the moment",
+            _ => "PolyAI refused the request: quote the correlation id to their support",
         }
     }
 }
 
 impl From<ApiError> for WebhooksError {
     fn from(error: ApiError) -> Self {
-        Self { error: Box::new(error), said: None, beyond: Vec::new() }
+        Self { error: Box::new(error), message: None, unsupported: Vec::new() }
     }
 }
 
@@ -121,12 +123,12 @@ impl std::error::Error for WebhooksError {}
 impl fmt::Display for WebhooksError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ApiError { host, status, code, correlation_id, .. } = &*self.error;
-        if !self.beyond.is_empty() {
-            let beyond = self.beyond.join(", ");
+        if !self.unsupported.is_empty() {
+            let unsupported = self.unsupported.join(", ");
             return write!(
                 f,
-                "{host} serves the quickstart's Webhooks API only, which does not know {beyond}: leave them out, or set \
-                 them in Agent Studio"
+                "{host} serves only the quickstart's Webhooks API, which does not support {unsupported}: leave them out, \
+                 or set them in Agent Studio"
             );
         }
         match status {
@@ -136,8 +138,8 @@ impl fmt::Display for WebhooksError {
         if let Some(code) = code {
             write!(f, " {code}")?;
         }
-        if let Some(said) = &self.said {
-            write!(f, " (\u{201c}{said}\u{201d})")?;
+        if let Some(message) = &self.message {
+            write!(f, " (\u{201c}{message}\u{201d})")?;
         }
         write!(f, ": {}", self.hint())?;
         match correlation_id {
@@ -147,8 +149,8 @@ impl fmt::Display for WebhooksError {
     }
 }
 
-/// The sentence in a refusal, in either of PolyAI's envelopes, as a terminal may show it.
-fn words(body: &[u8]) -> Option<String> {
+/// Returns the message in either of PolyAI's envelopes, without control characters.
+fn message_of(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Envelope {
         error_message: Option<String>,
@@ -163,9 +165,9 @@ fn words(body: &[u8]) -> Option<String> {
     }
     let Envelope { error_message, message, errors } = serde_json::from_slice(body).ok()?;
     let fields = errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect::<Vec<_>>();
-    let said = if fields.is_empty() { error_message.or(message)? } else { fields.join(", ") };
-    let said: String = said.chars().filter(|c| !c.is_control()).take(MAX_SAID_CHARS).collect();
-    Some(said.trim().to_owned()).filter(|said| !said.is_empty())
+    let text = if fields.is_empty() { error_message.or(message)? } else { fields.join(", ") };
+    let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE_CHARS).collect();
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
@@ -178,11 +180,11 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-polyai-correlation-id", HeaderValue::from_static("c-1"));
         let status = StatusCode::from_u16(status).unwrap();
-        WebhooksError::answer(status, &headers, body.as_bytes(), Timestamp::UNIX_EPOCH, "api.example")
+        WebhooksError::from_answer(status, &headers, body.as_bytes(), Timestamp::UNIX_EPOCH, "api.example")
     }
 
     #[test]
-    fn says_what_happened_what_to_do_and_whom_to_ask() {
+    fn explains_status_fix_and_correlation_id() {
         let unknown = error(404, r#"{"error_code":"WEBHOOKS_ENDPOINT_NOT_FOUND"}"#).to_string();
         assert_eq!(
             unknown,
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_what_polyai_says_of_a_value_but_no_secret() {
+    fn repeats_polyais_message_but_no_secret() {
         let body = r#"{"error_message":"url: must be \u001b[31mhttps"}"#;
         assert!(error(422, body).to_string().contains("(“url: must be [31mhttps”): "));
         assert!(!error(500, body).to_string().contains("https"));
@@ -206,11 +208,11 @@ mod tests {
             r#"{"message":"m","errors":[{"field":"headers.X-Key","message":"hunter2 is too short"}]}"#;
         assert!(error(400, fields).to_string().contains("headers.X-Key: hunter2"));
         let secret = Secret::new("hunter2");
-        assert!(!error(400, fields).without([&secret].into_iter()).to_string().contains("hunter2"));
+        assert!(!error(400, fields).without_secrets([&secret].into_iter()).to_string().contains("hunter2"));
     }
 
     #[test]
-    fn only_a_refusal_is_certain() {
+    fn only_a_refusal_certainly_changed_nothing() {
         for (status, certain) in
             [(401, true), (404, true), (422, true), (429, true), (408, false), (500, false), (302, false)]
         {
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_endpoint_is_not_an_unknown_path() {
+    fn distinguishes_an_unknown_endpoint_from_an_unserved_path() {
         assert!(!error(404, r#"{"error_code":"ENDPOINT_NOT_FOUND"}"#).is_not_served());
         for (status, body) in
             [(404, "<html>"), (404, r#"{"error_code":"ROUTE_NOT_FOUND"}"#), (405, ""), (410, "")]

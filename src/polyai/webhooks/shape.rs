@@ -1,7 +1,7 @@
-//! Endpoints as the two families of the Webhooks API write them.
+//! The JSON of endpoints in the two families of the Webhooks API.
 //!
-//! The reference of August 2026 has `{name, url, event_types, headers, timeout_ms, enabled}` and takes no other
-//! field; the quickstart of June 2026 has `{url, description, events}`. An answer is read leniently in either.
+//! The reference of August 2026 has `{name, url, event_types, headers, timeout_ms, enabled}` and accepts no other field;
+//! the quickstart of June 2026 has `{url, description, events}`. Answers in both forms are read, leniently.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::secret::Secret;
 
-/// Which of the two is spoken.
+/// A family of paths and field names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     /// `/v1/webhook-endpoints`
@@ -28,41 +28,42 @@ impl Family {
     }
 }
 
-/// A registered endpoint. Shown, its headers have names but no values: they may be keys to an ingress.
+/// A registered endpoint. Output contains the names of its headers but not their values, which may be keys to an
+/// ingress.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(from = "Read")]
+#[serde(from = "EndpointJson")]
 pub struct Endpoint {
     /// `whe_…`
     pub id: String,
-    /// As its creator named it.
+    /// The name that its creator chose.
     pub name: String,
-    /// Where PolyAI delivers to.
+    /// The URL that PolyAI delivers to.
     pub url: String,
-    /// Whether it does.
+    /// Whether PolyAI delivers to it.
     pub enabled: Option<bool>,
-    /// The events it delivers.
+    /// The event types that PolyAI delivers to it.
     pub event_types: Vec<String>,
-    /// What it sends along.
+    /// The additional headers of each delivery.
     pub headers: BTreeMap<String, Secret>,
-    /// How long it waits for an answer.
+    /// The time that PolyAI waits for an answer.
     pub timeout_ms: Option<u64>,
-    /// As PolyAI writes it.
+    /// The time of its creation, in PolyAI's format.
     pub created_at: Option<String>,
-    /// As PolyAI writes it.
+    /// The time of its last change, in PolyAI's format.
     pub updated_at: Option<String>,
 }
 
 impl Endpoint {
-    /// Whether its id can stand in paths and in the file of secrets.
-    pub(super) fn has_an_id(&self) -> bool {
-        let ours = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        (1..128).contains(&self.id.len()) && self.id.bytes().all(ours)
+    /// Returns whether its id is safe in paths and in the secrets file.
+    pub(super) fn has_valid_id(&self) -> bool {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        (1..128).contains(&self.id.len()) && self.id.bytes().all(allowed)
     }
 }
 
-/// Either family's fields. Two names for one thing may come together, and anything may be `null`.
+/// The fields of both families. An answer may have both names of one field, and any field may be `null`.
 #[derive(Deserialize)]
-struct Read {
+struct EndpointJson {
     #[serde(default, deserialize_with = "or_default")]
     id: String,
     #[serde(default)]
@@ -91,39 +92,39 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D)
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
-impl From<Read> for Endpoint {
-    fn from(read: Read) -> Self {
-        let Read { id, name, description, url, enabled, event_types, events, .. } = read;
+impl From<EndpointJson> for Endpoint {
+    fn from(json: EndpointJson) -> Self {
+        let EndpointJson { id, name, description, url, enabled, event_types, events, .. } = json;
         Self {
             id,
             name: name.or(description).unwrap_or_default(),
             url,
             enabled,
             event_types: event_types.or(events).unwrap_or_default(),
-            headers: read.headers,
-            timeout_ms: read.timeout_ms,
-            created_at: read.created_at,
-            updated_at: read.updated_at,
+            headers: json.headers,
+            timeout_ms: json.timeout_ms,
+            created_at: json.created_at,
+            updated_at: json.updated_at,
         }
     }
 }
 
-/// What an endpoint is to be; absent is PolyAI's default, or, where there is one already, what it is.
+/// The settings of an endpoint that is created or changed. An absent setting keeps its value, or gets PolyAI's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EndpointSettings {
-    /// 1 to 255 characters.
+    /// The name: 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// `https` only.
+    /// The URL: `https` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// At least one.
+    /// The event types: at least one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_types: Option<Vec<String>>,
-    /// All of them.
+    /// All additional headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, Secret>>,
-    /// 1000 to 30000.
+    /// The time that PolyAI waits for an answer: 1000 to 30000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// Whether PolyAI delivers to it.
@@ -132,8 +133,8 @@ pub struct EndpointSettings {
 }
 
 impl EndpointSettings {
-    /// What of it the quickstart's family has no field for.
-    pub(super) fn beyond_quickstart(&self) -> Vec<&'static str> {
+    /// Returns the settings that the quickstart's family has no fields for.
+    pub(super) fn unsupported_by_quickstart(&self) -> Vec<&'static str> {
         let Self { headers, timeout_ms, enabled, .. } = self;
         let given = [
             ("headers", headers.is_some()),
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn either_family_is_read_and_anything_may_be_null() {
+    fn reads_both_families_and_null() {
         let endpoint: Endpoint = serde_json::from_str(
             r#"{"id":"whe_1","url":"https://h/","description":"d","events":["a"],"name":null,"headers":null,
                 "timeout_ms":null,"more":[1]}"#,
@@ -192,28 +193,28 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_could_lead_elsewhere_is_none() {
-        let has = |id: &str| {
-            serde_json::from_value::<Endpoint>(json!({ "id": id, "url": "u" })).unwrap().has_an_id()
+    fn rejects_ids_that_are_unsafe_in_paths() {
+        let is_valid = |id: &str| {
+            serde_json::from_value::<Endpoint>(json!({ "id": id, "url": "u" })).unwrap().has_valid_id()
         };
-        assert!(has("whe_9ZtRcXw3") && has("7f3c-11"));
-        assert!(!has("") && !has("../projects") && !has("a\n# polyhook:window=") && !has(&"a".repeat(128)));
+        assert!(is_valid("whe_9ZtRcXw3") && is_valid("7f3c-11"));
+        assert!(!is_valid("") && !is_valid("../projects") && !is_valid("a\n# polyhook:window=") && !is_valid(&"a".repeat(128)));
     }
 
     #[test]
-    fn only_what_is_wanted_is_said() {
-        let wanted = EndpointSettings {
+    fn sends_only_the_given_settings() {
+        let settings = EndpointSettings {
             name: Some("n".to_owned()),
             event_types: Some(vec!["a".to_owned()]),
             headers: Some(BTreeMap::from([("X-Key".to_owned(), Secret::new("hunter2"))])),
             ..EndpointSettings::default()
         };
         assert_eq!(
-            wanted.body(Family::Reference),
+            settings.body(Family::Reference),
             json!({ "name": "n", "event_types": ["a"], "headers": { "X-Key": "hunter2" } })
         );
-        assert_eq!(wanted.beyond_quickstart(), ["headers"]);
-        let plain = EndpointSettings { headers: None, ..wanted };
+        assert_eq!(settings.unsupported_by_quickstart(), ["headers"]);
+        let plain = EndpointSettings { headers: None, ..settings };
         assert_eq!(plain.body(Family::Quickstart), json!({ "description": "n", "events": ["a"] }));
         assert_eq!(EndpointSettings::default().body(Family::Reference), json!({}));
     }

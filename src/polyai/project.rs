@@ -1,0 +1,105 @@
+//! A configured project: its ids, its targets, and what polyhook has learned about its APIs.
+
+use std::{sync::Arc, time::Duration};
+
+use thiserror::Error;
+
+use super::{
+    Target,
+    config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig},
+    fallback::PreferredApi,
+    key::Key,
+    throttle::Throttle,
+};
+
+/// A configured project.
+#[derive(Debug)]
+pub struct Project {
+    account_id: String,
+    #[expect(clippy::struct_field_names, reason = "PolyAI's name for it, next to account_id")]
+    project_id: String,
+    /// v3 first, then the Data API; without those that the configuration or the region excludes.
+    targets: Vec<Target>,
+    pub(super) conversations_api: PreferredApi,
+    pub(super) audio_api: PreferredApi,
+    pub(super) lists_api: PreferredApi,
+    pub(super) throttle: Throttle,
+}
+
+/// An event belongs to no configured project.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the event is of account {account:?}, project {project:?}, which is not configured: add it to [[projects]], then replay"
+)]
+pub struct UnknownProject {
+    /// The account that the event names.
+    pub account: String,
+    /// The project that the event names.
+    pub project: String,
+}
+
+impl UnknownProject {
+    pub(super) fn new(account: Option<&str>, project: Option<&str>) -> Self {
+        let name = |id: Option<&str>| id.unwrap_or("(none)").chars().take(100).collect();
+        Self { account: name(account), project: name(project) }
+    }
+}
+
+impl Project {
+    /// Checks the configuration of a project.
+    pub(super) fn new(config: &PolyAiConfig, project: &ProjectConfig) -> Result<Self, ConfigError> {
+        for (name, id) in [("account_id", &project.account_id), ("project_id", &project.project_id)] {
+            if id.is_empty() || matches!(id.as_str(), "." | "..") {
+                return Err(ConfigError::EmptyId(name));
+            }
+        }
+        if project.api_key.is_empty() {
+            return Err(ConfigError::MissingKey(project.project_id.clone()));
+        }
+        let has_v3 = config.hosts(project.region)?.runtime.is_some();
+        if project.api.unwrap_or(config.api) == ApiChoice::V3 && !has_v3 {
+            return Err(ConfigError::StudioHasNoV3(project.project_id.clone()));
+        }
+        Ok(Self {
+            account_id: project.account_id.clone(),
+            project_id: project.project_id.clone(),
+            targets: Target::configured(config, project)?,
+            conversations_api: PreferredApi::default(),
+            audio_api: PreferredApi::default(),
+            lists_api: PreferredApi::default(),
+            throttle: Throttle::new(config.max_requests_per_second),
+        })
+    }
+
+    /// Returns the account id as configured. It is part of every key in the archive.
+    pub fn account_id(&self) -> &str {
+        &self.account_id
+    }
+
+    /// Returns the project id as configured. It is part of every key in the archive.
+    pub fn project_id(&self) -> &str {
+        &self.project_id
+    }
+
+    /// Returns how much longer a 429 pauses the project.
+    pub fn paused_for(&self) -> Option<Duration> {
+        self.throttle.paused_for()
+    }
+
+    /// Returns the targets: v3 first, then the Data API.
+    pub(super) fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// Returns each key of the project once.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        let mut keys: Vec<_> = self.targets.iter().map(Target::key).collect();
+        keys.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        keys.into_iter().map(AsRef::as_ref)
+    }
+
+    /// Returns whether the project has these ids. An absent id fits every project.
+    pub(super) fn has_ids(&self, account: Option<&str>, project: Option<&str>) -> bool {
+        account.is_none_or(|id| id == self.account_id) && project.is_none_or(|id| id == self.project_id)
+    }
+}
