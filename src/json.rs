@@ -331,7 +331,10 @@ mod tests {
         for json in ["-1", "\"NaN\"", "\"inf\"", "\"\"", "true", "null"] {
             assert_eq!(scalar(json).seconds(), None, "{json}");
         }
-        assert_eq!((scalar("\"\"").text(), scalar("7").text(), scalar("\"soon\"").time()), (None, None, None));
+        assert_eq!(
+            (scalar("\"\"").text(), scalar("7").text(), scalar("\"soon\"").time()),
+            (None, None, None)
+        );
     }
 
     #[test]

@@ -1,8 +1,7 @@
-//! When a job is tried again.
+//! The schedule of retries.
 //!
-//! A ladder of delays, climbed one rung a failure; after the last rung the job is a dead letter. What is
-//! known to be ready at a certain time (a `Retry-After`, a recording on its way) asks for that time instead
-//! and gets the rung that is long enough.
+//! A job that fails is retried after the next delay of the schedule; after the last one it becomes a dead letter.
+//! PolyAI's `Retry-After` and recordings that do not exist yet have their own times, which the worker applies.
 
 use std::time::Duration;
 
@@ -13,11 +12,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
-    /// The wait before the second try, the third and so on. After the last the job is a dead letter.
+    /// Waits before the second attempt, the third and so on. After the last attempt the job is a dead letter.
     #[serde(with = "crate::retry::durations")]
     #[schemars(with = "Vec<String>")]
     pub delays: Vec<Duration>,
-    /// How much earlier than its delay a try may come, as a fraction, so that many do not come at once.
+    /// Largest fraction by which a delay is shortened at random, so that many jobs are not retried at once.
     #[schemars(range(min = 0.0, max = 0.9))]
     pub jitter: f64,
 }
@@ -28,7 +27,7 @@ impl Default for RetryConfig {
     }
 }
 
-/// The ladder of delays.
+/// The delays between the attempts of a job.
 #[derive(Clone, Debug)]
 pub struct RetrySchedule {
     delays: Vec<Duration>,
@@ -36,18 +35,18 @@ pub struct RetrySchedule {
 }
 
 impl RetrySchedule {
-    /// The ladder of a configuration.
+    /// Creates the schedule of a configuration.
     pub fn new(config: &RetryConfig) -> Self {
         Self { delays: config.delays.clone(), jitter: config.jitter.clamp(0.0, 0.9) }
     }
 
-    /// The wait after the `failures`-th failure (1 is the first); `None` once the ladder is climbed.
+    /// Returns the wait after the `failures`-th failure (1 is the first), or `None` after the last attempt.
     pub fn delay(&self, failures: usize) -> Option<Duration> {
         self.delays.get(failures.checked_sub(1)?).map(|delay| self.jittered(*delay))
     }
 
-    /// The longest wait of all, for what is waited for however long it takes.
-    pub fn last(&self) -> Option<Duration> {
+    /// Returns the last delay, for a wait without a limit on attempts.
+    pub fn last_delay(&self) -> Option<Duration> {
         self.delays.last().map(|delay| self.jittered(*delay))
     }
 
@@ -56,21 +55,21 @@ impl RetrySchedule {
     }
 }
 
-/// A list of durations written `["10s", "1m"]`.
+/// Reads and writes a list of durations as `["10s", "1m"]`.
 pub(crate) mod durations {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
     #[derive(Deserialize)]
-    struct Written(#[serde(with = "humantime_serde")] Duration);
+    struct HumanDuration(#[serde(with = "humantime_serde")] Duration);
 
     pub(crate) fn serialize<S: Serializer>(delays: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(delays.iter().map(|delay| humantime::format_duration(*delay).to_string()))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
-        Ok(Vec::<Written>::deserialize(deserializer)?.into_iter().map(|written| written.0).collect())
+        Ok(Vec::<HumanDuration>::deserialize(deserializer)?.into_iter().map(|duration| duration.0).collect())
     }
 }
 
@@ -79,10 +78,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn climbs_the_ladder_and_ends() {
-        let ladder = RetrySchedule::new(&RetryConfig { jitter: 0.0, ..RetryConfig::default() });
+    fn returns_each_delay_once() {
+        let schedule = RetrySchedule::new(&RetryConfig { jitter: 0.0, ..RetryConfig::default() });
         let seconds: Vec<_> =
-            (0..9).map(|failures| ladder.delay(failures).map(|delay| delay.as_secs())).collect();
+            (0..9).map(|failures| schedule.delay(failures).map(|delay| delay.as_secs())).collect();
         assert_eq!(
             seconds,
             [None, Some(10), Some(60), Some(300), Some(1800), Some(7200), Some(21600), None, None]
@@ -90,16 +89,16 @@ mod tests {
     }
 
     #[test]
-    fn jitter_only_shortens() {
-        let ladder = RetrySchedule::new(&RetryConfig { jitter: 0.5, ..RetryConfig::default() });
+    fn jitter_only_shortens_delays() {
+        let schedule = RetrySchedule::new(&RetryConfig { jitter: 0.5, ..RetryConfig::default() });
         for _ in 0..1000 {
-            let delay = ladder.delay(1).unwrap();
+            let delay = schedule.delay(1).unwrap();
             assert!(delay >= Duration::from_secs(5) && delay <= Duration::from_secs(10), "{delay:?}");
         }
     }
 
     #[test]
-    fn durations_are_written_as_people_do() {
+    fn reads_and_writes_human_durations() {
         let config: RetryConfig = toml::from_str(r#"delays = ["10s", "2h"]"#).unwrap();
         assert_eq!(config.delays, [Duration::from_secs(10), Duration::from_hours(2)]);
         assert!(toml::to_string(&config).unwrap().contains(r#"["10s", "2h"]"#));

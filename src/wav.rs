@@ -1,9 +1,9 @@
-//! Reads the header of a WAV stream as it passes, and says at the end whether it was a whole recording.
+//! Validates a WAV file while it is streamed.
 //!
-//! [`WavValidator`] never holds more than one header: 40 bytes. It promises that what it accepts is a RIFF/WAVE
-//! (or RF64) stream with a believable format and at least one byte of sound, none of which is missing as far
-//! as the header and the announced length tell. What it refuses (an error page, JSON, a header without
-//! sound, a broken off download) is named in [`WavError`], so that the job can be tried again.
+//! [`WavValidator`] holds at most one header of 40 bytes. It accepts a RIFF/WAVE (or RF64) stream with a plausible format
+//! and at least one byte of audio, none of which is missing according to the header and the announced length. Everything
+//! else (an error page, JSON, a header without audio, an incomplete download) is a [`WavError`], so that the caller can
+//! request the recording again.
 //!
 //! Chunk layout: Microsoft "Multimedia Programming Interface" 1991, `mmreg.h` for `WAVE_FORMAT_EXTENSIBLE`,
 //! EBU Tech 3306 for RF64 and its `ds64` chunk.
@@ -12,71 +12,71 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Sizes that streaming writers leave behind because they cannot go back: 0 (`GStreamer`), all ones
-/// (`FFmpeg`), the largest positive number and a page below it (`SoX`).
-const PLACEHOLDERS: [u32; 4] = [0, u32::MAX, 0x7FFF_FFFF, 0x7FFF_F000];
-/// `WAVEFORMATEXTENSIBLE`, the longest header that is looked into.
-const LONGEST: usize = 40;
-/// How a file begins: the plain one first, then those with 64-bit sizes.
+/// Sizes that streaming writers leave in the header because they cannot go back: 0 (`GStreamer`), all ones (`FFmpeg`),
+/// the largest positive number and a page less (`SoX`).
+const PLACEHOLDER_SIZES: [u32; 4] = [0, u32::MAX, 0x7FFF_FFFF, 0x7FFF_F000];
+/// The longest chunk body that is read: `WAVEFORMATEXTENSIBLE`.
+const MAX_HEADER_BYTES: usize = 40;
+/// The first bytes of a file: RIFF, then the variants with 64-bit sizes.
 const MAGIC: [&[u8]; 3] = [b"RIFF", b"RF64", b"BW64"];
 const MAX_CHANNELS: u16 = 256;
 const MAX_SAMPLE_RATE: u32 = 768_000;
 
-/// What a recording sounds like, from its header and the bytes that followed.
+/// The format and length of a recording, from its header and the bytes that followed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WavInfo {
     /// `pcm`, `ieee_float`, `a-law`, `mu-law`, or the format tag in hexadecimal (`0x0031`).
     pub format: String,
-    /// 1 is mono.
+    /// Number of channels; 1 is mono.
     pub channels: u16,
-    /// Samples a second of one channel.
+    /// Samples per second of one channel.
     pub sample_rate_hz: u32,
-    /// Bits of one sample; 0 where a compressed format has no such number.
+    /// Bits of one sample; 0 for a compressed format without such a number.
     pub bits_per_sample: u16,
-    /// Bytes of sound, without headers.
+    /// Bytes of audio, without headers.
     pub data_bytes: u64,
-    /// Duration, computed from the bytes that were there.
+    /// Duration, computed from the bytes that were received.
     pub seconds: f64,
-    /// The header does not say how long the sound is (a streaming writer); the bytes were counted.
+    /// True if the header does not contain the length of the audio (a streaming writer), so that the bytes were counted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub open_ended: bool,
 }
 
-/// Why a stream is no whole recording.
+/// The reason why a stream is not a whole recording.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WavError {
-    /// Not a single byte.
+    /// The stream has no bytes.
     #[error("the recording is empty")]
     Empty,
-    /// It begins like something else.
+    /// The stream begins like another kind of file.
     #[error("not a WAV file but {0}")]
     NotWav(&'static str),
-    /// The header contradicts itself or reality.
-    #[error("the WAV header makes no sense: {0}")]
+    /// The header contains impossible values.
+    #[error("the WAV header is invalid: {0}")]
     Header(&'static str),
-    /// Headers only.
-    #[error("a WAV header without sound")]
+    /// The stream has headers but no audio.
+    #[error("a WAV header without audio")]
     NoSound,
-    /// Fewer bytes than the header says.
-    #[error("the recording is cut off: {got} of {expected} bytes of sound")]
+    /// The stream has fewer bytes of audio than its header states.
+    #[error("the recording is incomplete: {got} of {expected} bytes of audio")]
     Truncated {
-        /// Bytes of sound by the header.
+        /// Bytes of audio according to the header.
         expected: u64,
-        /// Bytes of sound that came.
+        /// Bytes of audio that were received.
         got: u64,
     },
-    /// Another number of bytes than was announced (`Content-Length`).
+    /// The stream has another number of bytes than `Content-Length` announced.
     #[error("the recording has {got} bytes but {expected} were announced")]
     Length {
-        /// Bytes announced.
+        /// Bytes that were announced.
         expected: u64,
-        /// Bytes that came.
+        /// Bytes that were received.
         got: u64,
     },
 }
 
 impl WavError {
-    /// A short constant word for metric labels and reasons.
+    /// Returns a short constant word for metric labels and reasons.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -89,23 +89,23 @@ impl WavError {
     }
 }
 
-/// What the next bytes are.
+/// The meaning of the next bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ParserState {
     /// `RIFF`, size, `WAVE`.
     Riff,
     /// Name and size of a chunk.
-    Chunk,
-    /// The body of `fmt `; this many bytes of it.
+    ChunkHeader,
+    /// This many bytes of the body of `fmt `.
     Format(usize),
-    /// The body of `ds64`; this many bytes of it.
-    Sizes(usize),
-    /// A chunk, or the rest of one, that is not looked into.
+    /// This many bytes of the body of `ds64`.
+    LongSizes(usize),
+    /// This many bytes that are not read: another chunk, or the rest of one.
     Skip(u64),
-    /// Sound; this many bytes to go, or all that comes.
+    /// Audio: this many more bytes, or all that follow.
     Data(Option<u64>),
-    /// Whatever follows the sound.
-    Tail,
+    /// Anything after the audio; it is not read.
+    AfterData,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,23 +117,23 @@ struct Format {
     bits: u16,
 }
 
-/// Checks a WAV stream in passing; see the module's documentation.
+/// Validates a WAV stream; see the [module](self).
 #[derive(Clone, Debug)]
 pub struct WavValidator {
-    state: State,
-    held: [u8; LONGEST],
-    filled: usize,
-    /// What is left to skip after the current header: the rest of its chunk, with padding.
-    rest: u64,
-    total: u64,
+    state: ParserState,
+    header: [u8; MAX_HEADER_BYTES],
+    header_len: usize,
+    /// Bytes to skip after the current header: the rest of its chunk, with padding.
+    unread_chunk_bytes: u64,
+    total_bytes: u64,
     riff_size: u32,
-    rf64: bool,
-    long_data: Option<u64>,
+    is_rf64: bool,
+    long_data_size: Option<u64>,
     format: Option<Format>,
-    declared: Option<u64>,
-    zero_sized: bool,
-    data: u64,
-    bad: Option<WavError>,
+    declared_data_bytes: Option<u64>,
+    data_size_is_zero: bool,
+    data_bytes: u64,
+    error: Option<WavError>,
 }
 
 impl Default for WavValidator {
@@ -143,167 +143,181 @@ impl Default for WavValidator {
 }
 
 impl WavValidator {
-    /// Nothing seen yet.
+    /// Creates a validator at the start of a stream.
     pub fn new() -> Self {
         Self {
-            state: State::Riff,
-            held: [0; LONGEST],
-            filled: 0,
-            rest: 0,
-            total: 0,
+            state: ParserState::Riff,
+            header: [0; MAX_HEADER_BYTES],
+            header_len: 0,
+            unread_chunk_bytes: 0,
+            total_bytes: 0,
             riff_size: 0,
-            rf64: false,
-            long_data: None,
+            is_rf64: false,
+            long_data_size: None,
             format: None,
-            declared: None,
-            zero_sized: false,
-            data: 0,
-            bad: None,
+            declared_data_bytes: None,
+            data_size_is_zero: false,
+            data_bytes: 0,
+            error: None,
         }
     }
 
-    /// Takes the next bytes, however they were cut. An error is final: nothing that follows can mend it.
+    /// Takes the next bytes; the boundaries between calls do not matter. An error is final.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), WavError> {
-        self.total += bytes.len() as u64;
-        while self.bad.is_none() && !bytes.is_empty() {
+        self.total_bytes += bytes.len() as u64;
+        while self.error.is_none() && !bytes.is_empty() {
             let taken = self.step(bytes);
             bytes = &bytes[taken..];
         }
-        self.bad.clone().map_or(Ok(()), Err)
+        self.error.clone().map_or(Ok(()), Err)
     }
 
-    /// The verdict on the whole stream. `announced` is its length by `Content-Length`, if there was one.
+    /// Ends the stream and returns its format, or the reason why it is not a whole recording. `announced` is its
+    /// `Content-Length`, if there was one.
     pub fn finish(self, announced: Option<u64>) -> Result<WavInfo, WavError> {
-        if let Some(bad) = self.bad {
-            return Err(bad);
+        if let Some(error) = self.error {
+            return Err(error);
         }
-        if self.total == 0 {
+        if self.total_bytes == 0 {
             return Err(WavError::Empty);
         }
-        if self.state == State::Riff {
-            let start = &self.held[..self.filled];
+        if self.state == ParserState::Riff {
+            let start = &self.header[..self.header_len];
             if !MAGIC.iter().any(|magic| magic.starts_with(&start[..start.len().min(4)])) {
                 return Err(WavError::NotWav(looks_like(start)));
             }
         }
-        if let Some(expected) = announced.filter(|expected| *expected != self.total) {
-            return Err(WavError::Length { expected, got: self.total });
+        if let Some(expected) = announced.filter(|expected| *expected != self.total_bytes) {
+            return Err(WavError::Length { expected, got: self.total_bytes });
         }
-        // A size of zero is the truth, and not a placeholder, where the whole file's size is right too.
-        let truly_empty = self.zero_sized && u64::from(self.riff_size) + 8 == self.total;
-        let Some(format) = self.format.filter(|_| self.data > 0 && !truly_empty) else {
+        // A data size of zero is not a placeholder if the size of the whole file is right.
+        let is_empty = self.data_size_is_zero && u64::from(self.riff_size) + 8 == self.total_bytes;
+        let Some(format) = self.format.filter(|_| self.data_bytes > 0 && !is_empty) else {
             return Err(WavError::NoSound);
         };
-        if let Some(expected) = self.declared.filter(|expected| *expected > self.data) {
-            return Err(WavError::Truncated { expected, got: self.data });
+        if let Some(expected) = self.declared_data_bytes.filter(|expected| *expected > self.data_bytes) {
+            return Err(WavError::Truncated { expected, got: self.data_bytes });
         }
         Ok(WavInfo {
             format: format_name(format.tag),
             channels: format.channels,
             sample_rate_hz: format.sample_rate,
             bits_per_sample: format.bits,
-            data_bytes: self.data,
-            seconds: seconds(self.data, format.bytes_per_second),
-            open_ended: self.declared.is_none(),
+            data_bytes: self.data_bytes,
+            seconds: seconds(self.data_bytes, format.bytes_per_second),
+            open_ended: self.declared_data_bytes.is_none(),
         })
     }
 
-    /// Consumes some of `bytes` and returns how many; at least one.
+    /// Consumes some of `bytes`, at least one, and returns their number.
     fn step(&mut self, bytes: &[u8]) -> usize {
         let available = bytes.len() as u64;
         match self.state {
-            State::Riff => self.gather(12, bytes, Self::riff),
-            State::Chunk => self.gather(8, bytes, Self::chunk),
-            State::Format(size) => self.gather(size, bytes, Self::format),
-            State::Sizes(size) => self.gather(size, bytes, |check| Ok(check.sizes())),
-            State::Skip(left) => {
-                let taken = left.min(available);
-                self.state = if taken == left { State::Chunk } else { State::Skip(left - taken) };
-                small(taken)
+            ParserState::Riff => self.collect_header(12, bytes, Self::parse_riff),
+            ParserState::ChunkHeader => self.collect_header(8, bytes, Self::parse_chunk_header),
+            ParserState::Format(size) => self.collect_header(size, bytes, Self::parse_format),
+            ParserState::LongSizes(size) => {
+                self.collect_header(size, bytes, |validator| Ok(validator.parse_long_sizes()))
             }
-            State::Data(None) => {
-                self.data += available;
+            ParserState::Skip(left) => {
+                let taken = left.min(available);
+                self.state =
+                    if taken == left { ParserState::ChunkHeader } else { ParserState::Skip(left - taken) };
+                saturating_usize(taken)
+            }
+            ParserState::Data(None) => {
+                self.data_bytes += available;
                 bytes.len()
             }
-            State::Data(Some(left)) => {
+            ParserState::Data(Some(left)) => {
                 let taken = left.min(available);
-                self.data += taken;
-                self.state = if taken == left { State::Tail } else { State::Data(Some(left - taken)) };
-                small(taken)
+                self.data_bytes += taken;
+                self.state = if taken == left {
+                    ParserState::AfterData
+                } else {
+                    ParserState::Data(Some(left - taken))
+                };
+                saturating_usize(taken)
             }
-            State::Tail => bytes.len(),
+            ParserState::AfterData => bytes.len(),
         }
     }
 
-    fn gather(&mut self, size: usize, bytes: &[u8], then: fn(&mut Self) -> Result<State, WavError>) -> usize {
-        let taken = (size - self.filled).min(bytes.len());
-        self.held[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
-        self.filled += taken;
-        if self.filled == size {
-            match then(self) {
+    /// Collects a header of `size` bytes and then parses it with `parse`. Returns the number of bytes consumed.
+    fn collect_header(
+        &mut self,
+        size: usize,
+        bytes: &[u8],
+        parse: fn(&mut Self) -> Result<ParserState, WavError>,
+    ) -> usize {
+        let taken = (size - self.header_len).min(bytes.len());
+        self.header[self.header_len..self.header_len + taken].copy_from_slice(&bytes[..taken]);
+        self.header_len += taken;
+        if self.header_len == size {
+            match parse(self) {
                 Ok(state) => self.state = state,
-                Err(bad) => self.bad = Some(bad),
+                Err(error) => self.error = Some(error),
             }
-            self.filled = 0;
+            self.header_len = 0;
         }
         taken
     }
 
-    fn riff(&mut self) -> Result<State, WavError> {
-        self.rf64 = &self.held[..4] != MAGIC[0];
-        if !MAGIC.iter().any(|magic| *magic == &self.held[..4]) || &self.held[8..12] != b"WAVE" {
-            return Err(WavError::NotWav(looks_like(&self.held[..12])));
+    fn parse_riff(&mut self) -> Result<ParserState, WavError> {
+        self.is_rf64 = &self.header[..4] != MAGIC[0];
+        if !MAGIC.iter().any(|magic| *magic == &self.header[..4]) || &self.header[8..12] != b"WAVE" {
+            return Err(WavError::NotWav(looks_like(&self.header[..12])));
         }
         self.riff_size = self.u32_at(4);
-        Ok(State::Chunk)
+        Ok(ParserState::ChunkHeader)
     }
 
-    fn chunk(&mut self) -> Result<State, WavError> {
+    fn parse_chunk_header(&mut self) -> Result<ParserState, WavError> {
         let size = self.u32_at(4);
-        // A chunk of odd size is followed by a byte that its size does not count.
+        // A chunk of odd size is followed by a padding byte that its size does not include.
         let padded = u64::from(size) + u64::from(size & 1);
-        match &self.held[..4] {
+        match &self.header[..4] {
             b"fmt " if size < 16 => Err(WavError::Header("its format chunk is too short")),
-            b"fmt " => Ok(self.look_into(padded, State::Format)),
-            b"ds64" if self.rf64 && size >= 16 => Ok(self.look_into(padded, State::Sizes)),
-            b"data" if self.format.is_none() => Err(WavError::Header("sound comes before its format")),
+            b"fmt " => Ok(self.read_chunk(padded, ParserState::Format)),
+            b"ds64" if self.is_rf64 && size >= 16 => Ok(self.read_chunk(padded, ParserState::LongSizes)),
+            b"data" if self.format.is_none() => Err(WavError::Header("its data comes before its format")),
             b"data" => {
-                let placeholder = PLACEHOLDERS.contains(&size);
-                self.zero_sized = size == 0;
-                self.declared = match self.long_data {
+                let placeholder = PLACEHOLDER_SIZES.contains(&size);
+                self.data_size_is_zero = size == 0;
+                self.declared_data_bytes = match self.long_data_size {
                     Some(long) if size == u32::MAX => Some(long),
                     _ if placeholder => None,
                     _ => Some(u64::from(size)),
                 };
-                Ok(State::Data(self.declared))
+                Ok(ParserState::Data(self.declared_data_bytes))
             }
-            _ if padded == 0 => Ok(State::Chunk),
-            _ => Ok(State::Skip(padded)),
+            _ if padded == 0 => Ok(ParserState::ChunkHeader),
+            _ => Ok(ParserState::Skip(padded)),
         }
     }
 
-    /// Reads as much of a chunk's body as there is a place for, and skips the rest.
-    fn look_into(&mut self, padded: u64, state: fn(usize) -> State) -> State {
-        let read = padded.min(LONGEST as u64);
-        self.rest = padded - read;
-        self.held = [0; LONGEST];
-        state(small(read))
+    /// Reads as much of the body of a chunk as the header has room for, and skips the rest.
+    fn read_chunk(&mut self, padded: u64, state: fn(usize) -> ParserState) -> ParserState {
+        let read = padded.min(MAX_HEADER_BYTES as u64);
+        self.unread_chunk_bytes = padded - read;
+        self.header = [0; MAX_HEADER_BYTES];
+        state(saturating_usize(read))
     }
 
-    fn after_body(&mut self) -> State {
-        match std::mem::take(&mut self.rest) {
-            0 => State::Chunk,
-            rest => State::Skip(rest),
+    fn skip_rest_of_chunk(&mut self) -> ParserState {
+        match std::mem::take(&mut self.unread_chunk_bytes) {
+            0 => ParserState::ChunkHeader,
+            rest => ParserState::Skip(rest),
         }
     }
 
-    fn sizes(&mut self) -> State {
+    fn parse_long_sizes(&mut self) -> ParserState {
         let data = u64::from(self.u32_at(8)) | u64::from(self.u32_at(12)) << 32;
-        self.long_data = Some(data).filter(|data| *data != 0 && *data != u64::MAX);
-        self.after_body()
+        self.long_data_size = Some(data).filter(|data| *data != 0 && *data != u64::MAX);
+        self.skip_rest_of_chunk()
     }
 
-    fn format(&mut self) -> Result<State, WavError> {
+    fn parse_format(&mut self) -> Result<ParserState, WavError> {
         const EXTENSIBLE: u16 = 0xFFFE;
         let tag = match self.u16_at(0) {
             EXTENSIBLE => self.u16_at(24),
@@ -316,7 +330,7 @@ impl WavValidator {
         if sample_rate == 0 || sample_rate > MAX_SAMPLE_RATE {
             return Err(WavError::Header("its sample rate is impossible"));
         }
-        let bytes_per_second = if uncompressed(tag) {
+        let bytes_per_second = if is_uncompressed(tag) {
             if bits == 0 || bits > 64 {
                 return Err(WavError::Header("its sample size is impossible"));
             }
@@ -328,11 +342,11 @@ impl WavValidator {
             return Err(WavError::Header("its byte rate is zero"));
         }
         self.format = Some(Format { tag, channels, sample_rate, bytes_per_second, bits });
-        Ok(self.after_body())
+        Ok(self.skip_rest_of_chunk())
     }
 
     fn u16_at(&self, at: usize) -> u16 {
-        u16::from_le_bytes([self.held[at], self.held[at + 1]])
+        u16::from_le_bytes([self.header[at], self.header[at + 1]])
     }
 
     fn u32_at(&self, at: usize) -> u32 {
@@ -340,8 +354,8 @@ impl WavValidator {
     }
 }
 
-/// PCM, IEEE float, A-law and mu-law: every sample takes the same whole number of bytes.
-fn uncompressed(tag: u16) -> bool {
+/// Returns whether every sample has the same whole number of bytes: PCM, IEEE float, A-law and mu-law.
+fn is_uncompressed(tag: u16) -> bool {
     matches!(tag, 1 | 3 | 6 | 7)
 }
 
@@ -360,12 +374,12 @@ fn seconds(bytes: u64, per_second: u64) -> f64 {
     bytes as f64 / per_second as f64
 }
 
-/// Of a number that is at most a slice's length.
-fn small(number: u64) -> usize {
+/// Converts a number that is at most the length of a slice.
+fn saturating_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// Names the likely kind of what should have been a recording, without repeating any of it.
+/// Returns the likely kind of a file that is not a recording, without repeating any of its bytes.
 fn looks_like(start: &[u8]) -> &'static str {
     let text = start.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(start).trim_ascii_start();
     match text {
@@ -392,7 +406,7 @@ mod tests {
         check.finish(announced)
     }
 
-    fn hound(spec: hound::WavSpec, samples: usize) -> Vec<u8> {
+    fn hound_file(spec: hound::WavSpec, samples: usize) -> Vec<u8> {
         let mut bytes = std::io::Cursor::new(Vec::new());
         let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
         for _ in 0..samples {
@@ -405,21 +419,21 @@ mod tests {
         bytes.into_inner()
     }
 
-    fn telephone(samples: usize) -> Vec<u8> {
+    fn telephone_file(samples: usize) -> Vec<u8> {
         let spec = hound::WavSpec {
             channels: 1,
             sample_rate: 8000,
             bits_per_sample: 16,
             sample_format: hound::SampleFormat::Int,
         };
-        hound(spec, samples)
+        hound_file(spec, samples)
     }
 
     fn chunk(name: &[u8], size: u32, body: &[u8]) -> Vec<u8> {
         [name, &size.to_le_bytes()[..], body].concat()
     }
 
-    fn fmt(tag: u16, channels: u16, rate: u32, byte_rate: u32, bits: u16) -> Vec<u8> {
+    fn format_chunk(tag: u16, channels: u16, rate: u32, byte_rate: u32, bits: u16) -> Vec<u8> {
         let body = [
             &tag.to_le_bytes()[..],
             &channels.to_le_bytes(),
@@ -437,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_what_an_independent_writer_makes() {
+    fn accepts_files_of_an_independent_writer() {
         for (channels, bits, sample_format, name) in [
             (1, 16, hound::SampleFormat::Int, "pcm"),
             (2, 8, hound::SampleFormat::Int, "pcm"),
@@ -445,7 +459,7 @@ mod tests {
             (6, 32, hound::SampleFormat::Float, "ieee_float"),
         ] {
             let spec = hound::WavSpec { channels, sample_rate: 16_000, bits_per_sample: bits, sample_format };
-            let bytes = hound(spec, 16_000 * usize::from(channels));
+            let bytes = hound_file(spec, 16_000 * usize::from(channels));
             let info = check(&bytes, Some(bytes.len() as u64)).unwrap();
             assert_eq!((info.format.as_str(), info.channels, info.sample_rate_hz), (name, channels, 16_000));
             assert_eq!(info.bits_per_sample, bits);
@@ -455,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_recording() {
+    fn rejects_other_files() {
         for (bytes, what) in [
             (&b"<!DOCTYPE html><html>"[..], "HTML or XML"),
             (b"\xEF\xBB\xBF <?xml version=\"1.0\"?>", "HTML or XML"),
@@ -475,22 +489,23 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_header_without_sound() {
-        let bytes = telephone(0);
+    fn rejects_a_header_without_audio() {
+        let bytes = telephone_file(0);
         assert_eq!(bytes.len(), 44);
         assert_eq!(check(&bytes, Some(44)), Err(WavError::NoSound));
         for length in 4..44 {
-            assert_eq!(check(&telephone(800)[..length], None), Err(WavError::NoSound), "{length}");
+            assert_eq!(check(&telephone_file(800)[..length], None), Err(WavError::NoSound), "{length}");
         }
-        // Empty sound, truthfully, with a comment behind it.
+        // A data chunk that is really empty, with a comment after it.
         let list = chunk(b"LIST", 4, b"INFO");
-        let bytes = riff(4 + 24 + 8 + 12, &[fmt(1, 1, 8000, 16_000, 16), chunk(b"data", 0, b""), list]);
+        let bytes =
+            riff(4 + 24 + 8 + 12, &[format_chunk(1, 1, 8000, 16_000, 16), chunk(b"data", 0, b""), list]);
         assert_eq!(check(&bytes, None), Err(WavError::NoSound));
     }
 
     #[test]
-    fn refuses_what_is_cut_off() {
-        let bytes = telephone(800);
+    fn rejects_an_incomplete_download() {
+        let bytes = telephone_file(800);
         assert_eq!(check(&bytes[..1000], None), Err(WavError::Truncated { expected: 1600, got: 956 }));
         let announced = bytes.len() as u64;
         assert_eq!(
@@ -501,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_absurd_formats() {
+    fn rejects_impossible_formats() {
         for (tag, channels, rate, byte_rate, bits) in [
             (1, 0, 8000, 16_000, 16),
             (1, 1, 0, 16_000, 16),
@@ -511,20 +526,20 @@ mod tests {
             (0x31, 1, 8000, 0, 0),
         ] {
             let data = chunk(b"data", 4, &[1; 4]);
-            let bytes = riff(40, &[fmt(tag, channels, rate, byte_rate, bits), data]);
+            let bytes = riff(40, &[format_chunk(tag, channels, rate, byte_rate, bits), data]);
             assert!(matches!(check(&bytes, None), Err(WavError::Header(_))), "{tag} {channels} {rate}");
         }
-        let bytes = riff(40, &[chunk(b"data", 4, &[1; 4]), fmt(1, 1, 8000, 16_000, 16)]);
+        let bytes = riff(40, &[chunk(b"data", 4, &[1; 4]), format_chunk(1, 1, 8000, 16_000, 16)]);
         assert!(matches!(check(&bytes, None), Err(WavError::Header(_))));
         let bytes = riff(40, &[chunk(b"fmt ", 4, &[1; 4])]);
         assert!(matches!(check(&bytes, None), Err(WavError::Header(_))));
     }
 
     #[test]
-    fn counts_what_streaming_writers_do_not_declare() {
-        for size in PLACEHOLDERS {
+    fn counts_the_bytes_of_streaming_writers() {
+        for size in PLACEHOLDER_SIZES {
             let data = chunk(b"data", size, &[1; 16_000]);
-            let bytes = riff(size, &[fmt(7, 1, 8000, 8000, 8), data]);
+            let bytes = riff(size, &[format_chunk(7, 1, 8000, 8000, 8), data]);
             let info = check(&bytes, None).unwrap();
             assert_eq!((info.format.as_str(), info.data_bytes, info.open_ended), ("mu-law", 16_000, true));
             assert!((info.seconds - 2.0).abs() < 1e-9);
@@ -533,15 +548,18 @@ mod tests {
     }
 
     #[test]
-    fn reads_past_other_chunks_and_their_padding() {
+    fn skips_other_chunks_and_their_padding() {
         let bytes = riff(
             1000,
             &[
                 chunk(b"JUNK", 0, b""),
                 chunk(b"LIST", 5, b"INFO!\0"),
                 // GSM 6.10: the byte rate is all there is, and an extension of odd size follows.
-                [chunk(b"fmt ", 21, &fmt(0x31, 1, 8000, 1625, 0)[8..]), b"\x02\0\x40\x01\0\0".to_vec()]
-                    .concat(),
+                [
+                    chunk(b"fmt ", 21, &format_chunk(0x31, 1, 8000, 1625, 0)[8..]),
+                    b"\x02\0\x40\x01\0\0".to_vec(),
+                ]
+                .concat(),
                 chunk(b"fact", 4, &[0; 4]),
                 chunk(b"data", 3251, &[1; 3252]),
                 chunk(b"id3 ", 9, b"whatever follows, cut"),
@@ -553,7 +571,7 @@ mod tests {
 
     #[test]
     fn reads_extensible_and_rf64() {
-        let mut extensible = fmt(0xFFFE, 2, 48_000, 288_000, 24)[8..].to_vec();
+        let mut extensible = format_chunk(0xFFFE, 2, 48_000, 288_000, 24)[8..].to_vec();
         extensible.extend_from_slice(&[22, 0, 24, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 16, 0]);
         extensible.extend_from_slice(&[0x80, 0, 0, 0xAA, 0, 0x38, 0x9B, 0x71]);
         let mut sizes = [0; 28];
@@ -578,11 +596,12 @@ mod tests {
     }
 
     #[test]
-    fn reads_sound_of_more_than_four_gibibytes() {
+    fn reads_more_than_four_gibibytes() {
         let mut sizes = [0; 28];
         let long = 5u64 << 30;
         sizes[8..16].copy_from_slice(&long.to_le_bytes());
-        let mut header = riff(u32::MAX, &[chunk(b"ds64", 28, &sizes), fmt(1, 2, 48_000, 192_000, 16)]);
+        let mut header =
+            riff(u32::MAX, &[chunk(b"ds64", 28, &sizes), format_chunk(1, 2, 48_000, 192_000, 16)]);
         header[..4].copy_from_slice(b"RF64");
         header.extend(chunk(b"data", u32::MAX, b""));
         let mut check = WavValidator::new();
@@ -601,7 +620,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics_past_the_magic(
+        fn never_panics_on_chunks_and_ignores_boundaries(
             rf64: bool,
             chunks in prop::collection::vec((
                 prop::sample::select(vec![*b"fmt ", *b"ds64", *b"data", *b"LIST"]),
@@ -628,8 +647,8 @@ mod tests {
         }
 
         #[test]
-        fn chunking_changes_nothing(samples in 0usize..400, cut_off in 0usize..100, size in 1usize..64) {
-            let bytes = telephone(samples);
+        fn boundaries_between_pushes_do_not_matter(samples in 0usize..400, cut_off in 0usize..100, size in 1usize..64) {
+            let bytes = telephone_file(samples);
             let bytes = &bytes[..bytes.len() - cut_off.min(bytes.len())];
             let mut pieces = WavValidator::new();
             for piece in bytes.chunks(size) {

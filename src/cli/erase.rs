@@ -175,7 +175,7 @@ async fn erase_all(stores: &Stores, args: &Args) -> Result<(), CliError> {
                 }
             },
         };
-        let objects: u64 = report.archive.iter().map(|place| place.lying.objects).sum();
+        let objects: u64 = report.archive.iter().map(|place| place.objects.objects).sum();
         let found = objects + report.queue.total() + spool.map_or(0, |spool| spool.total());
         let outcome = match (&report.problems[..], found) {
             ([_, ..], _) => "incomplete",
@@ -231,9 +231,9 @@ fn print_result(result: &ErasureResult<'_>, json: bool) {
             "archive",
             format!(
                 "{} of {}, {}{announced}",
-                count(place.lying.objects, "object"),
+                count(place.objects.objects, "object"),
                 place.project_id,
-                ByteSize(place.lying.bytes)
+                ByteSize(place.objects.bytes)
             ),
         );
     }

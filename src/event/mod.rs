@@ -81,8 +81,7 @@ impl Event {
             return true;
         }
         let quoted = format!("\"{conversation_id}\"");
-        is_unambiguous_id(conversation_id)
-            && body.windows(quoted.len()).any(|part| part == quoted.as_bytes())
+        is_unambiguous_id(conversation_id) && body.windows(quoted.len()).any(|part| part == quoted.as_bytes())
     }
 
     fn without_fields(kind: &str) -> Self {
@@ -114,9 +113,9 @@ pub fn routing_key(kind: &str, environment: &str) -> String {
 /// Returns whether an event starts a fetch. Equal to the bindings of the fetch queue, `conversation.completed.#` and
 /// `conversation.discovered.#`.
 pub fn triggers_fetch(kind: &str) -> bool {
-    [CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED]
-        .iter()
-        .any(|trigger| kind.strip_prefix(trigger).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    [CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED].iter().any(|trigger| {
+        kind.strip_prefix(trigger).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }
 
 /// Returns whether an id, found in any text, can only mean its conversation. All of PolyAI's own ids can.

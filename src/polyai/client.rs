@@ -166,8 +166,7 @@ impl PolyAiClient {
             status: Some(StatusCode::OK.as_u16()),
             ..error
         };
-        let json =
-            http_client::read_whole(response, MAX_CONVERSATION_BYTES, host).await.map_err(after_ok)?;
+        let json = http_client::read_whole(response, MAX_CONVERSATION_BYTES, host).await.map_err(after_ok)?;
         // Archiving another conversation under this id would be worse than archiving none. The same check rejects JSON
         // that is not a conversation.
         match ConversationInfo::read(&json) {
@@ -302,9 +301,7 @@ impl PolyAiClient {
 
 fn check_not_paused(project: &Project, host: &str) -> Result<(), ApiError> {
     match project.paused_for() {
-        Some(left) => {
-            Err(ApiError { retry_after: Some(left), ..ApiError::new(ErrorKind::Paused, host) })
-        }
+        Some(left) => Err(ApiError { retry_after: Some(left), ..ApiError::new(ErrorKind::Paused, host) }),
         None => Ok(()),
     }
 }
@@ -352,7 +349,10 @@ mod tests {
     #[test]
     fn rejects_unusable_configurations() {
         assert!(matches!(polyai(&[project("a", "")]), Err(ConfigError::EmptyId("project_id"))));
-        assert!(matches!(polyai(&[project("a", "b"), project("a", "b")]), Err(ConfigError::DuplicateProject(_))));
+        assert!(matches!(
+            polyai(&[project("a", "b"), project("a", "b")]),
+            Err(ConfigError::DuplicateProject(_))
+        ));
         let keyless = ProjectConfig { api_key: Secret::default(), ..project("a", "b") };
         assert!(matches!(polyai(&[keyless]), Err(ConfigError::MissingKey(_))));
         let odd = ProjectConfig { api_key: Secret::new("a\nb"), ..project("a", "b") };

@@ -14,10 +14,10 @@ use crate::secret::Secret;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolyAiConfig {
-    /// The region of all projects that name none. Where only `base_url` is set and is a host of PolyAI's, that
-    /// host's region.
+    /// Region of all projects that name none. If it is not set and `base_url` is one of PolyAI's hosts, the region of that
+    /// host.
     pub region: Option<Region>,
-    /// Which API serves conversations.
+    /// API that serves conversations.
     pub api: ApiChoice,
     /// Replaces the runtime host (`https://api.us-1.platform.polyai.app`).
     #[schemars(with = "Option<String>")]
@@ -25,7 +25,7 @@ pub struct PolyAiConfig {
     /// Replaces the platform host (`https://api.us.poly.ai`).
     #[schemars(with = "Option<String>")]
     pub platform_url: Option<Url>,
-    /// How many requests a second one project may cause.
+    /// Maximum requests per second for one project.
     #[schemars(range(min = 1))]
     pub max_requests_per_second: u32,
 }
@@ -42,11 +42,11 @@ impl Default for PolyAiConfig {
     }
 }
 
-/// Which API serves conversations.
+/// The API that serves conversations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ApiChoice {
-    /// v3 first, the Data API where v3 does not serve the path.
+    /// v3, and the Data API where v3 does not serve the path.
     #[default]
     Auto,
     /// v3 only.
@@ -59,22 +59,22 @@ pub enum ApiChoice {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProjectConfig {
-    /// The account (workspace): slug (`acme-uk`) or `ws-…`, as it stands in Agent Studio's URL.
+    /// Account (workspace): slug (`acme-uk`) or `ws-…`, as in the URL of Agent Studio.
     pub account_id: String,
-    /// The project (agent): slug (`acme-team-4`) or `PROJECT-…`.
+    /// Project (agent): slug (`acme-team-4`) or `PROJECT-…`.
     pub project_id: String,
-    /// The key for the Conversations API of this project and region.
+    /// Key for the Conversations API of this project and region.
     #[serde(default)]
     pub api_key: Secret,
-    /// A file with the key, instead of `api_key`.
+    /// File with the key, instead of `api_key`.
     pub api_key_file: Option<PathBuf>,
-    /// The key for the Data API, where it is another one.
+    /// Key for the Data API, if it is another one.
     pub data_api_key: Option<Secret>,
-    /// A file with that key, instead of `data_api_key`.
+    /// File with that key, instead of `data_api_key`.
     pub data_api_key_file: Option<PathBuf>,
-    /// The project's region, where it is not `polyai.region`.
+    /// Region of the project, if it is not `polyai.region`.
     pub region: Option<Region>,
-    /// Which API serves this project, where it is not `polyai.api`.
+    /// API that serves this project, if it is not `polyai.api`.
     pub api: Option<ApiChoice>,
 }
 

@@ -320,7 +320,11 @@ mod tests {
     #[test]
     fn prefers_the_total_duration_in_any_order() {
         for json in [r#"{"duration":73,"totalDuration":74.5}"#, r#"{"totalDuration":74.5,"duration":73}"#] {
-            assert_eq!(ConversationInfo::read(json.as_bytes()).unwrap().total_duration_s, Some(74.5), "{json}");
+            assert_eq!(
+                ConversationInfo::read(json.as_bytes()).unwrap().total_duration_s,
+                Some(74.5),
+                "{json}"
+            );
         }
     }
 

@@ -33,7 +33,8 @@ impl Key {
         let before = self.header();
         let known = Secret::new(before.to_str().unwrap_or_default());
         let problem = |text: &str| format!("{}: {text}", file.display());
-        let key = read_stable(file, &known, Secret::read).await.map_err(|error| problem(&error.to_string()))?;
+        let key =
+            read_stable(file, &known, Secret::read).await.map_err(|error| problem(&error.to_string()))?;
         if key.is_empty() {
             return Err(problem("there is no key in it"));
         }

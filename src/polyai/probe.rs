@@ -125,11 +125,10 @@ impl Prober {
             return ProbeResponse::without_answer(ApiError::new(ErrorKind::UnknownConversation, &host));
         };
         let (before, started) = (self.clock.now(), Instant::now());
-        let sent =
-            request::authorized(&self.http, Method::GET, url, target.key().header(), request.accept())
-                .timeout(timeout)
-                .send()
-                .await;
+        let sent = request::authorized(&self.http, Method::GET, url, target.key().header(), request.accept())
+            .timeout(timeout)
+            .send()
+            .await;
         let response = match sent {
             Ok(response) => self.read_response(response, target, request, before).await,
             Err(error) => ProbeResponse {
@@ -218,7 +217,8 @@ impl ProbedConversation {
         let info = ConversationInfo::read(json.as_bytes()).ok()?;
         let id = info.id.clone()?;
         // The id is printed and used in further requests.
-        let is_safe = (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_safe =
+            (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
         is_safe.then(|| Self { id, voice: info.is_voice(), in_progress: info.in_progress })
     }
 }

@@ -224,9 +224,10 @@ mod tests {
         assert_eq!((url(".."), url("")), (None, None));
         let audio = ApiRequest::Audio { id: "C/1", direction: AudioDirection::User, redacted: true };
         assert!(
-            data.url(audio).unwrap().as_str().ends_with(
-                "/v1/agents/p%3Fq/conversations/C%2F1/audio?direction=user&redacted=true"
-            )
+            data.url(audio)
+                .unwrap()
+                .as_str()
+                .ends_with("/v1/agents/p%3Fq/conversations/C%2F1/audio?direction=user&redacted=true")
         );
     }
 }

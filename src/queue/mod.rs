@@ -294,6 +294,11 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// Returns whether the same operation may succeed a moment later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Timeout(_) | Self::Refused(_))
+    }
+
     /// A short constant word for metric labels.
     pub fn label(&self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
+use backon::{ExponentialBuilder, Retryable};
 use futures_util::{StreamExt, stream};
 use governor::DefaultDirectRateLimiter;
 use jiff::{Timestamp, civil::Date, tz::Offset};
@@ -21,7 +22,7 @@ const MAX_CACHED_DAYS: usize = 3;
 /// The number of conversations that are queued at the same time.
 const BATCH_SIZE: usize = 32;
 /// The maximum number of attempts for an operation of the queue. The delay between them doubles.
-const MAX_ATTEMPTS: u32 = 8;
+const MAX_ATTEMPTS: usize = 8;
 /// The delay after the first attempt.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// The interval at which a full queue is checked.
@@ -255,7 +256,7 @@ impl ReconcilePass<'_> {
 async fn wait_for_room(queue: &dyn Queue, max_backlog: u64) -> Result<u64, QueueError> {
     let mut checks = 0;
     loop {
-        let jobs = patiently(|| waiting_jobs(queue)).await?;
+        let jobs = with_retries(|| waiting_jobs(queue)).await?;
         if let Some(room) = max_backlog.checked_sub(jobs) {
             return Ok(room.max(1));
         }
@@ -295,24 +296,19 @@ pub(super) async fn publish_discovery(
         body: body.into(),
     };
     // If an attempt is repeated, the worst result is a duplicate.
-    patiently(|| queue.publish(message.clone())).await
+    with_retries(|| queue.publish(message.clone())).await
 }
 
 /// Retries an operation of the queue, so that a transient error does not end a pass over a month.
-async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, QueueError>
+async fn with_retries<T, F>(operation: impl FnMut() -> F) -> Result<T, QueueError>
 where
     F: Future<Output = Result<T, QueueError>>,
 {
-    let mut wait = FIRST_DELAY;
-    for _ in 1..MAX_ATTEMPTS {
-        match ask().await {
-            Err(QueueError::Unavailable(_) | QueueError::Timeout(_) | QueueError::Refused(_)) => {}
-            other => return other,
-        }
-        tokio::time::sleep(wait).await;
-        wait *= 2;
-    }
-    ask().await
+    let delays = ExponentialBuilder::new()
+        .with_min_delay(FIRST_DELAY)
+        .with_max_times(MAX_ATTEMPTS - 1)
+        .without_max_delay();
+    operation.retry(delays).when(QueueError::is_transient).await
 }
 
 /// Returns the number of jobs that can be taken now.

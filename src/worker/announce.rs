@@ -1,6 +1,6 @@
-//! What consumers are told, as CloudEvents (v1.0, structured JSON): `conversation.ready`, whose data is the manifest and
-//! where everything lies, and `conversation.erased`, whose data is ids alone. Their JSON Schemas, and the manifest's, are
-//! made from the types that are written ([`schemas`]); `tests/it/contracts` keeps those in `docs/schemas` the same.
+//! Announcements to consumers, as CloudEvents (v1.0, structured JSON): `conversation.ready`, whose data is the manifest and
+//! the URLs of all objects, and `conversation.erased`, whose data is ids only. Their JSON Schemas, and that of the
+//! manifest, are generated from these types ([`schemas`]); `tests/it/contracts` compares them with `docs/schemas`.
 
 use std::collections::BTreeMap;
 
@@ -19,71 +19,73 @@ use crate::{
     queue::Announcement,
 };
 
-/// The event's type, and the first part of its routing key.
+/// The type of the event, and the first part of its routing key.
 pub(super) const CONVERSATION_READY: &str = "conversation.ready";
 
 /// A CloudEvent 1.0 in structured JSON.
 #[derive(Serialize, JsonSchema)]
 struct CloudEvent<'a, D> {
-    /// Of CloudEvents.
+    /// The version of CloudEvents.
     #[schemars(extend("const" = "1.0"))]
     specversion: &'static str,
-    /// Deterministic: a repeat of this announcement has the same one, and nothing else has.
+    /// Deterministic: equal for every repetition of this announcement, and different from all others.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     id: &'a str,
     /// `/polyhook/<account_id>/<project_id>`
     source: String,
-    /// What happened; the routing key is this, a dot, and the environment.
+    /// The type of the event. The routing key is this type, a dot, and the environment.
     r#type: &'static str,
-    /// The conversation's id.
+    /// PolyAI's id of the conversation.
     subject: &'a str,
-    /// When it happened.
+    /// The time of the archiving or of the erasure.
     #[schemars(extend("format" = "date-time"))]
     time: String,
-    /// Of `data`.
+    /// The content type of `data`.
     #[schemars(extend("const" = "application/json"))]
     datacontenttype: &'static str,
-    /// W3C trace context, continued from the delivery that asked for the conversation.
+    /// W3C trace context, continued from the delivery that caused the fetch.
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
-    /// What it is about.
+    /// The content of the announcement.
     data: D,
 }
 
-/// What is in the archive, and where.
+/// An archived conversation and the URLs of its objects.
 #[derive(Serialize, JsonSchema)]
-struct Ready<'a> {
-    /// `manifest.json` as it was when this was announced.
+#[schemars(rename = "Ready")]
+struct ReadyData<'a> {
+    /// `manifest.json` at the time of the announcement.
     #[schemars(schema_with = "reference_to_manifest")]
     manifest: &'a Manifest,
-    /// By the object's name in the manifest, and `manifest.json` itself. `file:` URLs are percent-encoded; those of a
-    /// bucket are its name and the key as it is.
+    /// The URLs of the objects, by their names in the manifest, and of `manifest.json`. `file:` URLs are percent-encoded.
+    /// URLs in a bucket contain the key unchanged.
     urls: BTreeMap<String, String>,
 }
 
-/// What is gone from the archive, and must go from all copies.
+/// A conversation that was erased from the archive and must be erased from all copies.
 #[derive(Serialize, JsonSchema)]
-struct Gone<'a> {
+#[schemars(rename = "Gone")]
+struct ErasedData<'a> {
     /// PolyAI's id of the conversation.
     conversation_id: &'a str,
     /// The account (workspace).
     account_id: &'a str,
     /// The project (agent).
     project_id: &'a str,
-    /// When it was first asked for.
+    /// The time of the first request to erase it.
     #[schemars(with = "String", extend("format" = "date-time"))]
     erased_at: Timestamp,
 }
 
 const MANIFEST_SCHEMA: &str = "manifest.schema.json";
 
-/// The JSON Schemas of what others read, by the names of their files. Of draft 7, because `AsyncAPI` 3.0 reads no later
-/// one. They say what this version writes: a reader should not mind further fields and words.
+/// Returns the JSON Schemas of everything that consumers read, by file name. They are of draft 7, the latest one that
+/// `AsyncAPI` 3.0 reads. They describe what this version writes: a reader should accept further fields and values.
 pub fn schemas() -> [(&'static str, Schema); 3] {
     [
         (MANIFEST_SCHEMA, schema::<Manifest>("manifest.json of an archived conversation")),
-        ("conversation-ready.schema.json", event_schema::<Ready<'_>>(CONVERSATION_READY)),
-        ("conversation-erased.schema.json", event_schema::<Gone<'_>>(CONVERSATION_ERASED)),
+        ("conversation-ready.schema.json", event_schema::<ReadyData<'_>>(CONVERSATION_READY)),
+        ("conversation-erased.schema.json", event_schema::<ErasedData<'_>>(CONVERSATION_ERASED)),
     ]
 }
 
@@ -102,7 +104,7 @@ fn event_schema<D: JsonSchema>(kind: &str) -> Schema {
     schema
 }
 
-/// What is absent is left out.
+/// Removes `null` from a schema: absent fields are omitted.
 fn never_null(schema: &mut Schema) {
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|kind| kind != "null");
@@ -116,7 +118,7 @@ fn never_null(schema: &mut Schema) {
         if choices.len() == 1
             && let Some(only) = schema.remove("anyOf")
         {
-            // Draft 7 minds nothing that stands beside a reference.
+            // In draft 7, keywords next to a reference have no effect.
             schema.insert("allOf".to_owned(), only);
         }
     }
@@ -126,13 +128,13 @@ fn reference_to_manifest(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "$ref": MANIFEST_SCHEMA })
 }
 
-/// The announcement of an archived conversation.
+/// Creates the announcement of an archived conversation.
 pub(super) fn ready(
     manifest: &Manifest,
     urls: BTreeMap<String, String>,
     traceparent: Option<String>,
 ) -> Result<Announcement, serde_json::Error> {
-    let id = id(manifest);
+    let id = ready_id(manifest);
     let body = serde_json::to_vec(&CloudEvent {
         specversion: "1.0",
         id: &id,
@@ -142,7 +144,7 @@ pub(super) fn ready(
         time: manifest.timings.archived_at.to_string(),
         datacontenttype: "application/json",
         traceparent: traceparent.as_deref(),
-        data: Ready { manifest, urls },
+        data: ReadyData { manifest, urls },
     })?;
     Ok(Announcement {
         id,
@@ -155,7 +157,7 @@ pub(super) fn ready(
     })
 }
 
-/// The announcement of an erasure. Asked for again, it is the same one.
+/// Creates the announcement of an erasure. The same erasure always has the same announcement.
 pub(super) fn erased(
     account_id: &str,
     project_id: &str,
@@ -163,11 +165,11 @@ pub(super) fn erased(
     erasure: &ErasureRecord,
 ) -> Result<Announcement, serde_json::Error> {
     let erased_at = erasure.erased_at;
-    let mut hash = Hash::default();
+    let mut hash = TextsHash::default();
     for text in [CONVERSATION_ERASED, account_id, project_id, conversation_id, &erased_at.to_string()] {
-        hash.part(text);
+        hash.add(text);
     }
-    let id = hash.end();
+    let id = hash.finish();
     let body = serde_json::to_vec(&CloudEvent {
         specversion: "1.0",
         id: &id,
@@ -177,7 +179,7 @@ pub(super) fn erased(
         time: erased_at.to_string(),
         datacontenttype: "application/json",
         traceparent: None,
-        data: Gone { conversation_id, account_id, project_id, erased_at },
+        data: ErasedData { conversation_id, account_id, project_id, erased_at },
     })?;
     Ok(Announcement {
         id,
@@ -197,30 +199,31 @@ fn source(account_id: &str, project_id: &str) -> String {
     format!("/polyhook/{account_id}/{project_id}")
 }
 
-/// The same conversation with the same content has the same id, however often and by whomever it is announced.
-fn id(manifest: &Manifest) -> String {
-    let mut hash = Hash::default();
+/// Returns the id of an announcement: a hash of conversation and content. So every announcement of the same content has
+/// the same id.
+fn ready_id(manifest: &Manifest) -> String {
+    let mut hash = TextsHash::default();
     for text in [&manifest.account_id, &manifest.project_id, &manifest.conversation_id] {
-        hash.part(text);
+        hash.add(text);
     }
     for object in &manifest.objects {
-        hash.part(&object.name);
-        hash.part(&object.sha256);
+        hash.add(&object.name);
+        hash.add(&object.sha256);
     }
-    hash.end()
+    hash.finish()
 }
 
-/// Of texts in a row; no two rows have the same.
+/// Hashes a sequence of texts. Different sequences have different hashes.
 #[derive(Default)]
-struct Hash(Sha256);
+struct TextsHash(Sha256);
 
-impl Hash {
-    fn part(&mut self, text: &str) {
+impl TextsHash {
+    fn add(&mut self, text: &str) {
         self.0.update((text.len() as u64).to_be_bytes());
         self.0.update(text);
     }
 
-    fn end(self) -> String {
+    fn finish(self) -> String {
         hex::encode(self.0.finalize())
     }
 }

@@ -11,16 +11,17 @@ use crate::polyai::AudioDirection;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerConfig {
-    /// How many conversations are fetched at the same time.
+    /// Maximum conversations fetched at the same time.
     #[schemars(range(min = 1))]
     pub concurrency: usize,
-    /// Which environments are archived; events of others are acknowledged and counted.
+    /// Environments that are archived. Events of others are acknowledged and counted.
     pub environments: Vec<String>,
-    /// Which recordings are archived.
+    /// Recordings that are archived.
     pub audio: AudioChoice,
-    /// Ask for the redacted recording. A key without access to personal data gets it in any case.
+    /// Request the redacted recording. A key without access to personal data always gets that one.
     pub redacted: bool,
-    /// How long after the end of a call its recording may still appear; then it is archived without.
+    /// Time after the end of a call during which its recording may still appear. After that the conversation is archived
+    /// without it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub audio_wait: Duration,
@@ -38,7 +39,7 @@ impl Default for WorkerConfig {
     }
 }
 
-/// Which recordings are archived.
+/// The recordings that are archived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AudioChoice {
@@ -51,12 +52,12 @@ pub enum AudioChoice {
     Agent,
     /// `audio.user.wav` and `audio.agent.wav`.
     Both,
-    /// None.
+    /// No recording.
     Off,
 }
 
 impl AudioChoice {
-    /// What to ask PolyAI for.
+    /// Returns the recordings to request from PolyAI.
     pub fn directions(self) -> &'static [AudioDirection] {
         match self {
             Self::Combined => &[AudioDirection::Combined],

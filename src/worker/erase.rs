@@ -1,147 +1,149 @@
-//! Erasing a conversation everywhere polyhook keeps it: archive, queue, and what consumers were told.
+//! Erases a conversation from the archive and the queue, and announces that.
 //!
-//! In this order, because of who may be at work meanwhile: the archive's record, from which on every worker leaves
-//! the conversation alone; what lies in the archive; what stands in the queue; and last `conversation.erased`, for
-//! those who have copies of their own. Done again it completes what was broken off, and announces under the same id.
+//! The order matters, because a worker may be archiving the conversation at the same time: first the erasure record in the
+//! archive, which makes every worker leave the conversation alone; then its objects; then its messages in the queue; last
+//! `conversation.erased`, for consumers that have copies. If an erasure is interrupted, repeating it completes it, and
+//! announces it under the same id.
 
 use std::collections::BTreeSet;
 
-use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use super::{Inner, JobFailure, Worker, announce};
+use super::{JobFailure, Worker, announce};
 use crate::{
-    archive::{ArchiveError, StoredObjects},
-    polyai::{Project, UnknownProject},
+    archive::{ErasureRecord, StoredObjects},
+    polyai::UnknownProject,
     queue::{Announced, ErasedMessages},
 };
 
-/// What is to be erased.
+/// A conversation to erase.
 #[derive(Clone, Debug)]
 pub struct ErasureRequest {
     /// PolyAI's id.
     pub conversation_id: String,
-    /// The account it belongs to, where that is known.
+    /// The account, if known.
     pub account_id: Option<String>,
-    /// The project it belongs to, where that is known.
+    /// The project, if known.
     pub project_id: Option<String>,
-    /// A word, or a ticket's number, for the record.
+    /// A word or a ticket number for the erasure record.
     pub reason: Option<String>,
-    /// Look, and change nothing.
+    /// Whether to only report what would be removed.
     pub dry_run: bool,
 }
 
-/// A project in whose part of the archive it was looked.
+/// The erasure in the part of the archive that belongs to one project.
 #[derive(Clone, Debug, Serialize)]
 pub struct ErasedProject {
     /// The account.
     pub account_id: String,
     /// The project.
     pub project_id: String,
-    /// What was removed, or would be.
+    /// The objects that were removed, or would be.
     #[serde(flatten)]
-    pub lying: StoredObjects,
-    /// Whether consumers were told; false also where nobody has bound a queue for it.
+    pub objects: StoredObjects,
+    /// Whether a queue took the announcement. False also if no queue is bound for it.
     pub announced: bool,
 }
 
-/// What became of it.
+/// The result of an erasure.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ErasureReport {
-    /// Each project that was asked.
+    /// The projects that were searched.
     pub archive: Vec<ErasedProject>,
-    /// What was removed from the queue, or would be.
+    /// The messages that were removed from the queue, or would be.
     pub queue: ErasedMessages,
-    /// What could not be done, in words; empty if all is done.
+    /// The steps that failed, for a person; empty if the erasure is complete.
     pub problems: Vec<String>,
 }
 
 impl Worker {
-    /// Erases a conversation. Nothing is left undone for the trouble of something else; [`ErasureReport::problems`] says what
-    /// has to be done again.
-    pub async fn erase(&self, order: &ErasureRequest) -> Result<ErasureReport, JobFailure> {
-        let inner = &self.inner;
-        let id = order.conversation_id.as_str();
+    /// Erases a conversation. An error in one step does not prevent the others; [`ErasureReport::problems`] names the steps
+    /// that have to be repeated.
+    pub async fn erase(&self, request: &ErasureRequest) -> Result<ErasureReport, JobFailure> {
+        let id = request.conversation_id.as_str();
         let mut report = ErasureReport::default();
-        let mut announcements = Vec::new();
-        for (account_id, project_id) in self.owners(order)? {
-            let erased = if order.dry_run {
-                inner.archive.stored_objects(&account_id, &project_id, id).await.map(|lying| (None, lying))
-            } else {
-                let reason = order.reason.as_deref();
-                let erased = inner.archive.erase(&account_id, &project_id, id, reason).await;
-                erased.map(|(erasure, lying)| (Some(erasure), lying))
-            };
-            match erased {
-                Ok((erasure, lying)) => {
-                    if let Some(erasure) = erasure {
-                        let announcement = announce::erased(&account_id, &project_id, id, &erasure);
-                        announcements.push((report.archive.len(), announcement));
-                    }
-                    report.archive.push(ErasedProject { account_id, project_id, lying, announced: false });
+        let mut records = Vec::new();
+        for (account_id, project_id) in self.possible_owners(request)? {
+            match self.erase_objects(request, &account_id, &project_id).await {
+                Ok((record, objects)) => {
+                    records.push(record);
+                    report.archive.push(ErasedProject { account_id, project_id, objects, announced: false });
                 }
                 Err(error) => report.problems.push(format!("archive of project {project_id}: {error}")),
             }
         }
-        match inner.queue.erase(id, order.dry_run).await {
+        match self.pipeline.queue.erase(id, request.dry_run).await {
             Ok(erased) => report.queue = erased,
             Err(error) => report.problems.push(format!("queue: {error}")),
         }
-        for (place, announcement) in announcements {
-            let announced = match announcement {
-                Ok(announcement) => inner.queue.announce(announcement).await.map_err(|e| e.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            match announced {
-                Ok(announced) => report.archive[place].announced = announced == Announced::Delivered,
+        for (project, record) in report.archive.iter_mut().zip(records) {
+            let Some(record) = record else { continue };
+            match self.announce_erasure(project, id, &record).await {
+                Ok(announced) => project.announced = announced == Announced::Delivered,
                 Err(error) => report.problems.push(format!("conversation.erased was not announced: {error}")),
             }
         }
         Ok(report)
     }
 
-    /// Lets an erased conversation be archived again; in how many projects it was erased.
-    pub async fn lift_erasure(&self, order: &ErasureRequest) -> Result<usize, JobFailure> {
-        let archive = &self.inner.archive;
+    /// Lets an erased conversation be archived again. Returns the number of projects in which it was erased.
+    pub async fn lift_erasure(&self, request: &ErasureRequest) -> Result<usize, JobFailure> {
         let mut lifted = 0;
-        for (account_id, project_id) in self.owners(order)? {
-            let there = archive.lift_erasure(&account_id, &project_id, &order.conversation_id).await?;
-            lifted += usize::from(there);
+        for (account_id, project_id) in self.possible_owners(request)? {
+            let archive = &self.pipeline.archive;
+            let was_erased = archive.lift_erasure(&account_id, &project_id, &request.conversation_id).await?;
+            lifted += usize::from(was_erased);
         }
         Ok(lifted)
     }
 
-    /// Whom it may belong to: the configured projects that the ids fit, and the ids themselves where both are
-    /// given, for a project that is configured no more.
-    fn owners(&self, order: &ErasureRequest) -> Result<BTreeSet<(String, String)>, UnknownProject> {
-        let (account, project) = (order.account_id.as_deref(), order.project_id.as_deref());
+    /// Removes the objects of one project, or only counts them. Returns the record of an erasure that happened.
+    async fn erase_objects(
+        &self,
+        request: &ErasureRequest,
+        account_id: &str,
+        project_id: &str,
+    ) -> Result<(Option<ErasureRecord>, StoredObjects), crate::archive::ArchiveError> {
+        let (archive, id) = (&self.pipeline.archive, request.conversation_id.as_str());
+        if request.dry_run {
+            return Ok((None, archive.stored_objects(account_id, project_id, id).await?));
+        }
+        let (record, objects) = archive.erase(account_id, project_id, id, request.reason.as_deref()).await?;
+        Ok((Some(record), objects))
+    }
+
+    async fn announce_erasure(
+        &self,
+        project: &ErasedProject,
+        conversation_id: &str,
+        record: &ErasureRecord,
+    ) -> Result<Announced, String> {
+        let announcement =
+            announce::erased(&project.account_id, &project.project_id, conversation_id, record)
+                .map_err(|error| error.to_string())?;
+        self.pipeline.queue.announce(announcement).await.map_err(|error| error.to_string())
+    }
+
+    /// Returns the accounts and projects that the conversation may belong to: the configured projects with the given ids,
+    /// and the ids themselves if both are given, for a project that is no longer configured.
+    fn possible_owners(
+        &self,
+        request: &ErasureRequest,
+    ) -> Result<BTreeSet<(String, String)>, UnknownProject> {
+        let (account, project) = (request.account_id.as_deref(), request.project_id.as_deref());
         let mut owners = BTreeSet::new();
         if let (Some(account), Some(project)) = (account, project) {
             owners.insert((account.to_owned(), project.to_owned()));
         }
-        match self.inner.polyai.candidates(account, project) {
-            Ok(candidates) => owners
-                .extend(candidates.iter().map(|it| (it.account_id().to_owned(), it.project_id().to_owned()))),
+        match self.pipeline.polyai.candidates(account, project) {
+            Ok(candidates) => owners.extend(
+                candidates
+                    .iter()
+                    .map(|project| (project.account_id().to_owned(), project.project_id().to_owned())),
+            ),
             Err(error) if owners.is_empty() => return Err(error),
             Err(_) => {}
         }
         Ok(owners)
-    }
-}
-
-impl Inner {
-    /// Those projects of which the conversation was not erased. Of the others, what was written at the moment of
-    /// the erasure by a worker that has died since is removed.
-    pub(super) async fn not_erased<'a>(
-        &self,
-        projects: Vec<&'a Project>,
-        conversation_id: &str,
-    ) -> Result<Vec<&'a Project>, ArchiveError> {
-        let asked = projects.iter().map(|project| {
-            self.archive.remove_if_erased(project.account_id(), project.project_id(), conversation_id)
-        });
-        let erased = try_join_all(asked).await?;
-        let left = projects.into_iter().zip(erased).filter(|(_, erased)| !erased);
-        Ok(left.map(|(project, _)| project).collect())
     }
 }

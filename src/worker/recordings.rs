@@ -1,130 +1,140 @@
-//! The recordings of a call, from PolyAI into the archive's hands, never held in memory.
+//! The recordings of a call, streamed from PolyAI to the archive. They are never held in memory.
+
+use std::time::Duration;
 
 use futures_util::StreamExt;
 
 use super::{
-    Inner,
+    WorkerConfig,
+    concurrency::{self, ConcurrencyPermit},
     failure::{JobFailure, RetryDecision},
-    job::{FetchRequest, answered, covers},
-    slots::Slot,
+    request::FetchRequest,
 };
 use crate::{
     archive::{
-        self, AudioError, AudioStatus, AudioSummary, Location, Manifest, StagedAudio, StoredConversation,
+        self, Archive, AudioError, AudioStatus, AudioSummary, Location, StagedAudio, StoredConversation,
     },
-    polyai::{AudioDirection, Conversation, ErrorKind, Project, Recording},
+    clock::Clock,
+    polyai::{ApiError, AudioDirection, Conversation, ErrorKind, PolyAiClient, Project, Recording},
     telemetry::trace::Span,
 };
 
-/// What became of the recordings.
-pub(super) enum Recordings {
-    /// The archive has this very conversation with all its recordings: nothing is downloaded again.
-    AlreadyThere(Box<Manifest>),
-    /// What is to be committed.
-    Fetched {
-        /// Whether they are there, and if not, why.
-        audio: AudioSummary,
-        /// Stored, but not visible yet.
-        staged: Vec<StagedAudio>,
-        /// For the manifest.
-        warnings: Vec<String>,
-    },
+/// The recordings of one conversation, before the commit.
+pub(super) struct FetchedRecordings {
+    /// Whether the recordings exist, and if not, why.
+    pub(super) audio: AudioSummary,
+    /// The recordings that are stored but not visible yet.
+    pub(super) staged: Vec<StagedAudio>,
+    /// Warnings for the manifest.
+    pub(super) warnings: Vec<String>,
 }
 
-impl Inner {
-    pub(super) async fn recordings(
-        &self,
-        request: &FetchRequest,
-        slot: Option<&Slot>,
-        project: &Project,
-        conversation: &Conversation,
-        location: &Location,
-        stored: Option<&StoredConversation>,
-    ) -> Result<Recordings, JobFailure> {
-        let directions = self.config.audio.directions();
-        let redacted = self.config.redacted;
-        let none = |status| Recordings::Fetched {
-            audio: AudioSummary { status, redacted },
-            staged: Vec::new(),
-            warnings: Vec::new(),
-        };
-        if directions.is_empty() {
-            return Ok(none(AudioStatus::Disabled));
-        }
-        if !conversation.summary.is_voice() {
-            return Ok(none(AudioStatus::NotApplicable));
-        }
-        let names: Vec<_> = directions.iter().copied().map(archived_as).collect();
-        if let Some(stored) = stored.filter(|stored| {
-            covers(stored, conversation, &names) && stored.manifest.audio.redacted == redacted
-        }) {
-            return Ok(Recordings::AlreadyThere(Box::new(stored.manifest.clone())));
-        }
+/// The step of a job that downloads the recordings of its conversation.
+pub(super) struct RecordingsStep<'a> {
+    pub(super) config: &'a WorkerConfig,
+    pub(super) polyai: &'a PolyAiClient,
+    pub(super) archive: &'a Archive,
+    pub(super) clock: &'a Clock,
+    pub(super) request: &'a FetchRequest,
+    pub(super) permit: Option<&'a ConcurrencyPermit>,
+    pub(super) project: &'a Project,
+    pub(super) conversation: &'a Conversation,
+    pub(super) location: &'a Location,
+}
 
-        let mut staged = Vec::new();
-        let mut warnings = Vec::new();
-        for direction in directions {
-            let asked = self.polyai.audio(project, &request.conversation_id, *direction, redacted);
-            match answered(slot, project.project_id(), asked).await {
+impl RecordingsStep<'_> {
+    /// Returns whether the archive already has this conversation with all recordings, so that nothing has to be
+    /// downloaded.
+    pub(super) fn is_covered_by(&self, stored: &StoredConversation) -> bool {
+        let directions: Vec<_> = self.directions().iter().copied().map(archive_direction).collect();
+        !directions.is_empty()
+            && stored.covers(&self.conversation.json, &directions)
+            && stored.manifest.audio.redacted == self.config.redacted
+    }
+
+    fn directions(&self) -> &'static [AudioDirection] {
+        if self.conversation.info.is_voice() { self.config.audio.directions() } else { &[] }
+    }
+
+    /// Downloads the recordings. If one does not exist yet, the job waits for it, at most for `worker.audio_wait`; after
+    /// that the conversation is archived without it.
+    pub(super) async fn download(&self) -> Result<FetchedRecordings, JobFailure> {
+        let redacted = self.config.redacted;
+        let (mut staged, mut warnings) = (Vec::new(), Vec::new());
+        for direction in self.directions() {
+            let id = &self.request.conversation_id;
+            let opened = self.polyai.audio(self.project, id, *direction, redacted);
+            match concurrency::wait_for_answer(self.permit, self.project.project_id(), opened).await {
                 Ok(recording) => {
                     let span = Span::internal("archive recording");
-                    let stored = self.stage(location, *direction, recording).await;
+                    let stored = self.store(*direction, recording).await;
                     staged.push(stored.inspect_err(|failure| span.set_error(failure.reason))?);
                 }
                 Err(error) if matches!(error.kind, ErrorKind::RecordingNotFound | ErrorKind::NotServed) => {
-                    let since = self.clock.now().duration_since(request.recording_due(&conversation.summary));
-                    let since = std::time::Duration::try_from(since).unwrap_or_default();
-                    if let Some(left) =
-                        self.config.audio_wait.checked_sub(since).filter(|left| !left.is_zero())
-                    {
-                        return Err(JobFailure {
-                            reason: "recording_not_ready",
-                            next: RetryDecision::Wait(left),
-                            ..JobFailure::from(error)
-                        });
-                    }
-                    if error.kind == ErrorKind::NotServed {
-                        tracing::warn!(
-                            conversation.id = request.conversation_id,
-                            "archived without a recording, because no host serves the path of recordings: check polyai.api and the hosts"
-                        );
-                    }
-                    warnings.push(format!(
-                        "recording_absent: PolyAI had no {} recording ({})",
-                        direction.label(),
-                        error.kind.label()
-                    ));
+                    warnings.push(self.accept_absence(*direction, error)?);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        let status = if warnings.is_empty() { AudioStatus::Ready } else { AudioStatus::Absent };
-        Ok(Recordings::Fetched { audio: AudioSummary { status, redacted }, staged, warnings })
+        let status = if self.config.audio.directions().is_empty() {
+            AudioStatus::Disabled
+        } else if !self.conversation.info.is_voice() {
+            AudioStatus::NotApplicable
+        } else if warnings.is_empty() {
+            AudioStatus::Ready
+        } else {
+            AudioStatus::Absent
+        };
+        Ok(FetchedRecordings { audio: AudioSummary { status, redacted }, staged, warnings })
     }
 
-    /// Streams one recording; what is not a whole WAV is never kept.
-    async fn stage(
+    /// Returns the warning about an absent recording, or a failure while it may still appear.
+    fn accept_absence(&self, direction: AudioDirection, error: ApiError) -> Result<String, JobFailure> {
+        let due = self.request.recording_due(&self.conversation.info);
+        let waited = Duration::try_from(self.clock.now().duration_since(due)).unwrap_or_default();
+        let left = self.config.audio_wait.checked_sub(waited).filter(|left| !left.is_zero());
+        if let Some(left) = left {
+            return Err(JobFailure {
+                reason: "recording_not_ready",
+                next: RetryDecision::Wait(left),
+                ..JobFailure::from(error)
+            });
+        }
+        if error.kind == ErrorKind::NotServed {
+            tracing::warn!(
+                conversation.id = self.request.conversation_id,
+                "archived without a recording, because no host serves the path of recordings: check polyai.api and the hosts"
+            );
+        }
+        Ok(format!(
+            "recording_absent: PolyAI had no {} recording ({})",
+            direction.label(),
+            error.kind.label()
+        ))
+    }
+
+    /// Streams one recording to the archive. A recording that is not a whole WAV file is not kept.
+    async fn store(
         &self,
-        location: &Location,
         direction: AudioDirection,
         recording: Recording,
     ) -> Result<StagedAudio, JobFailure> {
         let Recording { mut body, content_length, content_type, correlation_id } = recording;
-        let bad = |what: String| JobFailure {
+        let unusable = |problem: String| JobFailure {
             correlation_id: correlation_id.clone(),
             status: Some(200),
             ..JobFailure::new(
                 "bad_recording",
-                format!("{what}; it is not archived but asked for again"),
+                format!("{problem}; it is not archived and is requested again"),
                 RetryDecision::Retry(None),
             )
         };
-        if content_type.as_deref().is_some_and(|kind| !is_audio(kind)) {
-            return Err(bad("the answer to a request for audio is of another content type".to_owned()));
+        if content_type.as_deref().is_some_and(|content_type| !is_audio(content_type)) {
+            return Err(unusable("the answer to a request for audio has another content type".to_owned()));
         }
-        let mut writer = self.archive.recording_writer(location, archived_as(direction)).await?;
+        let mut writer = self.archive.recording_writer(self.location, archive_direction(direction)).await?;
         let failed = |error: AudioError| match error {
-            AudioError::Bad(error) => bad(format!("the recording is not whole: {error}")),
+            AudioError::Bad(error) => unusable(format!("the recording is not whole: {error}")),
             AudioError::Archive(error) => error.into(),
         };
         while let Some(part) = body.next().await {
@@ -134,13 +144,14 @@ impl Inner {
     }
 }
 
-/// `audio/*`, or the types of servers that do not know better.
+/// Returns whether a content type is `audio/*`, or one that servers use for files they do not know.
 fn is_audio(content_type: &str) -> bool {
-    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    kind.starts_with("audio/") || matches!(kind.as_str(), "application/octet-stream" | "binary/octet-stream")
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence.starts_with("audio/")
+        || matches!(essence.as_str(), "application/octet-stream" | "binary/octet-stream")
 }
 
-fn archived_as(direction: AudioDirection) -> archive::Direction {
+fn archive_direction(direction: AudioDirection) -> archive::Direction {
     match direction {
         AudioDirection::Combined => archive::Direction::Combined,
         AudioDirection::User => archive::Direction::User,
@@ -153,12 +164,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_no_audio() {
-        assert!(
-            is_audio("audio/wav")
-                && is_audio("Audio/X-WAV; rate=8000")
-                && is_audio("application/octet-stream")
-        );
-        assert!(!is_audio("text/html; charset=utf-8") && !is_audio("application/json"));
+    fn distinguishes_audio_from_pages() {
+        for content_type in ["audio/wav", "Audio/X-WAV; rate=8000", "application/octet-stream"] {
+            assert!(is_audio(content_type), "{content_type}");
+        }
+        for content_type in ["text/html; charset=utf-8", "application/json"] {
+            assert!(!is_audio(content_type), "{content_type}");
+        }
     }
 }

@@ -21,8 +21,8 @@ use crate::{
     clock::Clock,
     config::Config,
     polyai::{
-        Api, ProjectConfig, http,
-        probe::{ProbeRequest, ProbeResponse, Prober, Target},
+        Api, ApiRequest, ProjectConfig, Target, http,
+        probe::{ProbeResponse, Prober},
     },
 };
 
@@ -103,23 +103,24 @@ async fn check_project(
         }
     };
     let attempts = targets.into_iter().map(async |target| {
-        let response = prober.send(&target, ProbeRequest::List(LISTED_CONVERSATIONS)).await;
+        let response = prober.send(&target, ApiRequest::List { limit: LISTED_CONVERSATIONS }).await;
         Attempt { target, response, wrong_host: false }
     });
     let mut attempts = join_all(attempts).await;
     let v3_works =
-        attempts.iter().any(|attempt| attempt.target.api == Api::V3 && attempt.response.accepts_key());
+        attempts.iter().any(|attempt| attempt.target.api() == Api::V3 && attempt.response.accepts_key());
     for attempt in &mut attempts {
         let Attempt { target, response, .. } = &*attempt;
-        let subject = Subject::new("polyai.host", format!("{} ({})", target.host(), target.api.label()));
+        let subject =
+            Subject::new("polyai.host", format!("{} ({})", target.host_and_port(), target.api().label()));
         check.clock_skews.extend(response.skew);
-        check.hosts.extend(certificate_finding(&subject, response.certificate_expires, clock.now()));
+        check.hosts.extend(certificate_finding(&subject, response.certificate_expiry, clock.now()));
         let host = host::check(&subject, prober, target, response, v3_works).await;
         attempt.wrong_host = !host.is_ok();
         check.hosts.push(host);
     }
     for attempt in &attempts {
-        let subject = Subject::new("polyai.key", format!("{name} ({})", attempt.target.api.label()));
+        let subject = Subject::new("polyai.key", format!("{name} ({})", attempt.target.api().label()));
         check.findings.push(key::check(&subject, prober, attempt, &attempts, args, v3_works).await);
     }
     conversation::check(config, args, prober, &name, &attempts, &mut check).await;

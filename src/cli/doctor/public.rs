@@ -62,7 +62,7 @@ pub(super) async fn check(
             "check the host name, the ingress, its certificate (the full chain of a public authority) and the firewall",
         )),
         Ok(response) => {
-            findings.extend(certificate_finding(&subject, client_policy::certificate_expires(&response), clock.now()));
+            findings.extend(certificate_finding(&subject, client_policy::certificate_expiry(&response), clock.now()));
             findings.push(assess(config, url, &subject, response, started).await);
         }
     }

@@ -202,7 +202,7 @@ async fn choose_events(
     let (mut events, mut missing) = (Vec::new(), Vec::new());
     for (index, event) in EVENTS.into_iter().enumerate() {
         let announced = webhooks
-            .announces(event)
+            .supports_event_type(event)
             .await
             .map_err(|error| failed(format!("{error}. Nothing was created")))?;
         if announced.unwrap_or(index < QUICKSTART_EVENTS) {

@@ -198,7 +198,12 @@ mod tests {
             serde_json::from_value::<Endpoint>(json!({ "id": id, "url": "u" })).unwrap().has_valid_id()
         };
         assert!(is_valid("whe_9ZtRcXw3") && is_valid("7f3c-11"));
-        assert!(!is_valid("") && !is_valid("../projects") && !is_valid("a\n# polyhook:window=") && !is_valid(&"a".repeat(128)));
+        assert!(
+            !is_valid("")
+                && !is_valid("../projects")
+                && !is_valid("a\n# polyhook:window=")
+                && !is_valid(&"a".repeat(128))
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ use super::{
 use crate::{
     config::Config,
     polyai::{
-        Api, ConversationInfo, ErrorKind,
-        probe::{ProbeRequest, ProbeResponse, ProbedConversation, Prober, Target},
+        Api, ApiRequest, ConversationInfo, ErrorKind, Target,
+        probe::{ProbeResponse, ProbedConversation, Prober},
     },
 };
 
@@ -50,7 +50,7 @@ pub(super) async fn check(
         check.findings.extend(skip_all("there is no conversation yet", next));
         return;
     };
-    let responses = targets.iter().map(|target| prober.send(target, ProbeRequest::Conversation(id)));
+    let responses = targets.iter().map(|target| prober.send(target, ApiRequest::Conversation { id }));
     let responses: Vec<_> = targets.iter().copied().zip(join_all(responses).await).collect();
     let conversation = responses.iter().find_map(|(_, response)| read_conversation(response, id));
     check.conversation_found = conversation.is_some();
@@ -65,7 +65,7 @@ pub(super) async fn check(
         return;
     }
     for (target, response) in &responses {
-        let subject = Subject::new("polyai.conversation", format!("{label} ({})", target.api.label()));
+        let subject = Subject::new("polyai.conversation", format!("{label} ({})", target.api().label()));
         let matches = read_conversation(response, id).is_some();
         check.findings.push(by_id(&subject, target, response, matches, check.conversation_found));
     }
@@ -104,7 +104,7 @@ fn by_id(
     matches: bool,
     found: bool,
 ) -> Finding {
-    let api = target.api.label();
+    let api = target.api().label();
     match response.error() {
         None if matches => subject.ok(format!("served in {} ms", response.elapsed.as_millis())),
         None => subject.fail(
@@ -115,7 +115,7 @@ fn by_id(
             subject.ok(format!("not served by {api} here; polyhook uses the other API"))
         }
         Some(ErrorKind::NotServed) => {
-            let next = match target.api {
+            let next = match target.api() {
                 Api::V3 => {
                     "leave polyai.api at \"auto\"; if your key is not valid for the Data API, add one with projects.data_api_key_file"
                 }

@@ -2,8 +2,8 @@
 
 use super::super::report::{Finding, Subject};
 use crate::polyai::{
-    Api, ErrorKind,
-    probe::{ProbeRequest, ProbeResponse, Prober, Target},
+    Api, ApiRequest, ErrorKind, Target,
+    probe::{ProbeResponse, Prober},
 };
 
 const CHECK_HOSTS: &str = "check polyai.region, polyai.base_url (v3) and polyai.platform_url (Data API); a proxy or a login page in between has the same effect";
@@ -39,7 +39,7 @@ pub(super) async fn check(
                 CHECK_HOSTS,
             );
         }
-        Some(ErrorKind::NotServed) if target.api == Api::Data && v3_works => {
+        Some(ErrorKind::NotServed) if target.api() == Api::Data && v3_works => {
             return subject.skipped(
                 "it does not serve the Data API",
                 "nothing to do as long as v3 serves conversations by id",
@@ -54,19 +54,19 @@ pub(super) async fn check(
 /// Finds out whether the host serves the other API instead, which means that the two URLs are swapped.
 async fn not_served(subject: &Subject, prober: &Prober, target: &Target) -> Finding {
     let other = target.other_api();
-    let response = prober.send(&other, ProbeRequest::List(1)).await;
+    let response = prober.send(&other, ApiRequest::List { limit: 1 }).await;
     let serves_other = response.is_polyai
         && (response.conversations().is_some()
             || !matches!(response.error(), None | Some(ErrorKind::NotServed)));
-    let api = target.api.label();
+    let api = target.api().label();
     if !serves_other {
         return subject.fail(format!("wrong host: it does not serve conversations by {api}"), CHECK_HOSTS);
     }
-    let next = match target.api {
+    let next = match target.api() {
         Api::V3 => {
             "set polyai.base_url to the runtime host (such as api.us-1.platform.polyai.app), not to the poly.ai host; a tenant without v3 needs polyai.api = \"data\""
         }
         Api::Data => "set polyai.platform_url to the poly.ai host, not to the runtime host",
     };
-    subject.fail(format!("wrong host: it serves {} but not {api}", other.api.label()), next)
+    subject.fail(format!("wrong host: it serves {} but not {api}", other.api().label()), next)
 }

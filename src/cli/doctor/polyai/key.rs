@@ -10,8 +10,8 @@ use super::{
     Attempt,
 };
 use crate::polyai::{
-    Api, ErrorKind, Hosts,
-    probe::{CandidateRegion, ProbeRequest, Prober, Target},
+    Api, ApiRequest, ErrorKind, Hosts, Target,
+    probe::{CandidateRegion, Prober},
 };
 
 pub(super) async fn check(
@@ -32,7 +32,7 @@ pub(super) async fn check(
         .and_then(|error| error.correlation_id.as_ref())
         .map_or_else(String::new, |id| format!(" (correlation id {id})"));
     match kind {
-        ErrorKind::KeyRejected if target.api == Api::Data && v3_works => subject.warn(
+        ErrorKind::KeyRejected if target.api() == Api::Data && v3_works => subject.warn(
             format!("the Data API rejects the key that v3 accepts{correlation_id}"),
             "if PolyAI gave you a separate key for the Data API, put it into projects.data_api_key_file; it is not needed where v3 serves conversations by id",
         ),
@@ -68,7 +68,7 @@ pub(super) async fn check(
 /// Finds out where a rejected key belongs. Returns the message and the next step.
 async fn locate_key(prober: &Prober, target: &Target, all: &[Attempt], args: &Args) -> (String, String) {
     let same_key =
-        all.iter().find(|other| other.target.api != target.api && other.target.has_same_key_as(target));
+        all.iter().find(|other| other.target.api() != target.api() && other.target.has_same_key_as(target));
     if same_key.is_some_and(|other| other.response.accepts_key()) {
         return (
             "wrong kind of key: v3 rejects it, the Data API accepts it".to_owned(),
@@ -88,7 +88,7 @@ async fn locate_key(prober: &Prober, target: &Target, all: &[Attempt], args: &Ar
         .iter()
         .flat_map(|region| target.at_hosts(&region.hosts).into_iter().map(move |target| (region, target)));
     let attempts = attempts.map(async |(region, target)| {
-        (region, target.api, prober.send(&target, ProbeRequest::List(1)).await)
+        (region, target.api(), prober.send(&target, ApiRequest::List { limit: 1 }).await)
     });
     let attempts = join_all(attempts).await;
     match attempts.iter().find(|(_, _, response)| response.accepts_key()) {
@@ -124,7 +124,7 @@ fn candidate_regions(all: &[Attempt], args: &Args) -> Vec<CandidateRegion> {
         return Vec::new();
     }
     if args.other_region.is_empty() {
-        let hosts: Vec<_> = all.iter().map(|attempt| &attempt.target.base).collect();
+        let hosts: Vec<_> = all.iter().map(|attempt| attempt.target.base()).collect();
         return CandidateRegion::other_than(&hosts);
     }
     let candidate = |(region, url): &(String, url::Url)| CandidateRegion {

@@ -4,8 +4,8 @@ use super::super::report::{Finding, Subject};
 use crate::{
     config::Config,
     polyai::{
-        AudioDirection, ConversationInfo, ErrorKind,
-        probe::{Body, ProbeRequest, ProbeResponse, Prober, Target},
+        ApiRequest, AudioDirection, ConversationInfo, ErrorKind, Target,
+        probe::{Body, ProbeResponse, Prober},
     },
 };
 
@@ -72,7 +72,7 @@ impl Recordings<'_> {
         let direction = self.direction;
         let mut last = None;
         for target in self.targets {
-            let response = self.prober.send(target, ProbeRequest::Audio { id, direction, redacted }).await;
+            let response = self.prober.send(target, ApiRequest::Audio { id, direction, redacted }).await;
             let served = response.error() != Some(ErrorKind::NotServed);
             last = Some(response);
             if served {

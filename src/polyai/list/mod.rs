@@ -173,11 +173,7 @@ impl ConversationLister<'_> {
             let correlation_id = correlation_id(response.headers());
             let api = target.api();
             page::read(response, target.host().to_owned()).await.map(|page| Page { api, ..page }).map_err(
-                |error| ApiError {
-                    correlation_id,
-                    status: Some(http::StatusCode::OK.as_u16()),
-                    ..error
-                },
+                |error| ApiError { correlation_id, status: Some(http::StatusCode::OK.as_u16()), ..error },
             )
         };
         tokio::time::timeout(PAGE_TIMEOUT, page)

@@ -222,7 +222,8 @@ impl WebhooksClient {
         request: &EndpointRequest<'_>,
     ) -> Result<SuccessAnswer, WebhooksError> {
         let host = self.host();
-        let unsupported = request.settings.map(EndpointSettings::unsupported_by_quickstart).unwrap_or_default();
+        let unsupported =
+            request.settings.map(EndpointSettings::unsupported_by_quickstart).unwrap_or_default();
         if family == Family::Quickstart && !unsupported.is_empty() {
             return Err(WebhooksError::unsupported(host, unsupported));
         }

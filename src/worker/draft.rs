@@ -1,0 +1,69 @@
+//! The draft of a manifest: the facts of a conversation as the archive stores them.
+
+use jiff::Timestamp;
+use metrics::counter;
+
+use super::request::FetchRequest;
+use crate::{
+    archive::{AudioSummary, ConversationFacts, Handoff, ManifestDraft, Provenance, ServedBy},
+    event,
+    polyai::{Api, Conversation},
+};
+
+/// Creates the draft. `warnings` are those of the recordings; this function adds its own.
+pub(super) fn manifest_draft(
+    request: &FetchRequest,
+    conversation: &Conversation,
+    started_at: Timestamp,
+    audio: AudioSummary,
+    mut warnings: Vec<String>,
+) -> ManifestDraft {
+    let info = &conversation.info;
+    let or_unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| event::UNKNOWN.to_owned());
+    if info.transcript_hidden() {
+        counter!("polyhook_hidden_transcripts_total").increment(1);
+        tracing::warn!(
+            conversation.id = request.conversation_id,
+            turns = info.num_turns,
+            "the transcript is hidden: enable Conversation transcript under API Keys > Configuration in Agent Studio"
+        );
+        warnings.push(format!(
+            "transcript_hidden: {} turns happened and none is shown; transcript visibility is off for the project",
+            info.num_turns
+        ));
+    }
+    if info.started_at.is_none() {
+        warnings.push("started_at_unknown: the date in the key is the day the event arrived".to_owned());
+    }
+    ManifestDraft {
+        facts: ConversationFacts {
+            channel: or_unknown(&info.channel),
+            environment: or_unknown(&info.environment),
+            direction: info.direction.clone(),
+            started_at,
+            finished_at: info.finished_at,
+            total_duration_s: info.total_duration_s,
+            polyai_duration_s: info.polyai_duration_s,
+            handoff: info.handoff.happened.then(|| Handoff {
+                reason: info.handoff.reason.clone(),
+                destination: info.handoff.destination.clone(),
+            }),
+            turn_count: info.num_turns,
+            in_progress: info.in_progress,
+            summarised: info.has_summary,
+        },
+        provenance: Provenance {
+            served_by: match conversation.api {
+                Api::V3 => ServedBy::V3,
+                Api::Data => ServedBy::Data,
+            },
+            trigger: request.trigger,
+            event_id: request.event_id.clone(),
+        },
+        received_at: Some(request.received_at),
+        fetched_at: conversation.fetched_at,
+        audio,
+        warnings,
+        force_rewrite: request.force(),
+    }
+}

@@ -1,0 +1,308 @@
+//! One job, from its event to its settlement.
+//!
+//! [`Pipeline::process`] wraps [`Pipeline::archive`], whose steps are: find the project, fetch the conversation, download
+//! its recordings, commit all of it, announce it. A crash between two steps leaves the job in the queue, and repeating
+//! a step changes nothing that is already right.
+
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable};
+use futures_util::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
+use metrics::{counter, gauge, histogram};
+use tokio::time::Instant;
+
+use super::{
+    WorkerConfig, announce,
+    concurrency::{self, ConcurrencyPermit},
+    draft::manifest_draft,
+    failure::{JobFailure, RetryDecision},
+    job_log::JobLog,
+    recordings::RecordingsStep,
+    request::{ArchivedConversation, FetchOutcome, FetchRequest},
+};
+use crate::{
+    archive::{Archive, ArchiveError, CommitOutcome, Location, MANIFEST, Manifest, StoredConversation},
+    clock::Clock,
+    event::{self, Discovery},
+    polyai::{Conversation, ConversationInfo, PolyAiClient, Project},
+    queue::{Announced, Job, JobOutcome, LeaseId, Queue, QueueError},
+    retry::RetrySchedule,
+    telemetry::{GaugeGuard, JOB_WAIT_METRIC, trace::Span},
+};
+
+/// The longest time for which a call may be in progress. No phone call lasts a day, so a person should look.
+const IN_PROGRESS_LIMIT: Duration = Duration::from_hours(24);
+/// The attempts to settle a job. After the last one the lease expires by itself.
+const SETTLE_ATTEMPTS: usize = 5;
+/// The wait before the second attempt to settle. Each further wait is twice as long.
+const FIRST_SETTLE_DELAY: Duration = Duration::from_millis(200);
+/// The project name under which a request to several projects is counted.
+const SEVERAL_PROJECTS: &str = "";
+
+/// The steps of a job, and the services they use.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    pub(super) config: WorkerConfig,
+    pub(super) schedule: RetrySchedule,
+    pub(super) queue: Arc<dyn Queue>,
+    pub(super) polyai: Arc<PolyAiClient>,
+    pub(super) archive: Archive,
+    pub(super) clock: Clock,
+}
+
+impl Pipeline {
+    /// Attempts one job and settles it.
+    pub(super) async fn process(&self, job: Job, permit: ConcurrencyPermit) {
+        let _running = GaugeGuard::increment(gauge!("polyhook_jobs_running"));
+        let Job { message, history, lease } = job;
+        if history.attempt_count() == 0 {
+            let waited = self.clock.now().duration_since(message.received_at);
+            histogram!(JOB_WAIT_METRIC).record(waited.as_secs_f64().max(0.0));
+        }
+        let (started, attempt) = (Instant::now(), history.failures + 1);
+        let span = Span::job(message.traceparent.as_deref(), &message.id, attempt);
+        let result = match FetchRequest::from_message(&message, &self.config.environments) {
+            Ok(Some(request)) => AssertUnwindSafe(span.in_scope(self.archive(&request, Some(&permit))))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(JobFailure::panicked())),
+            Ok(None) => Ok(FetchOutcome::Skipped),
+            Err(failure) => Err(failure),
+        };
+        let elapsed = started.elapsed();
+        histogram!("polyhook_job_seconds").record(elapsed.as_secs_f64());
+
+        let (label, settlement) = match &result {
+            Ok(outcome) => (outcome.label(), JobOutcome::Done),
+            Err(failure) => failure.settlement(&self.schedule, history, self.clock.now()),
+        };
+        counter!("polyhook_jobs_total", "outcome" => label).increment(1);
+        span.set_attribute("polyhook.outcome", label);
+        if let Err(failure) = &result {
+            span.set_error(failure.reason);
+        }
+        let traceparent = message.traceparent.clone().or_else(|| span.traceparent());
+        JobLog { message: &message, outcome: label, attempt, elapsed, traceparent }
+            .write(&result, &settlement);
+        if let Err(error) = self.settle(lease, settlement).await {
+            tracing::warn!(event.id = message.id, %error, "the job could not be settled, so it will be repeated");
+        }
+    }
+
+    /// Archives and announces one conversation. Without a permit it runs outside the queue.
+    pub(super) async fn archive(
+        &self,
+        request: &FetchRequest,
+        permit: Option<&ConcurrencyPermit>,
+    ) -> Result<FetchOutcome, JobFailure> {
+        let candidates =
+            self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
+        let discovered = self.read_discovered(request, &candidates).await?;
+        if let Some((location, stored)) = &discovered
+            && stored.is_intact()
+            && stored.is_final()
+        {
+            return self.announce(request, "known", location, stored.manifest.clone()).await;
+        }
+        let candidates = self.without_erased(candidates, &request.conversation_id).await?;
+        if candidates.is_empty() {
+            return Ok(FetchOutcome::Erased);
+        }
+        let (project, conversation) = self.fetch(&candidates, request, permit).await?;
+        let info = &conversation.info;
+        if !self.is_wanted(request, info) {
+            return Ok(FetchOutcome::Skipped);
+        }
+        if info.in_progress {
+            return Err(self.still_in_progress(request));
+        }
+        let started_at = info.started_at.unwrap_or(request.received_at);
+        let location = locate(project, request, started_at);
+        let stored = match discovered {
+            Some((known_location, stored)) if known_location == location => Some(stored),
+            _ => self.archive.read(&location).await?,
+        };
+        let recordings = RecordingsStep {
+            config: &self.config,
+            polyai: &self.polyai,
+            archive: &self.archive,
+            clock: &self.clock,
+            request,
+            permit,
+            project,
+            conversation: &conversation,
+            location: &location,
+        };
+        let committed = match stored {
+            Some(stored) if !request.force() && recordings.is_covered_by(&stored) => {
+                CommitOutcome::Unchanged(stored.manifest)
+            }
+            _ => {
+                let fetched = recordings.download().await?;
+                let draft =
+                    manifest_draft(request, &conversation, started_at, fetched.audio, fetched.warnings);
+                let span = Span::internal("archive commit");
+                let commit =
+                    self.archive.commit(&location, &draft, conversation.json.clone(), fetched.staged);
+                commit.await.inspect_err(|_| span.set_error("archive"))?
+            }
+        };
+        let (account_id, project_id) = (project.account_id(), project.project_id());
+        if self.archive.remove_if_erased(account_id, project_id, &request.conversation_id).await? {
+            return Ok(FetchOutcome::Erased);
+        }
+        let outcome = match &committed {
+            CommitOutcome::Written(_) => "archived",
+            CommitOutcome::Unchanged(_) => "unchanged",
+            CommitOutcome::Stale(_) => "stale",
+        };
+        self.announce(request, outcome, &location, committed.into_manifest()).await
+    }
+
+    /// Reads the archived copy of a conversation that was found missing. There is one if its webhook was late, or if it
+    /// was found twice.
+    async fn read_discovered(
+        &self,
+        request: &FetchRequest,
+        candidates: &[&Project],
+    ) -> Result<Option<(Location, StoredConversation)>, ArchiveError> {
+        let (Some(Discovery { started_at: Some(started_at), force: false, .. }), [project]) =
+            (&request.discovery, candidates)
+        else {
+            return Ok(None);
+        };
+        let location = locate(project, request, *started_at);
+        let stored = self.archive.read(&location).await?;
+        Ok(stored.map(|stored| (location, stored)))
+    }
+
+    /// Returns the projects in which the conversation was not erased. In the others, removes what a worker wrote during
+    /// the erasure before it died.
+    async fn without_erased<'a>(
+        &self,
+        projects: Vec<&'a Project>,
+        conversation_id: &str,
+    ) -> Result<Vec<&'a Project>, ArchiveError> {
+        let checks = projects.iter().map(|project| {
+            self.archive.remove_if_erased(project.account_id(), project.project_id(), conversation_id)
+        });
+        let erased = try_join_all(checks).await?;
+        let remaining = projects.into_iter().zip(erased).filter(|(_, erased)| !erased);
+        Ok(remaining.map(|(project, _)| project).collect())
+    }
+
+    /// Fetches the conversation from its project. If there are several candidates (the quickstart's events name no
+    /// project), asks all of them at once, so that the error of one neither hides nor delays what another has.
+    async fn fetch<'a>(
+        &self,
+        candidates: &[&'a Project],
+        request: &FetchRequest,
+        permit: Option<&ConcurrencyPermit>,
+    ) -> Result<(&'a Project, Conversation), JobFailure> {
+        let id = &request.conversation_id;
+        if let [project] = candidates {
+            let name = project.project_id();
+            if permit.is_some_and(|permit| permit.is_held_up(name)) {
+                return Err(JobFailure::held_up(name));
+            }
+            let answer = self.polyai.conversation(project, id);
+            let conversation = concurrency::wait_for_answer(permit, name, answer).await?;
+            return Ok((project, conversation));
+        }
+        let mut answers: FuturesUnordered<_> = candidates
+            .iter()
+            .map(|project| async move { (*project, self.polyai.conversation(project, id).await) })
+            .collect();
+        let first_success = async {
+            let mut errors = Vec::new();
+            while let Some((project, answer)) = answers.next().await {
+                match answer {
+                    Ok(conversation) => return Ok((project, conversation)),
+                    Err(error) => errors.push((project.project_id(), error)),
+                }
+            }
+            Err(JobFailure::of_all_projects(errors))
+        };
+        concurrency::wait_for_answer(permit, SEVERAL_PROJECTS, first_success).await
+    }
+
+    /// Returns whether the environment of a conversation is to be archived. An unknown one is.
+    fn is_wanted(&self, request: &FetchRequest, info: &ConversationInfo) -> bool {
+        let environment = info.environment.as_deref().unwrap_or(event::UNKNOWN);
+        request.any_environment
+            || environment == event::UNKNOWN
+            || self.config.environments.iter().any(|wanted| wanted == environment)
+    }
+
+    fn still_in_progress(&self, request: &FetchRequest) -> JobFailure {
+        let age =
+            Duration::try_from(self.clock.now().duration_since(request.received_at)).unwrap_or_default();
+        match IN_PROGRESS_LIMIT.checked_sub(age).filter(|left| !left.is_zero()) {
+            Some(left) => JobFailure::new(
+                "in_progress",
+                "the call is still in progress; it is fetched again later",
+                RetryDecision::Wait(left),
+            ),
+            None => JobFailure::new(
+                "in_progress",
+                "PolyAI has reported this conversation as in progress for over a day: ask their support, then replay",
+                RetryDecision::Dead,
+            ),
+        }
+    }
+
+    /// Announces an archived conversation. This happens in every attempt, because the worker that archived it may have died
+    /// before its announcement.
+    async fn announce(
+        &self,
+        request: &FetchRequest,
+        outcome: &'static str,
+        location: &Location,
+        manifest: Manifest,
+    ) -> Result<FetchOutcome, JobFailure> {
+        let urls = self.object_urls(location, &manifest)?;
+        let mut announcement = announce::ready(&manifest, urls.clone(), request.traceparent.clone())
+            .map_err(|error| JobFailure::new("announce", error.to_string(), RetryDecision::Retry(None)))?;
+        let span = Span::announce(&announcement.id, || announcement.routing_key(), announcement.body.len());
+        announcement.traceparent = span.traceparent().or(announcement.traceparent);
+        let announced =
+            self.queue.announce(announcement).await.inspect_err(|error| span.set_error(error.label()))?;
+        let label = match announced {
+            Announced::Delivered => "delivered",
+            Announced::Unrouted => {
+                tracing::debug!(
+                    conversation.id = manifest.conversation_id,
+                    "announced, but no queue is bound for it"
+                );
+                "unrouted"
+            }
+        };
+        counter!("polyhook_announcements_total", "outcome" => label).increment(1);
+        let conversation_id = request.conversation_id.clone();
+        let archived = ArchivedConversation { conversation_id, outcome, manifest, urls };
+        Ok(FetchOutcome::Archived(Box::new(archived)))
+    }
+
+    /// Returns the URLs of all objects of a conversation, by name.
+    fn object_urls(
+        &self,
+        location: &Location,
+        manifest: &Manifest,
+    ) -> Result<BTreeMap<String, String>, ArchiveError> {
+        let names = manifest.objects.iter().map(|object| object.name.as_str()).chain([MANIFEST]);
+        names.map(|name| Ok((name.to_owned(), self.archive.object_url(location, name)?))).collect()
+    }
+
+    /// Settles a job. Transient errors of the queue are retried.
+    async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError> {
+        let delays = ExponentialBuilder::new()
+            .with_min_delay(FIRST_SETTLE_DELAY)
+            .with_max_times(SETTLE_ATTEMPTS - 1)
+            .without_max_delay();
+        (|| self.queue.settle(lease, outcome.clone())).retry(delays).when(QueueError::is_transient).await
+    }
+}
+
+fn locate(project: &Project, request: &FetchRequest, started_at: jiff::Timestamp) -> Location {
+    Location::new(project.account_id(), project.project_id(), &request.conversation_id, started_at)
+}

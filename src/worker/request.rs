@@ -1,0 +1,169 @@
+//! The request to archive a conversation, and its outcome.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::failure::{JobFailure, RetryDecision};
+use crate::{
+    archive::{Manifest, Trigger},
+    event::{self, CONVERSATION_DISCOVERED, Discovery, DiscoverySource, Event},
+    polyai::ConversationInfo,
+    queue::Message,
+};
+
+/// A conversation to archive, and the origin of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchRequest {
+    /// PolyAI's id.
+    pub conversation_id: String,
+    /// The account that the event or the command names.
+    pub account_id: Option<String>,
+    /// The project that the event or the command names.
+    pub project_id: Option<String>,
+    /// The kind of origin.
+    pub trigger: Trigger,
+    /// The id of the event.
+    pub event_id: Option<String>,
+    /// The time of the request.
+    pub received_at: Timestamp,
+    /// The trace to continue.
+    pub traceparent: Option<String>,
+    /// Whether to archive conversations of every environment, not only of the configured ones.
+    pub any_environment: bool,
+    /// The details that reconciliation or a command knows.
+    pub discovery: Option<Discovery>,
+}
+
+/// The successful outcome of a request.
+#[derive(Clone, Debug)]
+pub enum FetchOutcome {
+    /// The conversation is in the archive and announced.
+    Archived(Box<ArchivedConversation>),
+    /// Its environment is not configured.
+    Skipped,
+    /// The conversation was erased. If that happened while it was archived, it has been removed again.
+    Erased,
+}
+
+/// An archived conversation.
+#[derive(Clone, Debug)]
+pub struct ArchivedConversation {
+    /// PolyAI's id.
+    pub conversation_id: String,
+    /// `archived`, `unchanged`, `stale`, or `known` if it was not fetched.
+    pub outcome: &'static str,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The URLs of its objects, by name.
+    pub urls: BTreeMap<String, String>,
+}
+
+impl FetchOutcome {
+    /// Returns the metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Archived(archived) => archived.outcome,
+            Self::Skipped => "skipped",
+            Self::Erased => "erased",
+        }
+    }
+}
+
+impl FetchRequest {
+    /// Reads the request of an event. Returns `None` if its environment is not in `environments`.
+    pub(super) fn from_message(
+        message: &Message,
+        environments: &[String],
+    ) -> Result<Option<Self>, JobFailure> {
+        if message.environment != event::UNKNOWN && !environments.contains(&message.environment) {
+            return Ok(None);
+        }
+        let event = Event::read(&message.body);
+        let Some(conversation_id) = event.conversation_id else {
+            return Err(JobFailure::new(
+                "no_conversation_id",
+                "the event names no conversation, so there is nothing to fetch: look at its body, then drop it",
+                RetryDecision::Dead,
+            ));
+        };
+        let is_discovery = message.kind.starts_with(CONVERSATION_DISCOVERED);
+        let discovery = if is_discovery { Discovery::read(&message.body) } else { None };
+        Ok(Some(Self {
+            conversation_id,
+            account_id: event.account_id,
+            project_id: event.project_id,
+            trigger: match &discovery {
+                Some(Discovery { source: DiscoverySource::Command, .. }) => Trigger::Command,
+                _ if is_discovery => Trigger::Reconcile,
+                _ => Trigger::Webhook,
+            },
+            event_id: Some(message.id.clone()),
+            received_at: message.received_at,
+            traceparent: message.traceparent.clone(),
+            any_environment: false,
+            discovery,
+        }))
+    }
+
+    /// Returns whether the conversation is written even if the archive has it.
+    pub(super) fn force(&self) -> bool {
+        self.discovery.as_ref().is_some_and(|discovery| discovery.force)
+    }
+
+    /// Returns the time from which `worker.audio_wait` counts. A webhook arrives right after the call. For an old call that
+    /// something else requests, the wait is long over.
+    pub(super) fn recording_due(&self, info: &ConversationInfo) -> Timestamp {
+        match self.trigger {
+            Trigger::Webhook => self.received_at,
+            _ => info.ended_at().unwrap_or(self.received_at).min(self.received_at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::DedupKey;
+
+    fn message(body: &str) -> Message {
+        let event = Event::read(body.as_bytes());
+        Message {
+            id: "evt".to_owned(),
+            dedup: DedupKey::new("evt", body.as_bytes()),
+            kind: event.kind,
+            environment: event.environment,
+            conversation_id: event.conversation_id,
+            received_at: Timestamp::UNIX_EPOCH,
+            traceparent: None,
+            content_type: "application/json".to_owned(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        }
+    }
+
+    fn live() -> Vec<String> {
+        vec!["live".to_owned()]
+    }
+
+    #[test]
+    fn skips_environments_that_are_not_configured() {
+        let is_fetched = |environment: &str| {
+            let body = format!(
+                r#"{{"type":"conversation.completed","data":{{"conversation_id":"C"{environment}}}}}"#
+            );
+            FetchRequest::from_message(&message(&body), &live()).unwrap().is_some()
+        };
+        assert!(is_fetched(r#","environment":"live""#));
+        assert!(!is_fetched(r#","environment":"sandbox""#));
+        assert!(is_fetched(""), "an unknown environment is read from the conversation");
+    }
+
+    #[test]
+    fn an_event_without_a_conversation_becomes_a_dead_letter() {
+        let body = r#"{"type":"conversation.completed"}"#;
+        let failure = FetchRequest::from_message(&message(body), &live()).unwrap_err();
+        assert_eq!((failure.reason, failure.next), ("no_conversation_id", RetryDecision::Dead));
+    }
+}
