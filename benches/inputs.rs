@@ -1,4 +1,4 @@
-//! What the micro-benchmarks and the instruction counts work on: always the same bytes.
+//! The inputs of micro-benchmarks and instruction counts, with the same bytes in every run.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -8,27 +8,27 @@ use polyhook::{
     secret::Secret,
 };
 
-/// Unix seconds; nothing depends on the machine's clock.
+/// The time of all inputs, in Unix seconds; independent of the machine's clock.
 pub(crate) const NOW: i64 = 1_795_000_000;
-/// How large a delivery usually is, in bytes.
-pub(crate) const USUAL: usize = 600;
+/// The usual size of a delivery, in bytes.
+pub(crate) const USUAL_BYTES: usize = 600;
 
-/// [`NOW`] as a time.
+/// Returns [`NOW`] as a timestamp.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(NOW).expect("a constant")
 }
 
-/// `count` signing secrets; the last one is what deliveries are signed with, as late in a rotation.
+/// Returns `count` signing secrets. Deliveries are signed with the last one, as late in a rotation.
 pub(crate) fn secrets(count: usize) -> Vec<Secret> {
     (0..count).map(|n| Secret::new(format!("whsec_{n:032}"))).collect()
 }
 
-/// The id of the `n`th conversation.
+/// Returns the id of the `n`th conversation.
 pub(crate) fn conversation_id(n: usize) -> String {
     format!("KA{n:06}b8f2c4d6e8")
 }
 
-/// The `n`th delivery, `bytes` long: the names that matter, then text.
+/// Returns the body of the `n`th delivery, `bytes` long: the fields that polyhook reads, then text.
 pub(crate) fn body(n: usize, bytes: usize) -> Bytes {
     let start = format!(
         r#"{{"type":"conversation.completed","id":"evt-{n:06}","created_at":"2026-11-18T13:46:40Z","data":{{"conversation_id":"{}","account_id":"acme-uk","project_id":"PROJECT-1a2b","environment":"live","channel":"VOICE-SIP","in_progress":false,"total_duration":90.5,"handoff":null,"turns":["#,
@@ -44,11 +44,11 @@ pub(crate) fn body(n: usize, bytes: usize) -> Bytes {
     body.push_str(end);
     body.extend(std::iter::repeat_n('x', bytes.saturating_sub(body.len() + close.len())));
     body.push_str(close);
-    assert_eq!(body.len(), bytes, "too short for what a delivery says");
+    assert_eq!(body.len(), bytes, "too few bytes for the fields of a delivery");
     Bytes::from(body)
 }
 
-/// The `n`th delivery as the receiver hands it to the queue.
+/// Returns the `n`th delivery as the receiver gives it to the queue.
 pub(crate) fn message(n: usize, bytes: usize) -> Message {
     let body = body(n, bytes);
     let event = Event::read(&body);
@@ -66,7 +66,7 @@ pub(crate) fn message(n: usize, bytes: usize) -> Message {
     }
 }
 
-/// PolyAI's id of the `n`th delivery.
+/// Returns PolyAI's event id of the `n`th delivery.
 pub(crate) fn event_id(n: usize) -> String {
     format!("evt-{n:06}")
 }

@@ -1,5 +1,5 @@
-//! What is counted. Each case prepares the same whatever the number of times, so that only the work itself is in
-//! the difference.
+//! The counted cases. A case prepares the same data for every number of repetitions, so that the difference of two runs
+//! contains only the work itself.
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
@@ -23,57 +23,63 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
-use crate::inputs::{NOW, USUAL, body, conversation_id, event_id, message, now, secrets};
+use crate::inputs::{NOW, USUAL_BYTES, body, conversation_id, event_id, message, now, secrets};
 
 /// A piece of work that is counted.
 #[derive(Debug)]
 pub(crate) struct Case {
     /// Names it in `limits.toml`.
     pub(crate) name: &'static str,
-    /// For people.
-    pub(crate) what: &'static str,
-    /// How often it is done in the shorter run: past what only the first times cost.
+    /// Describes the case in the output.
+    pub(crate) description: &'static str,
+    /// Repetitions in the shorter run, enough for costs that only the first repetitions have.
     pub(crate) few: usize,
-    /// How often in the longer one, at most [`MOST`].
+    /// Repetitions in the longer run, at most [`MAX_REPETITIONS`].
     pub(crate) many: usize,
-    /// Does it so many times.
+    /// Repeats the work this many times.
     pub(crate) work: fn(usize),
 }
 
-/// What must be prepared to do any work as often as the longest run does.
-const MOST: usize = 600;
+/// Maximum repetitions of a case; data is prepared for this many.
+const MAX_REPETITIONS: usize = 600;
 
-/// Under callgrind everything is slow, and late is not what is counted.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A generous timeout, because everything is slow under callgrind.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// All of them.
+/// All cases.
 pub(crate) const CASES: [Case; 6] = [
     Case {
         name: "signature",
-        what: "one secret, 600 bytes, both forms tried",
+        description: "one secret, 600 bytes, both forms tried",
         few: 100,
         many: 600,
         work: signature,
     },
-    Case { name: "event", what: "reading what 600 bytes are about", few: 100, many: 600, work: event },
+    Case { name: "event", description: "reading an event of 600 bytes", few: 100, many: 600, work: event },
     Case {
         name: "dedup_key",
-        what: "the id and the hash of 600 bytes",
+        description: "the id and the hash of 600 bytes",
         few: 100,
         many: 600,
         work: dedup_key,
     },
-    Case { name: "archive_key", what: "where a conversation lies", few: 100, many: 600, work: archive_key },
+    Case {
+        name: "archive_key",
+        description: "the key of a conversation",
+        few: 100,
+        many: 600,
+        work: archive_key,
+    },
     Case {
         name: "append",
-        what: "one message durable in the embedded queue",
+        description: "one message durable in the embedded queue",
         few: 100,
         many: 600,
         work: append,
     },
     Case {
         name: "delivery",
-        what: "one signed delivery, from request to 204 and log",
+        description: "one signed delivery, from request to 204 and log",
         few: 100,
         many: 600,
         work: delivery,
@@ -83,7 +89,7 @@ pub(crate) const CASES: [Case; 6] = [
 fn signature(times: usize) {
     let secrets = secrets(1);
     let verifier = Verifier::new(&secrets, Scheme::Auto, Duration::from_mins(5));
-    let body = body(0, USUAL);
+    let body = body(0, USUAL_BYTES);
     let signature = signature::sign(&secrets[0], Some(NOW), &body);
     let timestamp = NOW.to_string();
     for _ in 0..times {
@@ -94,14 +100,14 @@ fn signature(times: usize) {
 }
 
 fn event(times: usize) {
-    let body = body(0, USUAL);
+    let body = body(0, USUAL_BYTES);
     for _ in 0..times {
         black_box(Event::read(black_box(&body)));
     }
 }
 
 fn dedup_key(times: usize) {
-    let (id, body) = (event_id(0), body(0, USUAL));
+    let (id, body) = (event_id(0), body(0, USUAL_BYTES));
     for _ in 0..times {
         let id = event::message_id(Some(black_box(id.as_bytes())), &body);
         black_box(DedupKey::new(&id, black_box(&body)));
@@ -117,7 +123,7 @@ fn archive_key(times: usize) {
 
 fn append(times: usize) {
     let runtime = runtime();
-    let messages: Vec<_> = (0..MOST).map(|n| message(n, USUAL)).collect();
+    let messages: Vec<_> = (0..MAX_REPETITIONS).map(|n| message(n, USUAL_BYTES)).collect();
     let store = Store::open(&runtime);
     for message in &messages[..times] {
         runtime.block_on(store.queue.publish(message.clone())).expect("durable");
@@ -125,7 +131,7 @@ fn append(times: usize) {
     store.close(&runtime);
 }
 
-/// Without a socket: the request is made here, which costs about what reading it from the wire would.
+/// Delivers without a socket. Building the request costs about as much as reading it from the network.
 fn delivery(times: usize) {
     telemetry::init_metrics().expect("the first recorder");
     telemetry::init_logs(&LogConfig { format: Some(LogFormat::Json), ..LogConfig::default() })
@@ -133,20 +139,20 @@ fn delivery(times: usize) {
     let runtime = runtime();
     let store = Store::open(&runtime);
     let secrets = secrets(1);
-    let deliveries: Vec<_> = (0..MOST)
+    let deliveries: Vec<_> = (0..MAX_REPETITIONS)
         .map(|n| {
-            let body = body(n, USUAL);
+            let body = body(n, USUAL_BYTES);
             (event_id(n), signature::sign(&secrets[0], Some(NOW), &body), body)
         })
         .collect();
-    let server = ServerConfig { ack_budget: PATIENCE, ..ServerConfig::default() };
+    let server = ServerConfig { ack_budget: TIMEOUT, ..ServerConfig::default() };
     let signature = SignatureConfig { secrets, ..SignatureConfig::default() };
     let queue = Arc::clone(&store.queue) as Arc<dyn Queue>;
     let router = Receiver::new(&server, &signature, queue, clock(), &Health::default()).router(&server.path);
     for (id, signature, body) in &deliveries[..times] {
         let request = Request::post(&server.path)
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::CONTENT_LENGTH, USUAL)
+            .header(header::CONTENT_LENGTH, USUAL_BYTES)
             .header(EVENT_ID_HEADER, id)
             .header(TIMESTAMP_HEADER, NOW)
             .header(SIGNATURE_HEADER, signature)
@@ -158,7 +164,7 @@ fn delivery(times: usize) {
     store.close(&runtime);
 }
 
-/// An embedded queue in a folder of its own.
+/// An embedded queue in a temporary folder.
 struct Store {
     queue: Arc<SqliteQueue>,
     lifecycle: Lifecycle,
@@ -170,7 +176,7 @@ impl Store {
         let _entered = runtime.enter();
         let folder = TempDir::new().expect("a temporary folder");
         let lifecycle = Lifecycle::new();
-        let options = SqliteOptions { publish_timeout: PATIENCE, clock: clock(), ..SqliteOptions::default() };
+        let options = SqliteOptions { publish_timeout: TIMEOUT, clock: clock(), ..SqliteOptions::default() };
         let queue = SqliteQueue::open(&folder.path().join("queue.db"), options, &lifecycle).expect("a queue");
         Self { queue, lifecycle, _folder: folder }
     }

@@ -1,4 +1,4 @@
-//! `benches/limits.toml`: what each case may take, by target.
+//! `benches/limits.toml`: the limits of each case, by target.
 
 use std::{collections::BTreeMap, fmt, fs, path::PathBuf, process::Command};
 
@@ -6,35 +6,36 @@ use serde::Deserialize;
 
 use crate::{COMMAND, Case, Counts};
 
-/// Stands above the limits, for who opens the file.
-const HEAD: &str = "\
-# What a piece of work may take, in instructions and allocations: see CONTRIBUTING.md.
+/// The comment at the top of the file.
+const HEADER: &str = "\
+# Limits of instructions and allocations: see CONTRIBUTING.md.
 # Written by `cargo test --bench counts -- --write`; a commit that raises a limit says why.
 ";
-/// By how much instructions may differ before anybody is told, in percent.
+/// Default tolerance for instructions, in percent.
 const TOLERANCE_PERCENT: f64 = 3.0;
-/// Allocations are whole; tenths come from what grows now and then.
-const ALLOCATIONS: f64 = 0.5;
+/// Tolerance for allocations. Tenths come from buffers that grow only in some repetitions.
+const ALLOCATION_TOLERANCE: f64 = 0.5;
 
-/// What a count depends on beside the program.
+/// The compiler, on which the counts depend.
 #[derive(Debug)]
 pub(crate) struct Build {
     /// The compiler's version.
     pub(crate) rustc: String,
-    /// What it compiles for.
+    /// The target triple.
     pub(crate) target: String,
 }
 
 impl Build {
-    /// As the compiler on the path says.
+    /// Asks the compiler on the path.
     pub(crate) fn of_this_machine() -> Result<Self, String> {
         let output = Command::new("rustc")
             .arg("-vV")
             .output()
             .map_err(|error| format!("cannot ask rustc for its version: {error}"))?;
-        let said = String::from_utf8_lossy(&output.stdout);
+        let version = String::from_utf8_lossy(&output.stdout);
         let field = |name: &str| {
-            said.lines()
+            version
+                .lines()
                 .find_map(|line| line.strip_prefix(name))
                 .map(|value| value.trim().to_owned())
                 .ok_or_else(|| format!("rustc -vV does not name its {name}"))
@@ -43,11 +44,11 @@ impl Build {
     }
 }
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Limits {
-    /// By how much instructions may exceed their limit, and how far below it they may be unmentioned.
+    /// How far instructions may be above their limit, or below it without a finding.
     pub(crate) tolerance_percent: f64,
     #[serde(rename = "target")]
     targets: BTreeMap<String, Target>,
@@ -66,18 +67,18 @@ struct Target {
     cases: BTreeMap<String, Limit>,
 }
 
-/// What one case may take.
+/// The limit of a case.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Limit {
-    /// Give or take the tolerance.
+    /// Instructions, within [`Limits::tolerance_percent`].
     pub(crate) instructions: u64,
-    /// Exact but for half a one.
+    /// Allocations, within [`ALLOCATION_TOLERANCE`].
     pub(crate) allocations: f64,
 }
 
 impl Limit {
-    /// How many more instructions than the limit, or (negative) fewer.
+    /// Returns the difference of instructions from the limit, in percent; negative below it.
     #[expect(clippy::cast_precision_loss, reason = "counts of instructions are far below 2^52")]
     pub(crate) fn change_percent(self, counts: Counts) -> f64 {
         (counts.instructions as f64 / self.instructions as f64 - 1.0) * 100.0
@@ -89,7 +90,7 @@ impl Limit {
 }
 
 impl Limits {
-    /// Reads the file; none at all is without limits.
+    /// Reads the file. Without a file there are no limits.
     pub(crate) fn read() -> Result<Self, String> {
         match fs::read_to_string(path()) {
             Ok(text) => toml::from_str(&text).map_err(|error| format!("benches/limits.toml: {error}")),
@@ -98,8 +99,8 @@ impl Limits {
         }
     }
 
-    /// An error says why these are not the limits of `build`, and what to do.
-    pub(crate) fn are_for(&self, build: &Build) -> Result<(), String> {
+    /// Returns an error, with the next step, if these limits are for another compiler or target than `build`.
+    pub(crate) fn check_build(&self, build: &Build) -> Result<(), String> {
         let why = match self.targets.get(&build.target) {
             Some(target) if target.rustc == build.rustc => return Ok(()),
             Some(target) => {
@@ -111,35 +112,35 @@ impl Limits {
             None => format!("benches/limits.toml has no limits for {}", build.target),
         };
         Err(format!(
-            "{why}: counts of two compilers cannot be compared.\n  \
-             With the last commit whose counts were in order, run: {COMMAND} -- --write\n  \
-             keep benches/limits.toml, come back to this commit, and run: {COMMAND}"
+            "{why}: counts of different compilers cannot be compared.\n  \
+             Run this with the last commit whose counts were within the limits: {COMMAND} -- --write\n  \
+             Then return to this commit with that benches/limits.toml, and run: {COMMAND}"
         ))
     }
 
-    /// The limit of a case, if it has one.
+    /// Returns the limit of a case, if it has one.
     pub(crate) fn of(&self, build: &Build, case: &Case) -> Option<Limit> {
         self.targets.get(&build.target)?.cases.get(case.name).copied()
     }
 
-    /// Whether `counts` is too much, as far as there is a limit.
+    /// Returns true if `counts` exceeds the limit of the case.
     pub(crate) fn are_exceeded_by(&self, build: &Build, case: &Case, counts: Counts) -> bool {
         self.of(build, case).is_some_and(|limit| {
             limit.change_percent(counts) > self.tolerance_percent
-                || limit.more_allocations(counts) > ALLOCATIONS
+                || limit.more_allocations(counts) > ALLOCATION_TOLERANCE
         })
     }
 
-    /// Whether `counts` is so far below its limit that this would hide a regression.
+    /// Returns true if `counts` is so far below the limit that the limit would hide a regression.
     pub(crate) fn are_undercut_by(&self, build: &Build, case: &Case, counts: Counts) -> bool {
         self.of(build, case).is_some_and(|limit| {
             limit.change_percent(counts) < -self.tolerance_percent
-                || limit.more_allocations(counts) < -ALLOCATIONS
+                || limit.more_allocations(counts) < -ALLOCATION_TOLERANCE
         })
     }
 
-    /// Takes over what was counted; if that is `everything`, forgets what is no longer counted.
-    pub(crate) fn take(&mut self, build: &Build, counted: &[(&Case, Counts)], everything: bool) {
+    /// Replaces the limits by the counts. If `everything` was counted, removes cases that no longer exist.
+    pub(crate) fn update(&mut self, build: &Build, counted: &[(&Case, Counts)], everything: bool) {
         let target = self.targets.entry(build.target.clone()).or_default();
         if everything || target.rustc != build.rustc {
             target.cases.clear();
@@ -158,10 +159,10 @@ impl Limits {
     }
 }
 
-/// One line a case, so that a change is easy to read.
+/// Writes one line per case, for readable diffs.
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{HEAD}tolerance_percent = {:?}", self.tolerance_percent)?;
+        writeln!(f, "{HEADER}tolerance_percent = {:?}", self.tolerance_percent)?;
         for (name, Target { rustc, cases }) in &self.targets {
             writeln!(f, "\n[target.{name}]\nrustc = \"{rustc}\"\n\n[target.{name}.cases]")?;
             for (case, Limit { instructions, allocations }) in cases {

@@ -1,4 +1,4 @@
-//! Compares what was counted with its limits, and says what to do.
+//! Compares the counts with the limits and says what to do.
 
 use std::{fmt, path::Path};
 
@@ -7,20 +7,20 @@ use crate::{
     limits::{Build, Limits},
 };
 
-/// Something worth telling.
+/// A case whose counts differ from its limit.
 #[derive(Debug)]
 pub(crate) enum Finding {
-    /// More than the limit.
+    /// Exceeds its limit.
     Above(String),
-    /// Nobody has set a limit yet.
+    /// Has no limit yet.
     Unlimited(&'static str),
-    /// So far below the limit that it would hide a regression.
+    /// Is so far below its limit that the limit would hide a regression.
     Below(String),
 }
 
 impl Finding {
-    /// Whether it is a failure.
-    pub(crate) fn fails(&self) -> bool {
+    /// Returns true if the check must fail.
+    pub(crate) fn is_failure(&self) -> bool {
         !matches!(self, Self::Below(_))
     }
 }
@@ -30,13 +30,13 @@ impl fmt::Display for Finding {
         match self {
             Self::Above(text) | Self::Below(text) => f.write_str(text),
             Self::Unlimited(name) => {
-                write!(f, "{name}: has no limit. Give it one: {COMMAND} -- --write --case {name}")
+                write!(f, "{name} has no limit. Write one: {COMMAND} -- --write --case {name}")
             }
         }
     }
 }
 
-/// What there is to say of `counted`, case by case.
+/// Returns the findings for `counted`.
 pub(crate) fn judge(
     limits: &Limits,
     build: &Build,
@@ -46,8 +46,8 @@ pub(crate) fn judge(
     let judge_one = |(case, counts): &(&Case, Counts)| {
         let name = case.name;
         let Some(limit) = limits.of(build, case) else { return Some(Finding::Unlimited(name)) };
-        let told = format!(
-            "{name}: {} instructions and {:.1} allocations, where {} and {:.1} are the limit ({:+.1} %)",
+        let message = format!(
+            "{name}: {} instructions and {:.1} allocations; the limit is {} and {:.1} ({:+.1} %)",
             counts.instructions,
             counts.allocations,
             limit.instructions,
@@ -57,15 +57,15 @@ pub(crate) fn judge(
         let write = format!("{COMMAND} -- --write --case {name}");
         if limits.are_exceeded_by(build, case, *counts) {
             return Some(Finding::Above(format!(
-                "{told}\n  \
-                 A regression? See where they go, here and in the commit before: callgrind_annotate {}\n  \
-                 Meant to be? Take them as the limit, and say why in the commit: {write}",
-                callgrind::account(folder, case).display()
+                "{message}\n  \
+                 Find the cause, here and in the previous commit: callgrind_annotate {}\n  \
+                 If the cost is intended, write the new limit and give the reason in the commit: {write}",
+                callgrind::profile_path(folder, case).display()
             )));
         }
         limits.are_undercut_by(build, case, *counts).then(|| {
             Finding::Below(format!(
-                "{told}\n  Well done. Lower the limit, or the gain can be lost unseen: {write}"
+                "{message}\n  Lower the limit, so that the gain is not lost unnoticed: {write}"
             ))
         })
     };

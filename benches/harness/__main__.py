@@ -1,4 +1,4 @@
-"""Runs the sections, keeps their results, and writes the report."""
+"""Runs the sections, stores their results, and writes the report."""
 
 import argparse
 import json
@@ -12,11 +12,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 EXAMPLES = """examples:
-  benches/run --quick                     everything in short rounds, and docs/benchmarks.md from it
-  benches/run                             the same with longer rounds, and an hour for the memory
-  benches/run --quick --only receiver     one section; its results are kept, the report is not written
-  benches/run --report                    the report again from the results that are kept
-  benches/run --flame                     where the receiver's time goes: docs/benchmarks/receiver-flame.svg
+  benches/run --quick                     all sections with short rounds; writes docs/benchmarks.md
+  benches/run                             the same with long rounds, and an hour for the memory
+  benches/run --quick --only receiver     one section; stores its results, writes no report
+  benches/run --report                    writes the report from the stored results
+  benches/run --flame                     draws a flame graph: docs/benchmarks/receiver-flame.svg
 """
 SECTIONS = ("receiver", "latency", "footprint", "growth", "embedded", "worker", "tools")
 
@@ -25,11 +25,11 @@ def main():
     parser = argparse.ArgumentParser(
         "benches/run", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="short rounds; the report says so")
-    parser.add_argument("--rounds", type=int, default=5, help="how often contenders alternate (default: 5)")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
-    parser.add_argument("--report", action="store_true", help="measure nothing, write the report from what is kept")
-    parser.add_argument("--flame", action="store_true", help="draw a flame graph of the receiver, and nothing else")
+    parser.add_argument("--quick", action="store_true", help="short rounds")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=f"run only these sections: {', '.join(SECTIONS)}")
+    parser.add_argument("--report", action="store_true", help="only write the report from the stored results")
+    parser.add_argument("--flame", action="store_true", help="only draw a flame graph of the receiver")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = Path(__file__).resolve().parents[1] / "results"
@@ -51,15 +51,15 @@ def measure(args, results):
 
     for name in args.only or SECTIONS:
         section = importlib.import_module(f".{name}", __package__)
-        begun = time.monotonic()
+        begin = time.monotonic()
         print(f"{name}: …", end=" ", file=sys.stderr, flush=True)
-        # Each has a machine of its own, as far as that goes: nothing is left from the one before.
+        # A new context for each section, so that nothing is left from the one before.
         ctx = Context(args.quick, args.rounds)
         try:
             found = section.run(ctx)
         finally:
             ctx.close()
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - begin
         print(f"{seconds:.0f} s", file=sys.stderr)
         about = {"quick": args.quick, "rounds": args.rounds, "took_seconds": seconds, "on": machine()}
         (results / f"{name}.json").write_text(json.dumps({**about, "found": found}, indent=1))
@@ -77,7 +77,7 @@ def flame():
 
 
 def machine():
-    """Where and when this was measured."""
+    """Describes the machine, the date and the commit."""
     model = next(
         (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
         platform.machine(),

@@ -1,4 +1,4 @@
-"""A private RabbitMQ node: own name, ports, data and port mapper, on loopback."""
+"""A private RabbitMQ node on the loopback interface, with its own name, ports, data and port mapper."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pika
 
-from .site import Failed, answers_at, eventually, free_ports
+from .site import BenchmarkError, answers_at, eventually, free_ports
 
 HOME = Path("/usr/lib/rabbitmq/bin")
 
@@ -16,7 +16,7 @@ class Broker:
 
     def __init__(self, ctx, plugins=(), settings=""):
         if not (HOME / "rabbitmq-server").exists():
-            raise Failed(f"{HOME}/rabbitmq-server is missing: run scripts/install-test-tools")
+            raise BenchmarkError(f"{HOME}/rabbitmq-server is missing: run scripts/install-test-tools")
         self.folder = ctx.work / "rabbitmq"
         self.folder.mkdir()
         self.port, dist, epmd = free_ports(3)
@@ -46,21 +46,21 @@ class Broker:
         ctx.start("epmd", ["epmd", "-port", epmd, "-address", "127.0.0.1"], self.env)
         eventually("the port mapper listens", lambda: answers_at(epmd))
         self.process = ctx.start("rabbitmq", [HOME / "rabbitmq-server"], self.env)
-        eventually("RabbitMQ listens", lambda: answers_at(self.port), patience=90)
+        eventually("RabbitMQ listens", lambda: answers_at(self.port), timeout=90)
 
     def beam(self):
-        """The virtual machine itself, without the scripts before it."""
+        """Returns the pid of the Erlang virtual machine, without its start scripts."""
         for pid in self.process.family():
             if Path(f"/proc/{pid}/comm").read_text().startswith("beam"):
                 return pid
-        raise Failed("RabbitMQ is not running")
+        raise BenchmarkError("RabbitMQ is not running")
 
     def pin(self, cores):
-        """Runs it on these cores only."""
+        """Restricts the node to these cores."""
         subprocess.run(["taskset", "-apc", ",".join(map(str, cores)), str(self.beam())], check=True, stdout=subprocess.DEVNULL)
 
     def take(self, queue):
-        """How many messages stand in a queue, which is empty then; 0 if there is none."""
+        """Purges a queue and returns the number of its messages; 0 if the queue does not exist."""
         connection = pika.BlockingConnection(pika.URLParameters(self.url))
         try:
             channel = connection.channel()

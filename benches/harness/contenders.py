@@ -1,11 +1,11 @@
-"""Those who take deliveries: our receiver, its peers, and a receiver without a queue. All take the same load."""
+"""The receivers to compare: polyhook, its peers, and a receiver without a queue. All get the same load."""
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .site import SECRET, Failed, Site, answers_at, eventually, free_ports, run_once
+from .site import SECRET, BenchmarkError, Site, answers_at, eventually, free_ports, run_once
 
 PATH = "polyai-events"
 BODY_BYTES = 600
@@ -18,7 +18,7 @@ class Running:
     process: object
     url: str
     secret: str = SECRET
-    #: Where what it accepts is found.
+    #: The queue that holds the accepted deliveries.
     queue: str | None = None
     service: object = None
 
@@ -27,7 +27,7 @@ class Running:
 
 
 def polyhook(ctx, name, sections=None, cores=None):
-    """`polyhook receive` on RabbitMQ, configured as for production but for what `sections` change."""
+    """Starts `polyhook receive` on RabbitMQ, with a production configuration changed by `sections`."""
     prefix = f"bench.{name}"
     site = Site(ctx, name, None, {"queue": {"url": ctx.broker().url, "prefix": prefix}, **(sections or {})})
     service = site.start("receive", cores)
@@ -87,7 +87,7 @@ def listening(ctx, name, argv, env, port, cores, queue):
 
 
 def load(ctx, running, *words, cores=None):
-    """Runs the load client: its report, with its own cost."""
+    """Runs the load client and returns its report, with its CPU time."""
     pin = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
     argv = [*pin, ctx.bin / "load", "--url", running.url, "--secret", running.secret, "--body-bytes", BODY_BYTES, *words]
     done = run_once(argv)
@@ -95,7 +95,7 @@ def load(ctx, running, *words, cores=None):
 
 
 def publish(ctx, queue, *words, cores=None, arrives_in=None):
-    """Runs the bare publisher: its report, with its own cost. What it publishes arrives in its queue, or in another."""
+    """Runs the bare publisher and returns its report, with its CPU time. Its messages arrive in `queue` or `arrives_in`."""
     pin = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
     argv = [*pin, ctx.bin / "publish", "--url", ctx.broker().url, "--queue", queue, "--body-bytes", BODY_BYTES, *words]
     done = run_once(argv)
@@ -105,9 +105,9 @@ def publish(ctx, queue, *words, cores=None, arrives_in=None):
 
 
 def durable(name, report, found, may_refuse=False):
-    """Fails unless all that was accepted, and nothing else, is there, and unless nothing was refused that must not be."""
+    """Fails unless exactly the accepted messages are durable, and no delivery failed unless `may_refuse`."""
     if (report["failed"] and not may_refuse) or not found or report["accepted"] != found:
-        raise Failed(f"{name}: accepted {report['accepted']}, found durable {found}, failed {report['failed']}")
+        raise BenchmarkError(f"{name}: accepted {report['accepted']}, found durable {found}, failed {report['failed']}")
 
 
 def file_size(path):
@@ -115,5 +115,5 @@ def file_size(path):
 
 
 def cores():
-    """The cores there are."""
+    """Returns the cores of this process."""
     return sorted(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""What every section is given: processes whose cost is known, a broker, and how long to measure."""
+"""The context of a section: starts processes and measures their cost, provides a broker, and knows the length of the rounds."""
 
 import atexit
 import os
@@ -15,7 +15,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Process:
-    """A program with all that it starts, in a group of its own."""
+    """A program and its descendants, in a process group."""
 
     def __init__(self, name, argv, env, log, cores=None):
         pin = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
@@ -27,7 +27,7 @@ class Process:
         self.pid = self.popen.pid
 
     def family(self):
-        """The process and all its descendants."""
+        """Returns the process and all its descendants."""
         children = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -41,15 +41,15 @@ class Process:
         return found
 
     def cpu(self):
-        """User and system time of all of them, and of those that have ended, in seconds."""
+        """Returns the user and system time of all of them, including ended ones, in seconds."""
         return sum(sum(map(int, fields[11:15])) for pid in self.family() if (fields := stat(pid))) / TICKS
 
     def rss(self):
-        """Resident memory of all of them, in bytes."""
+        """Returns the resident memory of all of them, in bytes."""
         return sum(self.resident().values())
 
     def resident(self):
-        """The same, by what it is: `anon`, `file`."""
+        """Returns the resident memory by kind: `anon`, `file`."""
         found = {"anon": 0, "file": 0}
         for pid in self.family():
             try:
@@ -61,11 +61,11 @@ class Process:
                     found[line[3:7].lower()] += int(line.split()[1]) * 1024
         return found
 
-    def stop(self, patience=20):
+    def stop(self, timeout=20):
         if self.popen.poll() is None:
             self.popen.terminate()
             try:
-                self.popen.wait(patience)
+                self.popen.wait(timeout)
             except subprocess.TimeoutExpired:
                 pass
         try:
@@ -76,7 +76,7 @@ class Process:
 
 
 def stat(pid):
-    """The fields of `/proc/PID/stat` behind the name: state, parent, …"""
+    """Returns the fields of `/proc/PID/stat` after the name: state, parent, …"""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -84,10 +84,10 @@ def stat(pid):
 
 
 class Context:
-    """See the module. Whatever ends this process, even a SIGKILL: a shell that waits for the end of its input kills every group
-    that was started, and removes the folder."""
+    """See the module. Even if this process is killed, a shell that waits for the end of its input kills every started process group
+    and removes the folder."""
 
-    LEASH = 'while read -r group; do groups="$groups -$group"; done; kill -9 $groups 2>/dev/null; sleep 1; rm -rf "$1"'
+    WATCHDOG = 'while read -r group; do groups="$groups -$group"; done; kill -9 $groups 2>/dev/null; sleep 1; rm -rf "$1"'
 
     def __init__(self, quick, rounds):
         self.quick = quick
@@ -97,18 +97,18 @@ class Context:
         self.work = Path(tempfile.mkdtemp(prefix="polyhook-bench-"))
         self.started = []
         self._broker = None
-        argv = ["sh", "-c", self.LEASH, "leash", str(self.work)]
-        self.leash = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
+        argv = ["sh", "-c", self.WATCHDOG, "watchdog", str(self.work)]
+        self.watchdog = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
         atexit.register(self.close)
 
     def start(self, name, argv, env, cores=None):
         process = Process(name, argv, env, self.work / f"{name}.log", cores)
         self.started.append(process)
-        print(process.pid, file=self.leash.stdin, flush=True)
+        print(process.pid, file=self.watchdog.stdin, flush=True)
         return process
 
     def broker(self):
-        """A RabbitMQ node of our own, on all cores."""
+        """Returns a private RabbitMQ node on all cores."""
         if self._broker is None:
             self._broker = Broker(self)
         return self._broker
@@ -117,7 +117,7 @@ class Context:
         for process in reversed(self.started):
             process.stop()
         self.started = []
-        # Numbers of groups that are gone may be others' by and by.
-        self.leash.kill()
-        self.leash.wait()
+        # The system may reuse the ids of ended process groups.
+        self.watchdog.kill()
+        self.watchdog.wait()
         shutil.rmtree(self.work, ignore_errors=True)

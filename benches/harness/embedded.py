@@ -1,10 +1,10 @@
-"""The embedded queue against a bare appender, and whether its consumer keeps up.
+"""Compares the embedded queue with a bare appender, and checks that its consumer keeps up.
 
-* `append`: the limit; the same bytes into the least table that would do.
-* `append_unique`: the same with an index that refuses duplicates, which a queue needs that takes each message once.
-* `queue`: the same producers through polyhook's embedded queue, nothing before it.
-* `receive`: signed deliveries over HTTP into `polyhook receive` on the embedded queue. The load client shares the
-  cores with it, so `null`, a receiver without a queue under the same client, says what is left to the queue.
+* `append`: the limit; the same bytes into a minimal table.
+* `append_unique`: `append` with the index that a queue needs to reject duplicates.
+* `queue`: the same producers through polyhook's embedded queue, without a receiver.
+* `receive`: signed deliveries over HTTP into `polyhook receive` on the embedded queue. The load client shares the cores with
+  it, so compare with `null`, a receiver without a queue under the same client.
 """
 
 import json
@@ -14,8 +14,8 @@ import time
 from contextlib import closing
 from statistics import median
 
-from .site import Failed, Service, Simulator, Site, answers_at, eventually, free_ports, run_once
-from .words import number, said, spread, table
+from .site import BenchmarkError, Service, Simulator, Site, answers_at, eventually, free_ports, run_once
+from .formatting import number, with_spread, spread, table
 
 NAME = "embedded"
 CONNECTIONS = 64
@@ -49,22 +49,22 @@ def run(ctx):
 
 
 def rows(path, question):
-    """What a question to an SQLite file is answered with: one number."""
+    """Returns the number that an SQL query on a file selects."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
         return file.execute(question).fetchone()[0] or 0
 
 
 def durable(name, report, found):
-    """Fails unless all that was accepted, and nothing else, is there."""
+    """Fails unless exactly the accepted messages are durable."""
     if report["failed"] or report["accepted"] != found or not found:
-        raise Failed(f"{name}: accepted {report['accepted']}, found {found}, failed {report['failed']}")
+        raise BenchmarkError(f"{name}: accepted {report['accepted']}, found {found}, failed {report['failed']}")
 
 
 def append(ctx, name, seconds, *options):
     path = ctx.work / f"{name}.db"
     argv = [ctx.bin / "append", "--file", path, "--producers", CONNECTIONS, "--duration", f"{seconds}s"]
     report = json.loads(run_once([*argv, "--body-bytes", BODY_BYTES, *options])["stdout"])
-    # Rows that were consumed are counted by the number of the last one.
+    # max(seq) also counts rows that were consumed.
     durable(name, report, rows(path, "SELECT max(seq) FROM messages"))
     for file in ctx.work.glob(f"{name}.db*"):
         os.truncate(file, 0)
@@ -72,7 +72,7 @@ def append(ctx, name, seconds, *options):
 
 
 def costed(report, cpu_seconds):
-    """What is kept of a run."""
+    """Returns the stored part of a report, with the CPU time per message."""
     kept = {key: report[key] for key in ("accepted", "per_second", "latency_us")}
     return {**kept, "cpu_us": cpu_seconds / report["accepted"] * 1e6}
 
@@ -117,12 +117,12 @@ def null(ctx, name, seconds):
     cpu = process.cpu() - before
     process.stop()
     if report["failed"]:
-        raise Failed(f"{name}: {report['failed']}")
+        raise BenchmarkError(f"{name}: {report['failed']}")
     return costed(report, cpu)
 
 
 def secure_delete(ctx, seconds):
-    """What overwriting deleted messages costs a queue that is kept nearly empty, in the bare appender."""
+    """Measures the cost of overwriting deleted messages, with a bare appender whose table is kept nearly empty."""
     pairs = []
     for number in range(ctx.rounds):
         without = append(ctx, f"consume-{number}", seconds / 2, "--consume")
@@ -135,8 +135,8 @@ def secure_delete(ctx, seconds):
 
 
 def consumer(ctx, seconds):
-    """Whether the consumer keeps up with a receiver that takes all it can. The events are of an environment that nobody
-    wants, so a job is leased and settled, and no API is asked: this is the queue's own speed."""
+    """Checks that the consumer keeps up with a receiver at full load. The events belong to an environment that is not archived, so
+    a job is leased and settled without an API request: this is the speed of the queue itself."""
     found = []
     for number in range(1 if ctx.quick else ctx.rounds):
         site = Site(ctx, f"embedded-consumer-{number}", None, {"worker": {"environments": ["sandbox"]}})
@@ -146,7 +146,7 @@ def consumer(ctx, seconds):
         taken = time.monotonic() - start
         behind = waiting(service)
         start = time.monotonic()
-        eventually("the queue is empty", lambda: waiting(service) == 0, patience=300, pause=0.1)
+        eventually("the queue is empty", lambda: waiting(service) == 0, timeout=300, pause=0.1)
         drained = time.monotonic() - start
         settled = service.total("polyhook_jobs_total", 'outcome="skipped"')
         service.stop()
@@ -163,12 +163,12 @@ def consumer(ctx, seconds):
 
 
 def waiting(service):
-    """Jobs that are not done."""
+    """Returns the number of unfinished jobs."""
     return service.total("polyhook_queue_depth", 'queue="fetch"')
 
 
 def rates(ctx):
-    """`polyhook run` with real jobs (conversation, a recording of 100 kB, archive) at rates that rise until the queue does."""
+    """Runs `polyhook run` with real jobs (conversation, a recording of 100 kB, archive) at rising rates until the queue grows."""
     seconds = 3 if ctx.quick else 15
     steps = []
     simulator = Simulator(ctx, "embedded-rates")
@@ -179,7 +179,7 @@ def rates(ctx):
             rate * seconds, turns=2, environment="live", channel="VOICE-SIP", script={"audio_size": "100 KB"}
         )
         step = offer(service, simulator, ids, rate, seconds)
-        eventually("all is archived", lambda: archived(service) == len(ids), patience=300, pause=0.1)
+        eventually("all is archived", lambda: archived(service) == len(ids), timeout=300, pause=0.1)
         service.stop()
         manifests = sum(1 for _ in site.archive.rglob("manifest.json"))
         durable(site.name, {"accepted": len(ids), "failed": {}}, manifests)
@@ -210,7 +210,7 @@ def offer(service: Service, simulator: Simulator, ids, rate, seconds):
         "archived_per_second": archived(service) / taken,
         "cores": (service.process.cpu() - cpu) / taken,
         "simulator_cores": (simulator.process.cpu() - its_cpu) / taken,
-        # Jobs in hand are not a backlog; neither is what arrived in the last half second.
+        # Jobs in progress, and deliveries of the last half second, are not a backlog.
         "holds": median(depths[half:]) <= max(16, rate / 2) and max(depths[half:]) <= max(32, rate),
     }
 
@@ -225,13 +225,13 @@ WHAT = {
 
 
 def markdown(found):
-    """The section as the report shows it."""
+    """Returns the section of the report."""
     rows = [
         [
             what,
-            said(found["per_second"][name], digits=0),
-            said(found["ratios"][name]) if name in found["ratios"] else "1",
-            said(found["cpu_us"][name], digits=1),
+            with_spread(found["per_second"][name], digits=0),
+            with_spread(found["ratios"][name]) if name in found["ratios"] else "1",
+            with_spread(found["cpu_us"][name], digits=1),
         ]
         for name, what in WHAT.items()
     ]
@@ -243,11 +243,11 @@ def markdown(found):
     ]
     behind = [each["behind_share"] for each in found["consumer"]]
     return "\n".join([
-        table(["", "a second", "of the bare appender", "CPU, µs each"], rows),
-        f"The queue is at {said(found['queue/append_unique'])} of an appender that refuses duplicates too.\n",
+        table(["", "per second", "ratio to the bare appender", "CPU, µs each"], rows),
+        f"The queue is at {with_spread(found['queue/append_unique'])} of an appender that refuses duplicates too.\n",
         f"Overwriting what is deleted (`secure_delete`) costs the bare appender, which deletes as much as it appends, "
-        f"{said(secure['cpu_ratio'])} times the CPU; it is at {said(secure['throughput_ratio'])} of the throughput.\n",
-        f"With jobs that ask no API, `polyhook run` is behind by {said(spread(behind))} of what a closed loop of "
+        f"{with_spread(secure['cpu_ratio'])} times the CPU; it is at {with_spread(secure['throughput_ratio'])} of the throughput.\n",
+        f"With jobs that ask no API, `polyhook run` is behind by {with_spread(spread(behind))} of what a closed loop of "
         f"{found['connections']} connections has delivered when that ends.\n",
         f"With a conversation and a recording of 100 kB for each delivery the queue stays flat up to "
         f"{found['rates']['holds']} a second; the last step used {number(last['cores'])} cores, and the simulator "

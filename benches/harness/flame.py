@@ -1,7 +1,7 @@
-"""Where the receiver's time goes: a flame graph of `polyhook receive` under a closed loop of 64 connections.
+"""Draws a flame graph of `polyhook receive` under a closed loop of 64 connections.
 
-`perf` looks where each thread is some hundred times a second of its time and keeps the stack; what it costs shows in the
-graph, so its figures are shares and no costs of a delivery.
+`perf` samples the stack of each thread some hundred times per second. Its own cost is included, so the figures are shares of
+the CPU time and not the cost of a delivery.
 """
 
 import shutil
@@ -10,19 +10,19 @@ import time
 
 from . import contenders
 from .contenders import load
-from .site import Failed
+from .site import BenchmarkError
 
 HERTZ = 499
 STACK_BYTES = 16384
 #: Narrower boxes, in percent, are left out.
-LEAST_WIDTH = "0.4"
+MIN_WIDTH = "0.4"
 
 
 def draw(ctx, folder):
     """Writes `receiver-flame.svg`. Needs a build with symbols, and `perf` and `inferno` on the path."""
     for program in ("perf", "inferno-collapse-perf", "inferno-flamegraph"):
         if not shutil.which(program):
-            raise Failed(f"{program} is missing: `perf` comes with the kernel's tools; benches/run installs inferno")
+            raise BenchmarkError(f"{program} is missing: `perf` comes with the kernel's tools; benches/run installs inferno")
     limits = ctx.bin
     ctx.bin = ctx.root / "target/profiling"
     running = contenders.polyhook(ctx, "flame")
@@ -39,6 +39,6 @@ def draw(ctx, folder):
     with open(stacks, "wb") as out:
         subprocess.run(["perf", "script", "--no-inline", "--input", samples], stdout=out, stderr=subprocess.DEVNULL, check=True)
     folded = subprocess.run(["inferno-collapse-perf", "--all", stacks], capture_output=True, check=True).stdout
-    words = ["--title", "polyhook receive: shares of its CPU by stack", "--minwidth", LEAST_WIDTH, "--hash", "--countname", "ns"]
+    words = ["--title", "polyhook receive: shares of its CPU by stack", "--minwidth", MIN_WIDTH, "--hash", "--countname", "ns"]
     drawn = subprocess.run(["inferno-flamegraph", *words], input=folded, capture_output=True, check=True).stdout
     (folder / "receiver-flame.svg").write_bytes(drawn)

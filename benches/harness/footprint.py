@@ -1,4 +1,4 @@
-"""What the receiver takes when it starts, when it idles and while it works: time, memory, and the size of the program."""
+"""Measures the receiver's time to start, its memory at rest and under load, and the size of the program."""
 
 import hashlib
 import hmac
@@ -8,8 +8,8 @@ import time
 
 from . import contenders
 from .contenders import load
-from .words import megabytes, said, spread, table
-from .site import Failed, Site, eventually, free_ports
+from .formatting import megabytes, with_spread, spread, table
+from .site import BenchmarkError, Site, eventually, free_ports
 
 NAME = "footprint"
 
@@ -23,7 +23,7 @@ def run(ctx):
 
 
 def memory(ctx):
-    """Resident memory over a steady rate, and at rest after many deliveries."""
+    """Measures resident memory at a steady rate, and at rest after many deliveries."""
     running = contenders.polyhook(ctx, "memory")
     fresh = running.process.resident()
     seconds, many = (20, 100_000) if ctx.quick else (3600, 1_000_000)
@@ -32,15 +32,15 @@ def memory(ctx):
         [ctx.bin / "load", "--url", running.url, "--secret", running.secret, "--rate", 1000, "--warmup", "0s", "--duration", f"{seconds}s"],
         {},
     )
-    series, begun = [], time.monotonic()
+    series, begin = [], time.monotonic()
     while job.popen.poll() is None:
-        series.append((time.monotonic() - begun, running.process.rss()))
-        # What was delivered is checked at the end; the broker keeps it all.
+        series.append((time.monotonic() - begin, running.process.rss()))
+        # The broker keeps all deliveries; they are counted at the end.
         time.sleep(max(0.5, seconds / 400))
     report = load(ctx, running, "--connections", 64, "--duration", "600s", "--warmup", "0s", "--deliveries", many)
     found = ctx.broker().take(running.queue)
     if report["failed"] or found != report["accepted"] + 1000 * seconds:
-        raise Failed(f"memory: {found} found durable of {report['accepted']} and {1000 * seconds}, failed {report['failed']}")
+        raise BenchmarkError(f"memory: {found} found durable of {report['accepted']} and {1000 * seconds}, failed {report['failed']}")
     time.sleep(5)
     rest = running.process.resident()
     running.stop()
@@ -53,19 +53,19 @@ def memory(ctx):
         "rate": 1000,
         "seconds": seconds,
         "series": series,
-        # Of the second half against its own beginning.
+        # From the beginning of the second half to its end.
         "growth_bytes": series[-1][1] - series[half][1],
     }
 
 
 def start(ctx):
-    """From exec to the first 204, with the broker up, and with it away and a spool."""
+    """Measures from exec to the first 204, with the broker up, and with a spool while the broker is down."""
     up, away = [], []
     for number in range(max(ctx.rounds, 5)):
         site = Site(ctx, f"start-{number}", None, {"queue": {"url": ctx.broker().url, "prefix": "bench.start"}})
         up.append(first_answer(ctx, site))
-        (nobody,) = free_ports(1)
-        sections = {"queue": {"url": f"amqp://127.0.0.1:{nobody}"}, "spool": {"path": f"{ctx.work}/spool-{number}.db"}}
+        (unused_port,) = free_ports(1)
+        sections = {"queue": {"url": f"amqp://127.0.0.1:{unused_port}"}, "spool": {"path": f"{ctx.work}/spool-{number}.db"}}
         away.append(first_answer(ctx, Site(ctx, f"start-away-{number}", None, sections)))
     ctx.broker().take("bench.start.fetch")
     return {"broker_up_ms": spread(up), "broker_away_ms": spread(away)}
@@ -76,10 +76,10 @@ def first_answer(ctx, site):
     argv = site.argv("receive", "--set", f"server.listen=127.0.0.1:{listen}", "--set", f"admin.listen=127.0.0.1:{admin}")
     client = contenders.Running(None, f"http://127.0.0.1:{listen}/{contenders.PATH}", site.secret)
     request = signed_request(client)
-    begun = time.monotonic()
+    begin = time.monotonic()
     process = ctx.start(f"{site.name}-receive", argv, {})
-    eventually("the first 204", lambda: answered(listen, request), patience=20, pause=0.001)
-    took = (time.monotonic() - begun) * 1000
+    eventually("the first 204", lambda: answered(listen, request), timeout=20, pause=0.001)
+    took = (time.monotonic() - begin) * 1000
     process.stop()
     return took
 
@@ -105,12 +105,12 @@ def answered(port, request):
 
 
 def markdown(found):
-    """The section as the report shows it."""
+    """Returns the section of the report."""
     memory = found["memory"]
     rows = [
         ["program, stripped", megabytes(found["binary_bytes"])],
-        ["exec to the first 204, broker up", said(found["start"]["broker_up_ms"], " ms", 0)],
-        ["exec to the first 204, broker away, with a spool", said(found["start"]["broker_away_ms"], " ms", 0)],
+        ["exec to the first 204, broker up", with_spread(found["start"]["broker_up_ms"], " ms", 0)],
+        ["exec to the first 204, broker down, with a spool", with_spread(found["start"]["broker_away_ms"], " ms", 0)],
         ["memory at the start", f"{megabytes(sum(memory['fresh'].values()))} ({megabytes(memory['fresh']['file'])} of it the program itself)"],
         [
             f"memory at rest after {memory['deliveries']:,} deliveries",

@@ -1,12 +1,12 @@
-"""Whether a delivery costs the same with more of everything: projects, signing secrets, connections.
+"""Compares the cost of a delivery with more projects, signing secrets and connections.
 
-A closed loop of ten thousand connections would only meet `max_in_flight`, and a connection that is silent for long is
-closed. So that many are compared at a fixed rate, at which each of them is used every few seconds.
+A closed loop of ten thousand connections would only reach `max_in_flight`, and the receiver closes an idle connection. So these
+are compared at a fixed rate that uses each connection every few seconds.
 """
 
 from . import contenders
 from .contenders import durable, load
-from .words import over, said, table
+from .formatting import spread_over, with_spread, table
 
 NAME = "growth"
 CONNECTIONS = (1, 64, 1000)
@@ -30,16 +30,16 @@ def run(ctx):
         rounds.append(found)
     for found in rounds:
         for count in CONNECTIONS_AT_RATE:
-            # Long enough for each connection to be made and used.
+            # Long enough to open and use each connection.
             words = ("--rate", RATE, "--warmup", "5s", "--duration", "1s" if ctx.quick else "10s")
             found[f"at_rate_{count}"] = cost(ctx, kinds["one"][0], count, words)
     for running, _ in kinds.values():
         running.stop()
     return {
-        "per_second": {name: over(rounds, lambda each: each[name]["per_second"]) for name in rounds[0]},
-        "cpu_us": {name: over(rounds, lambda each: each[name]["cpu_us"]) for name in rounds[0]},
+        "per_second": {name: spread_over(rounds, lambda each: each[name]["per_second"]) for name in rounds[0]},
+        "cpu_us": {name: spread_over(rounds, lambda each: each[name]["cpu_us"]) for name in rounds[0]},
         "ratio": {
-            f"{name}/{base}": over(rounds, lambda each: each[name]["cpu_us"] / each[base]["cpu_us"])
+            f"{name}/{base}": spread_over(rounds, lambda each: each[name]["cpu_us"] / each[base]["cpu_us"])
             for base, names in {
                 "one": ("projects_100", "secrets_10"),
                 "connections_64": ("connections_1", "connections_1000"),
@@ -51,7 +51,7 @@ def run(ctx):
 
 
 def cost(ctx, running, connections, words):
-    # They are made in the warm-up. What they cost then is counted, like everything.
+    # The warm-up opens the connections; its cost is included.
     if "--rate" not in words:
         words = ("--duration", "1s" if ctx.quick else "5s", "--warmup", "500ms" if ctx.quick else "1s", *words)
     before = running.process.cpu()
@@ -62,13 +62,13 @@ def cost(ctx, running, connections, words):
 
 
 def markdown(found):
-    """The section as the report shows it."""
-    rows = [[in_words(name), said(of, digits=1)] for name, of in found["cpu_us"].items()]
+    """Returns the section of the report."""
+    rows = [[label(name), with_spread(of, digits=1)] for name, of in found["cpu_us"].items()]
     return table(["", "CPU, µs each"], rows)
 
 
-def in_words(name):
-    """What a figure is of."""
+def label(name):
+    """Returns the label of a figure."""
     kind, _, count = name.rpartition("_")
     if kind == "at_rate":
         return f"{int(count):,} connections at {RATE:,}/s"

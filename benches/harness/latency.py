@@ -1,17 +1,17 @@
-"""How long an answer takes when deliveries come at a fixed rate, whatever the answers do.
+"""Measures the time to a response at a fixed rate, independent of the responses.
 
-A latency is counted from when the delivery was due, so a stall is paid for by all that it held up. The bare publisher is
-given its messages in the same way, and alternates with the receiver.
+Latency is measured from the time at which a delivery was due, so a stall also counts for every delivery that had to wait. The
+bare publisher gets its messages in the same way and alternates with the receiver.
 """
 
 from . import contenders
 from .contenders import durable, load, publish
-from .words import over, said, table
+from .formatting import spread_over, with_spread, table
 
 NAME = "latency"
 RATES = (500, 5000)
 WHAT = ("p50", "p90", "p99", "p999", "max")
-# Of these the report shows; the plot has them all.
+# The percentiles in the report; the plot shows all.
 SHOWN = ("p50", "p99", "max")
 
 
@@ -32,16 +32,16 @@ def at(ctx, running, rate):
         rounds.append({"polyhook": ours, "publish": publish(ctx, "bench.raw", *words)})
     return {
         "latency_us": {
-            name: {what: over(rounds, lambda each: each[name]["latency_us"][what]) for what in WHAT}
+            name: {what: spread_over(rounds, lambda each: each[name]["latency_us"][what]) for what in WHAT}
             for name in ("polyhook", "publish")
         },
         "ratio": {
-            what: over(rounds, lambda each: each["polyhook"]["latency_us"][what] / each["publish"]["latency_us"][what])
+            what: spread_over(rounds, lambda each: each["polyhook"]["latency_us"][what] / each["publish"]["latency_us"][what])
             for what in WHAT
         },
-        # Of the round whose p99 is in the middle.
+        # The round with the median p99.
         "percentiles": {name: middle(rounds, name)["percentiles"] for name in ("polyhook", "publish")},
-        "reached_per_second": {name: over(rounds, lambda each: each[name]["per_second"]) for name in ("polyhook", "publish")},
+        "reached_per_second": {name: spread_over(rounds, lambda each: each[name]["per_second"]) for name in ("polyhook", "publish")},
     }
 
 
@@ -51,10 +51,10 @@ def middle(rounds, name):
 
 
 def markdown(found):
-    """The section as the report shows it."""
+    """Returns the section of the report."""
     rows = []
     for rate, of in found.items():
         for name, what in (("polyhook", "polyhook"), ("publish", "bare publisher")):
-            rows.append([f"{int(rate):,}/s", what, *(said(of["latency_us"][name][p], digits=0) for p in SHOWN)])
-        rows.append([f"{int(rate):,}/s", "ratio", *(said(of["ratio"][p]) for p in SHOWN)])
+            rows.append([f"{int(rate):,}/s", what, *(with_spread(of["latency_us"][name][p], digits=0) for p in SHOWN)])
+        rows.append([f"{int(rate):,}/s", "ratio", *(with_spread(of["ratio"][p]) for p in SHOWN)])
     return table(["rate", "", *(f"{p}, µs" for p in SHOWN)], rows)

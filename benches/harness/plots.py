@@ -1,4 +1,4 @@
-"""The plots, as SVG that reads on light and on dark paper."""
+"""Draws the plots as SVG for light and dark backgrounds."""
 
 import matplotlib
 
@@ -25,7 +25,7 @@ STYLE = {
 
 
 def draw(found, folder):
-    """Draws what there are results for: section, title and file of each."""
+    """Draws a plot for every result and returns section, title and file of each."""
     drawn = []
     with matplotlib.rc_context(STYLE):
         for rate, of in found.get("latency", {}).items():

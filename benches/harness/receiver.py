@@ -1,16 +1,16 @@
-"""What a durable delivery costs, and how many there can be: closed loop, 64 connections, 600-byte bodies, a quorum queue.
+"""Measures cost and throughput of durable deliveries: closed loop, 64 connections, 600-byte bodies, a quorum queue.
 
-Two layouts. `shared`: everybody on all cores, as it comes. `apart`: the broker has one core to itself and everything
-else the others, so that who spends less does not only leave more to the broker.
+There are two layouts. `shared`: all processes on all cores. `apart`: the broker has one core, all other processes the rest, so that
+a cheaper contender does not simply leave more CPU to the broker.
 
-The limit of throughput is a bare publisher with the same client library and as many messages on their way. It is run
-twice: straight into a queue (`publish`), and with what polyhook's contract asks of the broker, a topic exchange and ten
-headers (`publish_alike`). `null` receives and verifies, and keeps nothing.
+The limit of throughput is a bare publisher with the same client library and the same number of unconfirmed messages. It runs
+twice: directly into a queue (`publish`), and with the topic exchange and ten headers of polyhook's contract
+(`publish_alike`). `null` receives and verifies, and stores nothing.
 """
 
 from . import contenders
 from .contenders import durable, load, publish
-from .words import over, said, table
+from .formatting import spread_over, with_spread, table
 
 NAME = "receiver"
 CONNECTIONS = 64
@@ -53,15 +53,15 @@ def measure(ctx, layout, broker_cores, others):
     broker.pin(contenders.cores())
     return {
         "rounds": rounds,
-        "per_second": {name: over(rounds, lambda each: each[name]["per_second"]) for name in rounds[0]},
-        "cpu_us": {name: over(rounds, lambda each: each[name]["cpu_us"]) for name in rounds[0]},
-        "broker_cpu_us": {name: over(rounds, lambda each: each[name]["broker_cpu_us"]) for name in rounds[0]},
-        "client_cpu_us": {name: over(rounds, lambda each: each[name]["client_cpu_us"]) for name in names},
+        "per_second": {name: spread_over(rounds, lambda each: each[name]["per_second"]) for name in rounds[0]},
+        "cpu_us": {name: spread_over(rounds, lambda each: each[name]["cpu_us"]) for name in rounds[0]},
+        "broker_cpu_us": {name: spread_over(rounds, lambda each: each[name]["broker_cpu_us"]) for name in rounds[0]},
+        "client_cpu_us": {name: spread_over(rounds, lambda each: each[name]["client_cpu_us"]) for name in names},
         "cpu_ratio": {
-            name: over(rounds, lambda each: each[OURS]["cpu_us"] / each[name]["cpu_us"]) for name in rounds[0] if name != OURS
+            name: spread_over(rounds, lambda each: each[OURS]["cpu_us"] / each[name]["cpu_us"]) for name in rounds[0] if name != OURS
         },
         "throughput_ratio": {
-            name: over(rounds, lambda each: each[OURS]["per_second"] / each[name]["per_second"])
+            name: spread_over(rounds, lambda each: each[OURS]["per_second"] / each[name]["per_second"])
             for name in rounds[0] if name != OURS
         },
     }
@@ -73,7 +73,7 @@ def deliveries(ctx, name, running, times, cores):
     report = load(ctx, running, "--connections", CONNECTIONS, *times, cores=cores)
     cpu, broker_cpu = running.process.cpu() - before, broker.process.cpu() - broker_before
     if running.queue:
-        # A peer may refuse some: its users would have it retried.
+        # A peer may refuse some deliveries, because PolyAI would retry them.
         durable(name, report, broker.take(running.queue), may_refuse=name != OURS)
     return costed(report, cpu, broker_cpu) | {"client_cpu_us": report["cpu_seconds"] / report["accepted"] * 1e6}
 
@@ -103,23 +103,23 @@ WHAT = {
 
 
 def markdown(found):
-    """The section as the report shows it."""
+    """Returns the section of the report."""
     text = []
-    for layout, title in (("shared", "Everybody on all cores."), ("apart", "The broker on a core of its own, everybody else on the others.")):
+    for layout, title in (("shared", "All processes on all cores."), ("apart", "The broker on one core, all other processes on the others.")):
         if layout not in found:
             continue
         of = found[layout]
         rows = [
             [
                 WHAT[name],
-                said(of["cpu_us"][name], digits=1),
-                said(of["cpu_ratio"][name]) if name in of["cpu_ratio"] else "",
-                said(of["per_second"][name], digits=0),
-                said(of["throughput_ratio"][name]) if name in of["throughput_ratio"] else "",
-                said(of["broker_cpu_us"][name], digits=1) if name != "null" else "",
+                with_spread(of["cpu_us"][name], digits=1),
+                with_spread(of["cpu_ratio"][name]) if name in of["cpu_ratio"] else "",
+                with_spread(of["per_second"][name], digits=0),
+                with_spread(of["throughput_ratio"][name]) if name in of["throughput_ratio"] else "",
+                with_spread(of["broker_cpu_us"][name], digits=1) if name != "null" else "",
             ]
             for name in of["cpu_us"]
         ]
-        head = ["", "CPU, µs each", "polyhook's against it", "a second", "polyhook's against it", "broker's CPU, µs each"]
+        head = ["", "CPU, µs each", "polyhook's ratio to it", "per second", "polyhook's ratio to it", "broker's CPU, µs each"]
         text.append(f"{title}\n\n{table(head, rows)}")
     return "\n".join(text)

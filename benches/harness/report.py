@@ -1,11 +1,11 @@
-"""`docs/benchmarks.md` and its plots, from the results that are kept."""
+"""Writes `docs/benchmarks.md` and its plots from the stored results."""
 
 import importlib
 import json
 from pathlib import Path
 
 from .goals import GOALS
-from .words import table
+from .formatting import table
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {

@@ -1,4 +1,4 @@
-"""A private S3 server: SeaweedFS on loopback ports, with a folder and keys of its own."""
+"""A private S3 server: SeaweedFS on the loopback interface, with its own folder and keys."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import signal
 import urllib.error
 from pathlib import Path
 
-from .site import Failed, answers_at, empty, eventually, free_ports, http
+from .site import BenchmarkError, answers_at, empty, eventually, free_ports, http
 
 BUCKET = "conversations"
 ACCESS_KEY = "polyhook-bench"
@@ -30,13 +30,13 @@ class Seaweed:
         self.filer, self.port = ports[4], ports[6]
         argv = [program(), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
         argv += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.preStopSeconds=0"]
-        # Room for eight recordings of 2 GiB beside each other.
+        # Room for eight recordings of 2 GiB.
         argv += ["-volume.max=64", "-master.volumeSizeLimitMB=1024"]
         for n, name in enumerate(("master", "volume", "filer", "s3")):
             argv += [f"-{name}.port={ports[2 * n]}", f"-{name}.port.grpc={ports[2 * n + 1]}"]
         paths = {"dir": "data", "s3.config": "s3.json", "filer.localSocket": "filer.sock", "s3.localSocket": "s3.sock"}
         argv += [f"-{name}={self.folder / path}" for name, path in paths.items()]
-        # Its filer keeps its database beside where it was started.
+        # The filer keeps its database in the working directory.
         self.process = ctx.start("seaweed", ["sh", "-c", 'cd "$0" && exec "$@"', str(self.folder), *argv], {})
         eventually("SeaweedFS listens", lambda: answers_at(self.port) and answers_at(self.filer))
         eventually("SeaweedFS has a filer", self._answers)
@@ -51,7 +51,7 @@ class Seaweed:
             return False
 
     def archive(self, prefix):
-        """`[archive]` for this server."""
+        """Returns the section `[archive]` for this server."""
         return {
             "url": f"s3://{BUCKET}/{prefix}",
             "endpoint": f"http://127.0.0.1:{self.port}",
@@ -62,7 +62,7 @@ class Seaweed:
         }
 
     def objects(self, prefix, suffix):
-        """The sizes of the objects below a prefix whose names end so, from the server's own view of its files."""
+        """Returns the sizes of the objects below a prefix with this suffix, from the server's own list of files."""
         found, folders = [], [f"/buckets/{BUCKET}/{prefix}"]
         while folders:
             answer = http("GET", f"http://127.0.0.1:{self.filer}{folders.pop()}/?limit=1000", accept="application/json")
@@ -75,22 +75,22 @@ class Seaweed:
         return found
 
     def stop(self):
-        # Asked politely it waits for ten seconds, and nothing in it is needed any more.
+        # On SIGTERM it waits for ten seconds, and its content is no longer needed.
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.stop()
         empty(self.folder)
 
 
 def size_of(entry):
-    # What is zero is left out.
+    # The server omits fields that are zero.
     ends = (chunk.get("offset", 0) + chunk.get("size", 0) for chunk in entry.get("chunks") or [])
     return max(entry.get("FileSize") or 0, *ends, 0)
 
 
 def program():
-    """Where scripts/install-test-tools puts it, or else the one on the path."""
+    """Returns the `weed` of scripts/install-test-tools, or the one on the path."""
     ours = Path(__file__).parents[2] / ".tools/venv/bin/weed"
     found = str(ours) if ours.exists() else shutil.which("weed")
     if not found:
-        raise Failed("there is no `weed` (SeaweedFS, an S3 server) here: run scripts/install-test-tools")
+        raise BenchmarkError("`weed` (SeaweedFS, an S3 server) is missing: run scripts/install-test-tools")
     return found

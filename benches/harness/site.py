@@ -1,4 +1,4 @@
-"""polyhook as an operator runs it: a configuration in a folder of its own, beside a simulated PolyAI, on ports of its own."""
+"""Runs polyhook as an operator does: with a configuration in its own folder, a simulated PolyAI, and its own ports."""
 
 import json
 import os
@@ -9,17 +9,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-PATIENCE = 60
-#: What deliveries are signed with where nobody else decides.
+TIMEOUT = 60
+#: The signing secret, unless the simulator has its own.
 SECRET = "a-secret-of-the-benchmark"
 
 
-class Failed(Exception):
-    """A measurement that is not to be believed, or did not happen."""
+class BenchmarkError(Exception):
+    """A measurement failed or is not valid."""
 
 
 def free_ports(count):
-    """Ports of the loopback that nobody has now."""
+    """Returns free ports of the loopback interface."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -31,44 +31,44 @@ def free_ports(count):
 
 
 def http(method, url, body=None, accept="*/*"):
-    """The body of a successful answer."""
+    """Sends a request and returns the body of a successful response."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, method=method, headers={"accept": accept})
-    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         return answer.read().decode()
 
 
-def eventually(what, check, patience=PATIENCE, pause=0.02):
-    """Waits until `check` gives something, and gives it."""
-    end = time.monotonic() + patience
+def eventually(what, check, timeout=TIMEOUT, pause=0.02):
+    """Waits until `check` returns a true value, and returns it."""
+    end = time.monotonic() + timeout
     while not (found := check()):
         if time.monotonic() > end:
-            raise Failed(f"{what}: not within {patience} s")
+            raise BenchmarkError(f"{what}: not within {timeout} s")
         time.sleep(pause)
     return found
 
 
 def peak_rss(pid):
-    """The most memory a running process has ever held, in bytes, by the kernel's account; 0 for one that has ended."""
+    """Returns the peak resident memory of a running process, in bytes; 0 if it has ended."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def run_once(argv, patience=600, codes=(0,), keep=True):
-    """Runs a program to its end: its output, and what it cost. Without `keep` the output goes nowhere."""
+def run_once(argv, timeout=600, codes=(0,), keep=True):
+    """Runs a program to its end and returns its output and cost. Without `keep` the output is discarded."""
     out = subprocess.PIPE if keep else subprocess.DEVNULL
     start = time.monotonic()
     process = subprocess.Popen([str(word) for word in argv], stdout=out, stderr=subprocess.PIPE)
     try:
-        stdout, stderr, usage, peak = _finish(process, start + patience)
+        stdout, stderr, usage, peak = _finish(process, start + timeout)
     except BaseException:
         process.kill()
         process.wait()
         raise
     if process.returncode not in codes:
-        raise Failed(f"{argv[0]} {argv[1]} ended with {process.returncode}: {stderr.decode()[-2000:]}")
+        raise BenchmarkError(f"{argv[0]} {argv[1]} ended with {process.returncode}: {stderr.decode()[-2000:]}")
     return {
         "stdout": stdout.decode(),
         "seconds": time.monotonic() - start,
@@ -78,8 +78,8 @@ def run_once(argv, patience=600, codes=(0,), keep=True):
 
 
 def _finish(process, end):
-    """Reads both pipes and reaps the process itself: only who reaps it learns what it cost. The peak of its memory is
-    looked up while it runs, because the kernel's last word on it counts what this process held when it was forked."""
+    """Reads both pipes and reaps the process, because only the reaper gets its cost. Polls the peak memory while it runs: the final
+    value of the kernel includes the memory of this process at the fork."""
     parts, peak = {process.stdout: b"", process.stderr: b""}, 0
     pipes = [pipe for pipe in parts if pipe]
     for pipe in pipes:
@@ -93,7 +93,7 @@ def _finish(process, end):
         if pid:
             break
         if time.monotonic() > end:
-            raise Failed(f"{process.args[0]} {process.args[1]} does not end")
+            raise BenchmarkError(f"{process.args[0]} {process.args[1]} does not end")
         time.sleep(0.002)
     for pipe in pipes:
         os.set_blocking(pipe.fileno(), True)
@@ -123,12 +123,12 @@ class Simulator:
         return json.loads(answer) if answer else None
 
     def add_calls(self, count, **what):
-        """Conversations, all alike; their ids."""
+        """Adds `count` equal conversations and returns their ids."""
         added = self.control("POST", "calls", {"count": count, **what})
         return [call["id"] for call in added["calls"]]
 
     def deliver(self, url, ids, **sender):
-        """Has it deliver that these conversations are over."""
+        """Lets the simulator deliver the end of these conversations."""
         order = {"url": url, "conversation_ids": ids, "sender": sender, "events": {"handoffs": False}}
         return self.control("POST", "deliver", order)["deliveries"]
 
@@ -137,7 +137,7 @@ class Simulator:
 
 
 def answers(url):
-    """Whether it answers with success."""
+    """Returns true if the URL answers with success."""
     try:
         http("GET", url)
         return True
@@ -146,21 +146,21 @@ def answers(url):
 
 
 def empty(folder):
-    """Gives the disk back what the files of a folder hold, and leaves them: ext4 looks for an inode that was not freed
-    within the last minutes when it makes a file, so whoever runs after a mass deletion would pay for it."""
+    """Truncates the files of a folder, but does not delete them. ext4 avoids recently freed inodes, so a mass deletion would slow
+    down the next measurement."""
     for path in Path(folder).rglob("*"):
         if path.is_file() and not path.is_symlink():
             os.truncate(path, 0)
 
 
 def answers_at(port):
-    """Whether somebody listens."""
+    """Returns true if a process listens on the port."""
     with socket.socket() as attempt:
         return attempt.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Site:
-    """A folder with a configuration. `sections` are added to it: `{"worker": {"concurrency": 8}}`."""
+    """A folder with a configuration. `sections` change it: `{"worker": {"concurrency": 8}}`."""
 
     def __init__(self, ctx, name, simulator, sections=None):
         self.ctx, self.name = ctx, name
@@ -187,11 +187,11 @@ class Site:
         self.config.write_text(to_toml(config) + "".join("[[projects]]\n" + to_keys(each) for each in projects))
 
     def argv(self, *words):
-        """A call of polyhook with this configuration."""
+        """Returns the arguments to run polyhook with this configuration."""
         return [str(self.ctx.bin / "polyhook"), *words, "--config", str(self.config)]
 
     def remove(self):
-        """Gives the disk back what it holds."""
+        """Frees the disk space of its files."""
         empty(self.folder)
 
     def start(self, role, cores=None):
@@ -215,17 +215,17 @@ class Service:
         eventually(f"{role} is ready", lambda: answers(f"{self.admin}/readyz"), pause=0.005)
 
     def peak_rss(self):
-        """The most memory it has held."""
+        """Returns the peak resident memory, in bytes."""
         return peak_rss(self.process.pid)
 
     def metrics(self):
-        """Values by name and labels, as they stand in the text."""
+        """Returns the metrics by name with labels."""
         lines = http("GET", f"{self.admin}/metrics").splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
     def total(self, name, label=""):
-        """The sum of a metric over its labels; over those that have `label`."""
+        """Returns the sum of a metric over all label sets that contain `label`."""
         found = self.metrics()
         return sum(value for key, value in found.items() if key.split("{")[0] == name and label in key)
 
@@ -234,10 +234,10 @@ class Service:
 
 
 def to_toml(config):
-    """The sections of a configuration."""
+    """Formats the sections of a configuration."""
     return "".join(f"[{section}]\n{to_keys(keys)}" for section, keys in config.items())
 
 
 def to_keys(keys):
-    # JSON's strings, numbers and lists are TOML's.
+    # Strings, numbers and lists of JSON are valid TOML.
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())

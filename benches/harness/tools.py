@@ -1,4 +1,4 @@
-"""What the tools cost as there is more to look at: `audit` and `reconcile` in time, `dead list` in time and memory."""
+"""Measures how the cost of the tools grows with the data: `audit` and `reconcile` in time, `dead list` in time and memory."""
 
 import datetime
 import json
@@ -6,8 +6,8 @@ import sqlite3
 from contextlib import closing
 
 from .archiving import manifests
-from .site import Failed, Simulator, Site, eventually, run_once
-from .words import megabytes, number, table
+from .site import BenchmarkError, Simulator, Site, eventually, run_once
+from .formatting import megabytes, number, table
 
 NAME = "tools"
 
@@ -18,8 +18,8 @@ def run(ctx):
     listed = [compare(ctx, size) for size in sizes]
     return {
         "listed": listed,
-        # 1 is linear: what each conversation more costs from the middle size to the largest, against what it costs from
-        # the smallest to the middle one. In CPU, because a few tenths of a second are mostly noise.
+        # The cost of an additional conversation between the middle and the largest size, divided by the cost between the smallest
+        # and the middle size; 1 is linear. In CPU time, because a few tenths of a second are mostly noise.
         "growth": {what: growth(listed, what) for what in ("reconcile", "audit")},
         "dead": dead(ctx, letters),
     }
@@ -31,7 +31,7 @@ def growth(listed, what):
 
 
 def compare(ctx, size):
-    """Conversations without recordings, all of one day that is over: listed, found missing, archived, found right."""
+    """Lists, archives and audits conversations without recordings, all of one past day."""
     day = datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=1)
     scenario = f"""
         calls = {size}
@@ -46,17 +46,17 @@ def compare(ctx, size):
     """
     simulator = Simulator(ctx, f"tools-{size}", scenario)
     site = Site(ctx, f"tools-{size}-site", simulator, {"reconcile": {"lookback": "50h"}})
-    # A pass waits where much is queued already, so a worker is beside the first, and that one's time is the worker's.
+    # Reconciliation waits while much is queued, so a worker runs beside the first one, whose time is that of the worker.
     service = site.start("work")
     missing = tool(site, "reconcile", "--once", "--json")
-    eventually("all is archived", lambda: service.total("polyhook_jobs_total") == size, patience=600, pause=0.1)
+    eventually("all is archived", lambda: service.total("polyhook_jobs_total") == size, timeout=600, pause=0.1)
     service.stop()
     archived = tool(site, "reconcile", "--once", "--json")
     audit = tool(site, "audit", "--date", str(day), "--json")
     found = len(manifests(site))
     if found != size:
-        raise Failed(f"{found} of {size} conversations are in the archive")
-    check(size, missing.pop("said"), archived.pop("said"), audit.pop("said"))
+        raise BenchmarkError(f"{found} of {size} conversations are in the archive")
+    check(size, missing.pop("report"), archived.pop("report"), audit.pop("report"))
     simulator.stop()
     site.remove()
     return {
@@ -69,25 +69,25 @@ def compare(ctx, size):
 
 def tool(site, *words):
     ran = run_once(site.argv(*words))
-    return {**{key: ran[key] for key in ("seconds", "cpu_seconds", "peak_rss")}, "said": json.loads(ran["stdout"])}
+    return {**{key: ran[key] for key in ("seconds", "cpu_seconds", "peak_rss")}, "report": json.loads(ran["stdout"])}
 
 
 def check(size, missing, archived, audit):
-    """Fails unless each tool has looked at all of them and says what is so."""
+    """Fails unless each tool has covered all conversations and reports the right result."""
     report = audit["report"]
-    said = [missing["queued"] + missing["queued_before"], archived["archived"], report["listed"], report["archived"]]
-    if any(each != size for each in said) or archived["missing"] or report["findings"] or not report["complete"]:
-        raise Failed(f"of {size} conversations: {missing}, {archived}, {report}")
+    counts = [missing["queued"] + missing["queued_before"], archived["archived"], report["listed"], report["archived"]]
+    if any(each != size for each in counts) or archived["missing"] or report["findings"] or not report["complete"]:
+        raise BenchmarkError(f"of {size} conversations: {missing}, {archived}, {report}")
 
 
 def dead(ctx, letters):
-    """One dead letter comes about as all do; it is multiplied in the queue's file, and listed."""
+    """Causes one dead letter, copies it in the file of the queue, and lists the copies."""
     simulator = Simulator(ctx, "tools-dead")
     site = Site(ctx, "tools-dead-site", simulator)
     service = site.start("run")
     (known,) = simulator.add_calls(1, script={"missing": True})
     simulator.deliver(service.url, [known])
-    eventually("a letter is dead", lambda: service.total("polyhook_queue_depth", 'queue="dead"') == 1)
+    eventually("the dead letter exists", lambda: service.total("polyhook_queue_depth", 'queue="dead"') == 1)
     service.stop()
     simulator.stop()
     found = []
@@ -96,14 +96,14 @@ def dead(ctx, letters):
         ran = run_once(site.argv("dead", "list", "--json"), keep=False)
         listed = run_once(["sh", "-c", '"$@" | wc -l', "count", *site.argv("dead", "list", "--json")])
         if int(listed["stdout"]) != count:
-            raise Failed(f"dead list: {listed['stdout']} of {count} letters")
+            raise BenchmarkError(f"dead list: {listed['stdout']} of {count} letters")
         found.append({"letters": count, **{key: ran[key] for key in ("seconds", "cpu_seconds", "peak_rss")}})
     site.remove()
     return found
 
 
 def multiply(path, count):
-    """Copies the first letter under other ids until there are so many."""
+    """Copies the first dead letter under other ids until there are `count`."""
     with closing(sqlite3.connect(path)) as file, file:
         columns = [row[1] for row in file.execute("PRAGMA table_info(messages)")]
         others = {"seq": "n", "dedup": "CAST(printf('%032d', n) AS BLOB)", "id": "printf('evt_copy_%d', n)"}
@@ -123,7 +123,7 @@ def multiply(path, count):
 
 
 def markdown(found):
-    """The section as the report shows it."""
+    """Returns the section of the report."""
     listed = [
         [each["conversations"], *(cell for what in ("reconcile", "audit") for cell in costs(each[what]))]
         for each in found["listed"]

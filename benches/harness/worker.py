@@ -1,13 +1,13 @@
-"""The worker against a bare client that downloads the same bytes with the same concurrency, and its memory.
+"""Compares the worker with a bare client that downloads the same bytes with the same concurrency, and measures its memory.
 
-The bare client is run twice: as it is, and with each file made durable (`download_sync`), which the worker has to do
-before a job may be acknowledged.
+The bare client runs twice: as it is, and with each file made durable (`download_sync`), as the worker must do before it
+acknowledges a job.
 """
 
 from .archiving import CONCURRENCY, check_folder, download, queued, warm, work
 from .seaweed import Seaweed
-from .site import Failed, Simulator, Site
-from .words import megabytes, number, said, spread, table
+from .site import BenchmarkError, Simulator, Site
+from .formatting import megabytes, number, with_spread, spread, table
 
 NAME = "worker"
 SIZE = 1 << 20
@@ -62,7 +62,7 @@ def ratio(rounds, ours, limit, what):
 
 
 def calls(simulator, count, size):
-    """Short calls with a recording of that size: the simulator makes such ones at little cost."""
+    """Adds short calls with a recording of this size, which cost the simulator little."""
     kind = {"turns": 2, "environment": "live", "channel": "VOICE-SIP"}
     return simulator.add_calls(count, **kind, script={"audio_size": f"{size} B"})
 
@@ -77,7 +77,7 @@ def archive(ctx, name, simulator, ids, queue):
 
 
 def memory(ctx, simulator):
-    """The worker's peak with eight large recordings on their way at a time."""
+    """Measures the worker's peak memory with eight concurrent large recordings."""
     size = (256 << 20) if ctx.quick else (2 << 30)
     ids = calls(simulator, LARGE, size)
     found = {"recordings": LARGE, "bytes_each": size}
@@ -87,7 +87,7 @@ def memory(ctx, simulator):
     found["folder"] = work(site, LARGE)
     check_folder(site, LARGE, size)
     site.remove()
-    # The cost of a byte without that of a conversation.
+    # The cost per byte, almost without the cost per conversation.
     warm(ctx, LARGE * size)
     found["download"] = download(ctx, "worker-large-download", simulator, ids, size)
     found["cpu_per_mb_ratio"] = found["folder"]["cpu_ms_per_mb"] / found["download"]["cpu_ms_per_mb"]
@@ -99,7 +99,7 @@ def memory(ctx, simulator):
     found["bucket"] = work(site, LARGE)
     stored = server.objects("large", ".wav")
     if len(stored) != LARGE or any(each != size for each in stored):
-        raise Failed(f"{site.name}: {stored} bytes in the bucket")
+        raise BenchmarkError(f"{site.name}: {stored} bytes in the bucket")
     server.stop()
     return found
 
@@ -115,34 +115,34 @@ WHAT = {
 
 
 def markdown(found):
-    """The section as the report shows it."""
+    """Returns the section of the report."""
     speed, memory = found["speed"], found["memory"]
 
     def row(name, what):
         def of(limit, which):
             both = speed["ratios"].get(f"{name}/{limit}")
-            return said(both[which]) if both else ""
+            return with_spread(both[which]) if both else ""
 
         return [
             what,
-            said(speed["calls_per_second"][name], digits=0),
+            with_spread(speed["calls_per_second"][name], digits=0),
             of("download", "calls_per_second"),
             of("download_sync", "calls_per_second"),
-            said(speed["cpu_ms_per_mb"][name]),
+            with_spread(speed["cpu_ms_per_mb"][name]),
             of("download", "cpu_ms_per_mb"),
             of("download_sync", "cpu_ms_per_mb"),
         ]
 
-    head = ["", "calls a second", "of the bare client", "of the durable one", "CPU, ms per MB", "of the bare client"]
+    head = ["", "calls per second", "ratio to the bare client", "ratio to the durable one", "CPU, ms per MB", "ratio to the bare client"]
     large = [
         [what, megabytes(memory[name]["peak_rss"]), number(memory[name]["cpu_ms_per_mb"]), number(memory[name]["seconds"], 1)]
         for name, what in (("folder", "to a folder"), ("bucket", "to an S3 server"), ("download", "bare client, to a folder"))
     ]
-    share = said(speed["api_share"]["embedded"])
+    share = with_spread(speed["api_share"]["embedded"])
     return "\n".join([
         f"{speed['calls']} calls with a recording of {megabytes(speed['bytes_each'])}, {speed['concurrency']} at a time. "
         f"{share} of a job's time passes until the API's answers begin.\n",
-        table([*head, "of the durable one"], [row(*each) for each in WHAT.items()]),
+        table([*head, "ratio to the durable one"], [row(*each) for each in WHAT.items()]),
         f"{memory['recordings']} recordings of {memory['bytes_each'] >> 20} MiB at a time:\n",
         table(["", "peak resident", "CPU, ms per MB", "seconds"], large),
         f"To a folder a byte costs {number(memory['cpu_per_mb_ratio'])} times what it costs the bare client.\n",

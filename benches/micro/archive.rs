@@ -1,4 +1,4 @@
-//! What the worker does beside waiting for PolyAI and the archive.
+//! The worker's own computations, without waiting for PolyAI and the archive.
 
 use divan::{Bencher, black_box, counter::BytesCount};
 use polyhook::{
@@ -8,7 +8,7 @@ use polyhook::{
 
 use crate::inputs::{conversation_id, now};
 
-/// One of an earlier version that every later one must read.
+/// A manifest of an earlier version, which every later version must read.
 const MANIFEST: &str = include_str!("../../src/archive/fixtures/manifest.json");
 
 #[divan::bench]
@@ -17,7 +17,7 @@ fn key(bencher: Bencher) {
     bencher.bench_local(|| Location::new("acme-uk", "PROJECT-1a2b", black_box(&id), now()));
 }
 
-/// Every byte escaped, and too long for that, so that it is hashed.
+/// Every byte is escaped, and the result is too long, so it is hashed.
 #[divan::bench]
 fn key_hostile(bencher: Bencher) {
     let id = "../ü".repeat(1000);
@@ -40,7 +40,7 @@ fn manifest() -> Manifest {
     serde_json::from_str(MANIFEST).expect("a manifest")
 }
 
-/// One MiB of sound as a client gives it out, in pieces of so many bytes.
+/// Validates one MiB of audio, in pieces of the given number of bytes.
 #[divan::bench(args = [1, 8 << 10, 64 << 10])]
 fn wav_check(bencher: Bencher, piece: usize) {
     let recording = recording(1 << 20);
@@ -55,7 +55,7 @@ fn wav_check(bencher: Bencher, piece: usize) {
     bencher.counter(BytesCount::new(recording.len())).bench_local(check);
 }
 
-/// 16 bits, one channel, 8 kHz.
+/// Returns a recording with 16 bits, one channel and 8 kHz.
 fn recording(bytes: usize) -> Vec<u8> {
     let mut wav = std::io::Cursor::new(Vec::new());
     let spec = hound::WavSpec {

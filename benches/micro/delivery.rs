@@ -1,4 +1,4 @@
-//! From the raw request to a message.
+//! The steps from a raw request to a message.
 
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use polyhook::{
     signature::{self, Scheme, Verifier},
 };
 
-use crate::inputs::{NOW, USUAL, body, event_id, now, secrets};
+use crate::inputs::{NOW, USUAL_BYTES, body, event_id, now, secrets};
 
-/// Secrets in force, and bytes of the body.
-const SIGNED: [(usize, usize); 4] = [(1, USUAL), (10, USUAL), (1, 64 << 10), (10, 64 << 10)];
+/// Number of active secrets, and bytes of the body.
+const SECRETS_AND_BYTES: [(usize, usize); 4] =
+    [(1, USUAL_BYTES), (10, USUAL_BYTES), (1, 64 << 10), (10, 64 << 10)];
 
-#[divan::bench(args = SIGNED)]
+#[divan::bench(args = SECRETS_AND_BYTES)]
 fn signature_timestamped(bencher: Bencher, (count, bytes): (usize, usize)) {
     verify(bencher, Some(NOW), count, bytes);
 }
 
-#[divan::bench(args = SIGNED)]
+#[divan::bench(args = SECRETS_AND_BYTES)]
 fn signature_body(bencher: Bencher, (count, bytes): (usize, usize)) {
     verify(bencher, None, count, bytes);
 }
@@ -37,12 +38,12 @@ fn verify(bencher: Bencher, timestamp: Option<i64>, count: usize, bytes: usize) 
     bencher.counter(BytesCount::new(bytes)).bench_local(check);
 }
 
-#[divan::bench(args = [USUAL, 64 << 10, 1 << 20])]
+#[divan::bench(args = [USUAL_BYTES, 64 << 10, 1 << 20])]
 fn event_usual(bencher: Bencher, bytes: usize) {
     read(bencher, &body(0, bytes), event::CONVERSATION_COMPLETED);
 }
 
-/// Ten thousand names we do not know, most of what stands there escaped.
+/// Reads ten thousand unknown names, mostly escaped.
 #[divan::bench]
 fn event_many_names(bencher: Bencher) {
     let names = (0..10_000)
@@ -52,7 +53,7 @@ fn event_many_names(bencher: Bencher) {
     read(bencher, format!(r#"{{{names}"type":"x"}}"#).as_bytes(), "x");
 }
 
-/// As deep as JSON is read, again and again.
+/// Reads JSON of the maximum depth, many times.
 #[divan::bench]
 fn event_deep(bencher: Bencher) {
     let nest = format!("{}{}", r#"{"data":["#.repeat(60), "]}".repeat(60));
@@ -60,7 +61,7 @@ fn event_deep(bencher: Bencher) {
     read(bencher, format!(r#"{{"data":[{nests}],"type":"x"}}"#).as_bytes(), "x");
 }
 
-/// Not JSON, which shows at its last byte only.
+/// Reads a body that is invalid JSON only at its last byte.
 #[divan::bench]
 fn event_cut_off(bencher: Bencher) {
     let body = body(0, 1 << 20);
@@ -72,7 +73,7 @@ fn read(bencher: Bencher, body: &[u8], kind: &str) {
     bencher.counter(BytesCount::new(body.len())).bench_local(|| Event::read(black_box(body)));
 }
 
-#[divan::bench(args = [USUAL, 64 << 10])]
+#[divan::bench(args = [USUAL_BYTES, 64 << 10])]
 fn dedup_key(bencher: Bencher, bytes: usize) {
     let (id, body) = (event_id(0), body(0, bytes));
     bencher.counter(BytesCount::new(bytes)).bench_local(|| {

@@ -1,7 +1,7 @@
-//! Micro-benchmarks of the parts of a delivery's and a recording's way: `cargo bench --bench micro [FILTER]`.
+//! Micro-benchmarks of the steps of a delivery and of a recording: `cargo bench --bench micro [FILTER]`.
 //!
-//! They tell which part costs how much and are for comparing two versions on one quiet machine; what must not
-//! get worse unnoticed is guarded by the instruction counts (`benches/counts`).
+//! They show the cost of each step and compare two versions on one quiet machine. The instruction counts
+//! (`benches/counts`) detect regressions.
 
 mod archive;
 mod delivery;

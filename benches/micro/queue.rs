@@ -1,4 +1,4 @@
-//! Making deliveries durable on the local disk: what is waited for is the fsync, shared by those who come together.
+//! Durable appends to the local disk. Most of the time is the fsync, which concurrent deliveries share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,55 +16,55 @@ use polyhook::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::inputs::{USUAL, message};
+use crate::inputs::{USUAL_BYTES, message};
 
-/// How many deliveries wait at a time.
-const TOGETHER: [usize; 3] = [1, 64, 512];
+/// Numbers of concurrent deliveries.
+const CONCURRENCY: [usize; 3] = [1, 64, 512];
 
-/// A slow disk is what is measured, not an error.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A generous timeout: a slow disk is measured, not an error.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-#[divan::bench(args = TOGETHER)]
-fn queue_append(bencher: Bencher, together: usize) {
-    let (runtime, folder, lifecycle) = surroundings();
-    let options = SqliteOptions { publish_timeout: PATIENCE, ..SqliteOptions::default() };
+#[divan::bench(args = CONCURRENCY)]
+fn queue_append(bencher: Bencher, concurrency: usize) {
+    let (runtime, folder, lifecycle) = runtime_and_folder();
+    let options = SqliteOptions { publish_timeout: TIMEOUT, ..SqliteOptions::default() };
     let queue = runtime
         .block_on(async { SqliteQueue::open(&folder.path().join("queue.db"), options, &lifecycle) })
         .expect("a queue in a temporary folder");
-    append(bencher, &runtime, together, async |messages: Vec<Message>| {
+    append(bencher, &runtime, concurrency, async |messages: Vec<Message>| {
         try_join_all(messages.into_iter().map(|message| queue.publish(message))).await.expect("durable");
     });
     lifecycle.drain();
     runtime.block_on(queue.close());
 }
 
-#[divan::bench(args = TOGETHER)]
-fn spool_append(bencher: Bencher, together: usize) {
-    let (runtime, folder, lifecycle) = surroundings();
+#[divan::bench(args = CONCURRENCY)]
+fn spool_append(bencher: Bencher, concurrency: usize) {
+    let (runtime, folder, lifecycle) = runtime_and_folder();
     let config = SpoolConfig { path: folder.path().join("spool.db"), ..SpoolConfig::default() };
     let spool: Arc<Spool> = runtime
         .block_on(async { Spool::open(&config, &QueueConfig::default(), Clock::default(), &lifecycle) })
         .expect("a spool in a temporary folder");
-    append(bencher, &runtime, together, async |messages: Vec<Message>| {
+    append(bencher, &runtime, concurrency, async |messages: Vec<Message>| {
         try_join_all(messages.into_iter().map(|message| spool.put(message))).await.expect("durable");
     });
     lifecycle.drain();
     runtime.block_on(spool.close());
 }
 
-fn append(bencher: Bencher, runtime: &Runtime, together: usize, durable: impl AsyncFn(Vec<Message>)) {
+fn append(bencher: Bencher, runtime: &Runtime, concurrency: usize, durable: impl AsyncFn(Vec<Message>)) {
     let mut made = 0;
     bencher
-        .counter(ItemsCount::new(together))
+        .counter(ItemsCount::new(concurrency))
         .with_inputs(move || {
             let first = made;
-            made += together;
-            (first..made).map(|n| message(n, USUAL)).collect()
+            made += concurrency;
+            (first..made).map(|n| message(n, USUAL_BYTES)).collect()
         })
         .bench_local_values(|messages| runtime.block_on(durable(messages)));
 }
 
-fn surroundings() -> (Runtime, TempDir, Lifecycle) {
+fn runtime_and_folder() -> (Runtime, TempDir, Lifecycle) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     (runtime, TempDir::new().expect("a temporary folder"), Lifecycle::new())
 }

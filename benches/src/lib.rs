@@ -1,6 +1,6 @@
-//! What the benchmark programs share: how they are told what to do, how they measure, and how they say it.
+//! Shared parts of the benchmark programs: arguments, measurement and report.
 //!
-//! Each program prints one JSON object, a [`Report`], on standard output; `benches/harness` reads it.
+//! Each program prints one JSON object, a [`LoadReport`], to standard output; `benches/harness` reads it.
 
 pub mod cpu;
 
@@ -9,46 +9,46 @@ use std::{collections::BTreeMap, time::Duration};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Three digits, up to a minute in microseconds.
-const HIGHEST_US: u64 = 60_000_000;
+/// The highest recorded latency: a minute, in microseconds. The histogram keeps three digits.
+const MAX_LATENCY_US: u64 = 60_000_000;
 
-/// Latencies, and what failed, of one worker or of all.
+/// Latencies and failures of one client or of all.
 #[derive(Debug)]
-pub struct Measured {
+pub struct Measurements {
     latency_us: Histogram<u64>,
     /// Successes within the measured time.
     pub done: u64,
-    /// All successes, warm-up included: what must be found durable.
+    /// All successes, warm-up included: this many messages must be durable.
     pub accepted: u64,
-    /// What did not succeed, by reason.
+    /// Failures by reason.
     pub failed: BTreeMap<String, u64>,
 }
 
-impl Default for Measured {
+impl Default for Measurements {
     fn default() -> Self {
-        let latency_us = Histogram::new_with_bounds(1, HIGHEST_US, 3)
+        let latency_us = Histogram::new_with_bounds(1, MAX_LATENCY_US, 3)
             .unwrap_or_else(|_| unreachable!("the bounds are constants"));
         Self { latency_us, done: 0, accepted: 0, failed: BTreeMap::new() }
     }
 }
 
-impl Measured {
-    /// One success that took `latency`; it counts for the percentiles if it is `within` the measured time.
+impl Measurements {
+    /// Records a success that took `latency`. It counts for the percentiles if it is `within` the measured time.
     pub fn success(&mut self, latency: Duration, within: bool) {
         self.accepted += 1;
         if within {
             self.done += 1;
             self.latency_us
-                .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(HIGHEST_US).max(1));
+                .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(MAX_LATENCY_US).max(1));
         }
     }
 
-    /// One failure.
+    /// Records a failure.
     pub fn failure(&mut self, reason: impl Into<String>) {
         *self.failed.entry(reason.into()).or_default() += 1;
     }
 
-    /// Takes over what another has measured.
+    /// Adds the measurements of another.
     pub fn add(&mut self, other: &Self) {
         self.latency_us.add(&other.latency_us).unwrap_or_else(|_| unreachable!("they have the same bounds"));
         self.done += other.done;
@@ -58,9 +58,9 @@ impl Measured {
         }
     }
 
-    /// What is said of it, when measuring took `time`.
+    /// Returns the report of a measurement that took `time`.
     #[expect(clippy::cast_precision_loss, reason = "counts of seconds are far below 2^52")]
-    pub fn report(&self, time: Duration) -> Report {
+    pub fn report(&self, time: Duration) -> LoadReport {
         let quantile = |q| self.latency_us.value_at_quantile(q);
         let latency_us = [
             ("p50", quantile(0.5)),
@@ -69,7 +69,7 @@ impl Measured {
             ("p999", quantile(0.999)),
             ("max", self.latency_us.max()),
         ];
-        Report {
+        LoadReport {
             seconds: time.as_secs_f64(),
             done: self.done,
             accepted: self.accepted,
@@ -85,10 +85,10 @@ impl Measured {
     }
 }
 
-/// See the [crate](self).
+/// The result that a benchmark program prints.
 #[derive(Debug, Serialize)]
-pub struct Report {
-    /// How long was measured.
+pub struct LoadReport {
+    /// The measured time.
     pub seconds: f64,
     /// Successes within that time.
     pub done: u64,
@@ -96,7 +96,7 @@ pub struct Report {
     pub accepted: u64,
     /// Failures by reason.
     pub failed: BTreeMap<String, u64>,
-    /// `done` a second.
+    /// `done` per second.
     pub per_second: f64,
     /// Named percentiles, in microseconds.
     pub latency_us: BTreeMap<&'static str, u64>,
@@ -104,36 +104,36 @@ pub struct Report {
     pub percentiles: Vec<(f64, u64)>,
 }
 
-impl Report {
-    /// Prints it.
-    #[expect(clippy::print_stdout, reason = "this is what the programs are for")]
+impl LoadReport {
+    /// Prints the report as one line of JSON.
+    #[expect(clippy::print_stdout, reason = "the harness reads standard output")]
     pub fn print(&self) {
         println!("{}", serde_json::to_string(self).unwrap_or_else(|_| unreachable!("it is plain data")));
     }
 }
 
-/// How long a program measures, and with messages of which size.
+/// Arguments of every program: duration and size of a measurement.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Course {
-    /// How long is measured.
+pub struct MeasurementArgs {
+    /// Measurements time
     #[arg(long, default_value = "5s", value_parser = duration)]
     pub duration: Duration,
-    /// How long it runs before.
+    /// Time before the measurement
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub warmup: Duration,
-    /// Size of a body.
+    /// Size of a body
     #[arg(long, default_value_t = 600)]
     pub body_bytes: usize,
 }
 
-/// A duration on the command line, such as `5s`.
+/// Parses a duration such as `5s`.
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
-/// Says when each of `rate` things a second is due, at the time that it is, whatever becomes of those before: a thread
-/// of its own, because the runtime's timers are as coarse as a millisecond. It ends at `end`.
-pub fn pace(
+/// Sends the due times of `rate` operations per second, each when it is due, until `end`. Does not wait for earlier operations.
+/// Uses a thread, because the timers of the runtime have a resolution of a millisecond.
+pub fn schedule(
     start: tokio::time::Instant,
     end: tokio::time::Instant,
     rate: u32,
@@ -151,7 +151,7 @@ pub fn pace(
     due
 }
 
-/// An event as PolyAI posts one, padded to about `bytes`; `n` makes the project, and the conversation, different.
+/// Returns an event like PolyAI's, padded to about `bytes`. Each `n` has its own conversation; projects repeat after `projects`.
 pub fn event(n: u64, projects: u64, bytes: usize) -> Vec<u8> {
     let project = n % projects.max(1);
     let mut event = format!(

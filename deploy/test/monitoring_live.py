@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harness.broker import Broker
 from harness.context import Context
-from harness.site import Failed, Simulator, Site, answers, eventually, free_ports, http
+from harness.site import BenchmarkError, Simulator, Site, answers, eventually, free_ports, http
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy/monitoring"
@@ -113,8 +113,8 @@ def expect(prometheus, fault, *alerts, timeout=90):
     begin = time.monotonic()
     try:
         eventually(f"{fault}: {', '.join(alerts)}", lambda: set(alerts) <= set(prometheus.firing()), timeout, 0.5)
-    except Failed as failed:
-        raise Failed(f"{failed}; firing: {prometheus.firing()}") from None
+    except BenchmarkError as failed:
+        raise BenchmarkError(f"{failed}; firing: {prometheus.firing()}") from None
     results.append((fault, ", ".join(prometheus.firing()), f"{time.monotonic() - begin:.0f} s"))
     print(f"  {results[-1]}", flush=True)
 
@@ -123,11 +123,11 @@ def expect_silence(prometheus, when, timeout=60):
     """Waits until no alert fires, then checks for some seconds that it stays so."""
     try:
         eventually(f"no alert, {when}", lambda: not prometheus.firing(), timeout, 0.5)
-    except Failed as failed:
-        raise Failed(f"{failed}; firing: {prometheus.firing()}") from None
+    except BenchmarkError as failed:
+        raise BenchmarkError(f"{failed}; firing: {prometheus.firing()}") from None
     for _ in range(10):
         if found := prometheus.firing():
-            raise Failed(f"{when}: {found} fires")
+            raise BenchmarkError(f"{when}: {found} fires")
         time.sleep(0.5)
     results.append((when, "none", ""))
     print(f"  {results[-1]}", flush=True)
@@ -147,7 +147,7 @@ def check_dashboard(prometheus):
                 if not known:
                     empty.append(f"{panel['title']}: {expr}")
     if empty:
-        raise Failed("no data for\n  " + "\n  ".join(empty))
+        raise BenchmarkError("no data for\n  " + "\n  ".join(empty))
     results.append((f"{queries} queries of the dashboard", "all return data", ""))
     results.extend((f"  except {name}", MAY_BE_EMPTY[name], "") for name in sorted(excused))
 
@@ -216,7 +216,7 @@ def main():
     ctx.bin = max((path for path in found if path.exists()), key=lambda path: path.stat().st_mtime).parent
     try:
         run(ctx)
-    except Failed as failed:
+    except BenchmarkError as failed:
         print(f"monitoring-live: {failed}", file=sys.stderr)
         return 1
     finally:

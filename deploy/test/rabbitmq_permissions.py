@@ -16,7 +16,7 @@ import pika
 
 from harness.broker import HOME, Broker
 from harness.context import Context
-from harness.site import Failed, answers_at, eventually, free_ports
+from harness.site import BenchmarkError, answers_at, eventually, free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITIONS = ROOT / "deploy/rabbitmq/definitions.json"
@@ -35,7 +35,7 @@ class PermissionTestError(Exception):
 def wait_for(what, condition, seconds=30.0):
     try:
         return eventually(what, condition, seconds, 0.1)
-    except Failed as failed:
+    except BenchmarkError as failed:
         raise PermissionTestError(str(failed)) from None
 
 

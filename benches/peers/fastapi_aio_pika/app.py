@@ -1,4 +1,4 @@
-"""A receiver in FastAPI with aio-pika: publisher confirms, which it awaits by itself, on a robust connection."""
+"""A receiver with FastAPI and aio-pika: a robust connection with publisher confirms, which aio-pika awaits."""
 
 import hashlib
 import hmac

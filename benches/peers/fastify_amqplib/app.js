@@ -1,4 +1,4 @@
-// A receiver in Fastify with amqplib: a confirm channel, and the answer when the confirm has come.
+// A receiver with Fastify and amqplib: a confirm channel; it answers after the confirm.
 const crypto = require('node:crypto');
 const amqp = require('amqplib');
 const fastify = require('fastify')({ logger: false });

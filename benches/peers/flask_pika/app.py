@@ -1,6 +1,6 @@
-"""A receiver as PolyAI's quickstart begins it, with a durable queue behind it: Flask, pika, a confirm for every message.
+"""A receiver like the one of PolyAI's quickstart, with a durable queue: Flask and pika, a confirm for every message.
 
-Run by gunicorn with threads. A pika connection belongs to one thread, so each has its own.
+Runs in gunicorn with threads. Each thread has its own connection, because a pika connection belongs to one thread.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ def deliver():
         delivery_mode=2, message_id=request.headers.get("X-PolyAI-Event-Id"), content_type="application/json"
     )
     try:
-        # Raises where the broker refuses or returns it.
+        # Raises an error if the broker refuses or returns the message.
         channel().basic_publish("", QUEUE, body, properties, mandatory=True)
     except pika.exceptions.AMQPError:
         return "", 503

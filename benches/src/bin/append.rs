@@ -1,14 +1,12 @@
-//! The limit of the embedded queue: a bare appender with the same SQLite. Producers wait for the durability of their
-//! own message, one thread writes all that wait in one transaction; a table with the least an operator would need, no
-//! index but its key.
+//! The limit of the embedded queue: a bare appender with the same SQLite. Each producer waits until its message is durable; one
+//! thread writes all waiting messages in one transaction. The table has only the necessary columns and no index but its key.
 //!
-//! `--consume` deletes each message a while after it came, in the transactions of those that come later: what a queue
-//! does that is kept empty. With and without `--secure-delete` it tells what overwriting deleted rows with zeros costs.
+//! `--consume` deletes each message a while later, in the transactions of later messages, like a queue that is kept empty. With
+//! and without `--secure-delete` it shows the cost of overwriting deleted rows with zeros.
 //!
-//! `--unique` adds the one index that a queue cannot do without which takes each message once. Its key is a hash, so
-//! each message touches a page of its own.
+//! `--unique` adds the index that a queue needs to reject duplicates. Its key is a hash, so each message touches another page.
 //!
-//! `--queue` sends the same bytes through polyhook's own embedded queue instead, without a receiver before it.
+//! `--queue` sends the same bytes through polyhook's embedded queue, without a receiver.
 
 use std::{path::PathBuf, sync::Arc, sync::mpsc};
 
@@ -19,13 +17,14 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{Message, Published, Queue, QueueConfig, sqlite::SqliteOptions, sqlite::SqliteQueue},
 };
-use polyhook_bench::{Course, Measured, Report, cpu, event};
+use polyhook_bench::{LoadReport, MeasurementArgs, Measurements, cpu, event};
 use rusqlite::Connection;
 use serde::Serialize;
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
-/// The most of one transaction, and how many messages stay when they are consumed.
+/// Maximum messages in one transaction.
 const MAX_BATCH: usize = 2048;
+/// Number of messages that stay in the table with `--consume`.
 const BACKLOG: i64 = 1000;
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS messages (
@@ -36,8 +35,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS messages (
     body        BLOB    NOT NULL
 ) STRICT";
 
-/// What a queue needs too that takes each message once: a key, as random as a hash is.
-const UNIQUE: &str = "CREATE TABLE IF NOT EXISTS messages (
+/// [`TABLE`] with a unique key, as random as a hash, that rejects duplicates.
+const UNIQUE_TABLE: &str = "CREATE TABLE IF NOT EXISTS messages (
     seq         INTEGER PRIMARY KEY,
     id          TEXT    NOT NULL,
     kind        TEXT    NOT NULL,
@@ -48,35 +47,35 @@ const UNIQUE: &str = "CREATE TABLE IF NOT EXISTS messages (
 
 /// Appends to an SQLite file and measures when each message is durable.
 #[derive(Clone, Debug, Parser)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags of the command line")]
 struct Args {
-    /// The file; it must not exist.
+    /// File, which must not exist
     #[arg(long)]
     file: PathBuf,
-    /// Producers, each of which waits for its message.
+    /// Producers, each waiting for its message
     #[arg(long, default_value_t = 64)]
     producers: usize,
     #[command(flatten)]
-    course: Course,
-    /// Delete messages a thousand messages later.
+    measurement: MeasurementArgs,
+    /// Delete each message a thousand messages later
     #[arg(long, conflicts_with = "queue")]
     consume: bool,
-    /// Overwrite what is deleted with zeros.
+    /// Overwrite deleted rows with zeros
     #[arg(long, conflicts_with = "queue")]
     secure_delete: bool,
-    /// Have an index that refuses a message that was there before.
+    /// Add an index that rejects duplicates
     #[arg(long, conflicts_with = "queue")]
     unique: bool,
-    /// Through polyhook's embedded queue.
+    /// Use polyhook's embedded queue
     #[arg(long)]
     queue: bool,
 }
 
-/// The report of a program that knows what it cost.
+/// A report with the CPU time of the program.
 #[derive(Debug, Serialize)]
-struct Costed {
+struct CostedReport {
     #[serde(flatten)]
-    report: Report,
+    report: LoadReport,
     /// User and system time of this process, producers included.
     cpu_seconds: f64,
 }
@@ -89,7 +88,7 @@ struct Append {
     durable: oneshot::Sender<Result<(), String>>,
 }
 
-/// The one thread that writes.
+/// The writing thread.
 struct Writer {
     connection: Connection,
     consume: bool,
@@ -102,12 +101,12 @@ impl Writer {
         for (name, value) in [
             ("synchronous", "FULL"),
             ("secure_delete", if args.secure_delete { "ON" } else { "OFF" }),
-            // As the embedded queue has it.
+            // The value of the embedded queue.
             ("cache_size", "-8192"),
         ] {
             connection.pragma_update(None, name, value)?;
         }
-        connection.execute_batch(if args.unique { UNIQUE } else { TABLE })?;
+        connection.execute_batch(if args.unique { UNIQUE_TABLE } else { TABLE })?;
         Ok(Self { connection, consume: args.consume })
     }
 
@@ -116,7 +115,7 @@ impl Writer {
             let batch: Vec<_> = std::iter::once(first).chain(appends.try_iter()).take(MAX_BATCH).collect();
             let outcome = self.write(&batch).map_err(|error| error.to_string());
             for append in batch {
-                // Who does not wait any more does not count it.
+                // A producer that no longer waits does not count the message.
                 let _ = append.durable.send(outcome.clone());
             }
         }
@@ -148,7 +147,7 @@ impl Writer {
     }
 }
 
-/// Where the producers' messages go.
+/// The destination of the producers' messages.
 #[derive(Clone)]
 enum Target {
     Bare { appends: mpsc::Sender<Append>, unique: bool },
@@ -156,7 +155,7 @@ enum Target {
 }
 
 impl Target {
-    /// Returns when it is durable.
+    /// Appends a message and returns when it is durable.
     async fn append(&self, id: String, body: &Arc<[u8]>) -> Result<(), String> {
         match self {
             Self::Bare { appends, unique } => {
@@ -180,7 +179,7 @@ impl Target {
                 };
                 match queue.publish(message).await {
                     Ok(Published::New) => Ok(()),
-                    Ok(Published::Duplicate) => Err("taken for a duplicate".to_owned()),
+                    Ok(Published::Duplicate) => Err("rejected as a duplicate".to_owned()),
                     Err(error) => Err(error.to_string()),
                 }
             }
@@ -188,9 +187,15 @@ impl Target {
     }
 }
 
-/// Appends one message after the other.
-async fn produce(target: Target, producer: usize, body: Arc<[u8]>, from: Instant, end: Instant) -> Measured {
-    let mut measured = Measured::default();
+/// Appends one message after the other until `end`.
+async fn produce(
+    target: Target,
+    producer: usize,
+    body: Arc<[u8]>,
+    from: Instant,
+    end: Instant,
+) -> Measurements {
+    let mut measured = Measurements::default();
     for n in 0_u64.. {
         let since = Instant::now();
         if since >= end {
@@ -221,14 +226,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         writing = Some(std::thread::spawn(move || writer.run(&receiver)));
         Target::Bare { appends, unique: args.unique }
     };
-    let from = Instant::now() + args.course.warmup;
-    let body: Arc<[u8]> = event(0, 1, args.course.body_bytes).into();
+    let from = Instant::now() + args.measurement.warmup;
+    let body: Arc<[u8]> = event(0, 1, args.measurement.body_bytes).into();
     let producers: JoinSet<_> = (0..args.producers)
         .map(|producer| {
-            produce(target.clone(), producer, Arc::clone(&body), from, from + args.course.duration)
+            produce(target.clone(), producer, Arc::clone(&body), from, from + args.measurement.duration)
         })
         .collect();
-    let mut measured = Measured::default();
+    let mut measured = Measurements::default();
     for each in producers.join_all().await {
         measured.add(&each);
     }
@@ -240,12 +245,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(writing) = writing {
         writing.join().map_err(|_| "the writer panicked")?;
     }
-    let report = measured.report(args.course.duration);
-    print(&Costed { report, cpu_seconds: cpu::used().as_secs_f64() })
+    let report = measured.report(args.measurement.duration);
+    print(&CostedReport { report, cpu_seconds: cpu::used().as_secs_f64() })
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the program is for")]
-fn print(costed: &Costed) -> Result<(), Box<dyn std::error::Error>> {
+#[expect(clippy::print_stdout, reason = "the harness reads standard output")]
+fn print(costed: &CostedReport) -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", serde_json::to_string(costed)?);
     Ok(())
 }

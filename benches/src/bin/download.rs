@@ -1,13 +1,13 @@
-//! The worker's limit: a bare client that asks the same API for the same conversations with the same concurrency, and
-//! writes each recording to a file while it hashes it. No queue, no manifest, no check of what came.
+//! The worker's limit: a bare client that fetches the same conversations from the same API with the same concurrency. It
+//! writes each recording to a file and hashes it, without queue, manifest and validation.
 //!
-//! `--sync` makes each file durable before the next conversation, as an archive that may be acknowledged must.
+//! `--sync` makes each file durable before the next conversation, as an archive must before it acknowledges a job.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Parser;
 use futures_util::StreamExt;
-use polyhook_bench::{Measured, Report, cpu};
+use polyhook_bench::{LoadReport, Measurements, cpu};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -17,43 +17,43 @@ use tokio::{
     time::Instant,
 };
 
-/// What is gathered before it is written.
-const BUFFER: usize = 256 << 10;
+/// Size of a write, in bytes.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Downloads conversations with their recordings.
 #[derive(Clone, Debug, Parser)]
 struct Args {
-    /// Where the API is: `http://HOST:PORT`
+    /// API: `http://HOST:PORT`
     #[arg(long)]
     url: String,
-    /// The account's id.
+    /// Account id
     #[arg(long)]
     account: String,
-    /// The project's id.
+    /// Project id
     #[arg(long)]
     project: String,
-    /// The API's key; it is a made up one.
+    /// API key
     #[arg(long)]
     key: String,
-    /// A file with one conversation id a line.
+    /// File with one conversation id per line
     #[arg(long)]
     ids: PathBuf,
-    /// The folder for the recordings.
+    /// Folder for the recordings
     #[arg(long)]
     into: PathBuf,
-    /// Conversations at a time.
+    /// Concurrent conversations
     #[arg(long, default_value_t = 8)]
     concurrency: usize,
-    /// Make each file durable.
+    /// Make each file durable
     #[arg(long)]
     sync: bool,
 }
 
-/// What is said of a run.
+/// The report of a run.
 #[derive(Debug, Serialize)]
-struct Downloaded {
+struct DownloadReport {
     #[serde(flatten)]
-    report: Report,
+    report: LoadReport,
     /// Bytes of recordings.
     bytes: u64,
     /// User and system time of this process.
@@ -74,7 +74,7 @@ impl Client {
         self.http.get(url).header("x-api-key", key).send().await?.error_for_status()
     }
 
-    /// One conversation; how large its recording is.
+    /// Downloads one conversation and returns the size of its recording, in bytes.
     async fn fetch(&self, n: usize, id: &str) -> Result<u64, Failure> {
         let conversation = self.get(id).await?.bytes().await?;
         self.write(&format!("{n}.json"), async |file| {
@@ -106,7 +106,7 @@ impl Client {
         name: &str,
         content: impl AsyncFnOnce(&mut BufWriter<File>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let mut file = BufWriter::with_capacity(BUFFER, File::create(self.args.into.join(name)).await?);
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create(self.args.into.join(name)).await?);
         content(&mut file).await?;
         file.flush().await?;
         if self.args.sync {
@@ -116,13 +116,13 @@ impl Client {
     }
 }
 
-/// Takes one conversation after the other.
+/// Downloads one conversation after the other.
 async fn work(
     client: Arc<Client>,
     ids: async_channel::Receiver<(usize, String)>,
     start: Instant,
-) -> (Measured, u64, Duration) {
-    let (mut measured, mut bytes) = (Measured::default(), 0);
+) -> (Measurements, u64, Duration) {
+    let (mut measured, mut bytes) = (Measurements::default(), 0);
     while let Ok((n, id)) = ids.recv().await {
         let since = Instant::now();
         match client.fetch(n, &id).await {
@@ -141,8 +141,10 @@ async fn main() -> Result<(), Failure> {
     let args = Args::parse();
     tokio::fs::create_dir_all(&args.into).await?;
     let ids = tokio::fs::read_to_string(&args.ids).await?;
-    rustls::crypto::ring::default_provider().install_default().map_err(|_| "there is a provider already")?;
-    #[expect(clippy::disallowed_methods, reason = "the bare client is meant to be bare")]
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| "a crypto provider is already installed")?;
+    #[expect(clippy::disallowed_methods, reason = "the comparison uses the default client")]
     let http = reqwest::Client::new();
     let (sender, receiver) = async_channel::unbounded();
     for (n, id) in ids.lines().enumerate() {
@@ -154,17 +156,17 @@ async fn main() -> Result<(), Failure> {
     let client = Arc::new(Client { http, args });
     let workers: JoinSet<_> =
         (0..concurrency).map(|_| work(Arc::clone(&client), receiver.clone(), start)).collect();
-    let (mut measured, mut bytes, mut time) = (Measured::default(), 0, Duration::ZERO);
-    for (each, its_bytes, its_time) in workers.join_all().await {
+    let (mut measured, mut bytes, mut time) = (Measurements::default(), 0, Duration::ZERO);
+    for (each, client_bytes, client_time) in workers.join_all().await {
         measured.add(&each);
-        bytes += its_bytes;
-        time = time.max(its_time);
+        bytes += client_bytes;
+        time = time.max(client_time);
     }
-    print(&Downloaded { report: measured.report(time), bytes, cpu_seconds: cpu::used().as_secs_f64() })
+    print(&DownloadReport { report: measured.report(time), bytes, cpu_seconds: cpu::used().as_secs_f64() })
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the program is for")]
-fn print(downloaded: &Downloaded) -> Result<(), Failure> {
+#[expect(clippy::print_stdout, reason = "the harness reads standard output")]
+fn print(downloaded: &DownloadReport) -> Result<(), Failure> {
     println!("{}", serde_json::to_string(downloaded)?);
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! Signed deliveries over HTTP/1.1, and what became of them.
+//! Sends signed deliveries over HTTP/1.1 and measures the responses.
 //!
-//! Two loops. The closed one keeps every connection busy and shows throughput. The open one sends at times that were
-//! fixed before, whatever the answers do, over as many connections as it takes, and counts a delivery's latency from
-//! the time at which it was due: a receiver that stalls is not spared the deliveries that would have come meanwhile.
+//! There are two loops. The closed loop keeps every connection busy and measures throughput. The open loop sends at fixed
+//! times, independent of the responses, over as many connections as needed. It measures latency from the time at which a
+//! delivery was due, so a receiver that stalls also pays for the deliveries that had to wait.
 //!
-//! The bodies are signed before they are sent, and again every minute, so that the client costs little and a run may be
-//! long; each delivery has an event id of its own, which makes it a new one.
+//! The bodies are signed in advance, and again every minute, so that the client uses little CPU and a run may be long. Each
+//! delivery has a unique event id, so it is not a duplicate.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use std::{
 
 use clap::Parser;
 use hmac::{Hmac, KeyInit, Mac};
-use polyhook_bench::{Course, Measured, event, pace};
+use polyhook_bench::{MeasurementArgs, Measurements, event, schedule};
 use sha2::Sha256;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,84 +28,84 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 
-/// An answer that takes longer never comes.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a signature is used; a receiver takes it for five minutes.
-const SIGNED_FOR: Duration = Duration::from_mins(1);
-/// Different bodies.
+/// A delivery without a response after this time has failed.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between signings. A receiver accepts a signature for five minutes.
+const SIGNING_INTERVAL: Duration = Duration::from_mins(1);
+/// Number of different bodies.
 const BODIES: u64 = 64;
 
 /// Posts signed deliveries to a receiver and measures its answers.
 #[derive(Clone, Debug, Parser)]
 struct Args {
-    /// Where to: `http://HOST:PORT/PATH`
+    /// Receiver: `http://HOST:PORT/PATH`
     #[arg(long)]
     url: String,
-    /// What the deliveries are signed with.
+    /// Signing secret of the deliveries
     #[arg(long)]
     secret: String,
-    /// Connections; in the open loop, the most of them.
+    /// Connections; in the open loop their maximum
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Deliveries a second, in an open loop.
+    /// Deliveries per second, in an open loop
     #[arg(long)]
     rate: Option<u32>,
     #[command(flatten)]
-    course: Course,
-    /// How many projects the events are of.
+    measurement: MeasurementArgs,
+    /// Number of projects in the events
     #[arg(long, default_value_t = 1)]
     projects: u64,
-    /// Ends after so many deliveries, if that is earlier.
+    /// Stop after N deliveries at the latest
     #[arg(long, default_value_t = u64::MAX)]
     deliveries: u64,
 }
 
-/// A request without the event id: what stands before it, and after.
-type Request = (Vec<u8>, Vec<u8>);
+/// The bytes of a request before and after its event id.
+type RequestTemplate = (Vec<u8>, Vec<u8>);
 
-/// All that the senders share.
+/// The data that all clients share.
 #[derive(Debug)]
 struct Plan {
     address: String,
     path: String,
     secret: String,
     bodies: Vec<Vec<u8>>,
-    requests: RwLock<Vec<Request>>,
-    /// Told apart from those of other runs.
+    requests: RwLock<Vec<RequestTemplate>>,
+    /// Makes the event ids of this run unique.
     run: u64,
     next: AtomicU64,
     deliveries: u64,
     measured_from: Instant,
     end: Instant,
-    /// One for all: a histogram for each of thousands of connections would take gigabytes.
-    measured: Mutex<Measured>,
+    /// Shared by all clients: a histogram for each of thousands of connections would take gigabytes.
+    measured: Mutex<Measurements>,
 }
 
 impl Plan {
     fn new(args: &Args, start: Instant) -> Self {
         let rest = args.url.strip_prefix("http://").unwrap_or(&args.url);
         let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let measured_from = start + args.course.warmup;
+        let measured_from = start + args.measurement.warmup;
         let plan = Self {
             address: address.to_owned(),
             path: path.to_owned(),
             secret: args.secret.clone(),
             bodies: (0..BODIES.max(args.projects))
-                .map(|n| event(n, args.projects, args.course.body_bytes))
+                .map(|n| event(n, args.projects, args.measurement.body_bytes))
                 .collect(),
             requests: RwLock::default(),
             run: u64::try_from(now().as_nanos() & u128::from(u64::MAX)).unwrap_or_default(),
             next: AtomicU64::new(0),
             deliveries: args.deliveries,
             measured_from,
-            end: measured_from + args.course.duration,
+            end: measured_from + args.measurement.duration,
             measured: Mutex::default(),
         };
         plan.sign();
         plan
     }
 
-    /// Signs all bodies for now.
+    /// Signs all bodies with the current time.
     fn sign(&self) {
         let Self { address, path, secret, .. } = self;
         let stamp = now().as_secs().to_string();
@@ -127,8 +127,8 @@ impl Plan {
         *self.requests.write().unwrap_or_else(PoisonError::into_inner) = requests;
     }
 
-    /// The next delivery, unless there are enough.
-    fn request(&self, into: &mut Vec<u8>) -> bool {
+    /// Writes the next delivery into `into`. Returns false if enough have been sent.
+    fn next_request(&self, into: &mut Vec<u8>) -> bool {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         if n >= self.deliveries {
             return false;
@@ -143,20 +143,20 @@ impl Plan {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the signature is of the time it is")]
+#[expect(clippy::disallowed_methods, reason = "a receiver checks the signature against the real time")]
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Keeps the signatures fresh.
-async fn sign_again(plan: Arc<Plan>) {
+/// Signs all bodies again before their signatures expire.
+async fn refresh_signatures(plan: Arc<Plan>) {
     loop {
-        sleep(SIGNED_FOR).await;
+        sleep(SIGNING_INTERVAL).await;
         plan.sign();
     }
 }
 
-/// One connection, made anew where the receiver has closed it.
+/// One connection, opened again if the receiver has closed it.
 struct Client {
     address: String,
     stream: Option<TcpStream>,
@@ -178,7 +178,7 @@ impl Client {
         self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Sends what stands in `request`; the status of the answer.
+    /// Sends `request` and returns the status of the response.
     async fn send(&mut self) -> io::Result<u16> {
         let request = std::mem::take(&mut self.request);
         let mut answer = std::mem::take(&mut self.answer);
@@ -190,7 +190,7 @@ impl Client {
                 if stream.read_buf(&mut answer).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                if let Some((status, keep)) = whole(&answer)? {
+                if let Some((status, keep)) = parse_complete(&answer)? {
                     return Ok((status, keep));
                 }
             }
@@ -207,10 +207,10 @@ impl Client {
         }
     }
 
-    /// Sends, and notes how it ended; `since` is when the delivery was due.
+    /// Sends `request` and records the result; the delivery was due at `since`.
     async fn deliver(&mut self, plan: &Plan, since: Instant) {
         let within = since >= plan.measured_from && since < plan.end;
-        let sent = timeout_at(since + PATIENCE, self.send()).await;
+        let sent = timeout_at(since + RESPONSE_TIMEOUT, self.send()).await;
         let mut measured = plan.measured.lock().unwrap_or_else(PoisonError::into_inner);
         match sent {
             Ok(Ok(status)) if (200..300).contains(&status) => measured.success(since.elapsed(), within),
@@ -218,14 +218,14 @@ impl Client {
             Ok(Err(error)) => measured.failure(error.kind().to_string()),
             Err(_) => {
                 self.stream = None;
-                measured.failure("no answer");
+                measured.failure("no response");
             }
         }
     }
 }
 
-/// Status, and whether the connection stays, once the whole answer is there.
-fn whole(answer: &[u8]) -> io::Result<Option<(u16, bool)>> {
+/// Returns the status, and whether the connection stays open, once the response is complete.
+fn parse_complete(answer: &[u8]) -> io::Result<Option<(u16, bool)>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
     let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
@@ -239,24 +239,24 @@ fn whole(answer: &[u8]) -> io::Result<Option<(u16, bool)>> {
     Ok((answer.len() >= head + length).then_some((status, keep)))
 }
 
-/// Keeps one connection busy.
-async fn closed(plan: Arc<Plan>) {
+/// Keeps one connection busy until the end.
+async fn run_closed_loop(plan: Arc<Plan>) {
     let mut client = Client::new(&plan);
     loop {
         let now = Instant::now();
-        if now >= plan.end || !plan.request(&mut client.request) {
+        if now >= plan.end || !plan.next_request(&mut client.request) {
             return;
         }
         client.deliver(&plan, now).await;
     }
 }
 
-/// Sends what is due to whichever connection has been free the longest. They are made one after another during most
-/// of the warm-up: thousands at once would be a load of their own.
-async fn open(plan: Arc<Plan>, rate: u32, connections: usize, start: Instant) {
-    // They stand in line for it: a channel alone lets those who have just been served in before those who wait, and a
-    // connection that is silent for some seconds is closed.
-    let due = Arc::new(sync::Mutex::new(pace(start, plan.end, rate)));
+/// Sends each delivery when it is due, on the connection that has been idle the longest. Opens the connections one after
+/// another during most of the warm-up, because opening thousands at once would be a load of its own.
+async fn run_open_loop(plan: Arc<Plan>, rate: u32, connections: usize, start: Instant) {
+    // The lock serves the connections in order. A channel alone would prefer those that were just served, and the receiver
+    // closes a connection that is idle for some seconds.
+    let due = Arc::new(sync::Mutex::new(schedule(start, plan.end, rate)));
     let connections = u32::try_from(connections).unwrap_or(u32::MAX);
     let pause = plan.measured_from.duration_since(start) * 4 / 5 / connections;
     let mut clients = JoinSet::new();
@@ -265,11 +265,11 @@ async fn open(plan: Arc<Plan>, rate: u32, connections: usize, start: Instant) {
         clients.spawn(async move {
             let mut client = Client::new(&plan);
             sleep_until(start + pause * n).await;
-            // Where it cannot be made, the first delivery says so.
+            // A failure shows again at the first delivery.
             let _ = client.connected().await;
             loop {
                 let Ok(at) = due.lock().await.recv().await else { break };
-                if !plan.request(&mut client.request) {
+                if !plan.next_request(&mut client.request) {
                     break;
                 }
                 client.deliver(&plan, at).await;
@@ -285,14 +285,14 @@ async fn main() {
     let start = Instant::now();
     let plan = Arc::new(Plan::new(&args, start));
     let mut signing = JoinSet::new();
-    signing.spawn(sign_again(Arc::clone(&plan)));
+    signing.spawn(refresh_signatures(Arc::clone(&plan)));
     if let Some(rate) = args.rate {
-        open(Arc::clone(&plan), rate, args.connections, start).await;
+        run_open_loop(Arc::clone(&plan), rate, args.connections, start).await;
     } else {
-        let clients: JoinSet<_> = (0..args.connections).map(|_| closed(Arc::clone(&plan))).collect();
+        let clients: JoinSet<_> = (0..args.connections).map(|_| run_closed_loop(Arc::clone(&plan))).collect();
         clients.join_all().await;
     }
-    // In the closed loop, with a number of deliveries, it may have ended before.
+    // A closed loop with a number of deliveries may end early.
     let time = Instant::now().min(plan.end).duration_since(plan.measured_from);
     plan.measured.lock().unwrap_or_else(PoisonError::into_inner).report(time).print();
 }

@@ -1,4 +1,4 @@
-//! A receiver without a queue: axum, the signature, and 204. What a durable delivery costs beside it is the queue's.
+//! A receiver without a queue: axum, signature, 204. The difference to a durable delivery is the cost of the queue.
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
 use clap::Parser;
@@ -6,13 +6,13 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tokio::net::TcpListener;
 
-/// Answers signed deliveries 204 and forgets them.
+/// Answers signed deliveries with 204 and discards them.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Where to listen.
+    /// Address to listen on
     #[arg(long)]
     listen: String,
-    /// What the deliveries are signed with.
+    /// Signing secret of the deliveries
     #[arg(long)]
     secret: String,
 }

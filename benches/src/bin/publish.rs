@@ -1,7 +1,7 @@
-//! The limit of a durable delivery: a bare publisher with the same client library. Persistent messages of the same size
-//! into a quorum queue, each confirm awaited; nothing is received, verified or read.
+//! The limit of a durable delivery: a bare publisher with the same client library. Publishes persistent messages of the same
+//! size to a quorum queue and awaits each confirm; receives, verifies and parses nothing.
 //!
-//! One task owns each channel, because lapin gives confirms to the wrong message where tasks share one.
+//! One task owns each channel, because lapin assigns confirms to the wrong message if tasks share one.
 
 use std::sync::Arc;
 
@@ -12,38 +12,38 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use polyhook_bench::{Course, Measured, event, pace};
+use polyhook_bench::{MeasurementArgs, Measurements, event, schedule};
 use tokio::time::Instant;
 
 /// Publishes to a quorum queue and measures the confirms.
 #[derive(Clone, Debug, Parser)]
 struct Args {
-    /// Where to: `amqp://…`
+    /// Broker: `amqp://…`
     #[arg(long)]
     url: String,
-    /// The queue; declared if it is not there.
+    /// Queue, declared if it does not exist
     #[arg(long)]
     queue: String,
-    /// The exchange to publish to; by default straight to the queue.
+    /// Exchange to publish to [default: the default exchange]
     #[arg(long, default_value = "")]
     exchange: String,
-    /// The routing key; by default the queue's name.
+    /// Routing key [default: the queue's name]
     #[arg(long)]
     key: Option<String>,
-    /// So many headers of some 40 bytes each.
+    /// Number of headers, about 40 bytes each
     #[arg(long, default_value_t = 0)]
     headers: usize,
-    /// Messages that may be unconfirmed, over all channels.
+    /// Maximum unconfirmed messages on all channels together
     #[arg(long, default_value_t = 64)]
     depth: usize,
-    /// Channels.
+    /// Channels
     #[arg(long, default_value_t = 4)]
     channels: usize,
-    /// Messages a second, in an open loop.
+    /// Messages per second, in an open loop
     #[arg(long)]
     rate: Option<u32>,
     #[command(flatten)]
-    course: Course,
+    measurement: MeasurementArgs,
 }
 
 struct Publisher {
@@ -57,7 +57,7 @@ struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes one and waits for its confirm.
+    /// Publishes one message and waits for its confirm.
     async fn publish(&self, since: Instant) -> (Instant, Result<(), String>) {
         let mut headers = FieldTable::default();
         for n in 0..self.headers {
@@ -88,7 +88,7 @@ impl Publisher {
         (since, outcome)
     }
 
-    fn note(&self, (since, outcome): (Instant, Result<(), String>), measured: &mut Measured) {
+    fn record(&self, (since, outcome): (Instant, Result<(), String>), measured: &mut Measurements) {
         let within = since >= self.measured_from && since < self.end;
         match outcome {
             Ok(()) => measured.success(since.elapsed(), within),
@@ -96,31 +96,31 @@ impl Publisher {
         }
     }
 
-    /// Keeps `depth` messages unconfirmed.
-    async fn closed(self, depth: usize) -> Measured {
-        let mut measured = Measured::default();
-        let mut flights = FuturesUnordered::new();
+    /// Keeps `depth` messages unconfirmed until the end.
+    async fn run_closed_loop(self, depth: usize) -> Measurements {
+        let mut measured = Measurements::default();
+        let mut unconfirmed = FuturesUnordered::new();
         loop {
             let now = Instant::now();
-            while now < self.end && flights.len() < depth {
-                flights.push(self.publish(Instant::now()));
+            while now < self.end && unconfirmed.len() < depth {
+                unconfirmed.push(self.publish(Instant::now()));
             }
-            let Some(landed) = flights.next().await else { return measured };
-            self.note(landed, &mut measured);
+            let Some(confirmed) = unconfirmed.next().await else { return measured };
+            self.record(confirmed, &mut measured);
         }
     }
 
-    /// Publishes what is due.
-    async fn open(self, due: async_channel::Receiver<Instant>) -> Measured {
-        let mut measured = Measured::default();
-        let mut flights = FuturesUnordered::new();
-        let mut over = false;
-        while !(over && flights.is_empty()) {
+    /// Publishes each message when it is due.
+    async fn run_open_loop(self, due: async_channel::Receiver<Instant>) -> Measurements {
+        let mut measured = Measurements::default();
+        let mut unconfirmed = FuturesUnordered::new();
+        let mut finished = false;
+        while !(finished && unconfirmed.is_empty()) {
             tokio::select! {
-                Some(landed) = flights.next(), if !flights.is_empty() => self.note(landed, &mut measured),
-                at = due.recv(), if !over => match at {
-                    Ok(at) => flights.push(self.publish(at)),
-                    Err(_) => over = true,
+                Some(confirmed) = unconfirmed.next(), if !unconfirmed.is_empty() => self.record(confirmed, &mut measured),
+                at = due.recv(), if !finished => match at {
+                    Ok(at) => unconfirmed.push(self.publish(at)),
+                    Err(_) => finished = true,
                 },
             }
         }
@@ -137,7 +137,7 @@ async fn main() -> Result<(), lapin::Error> {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     connection.create_channel().await?.queue_declare(args.queue.as_str().into(), options, arguments).await?;
 
-    let body: Arc<[u8]> = event(0, 1, args.course.body_bytes).into();
+    let body: Arc<[u8]> = event(0, 1, args.measurement.body_bytes).into();
     let mut channels = Vec::new();
     for _ in 0..args.channels {
         let channel = connection.create_channel().await?;
@@ -145,9 +145,9 @@ async fn main() -> Result<(), lapin::Error> {
         channels.push(channel);
     }
     let start = Instant::now();
-    let measured_from = start + args.course.warmup;
-    let end = measured_from + args.course.duration;
-    let due = args.rate.map(|rate| pace(start, end, rate));
+    let measured_from = start + args.measurement.warmup;
+    let end = measured_from + args.measurement.duration;
+    let due = args.rate.map(|rate| schedule(start, end, rate));
     let tasks = channels.into_iter().enumerate().map(|(n, channel)| {
         let exchange = args.exchange.clone();
         let (key, headers) = (args.key.clone().unwrap_or_else(|| args.queue.clone()), args.headers);
@@ -157,16 +157,16 @@ async fn main() -> Result<(), lapin::Error> {
         let due = due.clone();
         async move {
             match due {
-                Some(due) => publisher.open(due).await,
-                None => publisher.closed(depth).await,
+                Some(due) => publisher.run_open_loop(due).await,
+                None => publisher.run_closed_loop(depth).await,
             }
         }
     });
     let tasks: tokio::task::JoinSet<_> = tasks.collect();
-    let mut measured = Measured::default();
+    let mut measured = Measurements::default();
     for each in tasks.join_all().await {
         measured.add(&each);
     }
-    measured.report(args.course.duration).print();
+    measured.report(args.measurement.duration).print();
     Ok(())
 }

@@ -1,26 +1,26 @@
-"""Numbers and tables as the report writes them."""
+"""Formats numbers and tables for the report."""
 
 from statistics import median
 
 
 def spread(values):
-    """What is kept of the rounds."""
+    """Returns median, least and greatest of the rounds."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
-def over(rounds, what):
-    """The spread of something over rounds: `what` is given each."""
-    return spread([what(each) for each in rounds])
+def spread_over(rounds, value):
+    """Returns the spread of `value(round)` over the rounds."""
+    return spread([value(each) for each in rounds])
 
 
-def said(found, unit="", digits=2):
-    """A median with its spread."""
+def with_spread(found, unit="", digits=2):
+    """Formats a median with its spread."""
     middle, least, most = (number(found[key], digits) for key in ("median", "min", "max"))
     return f"{middle}{unit} ({least}–{most})"
 
 
 def number(value, digits=2):
-    """Thousands are told apart, small numbers keep their digits."""
+    """Formats a number: thousands with separators, smaller ones with decimals."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
 
 
@@ -29,6 +29,6 @@ def megabytes(value):
 
 
 def table(head, rows):
-    """A table in Markdown."""
+    """Returns a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
