@@ -1,18 +1,18 @@
 //! `polyhook endpoint`: the webhook endpoints registered with PolyAI, and their signing secrets.
 //!
-//! A secret is shown once, when it is made. So whatever makes one (`create`, `rotate-secret`) first finds out
-//! that the file can be written which receivers read, tells receivers of what is to come, writes the secret
-//! before it prints anything, and puts it somewhere else rather than lose it.
+//! PolyAI returns a secret only once, when it creates it. So `create` and `rotate-secret` first check that they can write the
+//! secrets file of the receivers, then open a retry window in it, and write the new secret before they print anything. If
+//! the file cannot be written after all, they write the secret to another place.
 //!
-//! What an endpoint sends along (`headers`) may be a key to an ingress: names are shown, values never.
+//! An endpoint's headers may contain a credential for an ingress. The commands print their names, never their values.
 
 mod attributes;
 mod create;
 mod delete;
 mod list;
+mod locked_secrets_file;
+mod new_secret;
 mod rotate;
-mod safe;
-mod store;
 mod test;
 mod update;
 
@@ -27,32 +27,32 @@ use crate::{
     polyai::{Endpoint, ProjectConfig, WebhooksClient},
 };
 
-/// How long the window stays open once a new secret is in the file.
-const WINDOW_AFTER: Duration = Duration::from_mins(5);
+/// The duration of the retry window after a new secret was written.
+const RETRY_WINDOW: Duration = Duration::from_mins(5);
 
 /// Manage the webhook endpoints registered with PolyAI.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Register an endpoint and put its signing secret where receivers read it
+    /// Register an endpoint and write its signing secret to the receivers' secrets file
     Create(create::Args),
     /// List the account's endpoints
     List(list::ListArgs),
-    /// Show everything about an endpoint but what is secret
+    /// Show an endpoint without its secret values
     Show(list::ShowArgs),
-    /// Change an endpoint: what is given, and nothing else
+    /// Change the given attributes of an endpoint
     Update(update::Args),
-    /// Delete an endpoint, and with it all deliveries to it
+    /// Delete an endpoint; PolyAI then stops its deliveries
     Delete(delete::Args),
-    /// Give an endpoint another signing secret, without losing a delivery
+    /// Replace an endpoint's signing secret without losing a delivery
     RotateSecret(rotate::Args),
-    /// Deliver to an endpoint's public URL as PolyAI does, and explain what comes back
+    /// Send test deliveries to an endpoint's public URL and explain the answers
     Test(test::Args),
 }
 
-/// Whose endpoints.
+/// The project whose key gives access to the endpoints.
 #[derive(Debug, clap::Args)]
-struct Account {
-    /// The project whose key and account to use; the only configured one where absent
+struct AccountArgs {
+    /// Project whose key and account to use [default: the only configured project]
     #[arg(long, value_name = "PROJECT_ID", alias = "project-id")]
     project: Option<String>,
 }
@@ -69,13 +69,13 @@ pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), Cli
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is for `map_err`")]
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes the error by value")]
 fn failed(error: impl ToString) -> CliError {
     CliError::Failed(error.to_string())
 }
 
-impl Account {
-    /// Its API.
+impl AccountArgs {
+    /// Returns a client of the account's Webhooks API.
     fn webhooks(&self, config: &Config) -> Result<WebhooksClient, CliError> {
         webhooks(config, project(config, self.project.as_deref())?)
     }
@@ -89,16 +89,16 @@ fn project<'a>(config: &'a Config, wanted: Option<&str>) -> Result<&'a ProjectCo
     let ids = || config.projects.iter().map(|project| &*project.project_id).collect::<Vec<_>>().join(", ");
     match (wanted, &config.projects[..]) {
         (_, []) => Err(CliError::Usage(
-            "there is no project, and so no key for PolyAI: add [[projects]], or set POLYAI_API_KEY, POLYAI_ACCOUNT_ID \
-             and POLYAI_PROJECT_ID"
+            "no project is configured, so there is no key for PolyAI: add [[projects]], or set POLYAI_API_KEY, \
+             POLYAI_ACCOUNT_ID and POLYAI_PROJECT_ID"
                 .to_owned(),
         )),
         (None, [project]) => Ok(project),
-        (None, _) => Err(CliError::Usage(format!("say whose endpoint it is with --project: {}", ids()))),
+        (None, _) => Err(CliError::Usage(format!("several projects are configured; choose one with --project: {}", ids()))),
         (Some(wanted), projects) => projects
             .iter()
             .find(|project| project.project_id == wanted)
-            .ok_or_else(|| CliError::Usage(format!("--project: {wanted} is not configured; there is {}", ids()))),
+            .ok_or_else(|| CliError::Usage(format!("--project: {wanted} is not configured; configured are: {}", ids()))),
     }
 }
 
@@ -111,22 +111,22 @@ fn find<'a>(endpoints: &'a [Endpoint], wanted: Option<&str>) -> Result<&'a Endpo
         (_, []) => Err(CliError::Failed("the account has no webhook endpoint".to_owned())),
         (None, [endpoint]) => Ok(endpoint),
         (None, _) => {
-            Err(CliError::Usage(format!("the account has several endpoints, say which: {}", listed())))
+            Err(CliError::Usage(format!("the account has several endpoints; name one of them: {}", listed())))
         }
         (Some(wanted), _) => endpoints.iter().find(|endpoint| endpoint.id == wanted).ok_or_else(|| {
-            CliError::Failed(format!("the account has no endpoint {wanted}, but {}", listed()))
+            CliError::Failed(format!("the account has no endpoint {wanted}; it has {}", listed()))
         }),
     }
 }
 
-/// So far from now, in whole seconds.
+/// Returns the time `time` from now, in whole seconds.
 fn after(clock: &Clock, time: Duration) -> Timestamp {
     let whole = Duration::from_secs(time.as_secs());
     let now = Timestamp::from_second(clock.now().as_second()).unwrap_or_default();
     now.checked_add(whole).unwrap_or(Timestamp::MAX)
 }
 
-/// What comes from outside must not move a terminal's cursor.
+/// Replaces control characters, so that text from outside cannot control the terminal.
 fn sanitize(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! `polyhook send`: deliveries signed as PolyAI signs them.
+//! `polyhook send`: signs deliveries as PolyAI does and sends them.
 
 use std::{
     io::Read,
@@ -19,89 +19,89 @@ use polyhook_simulator::{
     AttemptOutcome, Delivery, DeliveryReport, DeliverySummary, Sender, SenderOptions, Tampering,
 };
 
-/// What a receiver answers to what it does not believe.
+/// The answer of a receiver to a delivery with an invalid signature.
 const UNAUTHORIZED: u16 = 401;
 
-/// Sign deliveries as PolyAI does and post them; exit code 1 if an answer is not the expected one.
+/// Send deliveries signed as PolyAI signs them; exit code 1 if an answer is not the expected one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   polyhook send --conversation CA0123456789abcdef
   polyhook send --event alerts.triggered --body alert.json --url https://example.com/hook
   jq -c .event saved.json | polyhook send --body -
-  polyhook send --count 10000 --rate 500             with latencies at the end
-  polyhook send --bad signature                      must be answered 401
+  polyhook send --count 10000 --rate 500             with latencies in the summary
+  polyhook send --bad signature                      expects 401
 
-The secret is the first configured one (POLYAI_WEBHOOK_SECRET, signature.secrets_file) or
-that of --secret-file. A 2xx is expected, or 401 with --bad, unless --expect says otherwise.")]
+Signs with the secret of --secret-file, or else with the first configured secret (POLYAI_WEBHOOK_SECRET,
+signature.secrets_file). Expects a 2xx, or 401 with --bad, or the status of --expect.")]
 pub(super) struct Args {
-    /// Where to; the configured receiver on this machine where absent
+    /// Receiver's URL [default: the configured receiver on this machine]
     #[arg(long)]
     url: Option<Url>,
-    /// A file with the signing secret
+    /// File with the signing secret
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// What is signed
+    /// Signed bytes
     #[arg(long, value_enum, default_value_t = SignedForm::Timestamped)]
     scheme: SignedForm,
-    /// The event's type
+    /// Event type
     #[arg(long, visible_alias = "type", value_name = "TYPE", default_value = CONVERSATION_COMPLETED)]
     event: String,
-    /// The conversation it is about; a made-up one where absent
+    /// Conversation id [default: a new one for each delivery]
     #[arg(long, visible_alias = "conversation-id", value_name = "ID")]
     conversation: Option<String>,
-    /// The environment it says
+    /// Environment in the body
     #[arg(long, value_name = "NAME", default_value = "live")]
     environment: String,
-    /// The account it says
+    /// Account id in the body
     #[arg(long, value_name = "ID")]
     account_id: Option<String>,
-    /// The project it says
+    /// Project id in the body
     #[arg(long, value_name = "ID")]
     project_id: Option<String>,
-    /// The X-PolyAI-Event-ID; a new one for each where absent
+    /// X-PolyAI-Event-ID [default: a new one for each delivery]
     #[arg(long, value_name = "ID")]
     event_id: Option<String>,
-    /// Send this file as the body, byte for byte; `-` for standard input
+    /// Send this file unchanged as the body; `-` reads standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["conversation", "account_id", "project_id"])]
     body: Option<PathBuf>,
-    /// How many deliveries
+    /// Number of deliveries
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// Deliveries a second; as fast as they are taken where absent
+    /// Deliveries per second [default: as fast as the receiver accepts them]
     #[arg(long, value_name = "PER_SECOND")]
     rate: Option<f64>,
-    /// Most deliveries at a time
+    /// Maximum number of concurrent deliveries
     #[arg(long, value_name = "N", default_value_t = 64)]
     concurrency: usize,
-    /// Make every delivery wrong on purpose
+    /// Make every delivery invalid
     #[arg(long, value_enum, value_name = "HOW")]
     bad: Option<Bad>,
-    /// The status that is expected, where it is another
+    /// Expected HTTP status
     #[arg(long, value_name = "STATUS")]
     expect: Option<u16>,
-    /// Retry as PolyAI does, with its waits multiplied by this (1 is PolyAI's own pace)
+    /// Retry as PolyAI does, with its waits multiplied by this factor
     #[arg(long, value_name = "TIME_SCALE")]
     retry: Option<f64>,
-    /// One JSON object for a single delivery, or a summary
+    /// Print one JSON object: the delivery, or the summary of several
     #[arg(long)]
     json: bool,
 }
 
-/// What is wrong with a delivery.
+/// A deliberate defect of every delivery.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Bad {
-    /// Signed with a secret that is not the receiver's
+    /// Sign with a secret that the receiver does not have
     Signature,
-    /// The signature is no hex
+    /// Send a signature that is not hex
     Malformed,
-    /// Not signed at all
+    /// Send no signature
     Missing,
-    /// Signed an hour ago
+    /// Sign with a timestamp of an hour ago
     Timestamp,
-    /// Signed with a timestamp that is not sent along
+    /// Sign with a timestamp and do not send it
     NoTimestamp,
-    /// Another body than the one that was signed
+    /// Change the body after signing it
     Body,
 }
 
@@ -131,9 +131,13 @@ impl Args {
 pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     if matches!(args.bad, Some(Bad::Timestamp | Bad::NoTimestamp)) && matches!(args.scheme, SignedForm::Body)
     {
-        return Err(CliError::Usage("--scheme body has no timestamp that could be bad".to_owned()));
+        return Err(CliError::Usage(
+            "--bad timestamp and --bad no-timestamp need a signed timestamp, and --scheme body has none; use --scheme \
+             timestamped"
+                .to_owned(),
+        ));
     }
-    let (target, secret) = whereto(global, &args)?;
+    let (target, secret) = target_and_secret(global, &args)?;
     let delays = if args.retry.is_some() { SenderOptions::default().delays } else { Vec::new() };
     let options = SenderOptions {
         form: args.scheme.into(),
@@ -146,7 +150,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     };
     let sender = Sender::new(target, secret.expose(), options, polyhook_simulator::Clock::system())
         .map_err(|error| CliError::Failed(error.to_string()))?;
-    let body = args.body.as_deref().map(read).transpose()?;
+    let body = args.body.as_deref().map(read_body).transpose()?;
 
     if args.count == 1 {
         let report = sender.deliver(delivery(&args, body.as_ref(), 0)).await;
@@ -154,12 +158,19 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         show_report(&report, expected, args.json);
         return if expected { Ok(()) } else { Err(CliError::AlreadyReported) };
     }
+    let (summary, unexpected) = send_all(&args, &sender, body.as_ref()).await;
+    show_summary(&summary, unexpected, args.json);
+    if unexpected == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
+}
+
+/// Sends all deliveries and returns the summary and the number of unexpected answers.
+async fn send_all(args: &Args, sender: &Sender, body: Option<&Bytes>) -> (DeliverySummary, u64) {
     let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new(args.count) };
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}") {
         bar.set_style(style);
     }
     let unexpected = AtomicU64::new(0);
-    let deliveries = (0..args.count).map(|number| delivery(&args, body.as_ref(), number));
+    let deliveries = (0..args.count).map(|number| delivery(args, body, number));
     let summary = sender
         .run_with(stream::iter(deliveries), |report| {
             bar.inc(1);
@@ -167,12 +178,10 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         })
         .await;
     bar.finish_and_clear();
-    let unexpected = unexpected.into_inner();
-    show_summary(&summary, unexpected, args.json);
-    if unexpected == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
+    (summary, unexpected.into_inner())
 }
 
-fn read(path: &Path) -> Result<Bytes, CliError> {
+fn read_body(path: &Path) -> Result<Bytes, CliError> {
     let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
         std::io::stdin().lock().read_to_end(&mut bytes).map(drop)
@@ -183,7 +192,7 @@ fn read(path: &Path) -> Result<Bytes, CliError> {
     Ok(bytes.into())
 }
 
-fn whereto(global: &GlobalArgs, args: &Args) -> Result<(Url, Secret), CliError> {
+fn target_and_secret(global: &GlobalArgs, args: &Args) -> Result<(Url, Secret), CliError> {
     let config = match (&args.url, &args.secret_file) {
         (Some(_), Some(_)) => None,
         _ => Some(global.load()?),
@@ -206,7 +215,7 @@ fn whereto(global: &GlobalArgs, args: &Args) -> Result<(Url, Secret), CliError> 
     };
     secret.map(|secret| (target, secret)).ok_or_else(|| {
         CliError::Usage(
-            "there is no secret to sign with: give --secret-file, or set POLYAI_WEBHOOK_SECRET".to_owned(),
+            "no secret is configured, so there is nothing to sign with: give --secret-file, or set POLYAI_WEBHOOK_SECRET".to_owned(),
         )
     })
 }
@@ -254,14 +263,14 @@ fn show_report(report: &DeliveryReport, expected: bool, json: bool) {
 
 fn show_summary(summary: &DeliverySummary, unexpected: u64, json: bool) {
     #[derive(Serialize)]
-    struct Whole<'a> {
+    struct SendSummary<'a> {
         #[serde(flatten)]
         summary: &'a DeliverySummary,
         unexpected: u64,
     }
 
     if json {
-        output::json(&Whole { summary, unexpected });
+        output::json(&SendSummary { summary, unexpected });
         return;
     }
     let DeliverySummary { deliveries, seconds, latency_us, statuses, timeouts, network_errors, .. } = summary;

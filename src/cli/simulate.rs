@@ -1,4 +1,4 @@
-//! `polyhook simulate`: the stand-in PolyAI as a process of its own.
+//! `polyhook simulate`: the simulated PolyAI as a process of its own.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -15,7 +15,7 @@ use polyhook_simulator::{
     BodyForm, Delivery, EventOptions, Scenario, SenderOptions, SignatureForm, Simulator,
 };
 
-/// Run a stand-in for PolyAI: its APIs, and signed deliveries with its retry policy.
+/// Run a simulated PolyAI: its APIs, and signed deliveries with its retry policy.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,50 +23,51 @@ Examples:
   polyhook simulate --deliver-to http://127.0.0.1:8080/polyai-events --rate 5
   polyhook simulate --scenario faults.toml --calls 1000
 
-It prints the variables that `polyhook run` needs to talk to it. /_simulator/ on its address scripts it while it runs.")]
+Prints the environment variables that connect `polyhook run` to it. The interface under /_simulator/ controls it while
+it runs.")]
 pub(super) struct Args {
-    /// Where its APIs are served
+    /// Address of the APIs
     #[arg(long, default_value = "127.0.0.1:8088", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// What there is and what goes wrong (TOML)
+    /// Scenario with projects, calls and faults (TOML)
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
-    /// How many calls there are, over the scenario's
+    /// Number of calls; overrides the scenario
     #[arg(long)]
     calls: Option<u64>,
-    /// Decides every call, word and sample, over the scenario's
+    /// Seed of all calls, words and recordings; overrides the scenario
     #[arg(long)]
     seed: Option<u64>,
     /// Deliver the events of all calls to this URL
     #[arg(long, value_name = "URL")]
     deliver_to: Option<Url>,
-    /// Deliveries a second; as fast as they are taken where absent
+    /// Deliveries per second [default: as fast as the receiver accepts them]
     #[arg(long, requires = "deliver_to")]
     rate: Option<f64>,
-    /// What is signed
+    /// Signed bytes
     #[arg(long, value_enum, default_value_t = SignedForm::Timestamped)]
     scheme: SignedForm,
-    /// Whose field names bodies have
-    #[arg(long, value_enum, default_value_t = Names::Quickstart)]
-    form: Names,
-    /// Multiplies PolyAI's waits between attempts (0.001: a minute is 60 ms)
+    /// Field names of the bodies
+    #[arg(long, value_enum, default_value_t = FieldNames::Quickstart)]
+    form: FieldNames,
+    /// Factor of PolyAI's waits between attempts (0.001 makes a minute 60 ms)
     #[arg(long, default_value_t = 1.0, requires = "deliver_to")]
     time_scale: f64,
-    /// The share of deliveries that are sent twice
+    /// Share of deliveries to send twice, from 0 to 1
     #[arg(long, default_value_t = 0.0, requires = "deliver_to")]
     duplicates: f64,
-    /// Shuffle deliveries within a window of so many
+    /// Shuffle deliveries within a window of this size
     #[arg(long, default_value_t = 0, requires = "deliver_to")]
     reorder: usize,
-    /// End when everything is delivered; exit code 1 if something was not
+    /// Exit when all deliveries have ended; exit code 1 if one was not accepted
     #[arg(long, requires = "deliver_to")]
     exit: bool,
-    /// One JSON object a line instead of text
+    /// Print one JSON object per line instead of text
     #[arg(long)]
     json: bool,
 }
 
-/// What is signed.
+/// The signed bytes.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(super) enum SignedForm {
     /// `{timestamp}.{body}`, as in the API reference
@@ -84,25 +85,25 @@ impl From<SignedForm> for SignatureForm {
     }
 }
 
-/// Whose field names bodies have.
+/// The field names of the bodies.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(super) enum Names {
+pub(super) enum FieldNames {
     /// `type` and `data`
     Quickstart,
     /// `event_type`
     Reference,
 }
 
-impl From<Names> for BodyForm {
-    fn from(names: Names) -> Self {
+impl From<FieldNames> for BodyForm {
+    fn from(names: FieldNames) -> Self {
         match names {
-            Names::Quickstart => Self::Quickstart,
-            Names::Reference => Self::Reference,
+            FieldNames::Quickstart => Self::Quickstart,
+            FieldNames::Reference => Self::Reference,
         }
     }
 }
 
-/// What a receiver needs to know. Everything in it is made up.
+/// The settings of a receiver. The credentials are made up.
 #[derive(Serialize)]
 struct Access<'a> {
     url: &'a str,
@@ -122,7 +123,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         .map_err(|error| CliError::Failed(format!("--listen: cannot listen on {}: {error}", args.listen)))?;
     lifecycle.spawn_service("simulator", server.run());
     show_access(&simulator, args.json);
-    let Some(target) = args.deliver_to.clone() else { return ended(lifecycle.run_until_shutdown().await) };
+    let Some(target) = args.deliver_to.clone() else {
+        return exit_result(lifecycle.run_until_shutdown().await);
+    };
 
     let options = SenderOptions {
         form: args.scheme.into(),
@@ -139,7 +142,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let sent = deliveries.len();
     let summary = tokio::select! {
         summary = simulator.state().run_sender(&sender, stream::iter(deliveries)) => summary,
-        ending = lifecycle.run_until_shutdown() => return ended(ending),
+        outcome = lifecycle.run_until_shutdown() => return exit_result(outcome),
     };
     if args.json {
         output::json(&summary);
@@ -147,7 +150,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         output::line(format!("{} of {sent} deliveries accepted", summary.accepted));
     }
     if !args.exit {
-        return ended(lifecycle.run_until_shutdown().await);
+        return exit_result(lifecycle.run_until_shutdown().await);
     }
     lifecycle.drain();
     lifecycle.wait().await;
@@ -185,13 +188,14 @@ fn show_access(simulator: &Simulator, json: bool) {
     }
     let Access { api_key, account_id, project_id, signing_secret, calls, .. } = access;
     output::line(format!(
-        "# PolyAI, simulated, with {calls} calls. For `polyhook run` in another shell:\n\
+        "# Simulated PolyAI with {calls} calls. Run in another shell before `polyhook run`:\n\
          export POLYAI_BASE_URL={url}\nexport POLYAI_PLATFORM_URL={url}\nexport POLYAI_API_KEY={api_key}\n\
          export POLYAI_ACCOUNT_ID={account_id}\nexport POLYAI_PROJECT_ID={project_id}\n\
          export POLYAI_WEBHOOK_SECRET={signing_secret}"
     ));
 }
 
-fn ended(ending: ShutdownOutcome) -> Result<(), CliError> {
-    if ending == ShutdownOutcome::Drained { Ok(()) } else { Err(CliError::AlreadyReported) }
+/// A second signal that aborts the shutdown is a failure.
+fn exit_result(outcome: ShutdownOutcome) -> Result<(), CliError> {
+    if outcome == ShutdownOutcome::Drained { Ok(()) } else { Err(CliError::AlreadyReported) }
 }

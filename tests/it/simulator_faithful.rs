@@ -1,4 +1,4 @@
-//! PolyAI's own Python client takes the simulator for PolyAI.
+//! PolyAI's own Python client works against the simulator.
 
 use std::{path::Path, process::Command};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::process::{Installation, SimulatedPolyAi, deliver, eventually, metric};
 
 const CALLS: usize = 12;
-/// Short ones, spoken and written, in every environment.
+/// Short calls and chats in every environment.
 const SCENARIO: &str = "
     epoch = \"2026-11-03T12:00:00Z\"
     mix = { webchat = 0.4, min_turns = 1, max_turns = 2 }
@@ -22,10 +22,10 @@ fn polyai_s_own_client_lists_reads_and_downloads() {
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/adk.py"))
         .args([&access.url, &access.project_id])
         .env("POLY_ADK_KEY", &access.api_key)
-        // It would find a person's own key there.
+        // The client would read a user's own key from the home folder.
         .env("HOME", "/nonexistent")
         .output()
-        .expect("scripts/install-test-tools installs it");
+        .expect("scripts/install-test-tools installs Python");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let lines: Vec<Value> = output
         .stdout
@@ -37,13 +37,13 @@ fn polyai_s_own_client_lists_reads_and_downloads() {
     let listed: Vec<_> = conversations.iter().map(|line| line["id"].as_str().unwrap()).collect();
     assert_eq!(listed, ids.iter().rev().map(String::as_str).collect::<Vec<_>>(), "newest first");
     for line in &conversations {
-        let (listed, whole) = (&line["listed"], &line["whole"]);
-        assert_eq!(whole["conversationId"], line["id"]);
-        assert_eq!(whole["accountId"], access.account_id.as_str());
+        let (listed, conversation) = (&line["listed"], &line["whole"]);
+        assert_eq!(conversation["conversationId"], line["id"]);
+        assert_eq!(conversation["accountId"], access.account_id.as_str());
         for name in ["startedAt", "channel", "clientEnv", "totalDuration"] {
-            assert_eq!(listed[name], whole[name], "{name} of {}", line["id"]);
+            assert_eq!(listed[name], conversation[name], "{name} of {}", line["id"]);
         }
-        assert!(!whole["turns"].as_array().unwrap().is_empty(), "{whole}");
+        assert!(!conversation["turns"].as_array().unwrap().is_empty(), "{conversation}");
     }
     let statuses: Vec<_> = refused.iter().map(|line| (&line["refused"], &line["status"])).collect();
     assert_eq!(
@@ -56,7 +56,7 @@ fn polyai_s_own_client_lists_reads_and_downloads() {
         "{refused:?}"
     );
 
-    // What polyhook archives is what that client sees.
+    // polyhook archives the same data that the client reads.
     let site = Installation::new(
         access,
         "worker = { audio = \"both\", environments = [\"live\", \"sandbox\", \"pre-release\"] }",
@@ -68,7 +68,7 @@ fn polyai_s_own_client_lists_reads_and_downloads() {
     }
     eventually("archived", || metric(admin, "polyhook_jobs_total{outcome=\"archived\"}") == CALLS);
     run.stop();
-    let (mut recorded, mut silent) = (0, 0);
+    let (mut recorded, mut unrecorded) = (0, 0);
     for path in site.manifests() {
         let manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         let line = conversations.iter().find(|line| line["id"] == manifest["conversation_id"]).unwrap();
@@ -82,8 +82,8 @@ fn polyai_s_own_client_lists_reads_and_downloads() {
             recorded += 1;
         } else {
             assert_eq!(line["audio"]["status"], 404, "{manifest}");
-            silent += 1;
+            unrecorded += 1;
         }
     }
-    assert!(recorded > 0 && silent > 0, "{recorded} recorded, {silent} not");
+    assert!(recorded > 0 && unrecorded > 0, "{recorded} recorded, {unrecorded} not");
 }

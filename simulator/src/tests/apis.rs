@@ -333,7 +333,7 @@ async fn apis_that_are_not_served_answer_a_plain_404() {
 }
 
 #[tokio::test]
-async fn endpoints_are_created_updated_rotated_and_deleted() {
+async fn endpoints_can_be_created_updated_rotated_and_deleted() {
     let fixture = Fixture::start(scenario(1)).await;
     let path = "/v1/webhook-endpoints";
     let body = json!({ "name": "n", "url": "https://example.com/hook", "event_types": ["alerts.triggered"] });
@@ -364,6 +364,13 @@ async fn endpoints_are_created_updated_rotated_and_deleted() {
     assert_eq!(fixture.json(&one).await.0, StatusCode::NOT_FOUND);
     assert_eq!(fixture.json(&format!("{path}/17")).await.0, StatusCode::UNPROCESSABLE_ENTITY);
 
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn rejects_invalid_endpoints_and_limits_their_number() {
+    let fixture = Fixture::start(scenario(1)).await;
+    let path = "/v1/webhook-endpoints";
     for wrong in [
         json!({ "name": "n", "url": "http://example.com/", "event_types": ["alerts.triggered"] }),
         json!({ "name": "n", "url": "https://example.com/", "event_types": [] }),

@@ -1,4 +1,4 @@
-//! What is said of an endpoint on the command line, checked before PolyAI is asked.
+//! Validation of an endpoint's attributes before the request to PolyAI.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -15,7 +15,7 @@ fn usage(text: impl Into<String>) -> CliError {
     CliError::Usage(text.into())
 }
 
-/// Whether only this machine can reach it.
+/// Returns true if only this machine can reach the URL.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -25,7 +25,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A URL that PolyAI may deliver to. On this machine, where the simulator delivers, without a certificate too.
+/// Parses a URL that PolyAI can deliver to: `https`, or `http` to this machine, where the simulator delivers.
 pub(super) fn url(text: &str) -> Result<Url, CliError> {
     let url: Url = text.parse().map_err(|error| usage(format!("--url: {error}")))?;
     match url.scheme() {
@@ -33,19 +33,19 @@ pub(super) fn url(text: &str) -> Result<Url, CliError> {
         "http" if is_loopback(&url) => {}
         _ => {
             return Err(usage(
-                "--url: PolyAI delivers to https:// only, since a delivery is somebody's conversation: give the URL of \
-                 the ingress that ends TLS before the receiver",
+                "--url: PolyAI delivers to https:// only, because deliveries are about private conversations; give the URL of \
+                 the ingress that terminates TLS before the receiver",
             ));
         }
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(usage(
-            "--url: there is a user or password in it, which everybody sees who sees the URL: send it along with \
-             --header Authorization=@FILE instead",
+            "--url: the URL contains a user or password, which logs and lists show; use --header Authorization=@FILE \
+             instead",
         ));
     }
     if url.fragment().is_some() {
-        return Err(usage("--url: what follows # never reaches a server; leave it out"));
+        return Err(usage("--url: the part after # is never sent to a server; remove it"));
     }
     Ok(url)
 }
@@ -55,15 +55,15 @@ pub(super) fn name(text: &str) -> Result<String, CliError> {
     if (1..=MAX_NAME_CHARS).contains(&length) {
         return Ok(text.to_owned());
     }
-    Err(usage(format!("--name: PolyAI takes 1 to {MAX_NAME_CHARS} characters, and this is {length}")))
+    Err(usage(format!("--name: the name has {length} characters; PolyAI accepts 1 to {MAX_NAME_CHARS}")))
 }
 
-/// The event types, each once.
+/// Returns the event types without duplicates. An argument may list several, separated by commas.
 pub(super) fn events(given: &[String]) -> Result<Vec<String>, CliError> {
     let mut events: Vec<String> = Vec::new();
     for event in given.iter().flat_map(|event| event.split(',')).map(str::trim) {
         if event.is_empty() {
-            return Err(usage("--event: an event type is missing, such as conversation.completed"));
+            return Err(usage("--event: an event type is empty; give one such as conversation.completed"));
         }
         if !events.iter().any(|known| known == event) {
             events.push(event.to_owned());
@@ -72,22 +72,19 @@ pub(super) fn events(given: &[String]) -> Result<Vec<String>, CliError> {
     Ok(events)
 }
 
-/// `NAME=VALUE`, or `NAME=@FILE` where the value is nobody's business. What is wrong is said without the value.
+/// Parses `NAME=VALUE`, or `NAME=@FILE` for a secret value. Errors do not contain the value.
 pub(super) fn headers(given: &[String]) -> Result<BTreeMap<String, Secret>, CliError> {
     let mut headers = BTreeMap::new();
     for (number, text) in given.iter().enumerate() {
         let (name, value) = text.split_once('=').ok_or_else(|| {
-            usage(format!(
-                "--header: number {} has no `=` in it; write NAME=VALUE, or NAME=@FILE",
-                number + 1
-            ))
+            usage(format!("--header: number {} has no `=`; write NAME=VALUE or NAME=@FILE", number + 1))
         })?;
         let name = name.trim();
         let parsed: HeaderName = name.parse().map_err(|_| {
-            usage(format!("--header: the name before the `=` of number {} is none", number + 1))
+            usage(format!("--header: the text before the `=` of number {} is not a header name", number + 1))
         })?;
         if parsed.as_str().starts_with("x-polyai-") {
-            return Err(usage(format!("--header {name}: x-polyai-… are PolyAI's own")));
+            return Err(usage(format!("--header {name}: PolyAI reserves names that begin with x-polyai-")));
         }
         let value = match value.strip_prefix('@') {
             Some(path) => Secret::read(Path::new(path))
@@ -96,11 +93,11 @@ pub(super) fn headers(given: &[String]) -> Result<BTreeMap<String, Secret>, CliE
         };
         if HeaderValue::from_str(value.expose()).is_err() {
             return Err(usage(format!(
-                "--header {name}: no HTTP header can carry the value: it must be one line of plain characters"
+                "--header {name}: the value is not valid in an HTTP header; it must be one line of visible ASCII characters"
             )));
         }
         if headers.insert(name.to_owned(), value).is_some() {
-            return Err(usage(format!("--header {name}: it is there twice")));
+            return Err(usage(format!("--header {name}: the header is given twice")));
         }
     }
     Ok(headers)
@@ -111,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_polyai_can_reach_privately_is_a_url() {
+    fn accepts_only_https_and_loopback_urls() {
         for good in [
             "https://hooks.example.com/polyai-events",
             "http://127.0.0.1:8080/x",
@@ -120,20 +117,20 @@ mod tests {
         ] {
             url(good).unwrap();
         }
-        for (bad, word) in [
+        for (bad, words) in [
             ("http://hooks.example.com/", "https:// only"),
             ("ftp://hooks.example.com/", "https:// only"),
             ("hooks.example.com", "--url"),
             ("https://me:hunter2@hooks.example.com/", "Authorization=@FILE"),
             ("https://hooks.example.com/#x", "#"),
         ] {
-            let said = url(bad).unwrap_err().to_string();
-            assert!(said.contains(word) && !said.contains("hunter2"), "{bad}: {said}");
+            let error = url(bad).unwrap_err().to_string();
+            assert!(error.contains(words) && !error.contains("hunter2"), "{bad}: {error}");
         }
     }
 
     #[test]
-    fn headers_come_from_a_file_too_and_errors_keep_their_values() {
+    fn reads_headers_from_files_and_hides_values_in_errors() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "Bearer hunter2\n").unwrap();
         let given = [format!("Authorization=@{}", file.path().display()), "X-Tenant=a=b".to_owned()];
@@ -146,14 +143,14 @@ mod tests {
             "X-A=hunter2\nhunter2",
             "X-A=@/no/such",
         ] {
-            let said = headers(&[bad.to_owned()]).unwrap_err().to_string();
-            assert!(said.contains("--header") && !said.contains("hunter2"), "{said}");
+            let error = headers(&[bad.to_owned()]).unwrap_err().to_string();
+            assert!(error.contains("--header") && !error.contains("hunter2"), "{error}");
         }
         assert!(headers(&["X-A=1".to_owned(), "X-A=2".to_owned()]).is_err());
     }
 
     #[test]
-    fn each_event_once_and_names_of_some_length() {
+    fn removes_duplicate_events_and_limits_names() {
         let given = ["a.b,c.d".to_owned(), " a.b".to_owned()];
         assert_eq!(events(&given).unwrap(), ["a.b", "c.d"]);
         assert!(events(&["a,".to_owned()]).is_err());

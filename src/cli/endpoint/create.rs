@@ -1,15 +1,15 @@
-//! `polyhook endpoint create`: an endpoint, with its secret where the receivers read it before anybody needs it.
+//! `polyhook endpoint create`: registers an endpoint and writes its secret to the receivers' secrets file.
 //!
-//! PolyAI shows the secret once and may deliver at once. So, in this order:
+//! PolyAI returns the secret once and may deliver at once. So the command works in this order:
 //!
-//! 1. The file is found to be one that can be written. Where receivers read it already, a window is opened in it:
-//!    they answer what they cannot explain 503, and PolyAI tries again.
-//! 2. Time passes until all of them have read that.
-//! 3. PolyAI makes the endpoint.
-//! 4. The secret is put first into the file, and then anything is printed.
+//! 1. It checks that the file can be written. If receivers already read the file, it opens a retry window in it: receivers
+//!    answer 503 to a delivery that no secret verifies, and PolyAI sends it again.
+//! 2. It waits until all receivers have read the window.
+//! 3. PolyAI creates the endpoint.
+//! 4. It writes the secret as the first one of the file, and only then prints anything.
 //!
-//! A kill before 3 costs nothing. One between 3 and 4 leaves an endpoint whose secret nobody knows:
-//! `rotate-secret` gives it another one, and loses no delivery before the window is over.
+//! A kill before step 3 has no effect. A kill between steps 3 and 4 leaves an endpoint with an unknown secret;
+//! `rotate-secret` replaces the secret, and no delivery is lost if it runs before the window ends.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -18,8 +18,9 @@ use serde::Serialize;
 
 use super::{
     super::{CliError, GlobalArgs, output, time_arg},
-    Account, WINDOW_AFTER, after, attributes, failed, list, safe,
-    store::Store,
+    AccountArgs, RETRY_WINDOW, after, attributes, failed, list,
+    locked_secrets_file::LockedSecretsFile,
+    new_secret,
 };
 use crate::{
     clock::Clock,
@@ -29,12 +30,13 @@ use crate::{
     web::SecretsFile,
 };
 
-/// What polyhook has a use for: the quickstart's events, then the reference's.
-const EVENTS: [&str; 4] = [CONVERSATION_COMPLETED, "handoff.created", "alerts.triggered", "alerts.resolved"];
-/// What the quickstart subscribes to.
+/// The event types that polyhook processes: those of the quickstart, then those of the reference.
+const DEFAULT_EVENTS: [&str; 4] =
+    [CONVERSATION_COMPLETED, "handoff.created", "alerts.triggered", "alerts.resolved"];
+/// The number of events in [`DEFAULT_EVENTS`] that the quickstart has.
 const QUICKSTART_EVENTS: usize = 2;
 
-/// Register an endpoint and put its signing secret where receivers read it.
+/// Register an endpoint and write its signing secret to the receivers' secrets file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -43,53 +45,53 @@ Examples:
       --event conversation.completed --header Authorization=@waf-token --timeout-ms 10000
   polyhook endpoint create --name next --url https://next.example.com/polyai-events --disabled --dry-run
 
-The secret is written (mode 0600) before anything is printed, and old ones stay. Run it as the user who owns that
-file. Then `polyhook endpoint test` shows whether deliveries arrive.")]
-#[expect(clippy::struct_excessive_bools, reason = "flags are what a command line has")]
+Writes the secret (mode 0600) before it prints anything, and keeps the other secrets. Run it as the owner of the
+secrets file. Then check with `polyhook endpoint test` that deliveries arrive.")]
+#[expect(clippy::struct_excessive_bools, reason = "independent command line flags")]
 pub(in crate::cli) struct Args {
-    /// What people call it
+    /// Name of the endpoint
     #[arg(long)]
     name: String,
-    /// Where PolyAI delivers to, https only: the ingress's host and server.path
+    /// URL that PolyAI delivers to (https): the ingress's host and server.path
     #[arg(long)]
     url: String,
-    /// An event type to deliver; may be repeated. Where absent, all that polyhook has a use for and PolyAI announces
+    /// Event type to deliver; repeatable [default: all types that polyhook processes and PolyAI offers]
     #[arg(long, value_name = "TYPE")]
     event: Vec<String>,
-    /// A header that PolyAI sends along, such as a firewall's token; @FILE keeps it out of the shell's history
+    /// Header of every delivery, such as a firewall's token; @FILE keeps it out of the shell's history; repeatable
     #[arg(long, value_name = "NAME=VALUE|NAME=@FILE")]
     header: Vec<String>,
-    /// How long PolyAI waits for an answer; 5000 where absent
+    /// Time that PolyAI waits for an answer, in milliseconds [default: 5000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1_000..=30_000))]
     timeout_ms: Option<u64>,
-    /// Deliver nothing until `endpoint update --enable`
+    /// Register it without deliveries until `endpoint update --enable`
     #[arg(long)]
     disabled: bool,
     #[command(flatten)]
-    account: Account,
-    /// The file to write, instead of the configured one
+    account: AccountArgs,
+    /// Secrets file to write [default: the configured one]
     #[arg(long, value_name = "FILE")]
     secrets_file: Option<PathBuf>,
-    /// How long a change of the file takes to reach every receiver (more on a network file system)
+    /// Time until every receiver has read a change of the file; more on a network file system
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = time_arg::parse_duration)]
     wait: Duration,
-    /// Although another endpoint delivers to this URL: every event comes once for each
+    /// Allow a second endpoint for this URL; every event is then delivered twice
     #[arg(long)]
     another: bool,
-    /// Say what would be asked for, and do nothing
+    /// Show what would be created and create nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the secret too
+    /// Print the secret as well
     #[arg(long)]
     show_secret: bool,
-    /// One JSON object instead of text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
-/// What was done.
+/// The result of the command.
 #[derive(Serialize)]
-struct Done<'a> {
+struct CreateReport<'a> {
     endpoint_id: &'a str,
     endpoint_url: &'a str,
     endpoint: &'a Endpoint,
@@ -103,64 +105,52 @@ struct Done<'a> {
 
 pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     let config = global.load_with_optional_secrets_file()?;
-    let path = safe::path(args.secrets_file.as_deref(), &config)?;
-    let mut wanted = wanted(args)?;
+    let path = new_secret::path(args.secrets_file.as_deref(), &config)?;
+    let mut settings = settings(args)?;
     let webhooks = args.account.webhooks(&config)?;
-    refuse_a_second(&webhooks, args, wanted.url.as_deref()).await?;
-    let mut notes = choose_events(&webhooks, &mut wanted).await?;
-    notes.extend(path_note(&config, wanted.url.as_deref()));
+    reject_duplicate_url(&webhooks, args, settings.url.as_deref()).await?;
+    let mut notes = choose_events(&webhooks, &mut settings).await?;
+    notes.extend(path_note(&config, settings.url.as_deref()));
     if args.dry_run {
-        dry_run(args, &wanted, &notes);
+        dry_run(args, &settings, &notes);
         return Ok(());
     }
 
     let unreadable =
         |error: io::Error| CliError::Failed(format!("{}: {error}. Nothing was created", path.display()));
-    let store = Store::open(path).map_err(unreadable)?;
-    let there = store.read().map_err(unreadable)?;
-    let mode = store.mode();
-    let is_new = there.is_none();
-    let read_by_receivers = !is_new && !args.disabled;
-    // A new file begins as what the receivers have now.
-    let before = there.unwrap_or_else(|| config.signature.file_secrets.clone());
-    let creation = Creation { args, store: &store, before, clock: Clock::System };
+    let locked_file = LockedSecretsFile::open(path).map_err(unreadable)?;
+    let existing = locked_file.read().map_err(unreadable)?;
+    let (mode, is_new) = (locked_file.mode(), existing.is_none());
+    // A new file starts with the secrets that receivers have now.
+    let before = existing.unwrap_or_else(|| config.signature.file_secrets.clone());
+    let creation = Creation { args, locked_file: &locked_file, before, clock: Clock::System };
 
-    let open = creation.prepare(read_by_receivers)?;
-    if open.is_some() {
+    let read_by_receivers = !is_new && !args.disabled;
+    let window = creation.prepare(read_by_receivers)?;
+    if window.is_some() {
         tokio::time::sleep(args.wait).await;
     }
-    let created = match webhooks.create(&wanted).await {
-        Ok(created) => created,
-        Err(error) if error.is_certain() => {
-            creation.take_back(open);
-            return Err(CliError::Failed(format!("{error}. Nothing was created")));
-        }
-        Err(error) => {
-            return Err(CliError::Failed(format!(
-                "{error}. PolyAI may have created the endpoint all the same, and its secret is lost with the answer: look \
-                 with `polyhook endpoint list`, and if it is there, `polyhook endpoint rotate-secret` gives it another one"
-            )));
-        }
-    };
-    let mut done = creation.keep(&created, open)?;
-    notes.extend(std::mem::take(&mut done.notes));
-    notes.extend(safe::mode_note(mode, store.mode()));
-    notes.extend(safe::link_note(path));
+    let created = creation.create(&webhooks, &settings, window).await?;
+    let mut report = creation.write_secret(&created, window)?;
+    notes.append(&mut report.notes);
+    notes.extend(new_secret::mode_note(mode, locked_file.mode()));
+    notes.extend(new_secret::link_note(path));
     if is_new {
-        notes.push("the file is new: a receiver reads it from its next start on".to_owned());
+        notes.push("the file is new, so receivers read it after their next start".to_owned());
     }
     if config.signature.secrets_file.as_deref() != Some(path) {
         notes.push(format!(
-            "by this configuration no receiver reads {}: set signature.secrets_file, or put its content where they read",
+            "in this configuration no receiver reads {}; set signature.secrets_file, or copy the content to the file that \
+             they read",
             path.display()
         ));
     }
-    done.notes = notes;
-    show(&done, args.json);
+    report.notes = notes;
+    show(&report, args.json);
     Ok(())
 }
 
-fn wanted(args: &Args) -> Result<EndpointSettings, CliError> {
+fn settings(args: &Args) -> Result<EndpointSettings, CliError> {
     let events = attributes::events(&args.event)?;
     let headers = attributes::headers(&args.header)?;
     Ok(EndpointSettings {
@@ -173,34 +163,39 @@ fn wanted(args: &Args) -> Result<EndpointSettings, CliError> {
     })
 }
 
-/// A script that is run twice is more likely than somebody who wants every event twice.
-async fn refuse_a_second(webhooks: &WebhooksClient, args: &Args, url: Option<&str>) -> Result<(), CliError> {
+/// Fails if another endpoint already delivers to the URL. A script that ran twice is more likely than a wish for duplicates.
+async fn reject_duplicate_url(
+    webhooks: &WebhooksClient,
+    args: &Args,
+    url: Option<&str>,
+) -> Result<(), CliError> {
     let endpoints = match webhooks.list().await {
         Ok(endpoints) => endpoints,
-        // The quickstart documents no list.
+        // The quickstart's API has no documented list.
         Err(error) if error.is_not_served() => return Ok(()),
         Err(error) => return Err(failed(format!("{error}. Nothing was created"))),
     };
     match endpoints.iter().find(|endpoint| Some(&*endpoint.url) == url) {
         Some(endpoint) if !args.another => Err(failed(format!(
-            "{} delivers to this URL already. To change it: `polyhook endpoint update {0}`; if its secret is lost: \
-             `polyhook endpoint rotate-secret {0}`; to get every event twice: --another. Nothing was created",
+            "{} already delivers to this URL. Nothing was created. To change that endpoint, run `polyhook endpoint update \
+             {0}`; if its secret is lost, run `polyhook endpoint rotate-secret {0}`; to receive every event twice, add --another",
             endpoint.id
         ))),
         _ => Ok(()),
     }
 }
 
-/// Where none is named: those of [`EVENTS`] that PolyAI announces, and what it means that others are missing.
+/// Sets the default event types if none are given: those of [`DEFAULT_EVENTS`] that PolyAI offers. Returns notes about the
+/// others.
 async fn choose_events(
     webhooks: &WebhooksClient,
-    wanted: &mut EndpointSettings,
+    settings: &mut EndpointSettings,
 ) -> Result<Vec<String>, CliError> {
-    if wanted.event_types.is_some() {
+    if settings.event_types.is_some() {
         return Ok(Vec::new());
     }
     let (mut events, mut missing) = (Vec::new(), Vec::new());
-    for (index, event) in EVENTS.into_iter().enumerate() {
+    for (index, event) in DEFAULT_EVENTS.into_iter().enumerate() {
         let announced = webhooks
             .supports_event_type(event)
             .await
@@ -213,18 +208,18 @@ async fn choose_events(
     }
     if events.is_empty() {
         return Err(failed(format!(
-            "PolyAI announces none of {}: say which events to deliver with --event. Nothing was created",
-            EVENTS.join(", ")
+            "PolyAI offers none of {}. Nothing was created; choose event types with --event",
+            DEFAULT_EVENTS.join(", ")
         )));
     }
-    wanted.event_types = Some(events);
+    settings.event_types = Some(events);
     let mut notes = Vec::new();
     if !missing.is_empty() {
-        notes.push(format!("PolyAI does not announce {} to this account", missing.join(", ")));
+        notes.push(format!("PolyAI does not offer {} to this account", missing.join(", ")));
     }
     if missing.contains(&CONVERSATION_COMPLETED) {
         notes.push(
-            "so no webhook says that a conversation is over: reconciliation has to find them".to_owned(),
+            "so no webhook reports finished conversations, and only reconciliation finds them".to_owned(),
         );
     }
     Ok(notes)
@@ -234,126 +229,150 @@ fn path_note(config: &Config, url: Option<&str>) -> Option<String> {
     let url: url::Url = url?.parse().ok()?;
     (url.path() != config.server.path).then(|| {
         format!(
-            "receivers take deliveries at {} (server.path), and the URL ends in {}: the ingress must rewrite it",
+            "receivers accept deliveries at {} (server.path), but the path of the URL is {}: the ingress must rewrite it",
             config.server.path,
             url.path()
         )
     })
 }
 
-/// One creation's decisions.
+/// The steps of a creation that change the secrets file.
 struct Creation<'a> {
     args: &'a Args,
-    store: &'a Store,
+    locked_file: &'a LockedSecretsFile,
     before: SecretsFile,
     clock: Clock,
 }
 
 impl Creation<'_> {
-    /// Step 1; until when the window is open.
+    /// Step 1. Returns the end of the retry window, if one was opened.
     fn prepare(&self, read_by_receivers: bool) -> Result<Option<Timestamp>, CliError> {
-        let until = read_by_receivers.then(|| after(&self.clock, WINDOW_AFTER + self.args.wait));
-        let tried = match until {
+        let until = read_by_receivers.then(|| after(&self.clock, RETRY_WINDOW + self.args.wait));
+        let written = match until {
             Some(until) => {
                 let mut file = self.before.clone();
                 file.set_retry_window(Some(self.later(until)));
-                self.store.write(&file).map(drop)
+                self.locked_file.write(&file).map(drop)
             }
-            None => self.store.check(&self.before),
+            None => self.locked_file.check(&self.before),
         };
-        tried.map(|()| until).map_err(|error| {
+        written.map(|()| until).map_err(|error| {
             CliError::Failed(format!(
-                "{}: {error}. Nothing was created, because the secret could not be put where receivers read it. If this is a \
-                 Kubernetes Secret or another mount that is read-only: create the endpoint with --disabled \
-                 --secrets-file FILE, put FILE's content into the Secret, and then enable it with `polyhook endpoint \
-                 update --enable`",
-                self.store.path().display()
+                "{}: {error}. Nothing was created, because the receivers' secrets file cannot be written. If it is a \
+                 Kubernetes Secret or another read-only mount, create the endpoint with --disabled --secrets-file FILE, \
+                 copy FILE into the Secret, and then enable the endpoint with `polyhook endpoint update --enable`",
+                self.locked_file.path().display()
             ))
         })
     }
 
-    /// A rotation's window stays open as long as it wanted.
+    /// Step 3. Closes the window if PolyAI has created nothing.
+    async fn create(
+        &self,
+        webhooks: &WebhooksClient,
+        settings: &EndpointSettings,
+        window: Option<Timestamp>,
+    ) -> Result<CreatedEndpoint, CliError> {
+        webhooks.create(settings).await.map_err(|error| {
+            if error.is_certain() {
+                self.close_window(window);
+                return CliError::Failed(format!("{error}. Nothing was created"));
+            }
+            CliError::Failed(format!(
+                "{error}. PolyAI may have created the endpoint anyway, and its secret is lost with the answer. Check with \
+                 `polyhook endpoint list`; if the endpoint exists, run `polyhook endpoint rotate-secret`"
+            ))
+        })
+    }
+
+    /// Returns the later of `until` and the end of a window that a rotation has opened.
     fn later(&self, until: Timestamp) -> Timestamp {
         self.before.retry_window().map_or(until, |before| before.max(until))
     }
 
-    fn take_back(&self, open: Option<Timestamp>) {
-        if open.is_some() {
-            // What cannot be taken back ends by itself.
-            let _ = self.store.write(&self.before);
+    fn close_window(&self, window: Option<Timestamp>) {
+        if window.is_some() {
+            // If this fails, the window ends by itself.
+            let _ = self.locked_file.write(&self.before);
         }
     }
 
-    /// Step 4. The secret is in nobody else's hands, so it must not be lost here.
-    fn keep<'a>(&self, created: &'a CreatedEndpoint, open: Option<Timestamp>) -> Result<Done<'a>, CliError> {
+    /// Step 4. The secret exists only here, so it must not be lost.
+    fn write_secret<'a>(
+        &self,
+        created: &'a CreatedEndpoint,
+        window: Option<Timestamp>,
+    ) -> Result<CreateReport<'a>, CliError> {
         let CreatedEndpoint { endpoint, signing_secret } = created;
-        let lost = |error: &io::Error| {
-            let place = safe::rescue(self.store, &endpoint.id, signing_secret);
+        let rescue = |error: &io::Error| {
+            let rescued = new_secret::rescue(self.locked_file, &endpoint.id, signing_secret);
             CliError::Failed(format!(
-                "{}: {error}. PolyAI has created {}, but its secret could not be written there. {place}: put it into that \
-                 file at once; receivers know no other way to verify deliveries",
-                self.store.path().display(),
+                "{}: {error}. PolyAI has created {}, but its secret could not be written to this file. {rescued}. Add it to \
+                 the file at once, because receivers cannot verify deliveries without it",
+                self.locked_file.path().display(),
                 endpoint.id
             ))
         };
         if !SecretsFile::can_store(signing_secret) {
-            let odd = io::Error::new(
+            let invalid = io::Error::new(
                 io::ErrorKind::InvalidData,
                 "this secret is not one line of 16 characters or more",
             );
-            return Err(lost(&odd));
+            return Err(rescue(&invalid));
         }
-        // Somebody may have edited it meanwhile; if it is gone, what was there before will do.
-        let mut file = self.store.read().ok().flatten().unwrap_or_else(|| self.before.clone());
+        // The file may have changed since step 1. If it was deleted, the earlier content is the best one.
+        let mut file = self.locked_file.read().ok().flatten().unwrap_or_else(|| self.before.clone());
         file.add(&endpoint.id, signing_secret.clone());
-        let window_until = open.map(|_| self.later(after(&self.clock, WINDOW_AFTER + self.args.wait)));
+        let window_until = window.map(|_| self.later(after(&self.clock, RETRY_WINDOW + self.args.wait)));
         if window_until.is_some() {
             file.set_retry_window(window_until);
         }
-        let written = self.store.write(&file).map_err(|error| lost(&error))?;
-        Ok(Done {
+        let written = self.locked_file.write(&file).map_err(|error| rescue(&error))?;
+        Ok(CreateReport {
             endpoint_id: &endpoint.id,
             endpoint_url: &endpoint.url,
             endpoint,
-            secrets_file: self.store.path().display().to_string(),
+            secrets_file: self.locked_file.path().display().to_string(),
             written: written.label(),
             window_until,
-            notes: safe::written_note(written).into_iter().collect(),
+            notes: new_secret::written_note(written).into_iter().collect(),
             signing_secret: self.args.show_secret.then(|| signing_secret.expose()),
         })
     }
 }
 
-fn dry_run(args: &Args, wanted: &EndpointSettings, notes: &[String]) {
+fn dry_run(args: &Args, settings: &EndpointSettings, notes: &[String]) {
     if args.json {
-        output::json(&serde_json::json!({ "outcome": "dry_run", "would_create": wanted, "notes": notes }));
+        output::json(&serde_json::json!({ "outcome": "dry_run", "would_create": settings, "notes": notes }));
         return;
     }
-    output::line("would create, and has created nothing:");
-    list::wanted(wanted);
+    output::line("would create (dry run):");
+    list::print_settings(settings);
     for note in notes {
         output::line(format!("  note: {note}"));
     }
 }
 
-fn show(done: &Done<'_>, json: bool) {
+fn show(report: &CreateReport<'_>, json: bool) {
     if json {
-        output::json(done);
+        output::json(report);
         return;
     }
-    output::line(format!("{} {}", output::green("created"), done.endpoint_id));
-    list::fields(done.endpoint);
+    output::line(format!("{} {}", output::green("created"), report.endpoint_id));
+    list::print_endpoint(report.endpoint);
     output::line(format!(
-        "  its secret is the first in {}, which receivers read again every second",
-        done.secrets_file
+        "  its secret is the first one in {}, which receivers read every second",
+        report.secrets_file
     ));
-    if let Some(until) = done.window_until {
-        output::line(format!("  what no secret explains is asked for again (503) until {until}"));
+    if let Some(until) = report.window_until {
+        output::line(format!(
+            "  until {until}, receivers answer 503 to deliveries that no secret verifies, and PolyAI sends them again"
+        ));
     }
-    for note in &done.notes {
+    for note in &report.notes {
         output::line(format!("  note: {note}"));
     }
-    if let Some(secret) = done.signing_secret {
+    if let Some(secret) = report.signing_secret {
         output::line(secret);
     }
 }

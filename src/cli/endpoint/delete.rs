@@ -1,29 +1,29 @@
-//! `polyhook endpoint delete`: never without being asked, and never silently.
+//! `polyhook endpoint delete`: deletes an endpoint after a confirmation.
 
 use super::{
     super::{CliError, GlobalArgs, output, prompt},
-    Account, failed, find, sanitize,
+    AccountArgs, failed, find, sanitize,
 };
 use crate::polyai::Endpoint;
 
-/// Delete an endpoint, and with it all deliveries to it.
+/// Delete an endpoint; PolyAI then stops its deliveries.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   polyhook endpoint delete whe_9ZtRcXw3
   polyhook endpoint delete whe_9ZtRcXw3 --yes --json
 
-To stop deliveries for a while: `polyhook endpoint update whe_9ZtRcXw3 --disable`.")]
+To pause deliveries, use `polyhook endpoint update whe_9ZtRcXw3 --disable`.")]
 pub(in crate::cli) struct Args {
-    /// The endpoint (whe_…)
+    /// Endpoint (whe_…)
     #[arg(value_name = "ENDPOINT_ID")]
     endpoint: String,
     #[command(flatten)]
-    account: Account,
-    /// Do not ask; needed where there is no terminal to ask on
+    account: AccountArgs,
+    /// Delete without confirmation; required without a terminal
     #[arg(long)]
     yes: bool,
-    /// One JSON object instead of text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
@@ -36,7 +36,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
     let webhooks = args.account.webhooks(&config)?;
     let endpoints = webhooks.list().await.map_err(failed)?;
     let endpoint = find(&endpoints, Some(&args.endpoint))?;
-    if !args.yes && !may_delete(endpoint) {
+    if !args.yes && !confirm_deletion(endpoint) {
         output::line("nothing was deleted");
         return Ok(());
     }
@@ -44,12 +44,13 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
         let what = if error.is_certain() {
             "Nothing was deleted"
         } else {
-            "PolyAI may have deleted it all the same: look with `polyhook endpoint list`"
+            "PolyAI may have deleted it anyway; check with `polyhook endpoint list`"
         };
         failed(format!("{error}. {what}"))
     })?;
-    let is_its = |entry: &&crate::web::SecretEntry| entry.endpoint.as_deref() == Some(&*endpoint.id);
-    let secrets = config.signature.file_secrets.entries().filter(is_its).count();
+    let belongs_to_endpoint =
+        |entry: &&crate::web::SecretEntry| entry.endpoint.as_deref() == Some(&*endpoint.id);
+    let secrets = config.signature.file_secrets.entries().filter(belongs_to_endpoint).count();
     if args.json {
         output::json(&serde_json::json!({
             "outcome": "deleted", "endpoint_id": endpoint.id, "endpoint_url": endpoint.url, "secrets_left": secrets,
@@ -59,7 +60,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
     output::line(format!("{} {} ({})", output::green("deleted"), endpoint.id, sanitize(&endpoint.url)));
     if let (Some(path), 1..) = (&config.signature.secrets_file, secrets) {
         output::line(format!(
-            "  note: {secrets} of its secrets stay valid in {}: delete what follows `# polyhook:endpoint={}` there",
+            "  note: {secrets} of its secrets stay valid in {}; delete the line after `# polyhook:endpoint={}` there",
             path.display(),
             endpoint.id
         ));
@@ -67,7 +68,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
     Ok(())
 }
 
-fn may_delete(endpoint: &Endpoint) -> bool {
+fn confirm_deletion(endpoint: &Endpoint) -> bool {
     let Endpoint { id, url, name, event_types, .. } = endpoint;
     prompt::confirm(&format!(
         "Delete {id} ({}, {}) permanently? PolyAI then stops delivering {} to it.",

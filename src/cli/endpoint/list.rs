@@ -1,8 +1,8 @@
-//! `polyhook endpoint list` and `show`: what PolyAI has registered.
+//! `polyhook endpoint list` and `polyhook endpoint show`.
 
 use super::{
     super::{CliError, GlobalArgs, output, table::Table},
-    Account, failed, find, sanitize,
+    AccountArgs, failed, find, sanitize,
 };
 use crate::polyai::{Endpoint, EndpointSettings};
 
@@ -14,28 +14,28 @@ Examples:
   polyhook endpoint list --json | jq -r .id")]
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
-    account: Account,
-    /// One JSON object a line for each endpoint
+    account: AccountArgs,
+    /// Print one JSON object per line instead of text
     #[arg(long)]
     json: bool,
 }
 
-/// Show everything about an endpoint but what is secret.
+/// Show an endpoint without its secret values.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   polyhook endpoint show whe_9ZtRcXw3
   polyhook endpoint show whe_9ZtRcXw3 --json | jq .event_types
 
-Of headers the names are shown. The signing secret is shown by nobody: where it is lost, `endpoint rotate-secret`
-makes another one.")]
+Shows the names of headers, not their values. PolyAI does not return the signing secret; if it is lost, replace it
+with `polyhook endpoint rotate-secret`.")]
 pub(in crate::cli) struct ShowArgs {
-    /// The endpoint (whe_…); the account's only one where absent
+    /// Endpoint (whe_…) [default: the only endpoint of the account]
     #[arg(value_name = "ENDPOINT_ID")]
     endpoint: Option<String>,
     #[command(flatten)]
-    account: Account,
-    /// One JSON object instead of text
+    account: AccountArgs,
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
@@ -50,10 +50,10 @@ pub(super) async fn list(global: &GlobalArgs, args: &ListArgs) -> Result<(), Cli
         return Ok(());
     }
     if endpoints.is_empty() {
-        output::line("the account has no webhook endpoint; `polyhook endpoint create` makes one");
+        output::line("the account has no webhook endpoint; create one with `polyhook endpoint create`");
         return Ok(());
     }
-    // The id is there to be copied.
+    // The first three columns are never cut: people copy the id.
     let mut table = Table::new(["ID", "STATE", "TIMEOUT", "NAME", "URL", "EVENTS"], 3);
     for endpoint in &endpoints {
         table.row([
@@ -77,7 +77,7 @@ pub(super) async fn show(global: &GlobalArgs, args: &ShowArgs) -> Result<(), Cli
         output::json(endpoint);
     } else {
         output::line(output::bold(&endpoint.id));
-        fields(endpoint);
+        print_endpoint(endpoint);
     }
     Ok(())
 }
@@ -94,8 +94,8 @@ fn milliseconds(timeout: Option<u64>) -> String {
     timeout.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"))
 }
 
-/// All that is known of an endpoint, a field a line.
-pub(super) fn fields(endpoint: &Endpoint) {
+/// Prints the fields of an endpoint, one per line.
+pub(super) fn print_endpoint(endpoint: &Endpoint) {
     let Endpoint { id: _, name, url, enabled, event_types, headers, timeout_ms, created_at, updated_at } =
         endpoint;
     let field = |label: &str, value: &str| output::line(format!("  {label:<10}{}", sanitize(value)));
@@ -118,9 +118,9 @@ pub(super) fn fields(endpoint: &Endpoint) {
     }
 }
 
-/// The same of what an endpoint is to be.
-pub(super) fn wanted(wanted: &EndpointSettings) {
-    let EndpointSettings { name, url, event_types, headers, timeout_ms, enabled } = wanted;
+/// Prints the attributes of a request, one per line.
+pub(super) fn print_settings(settings: &EndpointSettings) {
+    let EndpointSettings { name, url, event_types, headers, timeout_ms, enabled } = settings;
     let field = |label: &str, value: &str| output::line(format!("  {label:<10}{}", sanitize(value)));
     let texts = [
         ("name", name.clone()),

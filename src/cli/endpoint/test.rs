@@ -1,14 +1,16 @@
-//! `polyhook endpoint test`: a delivery from here to the public URL and back in, and what the answer means.
+//! `polyhook endpoint test`: sends test deliveries to the public URL and explains the answers.
 //!
-//! What is posted is what PolyAI would post: the endpoint's own headers, its timeout, no redirect followed, signed
-//! with every secret the receivers should know, in every form they should take. The event is of a type of its own
-//! and about no conversation, so it makes no job. Then one without a signature, which must be refused.
+//! A test delivery is like PolyAI's: it has the endpoint's own headers and timeout, and it does not follow redirects. The
+//! command sends one for each secret that receivers should know, in each form that they should accept, and then one without
+//! a signature, which receivers must refuse. The event has a type of its own and no conversation, so it creates no job.
 //!
-//! It is sent from here: what lets only PolyAI's addresses in, or a name that resolves differently outside, shows
-//! itself to PolyAI alone.
+//! The deliveries come from this machine. The test does not find a firewall that allows only PolyAI's addresses, or a host
+//! name that resolves differently elsewhere.
 
 mod attempt;
 mod explain;
+mod explain_status;
+mod finding;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,12 +18,13 @@ use serde::Serialize;
 use url::Url;
 
 use self::{
-    attempt::{Answer, Poster},
-    explain::{Finding, Sent},
+    attempt::TestSender,
+    explain::{explain, private_address_note},
+    finding::{Finding, TestDelivery},
 };
 use super::{
     super::{CliError, GlobalArgs, output},
-    Account, attributes, failed, find, sanitize,
+    AccountArgs, attributes, failed, find, sanitize,
 };
 use crate::{
     clock::Clock,
@@ -30,37 +33,37 @@ use crate::{
     signature::{Scheme, SignedForm},
 };
 
-/// PolyAI's own, where the endpoint has none.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// PolyAI's timeout for an endpoint without one of its own.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Deliver to an endpoint's public URL as PolyAI does, and explain what comes back.
+/// Send test deliveries to an endpoint's public URL and explain the answers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   polyhook endpoint test
   polyhook endpoint test whe_9ZtRcXw3 --json
-  polyhook endpoint test --url https://hooks.example.com/polyai-events      asks PolyAI nothing
+  polyhook endpoint test --url https://hooks.example.com/polyai-events      without a request to PolyAI
 
-It posts an event `polyhook.test` of the environment `sandbox` that is about no conversation, once for each secret
-and signed form, and expects 204; then one without a signature, and expects 401. Exit code 1 if anything is otherwise.
-The secrets are the configured ones: run it with the configuration of the receivers.")]
+Posts an event `polyhook.test` of the environment `sandbox` without a conversation, once for each secret and signed
+form, and expects 204. Then posts one without a signature, and expects 401. Exit code 1 if an answer differs.
+Uses the configured secrets: run it with the configuration of the receivers.")]
 pub(in crate::cli) struct Args {
-    /// The endpoint (whe_…); the account's only one where absent
+    /// Endpoint (whe_…) [default: the only endpoint of the account]
     #[arg(value_name = "ENDPOINT_ID", conflicts_with = "url")]
     endpoint: Option<String>,
-    /// Where to, without asking PolyAI which headers and timeout belong to it
+    /// Post to this URL, without the headers and timeout of an endpoint
     #[arg(long)]
     url: Option<Url>,
     #[command(flatten)]
-    account: Account,
-    /// One JSON object instead of text
+    account: AccountArgs,
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
-/// Where to, and how.
+/// The target of the test deliveries.
 #[derive(Debug)]
-struct Target {
+struct TestTarget {
     endpoint_id: Option<String>,
     url: Url,
     headers: BTreeMap<String, Secret>,
@@ -68,15 +71,16 @@ struct Target {
     notes: Vec<String>,
 }
 
-/// A secret that receivers should know, and whose it is.
+/// A secret that receivers should know, and its endpoint.
 #[derive(Debug)]
-struct Known {
+struct KnownSecret {
     secret: Secret,
     endpoint_id: Option<String>,
 }
 
+/// The result of the command.
 #[derive(Serialize)]
-struct Report<'a> {
+struct TestReport<'a> {
     url: &'a str,
     endpoint_id: Option<&'a str>,
     ok: bool,
@@ -84,10 +88,10 @@ struct Report<'a> {
     notes: &'a [String],
 }
 
-/// One post and what came of it.
+/// One test delivery and its outcome.
 #[derive(Serialize)]
 struct Check<'a> {
-    /// Counted from 1; none without a signature.
+    /// The number of the secret, from 1. None for a delivery without a signature.
     secret: Option<usize>,
     secret_of: Option<&'a str>,
     form: Option<SignedForm>,
@@ -101,48 +105,20 @@ struct Check<'a> {
 pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     let config = global.load()?;
     let clock = Clock::System;
-    let known = known(&config, &clock);
-    if known.is_empty() {
+    let secrets = known_secrets(&config, &clock);
+    if secrets.is_empty() {
         return Err(CliError::Usage(
-            "there is no secret to sign with: set signature.secrets_file, as the receivers have it, or \
+            "no secret is configured, so the test cannot sign: set signature.secrets_file to the file of the receivers, or set \
              POLYAI_WEBHOOK_SECRET"
                 .to_owned(),
         ));
     }
     let mut target = target(&config, args).await?;
-    let poster = Poster::new(&target.url, &target.headers, target.timeout, clock).map_err(failed)?;
-    target.notes.extend(explain::addresses(&target.url, &poster.addresses().await));
-    let explain = |sent, answer: &Answer| {
-        explain::explain(sent, answer, &target.url, &config.server.path, target.timeout)
-    };
-
-    let mut checks = Vec::new();
-    let forms: &[SignedForm] = match config.signature.scheme {
-        Scheme::Auto => &[SignedForm::Timestamped, SignedForm::Body],
-        Scheme::Timestamped => &[SignedForm::Timestamped],
-        Scheme::Body => &[SignedForm::Body],
-    };
-    let signed = known.iter().enumerate().flat_map(|one| forms.iter().map(move |form| (one, *form)));
-    let posts = signed.map(Some).chain([None]);
-    for post in posts {
-        let (answer, latency) = poster.post(post.map(|((_, known), form)| (&known.secret, form))).await;
-        let sent = post.map_or(Sent::Unsigned, |(_, form)| Sent::Signed(form));
-        checks.push(Check {
-            secret: post.map(|((index, _), _)| index + 1),
-            secret_of: post.and_then(|((_, known), _)| known.endpoint_id.as_deref()),
-            form: post.map(|(_, form)| form),
-            expected: sent.expected(),
-            status: answer.status(),
-            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
-            finding: explain(sent, &answer),
-        });
-        // The others would say the same, one timeout after the other.
-        if answer.status().is_none() {
-            break;
-        }
-    }
+    let sender = TestSender::new(&target.url, &target.headers, target.timeout, clock).map_err(failed)?;
+    target.notes.extend(private_address_note(&target.url, &sender.addresses().await));
+    let checks = run_checks(&config, &secrets, &target, &sender).await;
     let ok = checks.iter().all(|check| check.finding.ok);
-    let report = Report {
+    let report = TestReport {
         url: target.url.as_str(),
         endpoint_id: target.endpoint_id.as_deref(),
         ok,
@@ -153,55 +129,96 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
     if ok { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
-/// Every secret that is valid now, as the receivers should have them.
-fn known(config: &Config, clock: &Clock) -> Vec<Known> {
-    let now = clock.now();
-    let valid = |entry: &&crate::web::SecretEntry| entry.expires.is_none_or(|expires| now < expires);
-    let given = config.signature.secrets.iter().map(|secret| (secret, None));
-    let in_file = config.signature.file_secrets.entries().filter(valid);
-    let in_file = in_file.map(|entry| (&entry.secret, entry.endpoint.clone()));
-    given.chain(in_file).map(|(secret, endpoint_id)| Known { secret: secret.clone(), endpoint_id }).collect()
+/// Sends the signed deliveries, then the one without a signature. Ends early if there is no answer, because the other
+/// deliveries would end the same way, one timeout after the other.
+async fn run_checks<'a>(
+    config: &Config,
+    secrets: &'a [KnownSecret],
+    target: &TestTarget,
+    sender: &TestSender,
+) -> Vec<Check<'a>> {
+    let forms: &[SignedForm] = match config.signature.scheme {
+        Scheme::Auto => &[SignedForm::Timestamped, SignedForm::Body],
+        Scheme::Timestamped => &[SignedForm::Timestamped],
+        Scheme::Body => &[SignedForm::Body],
+    };
+    let signed = secrets.iter().enumerate().flat_map(|secret| forms.iter().map(move |form| (secret, *form)));
+    let mut checks = Vec::new();
+    for signature in signed.map(Some).chain([None]) {
+        let (outcome, latency) = sender.send(signature.map(|((_, known), form)| (&known.secret, form))).await;
+        let delivery = signature.map_or(TestDelivery::Unsigned, |(_, form)| TestDelivery::Signed(form));
+        checks.push(Check {
+            secret: signature.map(|((index, _), _)| index + 1),
+            secret_of: signature.and_then(|((_, known), _)| known.endpoint_id.as_deref()),
+            form: signature.map(|(_, form)| form),
+            expected: delivery.expected(),
+            status: outcome.status(),
+            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            finding: explain(delivery, &outcome, &target.url, &config.server.path, target.timeout),
+        });
+        if outcome.status().is_none() {
+            break;
+        }
+    }
+    checks
 }
 
-async fn target(config: &Config, args: &Args) -> Result<Target, CliError> {
+/// Returns every secret that is valid now and that receivers should know.
+fn known_secrets(config: &Config, clock: &Clock) -> Vec<KnownSecret> {
+    let now = clock.now();
+    let valid = |entry: &&crate::web::SecretEntry| entry.expires.is_none_or(|expires| now < expires);
+    let configured = config.signature.secrets.iter().map(|secret| (secret, None));
+    let in_file = config.signature.file_secrets.entries().filter(valid);
+    let in_file = in_file.map(|entry| (&entry.secret, entry.endpoint.clone()));
+    configured
+        .chain(in_file)
+        .map(|(secret, endpoint_id)| KnownSecret { secret: secret.clone(), endpoint_id })
+        .collect()
+}
+
+async fn target(config: &Config, args: &Args) -> Result<TestTarget, CliError> {
     if let Some(url) = &args.url {
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(CliError::Usage("--url: it must be an https:// URL".to_owned()));
+            return Err(CliError::Usage("--url: the URL must start with https://".to_owned()));
         }
         let plain = url.scheme() == "http" && !attributes::is_loopback(url);
         let notes = plain.then(|| {
-            "this is plain http: PolyAI delivers to https:// only, so this shows no more than what is behind the ingress"
+            "PolyAI delivers only to https://. This URL is plain http, so the test covers only what is behind the ingress"
                 .to_owned()
         });
-        return Ok(Target {
+        return Ok(TestTarget {
             endpoint_id: None,
             url: url.clone(),
             headers: BTreeMap::new(),
-            timeout: TIMEOUT,
+            timeout: DEFAULT_TIMEOUT,
             notes: notes.into_iter().collect(),
         });
     }
     let endpoints = args.account.webhooks(config)?.list().await.map_err(failed)?;
     let endpoint = find(&endpoints, args.endpoint.as_deref())?;
     let url = endpoint.url.parse().map_err(|error| {
-        failed(format!("{}: PolyAI has {} as its URL: {error}", endpoint.id, sanitize(&endpoint.url)))
+        failed(format!(
+            "{}: its registered URL {} is not valid: {error}",
+            endpoint.id,
+            sanitize(&endpoint.url)
+        ))
     })?;
     let notes = (endpoint.enabled == Some(false)).then(|| {
         format!(
-            "{0} is disabled, so PolyAI delivers nothing to it: `polyhook endpoint update {0} --enable`",
+            "{0} is disabled, so PolyAI delivers nothing to it; to enable it, run `polyhook endpoint update {0} --enable`",
             endpoint.id
         )
     });
-    Ok(Target {
+    Ok(TestTarget {
         endpoint_id: Some(endpoint.id.clone()),
         url,
         headers: endpoint.headers.clone(),
-        timeout: endpoint.timeout_ms.map_or(TIMEOUT, Duration::from_millis),
+        timeout: endpoint.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis),
         notes: notes.into_iter().collect(),
     })
 }
 
-fn show(report: &Report<'_>, json: bool) {
+fn show(report: &TestReport<'_>, json: bool) {
     if json {
         output::json(report);
         return;
@@ -210,20 +227,21 @@ fn show(report: &Report<'_>, json: bool) {
     output::line(output::bold(format!("{id}{}", report.url)));
     for (index, check) in report.checks.iter().enumerate() {
         let Check { secret, secret_of, form, status, latency_ms, finding, .. } = check;
-        let what = match (secret, form) {
+        let delivery = match (secret, form) {
             (Some(secret), Some(form)) => {
                 let of = secret_of.map(|id| format!(" of {}", sanitize(id))).unwrap_or_default();
-                let over = if *form == SignedForm::Timestamped { "timestamp and body" } else { "body alone" };
-                format!("secret {secret}{of}, {over}")
+                let signed =
+                    if *form == SignedForm::Timestamped { "timestamp and body" } else { "body alone" };
+                format!("secret {secret}{of}, {signed}")
             }
             _ => "no signature".to_owned(),
         };
         let status = status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
         let status = if finding.ok { output::green(status) } else { output::red(status) };
-        output::line(format!("  {what}: {status} after {latency_ms} ms, {}", finding.meaning));
-        // What is to be done about several is said once, after the last.
-        let again = report.checks.get(index + 1).is_some_and(|check| check.finding.next == finding.next);
-        if let Some(next) = finding.next.as_ref().filter(|_| !again) {
+        output::line(format!("  {delivery}: {status} after {latency_ms} ms, {}", finding.meaning));
+        // The same next step of several deliveries is printed once, after the last of them.
+        let repeated = report.checks.get(index + 1).is_some_and(|check| check.finding.next == finding.next);
+        if let Some(next) = finding.next.as_ref().filter(|_| !repeated) {
             output::line(format!("      next: {next}"));
         }
     }
@@ -231,6 +249,6 @@ fn show(report: &Report<'_>, json: bool) {
         output::line(format!("  note: {note}"));
     }
     if report.ok {
-        output::line("deliveries arrive, and what is not PolyAI's is refused");
+        output::line("deliveries arrive, and unsigned requests are refused");
     }
 }

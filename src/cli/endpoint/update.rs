@@ -1,12 +1,12 @@
-//! `polyhook endpoint update`: what is given is changed, and nothing else.
+//! `polyhook endpoint update`: changes the given attributes of an endpoint.
 
 use super::{
     super::{CliError, GlobalArgs, output},
-    Account, attributes, failed, find, list,
+    AccountArgs, attributes, failed, find, list,
 };
 use crate::polyai::EndpointSettings;
 
-/// Change an endpoint: what is given, and nothing else.
+/// Change the given attributes of an endpoint.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -14,72 +14,72 @@ Examples:
   polyhook endpoint update whe_9ZtRcXw3 --disable
   polyhook endpoint update whe_9ZtRcXw3 --header Authorization=@new-token --dry-run
 
---event and --header replace all that there were. The signing secret stays: `endpoint rotate-secret` changes it.")]
+--event and --header replace all existing ones. To replace the signing secret, use `polyhook endpoint rotate-secret`.")]
 #[command(
     override_usage = "polyhook endpoint update [OPTIONS] <ENDPOINT_ID>",
     group = clap::ArgGroup::new("change").required(true).multiple(true)
 )]
-#[expect(clippy::struct_excessive_bools, reason = "flags are what a command line has")]
+#[expect(clippy::struct_excessive_bools, reason = "independent command line flags")]
 pub(in crate::cli) struct Args {
-    /// The endpoint (whe_…)
+    /// Endpoint (whe_…)
     #[arg(value_name = "ENDPOINT_ID")]
     endpoint: String,
-    /// What people call it
+    /// Name of the endpoint
     #[arg(long, group = "change")]
     name: Option<String>,
-    /// Where PolyAI delivers to, https only
+    /// URL that PolyAI delivers to (https)
     #[arg(long, group = "change")]
     url: Option<String>,
-    /// An event type to deliver; may be repeated
+    /// Event type to deliver; repeatable
     #[arg(long, value_name = "TYPE", group = "change")]
     event: Vec<String>,
-    /// A header that PolyAI sends along; @FILE keeps it out of the shell's history
+    /// Header of every delivery; @FILE keeps it out of the shell's history; repeatable
     #[arg(long, value_name = "NAME=VALUE|NAME=@FILE", group = "change")]
     header: Vec<String>,
-    /// Send no header along
+    /// Remove all headers
     #[arg(long, conflicts_with = "header", group = "change")]
     no_headers: bool,
-    /// How long PolyAI waits for an answer
+    /// Time that PolyAI waits for an answer, in milliseconds
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1_000..=30_000), group = "change")]
     timeout_ms: Option<u64>,
-    /// Deliver to it
+    /// Start deliveries
     #[arg(long, conflicts_with = "disable", group = "change")]
     enable: bool,
-    /// Deliver nothing to it; what happens meanwhile is never delivered
+    /// Stop deliveries; events of that time are never delivered
     #[arg(long, group = "change")]
     disable: bool,
     #[command(flatten)]
-    account: Account,
-    /// Say what would be changed, and change nothing
+    account: AccountArgs,
+    /// Show what would be changed and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// One JSON object instead of text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     let config = global.load_with_optional_secrets_file()?;
-    let wanted = wanted(args)?;
+    let settings = settings(args)?;
     let webhooks = args.account.webhooks(&config)?;
     let endpoints = webhooks.list().await.map_err(failed)?;
     let endpoint = find(&endpoints, Some(&args.endpoint))?;
     if args.dry_run {
         if args.json {
             output::json(
-                &serde_json::json!({ "outcome": "dry_run", "endpoint_id": endpoint.id, "would_change": wanted }),
+                &serde_json::json!({ "outcome": "dry_run", "endpoint_id": endpoint.id, "would_change": settings }),
             );
         } else {
-            output::line(format!("would change {}, and has changed nothing:", endpoint.id));
-            list::wanted(&wanted);
+            output::line(format!("would change {} (dry run):", endpoint.id));
+            list::print_settings(&settings);
         }
         return Ok(());
     }
-    let updated = webhooks.update(endpoint, &wanted).await.map_err(|error| {
+    let updated = webhooks.update(endpoint, &settings).await.map_err(|error| {
         let what = if error.is_certain() {
             "Nothing was changed"
         } else {
-            "PolyAI may have changed it all the same: look with `polyhook endpoint show`"
+            "PolyAI may have changed it anyway; check with `polyhook endpoint show`"
         };
         failed(format!("{error}. {what}"))
     })?;
@@ -87,12 +87,12 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
         output::json(&updated);
     } else {
         output::line(format!("{} {}", output::green("updated"), endpoint.id));
-        list::fields(&updated);
+        list::print_endpoint(&updated);
     }
     Ok(())
 }
 
-fn wanted(args: &Args) -> Result<EndpointSettings, CliError> {
+fn settings(args: &Args) -> Result<EndpointSettings, CliError> {
     let headers = attributes::headers(&args.header)?;
     Ok(EndpointSettings {
         name: args.name.as_deref().map(attributes::name).transpose()?,

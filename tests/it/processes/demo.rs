@@ -1,4 +1,4 @@
-//! `polyhook demo`: what a person sees first.
+//! `polyhook demo`: the first command of a new user.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::verified_archive;
 use crate::support::process::PolyhookCommand;
 
 #[test]
-fn twenty_calls_lie_in_the_archive() {
+fn archives_twenty_calls() {
     let folder = tempfile::tempdir().unwrap();
     let demo = |more: &[&str]| {
         let arguments = ["demo", "--calls", "20", "--exit", "--rate", "100"];
@@ -23,7 +23,7 @@ fn twenty_calls_lie_in_the_archive() {
     assert_eq!(manifests.len(), 20);
     assert!(manifests.values().any(|manifest| manifest["audio"]["status"] == "ready"));
 
-    // Again in the same folder: what is there stays, what is new is told apart from it.
+    // A second run in the same folder keeps the archive and reports only its own calls.
     let second = demo(&["--json"]);
     let steps: Vec<Value> =
         second.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
@@ -40,11 +40,11 @@ fn twenty_calls_lie_in_the_archive() {
 }
 
 #[test]
-fn stays_up_until_a_signal() {
+fn runs_until_a_signal() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let folder = tempfile::tempdir().unwrap();
         let mut demo = PolyhookCommand::new(folder.path(), ["demo", "--calls", "2", "--rate", "100"]).start();
-        demo.wait_for("the invitation to end it", |line| line.contains("Ctrl-C").then_some(()));
+        demo.wait_for("the hint to stop it", |line| line.contains("Ctrl-C").then_some(()));
         assert!(demo.is_running());
         demo.signal(signal);
         assert_eq!(demo.wait(Duration::from_secs(12)).code(), Some(0), "{signal}");
@@ -52,7 +52,7 @@ fn stays_up_until_a_signal() {
 }
 
 #[test]
-fn can_be_ended_before_its_time() {
+fn a_signal_ends_it_early() {
     for (exit, code) in [(None, 0), (Some("--exit"), 1)] {
         let folder = tempfile::tempdir().unwrap();
         let slow = ["demo", "--calls", "1000", "--rate", "2", "--json"];

@@ -1,4 +1,4 @@
-//! `polyhook endpoint test` against a real receiver, and against everything else that may answer in its place.
+//! `polyhook endpoint test` against a receiver, and against other services that may answer in its place.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::process::{Installation, PolyhookCommand, Process, SimulatedPolyAi, metric};
 
-fn started(more: &str) -> (SimulatedPolyAi, Installation, Process) {
+fn start_receiver(more: &str) -> (SimulatedPolyAi, Installation, Process) {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, more);
     let run = site.polyhook(["run"]).start();
@@ -23,12 +23,12 @@ fn test(site: &Installation, more: &[&str]) -> PolyhookCommand {
     site.polyhook([&["endpoint", "test"], more].concat())
 }
 
-/// What is wrong with each post, in order.
+/// Returns the problem of each test delivery, in order.
 #[track_caller]
 fn problems(site: &Installation, url: &str) -> Vec<Option<String>> {
-    let said = test(site, &["--json", "--url", url]).run();
-    let report = said.json();
-    assert_eq!(said.code, Some(i32::from(report["ok"] != true)), "{report}");
+    let output = test(site, &["--json", "--url", url]).run();
+    let report = output.json();
+    assert_eq!(output.code, Some(i32::from(report["ok"] != true)), "{report}");
     let checks = report["checks"].as_array().unwrap();
     for check in checks {
         assert_eq!(check["ok"], check["problem"].is_null(), "{check}");
@@ -37,11 +37,11 @@ fn problems(site: &Installation, url: &str) -> Vec<Option<String>> {
     checks.iter().map(|check| check["problem"].as_str().map(str::to_owned)).collect()
 }
 
-/// From the head of a request to the answer.
-type Says = fn(&str) -> &'static str;
+/// Returns the answer to the head of a request.
+type Respond = fn(&str) -> &'static str;
 
-/// Whoever else may answer: each request with what `answer` says to its head. It ends with the process.
-fn somebody(answer: Says) -> SocketAddr {
+/// Starts another service that answers each request with `answer`. It runs until the process ends.
+fn other_service(answer: Respond) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -61,8 +61,8 @@ fn somebody(answer: Says) -> SocketAddr {
     address
 }
 
-/// A port for plain http, which answers whatever comes.
-fn speaks_no_tls() -> SocketAddr {
+/// Starts a service that answers plain HTTP on every connection.
+fn plain_http_service() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -75,18 +75,18 @@ fn speaks_no_tls() -> SocketAddr {
 }
 
 #[test]
-fn a_receiver_passes_and_nothing_is_left_to_do() {
-    let (polyai, site, mut run) = started("");
+fn passes_against_a_receiver_without_leaving_a_job() {
+    let (polyai, site, mut run) = start_receiver("");
     let url = format!("http://{}/polyai-events", run.receiver_address());
     let body = json!({
         "name": "n", "url": url, "event_types": ["conversation.completed"], "timeout_ms": 9000,
         "headers": { "X-Firewall": "token-of-a-firewall" },
     });
     polyai.api("POST", "/v1/webhook-endpoints", &body);
-    let said =
+    let output =
         test(&site, &["--json"]).must_not_print("token-of-a-firewall").run().expect_exit_code(0).json();
-    // Two secrets in two forms, and one without any.
-    let checks = said["checks"].as_array().unwrap();
+    // Two secrets in two forms, and one delivery without a signature.
+    let checks = output["checks"].as_array().unwrap();
     let seen: Vec<_> =
         checks.iter().map(|check| (&check["secret"], &check["form"], &check["status"])).collect();
     let (timestamped, alone) = (json!("timestamped"), json!("body"));
@@ -100,46 +100,51 @@ fn a_receiver_passes_and_nothing_is_left_to_do() {
             (&Value::Null, &Value::Null, &json!(401)),
         ]
     );
-    let said = test(&site, &[]).run().expect_exit_code(0);
-    assert!(said.stdout.contains("deliveries arrive") && said.stderr.is_empty(), "{said:?}");
+    let output = test(&site, &[]).run().expect_exit_code(0);
+    assert!(output.stdout.contains("deliveries arrive") && output.stderr.is_empty(), "{output:?}");
     let admin = run.address("serving /livez, /readyz and /metrics");
     assert_eq!(metric(admin, "polyhook_deliveries_total{outcome=\"accepted\"}"), 8);
-    assert_eq!(metric(admin, "polyhook_queue_depth{queue=\"fetch\"}"), 0, "it is about no conversation");
+    assert_eq!(metric(admin, "polyhook_queue_depth{queue=\"fetch\"}"), 0, "the event has no conversation");
     assert_eq!(metric(admin, "polyhook_queue_depth{queue=\"dead\"}"), 0);
 
-    // A disabled endpoint is noticed, although everything is right.
-    let id = said.stdout.split_whitespace().next().unwrap().to_owned();
+    // The command notes a disabled endpoint, even if the deliveries arrive.
+    let id = output.stdout.split_whitespace().next().unwrap().to_owned();
     site.polyhook(["endpoint", "update", &id, "--disable"]).run().expect_exit_code(0);
     assert!(test(&site, &[&id]).run().expect_exit_code(0).stdout.contains("is disabled"));
     run.stop();
 }
 
 #[test]
-fn a_receiver_that_is_not_as_configured_here_is_found_out() {
-    let (_polyai, site, mut run) = started("");
+fn finds_a_receiver_with_another_configuration() {
+    let (_polyai, site, mut run) = start_receiver("");
     let receiver = run.receiver_address();
     let url = |path: &str| format!("http://{receiver}{path}");
     // Another path than the receiver's.
     assert_eq!(problems(&site, &url("/hooks")), vec![Some("path".to_owned()); 5]);
-    // A secret the receiver does not have. Its own file stays as it is.
+    // A secret that the receiver does not have.
     let secrets = std::fs::read_to_string(site.path().join("secrets")).unwrap();
     site.write("other", &format!("a-secret-that-no-receiver-has\n{secrets}"));
-    let said =
+    let output =
         test(&site, &["--url", &url("/polyai-events"), "--set", "signature.secrets_file=other", "--json"]);
-    let said = said.must_not_print("a-secret-that-no-receiver-has").run().expect_exit_code(1).json();
-    let problems: Vec<_> = said["checks"].as_array().unwrap().iter().map(|check| &check["problem"]).collect();
-    let [secret, fine] = [&json!("secret"), &Value::Null];
-    assert_eq!(problems, [secret, secret, fine, fine, fine, fine, fine]);
+    let output = output.must_not_print("a-secret-that-no-receiver-has").run().expect_exit_code(1).json();
+    let problems: Vec<_> =
+        output["checks"].as_array().unwrap().iter().map(|check| &check["problem"]).collect();
+    let [unknown, ok] = [&json!("secret"), &Value::Null];
+    assert_eq!(problems, [unknown, unknown, ok, ok, ok, ok, ok]);
     run.stop();
-    let said = test(&site, &["--url", &url("/polyai-events")]).run().expect_exit_code(1);
-    assert!(said.stdout.contains("nobody listens") && said.stdout.contains("next:"), "{}", said.stdout);
+    let output = test(&site, &["--url", &url("/polyai-events")]).run().expect_exit_code(1);
+    assert!(
+        output.stdout.contains("no process listens") && output.stdout.contains("next:"),
+        "{}",
+        output.stdout
+    );
 }
 
 #[test]
-fn whoever_else_answers_is_told_from_a_receiver() {
+fn distinguishes_other_services_from_a_receiver() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "signature.scheme = \"timestamped\"");
-    let answers: [(Says, &str, &str); 7] = [
+    let answers: [(Respond, &str, &str); 7] = [
         (
             |_| "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
             "not_polyhook",
@@ -172,7 +177,7 @@ fn whoever_else_answers_is_told_from_a_receiver() {
             "no_receiver",
         ),
         (
-            // One that believes everybody.
+            // A service that accepts everything.
             |_| "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
             "",
             "takes_unsigned",
@@ -187,24 +192,24 @@ fn whoever_else_answers_is_told_from_a_receiver() {
         ),
     ];
     for (answer, signed, unsigned) in answers {
-        let url = format!("http://{}/polyai-events", somebody(answer));
+        let url = format!("http://{}/polyai-events", other_service(answer));
         let word = |word: &str| (!word.is_empty()).then(|| word.to_owned());
         assert_eq!(problems(&site, &url), [word(signed), word(signed), word(unsigned)]);
     }
-    // No answer is said once, not once for every secret.
-    let broken = somebody(|_| "");
+    // A missing answer is reported once, not once for every secret.
+    let broken = other_service(|_| "");
     assert_eq!(problems(&site, &format!("http://{broken}/")), [Some("broken".to_owned())]);
     assert_eq!(problems(&site, "https://no-such-name.invalid/"), [Some("dns".to_owned())]);
-    assert_eq!(problems(&site, &format!("https://{}/", speaks_no_tls())), [Some("tls".to_owned())]);
-    let said = test(&site, &["--url", "ftp://example.com/"]).run().expect_exit_code(2);
-    assert!(said.stderr.contains("https://"), "{}", said.stderr);
+    assert_eq!(problems(&site, &format!("https://{}/", plain_http_service())), [Some("tls".to_owned())]);
+    let output = test(&site, &["--url", "ftp://example.com/"]).run().expect_exit_code(2);
+    assert!(output.stderr.contains("https://"), "{}", output.stderr);
 }
 
 #[test]
-fn the_endpoints_own_headers_are_sent_along() {
+fn sends_the_headers_of_the_endpoint() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
-    let firewall = somebody(|head| {
+    let firewall = other_service(|head| {
         if !head.contains("x-firewall: token-of-a-firewall") {
             "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
         } else if head.contains("x-polyai-signature") {
@@ -220,15 +225,15 @@ fn the_endpoints_own_headers_are_sent_along() {
     });
     polyai.api("POST", "/v1/webhook-endpoints", &body);
     test(&site, &[]).must_not_print("token-of-a-firewall").run().expect_exit_code(0);
-    let said = test(&site, &["--url", &url]).run().expect_exit_code(1);
-    assert!(said.stdout.contains("WAF"), "a URL alone has no headers: {}", said.stdout);
+    let output = test(&site, &["--url", &url]).run().expect_exit_code(1);
+    assert!(output.stdout.contains("WAF"), "a URL alone has no headers: {}", output.stdout);
 }
 
 #[test]
-fn an_answer_after_polyais_time_is_none() {
+fn reports_an_answer_after_the_timeout() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
-    let slow = somebody(|_| {
+    let slow = other_service(|_| {
         std::thread::sleep(Duration::from_secs(3));
         "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
     });
@@ -236,22 +241,22 @@ fn an_answer_after_polyais_time_is_none() {
         "name": "n", "url": format!("http://{slow}/"), "event_types": ["conversation.completed"], "timeout_ms": 1000,
     });
     polyai.api("POST", "/v1/webhook-endpoints", &body);
-    let said = test(&site, &[]).run().expect_exit_code(1);
-    assert!(said.stdout.contains("within 1000 ms"), "{}", said.stdout);
+    let output = test(&site, &[]).run().expect_exit_code(1);
+    assert!(output.stdout.contains("within 1000 ms"), "{}", output.stdout);
 }
 
 #[test]
-fn a_certificate_that_nobody_trusts_is_named() {
+fn explains_an_untrusted_certificate() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, "");
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
+        .with_single_cert(vec![certificate.cert.der().clone()], key)
         .unwrap();
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -262,11 +267,11 @@ fn a_certificate_that_nobody_trusts_is_named() {
             while tls.is_handshaking() && tls.complete_io(&mut stream).is_ok() {}
         }
     });
-    let said = test(&site, &["--json", "--url", &format!("https://localhost:{port}/")])
+    let output = test(&site, &["--json", "--url", &format!("https://localhost:{port}/")])
         .run()
         .expect_exit_code(1)
         .json();
-    assert_eq!(said["checks"][0]["problem"], "certificate", "{said}");
-    assert!(said["checks"][0]["meaning"].as_str().unwrap().contains("self-signed"), "{said}");
-    assert_eq!(said["checks"].as_array().unwrap().len(), 1);
+    assert_eq!(output["checks"][0]["problem"], "certificate", "{output}");
+    assert!(output["checks"][0]["meaning"].as_str().unwrap().contains("self-signed"), "{output}");
+    assert_eq!(output["checks"].as_array().unwrap().len(), 1);
 }

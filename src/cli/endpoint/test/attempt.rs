@@ -1,4 +1,4 @@
-//! One post, and what came of it in a few words that can be explained.
+//! One test delivery and the facts of its outcome.
 
 use std::{
     collections::BTreeMap,
@@ -25,54 +25,54 @@ use crate::{
     signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, SignedForm, TIMESTAMP_HEADER, sign},
 };
 
-/// A receiver's refusal is shorter; who says more is another.
-const MAX_READ_BYTES: usize = 512;
+/// The bytes of an answer that are kept. A refusal by polyhook is shorter, so a longer answer comes from another service.
+const MAX_KEPT_BODY_BYTES: usize = 512;
 
-/// What came back.
+/// The outcome of one test delivery.
 #[derive(Debug)]
-pub(super) enum Answer {
-    Http(Head),
-    None(Trouble),
+pub(super) enum AttemptOutcome {
+    Response(ResponseFacts),
+    NoResponse(ConnectionError),
 }
 
-/// As much of an answer as matters.
+/// The facts of an HTTP answer that the explanation needs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Head {
+pub(super) struct ResponseFacts {
     pub(super) status: u16,
     pub(super) location: Option<String>,
-    /// It is what a polyhook says.
-    pub(super) ours: bool,
-    /// It asks for a user and a password.
+    /// The body is one that polyhook sends.
+    pub(super) by_polyhook: bool,
+    /// The answer asks for a user and a password.
     pub(super) asks_for_login: bool,
-    /// Our time less the answerer's, in seconds.
+    /// The time of this machine minus the time of the answer, in seconds.
     pub(super) skew_s: Option<i64>,
 }
 
-/// Why nothing came back.
+/// The reason why there is no answer.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// The name has no address.
-    Dns,
-    /// Nobody listens there.
+pub(super) enum ConnectionError {
+    /// The host name has no address.
+    UnknownHost,
+    /// No process listens on the port.
     Refused,
     Tls(rustls::Error),
     Timeout,
-    /// No connection, or one that broke.
+    /// The connection failed, or it ended before the answer.
     Broken,
 }
 
-impl Answer {
+impl AttemptOutcome {
     pub(super) fn status(&self) -> Option<u16> {
         match self {
-            Self::Http(head) => Some(head.status),
-            Self::None(_) => None,
+            Self::Response(response) => Some(response.status),
+            Self::NoResponse(_) => None,
         }
     }
 }
 
-/// Posts to one URL.
+/// Sends test deliveries to one URL.
 #[derive(Debug)]
-pub(super) struct Poster {
+pub(super) struct TestSender {
     client: Client,
     url: Url,
     headers: HeaderMap,
@@ -80,7 +80,7 @@ pub(super) struct Poster {
     clock: Clock,
 }
 
-impl Poster {
+impl TestSender {
     pub(super) fn new(
         url: &Url,
         headers: &BTreeMap<String, Secret>,
@@ -101,31 +101,32 @@ impl Poster {
         })
     }
 
-    /// What the name leads to, from here.
+    /// Returns the addresses of the URL as this machine resolves them.
     pub(super) async fn addresses(&self) -> Vec<IpAddr> {
         match (self.url.host(), self.url.port_or_known_default()) {
             (Some(Host::Ipv4(ip)), _) => vec![ip.into()],
             (Some(Host::Ipv6(ip)), _) => vec![ip.into()],
             (Some(Host::Domain(name)), Some(port)) => {
-                let found = tokio::time::timeout(self.timeout, tokio::net::lookup_host((name, port))).await;
-                found.into_iter().flatten().flatten().map(|address| address.ip()).collect()
+                let resolved =
+                    tokio::time::timeout(self.timeout, tokio::net::lookup_host((name, port))).await;
+                resolved.into_iter().flatten().flatten().map(|address| address.ip()).collect()
             }
             _ => Vec::new(),
         }
     }
 
-    /// Posts a harmless event, signed with a secret or not at all, and tells how long that took.
-    pub(super) async fn post(&self, signed: Option<(&Secret, SignedForm)>) -> (Answer, Duration) {
+    /// Sends a test event, signed with a secret or without a signature, and returns its outcome and duration.
+    pub(super) async fn send(&self, signed: Option<(&Secret, SignedForm)>) -> (AttemptOutcome, Duration) {
         let started = Instant::now();
-        let answer = match tokio::time::timeout(self.timeout, self.exchange(signed)).await {
-            Ok(Ok(head)) => Answer::Http(head),
-            Ok(Err(error)) => Answer::None(self.trouble(&error).await),
-            Err(_) => Answer::None(Trouble::Timeout),
+        let outcome = match tokio::time::timeout(self.timeout, self.exchange(signed)).await {
+            Ok(Ok(response)) => AttemptOutcome::Response(response),
+            Ok(Err(error)) => AttemptOutcome::NoResponse(self.connection_error(&error).await),
+            Err(_) => AttemptOutcome::NoResponse(ConnectionError::Timeout),
         };
-        (answer, started.elapsed())
+        (outcome, started.elapsed())
     }
 
-    async fn exchange(&self, signed: Option<(&Secret, SignedForm)>) -> Result<Head, reqwest::Error> {
+    async fn exchange(&self, signed: Option<(&Secret, SignedForm)>) -> Result<ResponseFacts, reqwest::Error> {
         let now = self.clock.now();
         let event_id = format!("evt_{}", uuid::Uuid::now_v7());
         let body = json!({
@@ -143,27 +144,27 @@ impl Poster {
             }
         }
         let response = request.body(body).send().await?;
-        head(response, now).await
+        response_facts(response, now).await
     }
 
-    async fn trouble(&self, error: &reqwest::Error) -> Trouble {
+    async fn connection_error(&self, error: &reqwest::Error) -> ConnectionError {
         if let Some(error) = cause::<rustls::Error>(error) {
-            return Trouble::Tls(error.clone());
+            return ConnectionError::Tls(error.clone());
         }
         if cause::<io::Error>(error).is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            return Trouble::Refused;
+            return ConnectionError::Refused;
         }
         if error.is_timeout() {
-            return Trouble::Timeout;
+            return ConnectionError::Timeout;
         }
         if error.is_connect() && self.addresses().await.is_empty() {
-            return Trouble::Dns;
+            return ConnectionError::UnknownHost;
         }
-        Trouble::Broken
+        ConnectionError::Broken
     }
 }
 
-async fn head(mut response: Response, now: Timestamp) -> Result<Head, reqwest::Error> {
+async fn response_facts(mut response: Response, now: Timestamp) -> Result<ResponseFacts, reqwest::Error> {
     let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let date = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
     let skew_s =
@@ -172,19 +173,20 @@ async fn head(mut response: Response, now: Timestamp) -> Result<Head, reqwest::E
     let asks_for_login = response.headers().contains_key(WWW_AUTHENTICATE);
     let status = response.status().as_u16();
     let mut body = Vec::new();
-    // An answer is an answer once it has been read, to PolyAI too; of a long one the beginning says whose it is.
+    // The whole answer is read, because it counts for PolyAI only then. Its beginning shows which service sent it.
     while let Some(part) = response.chunk().await? {
-        body.extend_from_slice(&part[..part.len().min(MAX_READ_BYTES - body.len())]);
+        body.extend_from_slice(&part[..part.len().min(MAX_KEPT_BODY_BYTES - body.len())]);
     }
-    let ours = if status == 204 {
+    let by_polyhook = if status == 204 {
         body.is_empty()
     } else {
         body.starts_with(b"{\"error\":\"") && body.ends_with(b"\"}\n") && body.len() < 64
     };
-    Ok(Head { status, location, ours, asks_for_login, skew_s })
+    Ok(ResponseFacts { status, location, by_polyhook, asks_for_login, skew_s })
 }
 
-/// The first error of this type among what caused `error`. An [`io::Error`] may carry one without saying so.
+/// Returns the first error of this type among the causes of `error`. An [`io::Error`] can contain an error that is not its
+/// `source`.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -204,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_found_however_it_is_wrapped() {
+    fn finds_a_wrapped_cause() {
         let tls = || rustls::Error::General("x".to_owned());
         let wrapped = io::Error::other(io::Error::other(tls()));
         assert_eq!(cause::<rustls::Error>(&wrapped), Some(&tls()));

@@ -1,5 +1,7 @@
-//! Writing the file of signing secrets so that whoever reads it finds the old content or the new, never half of
-//! one, and nobody else finds any.
+//! Atomic and private writes of the secrets file.
+//!
+//! A reader of the file finds the old content or the new content, never a part. Only the owner can read it, and its group if
+//! the group could read it before.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
@@ -12,40 +14,40 @@ use zeroize::Zeroizing;
 
 use crate::{secret::Secret, web::SecretsFile};
 
-/// Read and write for the owner, nothing for others.
-const PRIVATE: u32 = 0o600;
-/// The same, for a file that was kept from strangers but shown to a group: that is how its receiver reads it.
-const GROUP_READS: u32 = 0o640;
+/// Read and write for the owner.
+const OWNER_MODE: u32 = 0o600;
+/// Also read for the group, if only the group could read the file before: receivers may read it that way.
+const GROUP_MODE: u32 = 0o640;
 
-/// The file, found behind its links, ours alone while this lives.
+/// The secrets file behind its links, locked against other polyhook commands until this is dropped.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct LockedSecretsFile {
     path: PathBuf,
     folder: PathBuf,
-    /// A lock on the folder, since the file itself is replaced. Where the file system has none it is no matter.
+    /// A lock on the folder, because the file itself is replaced. None if the file system has no locks.
     _lock: Option<File>,
 }
 
-/// How the file was written.
+/// The way in which the file was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
-    /// By another one in its place.
+pub(super) enum WriteMethod {
+    /// A new file replaced it.
     Replaced,
-    /// Over its own content, because it cannot be replaced.
-    InPlace,
+    /// Its content was overwritten, because the file cannot be replaced.
+    Overwritten,
 }
 
-impl Written {
+impl WriteMethod {
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Replaced => "replaced",
-            Self::InPlace => "in_place",
+            Self::Overwritten => "in_place",
         }
     }
 }
 
-impl Store {
-    /// Finds the file, or the place for a new one.
+impl LockedSecretsFile {
+    /// Finds and locks the file. It does not have to exist. Fails if another command has locked it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let path = match path.canonicalize() {
             Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
@@ -60,23 +62,23 @@ impl Store {
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => Err(io::Error::new(
                 io::ErrorKind::ResourceBusy,
-                "another polyhook is at work on the secrets in this folder",
+                "another polyhook command is changing the secrets in this folder; wait for it and try again",
             )),
             locked => Ok(Self { path, folder, _lock: locked.ok().map(|()| lock) }),
         }
     }
 
-    /// The file itself, behind its links.
+    /// The path of the file behind its links.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Who may do what with it, in the manner of `chmod`; none where it is not there.
+    /// The permission bits. None if the file does not exist.
     pub(super) fn mode(&self) -> Option<u32> {
-        fs::metadata(&self.path).ok().map(|about| about.mode() & 0o777)
+        fs::metadata(&self.path).ok().map(|metadata| metadata.mode() & 0o777)
     }
 
-    /// What it says; none where it is not there yet.
+    /// Reads the file. None if it does not exist.
     pub(super) fn read(&self) -> io::Result<Option<SecretsFile>> {
         match SecretsFile::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -84,21 +86,25 @@ impl Store {
         }
     }
 
-    /// Writes it, for its owner, to the disk.
-    pub(super) fn write(&self, file: &SecretsFile) -> io::Result<Written> {
+    /// Writes the file to the disk, with private permissions.
+    pub(super) fn write(&self, file: &SecretsFile) -> io::Result<WriteMethod> {
         let text = file.render();
         let error = match self.replace(&text) {
-            Ok(()) => return Ok(Written::Replaced),
+            Ok(()) => return Ok(WriteMethod::Replaced),
             Err(error) => error,
         };
-        if is_unreplaceable(&error) { self.overwrite(&text).map(|()| Written::InPlace) } else { Err(error) }
+        if is_unreplaceable(&error) {
+            self.overwrite(&text).map(|()| WriteMethod::Overwritten)
+        } else {
+            Err(error)
+        }
     }
 
-    /// Whether it could be written, found out by writing all of it but putting it in nobody's place.
+    /// Checks that the file can be written: writes the whole content to a temporary file and removes it.
     pub(super) fn check(&self, file: &SecretsFile) -> io::Result<()> {
-        let tried = self.next().and_then(|next| {
-            let written = self.write_next(&next, &file.render());
-            let _ = fs::remove_file(&next);
+        let tried = self.temporary_path().and_then(|temporary| {
+            let written = self.write_temporary(&temporary, &file.render());
+            let _ = fs::remove_file(&temporary);
             written
         });
         match tried {
@@ -109,29 +115,29 @@ impl Store {
         }
     }
 
-    /// Where the next content is written: one name, so that what a kill leaves behind is there once and goes the
-    /// next time.
-    fn next(&self) -> io::Result<PathBuf> {
+    /// Returns the path of the temporary file and removes what an earlier kill left there.
+    fn temporary_path(&self) -> io::Result<PathBuf> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let next = self.folder.join(format!(".{name}.polyhook-new"));
-        match fs::remove_file(&next) {
+        let temporary = self.folder.join(format!(".{name}.polyhook-new"));
+        match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(next),
+            _ => Ok(temporary),
         }
     }
 
     fn replace(&self, text: &str) -> io::Result<()> {
-        let next = self.next()?;
-        let written = self.write_next(&next, text).and_then(|()| fs::rename(&next, &self.path));
+        let temporary = self.temporary_path()?;
+        let written =
+            self.write_temporary(&temporary, text).and_then(|()| fs::rename(&temporary, &self.path));
         if written.is_err() {
-            let _ = fs::remove_file(&next);
+            let _ = fs::remove_file(&temporary);
         }
         written?;
         File::open(&self.folder)?.sync_all()
     }
 
-    fn write_next(&self, next: &Path, text: &str) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(next)?;
+    fn write_temporary(&self, temporary: &Path, text: &str) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(OWNER_MODE).open(temporary)?;
         if let Ok(before) = fs::metadata(&self.path) {
             let ours = file.metadata()?;
             if (before.uid(), before.gid()) != (ours.uid(), ours.gid()) {
@@ -143,11 +149,11 @@ impl Store {
         file.sync_all()
     }
 
-    /// In one write that is at least as long as what is there, so that no kill leaves half of it.
+    /// Overwrites the content in one write that is at least as long as the old content, so that a kill leaves no mixture.
     fn overwrite(&self, text: &str) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(&self.path)?;
         let before = file.metadata()?;
-        // Its owner decides; if that is not us he has decided.
+        // This fails if the process does not own the file. Its owner has then chosen the permissions.
         let _ = file.set_permissions(Permissions::from_mode(mode_after(before.mode())));
         let mut padded = Zeroizing::new(text.to_owned());
         let missing = usize::try_from(before.len()).unwrap_or_default().saturating_sub(text.len());
@@ -158,7 +164,8 @@ impl Store {
     }
 }
 
-/// A file that is mounted by itself, or lies in a folder that is read-only or not ours, may still be written.
+/// Returns true if the file cannot be replaced but may be writable: it is a mount, or its folder is read-only or belongs to
+/// another user.
 fn is_unreplaceable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -170,15 +177,15 @@ fn is_unreplaceable(error: &io::Error) -> bool {
 }
 
 fn mode_after(before: u32) -> u32 {
-    if before & 0o047 == 0o040 { GROUP_READS } else { PRIVATE }
+    if before & 0o047 == 0o040 { GROUP_MODE } else { OWNER_MODE }
 }
 
-/// Puts a secret that has no other place any more into the first of `folders` that takes it.
-pub(super) fn rescue(folders: &[PathBuf], endpoint: &str, secret: &Secret) -> Option<PathBuf> {
+/// Writes a secret to a new private file in the first writable one of `folders`.
+pub(super) fn write_rescue_file(folders: &[PathBuf], endpoint: &str, secret: &Secret) -> Option<PathBuf> {
     folders.iter().find_map(|folder| {
         let path = folder.join(format!("polyhook-secret-{endpoint}-{}", fastrand::u32(..)));
         let write = || {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&path)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(OWNER_MODE).open(&path)?;
             writeln!(file, "{}", secret.expose())?;
             file.sync_all()
         };
@@ -197,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn replaces_what_a_link_leads_to_and_keeps_it_private() {
+    fn replaces_the_target_of_a_link_with_private_permissions() {
         let folder = tempfile::tempdir().unwrap();
         let (link, real) = (folder.path().join("link"), folder.path().join("real"));
         fs::write(&real, "old-old-old-old-old").unwrap();
@@ -206,44 +213,44 @@ mod tests {
             [(0o644, 0o600), (0o600, 0o600), (0o640, 0o640), (0o660, 0o640), (0o664, 0o600)]
         {
             fs::set_permissions(&real, Permissions::from_mode(before)).unwrap();
-            let store = Store::open(&link).unwrap();
-            assert_eq!(store.write(&file("new")).unwrap(), Written::Replaced);
+            let store = LockedSecretsFile::open(&link).unwrap();
+            assert_eq!(store.write(&file("new")).unwrap(), WriteMethod::Replaced);
             assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, after, "{before:o}");
         }
         assert!(link.symlink_metadata().unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&link).unwrap(), "new\n");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left over");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file is left");
     }
 
     #[test]
-    fn a_new_file_is_private_and_one_at_a_time_writes() {
+    fn creates_a_private_file_and_locks_out_other_commands() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new");
-        let store = Store::open(&path).unwrap();
+        let store = LockedSecretsFile::open(&path).unwrap();
         assert_eq!((store.read().unwrap(), store.mode()), (None, None));
-        assert_eq!(Store::open(&path).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(LockedSecretsFile::open(&path).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
         store.write(&file("secret")).unwrap();
         assert_eq!((store.mode(), store.read().unwrap()), (Some(0o600), Some(file("secret"))));
         drop(store);
-        Store::open(&path).unwrap();
+        LockedSecretsFile::open(&path).unwrap();
     }
 
     #[test]
-    fn what_a_kill_left_behind_is_in_nobodys_way() {
+    fn removes_the_temporary_file_of_a_killed_command() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(".secrets.polyhook-new"), "half of a fi").unwrap();
-        let store = Store::open(&folder.path().join("secrets")).unwrap();
+        let store = LockedSecretsFile::open(&folder.path().join("secrets")).unwrap();
         store.write(&file("secret")).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn written_over_it_is_whole_whatever_it_was_before() {
+    fn overwrites_shorter_and_longer_content_completely() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets");
         for before in ["", "short", &"long ".repeat(100)] {
             fs::write(&path, before).unwrap();
-            let store = Store::open(&path).unwrap();
+            let store = LockedSecretsFile::open(&path).unwrap();
             let inode = fs::metadata(&path).unwrap().ino();
             store.overwrite("the-new-content\n").unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), "the-new-content\n");
@@ -255,24 +262,24 @@ mod tests {
     fn a_check_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets");
-        Store::open(&path).unwrap().check(&file("new")).unwrap();
+        LockedSecretsFile::open(&path).unwrap().check(&file("new")).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         fs::write(&path, "old").unwrap();
-        Store::open(&path).unwrap().check(&file("new")).unwrap();
+        LockedSecretsFile::open(&path).unwrap().check(&file("new")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(Store::open(Path::new("/proc/version")).unwrap().check(&file("new")).is_err());
+        assert!(LockedSecretsFile::open(Path::new("/proc/version")).unwrap().check(&file("new")).is_err());
     }
 
     #[test]
     fn a_rescued_secret_is_private() {
         let folder = tempfile::tempdir().unwrap();
         let folders = [folder.path().join("gone"), folder.path().to_owned()];
-        let path = rescue(&folders, "whe_1", &Secret::new("secret")).unwrap();
+        let path = write_rescue_file(&folders, "whe_1", &Secret::new("secret")).unwrap();
         assert_eq!(
             (fs::read_to_string(&path).unwrap().trim(), fs::metadata(&path).unwrap().mode() & 0o777),
             ("secret", 0o600)
         );
-        assert_eq!(rescue(&folders[..1], "whe_1", &Secret::new("secret")), None);
+        assert_eq!(write_rescue_file(&folders[..1], "whe_1", &Secret::new("secret")), None);
     }
 }

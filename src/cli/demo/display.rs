@@ -1,0 +1,250 @@
+//! The output of the demo: text with a progress bar, or JSON.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressStyle};
+use polyhook_simulator::{Activity, AttemptOutcome, DeliveryReport, Simulator};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{super::output, Args};
+use crate::{app::App, archive::Manifest, event::CONVERSATION_COMPLETED};
+
+/// One step of the demo, as `--json` prints it.
+#[derive(Serialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+enum Step<'a> {
+    Started {
+        url: String,
+        admin: String,
+        simulator: String,
+        archive: String,
+    },
+    Received {
+        conversation_id: &'a str,
+        event: &'a str,
+        status: String,
+        latency_ms: f64,
+    },
+    Fetched {
+        conversation_id: &'a str,
+    },
+    Archived {
+        conversation_id: &'a str,
+        path: String,
+        objects: usize,
+        bytes: u64,
+        audio: &'static str,
+        audio_s: f64,
+    },
+    Summary {
+        calls: u64,
+        archived: usize,
+        audio_s: f64,
+        bytes: u64,
+        seconds: f64,
+        archive: String,
+    },
+}
+
+/// The parts of a `conversation.ready` announcement that the display needs.
+#[derive(Deserialize)]
+struct Announcement {
+    data: AnnouncementData,
+}
+
+#[derive(Deserialize)]
+struct AnnouncementData {
+    manifest: Manifest,
+    urls: HashMap<String, String>,
+}
+
+/// The display of a demo, and its totals.
+pub(super) struct Display {
+    json: bool,
+    pub(super) calls: u64,
+    archive: PathBuf,
+    bar: ProgressBar,
+    started: Instant,
+    /// The seconds of audio of each archived conversation.
+    archived: HashMap<String, f64>,
+    bytes: u64,
+    /// Conversations whose delivery was shown.
+    received: HashSet<String>,
+    /// Conversations that were fetched before their delivery was shown.
+    fetched_early: HashSet<String>,
+}
+
+impl Display {
+    pub(super) fn new(args: &Args) -> Self {
+        let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new(args.calls) };
+        if let Ok(style) =
+            ProgressStyle::with_template("{bar:30} {pos}/{len} archived, {msg}{elapsed} elapsed")
+        {
+            bar.set_style(style);
+        }
+        Self {
+            json: args.json,
+            calls: args.calls,
+            archive: args.dir.join("archive"),
+            bar,
+            started: Instant::now(),
+            archived: HashMap::new(),
+            bytes: 0,
+            received: HashSet::new(),
+            fetched_early: HashSet::new(),
+        }
+    }
+
+    fn print(&self, step: &Step<'_>, text: &str) {
+        if self.json {
+            output::json(step);
+        } else {
+            self.bar.suspend(|| output::line(text));
+        }
+    }
+
+    /// Returns the number of archived conversations.
+    pub(super) fn archived_count(&self) -> usize {
+        self.archived.len()
+    }
+
+    pub(super) fn started(&self, app: &App, simulator: &Simulator) {
+        let http_url = |address: Option<SocketAddr>| {
+            address.map(|address| format!("http://{address}")).unwrap_or_default()
+        };
+        let url = format!("{}/polyai-events", http_url(app.public_address()));
+        let archive = self.archive.display().to_string();
+        let text = format!(
+            "{}\n  receiver   {url}\n  metrics    {}/metrics\n  PolyAI     {} (simulated)\n  archive    {archive}\n",
+            output::bold(format!("polyhook demo: {} calls", self.calls)),
+            http_url(app.admin_address()),
+            simulator.url(),
+        );
+        let step = Step::Started {
+            url,
+            admin: http_url(app.admin_address()),
+            simulator: simulator.url().to_string(),
+            archive,
+        };
+        self.print(&step, &text);
+    }
+
+    pub(super) fn activity(&mut self, activity: &Activity) {
+        match activity {
+            Activity::Delivered(report) => self.delivered(report),
+            // The worker may fetch a conversation before the sender has read the answer to its delivery.
+            Activity::ConversationServed { id } if !self.received.contains(id) => {
+                self.fetched_early.insert(id.clone());
+            }
+            Activity::ConversationServed { id } => self.fetched(id),
+            Activity::AudioServed { .. } | Activity::ErrorServed { .. } => {}
+        }
+    }
+
+    fn delivered(&mut self, report: &DeliveryReport) {
+        let id = report.conversation_id.as_deref().unwrap_or("-");
+        let status = match report.answer {
+            AttemptOutcome::Status(status) => status.to_string(),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "microseconds of one request")]
+        let latency_ms = report.latency_us as f64 / 1000.0;
+        let text = format!(
+            "{}  {id:<36}  {}",
+            output::dimmed("received"),
+            output::dimmed(format!("{} answered {status} after {latency_ms:.1} ms", report.kind))
+        );
+        self.print(&Step::Received { conversation_id: id, event: &report.kind, status, latency_ms }, &text);
+        if report.kind == CONVERSATION_COMPLETED {
+            self.received.insert(id.to_owned());
+            if self.fetched_early.remove(id) {
+                self.fetched(id);
+            }
+        }
+    }
+
+    fn fetched(&self, id: &str) {
+        self.print(&Step::Fetched { conversation_id: id }, &format!("{}   {id}", output::dimmed("fetched")));
+    }
+
+    pub(super) fn announcement(&mut self, body: &[u8]) {
+        let Ok(Announcement { data: AnnouncementData { manifest, urls } }) = serde_json::from_slice(body)
+        else {
+            return;
+        };
+        let audio_s: f64 =
+            manifest.objects.iter().filter_map(|object| object.wav.as_ref()).map(|wav| wav.seconds).sum();
+        let bytes: u64 = manifest.objects.iter().map(|object| object.size_bytes).sum();
+        let path = urls.get("manifest.json").map(|url| self.folder(url)).unwrap_or_default();
+        let audio =
+            if audio_s > 0.0 { format!(", {audio_s:.0} s of audio") } else { ", no audio".to_owned() };
+        let text = format!(
+            "{}  {:<36}  {} turn{}{audio}, {}",
+            output::green("archived"),
+            manifest.conversation_id,
+            manifest.facts.turn_count,
+            if manifest.facts.turn_count == 1 { "" } else { "s" },
+            ByteSize(bytes),
+        );
+        let step = Step::Archived {
+            conversation_id: &manifest.conversation_id,
+            path,
+            objects: manifest.objects.len(),
+            bytes,
+            audio: manifest.audio.status.as_str(),
+            audio_s,
+        };
+        self.print(&step, &text);
+        if self.archived.insert(manifest.conversation_id, audio_s).is_none() {
+            self.bytes += bytes;
+        }
+        self.bar.set_position(self.archived.len() as u64);
+        self.bar.set_message(format!("{}, ", ByteSize(self.bytes)));
+    }
+
+    /// Returns the folder of a manifest's URL as a local path.
+    fn folder(&self, manifest_url: &str) -> String {
+        let folder = manifest_url.trim_end_matches("/manifest.json");
+        match folder.find("account_id=") {
+            Some(at) => self.archive.join(Path::new(&folder[at..])).display().to_string(),
+            None => folder.to_owned(),
+        }
+    }
+
+    pub(super) fn summary(&self) {
+        self.bar.finish_and_clear();
+        let audio_s: f64 = self.archived.values().sum();
+        let seconds = self.started.elapsed().as_secs_f64();
+        let archive = self.archive.display().to_string();
+        let all = self.archived.len() as u64 >= self.calls;
+        let count = format!("{} of {} conversations archived", self.archived.len(), self.calls);
+        let text = format!(
+            "\n{} in {seconds:.1} s: {:.0} min of audio, {}, in {archive}\n  each folder has conversation.json, audio.wav and manifest.json\n  find {archive} -name audio.wav",
+            if all { output::green(count) } else { output::red(count) },
+            audio_s / 60.0,
+            ByteSize(self.bytes),
+        );
+        let step = Step::Summary {
+            calls: self.calls,
+            archived: self.archived.len(),
+            audio_s,
+            bytes: self.bytes,
+            seconds,
+            archive,
+        };
+        self.print(&step, &text);
+    }
+
+    pub(super) fn running(&self, admin: Option<SocketAddr>) {
+        if !self.json {
+            let admin = admin.map(|address| address.to_string()).unwrap_or_default();
+            output::line(format!("  curl http://{admin}/metrics\n\nPress Ctrl-C to stop."));
+        }
+    }
+}
