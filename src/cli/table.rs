@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_nothing_where_there_is_no_terminal() {
+    fn cuts_nothing_without_a_terminal() {
         let long = "x".repeat(200);
         let layout = table(&[["evt_1", "timeout", "5h", "p", "CA1"]]).layout(None);
         // A row that arrives after the widths are decided.

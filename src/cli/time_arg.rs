@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_day_covers_all_of_it_and_an_instant_is_exact() {
+    fn parses_whole_days_and_exact_instants() {
         let time = |text| parse_time(text).unwrap();
         assert_eq!(time("2026-10-31").range_start().to_string(), "2026-10-31T00:00:00Z");
         assert_eq!(time("2026-10-31").range_end().to_string(), "2026-11-01T00:00:00Z");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_units_and_may_have_to_be_positive() {
+    fn parses_durations_with_units() {
         assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
         assert_eq!(parse_positive_duration("30d"), Ok(Duration::from_hours(30 * 24)));
         assert!(parse_positive_duration("0s").is_err());
