@@ -1,4 +1,4 @@
-//! `[queue]` and `[spool]`: which queue, how to reach it, and where deliveries wait while it is away.
+//! `[queue]` and `[spool]`: the queue's backend and address, and the spool for times when the broker is unreachable.
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
@@ -14,29 +14,29 @@ use crate::{secret::Secret, telemetry::trace::MessagingNames};
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
     /// `sqlite:PATH` for the embedded queue, or one or several `amqp://` / `amqps://` URLs of one RabbitMQ
-    /// cluster, tried in turn. Holds the password, so it is never shown.
+    /// cluster, tried in turn. It holds the password, so it is never shown.
     pub url: QueueUrls,
     /// A file with the URL (or one a line), instead of `url`.
     pub url_file: Option<PathBuf>,
     /// The first part of every exchange's and queue's name.
     pub prefix: String,
-    /// How long the broker may take to confirm a message.
+    /// Maximum time for the broker to confirm a message.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub publish_timeout: Duration,
-    /// `amqps://`: PEM file of the authorities to trust beside the system's.
+    /// `amqps://`: PEM file of certificate authorities to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// `amqps://`: PEM file of our certificate chain, where the broker asks for one.
+    /// `amqps://`: PEM file of the client certificate chain, if the broker requires one.
     pub client_cert_file: Option<PathBuf>,
-    /// `amqps://`: PEM file (PKCS#8) of the key to it.
+    /// `amqps://`: PEM file (PKCS#8) of the client certificate's key.
     pub client_key_file: Option<PathBuf>,
-    /// RabbitMQ: how long a delivery is recognised as a duplicate. PolyAI's last retry comes after about five and
-    /// a half hours.
+    /// RabbitMQ: time for which a repeated delivery is recognised as a duplicate. PolyAI's last retry comes after about
+    /// five and a half hours.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub dedup_window: Duration,
-    /// Embedded queue: how long events nobody asked for, announcements, and the hashes of deliveries that are done are
-    /// kept. Also the time over which a duplicate is recognised. Dead letters are kept until somebody drops them.
+    /// Embedded queue: time for which events without a job, announcements, and the hashes of finished deliveries are kept.
+    /// Also the time for which a duplicate is recognised. Dead letters are kept until they are dropped or replayed.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub retention: Duration,
@@ -69,7 +69,7 @@ pub enum QueueUrls {
 }
 
 impl QueueUrls {
-    /// The URLs in order.
+    /// Returns the URLs in order.
     pub fn as_slice(&self) -> &[Secret] {
         match self {
             Self::One(url) => std::slice::from_ref(url),
@@ -78,7 +78,7 @@ impl QueueUrls {
     }
 }
 
-/// Which implementation the URLs ask for.
+/// The implementation that the URLs select.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueBackend {
     /// The embedded queue in this file.
@@ -87,16 +87,16 @@ pub enum QueueBackend {
     RabbitMq,
 }
 
-/// The URLs make no queue. Shows no URL: it may hold a password.
+/// An error in the queue's URLs. It shows no URL, because a URL may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum QueueUrlError {
-    /// Nothing is set.
+    /// There is no URL.
     #[error("it is empty; use sqlite:PATH or amqp://user:password@host:5672/vhost")]
     Empty,
-    /// Another scheme.
+    /// The scheme is neither SQLite's nor AMQP's.
     #[error("it starts with neither sqlite: nor amqp:// nor amqps://")]
     Scheme,
-    /// Several, but not all of RabbitMQ.
+    /// There are several URLs, and not all of them are AMQP URLs.
     #[error("several URLs must all be amqp:// or amqps:// URLs of one RabbitMQ cluster")]
     Mixed,
     /// `sqlite:` without a path.
@@ -105,7 +105,7 @@ pub enum QueueUrlError {
 }
 
 impl QueueConfig {
-    /// What spans call it.
+    /// Returns the names that spans use for the queue.
     pub fn messaging_names(&self) -> MessagingNames {
         let embedded = matches!(self.backend(), Ok(QueueBackend::Sqlite(_)));
         MessagingNames {
@@ -116,7 +116,7 @@ impl QueueConfig {
         }
     }
 
-    /// Which implementation the URLs ask for.
+    /// Returns the implementation that the URLs select.
     pub fn backend(&self) -> Result<QueueBackend, QueueUrlError> {
         let urls = self.url.as_slice();
         let amqp = |url: &Secret| url.expose().starts_with("amqp://") || url.expose().starts_with("amqps://");
@@ -139,16 +139,16 @@ impl QueueConfig {
     }
 }
 
-/// `[spool]`: where deliveries wait while RabbitMQ is away. Without meaning for the embedded queue.
+/// `[spool]`: local storage for deliveries while RabbitMQ is unreachable. Ignored with the embedded queue.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpoolConfig {
-    /// The spool's file. Empty: no spool, so broker trouble is a 503 and PolyAI tries again.
+    /// The spool's file. Empty: no spool; while the broker is unreachable, deliveries are answered 503 and PolyAI retries.
     pub path: PathBuf,
-    /// How large it may grow. A full one is answered 503.
+    /// Maximum size. While the spool is full, deliveries are answered 503.
     #[schemars(with = "String")]
     pub max_bytes: ByteSize,
-    /// How many messages a second are handed on when the broker is back.
+    /// Messages per second that the spool hands on once the broker is reachable again.
     pub drain_rate: NonZeroU32,
 }
 
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_url_names_the_backend() {
+    fn the_url_selects_the_backend() {
         assert_eq!(backend(&["sqlite:a/b.db"]), Ok(QueueBackend::Sqlite("a/b.db".into())));
         assert_eq!(backend(&["sqlite:///a/b.db"]), Ok(QueueBackend::Sqlite("/a/b.db".into())));
         assert_eq!(backend(&["amqp://a", "amqps://b"]), Ok(QueueBackend::RabbitMq));

@@ -1,15 +1,15 @@
-//! What carries a delivery from the receiver to the worker, durably.
+//! The durable queue between receiver and worker.
 //!
-//! One trait of ours, [`Queue`], with two implementations: [`sqlite`] (embedded, one machine, no broker) and
-//! [`rabbitmq`]. The same contract suite runs against both (`tests/it/queue_contract.rs`). What they promise:
+//! The trait [`Queue`] has two implementations: [`sqlite`] (embedded, one machine, no broker) and [`rabbitmq`]. One contract
+//! suite runs against both (`tests/it/queue_contract`). Their guarantees:
 //!
-//! * [`Queue::publish`] returns `Ok` only after the message survives a crash (an fsync, or a publisher
-//!   confirm for a persistent message that was routed). Every other end is an error; the message may then
-//!   exist or not, and the sender tries again.
-//! * A job handed out by [`Queue::next`] is leased. It comes back if its worker dies, and it leaves the queue
-//!   only through [`Queue::settle`], which itself is durable when it returns.
-//! * Nothing is dropped: a job is waiting, leased, delayed for a known time, done, or a dead letter that
-//!   carries the reason and the history of its tries.
+//! * [`Queue::publish`] returns `Ok` only when the message survives a crash: after an fsync, or after the publisher confirm
+//!   for a persistent message that was routed. Every other end is an error. The message may then exist or not, and the
+//!   sender retries.
+//! * A job from [`Queue::next`] is leased. It is delivered again if its worker dies, and leaves the queue only through
+//!   [`Queue::settle`], which is durable when it returns.
+//! * No job is dropped: it is waiting, leased, delayed for a known time, done, or a dead letter that carries the reason and
+//!   the history of its attempts.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -34,78 +34,79 @@ pub use config::{QueueBackend, QueueConfig, QueueUrlError, QueueUrls, SpoolConfi
 pub use dead::{DeadLetter, DeadLetters};
 pub use tail_event::{TailEvent, TailEventKind, TailMessage};
 
-/// A genuine delivery on its way: PolyAI's bytes and what the envelope needs.
+/// A verified event on its way to the worker: PolyAI's bytes and the values of the envelope.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     /// PolyAI's event id, or the body's hash (see [`event::message_id`]).
     pub id: String,
-    /// What makes a second delivery of it a duplicate.
+    /// The key by which a second delivery is recognised as a duplicate.
     pub dedup: DedupKey,
-    /// The event type as it stands in the routing key.
+    /// The event type, as used in the routing key.
     pub kind: String,
-    /// The environment as it stands in the routing key.
+    /// The environment, as used in the routing key.
     pub environment: String,
-    /// The conversation it is about, if it names one.
+    /// The conversation that it names, if any.
     pub conversation_id: Option<String>,
-    /// When the receiver had read the whole request.
+    /// Time at which the receiver had read the whole request.
     pub received_at: Timestamp,
     /// W3C trace context of the delivery.
     pub traceparent: Option<String>,
-    /// The request's content type; `application/json` where it named none.
+    /// The request's content type, or `application/json` if it had none.
     pub content_type: String,
-    /// The bytes that were signed, untouched.
+    /// The signed bytes, unchanged.
     pub body: Bytes,
 }
 
 impl Message {
-    /// `<event type>.<environment>`
+    /// Returns `<event type>.<environment>`.
     pub fn routing_key(&self) -> String {
         event::routing_key(&self.kind, &self.environment)
     }
 }
 
-/// One try of a job that did not end in the archive.
+/// A failed attempt of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// When it failed.
+    /// Time of the failure.
     pub at: Timestamp,
-    /// A constant word: `rate_limited`, `unknown_project`, …
+    /// A fixed word: `rate_limited`, `unknown_project`, …
     pub reason: Cow<'static, str>,
-    /// What a person should know: what happened, what it means, what to do. Nothing private.
+    /// A text for people: what happened, what it means, what to do. It holds nothing private.
     pub detail: String,
-    /// The HTTP status that PolyAI answered with, if it did.
+    /// The HTTP status of PolyAI's answer, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// PolyAI's `X-PolyAI-Correlation-Id`, to be quoted to their support.
+    /// PolyAI's `X-PolyAI-Correlation-Id`, for a request to PolyAI's support.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
 }
 
-/// The failed tries of a job: how many there were, and the latest of them in full.
+/// The failed attempts of a job: their number, and the latest in full.
 ///
-/// Bounded, because it travels in a message header: [`History::MAX_KEPT`] tries are kept, the first among them.
+/// It travels in a message header and is therefore bounded: the first attempt and the latest ones are kept,
+/// [`History::MAX_KEPT`] in all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
-    /// How many tries have failed since the job came, or since it was last replayed.
+    /// Number of failed attempts since the job arrived or was last replayed.
     pub failures: usize,
-    /// How many of them only waited for what comes with time; these climb no ladder.
+    /// Number of those that only waited for data that PolyAI provides later. They do not advance the retry schedule.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub waits: usize,
-    /// The first try of all and the latest ones, in order, across replays.
+    /// The first attempt and the latest ones, in order, across replays.
     pub attempts: Vec<Attempt>,
-    /// How many tries had failed before the last replay.
+    /// Number of failed attempts before the last replay.
     #[serde(default, rename = "earlier", skip_serializing_if = "is_zero")]
     pub failures_before_replay: usize,
-    /// When it was replayed: the latest times, in order.
+    /// The latest times at which it was replayed, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replays: Vec<Timestamp>,
 }
 
 impl History {
-    /// How many tries are kept in full.
+    /// Maximum number of attempts and of replay times that are kept.
     pub const MAX_KEPT: usize = 12;
 
-    /// Adds a failed try.
+    /// Adds a failed attempt.
     pub fn push(&mut self, attempt: Attempt) {
         self.failures += 1;
         if self.attempts.len() == Self::MAX_KEPT {
@@ -114,13 +115,13 @@ impl History {
         self.attempts.push(attempt);
     }
 
-    /// Adds a try that came too early, such as one for a call that is not over.
+    /// Adds an attempt that came too early, such as one for a call that has not ended.
     pub fn push_wait(&mut self, attempt: Attempt) {
         self.waits += 1;
         self.push(attempt);
     }
 
-    /// A person wants it tried again: what climbs the ladder begins anew, what tells the story stays.
+    /// Records a replay: the retry schedule starts again, and the attempts are kept.
     pub fn replay(&mut self, at: Timestamp) {
         self.failures_before_replay += std::mem::take(&mut self.failures);
         self.waits = 0;
@@ -130,13 +131,13 @@ impl History {
         self.replays.push(at);
     }
 
-    /// How many tries have failed in all.
+    /// Returns the number of failed attempts in all.
     pub fn attempt_count(&self) -> usize {
         self.failures_before_replay + self.failures
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(count: &usize) -> bool {
     *count == 0
 }
@@ -144,51 +145,51 @@ fn is_zero(count: &usize) -> bool {
 /// A leased message.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// What was delivered.
+    /// The delivered event.
     pub message: Message,
-    /// The tries so far.
+    /// The failed attempts so far.
     pub history: History,
-    /// Settles the job; worth nothing after that, or after the lease was lost.
+    /// Identifies the lease for [`Queue::settle`]. It is invalid after the job is settled or the lease is lost.
     pub lease: LeaseId,
 }
 
-/// Names a lease to the queue that gave it.
+/// Identifies a lease to the queue that granted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub u64);
 
-/// How a job ended.
+/// The end of a job's attempt, for [`Queue::settle`].
 #[derive(Clone, Debug)]
 pub enum JobOutcome {
-    /// Everything is done; the queue forgets the job.
+    /// The job is finished; the queue removes it.
     Done,
-    /// Try again no earlier than (about) `after`; `history` ends with the try that just failed.
+    /// The job is tried again after about `after`, not earlier. `history` ends with the attempt that just failed.
     Retry {
-        /// The wait.
+        /// The delay.
         after: Duration,
-        /// All tries.
+        /// All failed attempts.
         history: History,
     },
-    /// No try will help until a person has done something; the last of `history` says what.
+    /// The job becomes a dead letter: no attempt helps until a person has acted. The last attempt of `history` says how.
     Dead {
-        /// All tries.
+        /// All failed attempts.
         history: History,
     },
-    /// Not tried: hand it to somebody else at once (shutdown).
+    /// The job was not tried and can be leased again at once (shutdown).
     Release,
 }
 
-/// `conversation.ready`, ready to be published.
+/// An announcement to customers' workers, such as `conversation.ready`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
-    /// Deterministic: the same conversation with the same content has the same id.
+    /// A deterministic id: the same conversation with the same content has the same id.
     pub id: String,
     /// The CloudEvent's type; also the first part of the routing key.
     pub kind: String,
-    /// The environment as it stands in the routing key.
+    /// The environment, as used in the routing key.
     pub environment: String,
     /// The conversation's id.
     pub subject: String,
-    /// When it was made.
+    /// Time at which it was created.
     pub time: Timestamp,
     /// Continues the trace of the delivery.
     pub traceparent: Option<String>,
@@ -197,72 +198,71 @@ pub struct Announcement {
 }
 
 impl Announcement {
-    /// `conversation.ready.<environment>`
+    /// Returns `<kind>.<environment>`, such as `conversation.ready.live`.
     pub fn routing_key(&self) -> String {
         event::routing_key(&self.kind, &self.environment)
     }
 }
 
-/// What became of a published message.
+/// The result of publishing a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Published {
-    /// It is durable, for the first time.
+    /// The message is durable and was not known before.
     New,
-    /// It already was: the same id with the same body came before.
+    /// The same id with the same body was already durable.
     Duplicate,
 }
 
-/// What became of an announcement.
+/// The result of publishing an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// It is durable in every queue that wants it.
+    /// It is durable in every queue that is bound for it.
     Delivered,
-    /// The broker took it, but nobody has bound a queue for it.
+    /// The broker accepted it, but no queue is bound for it.
     Unrouted,
 }
 
-/// How much of a conversation was erased from a queue, or would be.
+/// The number of messages about a conversation that were erased from a queue, or would be in a dry run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ErasedMessages {
-    /// Jobs: waiting, delayed, or in a worker's hands.
+    /// Jobs: waiting, delayed or leased.
     pub jobs: u64,
     /// Dead letters.
     pub dead_letters: u64,
-    /// Events that were kept though they ask for nothing.
+    /// Stored events without a job.
     pub events: u64,
     /// Announcements.
     pub announcements: u64,
-    /// Jobs that could not be looked into. Whichever is about the conversation is dropped by the worker that
-    /// meets it.
+    /// Jobs that could not be searched. The worker drops those that are about the conversation.
     pub unsearched: u64,
 }
 
 impl ErasedMessages {
-    /// How many messages it was in all.
+    /// Returns the number of erased messages.
     pub fn total(&self) -> u64 {
         self.jobs + self.dead_letters + self.events + self.announcements
     }
 }
 
-/// A queue that people and metrics know by name.
+/// The queues that operators see, each a label of the depth metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QueueKind {
-    /// Jobs that can be taken now or are leased.
+    /// Jobs that can be leased now or are leased.
     Fetch,
     /// Jobs that wait for a known time.
     Retry,
     /// Dead letters.
     Dead,
-    /// Events nobody has bound a queue for.
+    /// Events for which no queue is bound.
     Unrouted,
 }
 
 impl QueueKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Fetch, Self::Retry, Self::Dead, Self::Unrouted];
 
-    /// The metric label.
+    /// Returns the metric label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Fetch => "fetch",
@@ -273,19 +273,19 @@ impl QueueKind {
     }
 }
 
-/// Why the queue did not do it. Always worth another try: none of this is the message's fault.
+/// An error of a queue. Callers may always retry: no error is caused by the message itself.
 #[derive(Clone, Debug, Error)]
 pub enum QueueError {
-    /// The broker is away, blocked, or the store cannot be written; says which and what to do.
+    /// The broker is unreachable or blocked, or the database cannot be written. The text says what to do.
     #[error("{0}")]
     Unavailable(String),
-    /// No answer within the time allowed. The message may have been stored.
+    /// There was no confirm in time. The message may have been stored.
     #[error("no confirmation within {0:?}")]
     Timeout(Duration),
-    /// The broker answered that it did not store the message.
+    /// The broker reported that it did not store the message.
     #[error("the broker refused the message: {0}")]
     Refused(String),
-    /// The lease is over: somebody else has the job, or will have it.
+    /// The lease has ended: another worker has the job or will get it.
     #[error("the lease was lost; the job will be done again")]
     LeaseLost,
     /// The queue is being shut down.
@@ -294,12 +294,12 @@ pub enum QueueError {
 }
 
 impl QueueError {
-    /// Returns whether the same operation may succeed a moment later.
+    /// Returns true if the same operation may succeed a moment later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Timeout(_) | Self::Refused(_))
     }
 
-    /// A short constant word for metric labels.
+    /// Returns a fixed word for metric labels.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
@@ -311,36 +311,36 @@ impl QueueError {
     }
 }
 
-/// The one interface between receiver, worker and whatever carries messages between them.
+/// The interface of receiver and worker to a queue backend.
 #[async_trait]
 pub trait Queue: fmt::Debug + Send + Sync + 'static {
-    /// Makes `message` durable. Safe to cancel: the message is then stored or not, never half.
+    /// Makes `message` durable. Safe to cancel: the message is then stored completely or not at all.
     async fn publish(&self, message: Message) -> Result<Published, QueueError>;
 
-    /// Makes an announcement durable for those who want it.
+    /// Makes an announcement durable in the queues that are bound for it.
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError>;
 
-    /// Waits for the next job and leases it. Waits through trouble of the queue's own; the only error is
-    /// [`QueueError::Closed`]. Safe to cancel: a job that was on its way comes back.
+    /// Waits for the next job and leases it. It also waits while the backend fails, so its only error is
+    /// [`QueueError::Closed`]. Safe to cancel: a job that was on its way is delivered again.
     async fn next(&self) -> Result<Job, QueueError>;
 
-    /// Ends a lease.
+    /// Ends a lease with the job's outcome.
     async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError>;
 
-    /// Whether a message could be made durable right now; the error says why not.
+    /// Returns an error if no message could be made durable now.
     async fn ready(&self) -> Result<(), QueueError>;
 
-    /// The dead letters there are now, one after the other.
+    /// Opens a cursor over the present dead letters.
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError>;
 
-    /// Removes what is about a conversation ([`event::Event::is_about`]) and can be found; with `dry_run` only
-    /// counts it. A late duplicate of what was removed is recognised as one, like that of a job that was done; a
-    /// job in a worker's hands ends as a lost lease.
+    /// Removes the messages about a conversation ([`event::Event::is_about`]) that can be searched. With `dry_run` it only
+    /// counts them. A late duplicate of a removed message is recognised, like that of a finished job. A leased job ends as
+    /// a lost lease.
     async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError>;
 
-    /// How many messages stand in each lane.
+    /// Returns the number of messages of each kind.
     async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError>;
 
-    /// Takes no more, hands every lease back, and lets go of files and connections.
+    /// Stops accepting and delivering, hands every lease back, and closes files and connections.
     async fn close(&self);
 }

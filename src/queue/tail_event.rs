@@ -1,6 +1,6 @@
-//! What happened to a delivery or a job, in a line, for those who follow the queue (`polyhook tail`).
+//! Events for people who follow the queue (`polyhook tail`): one line for each delivery, job or announcement.
 //!
-//! A note holds names, numbers and reasons: no body, and nothing a caller has said.
+//! A tail event holds names, numbers and reasons. It holds no body and no text of a conversation.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use serde::{Deserialize, Serialize};
 use super::{Announcement, History, Message};
 use crate::event::Event;
 
-/// Longer names are cut: they come from outside, and a line is to be read.
-const LONGEST_NAME: usize = 255;
+/// Longer names are cut, because they come from outside and must fit a line.
+const MAX_NAME_BYTES: usize = 255;
 
-/// What a follower is told.
+/// A message to a follower.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TailMessage {
-    /// Something happened.
+    /// An event.
     Event(Box<TailEvent>),
-    /// So many notes did not get through: more happened than could be told.
+    /// The number of events that were dropped because there were too many.
     Missed(u64),
-    /// Nothing can be told for now, and why; what happens meanwhile may never be.
+    /// Following is interrupted, with the reason. Events that happen meanwhile may be missing.
     Interrupted(String),
 }
 
-/// What happened.
+/// The kind of a tail event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TailEventKind {
@@ -32,7 +32,7 @@ pub enum TailEventKind {
     Delivery,
     /// A job was done.
     Done,
-    /// A try failed, and there will be another.
+    /// An attempt failed, and there will be another.
     Retry,
     /// A job became a dead letter.
     Dead,
@@ -41,7 +41,7 @@ pub enum TailEventKind {
 }
 
 impl TailEventKind {
-    /// The word for it.
+    /// Returns the word for it in JSON and routing keys.
     pub fn label(self) -> &'static str {
         match self {
             Self::Delivery => "delivery",
@@ -53,58 +53,58 @@ impl TailEventKind {
     }
 }
 
-/// See the module.
+/// An event for followers; see the module. Its JSON is a public format.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct TailEvent {
-    /// When it happened.
+    /// Time of the event.
     pub at: Timestamp,
-    /// What happened.
+    /// The kind of event.
     pub what: TailEventKind,
-    /// The event's type.
+    /// The type of PolyAI's event or of the announcement.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The event's environment.
+    /// The environment of PolyAI's event.
     pub environment: String,
-    /// The event's id, or the announcement's.
+    /// The id of PolyAI's event or of the announcement.
     pub id: String,
-    /// What it was about, where that is known.
+    /// The conversation, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation_id: Option<String>,
-    /// Whose it is, where that is known.
+    /// The project, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project_id: Option<String>,
-    /// Which try it was, from one.
+    /// Number of the attempt, from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<usize>,
-    /// Why a try failed.
+    /// The reason word of a failed attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What PolyAI answered to it.
+    /// The HTTP status of PolyAI's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// PolyAI's name for that answer.
+    /// PolyAI's correlation id of that answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
-    /// When the next try is due, at the earliest.
+    /// The earliest time of the next attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
-    /// How long after the delivery it happened, where that is known.
+    /// Milliseconds since the delivery, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_ms: Option<u64>,
 }
 
 impl TailEvent {
-    /// `message` became durable.
+    /// Describes a message that became durable.
     pub(super) fn delivery(message: &Message, at: Timestamp) -> Self {
-        Self::of(message, TailEventKind::Delivery, at)
+        Self::about(message, TailEventKind::Delivery, at)
     }
 
-    /// A job was done, at the first try after those of `history`.
+    /// Describes a finished job. `history` holds the attempts before the successful one.
     pub(super) fn done(message: &Message, history: &History, at: Timestamp) -> Self {
-        Self { attempt: Some(history.failures + 1), ..Self::of(message, TailEventKind::Done, at) }
+        Self { attempt: Some(history.failures + 1), ..Self::about(message, TailEventKind::Done, at) }
     }
 
-    /// The last try of `history` failed, and there will be another `after` a wait.
+    /// Describes a failed attempt, the last of `history`, with another attempt `after` a delay.
     pub(super) fn retry(message: &Message, history: &History, after: Duration, at: Timestamp) -> Self {
         Self {
             retry_at: at.checked_add(after).ok(),
@@ -112,12 +112,12 @@ impl TailEvent {
         }
     }
 
-    /// The last try of `history` failed for good.
+    /// Describes a job that became a dead letter after the last attempt of `history`.
     pub(super) fn dead(message: &Message, history: &History, at: Timestamp) -> Self {
         Self::failed(message, history, TailEventKind::Dead, at)
     }
 
-    /// An announcement was made.
+    /// Describes a published announcement.
     pub(super) fn ready(announcement: &Announcement, at: Timestamp) -> Self {
         Self {
             conversation_id: Some(cut(&announcement.subject)),
@@ -139,11 +139,11 @@ impl TailEvent {
             reason: last.map(|last| last.reason.to_string()),
             status: last.and_then(|last| last.status),
             correlation_id: last.and_then(|last| last.correlation_id.as_deref().map(cut)),
-            ..Self::of(message, what, at)
+            ..Self::about(message, what, at)
         }
     }
 
-    fn of(message: &Message, what: TailEventKind, at: Timestamp) -> Self {
+    fn about(message: &Message, what: TailEventKind, at: Timestamp) -> Self {
         let event = Event::read(&message.body);
         let after = at.duration_since(message.received_at);
         Self {
@@ -173,17 +173,17 @@ impl TailEvent {
     }
 }
 
-/// What the manifest in an announcement says of where the conversation comes from.
+/// The origin of a conversation, from the manifest in an announcement.
 #[derive(Debug, Deserialize)]
 pub(super) struct ManifestOrigin {
     project_id: String,
-    /// The event that asked for it.
+    /// The id of the event that caused the fetch.
     #[serde(default)]
     pub(super) event_id: Option<String>,
 }
 
 impl ManifestOrigin {
-    /// None in an announcement that is not ours.
+    /// Parses an announcement's body. Returns `None` if it holds no manifest.
     pub(super) fn read(body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Announced {
@@ -198,5 +198,5 @@ impl ManifestOrigin {
 }
 
 fn cut(name: &str) -> String {
-    name[..name.floor_char_boundary(LONGEST_NAME)].to_owned()
+    name[..name.floor_char_boundary(MAX_NAME_BYTES)].to_owned()
 }

@@ -1,7 +1,7 @@
-//! Taking jobs from the fetch queue.
+//! Consuming jobs from the fetch queue.
 //!
-//! At most `prefetch` jobs are held by this process; each is acknowledged when its end is recorded, never
-//! earlier. They come through one channel; when that ends, however it ends, the broker has them back.
+//! This process holds at most `prefetch` jobs. A job is acknowledged when its outcome is recorded, never earlier. All jobs
+//! come through one channel; when the channel ends, however it ends, the broker delivers them again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,163 +16,149 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Link, Session},
-    desk::{Desk, Held},
+    connection::{Connection, ConnectionState},
+    in_flight::{InFlightJob, InFlightJobs},
     message,
-    publisher::{Parcel, Publishers, Receipt},
+    publisher::{OutgoingMessage, PublishResult, Publishers},
 };
 use crate::{
     clock::Clock,
     queue::{History, Job, LeaseId, Message},
 };
 
-/// How often jobs are looked for that are to be given back.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long handing everything back may take when the queue is closed.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// The interval at which jobs are looked for that have to go back to the broker.
+const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Bounds each of these: cancelling the consumer, closing its channel, and publishing an orphaned job again.
+const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(super) struct Taker {
+/// The task that consumes jobs.
+pub(super) struct JobConsumer {
     pub(super) queue: ShortString,
     pub(super) prefetch: u16,
-    pub(super) desk: Arc<Desk>,
+    pub(super) jobs: Arc<InFlightJobs>,
     pub(super) clock: Clock,
-    /// The connection to consume on.
-    pub(super) link: watch::Receiver<Link>,
-    /// The one that declares the topology.
-    pub(super) publishing: watch::Receiver<Link>,
-    /// Publishes anew what was in our hands when somebody deleted the queue.
+    /// The state of the consuming connection.
+    pub(super) consuming: watch::Receiver<ConnectionState>,
+    /// The state of the publishing connection, which declares the topology.
+    pub(super) publishing: watch::Receiver<ConnectionState>,
+    /// Publishes jobs again that this process held when their queue was deleted.
     pub(super) publishers: Arc<Publishers>,
-    /// No new jobs are wanted any more; those that are running go on.
+    /// No new jobs are wanted; running ones continue.
     pub(super) draining: CancellationToken,
     pub(super) closing: CancellationToken,
 }
 
-/// Why a channel ended.
-enum End {
+/// The reason why a channel is no longer used.
+enum ChannelEnd {
     /// The queue is closed.
-    Closed,
-    /// The broker has the jobs back.
+    QueueClosed,
+    /// The channel or its connection has failed. The broker has the jobs.
     Lost(String),
-    /// The broker took the consumer away, as it does with a deleted queue: nobody but us has the jobs.
-    Deleted(String),
+    /// The broker has cancelled the consumer, as it does when a queue is deleted. Only this process has the jobs.
+    QueueDeleted(String),
 }
 
-impl From<String> for End {
+impl From<String> for ChannelEnd {
     fn from(reason: String) -> Self {
         Self::Lost(reason)
     }
 }
 
-impl Taker {
-    /// Takes jobs until the queue is closed.
+impl JobConsumer {
+    /// Consumes jobs until the queue is closed.
     pub(super) async fn run(mut self) {
         tokio::select! {
             () = self.closing.cancelled() => return,
-            () = self.desk.wanted() => {}
+            () = self.jobs.first_request() => {}
         }
         let mut orphans = Vec::new();
-        while let Some(session) = self.session().await {
-            self.publish_anew(&mut orphans).await;
-            let reason = match self.serve(&session).await {
-                End::Closed => return,
-                End::Lost(reason) => reason,
-                End::Deleted(reason) => {
-                    orphans.extend(self.desk.take_orphans());
+        while let Some(connection) = self.wait_for_connection().await {
+            self.publish_again(&mut orphans).await;
+            let reason = match self.use_channel(&connection).await {
+                ChannelEnd::QueueClosed => return,
+                ChannelEnd::Lost(reason) => reason,
+                ChannelEnd::QueueDeleted(reason) => {
+                    orphans.extend(self.jobs.take_orphans());
                     reason
                 }
             };
-            self.desk.forget();
-            session.fail(reason);
-            self.wait_for_end_of(&session).await;
+            self.jobs.forget_all();
+            connection.fail(reason);
+            self.wait_for_connection_loss(&connection).await;
         }
-        self.publish_anew(&mut orphans).await;
+        self.publish_again(&mut orphans).await;
     }
 
-    /// Puts jobs whose queue was deleted into the new one; those for which that fails wait for the next time.
-    async fn publish_anew(&self, orphans: &mut Vec<(Message, History)>) {
-        let mut left = Vec::new();
+    /// Publishes jobs whose queue was deleted into the new queue. Keeps those that could not be published.
+    async fn publish_again(&self, orphans: &mut Vec<(Message, History)>) {
+        let mut failed = Vec::new();
         for (message, history) in orphans.drain(..) {
             let Ok(properties) = message::job(&message, &history) else { continue };
             let (exchange, routing_key) = (ShortString::default(), self.queue.clone());
-            let parcel = Parcel { exchange, routing_key, properties, body: message.body.clone() };
-            match timeout(GOODBYE, self.publishers.publish(parcel)).await {
-                Ok(Ok(Receipt::Stored)) => {
-                    tracing::warn!(event.id = message.id, "a job of the deleted queue was published anew");
+            let outgoing = OutgoingMessage { exchange, routing_key, properties, body: message.body.clone() };
+            match timeout(HAND_BACK_TIMEOUT, self.publishers.publish(outgoing)).await {
+                Ok(Ok(PublishResult::Stored)) => {
+                    tracing::warn!(event.id = message.id, "published a job of the deleted queue again");
                 }
-                _ => left.push((message, history)),
+                _ => failed.push((message, history)),
             }
         }
-        *orphans = left;
+        *orphans = failed;
     }
 
-    /// Waits for a connection; `None` once the queue is closed.
-    async fn session(&mut self) -> Option<Arc<Session>> {
+    /// Waits for a connection. Returns `None` once the queue is closed.
+    async fn wait_for_connection(&mut self) -> Option<Arc<Connection>> {
         tokio::select! {
             biased;
             () = self.closing.cancelled() => None,
-            link = self.link.wait_for(|link| matches!(link, Link::Up(_))) => match &*link.ok()? {
-                Link::Up(session) => Some(Arc::clone(session)),
-                Link::Away(_) => None,
+            state = self.consuming.wait_for(ConnectionState::is_up) => match &*state.ok()? {
+                ConnectionState::Up(connection) => Some(Arc::clone(connection)),
+                ConnectionState::Down(_) => None,
             },
         }
     }
 
-    async fn wait_for_end_of(&mut self, session: &Arc<Session>) {
-        let over = |link: &Link| !matches!(link, Link::Up(current) if Arc::ptr_eq(current, session));
+    async fn wait_for_connection_loss(&mut self, connection: &Arc<Connection>) {
         tokio::select! {
             () = self.closing.cancelled() => {}
-            // An error is the end of the connection's keeper: the same end is on its way to us.
-            _ = self.link.wait_for(over) => {}
+            // Fails when the connection's keeper has ended. This task is then asked to end, too.
+            _ = self.consuming.wait_for(|state| !state.is(connection)) => {}
         }
     }
 
-    /// Takes jobs through one channel until it ends.
-    async fn serve(&self, session: &Arc<Session>) -> End {
-        match self.take(session).await {
+    /// Consumes jobs through one channel until it ends.
+    async fn use_channel(&self, connection: &Arc<Connection>) -> ChannelEnd {
+        match self.consume(connection).await {
             Ok(end) | Err(end) => end,
         }
     }
 
-    async fn take(&self, session: &Arc<Session>) -> Result<End, End> {
-        let channel = session.channel().await?;
-        let mut consumer = self.consume(&channel).await?;
-        let mut look = tokio::time::interval(LOOK);
+    async fn consume(&self, connection: &Arc<Connection>) -> Result<ChannelEnd, ChannelEnd> {
+        let channel = connection.channel().await?;
+        let mut consumer = self.start_consumer(&channel).await?;
+        let mut overdue_check = tokio::time::interval(OVERDUE_CHECK_INTERVAL);
         let mut draining = false;
         loop {
             tokio::select! {
                 biased;
                 () = self.closing.cancelled() => {
-                    self.hand_back(&channel, &consumer).await;
-                    return Ok(End::Closed);
+                    self.hand_back_all(&channel, &consumer).await;
+                    return Ok(ChannelEnd::QueueClosed);
                 }
-                reason = session.ended() => return Err(End::Lost(reason.to_string())),
+                reason = connection.ended() => return Err(ChannelEnd::Lost(reason.to_string())),
                 () = self.draining.cancelled(), if !draining => {
                     draining = true;
-                    // What comes in between goes back when the channel closes.
-                    let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-                    if timeout(GOODBYE, cancelled).await.is_ok() {
-                        give_back(self.desk.take_waiting()).await;
-                    }
+                    self.hand_back_waiting(&channel, &consumer).await;
                 }
-                delivery = consumer.next(), if !draining => match delivery {
-                    Some(Ok(delivery)) => self.desk.put(delivery.acker.clone(), self.read(delivery)),
-                    Some(Err(error)) => {
-                        return Err(End::Lost(format!("taking jobs from `{}` ended: {error}", self.queue)));
-                    }
-                    // With its channel alive, only the broker can have ended it.
-                    None if channel.status().connected() => {
-                        return Err(End::Deleted(format!("the queue `{}` was deleted; it is declared again", self.queue)));
-                    }
-                    None => return Err(End::Lost("the channel for taking jobs ended".to_owned())),
-                },
-                _ = look.tick() => for held in give_back(self.desk.overdue()).await {
-                    tracing::warn!(event.id = held.message.id, "the end of a job could not be recorded; it is given back");
+                delivery = consumer.next(), if !draining => self.on_delivery(delivery, &channel)?,
+                _ = overdue_check.tick() => for job in hand_back(self.jobs.take_overdue()).await {
+                    tracing::warn!(event.id = job.message.id, "the outcome of a job could not be recorded; the broker delivers the job again");
                 },
             }
         }
     }
 
-    async fn consume(&self, channel: &Channel) -> Result<Consumer, String> {
+    async fn start_consumer(&self, channel: &Channel) -> Result<Consumer, String> {
         let (qos, options) = (BasicQosOptions::default(), BasicConsumeOptions::default());
         let consumer = match channel.basic_qos(self.prefetch, qos).await {
             Ok(()) => {
@@ -181,44 +167,75 @@ impl Taker {
             Err(error) => Err(error),
         };
         consumer.map_err(|error| {
-            if let ErrorKind::ProtocolError(said) = error.kind()
-                && said.get_id() == 404
-                && let Link::Up(declarer) = &*self.publishing.borrow()
+            if let ErrorKind::ProtocolError(answer) = error.kind()
+                && answer.get_id() == 404
+                && let ConnectionState::Up(declaring) = &*self.publishing.borrow()
             {
-                // Somebody deleted it while we were connected: it is declared on connecting.
-                declarer.fail(format!("the queue `{}` is gone; it is declared again", self.queue));
+                // The queue was deleted while this process was connected. Queues are declared on connecting.
+                declaring.fail(format!("the queue `{}` is missing; it is declared again", self.queue));
             }
-            format!("the broker lets us take no jobs from `{}`: {error}", self.queue)
+            format!("the broker does not let us consume jobs from `{}`: {error}", self.queue)
         })
     }
 
-    fn read(&self, delivery: Delivery) -> Job {
+    fn on_delivery(
+        &self,
+        delivery: Option<lapin::Result<Delivery>>,
+        channel: &Channel,
+    ) -> Result<(), ChannelEnd> {
+        match delivery {
+            Some(Ok(delivery)) => {
+                self.jobs.add(delivery.acker.clone(), self.parse(delivery));
+                Ok(())
+            }
+            Some(Err(error)) => {
+                Err(ChannelEnd::Lost(format!("consuming jobs from `{}` ended: {error}", self.queue)))
+            }
+            // The consumer has ended although its channel is alive: the broker has cancelled it.
+            None if channel.status().connected() => Err(ChannelEnd::QueueDeleted(format!(
+                "the queue `{}` was deleted; it is declared again",
+                self.queue
+            ))),
+            None => Err(ChannelEnd::Lost("the channel for consuming jobs ended".to_owned())),
+        }
+    }
+
+    fn parse(&self, delivery: Delivery) -> Job {
         let (message, history) = message::read(&delivery.properties, delivery.data, self.clock.now());
         Job { message, history, lease: LeaseId(0) }
     }
 
-    /// Asks for no more and returns what is held. Closing the channel returns it all at once.
-    async fn hand_back(&self, channel: &Channel, consumer: &Consumer) {
-        self.desk.forget();
-        let goodbye = async {
+    /// Stops consuming and returns the jobs that no worker has begun. Jobs that arrive meanwhile go back when the
+    /// channel closes.
+    async fn hand_back_waiting(&self, channel: &Channel, consumer: &Consumer) {
+        let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        if timeout(HAND_BACK_TIMEOUT, cancelled).await.is_ok() {
+            hand_back(self.jobs.take_waiting()).await;
+        }
+    }
+
+    /// Stops consuming and closes the channel, which returns all jobs at once.
+    async fn hand_back_all(&self, channel: &Channel, consumer: &Consumer) {
+        self.jobs.forget_all();
+        let close = async {
             channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
             channel.close(200, "OK".into()).await
         };
-        if !matches!(timeout(GOODBYE, goodbye).await, Ok(Ok(()))) {
+        if !matches!(timeout(HAND_BACK_TIMEOUT, close).await, Ok(Ok(()))) {
             tracing::debug!(
-                "the broker did not answer the goodbye; it has the jobs back when the connection ends"
+                "the broker did not confirm the close; it delivers the jobs again when the connection ends"
             );
         }
     }
 }
 
-/// Hands jobs back to the broker; those for which that worked.
-async fn give_back(jobs: Vec<Held>) -> Vec<Held> {
-    let mut given = Vec::new();
-    for held in jobs {
-        if held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await.is_ok() {
-            given.push(held);
+/// Hands jobs back to the broker. Returns those for which that worked.
+async fn hand_back(jobs: Vec<InFlightJob>) -> Vec<InFlightJob> {
+    let mut handed_back = Vec::new();
+    for job in jobs {
+        if job.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await.is_ok() {
+            handed_back.push(job);
         }
     }
-    given
+    handed_back
 }

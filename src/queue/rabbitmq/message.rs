@@ -1,10 +1,10 @@
-//! Messages as AMQP carries them: PolyAI's bytes as the body, everything else in properties and headers.
+//! The AMQP form of messages: PolyAI's bytes are the body, everything else is in properties and headers.
 //!
-//! The other way is lenient, because anybody may publish to the fetch queue: what is absent is read from
-//! the body or made up, as the receiver would have done.
+//! Reading is lenient, because anyone may publish to the fetch queue: a missing value is derived from the body or replaced
+//! by a default, as the receiver does.
 //!
-//! Properties and headers have to fit one frame (128 KiB at RabbitMQ's default), so everything that comes
-//! from outside is bounded here. Headers of others are not carried over to a retry.
+//! Properties and headers must fit into one frame (128 KiB by default in RabbitMQ), so every text from outside is bounded
+//! here. Headers of other publishers are not copied to a retry.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -28,20 +28,20 @@ const DETAIL: &str = "polyhook-detail";
 const FAILURES: &str = "polyhook-failures";
 const CORRELATION_ID: &str = "polyhook-correlation-id";
 const TRACEPARENT: &str = "traceparent";
-/// RabbitMQ's own.
+/// RabbitMQ's own header.
 const X_DEATH: &str = "x-death";
 
-/// Who the events are from, as `CloudEvents` names it.
+/// The `CloudEvents` source of PolyAI's events.
 const SOURCE: &str = "urn:polyai:webhooks";
 const PERSISTENT: u8 = 2;
-/// An AMQP short string.
-const SHORT: usize = 255;
-/// Longest header of ours that holds what somebody else wrote.
-const LONGEST_HEADER: usize = 2048;
-/// Longest history, as JSON.
-const LONGEST_HISTORY: usize = 64 * 1024;
+/// The longest AMQP short string.
+const MAX_SHORT_STRING_BYTES: usize = 255;
+/// The longest header value that holds text from outside.
+const MAX_HEADER_BYTES: usize = 2048;
+/// The longest history as JSON.
+const MAX_HISTORY_BYTES: usize = 64 * 1024;
 
-/// Why a message cannot be sent at all.
+/// The error for a value that AMQP has no room for. Holds the name of the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooLong(&'static str);
 
@@ -51,12 +51,12 @@ impl std::fmt::Display for TooLong {
     }
 }
 
-/// A short string, if it is one.
-pub(super) fn short(text: &str, what: &'static str) -> Result<ShortString, TooLong> {
-    ShortString::try_new(text).map_err(|_| TooLong(what))
+/// Converts a text to an AMQP short string. `name` names the text in the error.
+pub(super) fn short(text: &str, name: &'static str) -> Result<ShortString, TooLong> {
+    ShortString::try_new(text).map_err(|_| TooLong(name))
 }
 
-/// Properties and headers of an event.
+/// Builds the properties of an event.
 pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
     let mut headers = FieldTable::default();
     put(&mut headers, "cloudEvents:specversion", "1.0");
@@ -65,7 +65,8 @@ pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
     put(&mut headers, "cloudEvents:type", &message.kind);
     let received_at = message.received_at.to_string();
     put(&mut headers, "cloudEvents:time", &received_at);
-    if let Some(subject) = message.conversation_id.as_deref().filter(|id| id.len() <= SHORT) {
+    if let Some(subject) = message.conversation_id.as_deref().filter(|id| id.len() <= MAX_SHORT_STRING_BYTES)
+    {
         put(&mut headers, SUBJECT, subject);
     }
     put(&mut headers, RECEIVED_AT, &received_at);
@@ -76,7 +77,7 @@ pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
     }
     let content_type = match short(&message.content_type, "content type") {
         Ok(content_type) => content_type,
-        // It is not covered by the signature, and no reason to lose a genuine event.
+        // The content type is not signed, so it is no reason to lose a genuine event.
         Err(_) => "application/octet-stream".into(),
     };
     Ok(properties(message.received_at, headers)
@@ -85,44 +86,44 @@ pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
         .with_content_type(content_type))
 }
 
-/// A message that is tried again.
+/// Builds the properties of a job in a delay queue, where it stays for `expiration`.
 pub(super) fn retry(
     message: &Message,
     history: &History,
-    stay: std::time::Duration,
+    expiration: std::time::Duration,
 ) -> Result<BasicProperties, TooLong> {
-    Ok(job(message, history)?.with_expiration(stay.as_millis().to_string().into()))
+    Ok(job(message, history)?.with_expiration(expiration.as_millis().to_string().into()))
 }
 
-/// A message that can be taken at once, with the tries before.
+/// Builds the properties of a job that can be consumed at once.
 pub(super) fn job(message: &Message, history: &History) -> Result<BasicProperties, TooLong> {
     Ok(with_history(event(message)?, history))
 }
 
-/// A message that is not tried again, with the reason where an operator sees it.
+/// Builds the properties of a dead letter. Its headers show the reason to operators.
 pub(super) fn dead(message: &Message, history: &History) -> Result<BasicProperties, TooLong> {
     let properties = with_history(event(message)?, history);
     let mut headers = properties.headers().clone().unwrap_or_default();
     headers.insert(FAILURES.into(), i64::try_from(history.failures).unwrap_or(i64::MAX).into());
     if let Some(last) = history.attempts.last() {
         put(&mut headers, REASON, &last.reason);
-        put(&mut headers, DETAIL, cut(&last.detail, LONGEST_HEADER));
+        put(&mut headers, DETAIL, cut(&last.detail, MAX_HEADER_BYTES));
         if let Some(id) = &last.correlation_id {
-            put(&mut headers, CORRELATION_ID, cut(id, LONGEST_HEADER));
+            put(&mut headers, CORRELATION_ID, cut(id, MAX_HEADER_BYTES));
         }
     }
     Ok(properties.with_headers(headers))
 }
 
-/// Properties and headers of an announcement. Its body is a whole `CloudEvent`, so the content type says so;
-/// the headers repeat what a consumer may want to filter by.
+/// Builds the properties of an announcement. The content type says that the body is a complete `CloudEvent`; the headers
+/// repeat what a consumer may want to filter by.
 pub(super) fn announcement(announcement: &Announcement) -> Result<BasicProperties, TooLong> {
     let mut headers = FieldTable::default();
     put(&mut headers, "cloudEvents:specversion", "1.0");
     put(&mut headers, "cloudEvents:id", &announcement.id);
     put(&mut headers, "cloudEvents:type", &announcement.kind);
     put(&mut headers, "cloudEvents:time", &announcement.time.to_string());
-    put(&mut headers, SUBJECT, cut(&announcement.subject, LONGEST_HEADER));
+    put(&mut headers, SUBJECT, cut(&announcement.subject, MAX_HEADER_BYTES));
     put(&mut headers, ENVIRONMENT, &announcement.environment);
     put_trace(&mut headers, announcement.traceparent.as_deref());
     Ok(properties(announcement.time, headers)
@@ -131,26 +132,27 @@ pub(super) fn announcement(announcement: &Announcement) -> Result<BasicPropertie
         .with_content_type("application/cloudevents+json; charset=utf-8".into()))
 }
 
-/// Reads a job, whoever published it. `now` stands in where nothing says when it was received.
+/// Reads a job of any publisher. `now` is the time of receipt if the message has none.
 pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) -> (Message, History) {
     let body = Bytes::from(body);
     let id = event::message_id(properties.message_id().as_ref().map(|id| id.as_str().as_bytes()), &body);
-    let said = properties.kind().as_ref().map(ShortString::as_str).filter(|kind| !kind.is_empty());
-    let environment = text(properties, ENVIRONMENT).filter(|name| !name.is_empty() && name.len() <= SHORT);
-    let (kind, environment, conversation_id) = match (said, environment, text(properties, SUBJECT)) {
+    let kind = properties.kind().as_ref().map(ShortString::as_str).filter(|kind| !kind.is_empty());
+    let environment =
+        text(properties, ENVIRONMENT).filter(|name| !name.is_empty() && name.len() <= MAX_SHORT_STRING_BYTES);
+    let (kind, environment, conversation_id) = match (kind, environment, text(properties, SUBJECT)) {
         (Some(kind), Some(environment), Some(subject)) => (kind.to_owned(), environment, Some(subject)),
-        (said, environment, _) => {
+        (kind, environment, _) => {
             let event = Event::read(&body);
-            let kind = said.map_or(event.kind, str::to_owned);
+            let kind = kind.map_or(event.kind, str::to_owned);
             (kind, environment.unwrap_or(event.environment), event.conversation_id)
         }
     };
-    let sent = || {
+    let sent_at = || {
         let seconds = i64::try_from((*properties.timestamp())?).ok()?;
         Timestamp::from_second(seconds).ok()
     };
     let received_at =
-        text(properties, RECEIVED_AT).and_then(|time| time.parse().ok()).or_else(sent).unwrap_or(now);
+        text(properties, RECEIVED_AT).and_then(|time| time.parse().ok()).or_else(sent_at).unwrap_or(now);
     let history = text(properties, HISTORY).and_then(|json| serde_json::from_str(&json).ok());
     let message = Message {
         dedup: DedupKey::new(&id, &body),
@@ -170,20 +172,20 @@ pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) 
     (message, history.unwrap_or_default())
 }
 
-/// Reads a dead letter. Where the broker made it one, its own word for the reason becomes the last try.
+/// Reads a dead letter. If the broker dead-lettered the message, the broker's reason becomes the last attempt.
 pub(super) fn read_dead(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) -> (Message, History) {
     let (message, mut history) = read(properties, body, now);
     if text(properties, REASON).is_none()
-        && let Some(attempt) = broker_s_word(properties, message.received_at)
+        && let Some(attempt) = broker_reason(properties, message.received_at)
     {
         history.push(attempt);
     }
     (message, history)
 }
 
-/// What RabbitMQ noted of the latest time it dead-lettered the message
+/// Reads RabbitMQ's record of the last time it dead-lettered the message
 /// (<https://www.rabbitmq.com/docs/dlx#effects>).
-fn broker_s_word(properties: &BasicProperties, otherwise: Timestamp) -> Option<Attempt> {
+fn broker_reason(properties: &BasicProperties, default_time: Timestamp) -> Option<Attempt> {
     let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get(X_DEATH)? else {
         return None;
     };
@@ -192,7 +194,7 @@ fn broker_s_word(properties: &BasicProperties, otherwise: Timestamp) -> Option<A
     let (reason, detail) = match latest.get("reason").and_then(as_text).as_deref() {
         Some("delivery_limit") => (
             "delivery_limit",
-            "RabbitMQ gave it out up to the delivery limit, and each time the worker was gone before it had ended it: \
+            "RabbitMQ delivered it up to the delivery limit, and each worker ended before it had settled the job: \
              find out what kills workers (memory?), then replay",
         ),
         Some("rejected") => {
@@ -202,7 +204,7 @@ fn broker_s_word(properties: &BasicProperties, otherwise: Timestamp) -> Option<A
         Some("expired") => {
             ("expired", "it was too old for the fetch queue (a policy?): find out why, then replay")
         }
-        _ => ("dead_lettered", "RabbitMQ moved it here, and its x-death header says no reason that is known"),
+        _ => ("dead_lettered", "RabbitMQ moved it here, and its x-death header holds no known reason"),
     };
     let at = match latest.get("time") {
         Some(AMQPValue::Timestamp(seconds)) => {
@@ -211,7 +213,7 @@ fn broker_s_word(properties: &BasicProperties, otherwise: Timestamp) -> Option<A
         _ => None,
     };
     Some(Attempt {
-        at: at.unwrap_or(otherwise),
+        at: at.unwrap_or(default_time),
         reason: reason.into(),
         detail: detail.to_owned(),
         status: None,
@@ -229,33 +231,33 @@ fn properties(time: Timestamp, headers: FieldTable) -> BasicProperties {
 
 fn with_history(properties: BasicProperties, history: &History) -> BasicProperties {
     let mut headers = properties.headers().clone().unwrap_or_default();
-    put(&mut headers, HISTORY, &bounded(history));
+    put(&mut headers, HISTORY, &bounded_json(history));
     properties.with_headers(headers)
 }
 
-/// The history as JSON, its texts cut as far as it takes to fit. Nothing but text can make it long:
-/// the number of tries in it is bounded.
-fn bounded(history: &History) -> String {
+/// Formats the history as JSON and shortens its texts until it fits. Only texts can make it long, because the number of
+/// attempts is bounded.
+fn bounded_json(history: &History) -> String {
     let mut history = history.clone();
-    let mut longest = LONGEST_HEADER;
+    let mut max_bytes = MAX_HEADER_BYTES;
     loop {
         for attempt in &mut history.attempts {
-            attempt.detail.truncate(cut(&attempt.detail, longest).len());
+            attempt.detail.truncate(cut(&attempt.detail, max_bytes).len());
             if let Some(id) = &mut attempt.correlation_id {
-                id.truncate(cut(id, longest).len());
+                id.truncate(cut(id, max_bytes).len());
             }
         }
         let json = serde_json::to_string(&history).unwrap_or_default();
-        if json.len() <= LONGEST_HISTORY || longest == 0 {
+        if json.len() <= MAX_HISTORY_BYTES || max_bytes == 0 {
             return json;
         }
-        longest /= 2;
+        max_bytes /= 2;
     }
 }
 
-/// The beginning of `text`, at most `longest` bytes.
-fn cut(text: &str, longest: usize) -> &str {
-    &text[..text.floor_char_boundary(longest)]
+/// Returns the beginning of `text`, at most `max_bytes` long.
+fn cut(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
 }
 
 fn put(headers: &mut FieldTable, name: &'static str, value: &str) {
@@ -263,7 +265,7 @@ fn put(headers: &mut FieldTable, name: &'static str, value: &str) {
 }
 
 fn put_trace(headers: &mut FieldTable, traceparent: Option<&str>) {
-    if let Some(trace) = traceparent.filter(|trace| trace.len() <= SHORT) {
+    if let Some(trace) = traceparent.filter(|trace| trace.len() <= MAX_SHORT_STRING_BYTES) {
         put(headers, TRACEPARENT, trace);
     }
 }
@@ -317,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_there_and_back() {
+    fn keeps_message_and_history_across_the_broker() {
         let sent = message(br#"{"data":{"conversation_id":"CA1"}}"#);
         let history = history(15, "said \"später\"");
         let properties = retry(&sent, &history, Duration::from_millis(9500)).unwrap();
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_read_from_its_body() {
+    fn derives_missing_properties_from_the_body() {
         let body =
             br#"{"type":"conversation.completed","data":{"conversation_id":"CA1","environment":"live"}}"#;
         let now = "2026-11-22T10:20:30Z".parse().unwrap();
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_says_why() {
+    fn a_dead_letter_carries_its_reason_in_headers() {
         let dead = dead(&message(b"{}"), &history(3, "no such project")).unwrap();
         assert_eq!(text(&dead, REASON).as_deref(), Some("rate_limited"));
         assert_eq!(text(&dead, DETAIL).as_deref(), Some("no such project"));
@@ -349,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn the_broker_s_dead_letters_say_why_too() {
+    fn reads_the_reason_of_a_message_that_the_broker_dead_lettered() {
         let death = |reason: &str| {
             let mut death = FieldTable::default();
             put(&mut death, "reason", reason);
@@ -387,8 +389,8 @@ mod tests {
         assert!(event(&long).is_ok());
         assert_eq!(event(&Message { id: "x".repeat(300), ..message(b"{}") }), Err(TooLong("id")));
         // Control characters take six bytes each in JSON.
-        let json = bounded(&history(20, &"\u{1}é".repeat(20_000)));
-        assert!(json.len() <= LONGEST_HISTORY);
+        let json = bounded_json(&history(20, &"\u{1}é".repeat(20_000)));
+        assert!(json.len() <= MAX_HISTORY_BYTES);
         assert_eq!(serde_json::from_str::<History>(&json).unwrap().failures, 20);
     }
 

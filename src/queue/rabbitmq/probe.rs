@@ -1,9 +1,9 @@
-//! What can be seen of a broker over AMQP, for `polyhook doctor`.
+//! A probe of the broker over AMQP, for `polyhook doctor`.
 //!
-//! Nothing of polyhook's is made or changed: what is missing stays missing, no message of anybody's is taken, and
-//! nothing is published to an exchange that somebody may have bound to. What has to be tried is tried on a queue of
-//! our own, which is exclusive and so goes with the connection, and by removing bindings that do not exist: the
-//! broker checks the same permissions for that.
+//! The probe does not create or change any of polyhook's objects: missing ones stay missing, it consumes no message of
+//! others, and publishes nothing to an exchange that a customer may have bound to. It tests permissions on an exclusive
+//! queue of its own, which is deleted with the connection, and by removing bindings that do not exist, for which the broker
+//! checks the same permissions.
 //!
 //! AMQP shows neither policies nor bindings.
 
@@ -20,55 +20,55 @@ use lapin::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    OpenError,
-    endpoint::{Broker, Plug},
-    topology::{Object, Topology},
+    broker::{Broker, SocketHandle},
+    error::OpenError,
+    topology::{Topology, TopologyObject},
 };
 use crate::queue::QueueConfig;
 
-/// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(20);
-const GOODBYE: Duration = Duration::from_secs(1);
-/// No binding has it.
-const NO_KEY: &str = "polyhook.doctor.nothing";
+/// Bounds each request to the broker.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+const BLOCKED_CHECK_INTERVAL: Duration = Duration::from_millis(20);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A routing key that no binding has.
+const UNUSED_KEY: &str = "polyhook.doctor.nothing";
 
-/// What was found.
+/// The result of a probe.
 #[derive(Debug)]
 pub struct ProbeReport {
-    /// Each node, in the order of `queue.url`, and why it cannot be connected to, if it cannot.
+    /// The URL of each node, in the order of `queue.url`, and the error if the connection failed.
     pub nodes: Vec<(String, Result<(), String>)>,
-    /// The rest, from the first node that let us in.
+    /// Details from the first node that accepted a connection.
     pub details: Option<BrokerDetails>,
 }
 
-/// What a connection shows.
+/// The facts that a connection shows.
 #[derive(Debug)]
 pub struct BrokerDetails {
-    /// Whom the broker takes us for.
+    /// The user that the broker has authenticated.
     pub user: String,
-    /// Where we are.
+    /// The virtual host.
     pub vhost: String,
-    /// polyhook's exchanges and queues.
+    /// polyhook's exchanges and queues: type, name, state.
     pub objects: Vec<(&'static str, String, ObjectState)>,
     /// Permissions that are missing.
     pub missing_permissions: Vec<MissingPermission>,
-    /// How long a message took there and back, or why it did not come.
+    /// The time that a message took to the broker and back, or an error.
     pub round_trip: Result<Duration, RoundTripError>,
 }
 
-/// What an exchange or queue is like.
+/// The state of an exchange or queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectState {
-    /// As it has to be; of a queue, its messages and its consumers.
+    /// It has the required properties. For a queue: the number of messages and consumers.
     AsExpected(Option<(u32, u32)>),
-    /// Not there.
+    /// It does not exist.
     Missing,
-    /// There, but not as it has to be: the broker's words.
+    /// It exists with other properties, in the broker's words.
     Different(String),
-    /// We may not see whether it is as it has to be.
+    /// The user has no permission to check it.
     Denied,
-    /// The broker says something else.
+    /// The broker gave another answer.
     Unclear(String),
 }
 
@@ -77,58 +77,58 @@ pub enum ObjectState {
 pub struct MissingPermission {
     /// `configure`, `write` or `read`.
     pub permission: &'static str,
-    /// On what.
+    /// The exchange or queue.
     pub object: String,
 }
 
-/// Why no message came back.
+/// An error of the round trip.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoundTripError {
     /// `connection.blocked`: short of memory or disk.
     Blocked,
-    /// A permission is missing, and said so elsewhere.
+    /// A permission is missing; it is listed in [`BrokerDetails::missing_permissions`].
     Denied,
-    /// Something else.
+    /// Another error.
     Other(String),
 }
 
-/// Connects to every node and looks around in the first that answers.
+/// Connects to every node and inspects the first one that accepts a connection.
 pub async fn probe(config: &QueueConfig, delays: &[Duration]) -> Result<ProbeReport, OpenError> {
     let topology = Topology::new(&config.prefix, delays)?;
     let broker = Broker::new(config, None)?;
-    let places: Vec<_> = broker.places().map(str::to_owned).collect();
+    let urls: Vec<_> = broker.display_urls().map(str::to_owned).collect();
     let (mut nodes, mut details) = (Vec::new(), None);
-    for place in places {
-        // Each connect is the next one's turn, so this is the node of that name.
+    for url in urls {
+        // The broker's nodes are used in turn, so this connects to the node of that URL.
         let connected = match broker.connect("doctor").await {
-            Ok((connection, plug, _)) => {
+            Ok((connection, socket, _)) => {
                 if details.is_none() {
-                    details = Some(look_around(&connection, config, &topology).await);
+                    details = Some(inspect(&connection, config, &topology).await);
                 }
-                close(&connection, &plug).await;
+                close(&connection, &socket).await;
                 Ok(())
             }
             Err(reason) => Err(reason),
         };
-        nodes.push((place, connected));
+        nodes.push((url, connected));
     }
     Ok(ProbeReport { nodes, details })
 }
 
-async fn close(connection: &Connection, plug: &Plug) {
-    let _ = timeout(GOODBYE, connection.close(200, "OK".into())).await;
-    plug.pull();
+async fn close(connection: &Connection, socket: &SocketHandle) {
+    let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "OK".into())).await;
+    socket.shut_down();
 }
 
-async fn look_around(connection: &Connection, config: &QueueConfig, topology: &Topology) -> BrokerDetails {
+async fn inspect(connection: &Connection, config: &QueueConfig, topology: &Topology) -> BrokerDetails {
     let mut objects = Vec::new();
     for object in topology.objects() {
-        let state = state(connection, &object).await;
-        objects.push((object.what(), object.name.to_string(), state));
+        let state = object_state(connection, &object).await;
+        objects.push((object.object_type(), object.name.to_string(), state));
     }
     let queue = ShortString::from(format!("{}.doctor.{}", config.prefix, uuid::Uuid::new_v4().simple()));
     let mut missing_permissions = permissions(connection, topology, &queue).await;
-    // Last: a broker that is short of memory reads nothing more from a connection that has published.
+    // The round trip is last, because a broker that is short of memory stops reading from a connection that has published.
     let round_trip = round_trip(connection, &queue, &mut missing_permissions).await;
     let status = connection.status();
     BrokerDetails {
@@ -140,24 +140,24 @@ async fn look_around(connection: &Connection, config: &QueueConfig, topology: &T
     }
 }
 
-/// First whether it is there, so that nothing is made; then whether it is the same.
-async fn state(connection: &Connection, object: &Object) -> ObjectState {
-    let look = ask(connection, async |channel| object.look(channel).await).await;
-    let counts = match look {
+/// Checks first that an object exists, so that nothing is created, and then its properties.
+async fn object_state(connection: &Connection, object: &TopologyObject) -> ObjectState {
+    let found = with_channel(connection, async |channel| object.inspect(channel).await).await;
+    let counts = match found {
         Ok(queue) => queue.map(|queue| (queue.message_count(), queue.consumer_count())),
-        Err(Said { code: Some(404), .. }) => return ObjectState::Missing,
-        Err(Said { code: Some(403), .. }) => return ObjectState::Denied,
-        Err(Said { text, .. }) => return ObjectState::Unclear(text),
+        Err(BrokerError { code: Some(404), .. }) => return ObjectState::Missing,
+        Err(BrokerError { code: Some(403), .. }) => return ObjectState::Denied,
+        Err(BrokerError { text, .. }) => return ObjectState::Unclear(text),
     };
-    match ask(connection, async |channel| object.declare(channel).await).await {
+    match with_channel(connection, async |channel| object.declare(channel).await).await {
         Ok(_) => ObjectState::AsExpected(counts),
-        Err(Said { code: Some(406), text }) => ObjectState::Different(text),
-        Err(Said { code: Some(403), .. }) => ObjectState::Denied,
-        Err(Said { text, .. }) => ObjectState::Unclear(text),
+        Err(BrokerError { code: Some(406), text }) => ObjectState::Different(text),
+        Err(BrokerError { code: Some(403), .. }) => ObjectState::Denied,
+        Err(BrokerError { text, .. }) => ObjectState::Unclear(text),
     }
 }
 
-/// What of its own the broker does not let us do.
+/// Returns the permissions that the user lacks for polyhook's exchanges and for a queue under the prefix.
 async fn permissions(
     connection: &Connection,
     topology: &Topology,
@@ -165,41 +165,41 @@ async fn permissions(
 ) -> Vec<MissingPermission> {
     let (events, conversations) = (&topology.events, &topology.conversations);
     let mut denied = Vec::new();
-    let mut note = |said: Result<(), Said>, what: &[(&'static str, &ShortString)]| {
-        let Err(Said { code: Some(403), text }) = said else { return };
-        // Of two permissions that are needed, the broker names the thing that lacks its own.
-        let found = what.iter().find(|(_, on)| text.contains(&format!("'{on}'"))).or(what.first());
+    let mut record = |result: Result<(), BrokerError>, needed: &[(&'static str, &ShortString)]| {
+        let Err(BrokerError { code: Some(403), text }) = result else { return };
+        // If an operation needs two permissions, the broker names the object whose permission is missing.
+        let found = needed.iter().find(|(_, on)| text.contains(&format!("'{on}'"))).or(needed.first());
         let Some((permission, on)) = found else { return };
         let missing = MissingPermission { permission, object: on.to_string() };
         if !denied.contains(&missing) {
             denied.push(missing);
         }
     };
-    let made = ask(connection, async |channel| declare_own(channel, queue).await).await;
-    note(made, &[("configure", queue)]);
-    let unbound = ask(connection, async |channel| {
-        channel.queue_unbind(queue.clone(), events.clone(), NO_KEY.into(), FieldTable::default()).await
+    let declared = with_channel(connection, async |channel| declare_exclusive(channel, queue).await).await;
+    record(declared, &[("configure", queue)]);
+    let unbound = with_channel(connection, async |channel| {
+        channel.queue_unbind(queue.clone(), events.clone(), UNUSED_KEY.into(), FieldTable::default()).await
     });
-    note(unbound.await, &[("write", queue), ("read", events)]);
+    record(unbound.await, &[("write", queue), ("read", events)]);
     for (to, from) in [(events, conversations), (conversations, events)] {
-        let unbound = ask(connection, async |channel| {
+        let unbound = with_channel(connection, async |channel| {
             let options = ExchangeUnbindOptions::default();
             channel
-                .exchange_unbind(to.clone(), from.clone(), NO_KEY.into(), options, FieldTable::default())
+                .exchange_unbind(to.clone(), from.clone(), UNUSED_KEY.into(), options, FieldTable::default())
                 .await
         });
-        note(unbound.await, &[("write", to), ("read", from)]);
+        record(unbound.await, &[("write", to), ("read", from)]);
     }
     denied
 }
 
-async fn declare_own(channel: &Channel, queue: &ShortString) -> lapin::Result<()> {
+async fn declare_exclusive(channel: &Channel, queue: &ShortString) -> lapin::Result<()> {
     let options =
         QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(queue.clone(), options, FieldTable::default()).await.map(drop)
 }
 
-/// Sends a message to our own queue, waits for the confirm, and takes it again.
+/// Publishes a message to the probe's own queue, waits for the confirm, and reads the message.
 async fn round_trip(
     connection: &Connection,
     queue: &ShortString,
@@ -213,7 +213,7 @@ async fn round_trip(
         denied.push(MissingPermission { permission, object: on.to_owned() });
         RoundTripError::Denied
     };
-    let sent = ask(connection, async |channel| {
+    let sent = with_channel(connection, async |channel| {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = BasicProperties::default();
@@ -221,7 +221,7 @@ async fn round_trip(
     });
     let blocked = async {
         while !connection.status().blocked() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(BLOCKED_CHECK_INTERVAL).await;
         }
     };
     let confirmed = tokio::select! {
@@ -230,12 +230,12 @@ async fn round_trip(
     };
     match confirmed {
         Ok(Confirmation::Ack(None)) => {}
-        Ok(_) => return Err(RoundTripError::Other("the broker did not take a message".to_owned())),
-        // What the broker calls the default exchange in a permission.
-        Err(Said { code: Some(403), .. }) => return Err(missing("write", "amq.default")),
-        Err(Said { text, .. }) => return Err(RoundTripError::Other(text)),
+        Ok(_) => return Err(RoundTripError::Other("the broker did not store a message".to_owned())),
+        // In permissions, the default exchange is called `amq.default`.
+        Err(BrokerError { code: Some(403), .. }) => return Err(missing("write", "amq.default")),
+        Err(BrokerError { text, .. }) => return Err(RoundTripError::Other(text)),
     }
-    let got = ask(connection, async |channel| {
+    let got = with_channel(connection, async |channel| {
         channel.basic_get(queue.clone(), BasicGetOptions { no_ack: true }).await
     });
     match got.await {
@@ -243,34 +243,35 @@ async fn round_trip(
         Ok(None) => Err(RoundTripError::Other(
             "a message that was confirmed is not in its queue: a policy drops messages".to_owned(),
         )),
-        Err(Said { code: Some(403), .. }) => Err(missing("read", queue.as_str())),
-        Err(Said { text, .. }) => Err(RoundTripError::Other(text)),
+        Err(BrokerError { code: Some(403), .. }) => Err(missing("read", queue.as_str())),
+        Err(BrokerError { text, .. }) => Err(RoundTripError::Other(text)),
     }
 }
 
-/// What the broker answered instead.
-struct Said {
+/// An error answer of the broker.
+struct BrokerError {
+    /// The AMQP reply code.
     code: Option<u16>,
     text: String,
 }
 
-/// One question on a channel of its own, which a refusal closes.
-async fn ask<T>(
+/// Runs a request on a channel of its own, because the broker closes the channel of a refused request.
+async fn with_channel<T>(
     connection: &Connection,
-    question: impl AsyncFnOnce(&Channel) -> lapin::Result<T>,
-) -> Result<T, Said> {
-    let asked = async {
+    request: impl AsyncFnOnce(&Channel) -> lapin::Result<T>,
+) -> Result<T, BrokerError> {
+    let answer = async {
         let channel = connection.create_channel().await?;
-        question(&channel).await
+        request(&channel).await
     };
-    match timeout(PATIENCE, asked).await {
+    match timeout(REQUEST_TIMEOUT, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(match error.kind() {
-            ErrorKind::ProtocolError(said) => {
-                Said { code: Some(said.get_id()), text: said.get_message().to_string() }
+            ErrorKind::ProtocolError(answer) => {
+                BrokerError { code: Some(answer.get_id()), text: answer.get_message().to_string() }
             }
-            _ => Said { code: None, text: error.to_string() },
+            _ => BrokerError { code: None, text: error.to_string() },
         }),
-        Err(_) => Err(Said { code: None, text: format!("no answer within {PATIENCE:?}") }),
+        Err(_) => Err(BrokerError { code: None, text: format!("no answer within {REQUEST_TIMEOUT:?}") }),
     }
 }

@@ -1,20 +1,27 @@
 //! Publishing with confirms that are read in full.
 //!
-//! A few tasks, each the only owner of one channel. A confirm is told from another by its place in the
-//! order of publishing, and lapin counts and sends under two locks: two tasks on one channel would get each
-//! other's answers. It also hands a returned message to whichever confirm completes next. So a task polls
-//! all its messages itself, looks at everything that has completed before it answers anybody, and where a
-//! message came back it fails **all** that had no answer yet. With a window of one that is exact.
+//! Guarantees to the caller of [`Publishers::publish`]: `Stored` means that every queue the message was routed to has
+//! confirmed it. Everything else is an error or `Returned`, and the message may then exist or not.
 //!
-//! What comes while messages are unconfirmed goes out together when they are, as a group commit does, or after
-//! [`GATHER`]. RabbitMQ (seen with 3.10) confirms a channel's messages in order: behind one that stays
-//! unconfirmed all do, so what must not wait for another's queue has channels of its own.
+//! Each task is the only owner of one channel, for two reasons that were measured with lapin 4.12:
 //!
-//! The confirms belong to the task, never to a caller: a caller that hangs up leaves nothing behind.
+//! * lapin matches a confirm to a message by the order of publishing, but it counts and sends under two locks. Two tasks
+//!   on one channel would get each other's confirms.
+//! * lapin attaches a returned message to the confirm that completes next, which may belong to another message. A task
+//!   therefore polls all its messages itself, collects everything that has completed before it answers anyone, and
+//!   fails **all** unanswered messages if one was returned. With a window of one message this is exact.
+//!
+//! Messages that arrive while others are unconfirmed go out together, like a group commit: when the unconfirmed ones are
+//! confirmed, or after [`BATCH_DELAY`]. RabbitMQ (seen with 3.10) confirms the messages of a channel in order, so one
+//! unconfirmed message holds up all later ones. [`publisher_groups`](super::publisher_groups) says which messages have
+//! channels of their own.
+//!
+//! Confirms belong to the task, never to the caller, because lapin leaks a confirm that is dropped. A caller that stops
+//! waiting leaves nothing behind.
 
 use std::{
     collections::HashMap,
-    pin::pin,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -29,276 +36,251 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Sleep, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Link, Session};
+use super::connection::{Connection, ConnectionState};
 use crate::queue::QueueError;
 
-/// A confirm that takes longer will not come, or not while anybody waits: a queue that has lost its
-/// majority keeps quiet. The channel is given up then, so that it does not hold up the others for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// A channel on which a message was refused is closed after this: RabbitMQ (seen with 3.10) goes on refusing for
-/// a quorum queue that was full, on that channel, when its limit has long been lifted.
-const REFUSING: Duration = Duration::from_secs(5);
-/// While messages are unconfirmed, others wait for so long at most to go out together when they are: what a write, a
-/// wake-up and a confirm cost, they cost a batch once.
-const GATHER: Duration = Duration::from_millis(5);
-/// How long unconfirmed messages may take when the queue is closed.
-const LAST_CONFIRMS: Duration = Duration::from_secs(2);
+/// A channel whose oldest message is unconfirmed for longer is given up, so that it does not hold up the other messages
+/// for ever. A quorum queue that has lost its majority neither confirms nor rejects.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// A channel on which a message was rejected is replaced at this age. RabbitMQ (seen with 3.10) goes on rejecting messages
+/// for a quorum queue that was full, on that channel, long after its limit has been lifted.
+const REJECTING_CHANNEL_LIFETIME: Duration = Duration::from_secs(5);
+/// Messages wait at most this long for unconfirmed ones, to go out together. A write, a wake-up and a confirm then cost
+/// once for the whole batch.
+const BATCH_DELAY: Duration = Duration::from_millis(5);
+/// Bounds the wait for outstanding confirms when the queue is closed.
+const CLOSE_CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+/// The interval at which the two confirm timeouts are checked.
+const TIMEOUT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is published, and where to.
+/// A message and its destination.
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(super) struct OutgoingMessage {
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
 }
 
-/// What the broker made of it.
+/// The broker's answer to a published message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Receipt {
+pub(super) enum PublishResult {
     /// Every queue it was routed to has it.
     Stored,
-    /// No queue wants it (or, with a window over one, this could not be ruled out).
+    /// It was routed to no queue. With a window over one: this message or a neighbour was.
     Returned,
 }
 
-type Answer = Result<Receipt, QueueError>;
+type Reply = Result<PublishResult, QueueError>;
 
-struct Order {
-    parcel: Parcel,
-    answer: oneshot::Sender<Answer>,
+/// A message that waits for a publisher task.
+struct PublishRequest {
+    message: OutgoingMessage,
+    reply: oneshot::Sender<Reply>,
 }
 
-/// How a group of publishers works.
+impl PublishRequest {
+    fn fail(self, error: QueueError) {
+        // Fails if the caller has stopped waiting.
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+/// The size of a group of publishers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
-    /// How many tasks, and channels.
+pub(super) struct PublisherConfig {
+    /// Number of tasks, each with one channel.
     pub(super) tasks: usize,
-    /// How many messages may be unconfirmed on a channel.
+    /// Maximum unconfirmed messages on a channel.
     pub(super) window: usize,
 }
 
-/// The way in, for everybody.
+/// The callers' side of a group of publisher tasks.
 #[derive(Debug)]
 pub(super) struct Publishers {
-    orders: Vec<mpsc::Sender<Order>>,
-    turn: AtomicUsize,
+    requests: Vec<mpsc::Sender<PublishRequest>>,
+    next_task: AtomicUsize,
 }
 
 impl Publishers {
-    /// The way in and the tasks behind it, to be spawned.
+    /// Returns the callers' side and the tasks, which the caller has to spawn.
     pub(super) fn new(
-        manner: Manner,
-        link: &watch::Receiver<Link>,
+        config: PublisherConfig,
+        state: &watch::Receiver<ConnectionState>,
         closing: &CancellationToken,
     ) -> (Self, Vec<Publisher>) {
-        let (orders, tasks) = (0..manner.tasks)
+        let (requests, tasks) = (0..config.tasks)
             .map(|_| {
-                let (sender, orders) = mpsc::channel(manner.window.max(16));
-                (
-                    sender,
-                    Publisher { manner, orders, early: None, link: link.clone(), closing: closing.clone() },
-                )
+                let (sender, requests) = mpsc::channel(config.window.max(16));
+                let (state, closing) = (state.clone(), closing.clone());
+                (sender, Publisher { config, requests, first_request: None, state, closing })
             })
             .unzip();
-        (Self { orders, turn: AtomicUsize::new(0) }, tasks)
+        (Self { requests, next_task: AtomicUsize::new(0) }, tasks)
     }
 
-    /// Publishes, persistent and mandatory, and waits for the confirm. Not bounded in time: that is the
-    /// caller's to do, and safe.
-    pub(super) async fn publish(&self, parcel: Parcel) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        let mut order = Order { parcel, answer };
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        for n in 0..self.orders.len() {
-            match self.orders[(turn + n) % self.orders.len()].try_send(order) {
-                Ok(()) => return answered.await.unwrap_or(Err(QueueError::Closed)),
+    /// Publishes a message as mandatory and waits for the confirm. The wait is not bounded; the caller bounds it, and
+    /// may stop waiting at any time.
+    pub(super) async fn publish(&self, message: OutgoingMessage) -> Reply {
+        let (sender, reply) = oneshot::channel();
+        let mut request = PublishRequest { message, reply: sender };
+        let first = self.next_task.fetch_add(1, Ordering::Relaxed);
+        for n in 0..self.requests.len() {
+            match self.requests[(first + n) % self.requests.len()].try_send(request) {
+                Ok(()) => return reply.await.unwrap_or(Err(QueueError::Closed)),
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => {
-                    order = back;
+                    request = back;
                 }
             }
         }
-        // All are busy: wait in line for one.
-        match self.orders[turn % self.orders.len()].send(order).await {
-            Ok(()) => answered.await.unwrap_or(Err(QueueError::Closed)),
+        // All tasks are busy: wait for one.
+        match self.requests[first % self.requests.len()].send(request).await {
+            Ok(()) => reply.await.unwrap_or(Err(QueueError::Closed)),
             Err(_) => Err(QueueError::Closed),
         }
     }
 }
 
-/// One task: one channel at a time, for as long as the queue lives.
+/// A publisher task. It uses one channel at a time until the queue is closed.
 pub(super) struct Publisher {
-    manner: Manner,
-    orders: mpsc::Receiver<Order>,
-    /// Taken while there was no connection, as far as was known: refused if there still is none, or else the first to go out.
-    early: Option<Order>,
-    link: watch::Receiver<Link>,
+    config: PublisherConfig,
+    requests: mpsc::Receiver<PublishRequest>,
+    /// A request that arrived while no connection was known. The state is checked once more before it is refused; if
+    /// there is a connection after all, it is the first message to go out.
+    first_request: Option<PublishRequest>,
+    state: watch::Receiver<ConnectionState>,
     closing: CancellationToken,
 }
 
-/// Why serving a channel ended.
-enum End {
-    /// The queue is closed, and all is answered.
-    Closed,
-    /// The connection is over.
-    Lost,
-    /// Only the channel was given up.
-    Renew,
+/// The reason why a channel is no longer used.
+enum ChannelEnd {
+    /// The queue is closed, and every request has its reply.
+    QueueClosed,
+    /// The connection has ended.
+    ConnectionLost,
+    /// Only this channel is given up; the connection is good.
+    Replace,
 }
 
 impl Publisher {
-    /// Publishes what comes in until the queue is closed.
+    /// Publishes requests until the queue is closed.
     pub(super) async fn run(mut self) {
-        while let Some(session) = self.session().await {
+        while let Some(connection) = self.wait_for_connection().await {
             loop {
-                match self.serve(&session).await {
-                    End::Closed => return,
-                    End::Lost => break,
-                    End::Renew => {}
+                match self.use_channel(&connection).await {
+                    ChannelEnd::QueueClosed => return,
+                    ChannelEnd::ConnectionLost => break,
+                    ChannelEnd::Replace => {}
                 }
             }
         }
     }
 
-    /// Waits for a connection; refuses what comes in meanwhile. `None` once the queue is closed.
-    async fn session(&mut self) -> Option<Arc<Session>> {
+    /// Waits for a connection and refuses requests meanwhile. Returns `None` once the queue is closed.
+    async fn wait_for_connection(&mut self) -> Option<Arc<Connection>> {
         loop {
-            let reason = match &*self.link.borrow_and_update() {
-                Link::Up(session) => return Some(Arc::clone(session)),
-                Link::Away(reason) => Arc::clone(reason),
+            let reason = match &*self.state.borrow_and_update() {
+                ConnectionState::Up(connection) => return Some(Arc::clone(connection)),
+                ConnectionState::Down(reason) => Arc::clone(reason),
             };
-            self.refuse_early(&reason);
+            self.refuse_first_request(&reason);
             tokio::select! {
-                changed = self.link.changed() => changed.ok()?,
-                order = self.orders.recv() => self.early = Some(order?),
-                () = self.closing.cancelled(), if !self.orders.is_closed() => self.orders.close(),
+                changed = self.state.changed() => changed.ok()?,
+                request = self.requests.recv() => self.first_request = Some(request?),
+                () = self.closing.cancelled(), if !self.requests.is_closed() => self.requests.close(),
             }
         }
     }
 
-    async fn serve(&mut self, session: &Arc<Session>) -> End {
-        let channel = match open(session).await {
+    /// Publishes on one channel until it ends.
+    async fn use_channel(&mut self, connection: &Arc<Connection>) -> ChannelEnd {
+        let channel = match open_channel(connection).await {
             Ok(channel) => channel,
             Err(reason) => {
-                session.fail(reason);
-                return self.lost(session, Unanswered::default()).await;
+                connection.fail(reason);
+                return self.wait_for_connection_loss(connection, PendingReplies::default()).await;
             }
         };
-        let _counted = session.count_channel();
-        let mut blocked = session.watch_blocked();
-        let mut look = tokio::time::interval(Duration::from_secs(1));
-        let mut flights = FuturesUnordered::new();
-        let mut unanswered = Unanswered::default();
+        let _counted = connection.count_channel();
+        let mut blocked = connection.watch_blocked();
+        let mut timeout_check = tokio::time::interval(TIMEOUT_CHECK_INTERVAL);
+        let publish = |number, message| publish_one(&channel, number, message);
+        let mut state = ChannelState::new(Arc::clone(connection), self.config.window, publish);
+        state.publish_all(self.first_request.take());
         let mut incoming = Vec::new();
-        let mut deadline = None;
-        let mut drained = false;
-        let opened = Instant::now();
-        let mut gathering = pin!(tokio::time::sleep(GATHER));
-        let mut gathered = false;
-        if let Some(order) = self.early.take() {
-            match session.blocked() {
-                Some(reason) => order.refuse(QueueError::Unavailable(reason)),
-                None => flights.push(fly(&channel, unanswered.expect(order.answer), order.parcel)),
-            }
-        }
         loop {
-            if drained && flights.is_empty() {
-                return End::Closed;
+            if let Some(end) = state.end() {
+                return end;
             }
-            let renew = unanswered.refused && opened.elapsed() > REFUSING;
-            if renew && flights.is_empty() {
-                return End::Renew;
-            }
-            let open = !renew && (gathered || flights.is_empty());
-            let room = if open { self.manner.window.saturating_sub(flights.len()) } else { 0 };
+            let capacity = state.capacity();
             tokio::select! {
                 biased;
-                _ = session.ended() => return self.lost(session, unanswered).await,
-                Some(first) = flights.next(), if !flights.is_empty() => {
-                    let landed = all_that_landed(first, &mut flights);
-                    if let Err(reason) = unanswered.settle(landed) {
-                        // What closed the channel (a deleted exchange?) may need a new declaration.
-                        session.fail(reason);
-                    }
+                _ = connection.ended() => {
+                    return self.wait_for_connection_loss(connection, state.pending).await;
                 }
-                _ = blocked.changed() => if let Some(reason) = session.blocked() {
-                    unanswered.fail(&QueueError::Unavailable(reason));
+                Some(first) = state.in_flight.next(), if !state.in_flight.is_empty() => {
+                    state.on_confirms(first);
+                }
+                _ = blocked.changed() => state.on_blocked_changed(),
+                () = self.closing.cancelled(), if state.close_deadline.is_none() => {
+                    self.requests.close();
+                    state.on_closing();
+                }
+                _ = timeout_check.tick() => if let Some(end) = state.on_timeout_check() {
+                    return end;
                 },
-                () = self.closing.cancelled(), if deadline.is_none() => {
-                    self.orders.close();
-                    deadline = Some(Instant::now() + LAST_CONFIRMS);
+                () = state.batch_timer.as_mut(), if !state.batch_is_due && !state.in_flight.is_empty() => {
+                    state.batch_is_due = true;
                 }
-                _ = look.tick() => {
-                    if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                        unanswered.fail(&QueueError::Closed);
-                        return End::Closed;
-                    }
-                    if unanswered.oldest().is_some_and(|age| age > PATIENCE) && session.blocked().is_none() {
-                        tracing::warn!(patience = ?PATIENCE, "a message stays unconfirmed; its channel is given up");
-                        unanswered.fail(&QueueError::Timeout(PATIENCE));
-                        return End::Renew;
-                    }
-                }
-                () = &mut gathering, if !gathered && !flights.is_empty() => gathered = true,
-                taken = self.orders.recv_many(&mut incoming, room), if room > 0 && !drained => {
-                    drained = taken == 0;
-                    gathered = false;
-                    gathering.as_mut().reset(tokio::time::Instant::now() + GATHER);
-                    let blocked = session.blocked();
-                    for order in incoming.drain(..) {
-                        if order.answer.is_closed() {
-                            // Nobody waits any more, and the sender has been told to come again.
-                        } else if let Some(reason) = &blocked {
-                            order.refuse(QueueError::Unavailable(reason.clone()));
-                        } else {
-                            flights.push(fly(&channel, unanswered.expect(order.answer), order.parcel));
-                        }
-                    }
+                received = self.requests.recv_many(&mut incoming, capacity),
+                    if capacity > 0 && !state.no_more_requests =>
+                {
+                    state.on_requests(received, &mut incoming);
                 }
             }
         }
     }
 
-    /// Answers everybody after the end of a connection, and waits until others know of it too.
-    async fn lost(&mut self, session: &Arc<Session>, mut unanswered: Unanswered) -> End {
-        unanswered.fail(&QueueError::Unavailable(session.ended().await.to_string()));
-        let over = |link: &Link| !matches!(link, Link::Up(current) if Arc::ptr_eq(current, session));
+    /// Fails all pending replies, then refuses requests until the connection's keeper has published the end of the
+    /// connection. Otherwise this task could take the ended connection for a new one.
+    async fn wait_for_connection_loss(
+        &mut self,
+        connection: &Arc<Connection>,
+        mut pending: PendingReplies,
+    ) -> ChannelEnd {
+        pending.fail_all(&QueueError::Unavailable(connection.ended().await.to_string()));
         loop {
-            if over(&self.link.borrow_and_update()) {
-                return End::Lost;
+            if !self.state.borrow_and_update().is(connection) {
+                return ChannelEnd::ConnectionLost;
             }
-            let reason = session.ended().await;
-            self.refuse_early(&reason);
+            let reason = connection.ended().await;
+            self.refuse_first_request(&reason);
             tokio::select! {
-                changed = self.link.changed() => if changed.is_err() { return End::Closed },
-                order = self.orders.recv() => match order {
-                    Some(order) => self.early = Some(order),
-                    None => return End::Closed,
+                changed = self.state.changed() => if changed.is_err() { return ChannelEnd::QueueClosed },
+                request = self.requests.recv() => match request {
+                    Some(request) => self.first_request = Some(request),
+                    None => return ChannelEnd::QueueClosed,
                 },
             }
         }
     }
 
-    /// For when it was looked once more whether there is a connection.
-    fn refuse_early(&mut self, reason: &str) {
-        if let Some(order) = self.early.take() {
-            order.refuse(QueueError::Unavailable(reason.to_owned()));
+    /// Refuses the stored request. Call it only after the connection state was read once more.
+    fn refuse_first_request(&mut self, reason: &str) {
+        if let Some(request) = self.first_request.take() {
+            request.fail(QueueError::Unavailable(reason.to_owned()));
         }
     }
 }
 
-impl Order {
-    fn refuse(self, error: QueueError) {
-        // Fails where the caller has gone: then nobody wants the answer.
-        let _ = self.answer.send(Err(error));
-    }
-}
-
-async fn open(session: &Session) -> Result<Channel, String> {
-    let channel = session.channel().await?;
+async fn open_channel(connection: &Connection) -> Result<Channel, String> {
+    let channel = connection.channel().await?;
     channel
         .confirm_select(ConfirmSelectOptions::default())
         .await
@@ -306,121 +288,242 @@ async fn open(session: &Session) -> Result<Channel, String> {
     Ok(channel)
 }
 
-/// What became of a message. The broker's answer is taken apart at once: it is large, and a returned message stands in it
-/// whole.
-struct Landed {
+/// The state of one channel. Each event of the loop in [`Publisher::use_channel`] has one method here.
+struct ChannelState<P, F> {
+    connection: Arc<Connection>,
+    window: usize,
+    opened_at: Instant,
+    /// Publishes a message under a number; see [`publish_one`].
+    publish: P,
+    in_flight: FuturesUnordered<F>,
+    pending: PendingReplies,
+    /// Ends [`BATCH_DELAY`] after the last batch was published.
+    batch_timer: Pin<Box<Sleep>>,
+    batch_is_due: bool,
+    /// The queue is closed; confirms are awaited until then.
+    close_deadline: Option<Instant>,
+    /// The queue is closed, and the last request was received.
+    no_more_requests: bool,
+}
+
+impl<P, F> ChannelState<P, F>
+where
+    P: Fn(u64, OutgoingMessage) -> F,
+    F: Future<Output = ConfirmResult>,
+{
+    fn new(connection: Arc<Connection>, window: usize, publish: P) -> Self {
+        Self {
+            connection,
+            window,
+            opened_at: Instant::now(),
+            publish,
+            in_flight: FuturesUnordered::new(),
+            pending: PendingReplies::default(),
+            batch_timer: Box::pin(sleep(BATCH_DELAY)),
+            batch_is_due: false,
+            close_deadline: None,
+            no_more_requests: false,
+        }
+    }
+
+    /// Returns true if the channel is to be replaced once all its messages are confirmed.
+    fn must_be_replaced(&self) -> bool {
+        self.pending.any_rejected && self.opened_at.elapsed() > REJECTING_CHANNEL_LIFETIME
+    }
+
+    /// Ends the channel once nothing is in flight and it is no longer needed.
+    fn end(&self) -> Option<ChannelEnd> {
+        if !self.in_flight.is_empty() {
+            None
+        } else if self.no_more_requests {
+            Some(ChannelEnd::QueueClosed)
+        } else {
+            self.must_be_replaced().then_some(ChannelEnd::Replace)
+        }
+    }
+
+    /// Returns how many requests may be taken now.
+    fn capacity(&self) -> usize {
+        if !self.must_be_replaced() && (self.batch_is_due || self.in_flight.is_empty()) {
+            self.window.saturating_sub(self.in_flight.len())
+        } else {
+            0
+        }
+    }
+
+    fn on_requests(&mut self, received: usize, incoming: &mut Vec<PublishRequest>) {
+        self.no_more_requests = received == 0;
+        self.batch_is_due = false;
+        self.batch_timer.as_mut().reset(tokio::time::Instant::now() + BATCH_DELAY);
+        // A caller that has stopped waiting has already answered 503: its sender comes again.
+        self.publish_all(incoming.drain(..).filter(|request| !request.reply.is_closed()));
+    }
+
+    /// Publishes requests, or refuses them while the broker blocks the connection.
+    fn publish_all(&mut self, requests: impl IntoIterator<Item = PublishRequest>) {
+        let blocked = self.connection.blocked();
+        for request in requests {
+            if let Some(reason) = &blocked {
+                request.fail(QueueError::Unavailable(reason.clone()));
+            } else {
+                let number = self.pending.add(request.reply);
+                self.in_flight.push((self.publish)(number, request.message));
+            }
+        }
+    }
+
+    /// Answers everything that has completed by now.
+    fn on_confirms(&mut self, first: ConfirmResult) {
+        let completed = all_completed(first, &mut self.in_flight);
+        if let Err(reason) = self.pending.answer(completed) {
+            // The cause, such as a deleted exchange, may need a new declaration, which a new connection makes.
+            self.connection.fail(reason);
+        }
+    }
+
+    /// Fails all unanswered messages if the broker now blocks the connection: lapin would wait without an error.
+    fn on_blocked_changed(&mut self) {
+        if let Some(reason) = self.connection.blocked() {
+            self.pending.fail_all(&QueueError::Unavailable(reason));
+        }
+    }
+
+    fn on_closing(&mut self) {
+        self.close_deadline = Some(Instant::now() + CLOSE_CONFIRM_TIMEOUT);
+    }
+
+    /// Ends the channel if confirms are overdue.
+    fn on_timeout_check(&mut self) -> Option<ChannelEnd> {
+        if self.close_deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            self.pending.fail_all(&QueueError::Closed);
+            return Some(ChannelEnd::QueueClosed);
+        }
+        let overdue = self.pending.oldest_age().is_some_and(|age| age > CONFIRM_TIMEOUT);
+        if !overdue || self.connection.blocked().is_some() {
+            return None;
+        }
+        tracing::warn!(patience = ?CONFIRM_TIMEOUT, "a message stays unconfirmed; its channel is given up");
+        self.pending.fail_all(&QueueError::Timeout(CONFIRM_TIMEOUT));
+        Some(ChannelEnd::Replace)
+    }
+}
+
+/// The outcome of one message. It does not hold lapin's own type, which is large and contains a returned message whole.
+struct ConfirmResult {
     number: u64,
-    /// A returned message came with it, which may be another one.
-    came_back: bool,
+    /// A returned message came with this confirm. It may be another message than this one.
+    with_returned_message: bool,
     confirm: Confirm,
 }
 
-/// What the broker said of it.
+/// The broker's confirm for one message.
 enum Confirm {
     Ack,
     Nack,
-    /// Nothing, as on a channel without confirms.
-    None,
-    /// The channel ended before it could say anything.
+    /// The channel is not in confirm mode.
+    NotRequested,
+    /// The channel ended before the confirm.
     Lost(String),
 }
 
-/// Publishes and waits for the confirm. The first poll takes the number and queues the frames in one go;
-/// nobody else does so on this channel, and new futures are polled in the order in which they came.
-async fn fly(channel: &Channel, number: u64, parcel: Parcel) -> Landed {
-    let Parcel { exchange, routing_key, properties, body } = parcel;
+/// Publishes a message and waits for its confirm. The first poll takes the delivery tag and queues all frames in one go.
+/// No other task publishes on this channel, and new futures are polled in the order in which they were added, so the
+/// messages go out in order.
+async fn publish_one(channel: &Channel, number: u64, message: OutgoingMessage) -> ConfirmResult {
+    let OutgoingMessage { exchange, routing_key, properties, body } = message;
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let published = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
-    let outcome = match published {
+    let confirmation = match published {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
-    let came_back = matches!(outcome, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))));
-    let confirm = match outcome {
+    let with_returned_message =
+        matches!(confirmation, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))));
+    let confirm = match confirmation {
         Ok(Confirmation::Ack(_)) => Confirm::Ack,
         Ok(Confirmation::Nack(_)) => Confirm::Nack,
-        Ok(Confirmation::NotRequested) => Confirm::None,
+        Ok(Confirmation::NotRequested) => Confirm::NotRequested,
         Err(error) => Confirm::Lost(error.to_string()),
     };
-    Landed { number, came_back, confirm }
+    ConfirmResult { number, with_returned_message, confirm }
 }
 
-/// Everything that has completed by now. Once a confirm is seen, so is every one that completed before it,
-/// and with it the returned message it may carry. `FuturesUnordered` may pause without being empty, so
-/// only the second pause in a row counts.
-fn all_that_landed<F>(first: Landed, flights: &mut FuturesUnordered<F>) -> Vec<Landed>
+/// Collects every message that has completed by now. A confirm that is visible implies that all earlier ones are, with
+/// the returned messages they may carry. `FuturesUnordered` may report "pending" once without being exhausted, so only
+/// the second time in a row counts.
+fn all_completed<F>(first: ConfirmResult, in_flight: &mut FuturesUnordered<F>) -> Vec<ConfirmResult>
 where
-    F: Future<Output = Landed>,
+    F: Future<Output = ConfirmResult>,
 {
-    let mut landed = vec![first];
-    let mut pauses = 0;
-    while pauses < 2 {
-        match flights.next().now_or_never() {
+    let mut completed = vec![first];
+    let mut pending_in_a_row = 0;
+    while pending_in_a_row < 2 {
+        match in_flight.next().now_or_never() {
             Some(Some(next)) => {
-                landed.push(next);
-                pauses = 0;
+                completed.push(next);
+                pending_in_a_row = 0;
             }
             Some(None) => break,
-            None => pauses += 1,
+            None => pending_in_a_row += 1,
         }
     }
-    landed
+    completed
 }
 
-/// Those who wait for an answer, by the number of their message.
+/// The callers that wait for a reply, by the number of their message on this channel.
 #[derive(Default)]
-struct Unanswered {
-    waiting: HashMap<u64, (oneshot::Sender<Answer>, Instant)>,
-    next: u64,
-    /// One was refused.
-    refused: bool,
+struct PendingReplies {
+    by_number: HashMap<u64, (oneshot::Sender<Reply>, Instant)>,
+    last_number: u64,
+    /// The broker has rejected a message on this channel.
+    any_rejected: bool,
 }
 
-impl Unanswered {
-    fn expect(&mut self, answer: oneshot::Sender<Answer>) -> u64 {
-        self.next += 1;
-        self.waiting.insert(self.next, (answer, Instant::now()));
-        self.next
+impl PendingReplies {
+    /// Adds a caller and returns the number of its message.
+    fn add(&mut self, reply: oneshot::Sender<Reply>) -> u64 {
+        self.last_number += 1;
+        self.by_number.insert(self.last_number, (reply, Instant::now()));
+        self.last_number
     }
 
-    /// How long the first of them has waited.
-    fn oldest(&self) -> Option<Duration> {
-        self.waiting.values().map(|(_, since)| since.elapsed()).max()
+    fn oldest_age(&self) -> Option<Duration> {
+        self.by_number.values().map(|(_, since)| since.elapsed()).max()
     }
 
-    /// Answers those whose messages landed. The error is a reason why the channel is over.
-    fn settle(&mut self, landed: Vec<Landed>) -> Result<(), String> {
-        if landed.iter().any(|landed| landed.came_back) {
-            for (_, (answer, _)) in self.waiting.drain() {
-                let _ = answer.send(Ok(Receipt::Returned));
+    /// Answers the callers of completed messages. Returns an error if the channel has ended.
+    fn answer(&mut self, completed: Vec<ConfirmResult>) -> Result<(), String> {
+        if completed.iter().any(|result| result.with_returned_message) {
+            for (_, (reply, _)) in self.by_number.drain() {
+                let _ = reply.send(Ok(PublishResult::Returned));
             }
         }
-        let mut over = Ok(());
-        for Landed { number, confirm, .. } in landed {
-            let answer = match confirm {
-                Confirm::Ack => Ok(Receipt::Stored),
+        let mut channel = Ok(());
+        for ConfirmResult { number, confirm, .. } in completed {
+            let result = match confirm {
+                Confirm::Ack => Ok(PublishResult::Stored),
                 Confirm::Nack => {
-                    self.refused = true;
+                    self.any_rejected = true;
                     Err(QueueError::Refused(
                         "a queue is full or cannot store it (see the broker's log)".to_owned(),
                     ))
                 }
-                Confirm::None => Err(QueueError::Refused("the channel gives no confirms".to_owned())),
+                Confirm::NotRequested => Err(QueueError::Refused("the channel gives no confirms".to_owned())),
                 Confirm::Lost(error) => {
-                    over = Err(format!("a publishing channel ended: {error}"));
+                    channel = Err(format!("a publishing channel ended: {error}"));
                     Err(QueueError::Unavailable(format!("the connection to the broker was lost: {error}")))
                 }
             };
-            if let Some((waiting, _)) = self.waiting.remove(&number) {
-                let _ = waiting.send(answer);
+            if let Some((reply, _)) = self.by_number.remove(&number) {
+                let _ = reply.send(result);
             }
         }
-        over
+        channel
     }
 
-    fn fail(&mut self, error: &QueueError) {
-        for (_, (answer, _)) in self.waiting.drain() {
-            let _ = answer.send(Err(error.clone()));
+    fn fail_all(&mut self, error: &QueueError) {
+        for (_, (reply, _)) in self.by_number.drain() {
+            let _ = reply.send(Err(error.clone()));
         }
     }
 }

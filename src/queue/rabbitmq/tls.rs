@@ -1,8 +1,8 @@
-//! `amqps://`: whom we trust and who we say we are.
+//! `amqps://`: the trusted authorities and the client certificate.
 //!
-//! The connector is built once, when the queue is opened, so that a file that is missing or unusable ends
-//! the start and not the first reconnect at night. lapin's own way would build it on every connect, and
-//! would refuse to work on a machine without system authorities even where an own one is configured.
+//! The connector is built once, when the queue is opened, so that a missing or unusable file fails the start of the
+//! process instead of a later reconnect. lapin's own way builds it on every connect, and fails on a machine without system
+//! authorities even if `queue.ca_file` is set.
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use super::OpenError;
+use super::error::OpenError;
 use crate::queue::QueueConfig;
 
-/// The connector for `amqps://` URLs.
+/// Builds the connector for `amqps://` URLs.
 pub(super) fn connector(config: &QueueConfig) -> Result<RustlsConnector, OpenError> {
     let mut trust = RustlsConnectorConfig::default();
     match trust.clone().with_native_certs() {
@@ -49,7 +49,7 @@ pub(super) fn connector(config: &QueueConfig) -> Result<RustlsConnector, OpenErr
     })
 }
 
-/// Certificates of a file, of which every one can be a root: rustls would skip the others silently.
+/// Reads certificate authorities. Returns an error if one of them cannot be a root; rustls would skip it silently.
 fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, OpenError> {
     let certificates = certificates(path, "ca_file")?;
     let (_, unusable) = RootCertStore::empty().add_parsable_certificates(certificates.iter().cloned());
@@ -64,9 +64,10 @@ fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, OpenError> {
 
 fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, OpenError> {
     let pem = read(path, key)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| OpenError::Tls(format!("queue.{key}: {} is no PEM: {error}", path.display())))?;
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| {
+            OpenError::Tls(format!("queue.{key}: {} is not valid PEM: {error}", path.display()))
+        })?;
     if certificates.is_empty() {
         return Err(OpenError::Tls(format!(
             "queue.{key}: {} holds no certificate (a PEM block that begins with BEGIN CERTIFICATE)",

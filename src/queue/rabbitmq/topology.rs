@@ -1,18 +1,19 @@
-//! The exchanges and queues, by name and argument.
+//! The exchanges, queues and bindings, by name and argument.
 //!
-//! Declared on every connect, which changes nothing where they are right. What a customer's own workers
-//! bind to (`events`, `conversations`) is here too, so that either side may start first. Works from
-//! RabbitMQ 3.10 to 4.x: quorum queues whose delivery limit is always said, because 4.x has a default of 20
-//! and drops what exceeds it.
+//! They are declared on every connect, which changes nothing if they are correct. The exchanges that customers' workers
+//! bind to (`events`, `conversations`) are declared here too, so that either side may start first. Works with RabbitMQ
+//! 3.10 to 4.x. Every quorum queue has an explicit delivery limit, because 4.x has a default of 20 and drops messages that
+//! exceed it.
 //!
-//! # The queue that was made last
+//! # The queue that was declared last
 //!
-//! RabbitMQ keeps the names of a node's quorum queues in a table on disk (Ra's `ra_directory`, in `names.dets`), and writes a
-//! new name down when the next queue is made, or half a second to a second later. A node that is killed before has forgotten the
-//! queue it made last: it comes back empty, *whatever was confirmed*, and where the node is alone it never elects a leader, so
-//! that nothing can be published or taken until somebody calls `ra:trigger_election` (docs/runbook.md). Seen with 3.10.8 in every
-//! one of 14 kills up to 0.7 s after the queue was made and in none of 30 from 1.25 s on; in 4.x the table is written in the same
-//! way. So who has made a queue makes another one after it, and deletes that: [`Topology::seal`]. Seen in none of 12 kills then.
+//! RabbitMQ keeps the names of a node's quorum queues in a table on disk (Ra's `ra_directory`, in `names.dets`). It writes
+//! a new name when the next queue is declared, or 0.5 to 1 s later. A node that is killed before that has forgotten the
+//! queue that was declared last: the queue comes back empty, *whatever was confirmed*. If the node is alone, the queue never
+//! elects a leader, and nothing can be published to it or consumed until someone calls `ra:trigger_election`
+//! (docs/runbook.md). With 3.10.8 this happened in all of 14 kills up to 0.7 s after the declaration, and in none of 30
+//! kills after 1.25 s or more. 4.x writes the table in the same way. So after declaring queues, [`Topology::declare`]
+//! declares one more queue and deletes it; then it happened in none of 12 kills.
 
 use std::time::Duration;
 
@@ -22,34 +23,35 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use super::{OpenError, connection::Session};
+use super::{connection::Connection, error::OpenError};
 use crate::event::{CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED};
 
-/// How often a job may be lost by dying workers and connections before it is a dead letter.
+/// A job becomes a dead letter after this many deliveries that ended with a lost worker or connection.
 const FETCH_DELIVERY_LIMIT: i64 = 100;
-/// Where nothing may be dropped, however often somebody looks at it. 3.10 does not take -1.
+/// The limit of queues that must never drop a message, however often it is read. 3.10 does not accept -1.
 const NO_DELIVERY_LIMIT: i64 = 2_000_000_000;
-/// The wait for jobs that ask for one while the ladder has no rungs.
-const ONLY_RUNG: Duration = Duration::from_mins(1);
-const LONGEST_PREFIX: usize = 64;
-/// How often it is looked whether the fetch queue is there, and after how many looks it is bound again.
-const LOOK: Duration = Duration::from_secs(1);
-const BIND_EVERY: u32 = 10;
-/// If we come to an end before we have deleted it.
-const SEAL_EXPIRES_MS: i32 = 60_000;
+/// The only delay if `[retry]` has none.
+const FALLBACK_DELAY: Duration = Duration::from_mins(1);
+const MAX_PREFIX_BYTES: usize = 64;
+/// The interval at which the existence of the fetch queue is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of checks after which its bindings are declared again.
+const CHECKS_PER_BINDING: u32 = 10;
+/// Removes the extra queue if this process ends before it has deleted it.
+const EXTRA_QUEUE_EXPIRES_MS: i32 = 60_000;
 
-/// Marks an event that asks for nothing and may stay in `unrouted` where nobody has bound a queue for it. A job
-/// has no such mark: where its own queue is missing it comes back to its publisher instead.
+/// Marks an event that asks for no fetch and is kept in `unrouted` if no queue is bound for it. A job has no such mark:
+/// if its own queue is missing, it is returned to its publisher instead.
 pub(super) const UNROUTED_HEADER: (&str, &str) = ("polyhook-unrouted", "keep");
 
-/// A queue that holds jobs for a time.
+/// A queue that holds jobs for a fixed time and then dead-letters them to the fetch queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rung {
-    pub(super) queue: ShortString,
-    pub(super) wait: Duration,
+pub(super) struct DelayQueue {
+    pub(super) name: ShortString,
+    pub(super) delay: Duration,
 }
 
-/// All names.
+/// The names of all exchanges and queues.
 #[derive(Clone, Debug)]
 pub(super) struct Topology {
     pub(super) events: ShortString,
@@ -58,28 +60,28 @@ pub(super) struct Topology {
     pub(super) dead: ShortString,
     /// Both the exchange and the queue behind it.
     pub(super) unrouted: ShortString,
-    /// Where it is told what happened (`notes.rs`).
+    /// The exchange of tail events (`tail_publisher.rs`).
     pub(super) tail: ShortString,
     /// Shortest first.
-    pub(super) rungs: Vec<Rung>,
+    pub(super) delay_queues: Vec<DelayQueue>,
 }
 
 impl Topology {
     pub(super) fn new(prefix: &str, delays: &[Duration]) -> Result<Self, OpenError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if prefix.is_empty() || prefix.len() > LONGEST_PREFIX || !prefix.chars().all(fits) {
+        if prefix.is_empty() || prefix.len() > MAX_PREFIX_BYTES || !prefix.chars().all(fits) {
             return Err(OpenError::Prefix);
         }
         let name = |rest: &str| ShortString::from(format!("{prefix}.{rest}"));
         let mut delays: Vec<_> = delays.iter().copied().map(whole_milliseconds).collect();
         if delays.is_empty() {
-            delays.push(ONLY_RUNG);
+            delays.push(FALLBACK_DELAY);
         }
         delays.sort_unstable();
         delays.dedup();
-        let rungs = delays
+        let delay_queues = delays
             .into_iter()
-            .map(|wait| Rung { queue: name(&format!("fetch.retry.{}", written(wait))), wait })
+            .map(|delay| DelayQueue { name: name(&format!("fetch.retry.{}", format_delay(delay))), delay })
             .collect();
         Ok(Self {
             events: name("events"),
@@ -88,87 +90,88 @@ impl Topology {
             dead: name("dead"),
             unrouted: name("unrouted"),
             tail: name("tail"),
-            rungs,
+            delay_queues,
         })
     }
 
-    /// The shortest rung that is long enough for `after`, or the longest there is; and how long the
-    /// message may stay in it. A message does not overtake those that came into the rung before it, so it
-    /// may wait longer than asked, up to the rung's own length.
-    pub(super) fn rung(&self, after: Duration) -> Option<(&Rung, Duration)> {
-        let rung = self.rungs.iter().find(|rung| rung.wait >= after).or(self.rungs.last())?;
-        Some((rung, whole_milliseconds(after).min(rung.wait)))
+    /// Returns the shortest delay queue that is long enough for `after`, or else the longest one, and the message's own
+    /// expiration in it. A quorum queue expires messages at its head only, so a message does not overtake earlier ones:
+    /// it may wait longer than asked, up to the delay of the queue.
+    pub(super) fn delay_queue(&self, after: Duration) -> Option<(&DelayQueue, Duration)> {
+        let queue =
+            self.delay_queues.iter().find(|queue| queue.delay >= after).or(self.delay_queues.last())?;
+        Some((queue, whole_milliseconds(after).min(queue.delay)))
     }
 
     /// Declares everything. The error names the object and what to do.
-    pub(super) async fn declare(&self, session: &Session) -> Result<(), String> {
-        let is_missing = self.is_missing(&session.channel().await?).await;
-        let channel = &session.channel().await?;
+    pub(super) async fn declare(&self, connection: &Connection) -> Result<(), String> {
+        let any_missing = self.any_missing(&connection.channel().await?).await;
+        let channel = &connection.channel().await?;
         for object in self.objects() {
-            object.made(channel).await?;
+            object.declare_or_explain(channel).await?;
         }
-        if is_missing && let Err(error) = self.seal(&session.channel().await?).await {
+        if any_missing && let Err(error) = self.persist_last_queue(&connection.channel().await?).await {
             tracing::warn!(
                 %error,
-                "queues were made; should the broker be killed within a second, it may forget one of them with what is in it"
+                "queues were declared, but the broker may forget the last one with its messages if it is killed within a second"
             );
         }
         let (name, value) = UNROUTED_HEADER;
         let marked = arguments(&[("x-match", long_string("any")), (name, long_string(value))]);
         self.bind(channel, &self.unrouted, &self.unrouted, "", marked).await?;
-        // The channel is the caller's to drop, which closes it.
         self.bind_fetch(channel).await
     }
 
-    /// Whether something will have to be made. Where that cannot be told the declaration will say why. The channel may have
-    /// ended then.
-    async fn is_missing(&self, channel: &Channel) -> bool {
+    /// Returns true if an object does not exist. Other errors are left to the declaration, which reports them. The channel
+    /// may have ended afterwards.
+    async fn any_missing(&self, channel: &Channel) -> bool {
         for object in self.objects() {
-            if let Err(error) = object.look(channel).await {
-                return matches!(error.kind(), ErrorKind::ProtocolError(said) if said.get_id() == 404);
+            if let Err(error) = object.inspect(channel).await {
+                return matches!(error.kind(), ErrorKind::ProtocolError(answer) if answer.get_id() == 404);
             }
         }
         false
     }
 
-    /// Makes the broker remember what was made last (see the [module](self)). Called like a rung, so that whoever may make those
-    /// may make this.
-    async fn seal(&self, channel: &Channel) -> lapin::Result<()> {
+    /// Makes the broker write down the queue that was declared last (see the [module](self)) by declaring and deleting
+    /// another one. Its name begins like those of the delay queues, so that it needs no other permissions.
+    async fn persist_last_queue(&self, channel: &Channel) -> lapin::Result<()> {
         let name = format!("{}.retry.seal{}", self.fetch, uuid::Uuid::new_v4().simple());
-        let seal = Object::queue(&name.into(), &[("x-expires", SEAL_EXPIRES_MS.into())]);
-        seal.declare(channel).await?;
-        channel.queue_delete(seal.name, QueueDeleteOptions::default()).await.map(drop)
+        let extra = TopologyObject::queue(&name.into(), &[("x-expires", EXTRA_QUEUE_EXPIRES_MS.into())]);
+        extra.declare(channel).await?;
+        channel.queue_delete(extra.name, QueueDeleteOptions::default()).await.map(drop)
     }
 
-    /// Everything but the bindings, in an order in which it can be declared.
-    pub(super) fn objects(&self) -> Vec<Object> {
+    /// Returns all exchanges and queues in an order in which they can be declared.
+    pub(super) fn objects(&self) -> Vec<TopologyObject> {
         let alternate = arguments(&[("alternate-exchange", long_string(self.unrouted.as_str()))]);
-        let kept = |name| Object::queue(name, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]);
+        let never_dropped =
+            |name| TopologyObject::queue(name, &[("x-delivery-limit", NO_DELIVERY_LIMIT.into())]);
         let mut objects = vec![
-            Object::exchange(&self.unrouted, ExchangeKind::Headers, FieldTable::default()),
-            kept(&self.unrouted),
-            Object::exchange(&self.events, ExchangeKind::Topic, alternate),
-            self.told_in(),
-            Object::exchange(&self.conversations, ExchangeKind::Topic, FieldTable::default()),
-            kept(&self.dead),
-            Object::queue(&self.fetch, &dead_lettered(&self.dead, FETCH_DELIVERY_LIMIT)),
+            TopologyObject::exchange(&self.unrouted, ExchangeKind::Headers, FieldTable::default()),
+            never_dropped(&self.unrouted),
+            TopologyObject::exchange(&self.events, ExchangeKind::Topic, alternate),
+            self.tail_exchange(),
+            TopologyObject::exchange(&self.conversations, ExchangeKind::Topic, FieldTable::default()),
+            never_dropped(&self.dead),
+            TopologyObject::queue(&self.fetch, &dead_lettered(&self.dead, FETCH_DELIVERY_LIMIT)),
         ];
-        objects.extend(self.rungs.iter().map(|rung| {
+        objects.extend(self.delay_queues.iter().map(|queue| {
             let mut arguments = dead_lettered(&self.fetch, NO_DELIVERY_LIMIT);
-            let wait = i64::try_from(rung.wait.as_millis()).unwrap_or(i64::MAX);
-            arguments.push(("x-message-ttl", wait.into()));
-            Object::queue(&rung.queue, &arguments)
+            let ttl = i64::try_from(queue.delay.as_millis()).unwrap_or(i64::MAX);
+            arguments.push(("x-message-ttl", ttl.into()));
+            TopologyObject::queue(&queue.name, &arguments)
         }));
         objects
     }
 
-    fn told_in(&self) -> Object {
-        Object::exchange(&self.tail, ExchangeKind::Topic, FieldTable::default())
+    fn tail_exchange(&self) -> TopologyObject {
+        TopologyObject::exchange(&self.tail, ExchangeKind::Topic, FieldTable::default())
     }
 
-    /// Declares what a follower needs.
+    /// Declares the exchange that a follower needs.
     pub(super) async fn declare_tail(&self, channel: &Channel) -> Result<(), String> {
-        self.told_in().made(channel).await
+        self.tail_exchange().declare_or_explain(channel).await
     }
 
     async fn bind_fetch(&self, channel: &Channel) -> Result<(), String> {
@@ -179,24 +182,24 @@ impl Topology {
         Ok(())
     }
 
-    /// Looks again and again whether jobs still have their queue, and ends the session where they have not: a
-    /// customer's own queue may take them meanwhile, and then nothing else would tell that we miss them.
-    pub(super) async fn look_after(&self, session: &Session) {
+    /// Checks repeatedly that the fetch queue exists and is bound, and ends the connection if it does not. Without this
+    /// check a missing queue may stay unnoticed, because a customer's own queue may take the events meanwhile.
+    pub(super) async fn monitor(&self, connection: &Connection) {
         let reason = loop {
-            match self.look(session).await {
+            match self.check_fetch_queue(connection).await {
                 Ok(()) => {}
                 Err(reason) => break reason,
             }
         };
-        session.fail(reason);
+        connection.fail(reason);
     }
 
-    async fn look(&self, session: &Session) -> Result<(), String> {
-        let channel = session.channel().await?;
-        for turn in 0.. {
-            tokio::time::sleep(LOOK).await;
-            // A broker that is short of memory reads nothing from us.
-            if session.blocked().is_some() {
+    async fn check_fetch_queue(&self, connection: &Connection) -> Result<(), String> {
+        let channel = connection.channel().await?;
+        for check in 0.. {
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            // A broker that is short of memory reads nothing from this connection.
+            if connection.blocked().is_some() {
                 continue;
             }
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -204,13 +207,13 @@ impl Topology {
                 channel.queue_declare(self.fetch.clone(), passive, FieldTable::default()).await
             {
                 return Err(match error.kind() {
-                    ErrorKind::ProtocolError(said) if said.get_id() == 404 => {
-                        format!("the queue `{}` is gone; it is declared again", self.fetch)
+                    ErrorKind::ProtocolError(answer) if answer.get_id() == 404 => {
+                        format!("the queue `{}` is missing; it is declared again", self.fetch)
                     }
-                    _ => format!("the queue `{}` cannot be looked at: {error}", self.fetch),
+                    _ => format!("the queue `{}` cannot be checked: {error}", self.fetch),
                 });
             }
-            if turn % BIND_EVERY == 0 {
+            if check % CHECKS_PER_BINDING == 0 {
                 self.bind_fetch(&channel).await?;
             }
         }
@@ -231,15 +234,16 @@ impl Topology {
     }
 }
 
-/// An exchange (which has a kind) or a queue, as it has to be.
+/// An exchange or a queue with the properties it must have.
 #[derive(Clone, Debug)]
-pub(super) struct Object {
+pub(super) struct TopologyObject {
     pub(super) name: ShortString,
+    /// `None` for a queue.
     exchange: Option<ExchangeKind>,
     arguments: FieldTable,
 }
 
-impl Object {
+impl TopologyObject {
     fn exchange(name: &ShortString, kind: ExchangeKind, arguments: FieldTable) -> Self {
         Self { name: name.clone(), exchange: Some(kind), arguments }
     }
@@ -250,27 +254,27 @@ impl Object {
         Self { name: name.clone(), exchange: None, arguments }
     }
 
-    /// `exchange` or `queue`
-    pub(super) fn what(&self) -> &'static str {
+    /// Returns `exchange` or `queue`.
+    pub(super) fn object_type(&self) -> &'static str {
         if self.exchange.is_some() { "exchange" } else { "queue" }
     }
 
-    /// Makes it, or sees that it is as it has to be. Of a queue: how many messages and consumers it has.
+    /// Creates it, or verifies that it has the required properties. Returns the message and consumer counts of a queue.
     pub(super) async fn declare(&self, channel: &Channel) -> lapin::Result<Option<Queue>> {
-        self.ask(channel, false).await
+        self.declare_with(channel, false).await
     }
 
-    /// The same, with the error in words.
-    async fn made(&self, channel: &Channel) -> Result<(), String> {
-        self.declare(channel).await.map(drop).map_err(|error| explain(&error, self.what(), &self.name))
+    /// Declares it and explains an error.
+    async fn declare_or_explain(&self, channel: &Channel) -> Result<(), String> {
+        self.declare(channel).await.map(drop).map_err(|error| explain(&error, self.object_type(), &self.name))
     }
 
-    /// Sees that it is there, whatever it is like.
-    pub(super) async fn look(&self, channel: &Channel) -> lapin::Result<Option<Queue>> {
-        self.ask(channel, true).await
+    /// Verifies that it exists, with whatever properties. Creates nothing.
+    pub(super) async fn inspect(&self, channel: &Channel) -> lapin::Result<Option<Queue>> {
+        self.declare_with(channel, true).await
     }
 
-    async fn ask(&self, channel: &Channel, passive: bool) -> lapin::Result<Option<Queue>> {
+    async fn declare_with(&self, channel: &Channel, passive: bool) -> lapin::Result<Option<Queue>> {
         let (name, arguments) = (self.name.clone(), self.arguments.clone());
         if let Some(kind) = self.exchange.clone() {
             let options =
@@ -282,8 +286,8 @@ impl Object {
     }
 }
 
-/// Dead letters go to `queue`, and leave only when they have arrived there (at-least-once, which asks for
-/// `reject-publish`: <https://www.rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering>).
+/// Returns the arguments of a queue that dead-letters to `queue` at least once: a message leaves only after it has arrived
+/// there. This requires `reject-publish` (<https://www.rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering>).
 fn dead_lettered(queue: &ShortString, delivery_limit: i64) -> Vec<(&'static str, AMQPValue)> {
     vec![
         ("x-delivery-limit", delivery_limit.into()),
@@ -306,29 +310,30 @@ fn long_string(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-/// `10s`, `1m`, `1m30s`
-fn written(wait: Duration) -> String {
+/// Formats a delay as in queue names: `10s`, `1m`, `1m30s`.
+fn format_delay(wait: Duration) -> String {
     humantime::format_duration(wait).to_string().replace(' ', "")
 }
 
 fn whole_milliseconds(wait: Duration) -> Duration {
-    // RabbitMQ takes no more than a hundred years; nor should we.
+    // RabbitMQ accepts at most 100 years, in milliseconds; this stays below it.
     Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX)))
 }
 
-pub(super) fn explain(error: &lapin::Error, what: &str, name: &ShortString) -> String {
-    let ErrorKind::ProtocolError(said) = error.kind() else {
-        return format!("the {what} `{name}` could not be declared: {error}");
+/// Explains an error of a declaration and says what to do.
+fn explain(error: &lapin::Error, object_type: &str, name: &ShortString) -> String {
+    let ErrorKind::ProtocolError(answer) = error.kind() else {
+        return format!("the {object_type} `{name}` could not be declared: {error}");
     };
-    let text = said.get_message();
-    match said.get_id() {
+    let text = answer.get_message();
+    match answer.get_id() {
         406 => format!(
-            "the {what} `{name}` exists with other properties than ours ({text}): remove it once it is empty, or choose another queue.prefix"
+            "the {object_type} `{name}` exists with other properties than ours ({text}): remove it once it is empty, or choose another queue.prefix"
         ),
         403 => format!(
-            "the broker does not let us declare the {what} `{name}` ({text}): grant the user configure, write and read on everything that begins with queue.prefix"
+            "the broker does not let us declare the {object_type} `{name}` ({text}): grant the user configure, write and read on everything that begins with queue.prefix"
         ),
-        _ => format!("the {what} `{name}` could not be declared: {text}"),
+        _ => format!("the {object_type} `{name}` could not be declared: {text}"),
     }
 }
 
@@ -341,11 +346,11 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_contract() {
+    fn names_match_the_contract() {
         let topology = Topology::new("polyhook", &seconds(&[10, 60, 300, 1800, 7200, 21600, 90])).unwrap();
-        let rungs: Vec<_> = topology.rungs.iter().map(|rung| rung.queue.as_str()).collect();
+        let names: Vec<_> = topology.delay_queues.iter().map(|queue| queue.name.as_str()).collect();
         assert_eq!(
-            rungs,
+            names,
             ["10s", "1m", "1m30s", "5m", "30m", "2h", "6h"]
                 .map(|wait| format!("polyhook.fetch.retry.{wait}"))
         );
@@ -353,23 +358,27 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_gets_the_rung_that_is_long_enough() {
+    fn chooses_the_shortest_delay_queue_that_is_long_enough() {
         let topology = Topology::new("p", &seconds(&[60, 10])).unwrap();
-        for (after, rung, stay) in
+        for (after, delay, expiration) in
             [(0.0, 10, 0.001), (9.5, 10, 9.5), (10.0, 10, 10.0), (10.1, 60, 10.1), (999.0, 60, 60.0)]
         {
-            let (found, found_stay) = topology.rung(Duration::from_secs_f64(after)).unwrap();
-            assert_eq!((found.wait.as_secs(), found_stay.as_secs_f64()), (rung, stay), "{after}");
+            let (found, found_expiration) = topology.delay_queue(Duration::from_secs_f64(after)).unwrap();
+            assert_eq!(
+                (found.delay.as_secs(), found_expiration.as_secs_f64()),
+                (delay, expiration),
+                "{after}"
+            );
         }
     }
 
     #[test]
-    fn without_a_ladder_there_is_one_rung() {
-        assert_eq!(Topology::new("p", &[]).unwrap().rungs[0].queue.as_str(), "p.fetch.retry.1m");
+    fn has_one_delay_queue_without_retry_delays() {
+        assert_eq!(Topology::new("p", &[]).unwrap().delay_queues[0].name.as_str(), "p.fetch.retry.1m");
     }
 
     #[test]
-    fn a_prefix_that_fits_no_name_is_an_error() {
+    fn rejects_a_prefix_that_cannot_begin_a_name() {
         for prefix in ["", "a b", "a#", &"x".repeat(65)] {
             assert!(Topology::new(prefix, &[]).is_err(), "{prefix}");
         }

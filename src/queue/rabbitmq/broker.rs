@@ -1,4 +1,4 @@
-//! Where the broker is and how a connection to it is made.
+//! The nodes of the broker, and how a connection to one of them is opened.
 
 use std::{
     sync::{
@@ -16,32 +16,32 @@ use lapin::{
 };
 use url::{Host, Url};
 
-use super::{OpenError, tls};
+use super::{error::OpenError, tls};
 use crate::{queue::QueueConfig, secret::Secret};
 
-/// How long connecting may take: name, TCP, TLS and the AMQP handshake.
+/// Bounds name resolution, TCP, TLS and the AMQP handshake together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Seconds of the heartbeat. lapin sends and looks every half of it and calls a peer dead that was silent for
-/// twice as long, so one is noticed within ten seconds. A URL's own `?heartbeat=` wins.
-const HEARTBEAT: u16 = 4;
+/// Heartbeat interval. lapin sends and checks every half of it and treats a peer as dead after twice the interval, so a
+/// dead peer is noticed within ten seconds. A URL's own `?heartbeat=` has priority.
+const HEARTBEAT_SECONDS: u16 = 4;
 
 /// One node of the cluster.
 #[derive(Clone)]
-struct Endpoint {
+struct BrokerNode {
     uri: AMQPUri,
     /// The URL without user and password.
-    shown: String,
+    display_url: String,
 }
 
-/// All nodes of the cluster, tried in turn.
+/// All nodes of the cluster, which are tried in turn.
 pub(super) struct Broker {
-    endpoints: Vec<Endpoint>,
+    nodes: Vec<BrokerNode>,
     tls: Option<RustlsConnector>,
-    turn: AtomicUsize,
+    next_node: AtomicUsize,
 }
 
 impl Broker {
-    /// Reads URLs and TLS files. Nothing is connected to. `frame_max` holds where a URL has none of its own.
+    /// Reads URLs and TLS files without connecting. `frame_max` applies to URLs without a `frame_max` of their own.
     pub(super) fn new(config: &QueueConfig, frame_max: Option<u32>) -> Result<Self, OpenError> {
         let from_file = match &config.url_file {
             Some(path) => Some(Secret::read_lines(path).map_err(|source| OpenError::File {
@@ -52,20 +52,20 @@ impl Broker {
             None => None,
         };
         let urls = from_file.as_deref().unwrap_or_else(|| config.url.as_slice());
-        let endpoints = urls
+        let nodes = urls
             .iter()
             .enumerate()
             .map(|(n, url)| {
-                let mut endpoint =
-                    Endpoint::parse(url).map_err(|reason| OpenError::Url { number: n + 1, reason })?;
-                endpoint.uri.query.frame_max = endpoint.uri.query.frame_max.or(frame_max);
-                Ok(endpoint)
+                let mut node =
+                    BrokerNode::parse(url).map_err(|reason| OpenError::Url { number: n + 1, reason })?;
+                node.uri.query.frame_max = node.uri.query.frame_max.or(frame_max);
+                Ok(node)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if endpoints.is_empty() {
+        if nodes.is_empty() {
             return Err(OpenError::NoUrl);
         }
-        let encrypted = endpoints.iter().filter(|node| node.uri.scheme == AMQPScheme::AMQPS).count();
+        let encrypted = nodes.iter().filter(|node| node.uri.scheme == AMQPScheme::AMQPS).count();
         let tls_files = [&config.ca_file, &config.client_cert_file, &config.client_key_file];
         if encrypted == 0 && tls_files.iter().any(|file| file.is_some()) {
             return Err(OpenError::Tls(
@@ -74,43 +74,43 @@ impl Broker {
             ));
         }
         let tls = if encrypted > 0 { Some(tls::connector(config)?) } else { None };
-        Ok(Self { endpoints, tls, turn: AtomicUsize::new(0) })
+        Ok(Self { nodes, tls, next_node: AtomicUsize::new(0) })
     }
 
-    /// How many nodes there are.
-    pub(super) fn nodes(&self) -> usize {
-        self.endpoints.len()
+    pub(super) fn node_count(&self) -> usize {
+        self.nodes.len()
     }
 
-    /// All nodes in order, without user and password.
-    pub(super) fn places(&self) -> impl Iterator<Item = &str> {
-        self.endpoints.iter().map(|endpoint| endpoint.shown.as_str())
+    /// Returns the URLs of all nodes in order, without user and password.
+    pub(super) fn display_urls(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().map(|node| node.display_url.as_str())
     }
 
-    /// Connects to the node whose turn it is. The error says what is wrong, with whom, and what to do.
-    pub(super) async fn connect(&self, role: &str) -> Result<(Connection, Plug, String), String> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();
-        let endpoint = &self.endpoints[turn];
-        let tls = match endpoint.uri.scheme {
+    /// Connects to the next node in turn. Returns the connection, its socket and the node's URL. The error names the
+    /// node, the cause and what to do.
+    pub(super) async fn connect(&self, role: &str) -> Result<(Connection, SocketHandle, String), String> {
+        let index = self.next_node.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
+        let node = &self.nodes[index];
+        let tls = match node.uri.scheme {
             AMQPScheme::AMQP => None,
             AMQPScheme::AMQPS => self.tls.clone(),
         };
-        let plug = Plug::default();
-        let guard = PullUnless { plug: plug.clone(), connected: false };
+        let socket = SocketHandle::default();
+        let guard = ShutDownUnlessConnected { socket: socket.clone(), connected: false };
         let connected = tokio::time::timeout(
             CONNECT_TIMEOUT,
-            open(endpoint.uri.clone(), tls, plug.clone(), format!("polyhook {role}")),
+            open(node.uri.clone(), tls, socket.clone(), format!("polyhook {role}")),
         )
         .await;
         match connected {
             Ok(Ok(connection)) => {
-                guard.keep();
-                Ok((connection, plug, endpoint.shown.clone()))
+                guard.mark_connected();
+                Ok((connection, socket, node.display_url.clone()))
             }
-            Ok(Err(error)) => Err(explain(&error, endpoint)),
+            Ok(Err(error)) => Err(explain_connect_error(&error, node)),
             Err(_) => Err(format!(
                 "{} does not answer within {CONNECT_TIMEOUT:?}: is it frozen, starting, or is this not its port?",
-                endpoint.shown
+                node.display_url
             )),
         }
     }
@@ -119,41 +119,41 @@ impl Broker {
 async fn open(
     uri: AMQPUri,
     tls: Option<RustlsConnector>,
-    plug: Plug,
+    socket: SocketHandle,
     name: String,
 ) -> lapin::Result<Connection> {
     let properties = ConnectionProperties::default()
         .with_connection_name(name.into())
         .with_client_property("product".into(), "polyhook".into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    // The closure is written where it is used, or the runtime's stream type is not known in it.
+    // The closure must be inline: its stream type is inferred from this call.
     Connection::connector(
         uri,
         lapin::runtime::default_runtime()?,
         async move |uri: AMQPUri, runtime| {
-            // lapin logs a returned message whole, with its body, from the thread this runs on. What happens
-            // to a connection is told by us, so that thread gets no subscriber at all.
+            // lapin logs a returned message with its body, from the thread that runs this closure. polyhook logs
+            // connection events itself, so this thread gets no subscriber.
             std::mem::forget(tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new()));
             let host = uri.authority.host.as_str();
-            let dialled = tokio::time::timeout(CONNECT_TIMEOUT, async {
+            let stream = tokio::time::timeout(CONNECT_TIMEOUT, async {
                 let addresses: Vec<_> = tokio::net::lookup_host((host, uri.authority.port)).await?.collect();
                 let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
                 if let AsyncTcpStream::Plain(plain) = &stream {
-                    plug.attach(plain.get_ref());
+                    socket.attach(plain.get_ref());
                 }
                 match &tls {
                     None => Ok(stream),
                     Some(tls) => stream.into_rustls(tls, host).await,
                 }
             });
-            Ok(dialled.await.map_err(std::io::Error::from).flatten()?)
+            Ok(stream.await.map_err(std::io::Error::from).flatten()?)
         },
         properties,
     )
     .await
 }
 
-impl Endpoint {
+impl BrokerNode {
     fn parse(url: &Secret) -> Result<Self, String> {
         let text = url.expose();
         let parsed = Url::parse(text).map_err(|error| error.to_string())?;
@@ -164,61 +164,61 @@ impl Endpoint {
             Some(Host::Domain("")) | None => return Err("it names no host".to_owned()),
             Some(_) => text.parse()?,
         };
-        // lapin knows names only, and would take the default, localhost, for an address like this.
+        // lapin reads only names here and would use its default, localhost, for an IPv6 address.
         if let Some(Host::Ipv6(address)) = parsed.host() {
             uri.authority.host = address.to_string();
         }
-        // A slash at the end is meant as nothing, not as the virtual host whose name is empty.
+        // A trailing slash means the default virtual host, not one with an empty name.
         if uri.vhost.is_empty() {
             "/".clone_into(&mut uri.vhost);
         }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        let shown = format!(
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        let display_url = format!(
             "{}://{}:{}/{}",
             uri.scheme,
             parsed.host_str().unwrap_or_default(),
             uri.authority.port,
             if uri.vhost == "/" { "" } else { &uri.vhost }
         );
-        Ok(Self { uri, shown })
+        Ok(Self { uri, display_url })
     }
 }
 
-/// What an error while connecting means, without the password.
-fn explain(error: &lapin::Error, endpoint: &Endpoint) -> String {
-    let place = &endpoint.shown;
+/// Explains an error of a connection attempt without showing the password.
+fn explain_connect_error(error: &lapin::Error, node: &BrokerNode) -> String {
+    let url = &node.display_url;
     match error.kind() {
         ErrorKind::ProtocolError(said) => {
             let text = said.get_message();
             match said.kind() {
                 AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => format!(
-                    "{place} does not let us in ({text}): create the virtual host, or grant the user permissions on it"
+                    "{url} does not let us in ({text}): create the virtual host, or grant the user permissions on it"
                 ),
                 _ if said.get_id() == 403 => {
-                    format!("{place} refused the login ({text}): check user and password in queue.url")
+                    format!("{url} refused the login ({text}): check user and password in queue.url")
                 }
-                _ => format!("{place} ended the handshake: {text}"),
+                _ => format!("{url} ended the handshake: {text}"),
             }
         }
         ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::TimedOut => {
-            format!("{place} cannot be reached within {CONNECT_TIMEOUT:?}")
+            format!("{url} cannot be reached within {CONNECT_TIMEOUT:?}")
         }
         ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::InvalidData => format!(
-            "no trusted TLS connection to {place} ({io}): check queue.ca_file, the host name, and that the port is the TLS one"
+            "no trusted TLS connection to {url} ({io}): check queue.ca_file, the host name, and that the port is the TLS one"
         ),
-        ErrorKind::IOError(io) => format!("{place} cannot be reached: {io}"),
-        _ => format!("{place}: {error}"),
+        ErrorKind::IOError(io) => format!("{url} cannot be reached: {io}"),
+        _ => format!("{url}: {error}"),
     }
 }
 
-/// A second handle on a connection's socket, to shut it.
+/// A second handle on a connection's socket, which can shut the socket down.
 ///
-/// lapin gives each connection a thread that lives as long as its socket; a peer that is frozen in the
-/// middle of a handshake, or a close that is never answered, would keep both for ever.
+/// lapin gives each connection a thread that lives as long as its socket. A peer that freezes during the handshake, or
+/// never answers a close, would otherwise keep the socket and the thread for ever.
 #[derive(Clone, Default)]
-pub(super) struct Plug(Arc<Mutex<Option<std::net::TcpStream>>>);
+pub(super) struct SocketHandle(Arc<Mutex<Option<std::net::TcpStream>>>);
 
-impl Plug {
+impl SocketHandle {
     #[cfg(unix)]
     fn attach(&self, stream: &tokio::net::TcpStream) {
         use std::os::fd::AsFd;
@@ -229,31 +229,31 @@ impl Plug {
     #[cfg(not(unix))]
     fn attach(&self, _: &tokio::net::TcpStream) {}
 
-    /// Shuts the socket; what still waits for it fails.
-    pub(super) fn pull(&self) {
+    /// Shuts the socket down. Everything that still waits for it fails.
+    pub(super) fn shut_down(&self) {
         if let Some(stream) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // It fails only where the peer was faster.
+            // Fails only if the peer has closed it first.
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
     }
 }
 
-/// Pulls the plug on an attempt that failed or was given up.
-struct PullUnless {
-    plug: Plug,
+/// Shuts down the socket of a connection attempt that failed or was cancelled.
+struct ShutDownUnlessConnected {
+    socket: SocketHandle,
     connected: bool,
 }
 
-impl PullUnless {
-    fn keep(mut self) {
+impl ShutDownUnlessConnected {
+    fn mark_connected(mut self) {
         self.connected = true;
     }
 }
 
-impl Drop for PullUnless {
+impl Drop for ShutDownUnlessConnected {
     fn drop(&mut self) {
         if !self.connected {
-            self.plug.pull();
+            self.socket.shut_down();
         }
     }
 }
@@ -270,24 +270,27 @@ mod tests {
         }
     }
 
-    fn endpoint(url: &str) -> Endpoint {
-        Endpoint::parse(&Secret::new(url)).unwrap()
+    fn node(url: &str) -> BrokerNode {
+        BrokerNode::parse(&Secret::new(url)).unwrap()
     }
 
     #[test]
-    fn reads_urls_as_people_mean_them() {
-        let plain = endpoint("amqp://me:s%2Fecret@mq.example");
-        assert_eq!(plain.shown, "amqp://mq.example:5672/");
-        assert_eq!((plain.uri.vhost.as_str(), plain.uri.query.heartbeat), ("/", Some(HEARTBEAT)));
+    fn parses_urls_with_defaults_for_port_vhost_and_heartbeat() {
+        let plain = node("amqp://me:s%2Fecret@mq.example");
+        assert_eq!(plain.display_url, "amqp://mq.example:5672/");
+        assert_eq!((plain.uri.vhost.as_str(), plain.uri.query.heartbeat), ("/", Some(HEARTBEAT_SECONDS)));
         assert_eq!(plain.uri.authority.userinfo.password, "s/ecret");
-        assert_eq!(endpoint("amqp://mq.example/").uri.vhost, "/");
-        assert_eq!(endpoint("amqp://mq.example/prod?heartbeat=30").uri.query.heartbeat, Some(30));
-        let six = endpoint("amqps://[::1]/prod");
-        assert_eq!((six.uri.authority.host.as_str(), six.shown.as_str()), ("::1", "amqps://[::1]:5671/prod"));
+        assert_eq!(node("amqp://mq.example/").uri.vhost, "/");
+        assert_eq!(node("amqp://mq.example/prod?heartbeat=30").uri.query.heartbeat, Some(30));
+        let ipv6 = node("amqps://[::1]/prod");
+        assert_eq!(
+            (ipv6.uri.authority.host.as_str(), ipv6.display_url.as_str()),
+            ("::1", "amqps://[::1]:5671/prod")
+        );
     }
 
     #[test]
-    fn an_error_says_which_url_and_never_shows_the_password() {
+    fn an_error_names_the_url_by_number_without_the_password() {
         for bad in [
             "https://me:hunter2@mq",
             "amqp://",
@@ -296,15 +299,15 @@ mod tests {
             "amqp:hunter2",
         ] {
             let error = Broker::new(&config(&["amqp://mq", bad]), None).err().unwrap();
-            let told = format!("{error} {error:?}");
-            assert!(told.contains('2'), "{told}");
-            assert!(!told.contains("hunter2"), "{told}");
+            let text = format!("{error} {error:?}");
+            assert!(text.contains('2'), "{text}");
+            assert!(!text.contains("hunter2"), "{text}");
         }
         assert!(matches!(Broker::new(&config(&[]), None), Err(OpenError::NoUrl)));
     }
 
     #[test]
-    fn tls_files_without_tls_are_an_error() {
+    fn rejects_tls_files_without_an_amqps_url() {
         let with_ca = QueueConfig { ca_file: Some("ca.pem".into()), ..config(&["amqp://mq"]) };
         assert!(
             Broker::new(&with_ca, None).err().unwrap().to_string().contains("nothing would be encrypted")
@@ -312,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_files_are_read_at_once() {
+    fn checks_tls_files_when_opened() {
         let folder = tempfile::tempdir().unwrap();
         let absent = folder.path().join("absent.pem");
         let with_ca = |path| QueueConfig { ca_file: Some(path), ..config(&["amqps://mq"]) };

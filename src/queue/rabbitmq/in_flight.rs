@@ -1,0 +1,181 @@
+//! The jobs that this process holds: those that wait for a worker, and those that a worker has.
+//!
+//! When the channel that delivered them ends, all of them are forgotten: the broker delivers them again, and the old
+//! leases are lost. The prefetch bounds their number.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use lapin::Acker;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::queue::{History, Job, LeaseId, Message, QueueError};
+
+/// A job that could not be settled goes back to the broker after this time, unless its worker settles it before. It does
+/// not go back at once, because the cause is a failure of the broker that the next attempt would meet again.
+const RETURN_DELAY: Duration = Duration::from_secs(10);
+
+/// A job that is not settled, with what settles it.
+#[derive(Debug)]
+pub(super) struct InFlightJob {
+    pub(super) acker: Acker,
+    pub(super) message: Message,
+    pub(super) history: History,
+    return_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: VecDeque<Job>,
+    unsettled: HashMap<LeaseId, InFlightJob>,
+    /// Number of jobs that a [`Settlement`] has taken out of `unsettled` and that may return there.
+    being_settled: u64,
+    /// Number of the channel that delivered them.
+    generation: u64,
+    last_lease: u64,
+    closed: bool,
+}
+
+/// All jobs in flight; see the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct InFlightJobs {
+    inner: Mutex<Inner>,
+    arrived: Notify,
+    requested: CancellationToken,
+}
+
+impl InFlightJobs {
+    /// Waits for a job. Safe to cancel: it never holds a job across an await.
+    pub(super) async fn next(&self) -> Result<Job, QueueError> {
+        self.requested.cancel();
+        loop {
+            let mut arrived = std::pin::pin!(self.arrived.notified());
+            arrived.as_mut().enable();
+            {
+                let mut inner = self.inner();
+                if inner.closed {
+                    return Err(QueueError::Closed);
+                }
+                if let Some(job) = inner.waiting.pop_front() {
+                    return Ok(job);
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// Waits until [`next`](Self::next) is called for the first time. A process that wants no job must not take any
+    /// from other processes.
+    pub(super) async fn first_request(&self) {
+        self.requested.cancelled().await;
+    }
+
+    /// Adds a delivered job and gives it its lease.
+    pub(super) fn add(&self, acker: Acker, mut job: Job) {
+        let mut inner = self.inner();
+        inner.last_lease += 1;
+        job.lease = LeaseId(inner.last_lease);
+        let (message, history) = (job.message.clone(), job.history.clone());
+        let in_flight = InFlightJob { acker, message, history, return_at: None };
+        inner.unsettled.insert(job.lease, in_flight);
+        inner.waiting.push_back(job);
+        drop(inner);
+        self.arrived.notify_one();
+    }
+
+    /// Takes a job out to settle it. It returns here if the [`Settlement`] is dropped unfinished.
+    pub(super) fn begin_settlement(&self, lease: LeaseId) -> Result<Settlement<'_>, QueueError> {
+        let mut inner = self.inner();
+        let Some(job) = inner.unsettled.remove(&lease) else {
+            return Err(if inner.closed { QueueError::Closed } else { QueueError::LeaseLost });
+        };
+        inner.being_settled += 1;
+        Ok(Settlement { jobs: self, lease, generation: inner.generation, job: Some(job) })
+    }
+
+    /// Removes and returns the jobs that must go back to the broker now.
+    pub(super) fn take_overdue(&self) -> Vec<InFlightJob> {
+        let now = Instant::now();
+        self.inner()
+            .unsettled
+            .extract_if(|_, job| job.return_at.is_some_and(|at| at <= now))
+            .map(|(_, job)| job)
+            .collect()
+    }
+
+    /// Returns the number of jobs that this process holds.
+    pub(super) fn count(&self) -> u64 {
+        let inner = self.inner();
+        inner.unsettled.len() as u64 + inner.being_settled
+    }
+
+    /// Removes and returns the jobs that no worker has yet.
+    pub(super) fn take_waiting(&self) -> Vec<InFlightJob> {
+        let inner = &mut *self.inner();
+        inner.waiting.drain(..).filter_map(|job| inner.unsettled.remove(&job.lease)).collect()
+    }
+
+    /// Removes and returns all jobs after their queue was deleted: the broker has none of them any more. All leases are
+    /// lost.
+    pub(super) fn take_orphans(&self) -> Vec<(Message, History)> {
+        let orphans = self.inner().unsettled.drain().map(|(_, job)| (job.message, job.history)).collect();
+        self.forget_all();
+        orphans
+    }
+
+    /// Forgets all jobs after the end of their channel. All leases are lost.
+    pub(super) fn forget_all(&self) {
+        let mut inner = self.inner();
+        inner.generation += 1;
+        inner.waiting.clear();
+        inner.unsettled.clear();
+    }
+
+    /// Ends all present and future calls of [`next`](Self::next).
+    pub(super) fn close(&self) {
+        self.inner().closed = true;
+        self.forget_all();
+        self.arrived.notify_waiters();
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A job that is being settled.
+#[derive(Debug)]
+pub(super) struct Settlement<'a> {
+    jobs: &'a InFlightJobs,
+    lease: LeaseId,
+    generation: u64,
+    job: Option<InFlightJob>,
+}
+
+impl Settlement<'_> {
+    pub(super) fn job(&self) -> Option<&InFlightJob> {
+        self.job.as_ref()
+    }
+
+    /// Ends the lease for good.
+    pub(super) fn finish(mut self) {
+        self.job = None;
+    }
+}
+
+impl Drop for Settlement<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.jobs.inner();
+        inner.being_settled -= 1;
+        if let Some(mut job) = self.job.take()
+            && inner.generation == self.generation
+        {
+            job.return_at = Some(Instant::now() + RETURN_DELAY);
+            inner.unsettled.insert(self.lease, job);
+        }
+    }
+}
