@@ -1,5 +1,5 @@
-//! What is fuzzed, and what must hold of it. Shared by libFuzzer's targets and a test that runs the seeds and some
-//! mutations of them on every run.
+//! The fuzzing targets and the properties that they check. libFuzzer's programs use them, and so does a test that runs
+//! the seeds and some mutations of them.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use polyhook::{
 const SECRET: &str = "whsec_fuzzing_0123456789";
 const NOW: i64 = 1_795_000_000;
 
-/// Two lines, the headers' values, and a body: nothing is genuine but what we sign ourselves.
+/// Checks that only signatures made with our secret are accepted. The input is two lines, the header values, and a body.
 pub fn signature(data: &[u8]) {
     let mut parts = data.splitn(3, |byte| *byte == b'\n');
     let (signature, timestamp) = (parts.next().unwrap_or_default(), parts.next());
@@ -33,18 +33,21 @@ pub fn signature(data: &[u8]) {
             let text = String::from_utf8_lossy(signature).to_ascii_lowercase();
             let stamp = timestamp.and_then(|raw| std::str::from_utf8(raw).ok()?.trim().parse().ok());
             let ours = [sign(&secret, None, body), sign(&secret, stamp, body)];
-            assert!(ours.iter().any(|ours| text.contains(ours.as_str())), "accepted what nobody signed");
+            assert!(
+                ours.iter().any(|ours| text.contains(ours.as_str())),
+                "accepted a signature that was not made with the secret"
+            );
         }
         let _ = verifier.verify(None, timestamp, body, now);
         let form = if scheme == Scheme::Body { None } else { Some(NOW) };
         let own = sign(&secret, form, body);
         let stamp = form.map(|seconds| seconds.to_string());
         let genuine = verifier.verify(Some(own.as_bytes()), stamp.as_deref().map(str::as_bytes), body, now);
-        assert!(genuine.is_ok(), "a genuine delivery was refused: {genuine:?}");
+        assert!(genuine.is_ok(), "a correctly signed delivery was rejected: {genuine:?}");
     }
 }
 
-/// Any body makes an event with a routing key that a broker takes.
+/// Checks that any body gives an event whose routing key a broker accepts.
 pub fn event(data: &[u8]) {
     let read = Event::read(data);
     let key = read.routing_key();
@@ -55,7 +58,7 @@ pub fn event(data: &[u8]) {
     assert!(!id.is_empty() && id.len() <= 255, "a message id of {} bytes", id.len());
 }
 
-/// It does not matter in which pieces a recording comes. The first byte says how it is cut.
+/// Checks that the result does not depend on how a recording is split. The first byte is the size of the pieces.
 pub fn wav(data: &[u8]) {
     let Some((&cut, data)) = data.split_first() else { return };
     let check = |pieces: &mut dyn Iterator<Item = &[u8]>| {
@@ -74,10 +77,10 @@ pub fn wav(data: &[u8]) {
     }
 }
 
-/// Any text is a configuration or an error that says something.
+/// Checks that any text is a configuration or gives an error with a message.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // What a file names would be read: a device, a terminal.
+    // Files named in the text would be read, and one may be a device or a terminal.
     if text.contains("_file") {
         return;
     }
@@ -86,12 +89,12 @@ pub fn config(data: &[u8]) {
     std::fs::write(&path, text).expect("a temporary file");
     let loaded = Config::load(&Sources { file: Some(path.clone()), ..Sources::default() });
     std::fs::remove_file(&path).expect("a temporary file");
-    let said = match loaded {
+    let message = match loaded {
         Ok(config) => match config.check(Roles::ALL) {
             Ok(()) => return,
             Err(error) => error.to_string(),
         },
         Err(error) => error.to_string(),
     };
-    assert!(!said.trim().is_empty());
+    assert!(!message.trim().is_empty());
 }

@@ -1,9 +1,9 @@
-//! Whether a delivery is PolyAI's: HMAC-SHA256 over the raw bytes, in constant time.
+//! Verifies that PolyAI sent a delivery: HMAC-SHA256 over the raw bytes, compared in constant time.
 //!
 //! Two forms are in use. The quickstart of June 2026 signs the body alone (`X-PolyAI-Signature`, hex);
 //! the API reference of August 2026 signs `{timestamp}.{body}`, sends the timestamp along in
 //! `X-PolyAI-Timestamp` (Unix seconds of this attempt) and asks receivers to refuse more than 300 s of skew.
-//! [`Scheme`] says which to accept. The tolerance applies whenever the timestamped form is what matched.
+//! [`Scheme`] selects the accepted forms. The tolerance applies if the timestamped form matched.
 //!
 //! Every active secret is tried in every accepted form and nothing stops at the first match, so the time
 //! taken says nothing about which secret, form or byte was right.
@@ -20,21 +20,21 @@ use thiserror::Error;
 
 use crate::secret::Secret;
 
-/// Carries the signature: hex in either case, an optional `sha256=` before it.
+/// Header with the signature: hex in either case, with an optional prefix `sha256=`.
 pub const SIGNATURE_HEADER: &str = "x-polyai-signature";
-/// Carries Unix seconds of the attempt; part of what is signed in the timestamped form.
+/// Header with the time of the attempt in Unix seconds. The timestamped form signs it.
 pub const TIMESTAMP_HEADER: &str = "x-polyai-timestamp";
-/// Carries the event's id, the same on a retry. It is not covered by the signature.
+/// Header with the event's id, which is the same on a retry. The signature does not cover it.
 pub const EVENT_ID_HEADER: &str = "x-polyai-event-id";
 
-/// A shorter secret can be guessed; no deployment starts with one.
+/// Minimum characters of a secret. A shorter one could be guessed, so the receiver does not start with it.
 pub const MIN_SECRET_LENGTH: usize = 16;
 
-/// Which of the two signed forms to accept.
+/// The signed forms that are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheme {
-    /// Either: the timestamped form where there is a timestamp header, else (or failing that) the body form.
+    /// Both: the timestamped form if there is a timestamp header, and the body form.
     #[default]
     Auto,
     /// Only `{timestamp}.{body}`.
@@ -43,7 +43,7 @@ pub enum Scheme {
     Body,
 }
 
-/// The form a signature was found to match.
+/// The form that a signature matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SignedForm {
@@ -53,7 +53,7 @@ pub enum SignedForm {
     Body,
 }
 
-/// A proof that a delivery is genuine.
+/// The result of a successful verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerifiedSignature {
     /// The form that matched.
@@ -62,7 +62,7 @@ pub struct VerifiedSignature {
     pub secret: usize,
 }
 
-/// Why a delivery is not accepted. For the log and for people; the sender is told none of it.
+/// The reason why a signature is not accepted. It is logged, but never sent to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SignatureError {
     /// No signature header, or an empty one.
@@ -71,25 +71,25 @@ pub enum SignatureError {
     /// Not 64 hex digits, or several headers.
     #[error("the signature is not 64 hex digits")]
     SignatureMalformed,
-    /// The scheme needs a timestamp and there is none.
+    /// The scheme requires a timestamp header, and it is missing.
     #[error("the timestamp header is missing")]
     TimestampMissing,
-    /// The timestamp is no Unix time in seconds.
+    /// The timestamp is not a Unix time in seconds.
     #[error("the timestamp is not a Unix time in seconds")]
     TimestampMalformed,
-    /// Signed with our secret, but too long ago or in the future. Often our own clock.
+    /// Signed with an active secret, but too old or in the future. Often this machine's clock is wrong.
     #[error("the signature is genuine but {skew_s} s away from our clock")]
     Stale {
-        /// Our time less the sender's, in seconds.
+        /// Our time minus the sender's, in seconds.
         skew_s: i64,
     },
-    /// No active secret gives this signature.
+    /// No active secret matches the signature.
     #[error("no active secret gives this signature")]
     Mismatch,
 }
 
 impl SignatureError {
-    /// A short constant word for logs and metric labels.
+    /// Returns a constant word for logs and metric labels.
     pub fn label(self) -> &'static str {
         match self {
             Self::SignatureMissing => "signature_missing",
@@ -102,7 +102,7 @@ impl SignatureError {
     }
 }
 
-/// Checks deliveries against the active secrets.
+/// Verifies deliveries with the active secrets.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     keys: Vec<Hmac<Sha256>>,
@@ -111,12 +111,13 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Accepts what any of `secrets` signed in a form of `scheme`, at most `tolerance` from our clock.
+    /// Creates a verifier that accepts signatures of any of `secrets` in the forms of `scheme`. A signed timestamp may
+    /// differ from our clock by `tolerance`.
     pub fn new(secrets: &[Secret], scheme: Scheme, tolerance: Duration) -> Self {
         Self { keys: secrets.iter().map(key).collect(), scheme, tolerance }
     }
 
-    /// Checks the raw header values and the raw body of one delivery at the time `now`.
+    /// Verifies the raw header values and the raw body of one delivery at the time `now`.
     pub fn verify(
         &self,
         signature: Option<&[u8]>,
@@ -140,10 +141,10 @@ impl Verifier {
         let mut body_only = Match::none();
         for (index, key) in self.keys.iter().enumerate() {
             if let Some((raw, _)) = timestamp {
-                timestamped.note(index, &given, &sign_timestamped(key.clone(), raw, body));
+                timestamped.record(index, &given, &sign_timestamped(key.clone(), raw, body));
             }
             if self.scheme != Scheme::Timestamped {
-                body_only.note(index, &given, &sign_body(key.clone(), body));
+                body_only.record(index, &given, &sign_body(key.clone(), body));
             }
         }
 
@@ -162,7 +163,7 @@ impl Verifier {
     }
 }
 
-/// The hex signature PolyAI would send for `body`; with `timestamp`, in the timestamped form.
+/// Returns the hex signature that PolyAI would send for `body`; with `timestamp`, in the timestamped form.
 pub fn sign(secret: &Secret, timestamp: Option<i64>, body: &[u8]) -> String {
     let key = key(secret);
     hex::encode(match timestamp {
@@ -171,7 +172,7 @@ pub fn sign(secret: &Secret, timestamp: Option<i64>, body: &[u8]) -> String {
     })
 }
 
-/// The first match of several, kept without a branch on it.
+/// The first match among several secrets, recorded without a branch on it.
 struct Match {
     any: Choice,
     index: u64,
@@ -182,7 +183,7 @@ impl Match {
         Self { any: Choice::from(0), index: 0 }
     }
 
-    fn note(&mut self, index: usize, given: &[u8; 32], expected: &[u8; 32]) {
+    fn record(&mut self, index: usize, given: &[u8; 32], expected: &[u8; 32]) {
         let hit = given.ct_eq(expected);
         self.index.conditional_assign(&(index as u64), hit & !self.any);
         self.any |= hit;
@@ -222,7 +223,7 @@ fn parse_signature(raw: Option<&[u8]>) -> Result<[u8; 32], SignatureError> {
     Ok(signature)
 }
 
-/// Digits only: what `i64::from_str` takes besides (`+1`, `-1`) PolyAI does not send.
+/// Accepts digits only. PolyAI does not send the other forms that `i64::from_str` accepts (`+1`, `-1`).
 fn parse_timestamp(raw: &[u8]) -> Option<i64> {
     let digits = (1..=12).contains(&raw.len()) && raw.iter().all(u8::is_ascii_digit);
     digits.then(|| std::str::from_utf8(raw).ok()?.parse().ok()).flatten()
@@ -259,9 +260,9 @@ mod tests {
         )
     }
 
-    /// RFC 4231, test case 2: an implementation that is not ours.
+    /// RFC 4231, test case 2: a reference that is independent of this code.
     #[test]
-    fn agrees_with_the_rfc() {
+    fn matches_the_rfc_4231_test_vector() {
         assert_eq!(
             sign(&Secret::new("Jefe"), None, b"what do ya want for nothing?"),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_what_each_scheme_allows() {
+    fn accepts_only_the_forms_of_the_scheme() {
         let stamp = NOW.to_string();
         let timestamped = sign(&secret(2), Some(NOW), b"{}");
         let body = sign(&secret(1), None, b"{}");
@@ -292,12 +293,12 @@ mod tests {
         );
         assert_eq!(check(Scheme::Body, &body, Some(&stamp), b"{}"), body_ok);
         assert_eq!(check(Scheme::Body, &timestamped, Some(&stamp), b"{}"), Err(SignatureError::Mismatch));
-        // A proxy's garbage in a header that the body form does not sign costs no event.
+        // The body form does not sign the timestamp, so a proxy's garbage there must not lose the event.
         assert_eq!(check(Scheme::Auto, &body, Some("garbage"), b"{}"), body_ok);
     }
 
     #[test]
-    fn tolerates_case_prefix_and_white_space() {
+    fn accepts_upper_case_prefix_and_white_space() {
         let signature = sign(&secret(1), None, b"x");
         for form in [
             signature.to_uppercase(),
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_wrong() {
+    fn returns_the_reason_of_a_malformed_signature() {
         let now = Timestamp::from_second(NOW).unwrap();
         let verify = |signature: Option<&[u8]>| verifier(Scheme::Auto).verify(signature, None, b"x", now);
         assert_eq!(verify(None), Err(SignatureError::SignatureMissing));
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn holds_the_window_on_both_sides() {
+    fn rejects_a_stale_or_future_timestamp() {
         for (offset, accepted) in [(-301, false), (-300, true), (300, true), (301, false)] {
             let stamp = NOW + offset;
             let result =
@@ -348,7 +349,7 @@ mod tests {
         }
 
         #[test]
-        fn one_changed_byte_is_refused(
+        fn rejects_a_changed_byte(
             body in proptest::collection::vec(any::<u8>(), 1..200),
             at in any::<prop::sample::Index>(),
             flip in 1..=255u8,

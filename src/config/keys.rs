@@ -1,18 +1,18 @@
-//! Which keys exist, taken from the schema, and the nearest one to a key that does not.
+//! The known keys, taken from the schema, and suggestions for unknown ones.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// Below this likeness (Jaro-Winkler, 0 to 1) a suggestion would only confuse.
-const ALIKE: f64 = 0.75;
+/// Minimum similarity of a suggestion (Jaro-Winkler, 0 to 1). A less similar one would only confuse.
+const MIN_SIMILARITY: f64 = 0.75;
 
 /// A key that does not exist.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownKey {
-    /// Dotted.
+    /// The dotted path.
     path: String,
-    /// Dotted.
+    /// The dotted path of the most similar known key.
     nearest: Option<String>,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for UnknownKey {
     }
 }
 
-/// The keys of the configuration, as its JSON Schema has them.
+/// The keys of the configuration, from its JSON Schema.
 #[derive(Debug)]
 pub(super) struct Keys {
     root: Value,
@@ -37,7 +37,7 @@ impl Keys {
         Self { root: super::Config::schema().to_value() }
     }
 
-    /// The first key of `value` that does not exist.
+    /// Returns the first unknown key of `value`.
     pub(super) fn unknown(&self, value: &Value) -> Option<UnknownKey> {
         self.unknown_in(&self.root, value, "")
     }
@@ -63,18 +63,18 @@ impl Keys {
         }
     }
 
-    /// The most similar sibling, or a key of that very name in another section.
+    /// Returns the most similar sibling, or a key with the same name in another section.
     fn nearest(&self, siblings: &Map<String, Value>, path: &str, name: &str) -> Option<String> {
         let dotted = |section: &str, key: &str| {
             if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
         };
-        let alike = siblings
+        let similar = siblings
             .keys()
             .map(|key| (strsim::jaro_winkler(key, name), key))
             .max_by(|a, b| a.0.total_cmp(&b.0))
-            .filter(|(likeness, _)| *likeness >= ALIKE)
+            .filter(|(similarity, _)| *similarity >= MIN_SIMILARITY)
             .map(|(_, key)| dotted(path, key));
-        alike.or_else(|| {
+        similar.or_else(|| {
             let sections = self.root.get("properties")?.as_object()?;
             sections.iter().find_map(|(section, schema)| {
                 let schema = self.resolve(schema);
@@ -84,12 +84,12 @@ impl Keys {
         })
     }
 
-    /// Whether the value at a dotted path is a list and nothing else.
+    /// Returns true if the value at a dotted path can only be a list.
     pub(super) fn is_list(&self, path: &str) -> bool {
         self.at(path).and_then(|schema| schema.get("type")).is_some_and(|kind| kind == "array")
     }
 
-    /// The words a value may be, where it is one of a few.
+    /// Returns the allowed words of a value, if it is an enumeration.
     pub(super) fn choices(&self, path: &str) -> Vec<&str> {
         self.at(path).map(|schema| self.words(schema)).unwrap_or_default()
     }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_nearest_key() {
+    fn suggests_the_nearest_key() {
         assert_eq!(
             unknown(&json!({"server": {"ack_bugdet": "4s"}})),
             "there is no key server.ack_bugdet; did you mean server.ack_budget?"
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_which_keys_are_lists() {
+    fn recognizes_list_keys() {
         let keys = Keys::new();
         assert!(
             keys.is_list("signature.secrets")
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_which_words_a_value_may_be() {
+    fn lists_the_allowed_words_of_a_value() {
         let keys = Keys::new();
         assert_eq!(keys.choices("signature.scheme"), ["auto", "timestamped", "body"]);
         assert_eq!(keys.choices("log.format"), ["pretty", "json"]);

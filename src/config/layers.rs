@@ -1,4 +1,4 @@
-//! Merging the layers into one configuration.
+//! Merges the layers into one configuration.
 
 use std::{ffi::OsString, fmt::Write, path::PathBuf};
 
@@ -6,7 +6,7 @@ use config::{Config as Merged, ConfigError as MergeError, Map, Source, Value, Va
 
 use super::{Config, ConfigError, keys::Keys};
 
-/// Where the configuration comes from, beside the built-in defaults.
+/// The sources of a configuration, in addition to the built-in defaults.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// `--config` or `POLYHOOK_CONFIG`.
@@ -18,7 +18,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The process's own environment, a file and settings from the command line.
+    /// Uses the process's environment, a file, and settings from the command line.
     pub fn new(file: Option<PathBuf>, set: Vec<(String, String)>) -> Self {
         let text = |text: OsString| text.into_string().ok();
         let env = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
@@ -26,7 +26,7 @@ impl Sources {
     }
 }
 
-/// The variables that PolyAI's quickstart has people set, and what they are here.
+/// The variables of PolyAI's quickstart and the keys that they set.
 const QUICKSTART: [(&str, &str); 6] = [
     ("POLYAI_API_KEY", "projects[0].api_key"),
     ("POLYAI_ACCOUNT_ID", "projects[0].account_id"),
@@ -36,6 +36,7 @@ const QUICKSTART: [(&str, &str); 6] = [
     ("POLYAI_WEBHOOK_SECRET", "signature.secrets"),
 ];
 
+/// Prefix of polyhook's own variables.
 const PREFIX: &str = "POLYHOOK__";
 
 pub(super) fn merge(sources: &Sources) -> Result<Config, ConfigError> {
@@ -93,15 +94,15 @@ fn read_toml(path: &std::path::Path) -> Result<toml::Table, ConfigError> {
     })
 }
 
-/// What is wrong with a value, without the value: it may be a secret that stands in the wrong place.
+/// Describes an invalid value without showing it: it may be a secret in the wrong place.
 fn explain(error: &MergeError, keys: &Keys) -> String {
     match error {
         MergeError::Type { expected, key, .. } => {
             format!("{}: this is not {expected}", key.as_deref().unwrap_or("a value"))
         }
         MergeError::At { error, key: Some(key), .. } => match keys.choices(key).as_slice() {
-            // What the library says of a word it does not know repeats the word.
-            choices @ [_, ..] => format!("{key}: this is none of {}", choices.join(", ")),
+            // The library's message would repeat the unknown word.
+            choices @ [_, ..] => format!("{key}: this is not one of {}", choices.join(", ")),
             [] => format!("{key}: {}", explain(error, keys).trim_start_matches("a value: ")),
         },
         MergeError::At { error, key: None, .. } => explain(error, keys),
@@ -110,15 +111,15 @@ fn explain(error: &MergeError, keys: &Keys) -> String {
     }
 }
 
-/// Drops what stands between double quotes, which is how serde shows a value.
+/// Replaces text between double quotes, which is how serde shows a value.
 fn unquoted(text: &str) -> String {
     if text.contains("variant") {
-        return "this word is not known here".to_owned();
+        return "this word is not allowed here".to_owned();
     }
     text.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
 }
 
-/// Dotted paths and what they are set to, from variables or flags.
+/// Dotted paths and their values, from variables or flags.
 #[derive(Clone, Debug)]
 struct Pairs(Vec<(String, Value)>);
 
@@ -135,8 +136,8 @@ impl Pairs {
     }
 }
 
-/// Text stays text (the typed configuration reads numbers and durations from it); a list is written
-/// `a,b` or, where an item has a comma, `["a", "b"]`.
+/// Converts text to a value. Text stays text: the typed configuration parses numbers and durations from it. A list is
+/// written `a,b` or, if an item contains a comma, `["a", "b"]`.
 fn value(keys: &Keys, path: &str, text: String) -> Value {
     let list = |items: Vec<String>| {
         let items = items.into_iter().map(|item| Value::new(None, ValueKind::String(item))).collect();
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn later_layers_win() {
+    fn later_layers_override_earlier_ones() {
         let file = "[server]\nack_budget = \"3s\"\nbody_limit = \"2MiB\"\n[worker]\nconcurrency = 2\n";
         let env =
             [("POLYHOOK__WORKER__CONCURRENCY", "3"), ("POLYHOOK__WORKER__ENVIRONMENTS", "live, sandbox")];
@@ -192,11 +193,11 @@ mod tests {
         assert_eq!(config.server.body_limit.as_u64(), 2 << 20);
         assert_eq!(config.worker.concurrency, 4);
         assert_eq!(config.worker.environments, ["live", "sandbox"]);
-        assert_eq!(config.server.max_in_flight, 1024, "what nobody sets has its default");
+        assert_eq!(config.server.max_in_flight, 1024, "a key that is not set has its default");
     }
 
     #[test]
-    fn the_quickstarts_variables_are_enough() {
+    fn quickstart_variables_are_sufficient() {
         let env = [
             ("POLYAI_API_KEY", "1234567890123456789012"),
             ("POLYAI_BASE_URL", "https://api.uk-1.platform.polyai.app"),
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn projects_and_lists_can_be_set_by_variables() {
+    fn variables_set_projects_and_lists() {
         let env = [
             ("POLYHOOK__PROJECTS__0__ACCOUNT_ID", "a"),
             ("POLYHOOK__PROJECTS__0__PROJECT_ID", "p"),
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_key_and_no_secret() {
+    fn errors_name_the_key_and_hide_the_value() {
         for (file, names) in [
             ("[server]\nack_budgets = \"4s\"", "server.ack_budget?"),
             ("[signature]\nsecrets = \"hunter2-hunter2\"", "signature.secrets"),

@@ -1,9 +1,9 @@
-//! The whole configuration: composed of the leaves' own types, layered, checked, and shown without secrets.
+//! The configuration: composed of the modules' own types, read in layers, checked, and shown without secrets.
 //!
-//! Layers, later ones win: built-in defaults, the quickstart's `POLYAI_*` variables, the TOML file
-//! (`--config` or `POLYHOOK_CONFIG`), `POLYHOOK__SECTION__KEY` variables, `--set section.key=value`. A bad
-//! configuration ends the process with exit code 78 before any socket is bound; an unknown key is an error that
-//! names the nearest known one. No message shows a value that may be a secret.
+//! Layers, of which later ones win: built-in defaults, the quickstart's `POLYAI_*` variables, the TOML file
+//! (`--config` or `POLYHOOK_CONFIG`), `POLYHOOK__SECTION__KEY` variables, `--set section.key=value`. An
+//! invalid configuration ends the process with exit code 78 before any socket is bound. The error for an unknown key
+//! names the nearest known key. No message shows a value that may be a secret.
 
 mod keys;
 mod layers;
@@ -29,31 +29,31 @@ use crate::{
 
 pub use layers::Sources;
 
-/// Every key there is. `config/polyhook.example.toml` explains each.
+/// All configuration keys. `config/polyhook.example.toml` explains each.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The public listener.
     pub server: ServerConfig,
-    /// Liveness, readiness, metrics.
+    /// The listener for liveness, readiness and metrics.
     pub admin: AdminConfig,
-    /// How a delivery proves that it is PolyAI's.
+    /// The verification of deliveries.
     pub signature: SignatureConfig,
-    /// What carries deliveries to the worker.
+    /// The queue between receiver and worker.
     pub queue: QueueConfig,
-    /// Where deliveries wait while RabbitMQ is away.
+    /// The local file that stores deliveries while RabbitMQ is not reachable.
     pub spool: SpoolConfig,
     /// PolyAI's APIs.
     pub polyai: PolyAiConfig,
-    /// Whose conversations to fetch.
+    /// The projects whose conversations are fetched.
     pub projects: Vec<ProjectConfig>,
-    /// Fetching and archiving.
+    /// The worker, which fetches and archives.
     pub worker: WorkerConfig,
-    /// When a failed job is tried again.
+    /// The delays before a failed job is tried again.
     pub retry: RetryConfig,
-    /// Where conversations are kept.
+    /// The archive of conversations.
     pub archive: ArchiveConfig,
-    /// Finding what no webhook announced.
+    /// The search for conversations that no webhook announced.
     pub reconcile: ReconcileConfig,
     /// Logs.
     pub log: LogConfig,
@@ -61,14 +61,14 @@ pub struct Config {
     pub tracing: TracingConfig,
 }
 
-/// What a process does, which decides what its configuration must have.
+/// The tasks of a process. They determine which settings it requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
-    /// Takes deliveries: needs a signing secret.
+    /// Accepts deliveries. Requires a signing secret.
     pub receive: bool,
-    /// Fetches and archives: needs a project and an archive.
+    /// Fetches and archives. Requires a project and an archive.
     pub work: bool,
-    /// Looks for what no webhook has brought: needs the same.
+    /// Finds conversations that no webhook announced. Requires a project and an archive.
     pub reconcile: bool,
 }
 
@@ -81,11 +81,11 @@ impl Roles {
     pub const WORK: Self = Self { receive: false, work: true, reconcile: true };
     /// `polyhook reconcile`
     pub const RECONCILE: Self = Self { receive: false, work: false, reconcile: true };
-    /// A command that needs neither.
+    /// A command that requires none of them.
     pub const NONE: Self = Self { receive: false, work: false, reconcile: false };
 }
 
-/// What is wrong with a configuration, for the person who wrote it.
+/// An error in a configuration, for the person who wrote it.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -93,26 +93,26 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is no TOML.
+    /// The file is not TOML.
     #[error("{}, line {line}: {message}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// Without the line itself: it may hold a secret.
+        /// The parser's message, without the line itself: it may contain a secret.
         message: String,
     },
     /// A key that does not exist.
     #[error("{0}")]
     UnknownKey(keys::UnknownKey),
-    /// A value of the wrong form.
+    /// A value of the wrong type or form.
     #[error("{0}")]
     Value(String),
-    /// Everything can be read, but it does not make sense.
+    /// All values can be parsed, but they are not valid together.
     #[error("{}", .0.join("\n"))]
     Invalid(Vec<String>),
 }
@@ -125,16 +125,16 @@ impl Config {
         Ok(config)
     }
 
-    /// The same for a command that may have to make `signature.secrets_file` first.
+    /// Like [`Config::load`], but `signature.secrets_file` may be missing: the command may have to create it.
     pub fn load_with_optional_secrets_file(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config: Self = layers::merge(sources)?;
-        let to_come = config.signature.secrets_file.take_if(|path| !path.exists());
+        let missing = config.signature.secrets_file.take_if(|path| !path.exists());
         config.read_secret_files()?;
-        config.signature.secrets_file = to_come.or(config.signature.secrets_file);
+        config.signature.secrets_file = missing.or(config.signature.secrets_file);
         Ok(config)
     }
 
-    /// Everything that stands in the way of `roles`, all at once.
+    /// Checks everything that `roles` require. Returns all problems at once.
     pub fn check(&self, roles: Roles) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         if roles.receive {
@@ -144,17 +144,18 @@ impl Config {
             }
             if self.server.ack_budget < std::time::Duration::from_millis(200) {
                 problems.push(
-                    "server.ack_budget is below 200ms, in which nothing can be made durable".to_owned(),
+                    "server.ack_budget is below 200ms, which is too short to make a delivery durable"
+                        .to_owned(),
                 );
             }
             if self.server.max_in_flight == 0 {
-                problems.push("server.max_in_flight is 0, so every delivery would be refused".to_owned());
+                problems.push("server.max_in_flight is 0, so every delivery would be rejected".to_owned());
             }
         }
         if roles.work || roles.reconcile {
             if self.projects.is_empty() {
                 problems.push(
-                    "there is no project to fetch conversations of: add [[projects]] with account_id, project_id and \
+                    "no project is configured, so no conversation could be fetched: add [[projects]] with account_id, project_id and \
                      api_key_file, or set POLYAI_ACCOUNT_ID, POLYAI_PROJECT_ID and POLYAI_API_KEY"
                         .to_owned(),
                 );
@@ -188,7 +189,7 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// The JSON Schema of the TOML file.
+    /// Returns the JSON Schema of the TOML file.
     pub fn schema() -> schemars::Schema {
         schemars::schema_for!(Self)
     }

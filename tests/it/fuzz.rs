@@ -1,4 +1,4 @@
-//! The fuzzing targets on their seeds and on mutations of them: a glance on every run. `fuzz/run` does it in earnest.
+//! Runs each fuzzing target on its seeds and on mutations of them for two seconds. `fuzz/run` fuzzes for longer.
 
 use std::{
     fs,
@@ -6,23 +6,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-#[expect(unreachable_pub, reason = "shared with the fuzzing crate, where each is a program's own")]
+#[expect(
+    unreachable_pub,
+    reason = "shared with the fuzzing crate, where each function belongs to one program"
+)]
 #[path = "../../fuzz/targets.rs"]
 mod targets;
 
-/// For each target.
-const TIME: Duration = Duration::from_secs(2);
+/// Time for each target.
+const TIME_PER_TARGET: Duration = Duration::from_secs(2);
 
-fn glance(name: &str, target: fn(&[u8])) {
+fn fuzz_briefly(name: &str, target: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
     let seeds: Vec<_> =
         fs::read_dir(folder).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
-    assert!(seeds.len() > 2, "{name} has seeds");
+    assert!(seeds.len() > 2, "{name} needs more than two seeds");
     for seed in &seeds {
         target(seed);
     }
     let (start, mut rounds) = (Instant::now(), 0);
-    while start.elapsed() < TIME {
+    while start.elapsed() < TIME_PER_TARGET {
         let input = mutate(&seeds);
         let survived = std::panic::catch_unwind(|| target(&input)).is_ok();
         assert!(survived, "{name} fails with {}", hex::encode(input));
@@ -31,7 +34,7 @@ fn glance(name: &str, target: fn(&[u8])) {
     eprintln!("{name}: {rounds} mutations of {} seeds", seeds.len());
 }
 
-/// One of them with a few changes, or the beginning of one and the end of another.
+/// Returns a seed with a few changes, or the start of one seed with the end of another.
 fn mutate(seeds: &[Vec<u8>]) -> Vec<u8> {
     let any = || seeds[fastrand::usize(..seeds.len())].clone();
     let mut input = any();
@@ -57,21 +60,21 @@ fn mutate(seeds: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[test]
-fn signatures() {
-    glance("signature", targets::signature);
+fn signature_target_survives_mutations() {
+    fuzz_briefly("signature", targets::signature);
 }
 
 #[test]
-fn events() {
-    glance("event", targets::event);
+fn event_target_survives_mutations() {
+    fuzz_briefly("event", targets::event);
 }
 
 #[test]
-fn wav_headers() {
-    glance("wav", targets::wav);
+fn wav_target_survives_mutations() {
+    fuzz_briefly("wav", targets::wav);
 }
 
 #[test]
-fn configurations() {
-    glance("config", targets::config);
+fn config_target_survives_mutations() {
+    fuzz_briefly("config", targets::config);
 }

@@ -1,5 +1,4 @@
-//! The layers of docs/architecture.md: a module imports only what stands below it, siblings do not import
-//! each other.
+//! Checks the layers of docs/architecture.md: a module imports only modules of lower layers, and not its siblings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// From the top down. Modules of one line are siblings.
+/// The layers from top to bottom. Modules of one layer are siblings.
 const LAYERS: [&[&str]; 9] = [
     &["main"],
     &["cli"],
@@ -21,32 +20,32 @@ const LAYERS: [&[&str]; 9] = [
 ];
 
 #[test]
-fn every_module_imports_only_what_stands_below_it() {
+fn modules_import_only_lower_layers() {
     let rank = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));
-    let mut wrong = Vec::new();
+    let mut violations = Vec::new();
     let mut seen = BTreeSet::new();
     for (module, imports) in imports() {
         seen.insert(module.clone());
-        let from = rank(&module).unwrap_or_else(|| panic!("{module} has no layer: give it one in LAYERS"));
+        let from = rank(&module).unwrap_or_else(|| panic!("{module} has no layer: add it to LAYERS"));
         for (import, file) in imports {
             if import == "polyhook_simulator" {
                 if module != "cli" {
-                    wrong.push(format!("{}: only cli uses the simulator", file.display()));
+                    violations.push(format!("{}: only cli uses the simulator", file.display()));
                 }
                 continue;
             }
             let Some(to) = rank(&import) else { panic!("{}: what is crate::{import}?", file.display()) };
             if import != module && to <= from {
-                wrong.push(format!("{}: {module} imports {import}", file.display()));
+                violations.push(format!("{}: {module} imports {import}", file.display()));
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
     let declared: BTreeSet<_> = LAYERS.concat().into_iter().map(str::to_owned).collect();
-    assert_eq!(seen, declared, "LAYERS names exactly the modules there are");
+    assert_eq!(seen, declared, "LAYERS must list exactly the existing modules");
 }
 
-/// For each top-level module, the top-level modules that its product code names.
+/// Returns, for each top-level module, the top-level modules that its product code names.
 fn imports() -> BTreeMap<String, BTreeMap<String, PathBuf>> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut imports: BTreeMap<String, BTreeMap<String, PathBuf>> = BTreeMap::new();
@@ -66,7 +65,7 @@ fn imports() -> BTreeMap<String, BTreeMap<String, PathBuf>> {
             }
             let text = fs::read_to_string(&path).unwrap();
             let found = imports.entry(module).or_default();
-            for name in named(&text) {
+            for name in imported_modules(&text) {
                 found.entry(name).or_insert_with(|| inside.to_owned());
             }
         }
@@ -74,8 +73,8 @@ fn imports() -> BTreeMap<String, BTreeMap<String, PathBuf>> {
     imports
 }
 
-/// The modules in `crate::module` and `crate::{module, …}`, in what comes before the unit tests.
-fn named(text: &str) -> Vec<String> {
+/// Returns the modules in `crate::module` and `crate::{module, …}` before the unit tests.
+fn imported_modules(text: &str) -> Vec<String> {
     let product: String = text
         .split("#[cfg(test)]\nmod tests {")
         .next()
@@ -101,7 +100,7 @@ fn named(text: &str) -> Vec<String> {
     names
 }
 
-/// The first words of a `{…}` group's items, at its own depth.
+/// Returns the first words of the items of a `{…}` group, without nested groups.
 fn top_level_words(group: &str) -> Vec<String> {
     let mut words = vec![word(group.trim_start())];
     let mut depth = 0;
@@ -122,7 +121,7 @@ fn word(text: &str) -> String {
 }
 
 #[test]
-fn finds_imports_however_they_are_written() {
+fn finds_single_grouped_and_inline_imports() {
     let text = "use crate::{\n    clock::{Clock, x},\n    secret::Secret,\n};\nlet a = crate::event::read();\n// crate::app\n";
-    assert_eq!(named(text), ["clock", "secret", "event"]);
+    assert_eq!(imported_modules(text), ["clock", "secret", "event"]);
 }

@@ -1,4 +1,4 @@
-//! `docs/openapi.yaml`: every answer in it is made to happen, and none happens that is not in it.
+//! Compares the receiver's answers with `docs/openapi.yaml`: each documented answer occurs, and no other.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,12 +18,12 @@ use super::{
 };
 use crate::contracts::{SchemaCheck, document};
 
-/// Long enough for an answer, short enough to wait for it.
+/// An ack budget that is long enough for an answer and short enough for a test.
 const BUDGET: Duration = Duration::from_millis(400);
-/// They say how an answer is carried, not what it is.
+/// Headers of the transport, which the document does not describe.
 const FRAMING: [&str; 3] = ["content-length", "content-type", "connection"];
 
-/// An answer, and what in the document it answers.
+/// An answer, and its place in the document.
 struct Given {
     path: &'static str,
     method: &'static str,
@@ -31,7 +31,7 @@ struct Given {
 }
 
 #[tokio::test]
-async fn every_answer_is_documented_and_every_documented_answer_is_given() {
+async fn answers_match_the_openapi_document() {
     let document = document("openapi.yaml");
     assert_eq!(ServerConfig::default().path, PATH);
     let mut given = deliveries().await;
@@ -71,7 +71,11 @@ async fn every_answer_is_documented_and_every_documented_answer_is_given() {
     }
     SchemaCheck::assert_valid(&held);
     let documented = documented(&document);
-    assert_eq!(documented.difference(&met).collect::<Vec<_>>(), [""; 0], "documented, and never given");
+    assert_eq!(
+        documented.difference(&met).collect::<Vec<_>>(),
+        [""; 0],
+        "these answers are documented but never given"
+    );
 
     let headers = &document["paths"][PATH]["post"]["parameters"];
     let headers: Vec<_> = headers.as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
@@ -92,7 +96,7 @@ fn documented(document: &Value) -> BTreeSet<String> {
     all
 }
 
-/// However a delivery can end.
+/// Returns an answer for each outcome of a delivery.
 async fn deliveries() -> Vec<Given> {
     let queue = FakeQueue::new(Behaviour::Store);
     let config = ServerConfig { body_limit: "100B".parse().unwrap(), ..budget(BUDGET) };
@@ -130,7 +134,7 @@ async fn deliveries() -> Vec<Given> {
     answers.into_iter().map(|answer| Given { path: PATH, method: "post", answer }).collect()
 }
 
-/// What is no delivery.
+/// Returns the answers to requests that are not deliveries.
 async fn strangers() -> Vec<Given> {
     let receiver = Server::start(&FakeQueue::new(Behaviour::Store)).await;
     let mut given = Vec::new();
@@ -145,7 +149,7 @@ async fn strangers() -> Vec<Given> {
     given
 }
 
-/// What probes and Prometheus see.
+/// Returns the answers of the admin listener.
 async fn probes() -> Vec<Given> {
     harness::metrics();
     metrics::counter!("polyhook_deliveries_total", "outcome" => "accepted").increment(0);

@@ -1,5 +1,5 @@
-//! Promises 1, 3 and 5 as the sender sees them: a 204 means durable, genuine means kept byte for byte, and
-//! the same delivery again is one message.
+//! Promises 1, 3 and 5 from the sender's view: 204 means durable, a signed body is kept byte for byte, and a repeated
+//! delivery is one message.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,20 +22,20 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 #[tokio::test]
-async fn no_answer_before_the_queue_says_durable() {
+async fn answers_only_after_the_queue_reports_durable() {
     let queue = FakeQueue::new(Behaviour::Hold);
     let server = Server::start(&queue).await;
     let mut wire = server.open().await;
     wire.send(&Request::event("evt-1").sized()).await;
     until("the queue has it", || queue.entered() == 1).await;
-    assert!(wire.is_silent_for(Duration::from_millis(400)).await, "an answer before it was durable");
+    assert!(wire.is_silent_for(Duration::from_millis(400)).await, "answered before the message was durable");
     queue.release(1);
     wire.answer().await.assert_taken();
     assert_eq!(queue.stored().len(), 1);
 }
 
 #[tokio::test]
-async fn what_the_queue_did_not_take_is_asked_for_again() {
+async fn answers_503_when_the_queue_fails() {
     for error in [
         QueueError::Unavailable("amqp://user:hunter2@broker: connection refused".to_owned()),
         QueueError::Timeout(Duration::from_secs(1)),
@@ -46,27 +46,27 @@ async fn what_the_queue_did_not_take_is_asked_for_again() {
         let queue = FakeQueue::new(Behaviour::Fail(error));
         let server = Server::start(&queue).await;
         server.ask(&Request::event("evt-1")).await.assert_unavailable();
-        // On the same receiver, once the queue is well again.
+        // On the same receiver, after the queue works again.
         queue.behave(Behaviour::Store);
         server.ask(&Request::event("evt-1")).await.assert_taken();
     }
 }
 
 #[tokio::test]
-async fn a_duplicate_is_durable_too() {
+async fn answers_204_to_a_duplicate() {
     let queue = FakeQueue::new(Behaviour::Know);
     Server::start(&queue).await.ask(&Request::event("evt-1")).await.assert_taken();
     assert_eq!(queue.entered(), 1);
 }
 
 #[tokio::test]
-async fn genuine_means_kept_byte_for_byte() {
+async fn keeps_signed_bodies_byte_for_byte() {
     let all_bytes: Vec<u8> = (0..=255).collect();
     let spaced =
         b" \r\n{ \"type\" :\t\"conversation.completed\",\n\"data\":{\"environment\":\"pre-release\"} }\n\0";
     let cases: [(&str, &[u8], &str); 10] = [
         ("an empty body", b"", "unparsed.unknown"),
-        ("all bytes there are", &all_bytes, "unparsed.unknown"),
+        ("every byte value", &all_bytes, "unparsed.unknown"),
         ("JSON that was cut off", br#"{"type":"conversation.completed""#, "unparsed.unknown"),
         ("an array", br#"[{"type":"conversation.completed"}]"#, "unknown.unknown"),
         ("a number", b"1", "unknown.unknown"),
@@ -104,7 +104,7 @@ async fn genuine_means_kept_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn the_envelope_says_where_it_came_from() {
+async fn message_carries_id_content_type_and_trace() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let take = async |request: Request| {
@@ -128,9 +128,9 @@ async fn the_envelope_says_where_it_came_from() {
     assert_eq!(rich.content_type, "application/cloudevents+json; charset=utf-8");
     let continued = rich.traceparent.expect("the sender's trace");
     assert!(continued.starts_with(&format!("00-{TRACE}-")), "the trace is continued: {continued}");
-    assert!(!continued.contains("b7ad6b7169203331"), "with a span of our own: {continued}");
+    assert!(!continued.contains("b7ad6b7169203331"), "the span is a new one: {continued}");
 
-    // What cannot be used is replaced, never a reason to refuse.
+    // Unusable headers are replaced; they never make a delivery fail.
     let odd = Request::signed("{}")
         .with(EVENT_ID_HEADER, vec![b'x'; 300])
         .with("content-type", vec![b'y'; 300])
@@ -144,7 +144,7 @@ async fn the_envelope_says_where_it_came_from() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_event_at_once_is_stored_once() {
+async fn stores_concurrent_duplicates_once() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::start(&config(&folder), Roles::RECEIVE, None, clock()).await.unwrap();
     let address = app.public_address().unwrap();
@@ -158,16 +158,16 @@ async fn the_same_event_at_once_is_stored_once() {
     }
     assert_eq!(fetch_depth(&app).await, 1);
 
-    // The id is not signed: another body under it is another event, and costs the first nothing.
+    // The id is not signed: another body with the same id is another event, and does not replace the first.
     let other = Request::signed(event_body("evt-2")).with(EVENT_ID_HEADER, "evt-1");
     Wire::open(address).await.ask(&other).await.assert_taken();
     assert_eq!(fetch_depth(&app).await, 2);
-    // Neither does another id over the same body.
+    // The same body with another id is another event, too.
     let replayed = Request::signed(event_body("evt-1")).with(EVENT_ID_HEADER, "evt-3");
     Wire::open(address).await.ask(&replayed).await.assert_taken();
     assert_eq!(fetch_depth(&app).await, 3);
 
-    // And it is on the disk, not in this process's head.
+    // The message is on disk, not only in this process's memory.
     app.lifecycle().drain();
     app.run_until_shutdown().await;
     let app = App::start(&config(&folder), Roles::RECEIVE, None, clock()).await.unwrap();

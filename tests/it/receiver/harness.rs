@@ -1,4 +1,4 @@
-//! The receiver in this process, on a port of its own.
+//! Starts the receiver in this process, on a free port.
 
 use std::{
     future::Future,
@@ -26,17 +26,17 @@ use super::wire::{Answer, Request, Wire};
 
 pub(super) const PATH: &str = "/polyai-events";
 pub(super) const SECRET: &str = "whsec_6f1d0c4e8a2b4f77b3a9e5d2c1f00d42";
-/// Unix seconds; no test depends on the machine's clock.
+/// Unix seconds of the manual clock. No test depends on the machine's clock.
 pub(super) const NOW: i64 = 1_795_000_000;
 
-/// What a busy machine may add to a time that polyhook promises.
+/// Tolerance for a busy machine in tests that measure time.
 pub(super) const SLACK: Duration = Duration::from_millis(500);
 
 pub(super) fn server() -> ServerConfig {
     ServerConfig { listen: loopback(), path: PATH.to_owned(), ..ServerConfig::default() }
 }
 
-/// With this much time to answer.
+/// Default settings with another ack budget.
 pub(super) fn budget(ack_budget: Duration) -> ServerConfig {
     ServerConfig { ack_budget, ..server() }
 }
@@ -53,24 +53,24 @@ fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// A whole configuration on an embedded queue in `folder`; every port is a free one.
+/// A complete configuration with an embedded queue in `folder` and free ports.
 pub(super) fn config(folder: &TempDir) -> Config {
     let mut config = Config { server: server(), signature: signature(), ..Config::default() };
     config.admin.listen = loopback();
     config.queue.url =
         QueueUrls::One(Secret::new(format!("sqlite:{}", folder.path().join("queue.db").display())));
-    // For a machine that is busy with other tests; the ack budget still holds.
+    // Long, because other tests keep the machine busy. The ack budget still applies.
     config.queue.publish_timeout = Duration::from_secs(3);
     config
 }
 
-/// The one recorder a process can have.
+/// Returns the process's only metrics recorder.
 pub(super) fn metrics() -> PrometheusHandle {
     static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
     METRICS.get_or_init(|| telemetry::init_metrics().unwrap()).clone()
 }
 
-/// Something that listens. It stops with the test.
+/// A running listener. It stops when the test ends.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) address: SocketAddr,
@@ -78,7 +78,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The receiver with its defaults.
+    /// Starts the receiver with default settings.
     pub(super) async fn start(queue: &Arc<impl Queue>) -> Self {
         Self::with(&server(), &signature(), queue).await
     }
@@ -93,17 +93,17 @@ impl Server {
         Self::serve(receiver.router(&server.path), server.ack_budget, Lifecycle::new()).await
     }
 
-    /// The admin listener of a process that lives and drains with `lifecycle`.
+    /// Starts the admin listener of a process with this lifecycle.
     pub(super) async fn admin(queue: &Arc<impl Queue>, lifecycle: Lifecycle) -> Self {
         Self::admin_with(queue, lifecycle, Health::default()).await
     }
 
-    /// The same, of a process that has something to say about itself.
+    /// Starts the admin listener of a process with these conditions.
     pub(super) async fn admin_with(queue: &Arc<impl Queue>, lifecycle: Lifecycle, health: Health) -> Self {
         let queue = Arc::clone(queue) as Arc<dyn Queue>;
         let admin =
             Admin { queue, receiver: None, metrics: metrics(), draining: lifecycle.draining(), health };
-        // What is shown is that it answers while draining, so it must outlive the drain.
+        // The tests check that it answers during the drain, so it has a lifecycle of its own.
         Self::serve(admin.router(), Duration::from_secs(4), Lifecycle::new()).await
     }
 
@@ -118,7 +118,7 @@ impl Server {
         Wire::open(self.address).await
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub(super) async fn ask(&self, request: &Request) -> Answer {
         self.open().await.ask(request).await
     }
@@ -127,7 +127,7 @@ impl Server {
         get(self.address, path).await
     }
 
-    /// Drains, and is over when everybody was answered.
+    /// Drains, and waits until every open request is answered.
     pub(super) async fn end(&self) -> ShutdownOutcome {
         self.lifecycle.drain();
         self.lifecycle.run_until_shutdown().await
@@ -145,16 +145,16 @@ pub(super) async fn get(address: SocketAddr, path: &str) -> Answer {
     Wire::open(address).await.ask(&request).await
 }
 
-/// Waits for what must come true soon.
+/// Waits until `holds` returns true. Fails after ten seconds.
 pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(10);
     while !holds() {
-        assert!(Instant::now() < give_up, "never: {what}");
+        assert!(Instant::now() < give_up, "did not happen: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// How long `work` takes, and what it gives.
+/// Returns the result of `work` and its duration.
 pub(super) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     let started = Instant::now();
     let result = work.await;

@@ -1,4 +1,4 @@
-//! Connections that do not get to the point: closed after about the ack budget, whatever they began with.
+//! Connections that never complete a request header are closed after about the ack budget.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use super::{
 };
 
 const BUDGET: Duration = Duration::from_secs(1);
-/// Telling the protocol and reading the header may each take the budget.
+/// Detecting the protocol and reading the header may each take the budget.
 const AT_MOST: Duration = Duration::from_millis(3500);
 
 #[tokio::test]
-async fn who_never_finishes_a_header_is_cut_off() {
+async fn closes_a_connection_with_an_unfinished_header() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
     let beginnings: [(&str, &[u8]); 7] = [
@@ -41,7 +41,7 @@ async fn who_never_finishes_a_header_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_header_byte_by_byte_is_cut_off() {
+async fn closes_a_connection_that_sends_its_header_byte_by_byte() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
     let mut wire = server.open().await;
@@ -59,7 +59,7 @@ async fn a_header_byte_by_byte_is_cut_off() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_but_not_at_once() {
+async fn closes_an_idle_connection_after_the_budget() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
     let mut wire = server.open().await;
@@ -70,9 +70,9 @@ async fn an_idle_connection_is_closed_but_not_at_once() {
     assert!((BUDGET / 2..AT_MOST).contains(&time), "{time:?}");
 }
 
-/// The time for a header is not the time for the answer.
+/// The header timeout does not limit the time of the answer.
 #[tokio::test]
-async fn who_waits_for_the_queue_is_not_cut_off() {
+async fn keeps_a_connection_that_waits_for_the_queue() {
     let queue = FakeQueue::new(Behaviour::Hold);
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
     let mut wire = server.open().await;
@@ -88,7 +88,7 @@ async fn who_waits_for_the_queue_is_not_cut_off() {
 }
 
 #[tokio::test]
-async fn headers_without_end_are_refused_early() {
+async fn rejects_endless_headers_early() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     for request in [

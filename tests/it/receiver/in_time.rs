@@ -1,4 +1,4 @@
-//! Promise 2: whatever the queue and the client do, the answer leaves within the ack budget.
+//! Promise 2: the answer leaves within the ack budget, whatever the queue and the client do.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -16,7 +16,7 @@ use super::{
 
 const BUDGET: Duration = Duration::from_secs(1);
 
-/// Over sockets, on a machine that is busy with other tests. [`to_the_millisecond`] is exact.
+/// Tolerates a machine that is busy with other tests. [`answers_exactly_at_the_deadline`] is exact.
 #[track_caller]
 fn assert_in_time(times: impl IntoIterator<Item = Duration>) {
     for time in times {
@@ -24,9 +24,9 @@ fn assert_in_time(times: impl IntoIterator<Item = Duration>) {
     }
 }
 
-/// On a clock that moves only when everybody waits: what the receiver itself adds up to, without the machine.
+/// Runs on a paused clock that advances only when every task waits, so the machine's speed does not matter.
 #[tokio::test(start_paused = true)]
-async fn to_the_millisecond() {
+async fn answers_exactly_at_the_deadline() {
     let dawdling = || {
         let bytes = futures_util::stream::iter(event_body("evt-1").into_bytes());
         Body::from_stream(bytes.then(async |byte| {
@@ -35,7 +35,7 @@ async fn to_the_millisecond() {
         }))
     };
     let whole = Request::event("evt-1");
-    // The body is given three quarters of the budget, so that enough is left to make it durable.
+    // Reading the body may take three quarters of the budget; the rest is for making it durable.
     for (behaviour, body, status, at_least) in [
         (Behaviour::Hold, Body::from(whole.body.clone()), 503, BUDGET * 9 / 10),
         (Behaviour::Slow(BUDGET * 9 / 10), Body::from(whole.body.clone()), 204, BUDGET * 9 / 10),
@@ -64,7 +64,7 @@ async fn to_the_millisecond() {
 }
 
 #[tokio::test]
-async fn a_stuck_queue_is_answered_in_time() {
+async fn answers_in_time_when_the_queue_hangs() {
     let queue = FakeQueue::new(Behaviour::Hold);
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
     let requests: Vec<_> = (0..40).map(|n| Request::event(&format!("evt-{n}"))).collect();
@@ -72,21 +72,24 @@ async fn a_stuck_queue_is_answered_in_time() {
     for (answer, _) in &answers {
         answer.assert_unavailable();
     }
-    assert!(answers.iter().all(|(_, time)| *time > BUDGET / 2), "the queue had its time: {answers:?}");
+    assert!(
+        answers.iter().all(|(_, time)| *time > BUDGET / 2),
+        "the queue must get its share of the budget: {answers:?}"
+    );
     assert_in_time(answers.into_iter().map(|(_, time)| time));
-    assert_eq!(queue.inside(), 0, "nobody waits for an answer that nobody wants");
+    assert_eq!(queue.inside(), 0, "no publish may continue after the answer");
     assert_eq!(queue.stored(), []);
 }
 
 #[tokio::test]
-async fn a_slow_queue_is_waited_for() {
+async fn waits_for_a_slow_queue() {
     let queue = FakeQueue::new(Behaviour::Slow(BUDGET / 2));
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
     server.ask(&Request::event("evt-1")).await.assert_taken();
 }
 
 #[tokio::test]
-async fn a_body_that_dawdles_is_a_408_in_time() {
+async fn answers_408_in_time_to_a_slow_body() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
     let dawdle = async |chunked: bool| {
@@ -116,7 +119,7 @@ async fn a_body_that_dawdles_is_a_408_in_time() {
 }
 
 #[tokio::test]
-async fn a_body_that_stops_midway_is_a_408_in_time() {
+async fn answers_408_in_time_to_a_body_that_stops() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
     let request = Request::event("evt-1");
@@ -131,22 +134,22 @@ async fn a_body_that_stops_midway_is_a_408_in_time() {
     let times = join_all([
         stop(request.sized(), request.body.len()),
         stop(request.sized(), 1),
-        // Every byte of the body, but not the end of it.
+        // Every byte of the body, but not the end mark.
         stop(request.chunked(16), 5),
     ])
     .await;
     assert_in_time(times);
-    assert_eq!(queue.entered(), 0, "a body without its end was never signed");
+    assert_eq!(queue.entered(), 0, "an incomplete body must not be published");
 }
 
 #[track_caller]
 fn assert_timed_out(answer: &Answer) {
     assert_eq!((answer.status, answer.body.as_str()), (408, "{\"error\":\"request timeout\"}\n"));
-    assert_eq!(answer.header("connection"), Some("close"), "what follows is no request");
+    assert_eq!(answer.header("connection"), Some("close"), "the connection cannot be used again");
 }
 
 #[tokio::test]
-async fn a_body_that_ends_early_publishes_nothing() {
+async fn publishes_nothing_of_a_body_that_ends_early() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let request = Request::event("evt-1");
@@ -160,7 +163,7 @@ async fn a_body_that_ends_early_publishes_nothing() {
 }
 
 #[tokio::test]
-async fn who_hangs_up_leaves_no_slot_taken() {
+async fn a_client_that_disconnects_frees_its_slot() {
     let queue = FakeQueue::new(Behaviour::Hold);
     let mut config = budget(Duration::from_secs(30));
     config.max_in_flight = 2;
@@ -179,7 +182,7 @@ async fn who_hangs_up_leaves_no_slot_taken() {
 }
 
 #[tokio::test]
-async fn a_panic_costs_one_answer_and_nothing_else() {
+async fn a_panic_affects_only_its_own_request() {
     let queue = FakeQueue::new(Behaviour::Panic);
     let mut config = budget(BUDGET);
     config.max_in_flight = 1;

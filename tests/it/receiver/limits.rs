@@ -1,5 +1,5 @@
-//! Promise 8 at the door: bodies, deliveries in flight and slow clients are bounded, and honest traffic
-//! beside them does not notice.
+//! Promise 10 at the public listener: bodies, deliveries in flight and slow clients are bounded, and other traffic is not
+//! affected.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use super::{
 const MIB: usize = 1 << 20;
 
 #[tokio::test]
-async fn a_mebibyte_is_taken_and_a_byte_more_is_not() {
+async fn accepts_one_mebibyte_and_not_a_byte_more() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     for (size, chunked, taken) in
@@ -31,7 +31,7 @@ async fn a_mebibyte_is_taken_and_a_byte_more_is_not() {
         let request = Request::signed(body).with(EVENT_ID_HEADER, "evt-1");
         let before = queue.stored().len();
         let mut wire = server.open().await;
-        // Who is refused may be cut off before everything was sent.
+        // The connection of a rejected request may be closed before everything was sent.
         let sent = wire.try_send(&if chunked { request.chunked(8 << 10) } else { request.sized() }).await;
         let answer = wire.answer().await;
         if taken {
@@ -47,14 +47,14 @@ async fn a_mebibyte_is_taken_and_a_byte_more_is_not() {
 }
 
 #[tokio::test]
-async fn an_announced_excess_is_refused_without_reading_it() {
+async fn rejects_an_announced_oversized_body_without_reading_it() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     for length in ["1048577", "99999999999"] {
         for expect in [false, true] {
             let mut request = Request::signed("{}");
             if expect {
-                // A client that asks first is not told to go on.
+                // A client that sends `Expect: 100-continue` gets no 100.
                 request = request.with("expect", "100-continue");
             }
             let mut wire = server.open().await;
@@ -67,9 +67,9 @@ async fn an_announced_excess_is_refused_without_reading_it() {
     }
 }
 
-/// Who cannot send the rest of the body still finds the answer.
+/// A client that cannot send the rest of the body can still read the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_413_arrives_although_nobody_reads_the_body() {
+async fn the_413_arrives_although_the_body_is_not_read() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let request = Request::signed(vec![b'x'; 16 * MIB]).sized();
@@ -81,7 +81,7 @@ async fn the_413_arrives_although_nobody_reads_the_body() {
 }
 
 #[tokio::test]
-async fn the_limit_can_be_set() {
+async fn body_limit_is_configurable() {
     let queue = FakeQueue::new(Behaviour::Store);
     let mut config = server();
     config.body_limit = "10B".parse().unwrap();
@@ -91,7 +91,7 @@ async fn the_limit_can_be_set() {
 }
 
 #[tokio::test]
-async fn beyond_max_in_flight_is_a_503_at_once() {
+async fn answers_503_at_once_beyond_max_in_flight() {
     let queue = FakeQueue::new(Behaviour::Hold);
     let mut config = server();
     config.max_in_flight = 4;
@@ -108,7 +108,7 @@ async fn beyond_max_in_flight_is_a_503_at_once() {
             answer.assert_unavailable();
             assert!(time < SLACK, "{time:?}");
         }
-        assert_eq!(queue.inside(), 4, "the fifth never reached the queue");
+        assert_eq!(queue.inside(), 4, "the fifth delivery must not reach the queue");
         queue.release(4);
         for wire in &mut held {
             wire.answer().await.assert_taken();
@@ -117,9 +117,9 @@ async fn beyond_max_in_flight_is_a_503_at_once() {
     }
 }
 
-/// 64 MiB of bodies that are being read is the bound, and it comes back whole when the clients are gone.
+/// Bodies that are being read take at most 64 MiB, and all of it is free again after the clients disconnect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_in_memory_are_bounded() {
+async fn memory_for_bodies_is_bounded() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::with(&budget(Duration::from_secs(30)), &signature(), &queue).await;
     let request = Request::signed(vec![b'x'; MIB]);
@@ -129,7 +129,7 @@ async fn bodies_in_memory_are_bounded() {
         let mut held = join_all((0..64).map(|_| server.open())).await;
         join_all(held.iter_mut().map(|wire| wire.send(all_but_one))).await;
         let mut last = Request::event("evt-1");
-        // Asking takes some of the room too: before all are read, it could cost one of them its place.
+        // Polling needs memory, too: before all bodies are read, it could take the place of one of them.
         sleep(Duration::from_secs(3)).await;
         let give_up = Instant::now() + Duration::from_secs(15);
         while server.ask(&last).await.status == 204 {
@@ -139,7 +139,7 @@ async fn bodies_in_memory_are_bounded() {
         }
         server.ask(&last).await.assert_unavailable();
 
-        // The first to finish is taken, and so is whoever comes then.
+        // The first body that is complete is accepted, and so is the next request.
         held[0].send(b"x").await;
         held[0].answer().await.assert_taken();
         server.ask(&last).await.assert_taken();
@@ -147,15 +147,15 @@ async fn bodies_in_memory_are_bounded() {
         let give_up = Instant::now() + Duration::from_secs(10);
         let whole = Request::signed(vec![b'y'; MIB]);
         while server.ask(&whole).await.status != 204 {
-            assert!(Instant::now() < give_up, "they hung up, and their memory is still charged");
+            assert!(Instant::now() < give_up, "the clients disconnected, but their memory is still reserved");
             sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
-/// A thousand clients at a byte a second; far fewer slots than that; nobody honest waits.
+/// A thousand clients send one byte per second, far more than there are slots. Other clients do not wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_clients_hinder_nobody() {
+async fn slow_clients_do_not_delay_others() {
     const SLOW: usize = 1000;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most.min(10_000), most).unwrap();
@@ -171,7 +171,7 @@ async fn slow_clients_hinder_nobody() {
         slow.spawn(async move {
             let bytes = Request::event(&format!("slow-{n}")).sized();
             let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
-            // Half of them are slow with the header, half with the body.
+            // Half of them send the header slowly, half the body.
             let at = if n % 2 == 0 { 30 } else { head };
             let mut wire = Wire::open(address).await;
             wire.send(&bytes[..at]).await;
@@ -191,7 +191,7 @@ async fn slow_clients_hinder_nobody() {
     let mut wire = server.open().await;
     while started.elapsed() < Duration::from_millis(2500) {
         let request = Request::event(&format!("honest-{}", times.len()));
-        // On a new connection every other time: accepting is part of it.
+        // Every other request uses a new connection, because accepting must work, too.
         if times.len() % 2 == 0 {
             wire = server.open().await;
         }
@@ -203,13 +203,13 @@ async fn slow_clients_hinder_nobody() {
     times.sort();
     let p99 = times[times.len() * 99 / 100];
     assert!(times.len() > 50 && p99 < Duration::from_millis(500), "{} answers, p99 {p99:?}", times.len());
-    assert_eq!(queue.entered(), times.len(), "no slow one got through");
+    assert_eq!(queue.entered(), times.len(), "no slow request may reach the queue");
     slow.shutdown().await;
 }
 
-/// What is not worth an answer yet must not keep one from others: the path is checked before the body.
+/// The path is checked before the body is read.
 #[tokio::test]
-async fn other_paths_do_not_wait_for_a_body() {
+async fn answers_404_without_waiting_for_the_body() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let mut request = Request::signed("{}");

@@ -1,19 +1,19 @@
-//! The public and the admin listener over real sockets: what a sender, a stranger and an operator see.
+//! Tests of the public and the admin listener over real sockets, from the view of a sender, an attacker and an operator.
 //!
-//! `harness` starts the receiver in this process on a port of its own, `wire` speaks HTTP/1.1 byte by byte
-//! (a real client would hide what these tests are about), `queues` holds queues that misbehave on demand.
+//! `harness` starts the receiver in this process on a free port. `wire` speaks HTTP/1.1 byte by byte, because a real
+//! client would hide the details that these tests check. `queues` has queues that fail on demand.
 
+mod arbitrary_input;
 mod contract;
 mod durable;
 mod harness;
 mod headers;
 mod in_time;
 mod limits;
-mod noise;
-mod operated;
+mod operations;
+mod other_requests;
 mod protocol;
 mod queues;
-mod refused;
+mod rejected;
 mod secrets;
-mod strangers;
 mod wire;

@@ -1,4 +1,4 @@
-//! HTTP/1.1 with its connections kept, and HTTP/2 in clear text, as ingresses speak it.
+//! HTTP/1.1 with persistent connections and cleartext HTTP/2, as ingresses use them.
 
 use std::{sync::Once, time::Duration};
 
@@ -18,13 +18,13 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_connection_is_kept() {
+async fn keeps_a_connection_open_between_requests() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let mut wire = server.open().await;
     for n in 0..50 {
         wire.ask(&Request::event(&format!("evt-{n}"))).await.assert_taken();
-        // Neither a refusal nor another path ends it.
+        // Neither a 401 nor a 404 closes it.
         assert_eq!(wire.ask(&Request::unsigned("{}")).await.status, 401);
         let elsewhere = Request { path: "/x".to_owned(), ..Request::event("evt") };
         assert_eq!(wire.ask(&elsewhere).await.status, 404);
@@ -51,7 +51,7 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn who_asks_before_sending_is_told_to_go_on() {
+async fn answers_expect_100_continue() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let request = Request::event("evt-1").with("expect", "100-continue");
@@ -62,9 +62,9 @@ async fn who_asks_before_sending_is_told_to_go_on() {
     wire.answer().await.assert_taken();
 }
 
-/// Two ways to say where a body ends are how requests are smuggled past a proxy.
+/// Two contradicting body lengths are used to smuggle requests past a proxy.
 #[tokio::test]
-async fn a_body_with_two_ends_is_none() {
+async fn rejects_a_body_with_two_lengths() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let request = Request::event("evt-1");
@@ -115,7 +115,7 @@ fn good(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn http2_gets_the_same_answers() {
+async fn http2_gets_the_same_answers_as_http1() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let client = http2();
@@ -155,7 +155,7 @@ async fn http2_streams_do_not_wait_for_each_other() {
     for status in streams.join_all().await {
         assert_eq!(status, StatusCode::NO_CONTENT);
     }
-    // One after the other they would take two minutes.
+    // One after another, they would take two minutes.
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     let mut ids: Vec<_> = queue.stored().into_iter().map(|message| message.body).collect();
     ids.sort();
@@ -164,7 +164,7 @@ async fn http2_streams_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn http2_is_answered_in_time_too() {
+async fn answers_http2_requests_in_time() {
     const BUDGET: Duration = Duration::from_secs(1);
     let queue = FakeQueue::new(Behaviour::Hold);
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;

@@ -1,4 +1,4 @@
-//! Queues that remember what they got, and misbehave on demand.
+//! A queue that records its messages and fails on demand.
 
 use std::{
     sync::{
@@ -15,24 +15,24 @@ use polyhook::queue::{
 };
 use tokio::sync::Semaphore;
 
-/// What `publish` does.
+/// The behaviour of `publish`.
 #[derive(Clone, Debug)]
 pub(super) enum Behaviour {
-    /// Says "durable".
+    /// Reports a new message as durable.
     Store,
-    /// Says "was durable".
+    /// Reports a duplicate.
     Know,
-    /// Waits for a [`FakeQueue::release`], then says "durable".
+    /// Waits for [`FakeQueue::release`], then reports durable.
     Hold,
-    /// Takes its time.
+    /// Reports durable after a delay.
     Slow(Duration),
-    /// Says why not.
+    /// Returns an error.
     Fail(QueueError),
-    /// Has a bug.
+    /// Panics.
     Panic,
 }
 
-/// A queue of which a test decides everything.
+/// A queue that a test controls.
 #[derive(Debug)]
 pub(super) struct FakeQueue {
     behaviour: Mutex<Behaviour>,
@@ -55,38 +55,38 @@ impl FakeQueue {
         })
     }
 
-    /// Behaves otherwise from here on; who waits already goes on waiting.
+    /// Changes the behaviour of later calls. Calls that wait already continue to wait.
     pub(super) fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().unwrap() = behaviour;
     }
 
-    /// What `ready` answers; `None`: nothing, ever.
+    /// Sets the answer of `ready`. With `None` it never answers.
     pub(super) fn set_ready(&self, ready: Option<Result<(), QueueError>>) {
         *self.ready.lock().unwrap() = ready;
     }
 
-    /// Lets `count` of those go who are held.
+    /// Releases `count` of the waiting calls.
     pub(super) fn release(&self, count: usize) {
         self.gate.add_permits(count);
     }
 
-    /// How often `publish` was called.
+    /// Returns the number of calls of `publish`.
     pub(super) fn entered(&self) -> usize {
         self.entered.load(Ordering::SeqCst)
     }
 
-    /// How many calls of `publish` are neither finished nor given up.
+    /// Returns the number of calls of `publish` that have neither returned nor been cancelled.
     pub(super) fn inside(&self) -> usize {
         self.inside.load(Ordering::SeqCst)
     }
 
-    /// What was made "durable" so far.
+    /// Returns the messages that were reported as durable.
     pub(super) fn stored(&self) -> Vec<Message> {
         self.stored.lock().unwrap().clone()
     }
 }
 
-/// Counts a call for as long as it lasts, however it ends.
+/// Counts a call until it returns, is cancelled or panics.
 struct Inside<'a>(&'a AtomicUsize);
 
 impl Drop for Inside<'_> {
@@ -108,7 +108,7 @@ impl Queue for FakeQueue {
             Behaviour::Hold => self.gate.acquire().await.unwrap().forget(),
             Behaviour::Slow(delay) => tokio::time::sleep(delay).await,
             Behaviour::Fail(error) => return Err(error),
-            Behaviour::Panic => panic!("a queue with a bug, on purpose"),
+            Behaviour::Panic => panic!("the queue panics on purpose"),
         }
         self.stored.lock().unwrap().push(message);
         Ok(Published::New)

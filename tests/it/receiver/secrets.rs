@@ -1,4 +1,4 @@
-//! Secrets that change while the receiver runs, windows that open and close, and a clock that is wrong.
+//! Secrets that change while the receiver runs, retry windows, and a wrong clock.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use super::{
 
 const OTHER: &str = "whsec_00000000000000000000000000000000";
 
-/// A receiver with its secrets in a file, the clock it goes by and what it says of itself.
+/// A receiver with its secrets file, its clock and its admin listener.
 struct Place {
     folder: TempDir,
     receiver: Receiver,
@@ -72,7 +72,7 @@ impl Place {
         self.server.ask(&Request::unsigned(body).with(SIGNATURE_HEADER, signature)).await.status
     }
 
-    /// What PolyAI sends at `seconds` by its own clock; each is another event.
+    /// Sends a delivery that PolyAI signed at `seconds` by its own clock. Each is another event.
     async fn stamped(&self, seconds: i64, id: &str) -> u16 {
         let body = event_body(id);
         let signature = sign(&Secret::new(SECRET), Some(seconds), body.as_bytes());
@@ -84,7 +84,7 @@ impl Place {
 
     async fn readyz(&self) -> String {
         let answer = self.admin.get("/readyz").await;
-        assert_eq!(answer.status, 200, "none of this makes a receiver unready");
+        assert_eq!(answer.status, 200, "a condition must not make the receiver unready");
         answer.body
     }
 
@@ -99,7 +99,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 #[tokio::test]
-async fn the_files_secrets_come_and_go() {
+async fn reloads_secrets_from_the_file() {
     let place = Place::new(&format!("{SECRET}\n")).await;
     assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (204, 401));
     place.write(&format!("{SECRET}\n{OTHER}\n")).await;
@@ -109,7 +109,7 @@ async fn the_files_secrets_come_and_go() {
 }
 
 #[tokio::test]
-async fn the_configurations_own_secrets_stay() {
+async fn keeps_the_secrets_of_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secrets");
     std::fs::write(&path, OTHER).unwrap();
@@ -121,7 +121,7 @@ async fn the_configurations_own_secrets_stay() {
 }
 
 #[tokio::test]
-async fn a_bad_file_changes_nothing_and_is_named() {
+async fn an_unusable_file_keeps_the_secrets_and_is_reported() {
     let place = Place::new(SECRET).await;
     for (bad, why) in [
         ("", "no secret"),
@@ -146,7 +146,7 @@ async fn a_bad_file_changes_nothing_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_secret_expires_by_the_clock() {
+async fn a_secret_expires_at_its_time() {
     let place = Place::new(&format!("{OTHER}\n# polyhook:expires={}\n{SECRET}\n", at(3600))).await;
     place.pass(Duration::from_secs(3599)).await;
     assert_eq!(place.status(SECRET).await, 204);
@@ -156,7 +156,7 @@ async fn a_secret_expires_by_the_clock() {
 }
 
 #[tokio::test]
-async fn in_a_window_only_a_mismatch_is_asked_for_again() {
+async fn retry_window_answers_503_only_to_a_mismatch() {
     let place = Place::new(SECRET).await;
     assert_eq!(place.status(OTHER).await, 401);
     place.write(&format!("# polyhook:window={}\n{SECRET}\n", at(60))).await;
@@ -167,42 +167,46 @@ async fn in_a_window_only_a_mismatch_is_asked_for_again() {
     for hopeless in [Request::unsigned("{}"), Request::unsigned("{}").with(SIGNATURE_HEADER, "00")] {
         assert_eq!(place.server.ask(&hopeless).await.status, 401);
     }
-    assert_eq!(place.stamped(NOW - 301, "evt-old").await, 401, "a new secret does not make it younger");
-    // Nobody has to look at the file for it to be over.
+    assert_eq!(
+        place.stamped(NOW - 301, "evt-old").await,
+        401,
+        "a retry window must not accept a stale delivery"
+    );
+    // The window ends without a reload of the file.
     place.clock.advance(Duration::from_mins(1));
     assert_eq!((place.status(OTHER).await, place.status(SECRET).await), (401, 204));
 }
 
 #[tokio::test]
-async fn a_window_is_over_after_a_day_whatever_it_says() {
+async fn retry_window_ends_after_a_day_at_the_latest() {
     let place = Place::new(&format!("# polyhook:window={}\n{SECRET}\n", at(365 * 86_400))).await;
     place.pass(Duration::from_secs(86_399)).await;
     assert_eq!(place.status(OTHER).await, 503);
-    // Another secret beside it does not open it anew.
+    // A change of the secrets does not start the window again.
     place.write(&format!("# polyhook:window={}\n{SECRET}\n{SECRET}x\n", at(365 * 86_400))).await;
     place.pass(Duration::from_secs(1)).await;
     assert_eq!(place.status(OTHER).await, 401);
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ten_minutes_off_is_named() {
+async fn reports_a_clock_that_is_ten_minutes_wrong() {
     let place = Place::with(tempfile::tempdir().unwrap(), &signature()).await;
     assert_eq!(place.stamped(NOW - 600, "evt-1").await, 401);
-    assert_eq!(place.readyz().await, "ready\n", "one alone is a replay");
+    assert_eq!(place.readyz().await, "ready\n", "a single stale delivery may be a replay");
     assert_eq!(place.stamped(NOW - 600, "evt-1").await, 401);
-    assert_eq!(place.readyz().await, "ready\n", "and so is the same again");
-    assert_eq!(place.stamped(NOW - 595, "evt-2").await, 401, "the answer is what it was");
+    assert_eq!(place.readyz().await, "ready\n", "a repeated delivery may be a replay");
+    assert_eq!(place.stamped(NOW - 595, "evt-2").await, 401, "a stale delivery is answered 401");
     let said = place.readyz().await;
     assert!(said.contains("degraded: clock: 2 genuine deliveries"), "{said}");
     assert!(said.contains("595 s behind this machine's clock") && said.contains("NTP"), "{said}");
-    assert_eq!(place.status(SECRET).await, 204, "without a timestamp nothing is known of the clock");
+    assert_eq!(place.status(SECRET).await, 204, "a delivery without a timestamp must be accepted");
     assert!(place.readyz().await.contains("degraded: clock"));
     assert_eq!(place.stamped(NOW - 300, "evt-3").await, 204);
     assert_eq!(place.readyz().await, "ready\n");
 }
 
 #[tokio::test]
-async fn a_clock_is_forgotten_when_nothing_more_is_heard_of_it() {
+async fn clears_the_clock_condition_after_ten_minutes() {
     let place = Place::with(tempfile::tempdir().unwrap(), &signature()).await;
     for id in ["evt-1", "evt-2"] {
         assert_eq!(place.stamped(NOW + 600, id).await, 401);
@@ -214,9 +218,9 @@ async fn a_clock_is_forgotten_when_nothing_more_is_heard_of_it() {
     assert_eq!(place.readyz().await, "ready\n");
 }
 
-/// Deliveries that are under way while secrets change are answered by one set or the other.
+/// Each delivery during a reload is verified with the old set or the new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_delivery_sees_half_a_change() {
+async fn a_reload_replaces_all_secrets_at_once() {
     let place = Place::new(SECRET).await;
     let write = |path: &Path, round: usize| {
         std::fs::write(path, format!("whsec_changing_all_the_time_{round}\n{SECRET}\n")).unwrap();

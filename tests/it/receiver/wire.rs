@@ -1,4 +1,4 @@
-//! HTTP/1.1 as bytes, so that a test can stop, stutter, hang up and see exactly what comes back.
+//! An HTTP/1.1 client that works with bytes, so that a test can stop, send slowly, disconnect and see the exact answer.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,8 +14,8 @@ use tokio::{
 
 use super::harness::{PATH, SECRET};
 
-/// No answer at all by then is a failed test, not a hanging one.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time after which a missing answer fails the test.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A request to be sent.
 #[derive(Clone, Debug)]
@@ -32,21 +32,21 @@ impl Request {
         Self { method: "POST", path: PATH.to_owned(), headers: Vec::new(), body: body.into() }
     }
 
-    /// As the quickstart has it: the body alone is signed.
+    /// A POST with a signature over the body, as in the quickstart.
     pub(super) fn signed(body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
         let signature = sign(&Secret::new(SECRET), None, &body);
         Self::unsigned(body).with(SIGNATURE_HEADER, signature)
     }
 
-    /// As the API reference has it: `{timestamp}.{body}` is signed.
+    /// A POST with a signature over `{timestamp}.{body}`, as in the API reference.
     pub(super) fn stamped(timestamp: i64, body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
         let signature = sign(&Secret::new(SECRET), Some(timestamp), &body);
         Self::unsigned(body).with(SIGNATURE_HEADER, signature).with(TIMESTAMP_HEADER, timestamp.to_string())
     }
 
-    /// A quickstart event of its own.
+    /// A new event in the quickstart's form.
     pub(super) fn event(id: &str) -> Self {
         Self::signed(event_body(id)).with(EVENT_ID_HEADER, id)
     }
@@ -56,7 +56,7 @@ impl Request {
         self
     }
 
-    /// Everything up to the body.
+    /// Returns everything before the body.
     pub(super) fn head(&self, framing: &str) -> Vec<u8> {
         let mut bytes =
             format!("{} {} HTTP/1.1\r\nhost: polyhook.test\r\n{framing}\r\n", self.method, self.path)
@@ -71,14 +71,14 @@ impl Request {
         bytes
     }
 
-    /// With its length told in advance.
+    /// Returns the whole request, with a content length.
     pub(super) fn sized(&self) -> Vec<u8> {
         let mut bytes = self.head(&format!("content-length: {}", self.body.len()));
         bytes.extend(&self.body);
         bytes
     }
 
-    /// In chunks of at most `size` bytes.
+    /// Returns the whole request, in chunks of at most `size` bytes.
     pub(super) fn chunked(&self, size: usize) -> Vec<u8> {
         let mut bytes = self.head("transfer-encoding: chunked");
         for chunk in self.body.chunks(size) {
@@ -96,11 +96,11 @@ pub(super) fn event_body(id: &str) -> String {
     format!(r#"{{"type":"conversation.completed","data":{{"conversation_id":"{id}","environment":"live"}}}}"#)
 }
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// In the order received, names in lower case, without `date`.
+    /// Headers in the order of their arrival, names in lower case, without `date`.
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: String,
 }
@@ -110,7 +110,7 @@ impl Answer {
         self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
     }
 
-    /// 503 that asks for another try.
+    /// Checks that this is a 503 with `Retry-After`.
     #[track_caller]
     pub(super) fn assert_unavailable(&self) {
         assert_eq!(self.status, 503, "{self:?}");
@@ -119,7 +119,7 @@ impl Answer {
         assert_eq!(self.body, "{\"error\":\"service unavailable\"}\n");
     }
 
-    /// 204, and nothing else with it.
+    /// Checks that this is a 204 without a body.
     #[track_caller]
     pub(super) fn assert_taken(&self) {
         assert_eq!((self.status, self.body.as_str()), (204, ""), "{self:?}");
@@ -127,7 +127,7 @@ impl Answer {
     }
 }
 
-/// One connection, seen from the client.
+/// The client's side of one connection.
 #[derive(Debug)]
 pub(super) struct Wire {
     stream: TcpStream,
@@ -137,7 +137,7 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) async fn open(address: SocketAddr) -> Self {
         let stream =
-            timeout(PATIENCE, TcpStream::connect(address)).await.expect("in time").expect("connected");
+            timeout(ANSWER_TIMEOUT, TcpStream::connect(address)).await.expect("in time").expect("connected");
         stream.set_nodelay(true).unwrap();
         Self { stream, unread: Vec::new() }
     }
@@ -147,7 +147,7 @@ impl Wire {
     }
 
     pub(super) async fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the peer reads")
+        timeout(ANSWER_TIMEOUT, self.stream.write_all(bytes)).await.expect("the peer reads")
     }
 
     pub(super) async fn ask(&mut self, request: &Request) -> Answer {
@@ -155,14 +155,14 @@ impl Wire {
         self.answer().await
     }
 
-    /// The next answer.
+    /// Reads the next answer.
     pub(super) async fn answer(&mut self) -> Answer {
         self.try_answer().await.expect("an answer before the end of the connection")
     }
 
-    /// The next answer, or `None` where the connection ended without one.
+    /// Reads the next answer, or returns `None` if the connection ended without one.
     pub(super) async fn try_answer(&mut self) -> Option<Answer> {
-        timeout(PATIENCE, self.read_answer()).await.expect("an answer, or an end, in time")
+        timeout(ANSWER_TIMEOUT, self.read_answer()).await.expect("an answer, or an end, in time")
     }
 
     async fn read_answer(&mut self) -> Option<Answer> {
@@ -198,22 +198,22 @@ impl Wire {
         Some(Answer { status, headers, body })
     }
 
-    /// Reads on; false at the end of the connection, however it came.
+    /// Reads more bytes. Returns false at the end of the connection.
     async fn more(&mut self) -> bool {
         matches!(self.stream.read_buf(&mut self.unread).await, Ok(1..))
     }
 
-    /// Whether nothing at all arrives for `span`.
+    /// Returns true if nothing arrives for `span`.
     pub(super) async fn is_silent_for(&mut self, span: Duration) -> bool {
         self.unread.is_empty() && timeout(span, self.more()).await.is_err()
     }
 
-    /// Waits until the peer closes; what it sends before does not matter.
+    /// Waits until the peer closes the connection, and ignores what it sends before.
     pub(super) async fn closed(&mut self) {
-        timeout(PATIENCE, async { while self.more().await {} }).await.expect("closed in time");
+        timeout(ANSWER_TIMEOUT, async { while self.more().await {} }).await.expect("closed in time");
     }
 
-    /// Parts for reading and writing at the same time.
+    /// Splits the connection, to read and write at the same time.
     pub(super) fn into_stream(self) -> TcpStream {
         self.stream
     }

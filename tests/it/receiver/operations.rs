@@ -1,5 +1,4 @@
-//! What an operator sees: liveness, readiness that tells the truth, metrics without identifiers, and a drain
-//! that leaves nobody without an answer.
+//! The operator's view: liveness, readiness, metrics without identifiers, and a drain that answers every open request.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -19,7 +18,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn ready_is_the_truth_about_the_queue() {
+async fn readyz_reports_the_state_of_the_queue() {
     let queue = FakeQueue::new(Behaviour::Store);
     let lifecycle = Lifecycle::new();
     let admin = Server::admin(&queue, lifecycle.clone()).await;
@@ -29,16 +28,16 @@ async fn ready_is_the_truth_about_the_queue() {
     queue.set_ready(Some(Err(QueueError::Unavailable("the disk is full".to_owned()))));
     let unready = admin.get("/readyz").await;
     assert_eq!((unready.status, unready.body.as_str()), (503, "not ready: the disk is full\n"));
-    assert_eq!(admin.get("/livez").await.status, 200, "a restart heals no disk");
+    assert_eq!(admin.get("/livez").await.status, 200, "liveness must not depend on the disk");
 
     queue.set_ready(None);
     let (silent, time) = timed(admin.get("/readyz")).await;
     assert_eq!((silent.status, silent.body.as_str()), (503, "not ready: the queue does not answer\n"));
-    assert!(time < Duration::from_secs(4), "a probe gives up sooner: {time:?}");
+    assert!(time < Duration::from_secs(4), "slower than a probe's timeout: {time:?}");
     assert_eq!(admin.get("/livez").await.body, "ok\n");
 
     queue.set_ready(Some(Ok(())));
-    assert_eq!(admin.get("/readyz").await.status, 200, "well again without a restart");
+    assert_eq!(admin.get("/readyz").await.status, 200, "must be ready again without a restart");
     lifecycle.drain();
     let draining = admin.get("/readyz").await;
     assert_eq!((draining.status, draining.body.as_str()), (503, "draining\n"));
@@ -46,7 +45,7 @@ async fn ready_is_the_truth_about_the_queue() {
 }
 
 #[tokio::test]
-async fn metrics_count_what_happened_and_name_nobody() {
+async fn metrics_count_outcomes_without_identifiers() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::start(&config(&folder), Roles::RECEIVE, Some(metrics()), clock()).await.unwrap();
     let (public, admin) = (app.public_address().unwrap(), app.admin_address().unwrap());
@@ -59,7 +58,7 @@ async fn metrics_count_what_happened_and_name_nobody() {
     assert_eq!(get(public, "/label-of-a-path").await.status, 404);
 
     let after = scrape(admin).await;
-    // Other tests of this process count too.
+    // Other tests of this process change the metrics, too.
     let more = |series: &str| value(&after, series) - value(&before, series);
     for outcome in ["accepted", "duplicate", "unverified", "not_found"] {
         assert!(
@@ -87,13 +86,13 @@ async fn metrics_count_what_happened_and_name_nobody() {
         assert_eq!(get(public, path).await.status, 404, "{path} is not for everybody");
     }
     let delivery = Wire::open(admin).await.ask(&request).await;
-    assert_eq!(delivery.status, 404, "deliveries come in at the other door");
+    assert_eq!(delivery.status, 404, "the admin listener must not accept deliveries");
     app.lifecycle().drain();
     assert_eq!(app.run_until_shutdown().await, ShutdownOutcome::Drained);
 }
 
 #[tokio::test]
-async fn metrics_come_although_the_queue_is_silent() {
+async fn serves_metrics_when_the_queue_hangs() {
     let queue = FakeQueue::new(Behaviour::Store);
     queue.set_ready(None);
     let admin = Server::admin(&queue, Lifecycle::new()).await;
@@ -115,7 +114,7 @@ fn value(metrics: &str, series: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_answers_who_is_in_and_takes_nobody_else() {
+async fn a_drain_answers_open_requests_and_accepts_no_new_ones() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::start(&config(&folder), Roles::RECEIVE, Some(metrics()), clock()).await.unwrap();
     let (public, lifecycle) = (app.public_address().unwrap(), app.lifecycle().clone());
@@ -163,7 +162,7 @@ async fn a_drain_answers_who_is_in_and_takes_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_drain_waits_for_the_queue() {
+async fn a_drain_waits_for_publishes() {
     let queue = FakeQueue::new(Behaviour::Hold);
     let server = Server::start(&queue).await;
     let (mut one, mut two) = (server.open().await, server.open().await);

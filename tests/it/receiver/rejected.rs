@@ -1,5 +1,5 @@
-//! Promise 4: no signature, no entry; and a stranger learns from the answer nothing but that. Promise 9: the
-//! log says what was wrong, without the signature, the secret or the body.
+//! Promise 4: without a valid signature there is only a 401 that reveals nothing. Promise 11: the log states the reason,
+//! without the signature, the secret or the body.
 
 use std::{
     io,
@@ -37,8 +37,8 @@ fn signed_with(signature: impl Into<Vec<u8>>) -> Request {
     Request::unsigned(BODY).with(SIGNATURE_HEADER, signature)
 }
 
-/// Missing, malformed or stale: never worth another try, whatever secret we have.
-fn hopeless() -> Vec<(&'static str, Request)> {
+/// Requests with a missing, malformed or stale signature. No other secret could make them valid.
+fn never_valid() -> Vec<(&'static str, Request)> {
     let good = hex(BODY);
     vec![
         ("missing", Request::unsigned(BODY)),
@@ -66,8 +66,8 @@ fn hopeless() -> Vec<(&'static str, Request)> {
     ]
 }
 
-/// Well-formed, and no active secret explains it.
-fn unexplained() -> Vec<(&'static str, Request)> {
+/// Requests with a well-formed signature that matches no active secret.
+fn mismatched() -> Vec<(&'static str, Request)> {
     let stamp = |timestamp: &str| signed_with(stamped_hex(NOW)).with(TIMESTAMP_HEADER, timestamp);
     vec![
         ("zeros", signed_with("0".repeat(64))),
@@ -85,7 +85,7 @@ fn unexplained() -> Vec<(&'static str, Request)> {
 }
 
 #[tokio::test]
-async fn every_refusal_looks_the_same() {
+async fn all_401_answers_are_identical() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let expected = Answer {
@@ -96,25 +96,25 @@ async fn every_refusal_looks_the_same() {
         ],
         body: "{\"error\":\"unauthorized\"}\n".to_owned(),
     };
-    // The same connection: a refusal does not end it, or the end would be a difference.
+    // All on one connection: if a 401 closed it, that would be a visible difference.
     let mut wire = server.open().await;
-    for (what, request) in hopeless().into_iter().chain(unexplained()) {
+    for (what, request) in never_valid().into_iter().chain(mismatched()) {
         assert_eq!(wire.ask(&request).await, expected, "{what}");
     }
     assert_eq!(queue.entered(), 0);
     wire.ask(&Request::signed(BODY)).await.assert_taken();
 }
 
-/// Only what a new secret could explain is asked for again.
+/// Only a delivery that a new secret could match is answered 503.
 #[tokio::test]
-async fn during_a_rotation_only_a_mismatch_is_asked_for_again() {
+async fn on_mismatch_retry_answers_503_only_to_a_mismatch() {
     let queue = FakeQueue::new(Behaviour::Store);
     let rotation = SignatureConfig { on_mismatch: OnMismatch::Retry, ..signature() };
     let server = Server::with(&server(), &rotation, &queue).await;
-    for (what, request) in hopeless() {
+    for (what, request) in never_valid() {
         assert_eq!(server.ask(&request).await.status, 401, "{what}");
     }
-    for (what, request) in unexplained() {
+    for (what, request) in mismatched() {
         let answer = server.ask(&request).await;
         assert_eq!(answer.status, 503, "{what}");
         answer.assert_unavailable();
@@ -123,7 +123,7 @@ async fn during_a_rotation_only_a_mismatch_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn what_polyai_and_proxies_write_is_understood() {
+async fn accepts_the_header_forms_of_polyai_and_proxies() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     let good = hex(BODY);
@@ -139,7 +139,7 @@ async fn what_polyai_and_proxies_write_is_understood() {
         signed_with(stamped.to_uppercase()).with(TIMESTAMP_HEADER, NOW.to_string()),
         Request::stamped(NOW - TOLERANCE, BODY),
         Request::stamped(NOW + TOLERANCE, BODY),
-        // The body form does not sign the timestamp, so no timestamp can cost a genuine event.
+        // The body form does not sign the timestamp, so no timestamp can make such a delivery fail.
         signed_with(good.clone()).with(TIMESTAMP_HEADER, "17"),
         signed_with(good.clone()).with(TIMESTAMP_HEADER, "yesterday"),
         signed_with(good.clone()).with(TIMESTAMP_HEADER, "1").with(TIMESTAMP_HEADER, "2"),
@@ -150,7 +150,7 @@ async fn what_polyai_and_proxies_write_is_understood() {
 }
 
 #[tokio::test]
-async fn a_pinned_scheme_takes_its_form_only() {
+async fn a_fixed_scheme_accepts_only_its_form() {
     let queue = FakeQueue::new(Behaviour::Store);
     let body_form = || signed_with(hex(BODY));
     let stamp = |timestamp: &str| signed_with(stamped_hex(NOW)).with(TIMESTAMP_HEADER, timestamp);
@@ -180,7 +180,7 @@ async fn a_pinned_scheme_takes_its_form_only() {
 }
 
 #[tokio::test]
-async fn any_active_secret_will_do_and_no_other() {
+async fn accepts_every_active_secret_and_no_other() {
     let queue = FakeQueue::new(Behaviour::Store);
     let secrets = [OTHER_SECRET, SECRET, "a third one, of words and \u{e9}"].map(Secret::new);
     let several = SignatureConfig { secrets: secrets.to_vec(), ..signature() };
@@ -195,7 +195,7 @@ async fn any_active_secret_will_do_and_no_other() {
     assert_eq!(queue.entered(), 6);
 }
 
-/// Everything that is logged while it lives, on this thread.
+/// Collects everything that this thread logs.
 #[derive(Clone, Debug, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -223,16 +223,15 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-/// At the most talkative level there is, libraries included. The runtime has one thread, so that all of it is
-/// heard here.
+/// Runs at the most verbose level, including libraries. The runtime has one thread, so that all lines are collected.
 #[tokio::test]
-async fn the_log_says_what_was_wrong_and_nothing_private() {
+async fn logs_the_reason_and_nothing_private() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(log.clone())
         .with_ansi(false);
-    // With one dispatcher alone, a call site that another test's thread meets first would be off for good.
+    // With a single dispatcher, a call site that another test's thread reaches first would stay disabled.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber.finish());
 
@@ -241,7 +240,7 @@ async fn the_log_says_what_was_wrong_and_nothing_private() {
     let rotation = SignatureConfig { on_mismatch: OnMismatch::Retry, ..signature() };
     let rotating = Server::with(&server(), &rotation, &queue).await;
     let mut signatures = Vec::new();
-    for (_, request) in hopeless().into_iter().chain(unexplained()) {
+    for (_, request) in never_valid().into_iter().chain(mismatched()) {
         for server in [&receiver, &rotating] {
             server.ask(&request).await;
         }
@@ -258,7 +257,7 @@ async fn the_log_says_what_was_wrong_and_nothing_private() {
         receiver.ask(&taken).await;
     }
 
-    // What is logged of an event is bounded, whatever it says of itself.
+    // The length of logged values is bounded.
     let endless = "Z".repeat(1000);
     queue.behave(Behaviour::Store);
     let names = format!(
@@ -267,21 +266,24 @@ async fn the_log_says_what_was_wrong_and_nothing_private() {
     receiver.ask(&Request::signed(names)).await.assert_taken();
 
     let text = log.text();
-    assert!(text.contains("ZZZ") && !text.contains(&"Z".repeat(200)), "an endless name is in the log");
+    assert!(
+        text.contains("ZZZ") && !text.contains(&"Z".repeat(200)),
+        "the log must contain a shortened name"
+    );
     for reason in ["signature_missing", "signature_malformed", "stale", "mismatch", "unverified_retry"] {
-        assert!(text.contains(reason), "the log does not say {reason}");
+        assert!(text.contains(reason), "the log must contain {reason}");
     }
     for outcome in ["accepted", "duplicate", "panicked", "not_durable", "evt-in-the-log", "CA1", "trace_id"] {
-        assert!(text.contains(outcome), "the log does not say {outcome}");
+        assert!(text.contains(outcome), "the log must contain {outcome}");
     }
     signatures.push((SIGNATURE_HEADER.to_owned(), hex(BODY).into_bytes()));
     for (_, signature) in signatures {
         let signature = String::from_utf8_lossy(&signature).trim().to_owned();
         if signature.len() > 8 {
-            assert!(!text.contains(&signature), "the log has a signature: {signature}");
+            assert!(!text.contains(&signature), "the log contains a signature: {signature}");
         }
     }
     for private in [SECRET, OTHER_SECRET, "+4915112345678", "from_number", BODY] {
-        assert!(!text.contains(private), "the log has {private}");
+        assert!(!text.contains(private), "the log contains {private}");
     }
 }

@@ -1,5 +1,4 @@
-//! Anything may come in from the internet. Nothing of it is a 204, a 5xx or a panic; and whatever is signed
-//! is kept.
+//! Arbitrary input never leads to a 204, a 5xx or a panic, and every signed body is kept.
 
 use polyhook::signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER};
 use proptest::{
@@ -14,7 +13,7 @@ use super::{
     wire::Request,
 };
 
-/// Runs `property` on many values against one receiver, and sees afterwards that it is still well.
+/// Runs `property` on many values against one receiver, then checks that it still works.
 fn for_all<S: Strategy>(
     cases: u32,
     strategy: &S,
@@ -30,7 +29,7 @@ fn for_all<S: Strategy>(
     runtime.block_on(async { server.ask(&Request::event("still well")).await.assert_taken() });
 }
 
-/// Bytes that can stand in a header without ending it.
+/// Bytes that are allowed inside a header value.
 fn header_value() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![any::<u8>(), proptest::sample::select(b"0123456789abcdefABCDEF=, ".to_vec())];
     proptest::collection::vec(byte.prop_filter("a line end", |b| !b"\r\n\0".contains(b)), 0..120)
@@ -56,12 +55,12 @@ fn headers() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
 }
 
 #[test]
-fn no_headers_open_the_door() {
+fn no_headers_pass_without_a_signature() {
     let body = proptest::collection::vec(any::<u8>(), 0..200);
     for_all(300, &(headers(), body), &async |server, queue, (headers, body)| {
         let request = Request { headers, ..Request::unsigned(body) };
         let answer = server.open().await.ask(&request).await;
-        // A control character in a header is a 400 of the HTTP library's.
+        // The HTTP library answers 400 to a control character in a header.
         prop_assert!(matches!(answer.status, 400 | 401), "{:?}", answer);
         prop_assert_eq!(queue.entered(), 0);
         Ok(())
@@ -69,7 +68,7 @@ fn no_headers_open_the_door() {
 }
 
 #[test]
-fn no_bytes_break_it() {
+fn survives_arbitrary_bytes() {
     let start = prop_oneof![
         Just(Vec::new()),
         Just(b"POST /polyai-events HTTP/1.1\r\nhost: a\r\n".to_vec()),
@@ -87,7 +86,7 @@ fn no_bytes_break_it() {
 }
 
 #[test]
-fn whatever_is_signed_is_kept() {
+fn keeps_every_signed_body() {
     let body = proptest::collection::vec(any::<u8>(), 0..2000);
     let printable = "[ -~]{0,80}";
     let strategy = (body, printable, printable, any::<bool>(), 1..600usize);

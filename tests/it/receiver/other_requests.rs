@@ -1,4 +1,4 @@
-//! What somebody sees who only looks around.
+//! Requests that are not deliveries: other paths, other methods, and what an error reveals.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn there_is_one_path() {
+async fn answers_404_to_other_paths() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     for path in [
@@ -30,7 +30,7 @@ async fn there_is_one_path() {
         for method in ["POST", "GET"] {
             let request = Request { method, path: path.to_owned(), ..Request::event("evt-1") };
             let answer = server.ask(&request).await;
-            // What is no path at all is a 400 of the HTTP library's.
+            // The HTTP library answers 400 to an invalid path.
             assert!(
                 answer.status == 404 || (path == "*" && answer.status == 400),
                 "{method} {path}: {answer:?}"
@@ -44,7 +44,7 @@ async fn there_is_one_path() {
 }
 
 #[tokio::test]
-async fn the_path_may_end_in_a_slash_and_carry_a_query() {
+async fn accepts_a_trailing_slash_and_a_query() {
     let queue = FakeQueue::new(Behaviour::Store);
     let receiver = Server::start(&queue).await;
     for path in [PATH.to_owned(), format!("{PATH}/"), format!("{PATH}?from=polyai"), format!("{PATH}/?x")] {
@@ -59,7 +59,7 @@ async fn the_path_may_end_in_a_slash_and_carry_a_query() {
 }
 
 #[tokio::test]
-async fn only_posts_are_taken() {
+async fn answers_405_to_other_methods() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::start(&queue).await;
     for path in [PATH.to_owned(), format!("{PATH}/")] {
@@ -74,9 +74,9 @@ async fn only_posts_are_taken() {
     assert_eq!(queue.entered(), 0);
 }
 
-/// One line of JSON, and no header that is not needed: no product, no version, no cause, no request id.
+/// An error is one line of JSON with only the necessary headers: no product, version, cause or request id.
 #[tokio::test]
-async fn an_error_says_nothing_else() {
+async fn error_answers_reveal_nothing() {
     let queue = FakeQueue::new(Behaviour::Fail(polyhook::queue::QueueError::Unavailable(
         "no space left on /var/lib/polyhook/queue.db".to_owned(),
     )));
