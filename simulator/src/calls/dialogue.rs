@@ -1,12 +1,12 @@
 //! Puts phrases together into turns and gives every turn its times.
 
 use super::{
-    conversation::Turn,
     phrases::{
         ASIDES, CHAT_MARKS, CLOSINGS, DAYS, FOREIGN, GREETINGS, HANDOFF_LINES, NAMES, OUT_OF_DOMAIN,
         SILENCES, TIMES, Topic,
     },
     profile::{Channel, Profile},
+    turn::Turn,
 };
 use crate::random::pick;
 
