@@ -28,7 +28,7 @@ struct Rabbit {
 impl QueueUnderTest for Rabbit {
     // Each process remembers for itself, and the suite asks two of them.
     const RECOGNISES_DUPLICATES: bool = false;
-    const UNASKED_ANNOUNCEMENT: Announced = Announced::Unrouted;
+    const UNBOUND_ANNOUNCEMENT: Announced = Announced::Unrouted;
 
     async fn start() -> Self {
         Self { prefix: unique_prefix(), lifecycle: Lifecycle::new() }
@@ -38,7 +38,7 @@ impl QueueUnderTest for Rabbit {
         let config = config(&SHARED_NODE.url(), &self.prefix);
         let options = RabbitMqOptions {
             config: &config,
-            delays: vec![Self::SHORT_WAIT, Self::LONG_WAIT],
+            delays: vec![Self::SHORT_DELAY, Self::LONG_DELAY],
             // The suite holds many jobs at a time.
             consume: Some(250),
             only_publishes: false,

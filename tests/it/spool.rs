@@ -116,7 +116,7 @@ struct Replicas(SpoolFixture, Mutex<Vec<SpoolFixture>>);
 
 impl QueueUnderTest for Replicas {
     const RECOGNISES_DUPLICATES: bool = false;
-    const UNASKED_ANNOUNCEMENT: Announced = Announced::Unrouted;
+    const UNBOUND_ANNOUNCEMENT: Announced = Announced::Unrouted;
 
     async fn start() -> Self {
         Self(SpoolFixture::new(&SHARED_NODE.url()), Mutex::default())
@@ -126,7 +126,7 @@ impl QueueUnderTest for Replicas {
         let SpoolFixture { queue_config, lifecycle, .. } = &self.0;
         let queue_config = QueueConfig { publish_timeout: Duration::from_secs(5), ..queue_config.clone() };
         let fixture = SpoolFixture { queue_config, lifecycle: lifecycle.clone(), ..SpoolFixture::new("") };
-        let queue = fixture.open_with(vec![Self::SHORT_WAIT, Self::LONG_WAIT]);
+        let queue = fixture.open_with(vec![Self::SHORT_DELAY, Self::LONG_DELAY]);
         while queue.ready().await.is_err() || !fixture.conditions().is_empty() {
             sleep(Duration::from_millis(20)).await;
         }

@@ -44,8 +44,8 @@ struct SqliteFixture {
 
 impl QueueUnderTest for SqliteFixture {
     const RECOGNISES_DUPLICATES: bool = true;
-    const UNASKED_ANNOUNCEMENT: Announced = Announced::Delivered;
-    const DISORDER: usize = 0;
+    const UNBOUND_ANNOUNCEMENT: Announced = Announced::Delivered;
+    const MAX_DISORDER: usize = 0;
     const SEARCHES_JOBS: bool = true;
 
     fn start() -> impl Future<Output = Self> + Send {
