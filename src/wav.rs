@@ -58,7 +58,7 @@ pub enum WavError {
     #[error("a WAV header without audio")]
     NoSound,
     /// The stream has fewer bytes of audio than its header states.
-    #[error("the recording is incomplete: {got} of {expected} bytes of audio")]
+    #[error("the recording is cut off: {got} of {expected} bytes of audio")]
     Truncated {
         /// Bytes of audio according to the header.
         expected: u64,

@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 use jiff::Timestamp;
 use serde::{
     Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
+    de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -28,7 +28,7 @@ pub struct ConversationInfo {
     pub channel: Option<String>,
     /// `environment` or `clientEnv`.
     pub environment: Option<String>,
-    /// Whether its properties may still change.
+    /// True if its properties may still change.
     pub in_progress: bool,
     /// Start of the call.
     pub started_at: Option<Timestamp>,
@@ -38,13 +38,13 @@ pub struct ConversationInfo {
     pub total_duration_s: Option<f64>,
     /// Seconds that the agent handled.
     pub polyai_duration_s: Option<f64>,
-    /// Whether the call was handed off, why and to whom.
+    /// The handoff of the call.
     pub handoff: Handoff,
     /// `num_turns`, or the number of turns in the answer if that field is missing.
     pub num_turns: u64,
     /// Number of turns in the answer.
     pub turns_present: u64,
-    /// Whether there is a summary (`shortSummary`, written some time after the call).
+    /// True if there is a summary (`shortSummary`, written some time after the call).
     pub has_summary: bool,
     /// `inbound` or `outbound` (Data API only).
     pub direction: Option<String>,
@@ -55,7 +55,7 @@ pub struct ConversationInfo {
 /// The handoff of a call from the agent to somewhere else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handoff {
-    /// Whether there was one.
+    /// True if there was one.
     pub happened: bool,
     /// The agent's reason.
     pub reason: Option<String>,
@@ -68,9 +68,10 @@ impl ConversationInfo {
     ///
     /// # Errors
     ///
-    /// The bytes are not a JSON object.
+    /// The bytes are not a JSON object, or not UTF-8 throughout.
     pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let text = std::str::from_utf8(json).map_err(serde_json::Error::custom)?;
+        let mut deserializer = serde_json::Deserializer::from_str(text);
         let info = deserializer.deserialize_map(InfoVisitor)?;
         deserializer.end()?;
         Ok(info)
@@ -169,7 +170,7 @@ pub struct ListedConversation {
     pub id: String,
     /// `live`, `sandbox`, `pre-release`
     pub environment: Option<String>,
-    /// Whether the call is still going on.
+    /// True if the call is still going on.
     pub in_progress: bool,
     /// Start of the call. It and the ids determine the key in the archive.
     pub started_at: Option<Timestamp>,
@@ -307,6 +308,7 @@ mod tests {
         assert_eq!(info.started_at.unwrap().to_string(), "2026-06-03T13:18:06Z");
         assert_eq!(info, ConversationInfo { started_at: info.started_at, ..ConversationInfo::default() });
         assert!(ConversationInfo::read(b"[]").is_err() && ConversationInfo::read(b"<html>").is_err());
+        assert!(ConversationInfo::read(b"{\"id\":\"C\",\"note\":\"\xe9\"}").is_err(), "not UTF-8");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use thiserror::Error;
 /// PolyAI's id of a request. Every answer has one, and PolyAI's support asks for it.
 pub(super) const CORRELATION_HEADER: &str = "x-polyai-correlation-id";
 
-/// What a caller should do after an error.
+/// The action that a caller should take after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
     /// Try again; if PolyAI named a time, not before it.
@@ -123,7 +123,7 @@ impl ErrorKind {
                 "the host redirects to another host, to which the key is not sent: check polyai.base_url"
             }
             Self::BadAnswer => {
-                "the answer is not what was requested; check for a proxy or a login page between here and PolyAI"
+                "the answer is not what was asked for; check for a proxy or a login page between here and PolyAI"
             }
             Self::TooLarge => "the conversation is larger than polyhook reads into memory",
             Self::Refused => "PolyAI refused the request: quote the correlation id to their support",

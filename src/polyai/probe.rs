@@ -56,7 +56,7 @@ pub struct ProbeResponse {
     pub outcome: Result<Body, ApiError>,
     /// The reason why there was no answer, for a person.
     pub cause: Option<String>,
-    /// Whether PolyAI answered. Each of its answers has a correlation id.
+    /// True if PolyAI answered. Each of its answers has a correlation id.
     pub is_polyai: bool,
     /// The content type, if it can be shown.
     pub content_type: Option<String>,
@@ -82,9 +82,9 @@ pub struct Body {
 pub struct ProbedConversation {
     /// PolyAI's id.
     pub id: String,
-    /// Whether it can have a recording.
+    /// True if it can have a recording.
     pub voice: bool,
-    /// Whether the call is still going on.
+    /// True if the call is still going on.
     pub in_progress: bool,
 }
 

@@ -36,7 +36,7 @@ pub enum ApiRequest<'a> {
         id: &'a str,
         /// The parties to hear.
         direction: AudioDirection,
-        /// Whether to request the redacted recording.
+        /// If true, the redacted recording is requested.
         redacted: bool,
     },
 }

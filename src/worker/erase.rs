@@ -27,7 +27,7 @@ pub struct ErasureRequest {
     pub project_id: Option<String>,
     /// A word or a ticket number for the erasure record.
     pub reason: Option<String>,
-    /// Whether to only report what would be removed.
+    /// If true, nothing is removed, and the report shows what would be.
     pub dry_run: bool,
 }
 
@@ -41,7 +41,7 @@ pub struct ErasedProject {
     /// The objects that were removed, or would be.
     #[serde(flatten)]
     pub objects: StoredObjects,
-    /// Whether a queue took the announcement. False also if no queue is bound for it.
+    /// True if a queue took the announcement. False also if no queue is bound for it.
     pub announced: bool,
 }
 

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Durat
 
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
+use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
 use tokio::time::Instant;
 
@@ -133,20 +134,7 @@ impl Pipeline {
             conversation: &conversation,
             location: &location,
         };
-        let committed = match stored {
-            Some(stored) if !request.force() && recordings.is_covered_by(&stored) => {
-                CommitOutcome::Unchanged(stored.manifest)
-            }
-            _ => {
-                let fetched = recordings.download().await?;
-                let draft =
-                    manifest_draft(request, &conversation, started_at, fetched.audio, fetched.warnings);
-                let span = Span::internal("archive commit");
-                let commit =
-                    self.archive.commit(&location, &draft, conversation.json.clone(), fetched.staged);
-                commit.await.inspect_err(|_| span.set_error("archive"))?
-            }
-        };
+        let committed = self.download_and_commit(recordings, started_at, stored).await?;
         let (account_id, project_id) = (project.account_id(), project.project_id());
         if self.archive.remove_if_erased(account_id, project_id, &request.conversation_id).await? {
             return Ok(FetchOutcome::Erased);
@@ -157,6 +145,27 @@ impl Pipeline {
             CommitOutcome::Stale(_) => "stale",
         };
         self.announce(request, outcome, &location, committed.into_manifest()).await
+    }
+
+    /// Downloads the recordings and commits the conversation with them, unless the archive has all of it already.
+    async fn download_and_commit(
+        &self,
+        recordings: RecordingsStep<'_>,
+        started_at: Timestamp,
+        stored: Option<StoredConversation>,
+    ) -> Result<CommitOutcome, JobFailure> {
+        let RecordingsStep { request, conversation, location, .. } = recordings;
+        if let Some(stored) = stored
+            && !request.force()
+            && recordings.is_covered_by(&stored)
+        {
+            return Ok(CommitOutcome::Unchanged(stored.manifest));
+        }
+        let fetched = recordings.download().await?;
+        let draft = manifest_draft(request, conversation, started_at, fetched.audio, fetched.warnings);
+        let span = Span::internal("archive commit");
+        let commit = self.archive.commit(location, &draft, conversation.json.clone(), fetched.staged);
+        Ok(commit.await.inspect_err(|_| span.set_error("archive"))?)
     }
 
     /// Reads the archived copy of a conversation that was found missing. There is one if its webhook was late, or if it
@@ -303,6 +312,6 @@ impl Pipeline {
     }
 }
 
-fn locate(project: &Project, request: &FetchRequest, started_at: jiff::Timestamp) -> Location {
+fn locate(project: &Project, request: &FetchRequest, started_at: Timestamp) -> Location {
     Location::new(project.account_id(), project.project_id(), &request.conversation_id, started_at)
 }

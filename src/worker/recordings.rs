@@ -21,7 +21,7 @@ use crate::{
 
 /// The recordings of one conversation, before the commit.
 pub(super) struct FetchedRecordings {
-    /// Whether the recordings exist, and if not, why.
+    /// The state of the recordings.
     pub(super) audio: AudioSummary,
     /// The recordings that are stored but not visible yet.
     pub(super) staged: Vec<StagedAudio>,

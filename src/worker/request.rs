@@ -29,7 +29,7 @@ pub struct FetchRequest {
     pub received_at: Timestamp,
     /// The trace to continue.
     pub traceparent: Option<String>,
-    /// Whether to archive conversations of every environment, not only of the configured ones.
+    /// If true, conversations of every environment are archived, not only of the configured ones.
     pub any_environment: bool,
     /// The details that reconciliation or a command knows.
     pub discovery: Option<Discovery>,

@@ -88,8 +88,8 @@ impl WebhooksError {
                  polyai.region, or use Agent Studio"
             }
             (Some(409), _) => {
-                "it conflicts with an existing endpoint, or the account has ten, the maximum: `polyhook endpoint list` \
-                 shows them, `polyhook endpoint delete` removes one"
+                "it conflicts with an existing endpoint, or the account has ten endpoints, the maximum: `polyhook endpoint \
+                 list` shows them, `polyhook endpoint delete` removes one"
             }
             (Some(400 | 422), _) => {
                 "PolyAI does not accept one of the values. Usual reasons: an event type that it does not send \
@@ -127,7 +127,7 @@ impl fmt::Display for WebhooksError {
             let unsupported = self.unsupported.join(", ");
             return write!(
                 f,
-                "{host} serves only the quickstart's Webhooks API, which does not support {unsupported}: leave them out, \
+                "{host} serves the quickstart's Webhooks API only, which does not support {unsupported}: leave them out, \
                  or set them in Agent Studio"
             );
         }

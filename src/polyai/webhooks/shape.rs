@@ -39,7 +39,7 @@ pub struct Endpoint {
     pub name: String,
     /// The URL that PolyAI delivers to.
     pub url: String,
-    /// Whether PolyAI delivers to it.
+    /// True if PolyAI delivers to it.
     pub enabled: Option<bool>,
     /// The event types that PolyAI delivers to it.
     pub event_types: Vec<String>,
@@ -127,7 +127,7 @@ pub struct EndpointSettings {
     /// The time that PolyAI waits for an answer: 1000 to 30000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// Whether PolyAI delivers to it.
+    /// True if PolyAI delivers to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
 }

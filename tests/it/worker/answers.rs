@@ -1,4 +1,4 @@
-//! Ids that want to be somewhere else, and answers that are something else.
+//! Hostile ids, and answers that are not the requested conversation.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{World, assert_consistent, files, stub::Stub, voice};
 
 #[tokio::test]
-async fn hostile_ids_stay_in_their_place() {
+async fn hostile_ids_cannot_leave_their_folder() {
     let long = "x".repeat(4096);
     let longer = format!("{long}y");
     let ids = [
@@ -63,10 +63,10 @@ async fn hostile_ids_stay_in_their_place() {
         let call = world.call(&NewCall { id: Some((*id).to_owned()), ..voice() });
         world.deliver(&call).await;
     }
-    world.idle().await;
+    world.wait_until_idle().await;
 
     let dead: BTreeMap<_, _> = world
-        .dead()
+        .dead_letters()
         .await
         .into_iter()
         .map(|letter| (Event::read(&letter.message.body).conversation_id.unwrap(), letter.history))
@@ -127,7 +127,7 @@ fn answer(path: &str) -> Response {
 }
 
 #[tokio::test]
-async fn what_is_no_such_conversation_is_not_archived() {
+async fn answers_that_are_not_the_conversation_are_not_archived() {
     let lifecycle = Lifecycle::new();
     let stub = Stub::start(&lifecycle, answer).await;
     let world = World::with(|_, config| {
@@ -141,16 +141,16 @@ async fn what_is_no_such_conversation_is_not_archived() {
         let data = json!({ "conversation_id": id, "environment": "live" });
         world.deliver_body(&json!({ "type": "conversation.completed", "data": data })).await;
     }
-    world.idle().await;
+    world.wait_until_idle().await;
 
-    let told: BTreeMap<_, _> = world
-        .dead()
+    let reasons: BTreeMap<_, _> = world
+        .dead_letters()
         .await
         .into_iter()
         .map(|letter| (Event::read(&letter.message.body).conversation_id.unwrap(), letter.history))
         .collect();
-    assert_eq!(told.len(), bad.len() + 1, "{told:?}");
-    for (id, history) in &told {
+    assert_eq!(reasons.len(), bad.len() + 1, "{reasons:?}");
+    for (id, history) in &reasons {
         let (reason, failures) = if id == "huge" { ("too_large", 1) } else { ("bad_answer", 2) };
         let last = history.attempts.last().unwrap();
         assert_eq!((last.reason.as_ref(), history.failures), (reason, failures), "{id}");

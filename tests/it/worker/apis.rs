@@ -1,4 +1,4 @@
-//! Two APIs serve the same conversations: which one is asked, and what difference it makes.
+//! The choice between v3 and the Data API, and its effect on the archive.
 
 use polyhook::{
     archive::{AudioStatus, ConversationFacts, ServedBy},
@@ -9,7 +9,7 @@ use polyhook_simulator::{CallScript, NewCall, Operation, ServedApis};
 use super::{World, assert_consistent, scripted, second_project, voice};
 
 #[tokio::test]
-async fn the_data_api_steps_in_and_is_remembered() {
+async fn falls_back_to_the_data_api_and_remembers_it() {
     let world = World::with(|scenario, _| {
         scenario.projects.push(second_project());
         scenario.served = ServedApis { v3_by_id: false, ..ServedApis::default() };
@@ -30,7 +30,7 @@ async fn the_data_api_steps_in_and_is_remembered() {
 }
 
 #[tokio::test]
-async fn recordings_have_a_memory_of_their_own() {
+async fn remembers_the_api_of_recordings_separately() {
     let world = World::with(|scenario, _| {
         scenario.served = ServedApis { v3_audio: false, ..ServedApis::default() };
     })
@@ -52,7 +52,7 @@ async fn recordings_have_a_memory_of_their_own() {
 }
 
 #[tokio::test]
-async fn what_worked_once_is_given_up_when_it_stops_working() {
+async fn changes_the_api_when_the_remembered_one_stops_serving() {
     let world = World::with(|scenario, _| {
         scenario.served = ServedApis { v3_by_id: false, v3_audio: false, ..ServedApis::default() };
     })
@@ -65,14 +65,14 @@ async fn what_worked_once_is_given_up_when_it_stops_working() {
 }
 
 #[tokio::test]
-async fn pinned_to_v3_a_closed_door_is_said() {
+async fn pinned_to_v3_an_unserved_path_becomes_a_dead_letter() {
     let world = World::with(|scenario, config| {
         scenario.served = ServedApis { v3_by_id: false, ..ServedApis::default() };
         config.polyai.api = ApiChoice::V3;
     })
     .await;
     world.archive(&voice()).await;
-    let dead = world.only_dead().await;
+    let dead = world.only_dead_letter().await;
     let last = dead.history.attempts.last().unwrap();
     assert_eq!((last.reason.as_ref(), last.status, dead.history.failures), ("not_served", Some(404), 1));
     assert!(last.detail.contains("polyai.base_url") && last.detail.contains("replay"), "{}", last.detail);
@@ -81,7 +81,7 @@ async fn pinned_to_v3_a_closed_door_is_said() {
 }
 
 #[tokio::test]
-async fn pinned_to_the_data_api_v3_is_never_asked() {
+async fn pinned_to_the_data_api_never_asks_v3() {
     let world = World::with(|_, config| config.polyai.api = ApiChoice::Data).await;
     let call = world.archive(&voice()).await;
     assert_eq!(world.manifest(&call).provenance.served_by, ServedBy::Data);
@@ -90,7 +90,7 @@ async fn pinned_to_the_data_api_v3_is_never_asked() {
 }
 
 #[tokio::test]
-async fn both_shapes_say_the_same_of_a_call() {
+async fn both_apis_give_the_same_manifest() {
     let mut facts = Vec::new();
     for api in [ApiChoice::V3, ApiChoice::Data] {
         let world = World::with(|scenario, config| {

@@ -1,4 +1,4 @@
-//! Two workers at once, an end in the middle, and what the log says of it all.
+//! Two workers at once, a shutdown during jobs, and the privacy of logs.
 
 use std::{
     io,
@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use super::{Watch, World, assert_consistent, eventually, files, project, scripted, second_project, voice};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_workers_with_the_same_jobs_leave_one_conversation() {
+async fn two_workers_with_the_same_jobs_archive_one_conversation() {
     let one = World::start().await;
-    let two = one.twin().await;
+    let two = one.second_instance().await;
     let watch = Watch::over(one.root());
     let calls: Vec<_> = (0..8).map(|_| one.call(&voice())).collect();
     for call in &calls {
@@ -36,10 +36,10 @@ async fn two_workers_with_the_same_jobs_leave_one_conversation() {
         let (c, d) = (one.deliver_as(call, other), two.deliver_as(call, other));
         tokio::join!(a, b, c, d);
     }
-    one.idle().await;
-    two.idle().await;
+    one.wait_until_idle().await;
+    two.wait_until_idle().await;
     let seen = watch.end();
-    assert_eq!((one.dead().await, two.dead().await), (vec![], vec![]));
+    assert_eq!((one.dead_letters().await, two.dead_letters().await), (vec![], vec![]));
     assert_eq!(files(&one.root()).len(), 3 * calls.len());
     let mut ids = Vec::new();
     for call in &calls {
@@ -63,7 +63,7 @@ async fn two_workers_with_the_same_jobs_leave_one_conversation() {
 }
 
 #[tokio::test]
-async fn the_end_finishes_what_is_short_and_hands_back_what_is_not() {
+async fn shutdown_finishes_short_jobs_and_returns_long_ones() {
     let world = World::start().await;
     let drip = FaultAction::Drip { bytes: 16 << 10, pause: Duration::from_millis(50) };
     let slow = CallScript {
@@ -85,7 +85,7 @@ async fn the_end_finishes_what_is_short_and_hands_back_what_is_not() {
     let (root, place) = (world.root(), world.place(&short));
 
     let started = Instant::now();
-    let (ending, _folder, config) = world.end().await;
+    let (ending, _folder, config) = world.shut_down().await;
     assert_eq!(ending, ShutdownOutcome::Drained);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 
@@ -102,13 +102,13 @@ async fn the_end_finishes_what_is_short_and_hands_back_what_is_not() {
     let job = tokio::time::timeout(Duration::from_secs(2), reopened.next()).await.unwrap().unwrap();
     let event = polyhook::event::Event::read(&job.message.body);
     assert_eq!(event.conversation_id.as_deref(), Some(slow.id.as_str()));
-    assert_eq!(job.history.failures, 0, "an end is no failure");
+    assert_eq!(job.history.failures, 0, "a shutdown is not a failure");
     let depths = reopened.depths().await.unwrap();
     assert!(depths.contains(&(QueueKind::Fetch, 1)) && depths.contains(&(QueueKind::Retry, 0)), "{depths:?}");
     reopened.close().await;
 }
 
-/// Where log lines go.
+/// Collects the log lines.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -123,8 +123,8 @@ impl io::Write for Lines {
     }
 }
 
-/// Every string of what was said and who was called, as far as it is long enough to be told from others.
-fn private(conversation: &Value) -> Vec<String> {
+/// Returns every private string of a conversation that is long enough to be recognised.
+fn private_strings(conversation: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for name in ["from_number", "to_number"] {
         let number = conversation[name].as_str().unwrap_or_default();
@@ -141,7 +141,7 @@ fn private(conversation: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn nothing_private_is_logged_announced_or_kept_with_a_dead_letter() {
+async fn private_data_is_not_logged_announced_or_dead_lettered() {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -187,22 +187,22 @@ async fn nothing_private_is_logged_announced_or_kept_with_a_dead_letter() {
         world.deliver(call).await;
     }
     world.deliver(&world.call(&NewCall { project_id: Some("PROJECT-SECOND".into()), ..voice() })).await;
-    world.idle().await;
-    let dead = world.dead().await;
+    world.wait_until_idle().await;
+    let dead = world.dead_letters().await;
     assert_eq!(dead.len(), 5);
 
     let mut secrets: Vec<_> = world.config.projects.iter().map(|p| p.api_key.expose().to_owned()).collect();
     secrets.push(world.sim.signing_secret().to_owned());
     for call in &calls {
         world.sim.state().set_script(&call.id, CallScript::default());
-        secrets.extend(private(&serde_json::from_slice(&world.get_v3(call, "").await).unwrap()));
+        secrets.extend(private_strings(&serde_json::from_slice(&world.get_v3(call, "").await).unwrap()));
     }
     assert!(secrets.len() > 60, "there is something to find");
     let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("job is a dead letter") && log.contains(&calls[0].id), "the log is of this run");
     let announced =
         world.announcements().await.into_iter().map(|a| String::from_utf8(a.body.into()).unwrap());
-    let told: String = announced.collect();
+    let announced: String = announced.collect();
     let histories = format!("{:?}", dead.iter().map(|letter| &letter.history).collect::<Vec<_>>());
     let manifests: String = files(&world.root())
         .iter()
@@ -210,9 +210,12 @@ async fn nothing_private_is_logged_announced_or_kept_with_a_dead_letter() {
         .map(|path| std::fs::read_to_string(path).unwrap())
         .collect();
     for secret in &secrets {
-        for (place, text) in
-            [("log", &log), ("announcement", &told), ("dead letter", &histories), ("manifest", &manifests)]
-        {
+        for (place, text) in [
+            ("log", &log),
+            ("announcement", &announced),
+            ("dead letter", &histories),
+            ("manifest", &manifests),
+        ] {
             assert!(!text.contains(secret.as_str()), "in a {place}: {secret}");
         }
     }

@@ -13,13 +13,13 @@ use serde_json::Value;
 use super::{World, assert_consistent, call_on, sha256, voice};
 
 #[tokio::test]
-async fn both_forms_of_an_event_end_in_the_archive() {
+async fn archives_both_forms_of_an_event() {
     let world = World::start().await;
     for form in [BodyForm::Quickstart, BodyForm::Reference] {
         let call = world.call(&voice());
         let options = EventOptions { form, ..EventOptions::default() };
         world.deliver_as(&call, options).await;
-        world.idle().await;
+        world.wait_until_idle().await;
 
         assert_eq!(world.names(&call), ["audio.wav", "conversation.json", "manifest.json"]);
         let served = world.get_v3(&call, "").await;
@@ -48,7 +48,7 @@ async fn assert_audio(world: &World, call: &CallInfo) {
     assert!((u128::from(call.duration_ms) * 8).abs_diff(u128::from(frames)) < 8, "as long as the call");
     let samples = reader.samples::<i16>().collect::<Result<Vec<_>, _>>().unwrap();
     assert_eq!(samples.len() * 2, usize::try_from(wav.data_bytes).unwrap());
-    assert!(samples.iter().any(|sample| sample.unsigned_abs() > 1000), "somebody speaks");
+    assert!(samples.iter().any(|sample| sample.unsigned_abs() > 1000), "the recording is not silent");
 }
 
 fn assert_manifest(world: &World, call: &CallInfo, event_id: &str) {
@@ -104,7 +104,7 @@ async fn assert_announced(world: &World, call: &CallInfo) {
 }
 
 #[tokio::test]
-async fn a_second_delivery_changes_nothing_and_announces_the_same() {
+async fn a_second_delivery_changes_nothing_and_repeats_the_announcement() {
     let world = World::start().await;
     let (call, chat) = (world.archive(&voice()).await, world.archive(&call_on(Channel::Webchat)).await);
     let before = world.visible();
@@ -114,7 +114,7 @@ async fn a_second_delivery_changes_nothing_and_announces_the_same() {
         world.deliver_as(&call, EventOptions { seed, ..EventOptions::default() }).await;
         world.deliver_as(&chat, EventOptions { seed, ..EventOptions::default() }).await;
     }
-    world.idle().await;
+    world.wait_until_idle().await;
     assert_eq!(world.requests(Operation::V3Conversation), 6, "each was looked at");
     assert_eq!(world.visible(), before, "no byte and no time of change");
     assert_eq!(world.requests(Operation::V3Audio), 0, "no recording is downloaded again");
@@ -125,11 +125,11 @@ async fn a_second_delivery_changes_nothing_and_announces_the_same() {
         // The embedded queue may know a repeat by its id.
         assert!((1..=4).contains(&own.len()));
     }
-    assert_eq!(world.dead().await, []);
+    assert_eq!(world.dead_letters().await, []);
 }
 
 #[tokio::test]
-async fn an_announcement_has_the_id_of_its_content() {
+async fn announcement_id_depends_on_the_content() {
     let mut ids = Vec::new();
     for seed in [1, 1, 2] {
         let world = World::with(|scenario, _| scenario.seed = seed).await;
@@ -141,7 +141,7 @@ async fn an_announcement_has_the_id_of_its_content() {
     assert_ne!(ids[0], ids[2], "other words");
 }
 
-/// A call whose redacted recording can be told from the other.
+/// Adds a call whose redacted recording differs from the other one.
 async fn with_something_private(world: &World) -> CallInfo {
     loop {
         let call = world.call(&NewCall { turns: Some(8), ..voice() });
@@ -155,7 +155,7 @@ async fn with_something_private(world: &World) -> CallInfo {
 }
 
 #[tokio::test]
-async fn every_choice_of_recordings_is_kept() {
+async fn archives_every_choice_of_recordings() {
     for (choice, redacted, expected) in [
         (AudioChoice::Combined, true, vec![("audio.wav", "combined")]),
         (AudioChoice::User, false, vec![("audio.user.wav", "user")]),
@@ -171,7 +171,7 @@ async fn every_choice_of_recordings_is_kept() {
         let call = with_something_private(&world).await;
         world.sim.state().reset_request_counts();
         world.deliver(&call).await;
-        world.idle().await;
+        world.wait_until_idle().await;
         assert_eq!(world.requests(Operation::V3Audio), expected.len() as u64);
         let manifest = assert_consistent(&world.place(&call));
         assert_eq!((manifest.audio.status, manifest.audio.redacted), (AudioStatus::Ready, redacted));
@@ -188,7 +188,7 @@ async fn every_choice_of_recordings_is_kept() {
 }
 
 #[tokio::test]
-async fn chats_are_not_asked_for_a_recording() {
+async fn requests_no_recording_of_a_chat() {
     let world = World::start().await;
     for channel in [Channel::Webchat, Channel::Chat] {
         let call = world.archive(&call_on(channel)).await;
@@ -201,7 +201,7 @@ async fn chats_are_not_asked_for_a_recording() {
 }
 
 #[tokio::test]
-async fn where_no_recording_is_wanted_none_is_asked_for() {
+async fn requests_no_recording_if_audio_is_off() {
     let world = World::with(|_, config| config.worker.audio = AudioChoice::Off).await;
     let call = world.archive(&voice()).await;
     assert_eq!(world.manifest(&call).audio.status, AudioStatus::Disabled);

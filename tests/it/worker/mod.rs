@@ -1,5 +1,5 @@
-//! The worker's promises, kept against the stand-in PolyAI over real sockets: a signed delivery goes in at
-//! the receiver, and what counts is what then lies in the archive, on the bus and among the dead letters.
+//! The promises of the worker, tested against the simulated PolyAI over real sockets: a signed delivery goes to the
+//! receiver, and the tests examine the archive, the announcements and the dead letters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,15 +36,15 @@ mod answers;
 mod apis;
 mod endurance;
 mod main_path;
-mod patience;
+mod permanent_errors;
 mod recordings;
-mod refusals;
+mod retries;
 mod states;
 mod stub;
 
-/// Nothing here takes longer, however busy the machine is.
+/// The longest time for anything in these tests, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// When every call began: late enough in the day that another zone would have another date.
+/// The start of every call: late in the day, so that it has another date in other time zones.
 const BEGAN: &str = "2026-11-03T23:59:58.500Z";
 
 /// A PolyAI, a polyhook that is connected to it, and a folder for both queue and archive.
@@ -101,7 +101,7 @@ impl World {
     }
 
     /// A second polyhook on the same archive, with a queue of its own.
-    async fn twin(&self) -> Self {
+    async fn second_instance(&self) -> Self {
         let mut config = self.config.clone();
         let queue = self.folder.path().join("twin.db").display().to_string();
         config.queue.url = QueueUrls::One(Secret::new(format!("sqlite:{queue}")));
@@ -142,7 +142,7 @@ impl World {
     /// A call that is over, delivered and settled.
     async fn archive(&self, call: &NewCall) -> CallInfo {
         let call = self.add(call).await;
-        self.idle().await;
+        self.wait_until_idle().await;
         call
     }
 
@@ -154,7 +154,7 @@ impl World {
     }
 
     /// Waits until every job is archived or dead.
-    async fn idle(&self) {
+    async fn wait_until_idle(&self) {
         eventually("the queue is empty", async || {
             let depths = self.queue().depths().await.unwrap();
             depths
@@ -164,14 +164,14 @@ impl World {
         .await;
     }
 
-    async fn dead(&self) -> Vec<DeadLetter> {
+    async fn dead_letters(&self) -> Vec<DeadLetter> {
         crate::queue_contract::dead_letters(self.queue()).await
     }
 
     /// The one dead letter there is.
-    async fn only_dead(&self) -> DeadLetter {
-        self.idle().await;
-        let mut dead = self.dead().await;
+    async fn only_dead_letter(&self) -> DeadLetter {
+        self.wait_until_idle().await;
+        let mut dead = self.dead_letters().await;
         assert_eq!(dead.len(), 1, "{dead:?}");
         dead.remove(0)
     }
@@ -189,7 +189,7 @@ impl World {
         PathBuf::from(self.config.archive.url.trim_start_matches("file:"))
     }
 
-    /// Where a call lies, spelled out.
+    /// Returns the folder of a call.
     fn place(&self, call: &CallInfo) -> PathBuf {
         self.root().join(format!(
             "account_id={}/project_id={}/date=2026-11-03/{}",
@@ -217,7 +217,7 @@ impl World {
         files(&self.place(call)).into_iter().map(name).collect()
     }
 
-    /// What PolyAI answers to somebody else.
+    /// Returns PolyAI's answer to another client.
     async fn get(&self, path: &str) -> Bytes {
         let client = polyai::http::client().unwrap();
         let url = self.sim.url().join(path).unwrap();
@@ -230,8 +230,8 @@ impl World {
         self.get(&format!("v3/{}/{}/conversations/{}{rest}", call.account_id, call.project_id, call.id)).await
     }
 
-    /// As the first signal does.
-    async fn end(self) -> (ShutdownOutcome, Arc<TempDir>, Config) {
+    /// Shuts down as the first signal does.
+    async fn shut_down(self) -> (ShutdownOutcome, Arc<TempDir>, Config) {
         self.app.lifecycle().drain();
         (self.app.run_until_shutdown().await, self.folder, self.config)
     }
@@ -298,7 +298,7 @@ fn manifest(folder: &Path) -> Manifest {
     serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap()
 }
 
-/// The manifest, after every byte it names was looked at.
+/// Returns the manifest after checking every byte that it names.
 fn assert_consistent(folder: &Path) -> Manifest {
     let manifest = manifest(folder);
     for object in &manifest.objects {
@@ -308,7 +308,7 @@ fn assert_consistent(folder: &Path) -> Manifest {
     manifest
 }
 
-/// All files below, but the archive's own and what the store is still writing under a name nobody reads.
+/// Returns all files below `root`, without the archive's internal files and unfinished writes.
 fn files(root: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut folders = vec![root.to_owned()];
@@ -328,7 +328,7 @@ fn files(root: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-/// Looks at the archive all the while, as a reader would, and keeps what it has seen.
+/// Watches the archive as a reader would, and records what was visible.
 struct Watch {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<BTreeMap<PathBuf, BTreeSet<String>>>,

@@ -1,4 +1,4 @@
-//! Recordings that come late, never, or not whole.
+//! Recordings that are late, absent or incomplete.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use super::{Watch, World, assert_consistent, eventually, scripted, sha256};
 
 #[tokio::test]
-async fn a_late_recording_is_waited_for() {
+async fn waits_for_a_late_recording() {
     // One rung: waiting must not end in a dead letter.
     let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(60)]).await;
     let script = CallScript { recording: RecordingAvailability::AfterRequests(3), ..CallScript::default() };
     let watch = Watch::over(world.root());
     let call = world.archive(&scripted(script)).await;
-    assert_eq!(world.dead().await, []);
+    assert_eq!(world.dead_letters().await, []);
     assert_eq!(assert_consistent(&world.place(&call)).audio.status, AudioStatus::Ready);
     assert_eq!(world.requests(Operation::V3Audio), 4);
     for (path, hashes) in watch.end() {
@@ -26,7 +26,7 @@ async fn a_late_recording_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_recording_that_never_comes_is_not_waited_for_for_ever() {
+async fn archives_without_a_recording_after_audio_wait() {
     let wait = Duration::from_millis(500);
     let world = World::with(|_, config| config.worker.audio_wait = wait).await;
     let started = Instant::now();
@@ -34,7 +34,7 @@ async fn a_recording_that_never_comes_is_not_waited_for_for_ever() {
         .archive(&scripted(CallScript { recording: RecordingAvailability::Never, ..CallScript::default() }))
         .await;
     assert!(started.elapsed() >= wait, "{:?}", started.elapsed());
-    assert_eq!(world.dead().await, []);
+    assert_eq!(world.dead_letters().await, []);
     assert_eq!(world.names(&call), ["conversation.json", "manifest.json"]);
     let manifest = assert_consistent(&world.place(&call));
     assert_eq!(manifest.audio.status, AudioStatus::Absent);
@@ -44,7 +44,7 @@ async fn a_recording_that_never_comes_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn a_recording_that_comes_after_all_is_added_by_the_next_delivery() {
+async fn the_next_delivery_adds_a_late_recording() {
     let world = World::with(|_, config| config.worker.audio_wait = Duration::ZERO).await;
     let call = world
         .archive(&scripted(CallScript { recording: RecordingAvailability::Never, ..CallScript::default() }))
@@ -52,13 +52,13 @@ async fn a_recording_that_comes_after_all_is_added_by_the_next_delivery() {
     assert_eq!(world.manifest(&call).audio.status, AudioStatus::Absent);
     world.sim.state().set_script(&call.id, CallScript::default());
     world.deliver_as(&call, polyhook_simulator::EventOptions { seed: 2, ..Default::default() }).await;
-    world.idle().await;
+    world.wait_until_idle().await;
     let manifest = assert_consistent(&world.place(&call));
     assert_eq!((manifest.audio.status, manifest.revision), (AudioStatus::Ready, 2));
 }
 
 #[tokio::test]
-async fn what_is_not_whole_is_never_seen_and_asked_for_again() {
+async fn an_incomplete_recording_is_never_visible_and_is_requested_again() {
     let world = World::start().await;
     let watch = Watch::over(world.root());
     let mut calls = Vec::new();
@@ -86,9 +86,9 @@ async fn what_is_not_whole_is_never_seen_and_asked_for_again() {
             calls.push((action, call));
         }
     }
-    world.idle().await;
+    world.wait_until_idle().await;
     let seen = watch.end();
-    assert_eq!(world.dead().await, []);
+    assert_eq!(world.dead_letters().await, []);
     assert_eq!(world.requests(Operation::V3Audio), 3 * calls.len() as u64);
     for (action, call) in &calls {
         let good = sha256(&world.get_v3(call, "/audio?direction=combined&redacted=false").await);
@@ -103,7 +103,7 @@ async fn what_is_not_whole_is_never_seen_and_asked_for_again() {
     assert_eq!(staged(&world), Vec::<String>::new(), "what was refused is taken back");
 }
 
-/// What waits to be published.
+/// Returns the recordings that are stored but not committed.
 fn staged(world: &World) -> Vec<String> {
     let staging = world.root().join(".polyhook/staging");
     let folders = fs::read_dir(staging).unwrap().flatten();
@@ -113,7 +113,7 @@ fn staged(world: &World) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_is_never_whole_is_a_dead_letter_that_says_so() {
+async fn a_recording_that_is_never_whole_becomes_a_dead_letter() {
     let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(30); 2]).await;
     let mut reasons = BTreeMap::new();
     for (action, expected) in [
@@ -129,8 +129,8 @@ async fn what_is_never_whole_is_a_dead_letter_that_says_so() {
         reasons.insert(call.id.clone(), expected);
         world.deliver(&call).await;
     }
-    world.idle().await;
-    let dead = world.dead().await;
+    world.wait_until_idle().await;
+    let dead = world.dead_letters().await;
     assert_eq!(dead.len(), reasons.len());
     for letter in dead {
         let event = polyhook::event::Event::read(&letter.message.body);
@@ -145,7 +145,7 @@ async fn what_is_never_whole_is_a_dead_letter_that_says_so() {
 }
 
 #[tokio::test]
-async fn of_two_recordings_none_is_seen_before_both_are_whole() {
+async fn two_recordings_become_visible_together() {
     let world = World::with(|_, config| {
         config.worker.audio = AudioChoice::Both;
         config.retry.delays = vec![Duration::from_millis(50); 2];
@@ -157,7 +157,7 @@ async fn of_two_recordings_none_is_seen_before_both_are_whole() {
     world.deliver(&call).await;
     eventually("the first try has failed", async || world.requests(Operation::V3Audio) >= 1).await;
     assert!(world.visible().is_empty());
-    world.idle().await;
+    world.wait_until_idle().await;
     let manifest = assert_consistent(&world.place(&call));
     assert_eq!((manifest.objects.len(), manifest.audio.status), (3, AudioStatus::Ready));
 }

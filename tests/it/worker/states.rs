@@ -1,4 +1,4 @@
-//! Conversations that are not over, not wanted, or not what they were.
+//! Conversations that are in progress, of other environments, or changed since they were archived.
 
 use std::{fs, time::Duration};
 
@@ -15,8 +15,8 @@ use serde_json::json;
 use super::{World, assert_consistent, eventually, scripted, voice};
 
 #[tokio::test]
-async fn a_call_in_progress_is_fetched_when_it_is_over() {
-    // One rung, which the trouble after the call needs for itself.
+async fn fetches_a_call_again_after_its_end() {
+    // One delay, which the failure after the call needs.
     let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(40)]).await;
     let script = CallScript {
         in_progress_requests: 6,
@@ -27,9 +27,9 @@ async fn a_call_in_progress_is_fetched_when_it_is_over() {
     world.deliver(&call).await;
     eventually("it was looked at", async || world.requests(Operation::V3Conversation) >= 3).await;
     assert!(world.visible().is_empty());
-    assert_eq!((world.dead().await.len(), world.requests(Operation::V3Audio)), (0, 0));
-    world.idle().await;
-    assert_eq!(world.dead().await, []);
+    assert_eq!((world.dead_letters().await.len(), world.requests(Operation::V3Audio)), (0, 0));
+    world.wait_until_idle().await;
+    assert_eq!(world.dead_letters().await, []);
     let manifest = assert_consistent(&world.place(&call));
     assert_eq!((manifest.facts.turn_count, manifest.facts.in_progress), (6, false));
     assert_eq!(manifest.objects.len(), 2);
@@ -37,7 +37,7 @@ async fn a_call_in_progress_is_fetched_when_it_is_over() {
 }
 
 #[tokio::test]
-async fn only_wanted_environments_are_archived() {
+async fn archives_only_configured_environments() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     let _guard = metrics::set_default_local_recorder(&recorder);
@@ -51,7 +51,7 @@ async fn only_wanted_environments_are_archived() {
     let call = world.call(&sandbox);
     let body = json!({ "type": "conversation.completed", "data": { "conversation_id": call.id } });
     world.deliver_body(&body).await;
-    world.idle().await;
+    world.wait_until_idle().await;
     assert_eq!(world.requests(Operation::V3Conversation), 1, "only the conversation knows");
     assert_eq!(world.requests(Operation::V3Audio), 0);
     assert!(world.visible().is_empty() && world.announcements().await.is_empty());
@@ -72,7 +72,7 @@ fn again(seed: u64) -> EventOptions {
 }
 
 #[tokio::test]
-async fn a_longer_conversation_is_a_new_revision_and_never_the_other_way_round() {
+async fn a_longer_conversation_becomes_a_new_revision_and_a_shorter_one_does_not() {
     let world = World::start().await;
     let call = world.archive(&voice()).await;
     let first = world.manifest(&call);
@@ -80,7 +80,7 @@ async fn a_longer_conversation_is_a_new_revision_and_never_the_other_way_round()
     let change = LaterChange { after: None, after_requests: None, more_turns: 3, summarised: false };
     world.sim.state().set_script(&call.id, CallScript { change: Some(change), ..CallScript::default() });
     world.deliver_as(&call, again(2)).await;
-    world.idle().await;
+    world.wait_until_idle().await;
     let second = assert_consistent(&world.place(&call));
     assert_eq!((first.revision, second.revision), (1, 2));
     assert_eq!(second.facts.turn_count, first.facts.turn_count + 3);
@@ -94,22 +94,22 @@ async fn a_longer_conversation_is_a_new_revision_and_never_the_other_way_round()
     let before = world.visible();
     world.sim.state().set_script(&call.id, CallScript::default());
     world.deliver_as(&call, again(3)).await;
-    world.idle().await;
+    world.wait_until_idle().await;
     assert_eq!(world.visible(), before);
     let ids: Vec<_> = world.announcements().await.into_iter().map(|a| a.id).collect();
     assert_ne!(ids[0], ids[1], "other content, other id");
     assert!(ids[2..].iter().all(|id| *id == ids[1]), "what lies there is announced, not what was fetched");
-    assert_eq!(world.dead().await, []);
+    assert_eq!(world.dead_letters().await, []);
 }
 
 #[tokio::test]
-async fn a_summary_that_comes_later_is_a_new_revision() {
+async fn a_later_summary_becomes_a_new_revision() {
     let world = World::with(|_, config| config.polyai.api = ApiChoice::Data).await;
     let change = LaterChange { after: None, after_requests: Some(1), more_turns: 0, summarised: true };
     let call = world.archive(&scripted(CallScript { change: Some(change), ..CallScript::default() })).await;
     assert!(!world.manifest(&call).facts.summarised);
     world.deliver_as(&call, again(2)).await;
-    world.idle().await;
+    world.wait_until_idle().await;
     let manifest = assert_consistent(&world.place(&call));
     assert_eq!((manifest.revision, manifest.facts.summarised), (2, true));
     let before = world.visible();
@@ -121,7 +121,7 @@ async fn a_summary_that_comes_later_is_a_new_revision() {
         },
     );
     world.deliver_as(&call, again(3)).await;
-    world.idle().await;
+    world.wait_until_idle().await;
     assert_eq!(world.visible(), before, "a copy without the summary is the older one");
     let depths = world.queue().depths().await.unwrap();
     assert!(depths.iter().all(|(lane, depth)| *lane != QueueKind::Dead || *depth == 0));

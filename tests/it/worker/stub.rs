@@ -1,4 +1,4 @@
-//! A server that is not PolyAI: what a key must not reach, and answers PolyAI would never give.
+//! A server that is not PolyAI: keys must not reach it, and its answers are unusual.
 
 use std::{
     future::IntoFuture,

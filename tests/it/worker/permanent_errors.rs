@@ -1,4 +1,4 @@
-//! What no try will help: a dead letter at once, and what it tells the person who reads it.
+//! Errors that no retry can fix: a dead letter at once, with a hint for its reader.
 
 use polyhook::{polyai::ProjectConfig, queue::Attempt, secret::Secret};
 use polyhook_simulator::{CallScript, EventOptions, Fault, FaultAction, NewCall, Operation};
@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::{World, assert_consistent, project, scripted, second_project, voice};
 
-/// Exactly one try, its reason, PolyAI's status and id, and a hint.
+/// Asserts one dead letter after one attempt, with its reason, PolyAI's status and id, and hints.
 async fn assert_refused(world: &World, reason: &str, status: u16, hints: &[&str]) {
-    let dead = world.only_dead().await;
+    let dead = world.only_dead_letter().await;
     let [Attempt { reason: said, detail, status: got, correlation_id, .. }] = &dead.history.attempts[..]
     else {
         panic!("{:?}", dead.history)
@@ -23,7 +23,7 @@ async fn assert_refused(world: &World, reason: &str, status: u16, hints: &[&str]
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_said_at_once() {
+async fn a_wrong_key_becomes_a_dead_letter_at_once() {
     let world = World::with(|scenario, config| {
         let right = project(&scenario.projects[0]);
         config.projects = vec![ProjectConfig { api_key: Secret::new("of-another-region"), ..right }];
@@ -35,7 +35,7 @@ async fn a_wrong_key_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_project_is_said_at_once() {
+async fn a_key_of_another_project_becomes_a_dead_letter_at_once() {
     let world = World::with(|scenario, config| {
         scenario.projects.push(second_project());
         let key = Secret::new(scenario.projects[0].api_key.as_str());
@@ -48,7 +48,7 @@ async fn a_key_of_another_project_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn an_unknown_conversation_is_said_at_once() {
+async fn an_unknown_conversation_becomes_a_dead_letter_at_once() {
     let world = World::start().await;
     world.archive(&scripted(CallScript { missing: true, ..CallScript::default() })).await;
     let hints = ["CONVERSATIONS_NOT_FOUND", "project_id", "region", "replay"];
@@ -57,7 +57,7 @@ async fn an_unknown_conversation_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn a_project_polyai_does_not_know_is_said_at_once() {
+async fn a_project_unknown_to_polyai_becomes_a_dead_letter_at_once() {
     let world = World::with(|scenario, config| {
         let right = project(&scenario.projects[0]);
         config.projects = vec![ProjectConfig { project_id: "PROJECT-TYPO".to_owned(), ..right }];
@@ -68,61 +68,61 @@ async fn a_project_polyai_does_not_know_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn an_event_of_a_project_that_is_not_configured_names_it() {
+async fn an_unconfigured_project_becomes_a_dead_letter_that_names_it() {
     let world = World::with(|scenario, _| scenario.projects.push(second_project())).await;
     let data = json!({ "conversation_id": "CA1", "environment": "live",
                        "account_id": "ws-elsewhere", "project_id": "PROJECT-THIRD" });
     world.deliver_body(&json!({ "type": "conversation.completed", "data": data })).await;
-    let dead = world.only_dead().await;
+    let dead = world.only_dead_letter().await;
     let last = dead.history.attempts.last().unwrap();
     assert_eq!((last.reason.as_ref(), last.status), ("unknown_project", None));
     for named in ["ws-elsewhere", "PROJECT-THIRD", "[[projects]]", "replay"] {
         assert!(last.detail.contains(named), "{}", last.detail);
     }
-    assert!(world.sim.state().request_counts().is_empty(), "nobody was asked");
+    assert!(world.sim.state().request_counts().is_empty(), "no request was sent");
 }
 
 #[tokio::test]
-async fn an_event_without_a_conversation_is_said_at_once() {
+async fn an_event_without_a_conversation_becomes_a_dead_letter_at_once() {
     let world = World::start().await;
     world.deliver_body(&json!({ "type": "conversation.completed", "data": { "environment": "live" } })).await;
-    assert_eq!(world.only_dead().await.history.attempts[0].reason, "no_conversation_id");
+    assert_eq!(world.only_dead_letter().await.history.attempts[0].reason, "no_conversation_id");
     assert!(world.sim.state().request_counts().is_empty());
 }
 
-/// Two projects, and an event of the quickstart, which names neither.
-async fn of_second(world: &World) {
+/// Delivers a quickstart event, which names no project, about a call of the second of two projects.
+async fn deliver_to_second_project(world: &World) {
     let call = NewCall { project_id: Some("PROJECT-SECOND".to_owned()), ..voice() };
     let call = world.call(&call);
     world.deliver_as(&call, EventOptions { identifiers: false, ..EventOptions::default() }).await;
-    world.idle().await;
-    assert_eq!(world.dead().await, []);
+    world.wait_until_idle().await;
+    assert_eq!(world.dead_letters().await, []);
     let manifest = assert_consistent(&world.place(&call));
     assert_eq!(manifest.project_id, "PROJECT-SECOND");
 }
 
 #[tokio::test]
-async fn where_an_event_names_no_project_each_is_asked() {
+async fn asks_all_projects_if_the_event_names_none() {
     let world = World::with(|scenario, _| scenario.projects.push(second_project())).await;
-    of_second(&world).await;
+    deliver_to_second_project(&world).await;
     assert_eq!(world.requests(Operation::V3Conversation), 2);
 }
 
 #[tokio::test]
-async fn trouble_of_one_project_does_not_hide_what_another_has() {
-    for trouble in
+async fn an_error_of_one_project_does_not_hide_the_conversation_of_another() {
+    for fault in
         [FaultAction::Status(401), FaultAction::Status(403), FaultAction::Status(503), FaultAction::HangUp]
     {
         let world = World::with(|scenario, _| scenario.projects.push(second_project())).await;
-        world.sim.state().add_fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], trouble));
-        of_second(&world).await;
+        world.sim.state().add_fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], fault));
+        deliver_to_second_project(&world).await;
         assert_eq!(world.requests(Operation::V3Audio), 1);
     }
 }
 
 #[tokio::test]
-async fn what_nobody_knows_is_told_by_who_could_not_say() {
-    for (trouble, reason, failures) in [
+async fn an_unanswered_project_decides_over_those_that_deny_the_conversation() {
+    for (fault, reason, failures) in [
         (None, "unknown_conversation", 1),
         (Some(FaultAction::Status(401)), "key_rejected", 1),
         (Some(FaultAction::Status(503)), "api_unavailable", 5),
@@ -132,12 +132,12 @@ async fn what_nobody_knows_is_told_by_who_could_not_say() {
             config.retry.delays = vec![std::time::Duration::from_millis(10); 4];
         })
         .await;
-        if let Some(trouble) = trouble {
-            world.sim.state().add_fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], trouble));
+        if let Some(fault) = fault {
+            world.sim.state().add_fault(Some("PROJECT-C0NC1ERG"), Fault::new(&[], fault));
         }
-        let data = json!({ "conversation_id": "CA-nobody", "environment": "live" });
+        let data = json!({ "conversation_id": "CA-unknown", "environment": "live" });
         world.deliver_body(&json!({ "type": "conversation.completed", "data": data })).await;
-        let dead = world.only_dead().await;
+        let dead = world.only_dead_letter().await;
         let last = dead.history.attempts.last().unwrap();
         assert_eq!((last.reason.as_ref(), dead.history.failures), (reason, failures));
         assert!(last.detail.contains("PROJECT-C0NC1ERG, PROJECT-SECOND"), "{}", last.detail);

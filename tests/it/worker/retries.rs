@@ -1,4 +1,4 @@
-//! What passes: slow down when asked to, try again, and know when to stop.
+//! Transient errors: pauses, rates, retries and their end.
 
 use std::{
     sync::{Arc, Mutex},
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{World, assert_consistent, call_on, eventually, scripted, second_project, stub::Stub, voice};
 
-/// What happens at PolyAI, and when.
+/// Records the activity of the simulated PolyAI and its times.
 fn follow(world: &World) -> Arc<Mutex<Vec<(Instant, Activity)>>> {
     let kept = Arc::<Mutex<Vec<_>>>::default();
     let noted = Arc::clone(&kept);
@@ -29,7 +29,7 @@ fn follow(world: &World) -> Arc<Mutex<Vec<(Instant, Activity)>>> {
 }
 
 #[tokio::test]
-async fn a_429_pauses_its_project_and_nobody_else() {
+async fn a_429_pauses_only_its_project() {
     for (wait, at_least) in [(RetryAfter::Seconds(1), 1.0), (RetryAfter::Date(2), 1.0)] {
         // One rung: a pause that cost more than one would make dead letters.
         let world = World::with(|scenario, config| {
@@ -56,15 +56,15 @@ async fn a_429_pauses_its_project_and_nobody_else() {
             let call = NewCall { project_id: Some("PROJECT-SECOND".to_owned()), ..voice() };
             others.push(world.add(&call).await);
         }
-        world.idle().await;
+        world.wait_until_idle().await;
 
-        assert_eq!(world.dead().await, []);
+        assert_eq!(world.dead_letters().await, []);
         let times = times.lock().unwrap().clone();
         let refused: Vec<_> = times
             .iter()
             .filter(|(_, activity)| matches!(activity, Activity::ErrorServed { status: 429, .. }))
             .collect();
-        assert_eq!(refused.len(), 1, "nobody asks during a pause");
+        assert_eq!(refused.len(), 1, "no request is sent during a pause");
         let since = |id: &str| {
             let served = |activity: &Activity| matches!(activity, Activity::ConversationServed { id: other } if other == id);
             let (at, _) = times.iter().find(|(_, activity)| served(activity)).unwrap();
@@ -82,19 +82,19 @@ async fn a_429_pauses_its_project_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_429_for_a_recording_pauses_as_well() {
+async fn a_429_for_a_recording_pauses_its_project() {
     let world = World::with(|_, config| config.retry.delays = vec![Duration::from_millis(50)]).await;
     let limit = Fault::new(&[Operation::V3Audio], FaultAction::RateLimited(RetryAfter::Seconds(1))).times(1);
     let started = Instant::now();
     let call = world.archive(&scripted(CallScript { faults: vec![limit], ..CallScript::default() })).await;
     assert!(started.elapsed() >= Duration::from_secs(1));
-    assert_eq!(world.dead().await, []);
+    assert_eq!(world.dead_letters().await, []);
     assert_consistent(&world.place(&call));
     assert_eq!((world.requests(Operation::V3Conversation), world.requests(Operation::V3Audio)), (2, 2));
 }
 
 #[tokio::test]
-async fn what_passes_is_tried_again_until_it_has_passed() {
+async fn retries_transient_errors_until_success() {
     let world = World::start().await;
     let elsewhere = Stub::start(&world.lifecycle, |_| axum::response::Response::default()).await;
     let elsewhere_url = elsewhere.url.join("v3/x/y/conversations/z").unwrap().to_string();
@@ -117,8 +117,8 @@ async fn what_passes_is_tried_again_until_it_has_passed() {
             calls.push((action, world.add(&scripted(script)).await));
         }
     }
-    world.idle().await;
-    assert_eq!(world.dead().await, []);
+    world.wait_until_idle().await;
+    assert_eq!(world.dead_letters().await, []);
     for (action, call) in &calls {
         let manifest = assert_consistent(&world.place(call));
         assert_eq!(manifest.objects.len(), 2, "{action:?}");
@@ -130,7 +130,7 @@ async fn what_passes_is_tried_again_until_it_has_passed() {
 }
 
 #[tokio::test]
-async fn slow_answers_are_waited_for() {
+async fn waits_for_slow_answers() {
     let world = World::start().await;
     let slow = [FaultAction::Delay(Duration::from_millis(400)), drip()];
     let faults = slow.map(|action| Fault::new(&[], action)).to_vec();
@@ -144,7 +144,7 @@ fn drip() -> FaultAction {
 }
 
 #[tokio::test]
-async fn the_end_of_the_ladder_is_a_dead_letter_with_its_history() {
+async fn a_job_becomes_a_dead_letter_after_the_last_delay() {
     let delays = [80, 160].map(Duration::from_millis);
     let world = World::with(|_, config| config.retry.delays = delays.to_vec()).await;
     let faults = vec![
@@ -153,11 +153,11 @@ async fn the_end_of_the_ladder_is_a_dead_letter_with_its_history() {
         Fault::new(&[Operation::V3Audio], FaultAction::Status(500)),
     ];
     world.archive(&scripted(CallScript { faults, ..CallScript::default() })).await;
-    let dead = world.only_dead().await;
+    let dead = world.only_dead_letter().await;
     let history = &dead.history;
     assert_eq!((history.failures, history.attempts.len()), (3, 3));
-    let told: Vec<_> = history.attempts.iter().map(|a| (a.reason.as_ref(), a.status)).collect();
-    assert_eq!(told, [("api_unavailable", Some(503)), ("network", None), ("api_unavailable", Some(500))]);
+    let reasons: Vec<_> = history.attempts.iter().map(|a| (a.reason.as_ref(), a.status)).collect();
+    assert_eq!(reasons, [("api_unavailable", Some(503)), ("network", None), ("api_unavailable", Some(500))]);
     let ids: Vec<_> = history.attempts.iter().map(|a| a.correlation_id.clone()).collect();
     assert!(ids[0].is_some() && ids[1].is_none() && ids[2].is_some() && ids[0] != ids[2], "{ids:?}");
     for (pair, delay) in history.attempts.windows(2).zip(delays) {
@@ -168,7 +168,7 @@ async fn the_end_of_the_ladder_is_a_dead_letter_with_its_history() {
 }
 
 #[tokio::test]
-async fn a_project_is_asked_no_faster_than_configured() {
+async fn requests_stay_within_the_configured_rate() {
     let world = World::with(|_, config| {
         config.polyai.max_requests_per_second = 5;
         config.polyai.api = ApiChoice::V3;
@@ -178,7 +178,7 @@ async fn a_project_is_asked_no_faster_than_configured() {
     for _ in 0..9 {
         world.add(&call_on(Channel::Chat)).await;
     }
-    world.idle().await;
+    world.wait_until_idle().await;
     let times: Vec<_> = times.lock().unwrap().iter().map(|(at, _)| *at).collect();
     assert_eq!(times.len(), 9);
     for second in times.windows(6) {
