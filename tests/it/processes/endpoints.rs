@@ -268,7 +268,10 @@ fn explains_limits() {
     }
     let before = secrets(&site);
     let output = create(&site, &["--another"]).run().expect_exit_code(1);
-    assert_mentions(&output, &["409", "has ten, the maximum", "endpoint delete", "Nothing was created"]);
+    assert_mentions(
+        &output,
+        &["409", "ten endpoints, the maximum", "endpoint delete", "Nothing was created"],
+    );
     assert_eq!(secrets(&site), before);
     let output = endpoint(&site, &["list"]).run().expect_exit_code(0);
     assert_eq!(output.stdout.lines().count(), 11, "{}", output.stdout);
@@ -287,7 +290,7 @@ fn uses_the_quickstart_api_if_the_reference_api_is_not_served() {
     let output = create(&site, &["--timeout-ms", "9000"]).run().expect_exit_code(1);
     assert_mentions(
         &output,
-        &["serves only the quickstart's Webhooks API", "a timeout", "Nothing was created"],
+        &["serves the quickstart's Webhooks API only", "a timeout", "Nothing was created"],
     );
     let output = create(&site, &["--json"]).run().expect_exit_code(0).json();
     assert_eq!(output["endpoint"]["event_types"], json!(["conversation.completed", "handoff.created"]));
@@ -311,7 +314,7 @@ fn manages_endpoints_through_the_quickstart_api() {
     assert_eq!((&output["name"], &output["event_types"]), (&json!("other"), &json!(["alerts.resolved"])));
     assert_mentions(
         &endpoint(&site, &["update", id, "--disable"]).run().expect_exit_code(1),
-        &["serves only the quickstart's Webhooks API"],
+        &["serves the quickstart's Webhooks API only"],
     );
     let before = secrets_in_file(&site);
     endpoint(&site, &["rotate-secret", "--wait", "0s"]).run().expect_exit_code(0);
