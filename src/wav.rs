@@ -55,7 +55,7 @@ pub enum WavError {
     #[error("the WAV header is invalid: {0}")]
     Header(&'static str),
     /// The stream has headers but no audio.
-    #[error("a WAV header without audio")]
+    #[error("a WAV header without sound")]
     NoSound,
     /// The stream has fewer bytes of audio than its header states.
     #[error("the recording is cut off: {got} of {expected} bytes of audio")]
