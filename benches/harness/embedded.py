@@ -235,22 +235,17 @@ def markdown(found):
         ]
         for name, what in WHAT.items()
     ]
-    secure, last = found["secure_delete"], found["rates"]["steps"][-1]
-    steps = [
-        [each["rate"], number(each["archived_per_second"], 0), number(max(each["depths"]), 0), number(each["cores"]),
-         number(each["simulator_cores"]), "yes" if each["holds"] else "no"]
-        for each in found["rates"]["steps"]
-    ]
+    secure, rates = found["secure_delete"], found["rates"]
+    most = max(each["archived_per_second"] for each in rates["steps"])
+    flat = [number(each["cores"]) for each in rates["steps"] if each["holds"]]
     behind = [each["behind_share"] for each in found["consumer"]]
     return "\n".join([
         table(["", "per second", "ratio to the bare appender", "CPU, µs each"], rows),
-        f"The queue is at {with_spread(found['queue/append_unique'])} of an appender that refuses duplicates too.\n",
-        f"Overwriting what is deleted (`secure_delete`) costs the bare appender, which deletes as much as it appends, "
-        f"{with_spread(secure['cpu_ratio'])} times the CPU; it is at {with_spread(secure['throughput_ratio'])} of the throughput.\n",
-        f"With jobs that ask no API, `polyhook run` is behind by {with_spread(spread(behind))} of what a closed loop of "
-        f"{found['connections']} connections has delivered when that ends.\n",
-        f"With a conversation and a recording of 100 kB for each delivery the queue stays flat up to "
-        f"{found['rates']['holds']} a second; the last step used {number(last['cores'])} cores, and the simulator "
-        f"{number(last['simulator_cores'])}:\n",
-        table(["offered a second", "archived a second", "most waiting", "cores", "simulator's cores", "flat"], steps),
+        f"- Ratio of the queue to an appender with a unique key: {with_spread(found['queue/append_unique'])}.\n"
+        f"- `secure_delete`, which overwrites deleted data, costs a bare appender that deletes as much as it appends "
+        f"{with_spread(secure['cpu_ratio'])} times the CPU, at {with_spread(secure['throughput_ratio'])} of the throughput.\n"
+        f"- In a closed loop of {found['connections']} connections, with jobs that ask no API, {with_spread(spread(behind))} of the "
+        "deliveries to `polyhook run` still wait at the end.\n"
+        f"- With a conversation and a recording of 100 kB for each delivery the queue stays flat up to {rates['holds']} calls per second "
+        f"({flat[-1] if flat else '0'} cores); at most {number(most, 0)} per second were archived.\n",
     ])

@@ -108,7 +108,6 @@ def markdown(found):
     """Returns the section of the report."""
     memory = found["memory"]
     rows = [
-        ["program, stripped", megabytes(found["binary_bytes"])],
         ["exec to the first 204, broker up", with_spread(found["start"]["broker_up_ms"], " ms", 0)],
         ["exec to the first 204, broker down, with a spool", with_spread(found["start"]["broker_away_ms"], " ms", 0)],
         ["memory at the start", f"{megabytes(sum(memory['fresh'].values()))} ({megabytes(memory['fresh']['file'])} of it the program itself)"],

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TITLES = {
     "receiver": "A durable delivery",
     "latency": "Latency",
-    "footprint": "Start, memory, size",
+    "footprint": "Start and memory",
     "growth": "With more of everything",
     "embedded": "The embedded queue",
     "worker": "The worker",
@@ -21,17 +21,16 @@ INTRODUCTION = """# Benchmarks
 
 <!-- Written by benches/run from benches/harness; changes made here by hand are lost. -->
 
-What a delivery, a job and the tools cost, beside other programs that do the same work and beside the bare libraries. The goals are ambitious, and
-several are missed; the reasons follow the table.
+polyhook beside other programs that do the same work, and beside the bare libraries.
 
 ```sh
-benches/run --quick      # short rounds
-benches/run              # longer rounds, an hour for the memory
+benches/run --quick                    # short rounds
+benches/run                            # long rounds, an hour for the memory
+benches/run --quick --only receiver    # one section
 ```
 
-Contenders alternate within a round. Figures are medians of the rounds, with least and greatest in parentheses; ratios are taken within a round. CPU is
-the kernel's accounting of each process. Every run checks that what was accepted is what is durable, and fails if not. Only ratios mean anything on
-other machines: on a busy or virtual one the figures of two runs differ by a third.
+Contenders alternate within a round. Figures are medians of the rounds, with least and greatest in parentheses; ratios are taken within a round. A run
+fails if anything that was accepted is not durable. Only ratios carry over to other machines; on a busy or virtual one two runs differ by a third.
 """
 
 
@@ -43,22 +42,24 @@ def write(results):
     from . import plots
 
     pictures = plots.draw(found, folder)
-    parts = [INTRODUCTION, "## Goals\n", goals(found)]
+    parts = [INTRODUCTION, provenance(kept), "## Goals\n", goals(found)]
     parts.append((Path(__file__).parent / "notes.md").read_text())
     for name, each in kept.items():
         section = importlib.import_module(f".{name}", __package__)
-        parts += [f"## {TITLES[name]}\n", about(each), section.markdown(each["found"])]
+        parts += [f"## {TITLES[name]}\n", section.markdown(each["found"])]
         parts += [f"![{title}](benchmarks/{file})\n" for of, title, file in pictures if of == name]
     (ROOT / "docs/benchmarks.md").write_text("\n".join(part.rstrip("\n") + "\n" for part in parts))
 
 
-def about(each):
-    on = each["on"]
-    length = "short rounds (`--quick`)" if each["quick"] else "long rounds"
-    return (
-        f"{each['rounds']} {length}, {each['took_seconds']:.0f} s; {on['date']}, commit {on['commit']}, {on['cores']} cores of "
-        f"{on['cpu']}, Linux {on['kernel']}.\n"
-    )
+def provenance(kept):
+    """Returns a list that says how and where the sections were measured, with one item for all sections measured alike."""
+    alike = {}
+    for name, each in kept.items():
+        on = each["on"]
+        length = "short rounds (`--quick`)" if each["quick"] else "long rounds"
+        machine = f"{on['cores']} cores of {on['cpu']}, Linux {on['kernel']}"
+        alike.setdefault(f"{each['rounds']} {length}, {on['date']}, commit {on['commit']}, {machine}", []).append(TITLES[name])
+    return "".join(f"- {'; '.join(titles)}: {how}.\n" for how, titles in alike.items())
 
 
 def goals(found):

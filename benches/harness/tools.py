@@ -124,16 +124,14 @@ def multiply(path, count):
 
 def markdown(found):
     """Returns the section of the report."""
-    listed = [
-        [each["conversations"], *(cell for what in ("reconcile", "audit") for cell in costs(each[what]))]
-        for each in found["listed"]
-    ]
-    growth = ", ".join(f"{what} {number(value)}" for what, value in found["growth"].items())
+    largest = found["listed"][-1]
+    listed = [[f"`{what}`", *costs(largest[what]), number(found["growth"][what])] for what in ("reconcile", "audit")]
     dead = [[number(each["letters"], 0), *costs(each)] for each in found["dead"]]
-    kinds = [f"`{what}`, {cost}" for what in ("reconcile", "audit") for cost in ("seconds", "CPU seconds", "peak resident")]
+    kinds = ["seconds", "CPU seconds", "peak resident"]
     return "\n".join([
-        table(["conversations, all archived", *kinds], listed),
-        f"Growth of the CPU a conversation takes, from the lower to the upper half (1 is linear): {growth}.\n",
+        f"With {number(largest['conversations'], 0)} conversations, all archived. Growth: CPU per conversation in the upper half of the range "
+        "against the lower half (1 is linear).\n",
+        table(["", *kinds, "growth"], listed),
         table(["dead letters", "`dead list`, seconds", "CPU seconds", "peak resident"], dead),
     ])
 

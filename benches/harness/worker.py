@@ -145,5 +145,4 @@ def markdown(found):
         table([*head, "ratio to the durable one"], [row(*each) for each in WHAT.items()]),
         f"{memory['recordings']} recordings of {memory['bytes_each'] >> 20} MiB at a time:\n",
         table(["", "peak resident", "CPU, ms per MB", "seconds"], large),
-        f"To a folder a byte costs {number(memory['cpu_per_mb_ratio'])} times what it costs the bare client.\n",
     ])

@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! Each subcommand is one file (or folder) with its `Args` and its `run`. To add one, write the file and add a line to
-//! [`Command`] and to `Command::run`. Results go to standard output; logs, progress and errors go to standard error.
+//! `Command` and to `Command::run`. Results go to standard output; logs, progress and errors go to standard error.
 //! Scripts depend on the exit codes: see [`ExitStatus`].
 
 mod audit;

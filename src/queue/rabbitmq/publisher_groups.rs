@@ -10,7 +10,7 @@
 //! | `in_order` | deliveries from the spool | 1 × 128 | Only one channel keeps the order of arrival. |
 //! | `announcements` | announcements | 4 × 1 | A customer's queue that confirms nothing must not hold up retries. |
 //! | `jobs_again` | retries, dead letters, replays | 4 × 1 | One message at a time, so that a returned message is known exactly. |
-//! | `tail` | tail events | 1 × 64 | They must not delay anything else ([`tail_publisher`](super::tail_publisher)). |
+//! | `tail` | tail events | 1 × 64 | They must not delay anything else ([`tail_publisher`]). |
 
 use std::sync::Arc;
 

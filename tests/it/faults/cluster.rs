@@ -29,7 +29,7 @@ fn a_cluster_that_falls_apart_loses_nothing() {
     let mut figures = Figures::of("three nodes: node killed, leader killed, partition");
     load.recovered_since(Instant::now());
 
-    let (mut follower, mut leader, mut cut, mut mended) = (vec![], vec![], vec![], vec![]);
+    let (mut follower, mut leader, mut cut, mut healed) = (vec![], vec![], vec![], vec![]);
     for _ in 0..rounds {
         let victim = (cluster.leader(&fetch) + 1) % cluster.nodes.len();
         follower.extend(kill(&cluster, victim, &stage, &load));
@@ -43,14 +43,14 @@ fn a_cluster_that_falls_apart_loses_nothing() {
         cluster.mend(victim);
         let since = Instant::now();
         eventually_within(PATIENCE, "whole again", || is_whole(&cluster));
-        mended.extend(recovers(&stage, &load, since));
+        healed.extend(recovers(&stage, &load, since));
     }
     figures
         .set("rounds", rounds)
-        .times("follower_killed_to_all_well", follower)
-        .times("leader_killed_to_all_well", leader)
-        .times("leader_cut_off_to_all_well", cut)
-        .times("network_mended_to_all_well", mended);
+        .times("follower_killed_to_recovered", follower)
+        .times("leader_killed_to_recovered", leader)
+        .times("leader_cut_off_to_recovered", cut)
+        .times("partition_healed_to_recovered", healed);
     stage.judge(load, figures);
 }
 

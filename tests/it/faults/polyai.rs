@@ -78,7 +78,7 @@ fn trouble_of_polyai_is_waited_for_and_is_nobody_elses() {
         (call["id"].as_str().unwrap().to_owned(), body.to_string().into_bytes())
     });
     let load = Load::of(deliveries.collect(), &polyai, run.receiver_address(), 20);
-    let mut figures = Figures::of("PolyAI in trouble with one of two projects");
+    let mut figures = Figures::of("PolyAI fails for one of two projects");
     let mut lags = serde_json::Map::new();
     for (name, action, most) in troubles() {
         let fault = json!({ "project_id": "PROJECT-C0NC1ERG", "fault": { "action": action } });
