@@ -75,7 +75,7 @@ impl DedupWindow {
             first = true;
             store.await?;
             self.insert(short(key), self.clock.now());
-            Ok(())
+            Ok::<_, QueueError>(())
         });
         stored.await?;
         Ok(if first { Published::New } else { Published::Duplicate })

@@ -29,9 +29,8 @@ use tokio::{
 
 use crate::{
     queue_contract::{QueueUnderTest, contract_suite},
-    rabbitmq::{Customer, SOON, config, headers, message},
-    rabbitmq_faults::fragile,
-    support::rabbit::{SHARED_NODE, unique_prefix},
+    rabbitmq::{PlainClient, TEST_TIMEOUT, config, headers, message},
+    support::rabbit::{SHARED_NODE, exclusive_node, unique_prefix},
 };
 
 mod broker_failures;
@@ -136,7 +135,7 @@ impl QueueUnderTest for Replicas {
 }
 
 async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !check().await {
         assert!(Instant::now() < deadline, "not {what} in time");
         sleep(Duration::from_millis(20)).await;
@@ -155,7 +154,7 @@ async fn publish_all(queue: &SpooledQueue, numbers: impl Iterator<Item = u32>) -
 async fn take_all(queue: &SpooledQueue, mut missing: std::collections::HashSet<u32>) -> Vec<u32> {
     let mut order = Vec::new();
     while !missing.is_empty() {
-        let job = timeout(SOON, queue.next())
+        let job = timeout(TEST_TIMEOUT, queue.next())
             .await
             .unwrap_or_else(|_| panic!("messages lost: {missing:?}"))
             .unwrap();

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use polyhook::{
     lifecycle::Lifecycle,
     queue::{
-        JobOutcome, Message, Queue, QueueError, QueueKind, TailEvent, TailEventKind, TailMessage,
+        JobOutcome, Message, Queue, QueueError, TailEvent, TailEventKind, TailMessage,
         rabbitmq::Follower as BrokerFollower,
         sqlite::{Follower as FileFollower, SqliteOptions, SqliteQueue},
     },
@@ -22,9 +22,8 @@ use tokio::{
 
 use crate::{
     queue_contract::{announcement, event, history, message, take},
-    rabbitmq::{Bench, SOON, at_once, config},
-    rabbitmq_faults::fragile,
-    support::rabbit::{SHARED_NODE, unique_prefix},
+    rabbitmq::{Depths, EMPTY, TEST_TIMEOUT, TestQueue, config, join_all_tasks},
+    support::rabbit::{SHARED_NODE, exclusive_node, unique_prefix},
 };
 
 const BODY: &[u8] = br#"{"data":{"conversation_id":"CA1","project_id":"P1","transcript":"private"}}"#;
@@ -163,7 +162,7 @@ async fn thousands_of_jobs_are_told_once_each() {
                 let queue = Arc::clone(&queue);
                 async move { queue.publish(message(&format!("evt_{n}"), BODY)).await.unwrap() }
             });
-            at_once(publish).await;
+            join_all_tasks(publish).await;
             for _ in 0..JOBS {
                 queue.settle(take(&queue).await.lease, JobOutcome::Done).await.unwrap();
             }
@@ -189,18 +188,18 @@ async fn thousands_of_jobs_are_told_once_each() {
 
 async fn follow(url: &str, prefix: &str) -> BrokerFollower {
     let mut follower = BrokerFollower::open(&config(url, prefix), &Lifecycle::new()).unwrap();
-    timeout(SOON, follower.wait_until_ready()).await.expect("ready in time");
+    timeout(TEST_TIMEOUT, follower.wait_until_ready()).await.expect("ready in time");
     sleep(QUIET).await;
     follower
 }
 
 async fn next(follower: &mut BrokerFollower) -> TailMessage {
-    timeout(SOON, follower.next()).await.expect("told in time")
+    timeout(TEST_TIMEOUT, follower.next()).await.expect("told in time")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_broker_tells_everything_once() {
-    let bench = Bench::on(&SHARED_NODE).await;
+    let bench = TestQueue::on(&SHARED_NODE).await;
     let queue: Arc<dyn Queue> = Arc::clone(&bench.queue) as _;
     // Nobody listens yet.
     queue.publish(event("evt_before")).await.unwrap();
@@ -222,20 +221,13 @@ async fn the_broker_tells_everything_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_follower_takes_nothing_and_hides_nothing() {
-    let bench = Bench::on(&SHARED_NODE).await;
+    let bench = TestQueue::on(&SHARED_NODE).await;
     let mut follower = follow(&SHARED_NODE.url(), &bench.prefix).await;
     let queue = &bench.queue;
     // What nobody has bound is kept all the same.
     queue.publish(event("evt_event")).await.unwrap();
     assert!(matches!(next(&mut follower).await, TailMessage::Event(note) if note.id == "evt_event"));
-    bench
-        .assert_depths([
-            (QueueKind::Fetch, 0),
-            (QueueKind::Retry, 0),
-            (QueueKind::Dead, 0),
-            (QueueKind::Unrouted, 1),
-        ])
-        .await;
+    bench.assert_depths(Depths { unrouted: 1, ..EMPTY }).await;
     // A job whose queue is missing comes back to its publisher.
     let fetch = format!("{}.fetch", bench.prefix);
     block_in_place(|| SHARED_NODE.ctl(&["delete_queue", &fetch]));
@@ -254,7 +246,7 @@ async fn a_follower_takes_nothing_and_hides_nothing() {
 }
 
 /// Publishes as fast as it goes; how many a second.
-async fn rate(bench: &Arc<Bench>, name: &str, count: usize) -> f64 {
+async fn rate(bench: &Arc<TestQueue>, name: &str, count: usize) -> f64 {
     let begun = Instant::now();
     let tasks = (0..64).map(|task| {
         let (bench, name) = (Arc::clone(bench), name.to_owned());
@@ -264,7 +256,7 @@ async fn rate(bench: &Arc<Bench>, name: &str, count: usize) -> f64 {
             }
         }
     });
-    at_once(tasks).await;
+    join_all_tasks(tasks).await;
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let rate = count as f64 / begun.elapsed().as_secs_f64();
     rate
@@ -273,7 +265,7 @@ async fn rate(bench: &Arc<Bench>, name: &str, count: usize) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_follower_that_takes_nothing_holds_up_nobody_and_knows_what_it_missed() {
     const EVENTS: usize = 64 * 400;
-    let bench = Arc::new(Bench::on(&SHARED_NODE).await);
+    let bench = Arc::new(TestQueue::on(&SHARED_NODE).await);
     let alone = rate(&bench, "alone", EVENTS).await;
     let mut follower = follow(&SHARED_NODE.url(), &bench.prefix).await;
     let watched = rate(&bench, "watched", EVENTS).await;
@@ -307,16 +299,16 @@ async fn a_follower_that_takes_nothing_holds_up_nobody_and_knows_what_it_missed(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_follower_outlives_the_broker() {
-    let broker = fragile().await;
+    let broker = exclusive_node().await;
     let (url, prefix) = (broker.url(), unique_prefix());
-    let bench = Bench::with(&config(&url, &prefix)).await;
+    let bench = TestQueue::with(&config(&url, &prefix)).await;
     let mut follower = follow(&url, &prefix).await;
     bench.queue.publish(event("evt_1")).await.unwrap();
     assert!(matches!(next(&mut follower).await, TailMessage::Event(note) if note.id == "evt_1"));
     block_in_place(|| broker.kill());
     assert!(matches!(next(&mut follower).await, TailMessage::Interrupted(_)));
     block_in_place(|| broker.restart());
-    bench.becomes_ready().await;
+    bench.wait_until_ready().await;
     let mut number = 1;
     let told = loop {
         number += 1;

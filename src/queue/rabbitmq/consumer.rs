@@ -16,10 +16,12 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    confirm::OutgoingMessage,
     connection::{Connection, ConnectionState},
     in_flight::{InFlightJob, InFlightJobs},
     message,
-    publisher::{OutgoingMessage, PublishResult, Publishers},
+    pending_replies::PublishResult,
+    publisher::Publishers,
 };
 use crate::{
     clock::Clock,

@@ -32,8 +32,9 @@ use lapin::{
 };
 use tokio::time::{Duration, sleep, timeout};
 
-use super::{RabbitMqQueue, message, publisher::OutgoingMessage, refused};
+use super::{message, message_publisher::MessagePublisher};
 use crate::{
+    clock::Clock,
     event::Event,
     queue::{DeadLetter, DeadLetters, LeaseId, QueueError},
 };
@@ -51,7 +52,8 @@ const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A cursor over the messages that a queue holds when it is opened.
 pub(super) struct DeadLetterCursor<'a> {
-    queue: &'a RabbitMqQueue,
+    publisher: &'a MessagePublisher,
+    clock: &'a Clock,
     queue_name: ShortString,
     channel: Channel,
     consumer: Consumer,
@@ -70,13 +72,19 @@ pub(super) struct DeadLetterCursor<'a> {
 }
 
 impl<'a> DeadLetterCursor<'a> {
-    pub(super) async fn open(queue: &'a RabbitMqQueue, name: &ShortString) -> Result<Self, QueueError> {
-        let channel = queue.connection()?.channel().await.map_err(QueueError::Unavailable)?;
+    /// Starts to consume the queue `name`.
+    pub(super) async fn open(
+        publisher: &'a MessagePublisher,
+        clock: &'a Clock,
+        name: &ShortString,
+    ) -> Result<Self, QueueError> {
+        let channel = publisher.connection()?.channel().await.map_err(QueueError::Unavailable)?;
         let total = count(name, &channel).await?;
         request(name, channel.basic_qos(WINDOW, BasicQosOptions::default())).await?;
         let consumer = consume(name, &channel).await?;
         Ok(Self {
-            queue,
+            publisher,
+            clock,
             queue_name: name.clone(),
             channel,
             consumer,
@@ -130,7 +138,7 @@ impl<'a> DeadLetterCursor<'a> {
         }
         let expected = count(&self.queue_name, &self.channel).await? + returned;
         request(&self.queue_name, self.channel.close(200, "OK".into())).await?;
-        let channel = self.queue.connection()?.channel().await.map_err(QueueError::Unavailable)?;
+        let channel = self.publisher.connection()?.channel().await.map_err(QueueError::Unavailable)?;
         while count(&self.queue_name, &channel).await? < expected {
             sleep(RETURN_CHECK_INTERVAL).await;
         }
@@ -173,24 +181,16 @@ impl DeadLetters for DeadLetterCursor<'_> {
         self.last_tag = delivery.delivery_tag;
         self.unacknowledged.fetch_add(1, Ordering::Relaxed);
         let lease = LeaseId(delivery.delivery_tag);
-        let (message, history) =
-            message::read_dead(&delivery.properties, delivery.data, self.queue.clock.now());
+        let (message, history) = message::read_dead(&delivery.properties, delivery.data, self.clock.now());
         Ok(Some(DeadLetter { message, history, lease }))
     }
 
     async fn replay(&self, letter: DeadLetter) -> Result<(), QueueError> {
         let DeadLetter { message, mut history, lease } = letter;
-        history.replay(self.queue.clock.now());
-        let properties = message::job(&message, &history).map_err(refused)?;
-        let body = message.body;
-        self.queue
-            .publish_to_queue(&self.queue.topology.fetch, |exchange, routing_key| OutgoingMessage {
-                exchange,
-                routing_key,
-                properties,
-                body,
-            })
-            .await?;
+        history.replay(self.clock.now());
+        let properties = message::job(&message, &history)?;
+        let fetch = &self.publisher.topology.fetch;
+        self.publisher.publish_to_queue(fetch, properties, message.body).await?;
         self.acknowledge(lease).await
     }
 
@@ -206,12 +206,13 @@ impl DeadLetters for DeadLetterCursor<'_> {
 
 /// Removes the messages about a conversation from a queue and returns their number. With `dry_run` it only counts them.
 pub(super) async fn erase(
-    queue: &RabbitMqQueue,
+    publisher: &MessagePublisher,
+    clock: &Clock,
     name: &ShortString,
     conversation_id: &str,
     dry_run: bool,
 ) -> Result<u64, QueueError> {
-    let mut cursor = Box::new(DeadLetterCursor::open(queue, name).await?);
+    let mut cursor = Box::new(DeadLetterCursor::open(publisher, clock, name).await?);
     let mut found = 0;
     let result = loop {
         match cursor.next().await {

@@ -16,7 +16,7 @@ use lapin::{
 use super::topology::UNROUTED_HEADER;
 use crate::{
     event::{self, DedupKey, Event},
-    queue::{Announcement, Attempt, History, Message},
+    queue::{Announcement, Attempt, History, Message, QueueError},
 };
 
 const SUBJECT: &str = "cloudEvents:subject";
@@ -48,6 +48,12 @@ pub(super) struct TooLong(&'static str);
 impl std::fmt::Display for TooLong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "its {} is longer than the 255 bytes AMQP has for it", self.0)
+    }
+}
+
+impl From<TooLong> for QueueError {
+    fn from(error: TooLong) -> Self {
+        Self::Refused(error.to_string())
     }
 }
 
@@ -340,13 +346,13 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_carries_its_reason_in_headers() {
+    fn puts_the_reason_of_a_dead_letter_into_headers() {
         let dead = dead(&message(b"{}"), &history(3, "no such project")).unwrap();
         assert_eq!(text(&dead, REASON).as_deref(), Some("rate_limited"));
         assert_eq!(text(&dead, DETAIL).as_deref(), Some("no such project"));
         assert_eq!(text(&dead, CORRELATION_ID).as_deref(), Some("corr-1"));
         assert_eq!(dead.headers().as_ref().unwrap().inner().get(FAILURES), Some(&AMQPValue::LongLongInt(3)));
-        // And nobody but us, when it is read again.
+        // A dead letter without any attempt can be written, too.
         assert!(super::dead(&message(b"{}"), &History::default()).is_ok());
     }
 
@@ -368,7 +374,7 @@ mod tests {
             of(properties.with_headers(headers))
         };
         // Retried twice, then lost by the workers: the latest comes first.
-        let before = history(2, "patience");
+        let before = history(2, "too many requests");
         let found = with(job(&message(b"{}"), &before).unwrap(), &["delivery_limit", "expired"]);
         let last = found.attempts.last().unwrap();
         assert_eq!(
@@ -377,14 +383,14 @@ mod tests {
         );
         assert_eq!(found.attempts[..2], before.attempts);
         assert_eq!(with(BasicProperties::default(), &["a-new-one"]).attempts[0].reason, "dead_lettered");
-        // Ours says it better, and a stranger says nothing.
+        // The history of polyhook takes precedence; a message without both has none.
         assert_eq!(with(dead(&message(b"{}"), &before).unwrap(), &["expired"]), before);
         assert_eq!(of(BasicProperties::default()), History::default());
         assert_eq!(with(BasicProperties::default(), &[]), History::default());
     }
 
     #[test]
-    fn what_is_too_long_is_cut_or_refused() {
+    fn shortens_or_refuses_values_that_are_too_long() {
         let long = Message { content_type: "x".repeat(300), ..message(b"{}") };
         assert!(event(&long).is_ok());
         assert_eq!(event(&Message { id: "x".repeat(300), ..message(b"{}") }), Err(TooLong("id")));
@@ -396,7 +402,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_header_is_readable(
+        fn reads_any_header(
             value in ".{0,300}",
             kind in ".{0,60}",
             time in any::<u64>(),

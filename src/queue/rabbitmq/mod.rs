@@ -17,10 +17,7 @@
 //!
 //! Message bodies travel as PolyAI sent them, so the broker must be trusted with the content of conversations.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lapin::{
@@ -28,16 +25,15 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 use metrics::gauge;
-use tokio::sync::watch;
 
 use self::{
     broker::Broker,
-    connection::{Connection, ConnectionState},
+    connection::ConnectionState,
     connection_keeper::{ConnectionRole, keep_connected},
     consumer::JobConsumer,
     dead_letters::DeadLetterCursor,
     in_flight::InFlightJobs,
-    publisher::{OutgoingMessage, PublishResult, Publishers},
+    message_publisher::MessagePublisher,
     publisher_groups::PublisherGroups,
     tail_publisher::TailPublisher,
     tasks::BackgroundTasks,
@@ -45,7 +41,6 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    event,
     lifecycle::Lifecycle,
     queue::{
         Announced, Announcement, DeadLetters, ErasedMessages, History, Job, JobOutcome, LeaseId, Message,
@@ -54,6 +49,7 @@ use crate::{
 };
 
 mod broker;
+mod confirm;
 mod connection;
 mod connection_keeper;
 mod consumer;
@@ -62,6 +58,8 @@ mod error;
 mod follower;
 mod in_flight;
 mod message;
+mod message_publisher;
+mod pending_replies;
 pub mod probe;
 mod publisher;
 mod publisher_groups;
@@ -75,9 +73,6 @@ pub use self::{error::OpenError, follower::Follower};
 /// The frame size of a process that only publishes. The properties of an event need a tenth of it, and longer frames can
 /// only come from messages that are read. lapin keeps buffers for 64 frames: 2 MiB instead of 8 MiB with RabbitMQ's 128 KiB.
 const PUBLISHER_FRAME_MAX: u32 = 32 << 10;
-/// Returned messages end the connection at most this often. Otherwise a publisher of unroutable messages would interrupt
-/// all others again and again.
-const MIN_REDECLARE_INTERVAL: Duration = Duration::from_secs(10);
 /// Bounds the counting of all queues.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -99,14 +94,9 @@ pub struct RabbitMqOptions<'a> {
 /// A queue on RabbitMQ; see the [module](self).
 #[derive(Debug)]
 pub struct RabbitMqQueue {
-    topology: Topology,
-    publish_timeout: Duration,
-    /// The state of the publishing connection.
-    publishing: watch::Receiver<ConnectionState>,
-    publishers: PublisherGroups,
+    publisher: MessagePublisher,
     tail: TailPublisher,
     jobs: Arc<InFlightJobs>,
-    redeclared_at: Mutex<Option<Instant>>,
     clock: Clock,
     tasks: BackgroundTasks,
 }
@@ -129,17 +119,14 @@ impl RabbitMqQueue {
             TailPublisher::new(topology.tail.clone(), tail_publishers, tasks.closing.clone());
         tasks.spawn_user("queue notes", tail_task);
 
-        let queue = Self {
+        let publisher = MessagePublisher::new(
             topology,
-            publish_timeout: config.publish_timeout,
+            config.publish_timeout,
             publishing,
             publishers,
-            tail,
-            jobs: Arc::default(),
-            redeclared_at: Mutex::new(None),
-            clock,
-            tasks,
-        };
+            tasks.closing.clone(),
+        );
+        let queue = Self { publisher, tail, jobs: Arc::default(), clock, tasks };
         if let Some(max_jobs) = consume {
             queue.start_consumer(broker, max_jobs, lifecycle);
         }
@@ -148,119 +135,42 @@ impl RabbitMqQueue {
 
     fn start_consumer(&self, broker: Arc<Broker>, max_jobs: usize, lifecycle: &Lifecycle) {
         let (sender, consuming) = ConnectionState::connecting();
-        let role = ConnectionRole::Consume(self.publishing.clone());
+        let role = ConnectionRole::Consume(self.publisher.connection_state.clone());
         let keeper = keep_connected(broker, role, sender, self.tasks.disconnecting.clone());
         self.tasks.spawn_keeper("queue connection (consume)", keeper);
         let consumer = JobConsumer {
-            queue: self.topology.fetch.clone(),
+            queue: self.publisher.topology.fetch.clone(),
             // A prefetch of zero would mean "no limit".
             prefetch: u16::try_from(max_jobs).unwrap_or(u16::MAX).max(1),
             jobs: Arc::clone(&self.jobs),
             clock: self.clock.clone(),
             consuming,
-            publishing: self.publishing.clone(),
-            publishers: Arc::clone(&self.publishers.jobs_again),
+            publishing: self.publisher.connection_state.clone(),
+            publishers: Arc::clone(&self.publisher.groups.jobs_again),
             draining: lifecycle.draining(),
             closing: self.tasks.closing.clone(),
         };
         self.tasks.spawn_user("queue consumer", consumer.run());
     }
 
-    /// Returns the publishing connection if messages can be sent over it now.
-    fn connection(&self) -> Result<Arc<Connection>, QueueError> {
-        if self.tasks.closing.is_cancelled() {
-            return Err(QueueError::Closed);
-        }
-        match &*self.publishing.borrow() {
-            ConnectionState::Down(reason) => Err(QueueError::Unavailable(reason.to_string())),
-            ConnectionState::Up(connection) => match connection.blocked() {
-                Some(reason) => Err(QueueError::Unavailable(reason)),
-                None => Ok(Arc::clone(connection)),
-            },
-        }
-    }
-
     /// Makes an event durable within the publish timeout.
     pub(super) async fn publish_event(&self, message: &Message) -> Result<(), QueueError> {
-        let triggers_fetch = event::triggers_fetch(&message.kind);
-        let publishers = if triggers_fetch { &self.publishers.jobs } else { &self.publishers.events };
-        self.in_time(self.publish_event_with(publishers, message)).await
+        self.publisher.publish_event(message).await?;
+        self.send_delivery_event(message);
+        Ok(())
     }
 
     /// Makes an event durable within the publish timeout. Events are published in the order of the calls.
     pub(super) async fn publish_event_in_order(&self, message: &Message) -> Result<(), QueueError> {
-        self.in_time(self.publish_event_with(&self.publishers.in_order, message)).await
+        self.publisher.publish_event_in_order(message).await?;
+        self.send_delivery_event(message);
+        Ok(())
     }
 
-    async fn publish_event_with(&self, publishers: &Publishers, message: &Message) -> Result<(), QueueError> {
-        let connection = self.connection()?;
-        let outgoing = OutgoingMessage {
-            exchange: self.topology.events.clone(),
-            routing_key: message::short(&message.routing_key(), "routing key").map_err(refused)?,
-            properties: message::event(message).map_err(refused)?,
-            body: message.body.clone(),
-        };
-        match publishers.publish(outgoing).await? {
-            PublishResult::Stored => {
-                if self.tail.has_followers() {
-                    self.tail.send(TailEvent::delivery(message, self.clock.now()));
-                }
-                Ok(())
-            }
-            PublishResult::Returned => {
-                let Topology { events, fetch, unrouted, .. } = &self.topology;
-                let reason = format!(
-                    "a message was returned by `{events}`: no queue takes it, so `{fetch}`, or the alternate exchange `{unrouted}`, or a binding is missing (deleted, or a policy?); all are declared again"
-                );
-                let mut redeclared_at = self.redeclared_at.lock().unwrap_or_else(PoisonError::into_inner);
-                if redeclared_at.is_none_or(|at| at.elapsed() > MIN_REDECLARE_INTERVAL) {
-                    *redeclared_at = Some(Instant::now());
-                    connection.fail(reason.clone());
-                }
-                Err(QueueError::Refused(reason))
-            }
+    fn send_delivery_event(&self, message: &Message) {
+        if self.tail.has_followers() {
+            self.tail.send(TailEvent::delivery(message, self.clock.now()));
         }
-    }
-
-    /// Stores a message in one queue through the default exchange.
-    async fn publish_to_queue(
-        &self,
-        queue: &ShortString,
-        message: impl FnOnce(ShortString, ShortString) -> OutgoingMessage,
-    ) -> Result<(), QueueError> {
-        self.connection()?;
-        let published = self.publishers.jobs_again.publish(message(ShortString::default(), queue.clone()));
-        match self.in_time(published).await? {
-            PublishResult::Stored => Ok(()),
-            PublishResult::Returned => {
-                if let ConnectionState::Up(connection) = &*self.publishing.borrow() {
-                    connection.fail(format!("the queue `{queue}` is missing; it is declared again"));
-                }
-                Err(QueueError::Refused(format!("there is no queue `{queue}`")))
-            }
-        }
-    }
-
-    /// Publishes a job with its history to the queue that its outcome asks for.
-    async fn publish_outcome(&self, message: &Message, outcome: &JobOutcome) -> Result<(), QueueError> {
-        let (queue, properties) = match outcome {
-            JobOutcome::Done | JobOutcome::Release => return Ok(()),
-            JobOutcome::Retry { after, history } => {
-                let Some((queue, expiration)) = self.topology.delay_queue(*after) else {
-                    return Err(QueueError::Refused("there is no delay queue".to_owned()));
-                };
-                (&queue.name, message::retry(message, history, expiration))
-            }
-            JobOutcome::Dead { history } => (&self.topology.dead, message::dead(message, history)),
-        };
-        let (properties, body) = (properties.map_err(refused)?, message.body.clone());
-        self.publish_to_queue(queue, |exchange, routing_key| OutgoingMessage {
-            exchange,
-            routing_key,
-            properties,
-            body,
-        })
-        .await
     }
 
     fn send_tail_event(&self, message: &Message, history: &History, outcome: &JobOutcome) {
@@ -273,15 +183,8 @@ impl RabbitMqQueue {
         });
     }
 
-    async fn in_time<T>(&self, task: impl Future<Output = Result<T, QueueError>>) -> Result<T, QueueError> {
-        match tokio::time::timeout(self.publish_timeout, task).await {
-            Ok(result) => result,
-            Err(_) => Err(QueueError::Timeout(self.publish_timeout)),
-        }
-    }
-
     async fn count_all(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
-        let state = self.publishing.borrow().clone();
+        let state = self.publisher.connection_state.borrow().clone();
         let connection = match state {
             ConnectionState::Up(connection) => connection,
             ConnectionState::Down(reason) => return Err(QueueError::Unavailable(reason.to_string())),
@@ -295,22 +198,18 @@ impl RabbitMqQueue {
             }
         };
         let mut delayed = 0;
-        for queue in &self.topology.delay_queues {
+        for queue in &self.publisher.topology.delay_queues {
             delayed += count(&queue.name).await?;
         }
         // The broker counts only messages that no consumer holds, so the jobs of this process are added.
-        let fetch = count(&self.topology.fetch).await? + self.jobs.count();
+        let fetch = count(&self.publisher.topology.fetch).await? + self.jobs.count();
         Ok(vec![
             (QueueKind::Fetch, fetch),
             (QueueKind::Retry, delayed),
-            (QueueKind::Dead, count(&self.topology.dead).await?),
-            (QueueKind::Unrouted, count(&self.topology.unrouted).await?),
+            (QueueKind::Dead, count(&self.publisher.topology.dead).await?),
+            (QueueKind::Unrouted, count(&self.publisher.topology.unrouted).await?),
         ])
     }
-}
-
-fn refused(error: message::TooLong) -> QueueError {
-    QueueError::Refused(error.to_string())
 }
 
 #[async_trait]
@@ -320,18 +219,8 @@ impl Queue for RabbitMqQueue {
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
-        self.connection()?;
         let for_tail = self.tail.has_followers().then(|| announcement.clone());
-        let outgoing = OutgoingMessage {
-            exchange: self.topology.conversations.clone(),
-            routing_key: message::short(&announcement.routing_key(), "routing key").map_err(refused)?,
-            properties: message::announcement(&announcement).map_err(refused)?,
-            body: announcement.body,
-        };
-        let announced = match self.in_time(self.publishers.announcements.publish(outgoing)).await? {
-            PublishResult::Stored => Announced::Delivered,
-            PublishResult::Returned => Announced::Unrouted,
-        };
+        let announced = self.publisher.announce(announcement).await?;
         if let Some(announcement) = for_tail {
             self.tail.send(TailEvent::ready(&announcement, self.clock.now()));
         }
@@ -349,7 +238,7 @@ impl Queue for RabbitMqQueue {
             settlement.finish();
             return Err(QueueError::LeaseLost);
         }
-        self.publish_outcome(&job.message, &outcome).await?;
+        self.publisher.publish_outcome(&job.message, &outcome).await?;
         let acknowledged = match outcome {
             JobOutcome::Release => job.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await,
             _ => job.acker.ack(BasicAckOptions { multiple: false }).await,
@@ -368,7 +257,7 @@ impl Queue for RabbitMqQueue {
     }
 
     async fn ready(&self) -> Result<(), QueueError> {
-        let connection = self.connection()?;
+        let connection = self.publisher.connection()?;
         if connection.publishing_channels() == 0 {
             return Err(QueueError::Unavailable(
                 "connected, but no publishing channel is open yet".to_owned(),
@@ -378,13 +267,16 @@ impl Queue for RabbitMqQueue {
     }
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {
-        Ok(Box::new(DeadLetterCursor::open(self, &self.topology.dead).await?))
+        Ok(Box::new(
+            DeadLetterCursor::open(&self.publisher, &self.clock, &self.publisher.topology.dead).await?,
+        ))
     }
 
     async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError> {
-        let Topology { dead, unrouted, .. } = &self.topology;
-        let dead_letters = dead_letters::erase(self, dead, conversation_id, dry_run).await?;
-        let events = dead_letters::erase(self, unrouted, conversation_id, dry_run).await?;
+        let Topology { dead, unrouted, .. } = &self.publisher.topology;
+        let erase =
+            |queue| dead_letters::erase(&self.publisher, &self.clock, queue, conversation_id, dry_run);
+        let (dead_letters, events) = (erase(dead).await?, erase(unrouted).await?);
         // Searching the other queues would take jobs from workers and change their order.
         let depths = self.depths().await?;
         let jobs = depths.iter().filter(|(queue, _)| matches!(queue, QueueKind::Fetch | QueueKind::Retry));

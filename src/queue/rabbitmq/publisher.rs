@@ -20,7 +20,6 @@
 //! waiting leaves nothing behind.
 
 use std::{
-    collections::HashMap,
     pin::Pin,
     sync::{
         Arc,
@@ -29,20 +28,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use lapin::{
-    BasicProperties, Channel, Confirmation,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
-    types::ShortString,
-};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use lapin::{Channel, options::ConfirmSelectOptions};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, ConnectionState};
+use super::{
+    confirm::{ConfirmResult, OutgoingMessage, all_completed, publish_one},
+    connection::{Connection, ConnectionState},
+    pending_replies::{PendingReplies, Reply},
+};
 use crate::queue::QueueError;
 
 /// A channel whose oldest message is unconfirmed for longer is given up, so that it does not hold up the other messages
@@ -58,26 +56,6 @@ const BATCH_DELAY: Duration = Duration::from_millis(5);
 const CLOSE_CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 /// The interval at which the two confirm timeouts are checked.
 const TIMEOUT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A message and its destination.
-#[derive(Debug)]
-pub(super) struct OutgoingMessage {
-    pub(super) exchange: ShortString,
-    pub(super) routing_key: ShortString,
-    pub(super) properties: BasicProperties,
-    pub(super) body: Bytes,
-}
-
-/// The broker's answer to a published message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PublishResult {
-    /// Every queue it was routed to has it.
-    Stored,
-    /// It was routed to no queue. With a window over one: this message or a neighbour was.
-    Returned,
-}
-
-type Reply = Result<PublishResult, QueueError>;
 
 /// A message that waits for a publisher task.
 struct PublishRequest {
@@ -405,125 +383,5 @@ where
         tracing::warn!(patience = ?CONFIRM_TIMEOUT, "a message stays unconfirmed; its channel is given up");
         self.pending.fail_all(&QueueError::Timeout(CONFIRM_TIMEOUT));
         Some(ChannelEnd::Replace)
-    }
-}
-
-/// The outcome of one message. It does not hold lapin's own type, which is large and contains a returned message whole.
-struct ConfirmResult {
-    number: u64,
-    /// A returned message came with this confirm. It may be another message than this one.
-    with_returned_message: bool,
-    confirm: Confirm,
-}
-
-/// The broker's confirm for one message.
-enum Confirm {
-    Ack,
-    Nack,
-    /// The channel is not in confirm mode.
-    NotRequested,
-    /// The channel ended before the confirm.
-    Lost(String),
-}
-
-/// Publishes a message and waits for its confirm. The first poll takes the delivery tag and queues all frames in one go.
-/// No other task publishes on this channel, and new futures are polled in the order in which they were added, so the
-/// messages go out in order.
-async fn publish_one(channel: &Channel, number: u64, message: OutgoingMessage) -> ConfirmResult {
-    let OutgoingMessage { exchange, routing_key, properties, body } = message;
-    let options = BasicPublishOptions { mandatory: true, immediate: false };
-    let published = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
-    let confirmation = match published {
-        Ok(confirm) => confirm.await,
-        Err(error) => Err(error),
-    };
-    let with_returned_message =
-        matches!(confirmation, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))));
-    let confirm = match confirmation {
-        Ok(Confirmation::Ack(_)) => Confirm::Ack,
-        Ok(Confirmation::Nack(_)) => Confirm::Nack,
-        Ok(Confirmation::NotRequested) => Confirm::NotRequested,
-        Err(error) => Confirm::Lost(error.to_string()),
-    };
-    ConfirmResult { number, with_returned_message, confirm }
-}
-
-/// Collects every message that has completed by now. A confirm that is visible implies that all earlier ones are, with
-/// the returned messages they may carry. `FuturesUnordered` may report "pending" once without being exhausted, so only
-/// the second time in a row counts.
-fn all_completed<F>(first: ConfirmResult, in_flight: &mut FuturesUnordered<F>) -> Vec<ConfirmResult>
-where
-    F: Future<Output = ConfirmResult>,
-{
-    let mut completed = vec![first];
-    let mut pending_in_a_row = 0;
-    while pending_in_a_row < 2 {
-        match in_flight.next().now_or_never() {
-            Some(Some(next)) => {
-                completed.push(next);
-                pending_in_a_row = 0;
-            }
-            Some(None) => break,
-            None => pending_in_a_row += 1,
-        }
-    }
-    completed
-}
-
-/// The callers that wait for a reply, by the number of their message on this channel.
-#[derive(Default)]
-struct PendingReplies {
-    by_number: HashMap<u64, (oneshot::Sender<Reply>, Instant)>,
-    last_number: u64,
-    /// The broker has rejected a message on this channel.
-    any_rejected: bool,
-}
-
-impl PendingReplies {
-    /// Adds a caller and returns the number of its message.
-    fn add(&mut self, reply: oneshot::Sender<Reply>) -> u64 {
-        self.last_number += 1;
-        self.by_number.insert(self.last_number, (reply, Instant::now()));
-        self.last_number
-    }
-
-    fn oldest_age(&self) -> Option<Duration> {
-        self.by_number.values().map(|(_, since)| since.elapsed()).max()
-    }
-
-    /// Answers the callers of completed messages. Returns an error if the channel has ended.
-    fn answer(&mut self, completed: Vec<ConfirmResult>) -> Result<(), String> {
-        if completed.iter().any(|result| result.with_returned_message) {
-            for (_, (reply, _)) in self.by_number.drain() {
-                let _ = reply.send(Ok(PublishResult::Returned));
-            }
-        }
-        let mut channel = Ok(());
-        for ConfirmResult { number, confirm, .. } in completed {
-            let result = match confirm {
-                Confirm::Ack => Ok(PublishResult::Stored),
-                Confirm::Nack => {
-                    self.any_rejected = true;
-                    Err(QueueError::Refused(
-                        "a queue is full or cannot store it (see the broker's log)".to_owned(),
-                    ))
-                }
-                Confirm::NotRequested => Err(QueueError::Refused("the channel gives no confirms".to_owned())),
-                Confirm::Lost(error) => {
-                    channel = Err(format!("a publishing channel ended: {error}"));
-                    Err(QueueError::Unavailable(format!("the connection to the broker was lost: {error}")))
-                }
-            };
-            if let Some((reply, _)) = self.by_number.remove(&number) {
-                let _ = reply.send(result);
-            }
-        }
-        channel
-    }
-
-    fn fail_all(&mut self, error: &QueueError) {
-        for (_, (reply, _)) in self.by_number.drain() {
-            let _ = reply.send(Err(error.clone()));
-        }
     }
 }

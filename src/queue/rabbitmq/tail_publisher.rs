@@ -23,7 +23,11 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::publisher::{OutgoingMessage, PublishResult, PublisherConfig, Publishers};
+use super::{
+    confirm::OutgoingMessage,
+    pending_replies::PublishResult,
+    publisher::{PublisherConfig, Publishers},
+};
 use crate::queue::TailEvent;
 
 /// One channel, which keeps the order. The window is smaller than the credit that a channel has with a queue (200 or more),

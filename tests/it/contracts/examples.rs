@@ -23,9 +23,9 @@ use serde_json::{Value, json};
 use tokio::{sync::MutexGuard, task::block_in_place};
 
 use super::{TestSystem, eventually, root};
-use crate::{
-    rabbitmq_faults::fragile,
-    support::{rabbit::Node, seaweed::Seaweed},
+use crate::support::{
+    rabbit::{Node, exclusive_node},
+    seaweed::Seaweed,
 };
 
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -196,7 +196,7 @@ struct Consumers {
 
 impl Consumers {
     async fn start(s3: &Seaweed) -> Self {
-        let node = fragile().await;
+        let node = exclusive_node().await;
         let system = TestSystem::start(&node, |_| ()).await;
         let environment = block_in_place(|| Environment::new(&system, &node, s3));
         let examples = start_examples(&environment);

@@ -139,7 +139,7 @@ async fn the_same_event_again_and_again_on_rabbitmq() {
         let (url, prefix) = (url.clone(), prefix.clone());
         crate::rabbitmq::try_open(&crate::rabbitmq::config(&url, &prefix)).unwrap()
     });
-    site.becomes_ready().await;
+    site.wait_until_ready().await;
     polyhook::queue::Queue::close(&*site.queue).await;
     let customer = block_in_place(|| Customer::start(std::slice::from_ref(&url), &prefix));
     let (_folder, id) = many_times(&url, &prefix, &mut figures).await;

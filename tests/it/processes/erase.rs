@@ -12,13 +12,10 @@ use futures_util::TryStreamExt;
 use object_store::{ObjectStore, path::Path as Key};
 use serde_json::{Value, json};
 
-use crate::{
-    rabbitmq_faults::fragile_now,
-    support::{
-        process::{Installation, SimulatedPolyAi, deliver, eventually, interpreter, metric},
-        rabbit::{self, unique_prefix},
-        seaweed::Seaweed,
-    },
+use crate::support::{
+    process::{Installation, SimulatedPolyAi, deliver, eventually, interpreter, metric},
+    rabbit::{self, exclusive_node_blocking, unique_prefix},
+    seaweed::Seaweed,
 };
 
 /// A rate limit so low that many jobs run during an erasure.
@@ -260,7 +257,7 @@ fn a_running_job_does_not_restore_an_erased_conversation() {
 fn on_rabbitmq_erases_dead_letters_stored_events_and_spooled_deliveries() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 4);
     let ids = polyai.ids();
-    let node = fragile_now();
+    let node = exclusive_node_blocking();
     let (url, prefix) = (node.url(), unique_prefix());
     let queue = format!(
         "queue = {{ url = \"{url}\", prefix = \"{prefix}\", publish_timeout = \"5s\" }}\nspool = {{ path = \"spool.db\" }}"

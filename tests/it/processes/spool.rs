@@ -2,19 +2,16 @@
 
 use serde_json::json;
 
-use crate::{
-    rabbitmq_faults::fragile_now,
-    support::{
-        process::{Installation, SimulatedPolyAi, deliver, eventually, get, metric},
-        rabbit::unique_prefix,
-    },
+use crate::support::{
+    process::{Installation, SimulatedPolyAi, deliver, eventually, get, metric},
+    rabbit::{exclusive_node_blocking, unique_prefix},
 };
 
 #[test]
 fn counts_verifies_and_drains_spooled_deliveries() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 40);
     let ids = polyai.ids();
-    let node = fragile_now();
+    let node = exclusive_node_blocking();
     node.stop();
     let (url, prefix) = (node.url(), unique_prefix());
     let site = Installation::new(

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn deliveries_survive_an_unavailable_broker_and_a_crash() {
-    let node = fragile().await;
+    let node = exclusive_node().await;
     block_in_place(|| node.stop());
     let fixture = SpoolFixture::new(&node.url());
     // A runtime of its own that ends as if the process had been killed, so that it no longer drains the spool.
@@ -40,7 +40,7 @@ async fn deliveries_survive_an_unavailable_broker_and_a_crash() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_broker_crash_during_the_drain_loses_nothing() {
-    let node = fragile().await;
+    let node = exclusive_node().await;
     block_in_place(|| node.stop());
     let mut fixture = SpoolFixture::new(&node.url());
     fixture.spool_config.drain_rate = 200.try_into().unwrap();
@@ -66,7 +66,7 @@ async fn a_broker_crash_during_the_drain_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn only_one_publish_waits_for_an_unresponsive_broker() {
-    let node = fragile().await;
+    let node = exclusive_node().await;
     let fixture = SpoolFixture::new(&node.url());
     let queue = fixture.open();
     eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
@@ -87,7 +87,7 @@ async fn only_one_publish_waits_for_an_unresponsive_broker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn spools_while_the_broker_is_short_of_memory() {
-    let node = fragile().await;
+    let node = exclusive_node().await;
     let fixture = SpoolFixture::new(&node.url());
     let queue = fixture.open();
     eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
@@ -113,7 +113,7 @@ async fn a_deleted_fetch_queue_costs_no_delivery() {
     eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
     publish_all(&queue, 0..20).await;
     // One job is held by a worker, the others are prefetched.
-    let held = timeout(SOON, queue.next()).await.unwrap().unwrap();
+    let held = timeout(TEST_TIMEOUT, queue.next()).await.unwrap().unwrap();
     eventually("taken", async || {
         let listed = block_in_place(|| SHARED_NODE.ctl(&["list_queues", "name", "messages_unacknowledged"]));
         listed.contains(&format!("{}.fetch\t20", fixture.queue_config.prefix))

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_full_spool_rejects_at_once_and_recovers() {
-    let node = fragile().await;
+    let node = exclusive_node().await;
     block_in_place(|| node.stop());
     let mut fixture = SpoolFixture::new(&node.url());
     fixture.spool_config.max_bytes = ByteSize::kib(512);
@@ -34,7 +34,7 @@ async fn a_full_spool_rejects_at_once_and_recovers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_damaged_spool_does_not_block_the_broker() {
-    let node = fragile().await;
+    let node = exclusive_node().await;
     block_in_place(|| node.stop());
     let fixture = SpoolFixture::new(&node.url());
     fs::write(fixture.path(), vec![b'?'; 9000]).unwrap();
@@ -64,7 +64,7 @@ async fn a_damaged_spool_does_not_block_the_broker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_deleted_spool_is_restored() {
-    let node = fragile().await;
+    let node = exclusive_node().await;
     block_in_place(|| node.stop());
     let fixture = SpoolFixture::new(&node.url());
     let queue = fixture.open();

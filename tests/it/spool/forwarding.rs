@@ -41,10 +41,10 @@ async fn a_spooled_event_arrives_like_a_directly_published_one() {
     let fixture = SpoolFixture::new(&SHARED_NODE.url());
     let queue = fixture.open();
     eventually("connected", async || queue.ready().await.is_ok() && fixture.conditions().is_empty()).await;
-    let (customer, prefix) = (Customer::new().await, &fixture.queue_config.prefix);
+    let (client, prefix) = (PlainClient::new().await, &fixture.queue_config.prefix);
     let inbox = format!("{prefix}.inbox");
-    customer.queue(&inbox, FieldTable::default()).await;
-    customer.bind(&inbox, &format!("{prefix}.events"), "conversation.completed.live").await;
+    client.declare_queue(&inbox, FieldTable::default()).await;
+    client.bind(&inbox, &format!("{prefix}.events"), "conversation.completed.live").await;
     let body = r#"{"type":"conversation.completed","data":{"conversation_id":"CA1"},  "spaces":"kept"}"#;
     // The spool stores times with millisecond precision.
     let received_at = "2026-11-22T10:20:30.123Z".parse().unwrap();
@@ -52,13 +52,13 @@ async fn a_spooled_event_arrives_like_a_directly_published_one() {
 
     assert_eq!(queue.publish(event.clone()).await.unwrap(), Published::New);
     assert_eq!(fixture.spooled_messages(), 0, "published without the spool");
-    let direct = customer.get(&inbox).await;
+    let direct = client.receive(&inbox).await;
     // A second process shares the spool's file, and the queue forwards the messages of that process.
     let other_process =
         Spool::open(&fixture.spool_config, &fixture.queue_config, fixture.clock.clone(), &fixture.lifecycle)
             .unwrap();
     other_process.put(event).await.unwrap();
-    let spooled = customer.get(&inbox).await;
+    let spooled = client.receive(&inbox).await;
 
     assert_eq!(spooled.data, direct.data);
     assert_eq!(spooled.routing_key, direct.routing_key);

@@ -23,6 +23,7 @@ use nix::{
     unistd::Pid,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::{sync::MutexGuard, task::block_in_place};
 
 use super::ports;
 
@@ -35,7 +36,25 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// A node that all tests may use, as long as they leave it in peace: each takes a prefix of its own.
 pub(crate) static SHARED_NODE: LazyLock<Node> = LazyLock::new(|| Node::start(ClientCertificate::Optional));
 
-/// A prefix that nobody else has.
+/// A node for one test at a time, which may kill, freeze or block it. It requires client certificates.
+static EXCLUSIVE_NODE: LazyLock<tokio::sync::Mutex<Node>> =
+    LazyLock::new(|| tokio::sync::Mutex::new(Node::start(ClientCertificate::Required)));
+
+/// Waits for the exclusive node and returns it running.
+pub(crate) async fn exclusive_node() -> MutexGuard<'static, Node> {
+    let node = block_in_place(|| LazyLock::force(&EXCLUSIVE_NODE)).lock().await;
+    block_in_place(|| node.revive());
+    node
+}
+
+/// Returns the exclusive node to a test that is not asynchronous.
+pub(crate) fn exclusive_node_blocking() -> MutexGuard<'static, Node> {
+    let node = EXCLUSIVE_NODE.blocking_lock();
+    node.revive();
+    node
+}
+
+/// Returns a prefix that no other test uses.
 pub(crate) fn unique_prefix() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))

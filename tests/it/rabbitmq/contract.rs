@@ -1,4 +1,4 @@
-//! The queue on RabbitMQ keeps what every queue promises.
+//! The contract that every queue keeps, checked on RabbitMQ.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ use crate::{
     support::rabbit::{SHARED_NODE, unique_prefix},
 };
 
-struct Rabbit {
+struct RabbitMq {
     prefix: String,
     lifecycle: Lifecycle,
 }
 
-impl QueueUnderTest for Rabbit {
-    // Each process remembers for itself, and the suite asks two of them.
+impl QueueUnderTest for RabbitMq {
+    // Each process remembers its own messages only, and the suite uses two processes.
     const RECOGNISES_DUPLICATES: bool = false;
     const UNBOUND_ANNOUNCEMENT: Announced = Announced::Unrouted;
 
@@ -57,4 +57,4 @@ impl QueueUnderTest for Rabbit {
     }
 }
 
-contract_suite!(Rabbit);
+contract_suite!(RabbitMq);
