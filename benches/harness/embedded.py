@@ -235,15 +235,13 @@ def markdown(found):
         ]
         for name, what in WHAT.items()
     ]
-    secure, rates = found["secure_delete"], found["rates"]
+    rates = found["rates"]
     most = max(each["archived_per_second"] for each in rates["steps"])
     flat = [number(each["cores"]) for each in rates["steps"] if each["holds"]]
     behind = [each["behind_share"] for each in found["consumer"]]
     return "\n".join([
         table(["", "per second", "ratio to the bare appender", "CPU, µs each"], rows),
         f"- Ratio of the queue to an appender with a unique key: {with_spread(found['queue/append_unique'])}.\n"
-        f"- `secure_delete`, which overwrites deleted data, costs a bare appender that deletes as much as it appends "
-        f"{with_spread(secure['cpu_ratio'])} times the CPU, at {with_spread(secure['throughput_ratio'])} of the throughput.\n"
         f"- In a closed loop of {found['connections']} connections, with jobs that ask no API, {with_spread(spread(behind))} of the "
         "deliveries to `polyhook run` still wait at the end.\n"
         f"- With a conversation and a recording of 100 kB for each delivery the queue stays flat up to {rates['holds']} calls per second "

@@ -103,23 +103,17 @@ WHAT = {
 
 
 def markdown(found):
-    """Returns the section of the report."""
-    text = []
-    for layout, title in (("shared", "All processes on all cores."), ("apart", "The broker on one core, all other processes on the others.")):
-        if layout not in found:
-            continue
-        of = found[layout]
-        rows = [
-            [
-                WHAT[name],
-                with_spread(of["cpu_us"][name], digits=1),
-                with_spread(of["cpu_ratio"][name]) if name in of["cpu_ratio"] else "",
-                with_spread(of["per_second"][name], digits=0),
-                with_spread(of["throughput_ratio"][name]) if name in of["throughput_ratio"] else "",
-                with_spread(of["broker_cpu_us"][name], digits=1) if name != "null" else "",
-            ]
-            for name in of["cpu_us"]
+    """Returns the section of the report: the layout `shared`. Two goals show the ratios of `apart`."""
+    of = found["shared"]
+    rows = [
+        [
+            WHAT[name],
+            with_spread(of["cpu_us"][name], digits=1),
+            with_spread(of["cpu_ratio"][name]) if name in of["cpu_ratio"] else "",
+            with_spread(of["per_second"][name], digits=0),
+            with_spread(of["throughput_ratio"][name]) if name in of["throughput_ratio"] else "",
+            with_spread(of["broker_cpu_us"][name], digits=1) if name != "null" else "",
         ]
-        head = ["", "CPU, µs each", "polyhook's ratio to it", "per second", "polyhook's ratio to it", "broker's CPU, µs each"]
-        text.append(f"{title}\n\n{table(head, rows)}")
-    return "\n".join(text)
+        for name in of["cpu_us"]
+    ]
+    return table(["", "CPU, µs each", "polyhook's ratio to it", "per second", "polyhook's ratio to it", "broker's CPU, µs each"], rows)
