@@ -87,7 +87,7 @@ def machine():
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
+        "kernel": ".".join(platform.release().split(".")[:2]),
         "commit": commit,
     }
 

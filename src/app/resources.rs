@@ -11,7 +11,7 @@ use crate::{
 /// The PolyAI client and the archive. All services of a process share them.
 #[derive(Clone, Debug)]
 pub struct Resources {
-    /// Shared, so that one 429 pauses all requests.
+    /// Shared, so that a 429 pauses all requests of its project.
     pub polyai: Arc<PolyAiClient>,
     /// Shared, so that commits are ordered.
     pub archive: Archive,

@@ -1,4 +1,4 @@
-//! The commit of a conversation: it becomes visible once and in order, even if several workers try.
+//! The commit of a conversation: it becomes visible once and in order, even if several workers write it.
 //!
 //! All slow work is done before: the recordings are staged. A commit reads the current state, decides, and then
 //! writes `conversation.json`, the recordings and the manifest. Two writers must not do this at the same time,
@@ -12,7 +12,7 @@
 //! * The manifest is written on the condition that it is the one on which the decision was based. Even so, the bytes
 //!   can differ from the manifest in rare cases: two writers with the same `conversation.json` and different
 //!   recordings, or a machine that was suspended for a minute. The writer that detects this returns
-//!   [`ArchiveError::Raced`]. The next try finds the damage ([`StoredConversation::is_intact`]) and repairs it.
+//!   [`ArchiveError::Raced`]. The next attempt finds the damage ([`StoredConversation::is_intact`]) and repairs it.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ impl Archive {
     /// Archives a conversation with its recordings, unless the archive has this copy or a newer one. Earlier
     /// recordings that are not replaced stay, and stay in the manifest.
     ///
-    /// The result is durable when the function returns. After an error nothing has changed, or the next try completes
+    /// The result is durable when the function returns. After an error nothing has changed, or the next attempt completes
     /// the change. Avoid cancelling it: in a bucket the next writer would wait for the takeover timeout.
     pub async fn commit(
         &self,

@@ -21,7 +21,7 @@
 //! * At most one part of a recording is in memory, and a recording is visible only when it is complete
 //!   ([`AudioWriter`]).
 //! * A failure leaves the archive unchanged, or leaves newer objects beside a manifest that still names the old ones.
-//!   The next try of the job repairs the second case. Archiving deletes nothing.
+//!   The next attempt of the job repairs the second case. Archiving deletes nothing.
 //! * An erased conversation ([`Archive::erase`]) does not come back, even if a worker is archiving it at that moment.
 //!
 //! # Requirements for a bucket

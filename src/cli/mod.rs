@@ -1,7 +1,8 @@
 //! The command line.
 //!
-//! Each subcommand is one file (or folder) with its `Args` and its `run`. To add one, write the file and add a line to
-//! `Command` and to `Command::run`. Results go to standard output; logs, progress and errors go to standard error.
+//! Each subcommand is one file (or folder) with its `Args` and its `run`. To add one, write the file and add its `mod`,
+//! a variant of `Command` and an arm of `Command::run`. Results go to standard output; logs, progress and errors go to
+//! standard error.
 //! Scripts depend on the exit codes: see [`ExitStatus`].
 
 mod audit;

@@ -111,7 +111,7 @@ impl PolyAiClient {
         health.set_degraded(
             KEY_CONDITION,
             format!(
-                "{errors}. The API key read before stays in force; put the key there, readable by this process"
+                "{errors}. The API key that was read before remains active; write the key into the file, readable by this process"
             ),
         );
     }

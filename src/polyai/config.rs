@@ -90,7 +90,9 @@ pub enum ConfigError {
     #[error("{0}: there is no PolyAI host without a region; use https://api.us.poly.ai (or uk, eu, studio)")]
     HostWithoutRegion(&'static str),
     /// The URL is not http or https.
-    #[error("{0} is not an http or https URL")]
+    #[error(
+        "{0} is not an http or https URL; write https://HOST, or remove the key to use the region's hosts"
+    )]
     NotHttpUrl(&'static str),
     /// The HTTP client cannot be built.
     #[error("there is no HTTP client: {}", super::http::CLIENT_SETUP_HINT)]
@@ -104,10 +106,10 @@ pub enum ConfigError {
     )]
     MissingKey(String),
     /// An id is empty.
-    #[error("a project has an empty {0}")]
+    #[error("a project has an empty {0}; take it from the URL of Agent Studio")]
     EmptyId(&'static str),
     /// Two entries have the same ids.
-    #[error("project {0} is configured twice")]
+    #[error("project {0} is configured twice; remove one of the [[projects]] entries")]
     DuplicateProject(String),
     /// No HTTP header can carry the key.
     #[error(

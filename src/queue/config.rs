@@ -94,7 +94,9 @@ pub enum QueueUrlError {
     #[error("it is empty; use sqlite:PATH or amqp://user:password@host:5672/vhost")]
     Empty,
     /// The scheme is neither SQLite's nor AMQP's.
-    #[error("it starts with neither sqlite: nor amqp:// nor amqps://")]
+    #[error(
+        "it begins with none of sqlite:, amqp:// and amqps://; use sqlite:PATH or amqp://user:password@host:5672/vhost"
+    )]
     Scheme,
     /// There are several URLs, and not all of them are AMQP URLs.
     #[error("several URLs must all be amqp:// or amqps:// URLs of one RabbitMQ cluster")]

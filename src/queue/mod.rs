@@ -4,7 +4,7 @@
 //! suite runs against both (`tests/it/queue_contract`). Their guarantees:
 //!
 //! * [`Queue::publish`] returns `Ok` only when the message survives a crash: after an fsync, or after the publisher confirm
-//!   for a persistent message that was routed. Every other end is an error. The message may then exist or not, and the
+//!   for a persistent message that was routed. Every other outcome is an error. The message may then exist or not, and the
 //!   sender retries.
 //! * A job from [`Queue::next`] is leased. It is delivered again if its worker dies, and leaves the queue only through
 //!   [`Queue::settle`], which is durable when it returns.

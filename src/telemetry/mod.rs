@@ -146,7 +146,7 @@ pub fn update_process_metrics() {
     }
 }
 
-/// Metric: time from the receipt of an event to the first try of its job.
+/// Metric: time from the receipt of an event to the first attempt of its job.
 pub const JOB_WAIT_METRIC: &str = "polyhook_job_wait_seconds";
 
 /// Installs the metrics recorder and describes every metric.
@@ -183,8 +183,8 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     describe_gauge!("polyhook_jobs_running", "Jobs that are being worked on");
     describe_gauge!("polyhook_jobs_waiting", "Running jobs that wait for PolyAI without a slot");
     describe_counter!("polyhook_jobs_total", "Tries of jobs, by outcome");
-    describe_histogram!("polyhook_job_seconds", "Duration of one try of a job");
-    describe_histogram!(JOB_WAIT_METRIC, "Time from the receipt of an event to the first try of its job");
+    describe_histogram!("polyhook_job_seconds", "Duration of one attempt of a job");
+    describe_histogram!(JOB_WAIT_METRIC, "Time from the receipt of an event to the first attempt of its job");
     describe_counter!("polyhook_api_requests_total", "Requests to PolyAI, by operation and status");
     describe_histogram!("polyhook_api_seconds", "Time from request to response header");
     describe_counter!("polyhook_archive_bytes_total", "Bytes written to the archive, by kind");

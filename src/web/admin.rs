@@ -82,9 +82,9 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         receiver.update_gauges();
     }
     if let Ok(Ok(depths)) = timeout(QUEUE_TIMEOUT, admin.queue.depths()).await {
-        for (lane, depth) in depths {
+        for (queue, depth) in depths {
             #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-            gauge!("polyhook_queue_depth", "queue" => lane.label()).set(depth as f64);
+            gauge!("polyhook_queue_depth", "queue" => queue.label()).set(depth as f64);
         }
     }
     // This reads /proc, which takes a while with many open connections.

@@ -94,8 +94,8 @@ impl SigningSecrets {
             Err(why) => self.health.set_degraded(
                 CONDITION,
                 format!(
-                    "{}: {why}. The signing secrets read before stay in force; put the endpoint's signing_secret \
-                     there, one a line, readable by this process",
+                    "{}: {why}. The signing secrets that were read before remain active; write the endpoint's \
+                     signing_secret into the file, one per line, readable by this process",
                     path.display()
                 ),
             ),

@@ -70,7 +70,7 @@ impl Worker {
         Self { pipeline: Arc::new(Pipeline { config, schedule, queue, polyai, archive, clock }) }
     }
 
-    /// Processes jobs until the shutdown, at most `worker.concurrency` at a time.
+    /// Processes jobs until the shutdown. `worker.concurrency` limits how many run at a time.
     pub async fn run(self, lifecycle: Lifecycle) {
         let pipeline = &self.pipeline;
         let draining = lifecycle.draining();

@@ -1,4 +1,4 @@
-//! The facts of a call that are decided before anybody speaks.
+//! The facts of a call that are decided before the conversation starts.
 
 use serde::{Deserialize, Serialize};
 

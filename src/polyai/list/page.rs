@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_is_not_a_list() {
+    fn rejects_an_answer_that_is_not_a_list() {
         for body in ["", "{}", "[]", "<html>", r#"{"conversations":null}"#, r#"{"conversations":[{"id":"C"}"#]
         {
             assert!(parse(body.as_bytes()).is_err(), "{body}");

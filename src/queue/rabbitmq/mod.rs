@@ -117,7 +117,7 @@ impl RabbitMqQueue {
         let (publishers, tail_publishers) = PublisherGroups::start(&publishing, &tasks);
         let (tail, tail_task) =
             TailPublisher::new(topology.tail.clone(), tail_publishers, tasks.closing.clone());
-        tasks.spawn_user("queue notes", tail_task);
+        tasks.spawn_user("tail publisher", tail_task);
 
         let publisher = MessagePublisher::new(
             topology,

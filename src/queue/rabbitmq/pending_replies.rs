@@ -63,7 +63,10 @@ impl PendingReplies {
                         "a queue is full or cannot store it (see the broker's log)".to_owned(),
                     ))
                 }
-                Confirm::NotRequested => Err(QueueError::Refused("the channel gives no confirms".to_owned())),
+                Confirm::NotRequested => Err(QueueError::Refused(
+                    "the channel is not in confirm mode; this is a bug in polyhook, please report it"
+                        .to_owned(),
+                )),
                 Confirm::Lost(error) => {
                     channel = Err(format!("a publishing channel ended: {error}"));
                     Err(QueueError::Unavailable(format!("the connection to the broker was lost: {error}")))

@@ -380,7 +380,7 @@ where
         if !overdue || self.connection.blocked().is_some() {
             return None;
         }
-        tracing::warn!(patience = ?CONFIRM_TIMEOUT, "a message stays unconfirmed; its channel is given up");
+        tracing::warn!(timeout = ?CONFIRM_TIMEOUT, "the broker left a message unconfirmed; its channel is replaced");
         self.pending.fail_all(&QueueError::Timeout(CONFIRM_TIMEOUT));
         Some(ChannelEnd::Replace)
     }

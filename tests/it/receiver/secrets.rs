@@ -134,7 +134,7 @@ async fn an_unusable_file_keeps_the_secrets_and_is_reported() {
         assert_eq!((place.status(SECRET).await, place.status(OTHER).await), (204, 401), "{bad}");
         let said = place.readyz().await;
         assert!(said.contains("degraded: secrets: ") && said.contains(why), "{said}");
-        assert!(said.contains("stay in force") && !said.contains("hunter2"), "{said}");
+        assert!(said.contains("remain active") && !said.contains("hunter2"), "{said}");
     }
     std::fs::remove_file(place.file()).unwrap();
     place.receiver.refresh().await;
