@@ -1,79 +1,80 @@
-//! A broker in trouble of every kind, under load. Nobody restarts polyhook.
+//! Faults of the broker under load. polyhook recovers without a restart.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use super::{Figures, load::Load, oracle, pick, stage::Stage};
+use super::{Figures, deployment::Deployment, load::Load, oracle, short_or_long};
 use crate::support::rabbit::{ClientCertificate, Node};
 
-/// How long the trouble lasts.
-fn while_it_lasts() -> Duration {
-    pick(Duration::from_secs(6), Duration::from_mins(1))
+/// Returns the duration of a fault.
+fn fault_duration() -> Duration {
+    short_or_long(Duration::from_secs(6), Duration::from_mins(1))
 }
 
-/// Load before, during and after; `trouble` returns when its cause is gone.
-fn rides_out(scenario: &str, trouble: impl FnOnce(&Node, &Stage, &Load)) {
+/// Sends load before, during and after a fault. `fault` begins and ends the fault.
+fn survives(scenario: &str, fault: impl FnOnce(&Node, &Deployment, &Load)) {
     let node = Node::start(ClientCertificate::Optional);
-    let stage = Stage::set(&[node.url()], pick(4000, 15_000));
-    let load = stage.load();
-    let mut figures = Figures::of(scenario);
-    load.recovered_since(Instant::now());
-    stage.announces_since(Instant::now());
-    trouble(&node, &stage, &load);
-    let gone = Instant::now();
-    let acknowledged = load.recovered_since(gone);
-    let announced = stage.announces_since(gone);
+    let deployment = Deployment::start(&[node.url()], short_or_long(4000, 15_000));
+    let load = deployment.start_load();
+    let mut figures = Figures::new(scenario);
+    load.wait_for_acknowledgement_after(Instant::now());
+    deployment.wait_for_announcement_after(Instant::now());
+    fault(&node, &deployment, &load);
+    let ended = Instant::now();
+    let acknowledged = load.wait_for_acknowledgement_after(ended);
+    let announced = deployment.wait_for_announcement_after(ended);
     figures
-        .times("cause_gone_to_acknowledged", vec![acknowledged])
-        .times("cause_gone_to_announced", vec![announced]);
-    // What follows is not special any more.
+        .set_durations("cause_gone_to_acknowledged", vec![acknowledged])
+        .set_durations("cause_gone_to_announced", vec![announced]);
+    // Some deliveries under normal conditions.
     thread::sleep(Duration::from_secs(1));
-    stage.judge(load, figures);
+    deployment.finish(load, figures);
 }
 
 #[test]
-fn a_broker_that_is_stopped() {
-    rides_out("broker stopped", |node, _, _| {
+fn loses_nothing_when_the_broker_stops() {
+    survives("broker stopped", |node, _, _| {
         node.stop();
-        thread::sleep(while_it_lasts());
+        thread::sleep(fault_duration());
         node.restart();
     });
 }
 
 #[test]
-fn a_broker_that_hangs() {
-    rides_out("broker frozen (SIGSTOP)", |node, _, _| {
+fn loses_nothing_when_the_broker_freezes() {
+    survives("broker frozen (SIGSTOP)", |node, _, _| {
         node.pause();
-        thread::sleep(while_it_lasts());
+        thread::sleep(fault_duration());
         node.resume();
     });
 }
 
 #[test]
-fn a_broker_short_of_memory() {
-    rides_out("memory alarm", |node, _, _| {
+fn loses_nothing_during_a_memory_alarm() {
+    survives("memory alarm", |node, _, _| {
         node.ctl(&["set_vm_memory_high_watermark", "0.0001"]);
-        thread::sleep(while_it_lasts());
+        thread::sleep(fault_duration());
         node.ctl(&["set_vm_memory_high_watermark", "0.6"]);
     });
 }
 
 #[test]
-fn a_broker_short_of_disk() {
-    rides_out("disk alarm", |node, _, _| {
+fn loses_nothing_during_a_disk_alarm() {
+    survives("disk alarm", |node, _, _| {
         node.ctl(&["set_disk_free_limit", "100000GB"]);
-        thread::sleep(while_it_lasts());
+        thread::sleep(fault_duration());
         node.ctl(&["set_disk_free_limit", "1MB"]);
     });
 }
 
-/// What is in the queue at that moment is lost with it, by the hand that deletes it. What a worker has by then, what comes
-/// before the queue is there again, and all after, must not be.
+/// The messages in the queue are deleted with it. Jobs that a worker holds, deliveries that arrive before the queue
+/// exists again, and all later ones must not be lost.
 #[test]
-fn a_fetch_queue_that_is_deleted() {
-    rides_out("fetch queue deleted", |node, stage, _| {
-        stage.may_lose(oracle::delete_queue(&node.url(), &format!("{}.fetch", stage.prefix)));
+fn loses_only_the_messages_in_a_deleted_fetch_queue() {
+    survives("fetch queue deleted", |node, deployment, _| {
+        let fetch = format!("{}.fetch", deployment.prefix);
+        deployment.expect_loss(oracle::delete_queue(&node.url(), &fetch));
     });
 }

@@ -1,4 +1,5 @@
-//! A cluster that loses a node, the leader of the queue, and its network, under load. polyhook is given all URLs.
+//! A cluster of three nodes under load: a node is killed, the leader of the queue is killed, and the leader is cut off.
+//! polyhook has the URLs of all nodes.
 
 use std::{
     thread,
@@ -7,68 +8,72 @@ use std::{
 
 use super::{
     Figures,
+    deployment::{Deployment, RECOVERY_TIMEOUT},
     load::Load,
-    pick,
-    stage::{PATIENCE, Stage},
+    short_or_long,
 };
 use crate::support::{cluster::Cluster, process::eventually_within};
 
-/// Acknowledged again, and announced again.
-fn recovers(stage: &Stage, load: &Load, since: Instant) -> Vec<Duration> {
-    let acknowledged = load.recovered_since(since);
-    vec![acknowledged.max(stage.announces_since(since))]
-}
-
 #[test]
-fn a_cluster_that_falls_apart_loses_nothing() {
-    let rounds = pick(1, 5);
+fn killed_nodes_and_a_partition_lose_nothing() {
+    let rounds = short_or_long(1, 5);
     let cluster = Cluster::start();
-    let stage = Stage::set(&cluster.urls(), pick(8000, 40_000));
-    let fetch = format!("{}.fetch", stage.prefix);
-    let load = stage.load();
-    let mut figures = Figures::of("three nodes: node killed, leader killed, partition");
-    load.recovered_since(Instant::now());
+    let deployment = Deployment::start(&cluster.urls(), short_or_long(8000, 40_000));
+    let fetch = format!("{}.fetch", deployment.prefix);
+    let load = deployment.start_load();
+    let mut figures = Figures::new("three nodes: node killed, leader killed, partition");
+    load.wait_for_acknowledgement_after(Instant::now());
 
-    let (mut follower, mut leader, mut cut, mut healed) = (vec![], vec![], vec![], vec![]);
+    let (mut follower, mut leader, mut isolated, mut healed) = (vec![], vec![], vec![], vec![]);
     for _ in 0..rounds {
         let victim = (cluster.leader(&fetch) + 1) % cluster.nodes.len();
-        follower.extend(kill(&cluster, victim, &stage, &load));
-        leader.extend(kill(&cluster, cluster.leader(&fetch), &stage, &load));
+        follower.push(kill_and_restart(&cluster, victim, &deployment, &load));
+        leader.push(kill_and_restart(&cluster, cluster.leader(&fetch), &deployment, &load));
 
         let victim = cluster.leader(&fetch);
-        cluster.cut(victim);
+        cluster.isolate(victim);
         let since = Instant::now();
-        eventually_within(PATIENCE, "noticed", || cluster.nodes[victim].try_ctl(&["list_queues"]).is_none());
-        cut.extend(recovers(&stage, &load, since));
-        cluster.mend(victim);
+        eventually_within(RECOVERY_TIMEOUT, "noticed", || {
+            cluster.nodes[victim].try_ctl(&["list_queues"]).is_none()
+        });
+        isolated.push(wait_for_recovery(&deployment, &load, since));
+        cluster.reconnect(victim);
         let since = Instant::now();
-        eventually_within(PATIENCE, "whole again", || is_whole(&cluster));
-        healed.extend(recovers(&stage, &load, since));
+        wait_until_complete(&cluster);
+        healed.push(wait_for_recovery(&deployment, &load, since));
     }
     figures
         .set("rounds", rounds)
-        .times("follower_killed_to_recovered", follower)
-        .times("leader_killed_to_recovered", leader)
-        .times("leader_cut_off_to_recovered", cut)
-        .times("partition_healed_to_recovered", healed);
-    stage.judge(load, figures);
+        .set_durations("follower_killed_to_recovered", follower)
+        .set_durations("leader_killed_to_recovered", leader)
+        .set_durations("leader_cut_off_to_recovered", isolated)
+        .set_durations("partition_healed_to_recovered", healed);
+    deployment.finish(load, figures);
 }
 
-/// Kills a node, waits until the others carry on without it, and brings it back.
-fn kill(cluster: &Cluster, victim: usize, stage: &Stage, load: &Load) -> Vec<Duration> {
+/// Waits until deliveries are acknowledged and conversations announced again. Returns the time since `moment`.
+fn wait_for_recovery(deployment: &Deployment, load: &Load, moment: Instant) -> Duration {
+    let acknowledged = load.wait_for_acknowledgement_after(moment);
+    acknowledged.max(deployment.wait_for_announcement_after(moment))
+}
+
+/// Kills a node, waits until polyhook works without it, and restarts it. Returns the time to the recovery.
+fn kill_and_restart(cluster: &Cluster, victim: usize, deployment: &Deployment, load: &Load) -> Duration {
     let killed = Instant::now();
     cluster.nodes[victim].kill();
-    let recovery = recovers(stage, load, killed);
+    let recovery = wait_for_recovery(deployment, load, killed);
     thread::sleep(Duration::from_secs(1));
     cluster.nodes[victim].restart();
-    eventually_within(PATIENCE, "whole again", || is_whole(cluster));
+    wait_until_complete(cluster);
     recovery
 }
 
-/// Every node runs, and sees all others.
-fn is_whole(cluster: &Cluster) -> bool {
-    cluster.nodes.iter().all(|node| {
-        node.try_ctl(&["eval", "length(rabbit_nodes:all_running())."])
-            .is_some_and(|count| count.trim() == "3")
-    })
+/// Waits until every node runs and sees all others.
+fn wait_until_complete(cluster: &Cluster) {
+    eventually_within(RECOVERY_TIMEOUT, "complete", || {
+        cluster.nodes.iter().all(|node| {
+            node.try_ctl(&["eval", "length(rabbit_nodes:all_running())."])
+                .is_some_and(|count| count.trim() == "3")
+        })
+    });
 }

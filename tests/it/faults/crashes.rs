@@ -19,9 +19,10 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 use super::{
-    Figures, long,
+    Figures,
+    deployment::RECOVERY_TIMEOUT,
+    is_long_run,
     oracle::{self, Customer},
-    stage::PATIENCE,
     tracer::{Call, Tracer},
 };
 use crate::support::{
@@ -202,7 +203,7 @@ fn finish(
     let start = Instant::now();
     let mut done_at = None;
     while !tracer.is_over() {
-        assert!(start.elapsed() < PATIENCE, "neither killed nor finished");
+        assert!(start.elapsed() < RECOVERY_TIMEOUT, "neither killed nor finished");
         if done_at.is_none() && step() >= Some(finished) {
             done_at = Some(Instant::now());
         }
@@ -217,7 +218,7 @@ fn finish(
     if survived {
         process.kill();
     } else {
-        process.wait(PATIENCE);
+        process.wait(RECOVERY_TIMEOUT);
     }
     let mut last = None;
     eventually("to be seen", || {
@@ -282,14 +283,14 @@ const WORKER: [Step; 8] = [
 
 /// Calls to crash at, of `all`: every one, or some.
 fn some_of(all: usize) -> Vec<usize> {
-    if long() { (1..=all).collect() } else { (1..=all).step_by((all / 6).max(1)).collect() }
+    if is_long_run() { (1..=all).collect() } else { (1..=all).step_by((all / 6).max(1)).collect() }
 }
 
 #[test]
 fn a_crash_at_any_step_on_the_embedded_queue() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 1000);
     let mut ids = polyai.ids().into_iter();
-    let mut figures = Figures::of("crash at every step, embedded queue");
+    let mut figures = Figures::new("crash at every step, embedded queue");
     let mut sweep = Sweep::default();
     let mut at = |point: Point| {
         let id = ids.next().expect("enough calls");
@@ -333,7 +334,7 @@ fn a_crash_at_any_step_on_the_embedded_queue() {
             eventually("settled", || eye.embedded(&queue) == Some(Step::Acknowledged));
             run.stop();
             assert_archived_once(site, std::slice::from_ref(id));
-            let announced = oracle::embedded(&queue).unwrap();
+            let announced = oracle::announcements_in_file(&queue).unwrap();
             assert_eq!(announced[id].len(), 1, "announced once: {announced:?}");
         }
     }
@@ -374,20 +375,20 @@ fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
     let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     receive.wait_until_ready();
     let customer = Arc::new(Customer::start(&[rabbit::SHARED_NODE.url()], &prefix));
-    let mut figures = Figures::of("crash of the worker at every step, RabbitMQ");
+    let mut figures = Figures::new("crash of the worker at every step, RabbitMQ");
     let mut sweep = Sweep::default();
     let (mut ids, mut done) = (polyai.ids().into_iter(), Vec::<String>::new());
     // Each process first finishes what its predecessor has left, then crashes in its turn.
     let mut at = |point: Point| {
         let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
         work.wait_until_ready();
-        eventually("the predecessor's is finished", || done.iter().all(|id| customer.is_announced(id)));
+        eventually("the predecessor's is finished", || done.iter().all(|id| customer.has_announcement(id)));
         let id = ids.next().expect("enough calls");
         let eye = Eye::on(&site, &polyai, &id);
         let (ears, conversation) = (Arc::clone(&customer), id.clone());
         let step = move || match eye.archived() {
             // It takes a moment to be heard.
-            Some(Step::ManifestWritten) if ears.hears(&conversation) => Some(Step::Announced),
+            Some(Step::ManifestWritten) if ears.receives_announcement(&conversation) => Some(Step::Announced),
             step => step.or(Some(Step::Durable)),
         };
         let look = step.clone();
@@ -411,13 +412,13 @@ fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
         at(Point::Call(call));
     }
     let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
-    eventually("everything is announced", || done.iter().all(|id| customer.is_announced(id)));
+    eventually("everything is announced", || done.iter().all(|id| customer.has_announcement(id)));
     work.wait_until_ready();
     work.stop();
     receive.stop();
     assert_archived_once(&site, &done);
     for id in &done {
-        assert_eq!(customer.ids(id).len(), 1, "{id} is announced under one id");
+        assert_eq!(customer.announcement_ids(id).len(), 1, "{id} is announced under one id");
     }
     sweep.figures(&mut figures);
     // Whether it was acknowledged, the broker knows alone: the last crash came after everything.
@@ -470,7 +471,7 @@ where
 /// All of them are announced and archived once.
 #[track_caller]
 fn finish_receivers(site: &Installation, mut work: Process, customer: &Customer, ids: &[String]) {
-    eventually("everything is announced", || ids.iter().all(|id| customer.is_announced(id)));
+    eventually("everything is announced", || ids.iter().all(|id| customer.has_announcement(id)));
     work.wait_until_ready();
     work.stop();
     assert_archived_once(site, ids);
@@ -482,12 +483,12 @@ fn a_crash_of_the_receiver_at_any_step_on_rabbitmq() {
     let (site, prefix) = on_rabbitmq(&polyai);
     let work = site.polyhook(["work"]).must_not_print("guest:guest").start();
     work.wait_until_ready();
-    let customer = Arc::new(Customer::of_everything(&[rabbit::SHARED_NODE.url()], &prefix));
-    let mut figures = Figures::of("crash of the receiver at every step, RabbitMQ");
+    let customer = Arc::new(Customer::start_with_events(&[rabbit::SHARED_NODE.url()], &prefix));
+    let mut figures = Figures::new("crash of the receiver at every step, RabbitMQ");
     let mut sweep = Sweep::default();
     let ids = sweep_of_receivers(&polyai, &site, &["receive"], &mut sweep, |event_id| {
         let ears = Arc::clone(&customer);
-        move || Some(if ears.hears_event(&event_id) { Step::Durable } else { Step::Nothing })
+        move || Some(if ears.receives_event(&event_id) { Step::Durable } else { Step::Nothing })
     });
     finish_receivers(&site, work, &customer, &ids);
     sweep.figures(&mut figures);
@@ -510,7 +511,7 @@ fn a_crash_of_the_receiver_at_any_step_on_the_spool() {
     let spool = ["receive", "--set", "spool.path=spool.db"];
     // Nobody listens there.
     let away = [&spool[..], &["--set", "queue.url=amqp://guest:guest@127.0.0.1:1/"]].concat();
-    let mut figures = Figures::of("crash of the receiver at every step, spool");
+    let mut figures = Figures::new("crash of the receiver at every step, spool");
     let mut sweep = Sweep::default();
     let ids = sweep_of_receivers(&polyai, &site, &away, &mut sweep, |event_id| {
         let file = site.path().join("spool.db");

@@ -1,8 +1,10 @@
-//! A disk that is full or read-only, and a queue file that is damaged or deleted, under load.
+//! A full or read-only disk, and a damaged or deleted queue file, under load.
 //!
-//! Deliveries get 503 at once, nobody hangs or exits who was running, and when the cause is gone all goes on by itself.
+//! Deliveries are refused with 503 at once. A running process neither hangs nor exits, and it continues by itself when
+//! the cause is gone.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Seek, SeekFrom, Write},
     path::Path,
@@ -15,28 +17,27 @@ use serde_json::{Value, json};
 
 use super::{
     Figures,
-    load::{Load, Record},
-    oracle::{self, Bus},
-    pick,
-    stage::{CALLS, RATE, Stage},
+    deployment::{DELIVERIES_PER_SECOND, Deployment, SMALL_CALLS},
+    load::{DeliveryRecord, Load},
+    oracle::{self, AnnouncementSource},
+    short_or_long,
 };
 use crate::support::{
-    process::{Installation, Process, SimulatedPolyAi, TEST_TIMEOUT, eventually, eventually_within},
+    process::{Installation, Process, SimulatedPolyAi, TEST_TIMEOUT, deliver, eventually, eventually_within},
     rabbit::{ClientCertificate, Node},
     small_disk::SmallDisk,
 };
 
-/// What becomes of what was in a queue file that is no longer there.
+/// The deliveries that may be missing at the end of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
-    /// It is put back.
     Nothing,
-    /// Lost with the file, by the hand that moved it away at this moment, unless it had been archived.
-    Before(Instant),
+    /// A person moved the queue file away at this moment, with everything that was acknowledged before.
+    AcknowledgedBefore(Instant),
 }
 
-/// `polyhook run` with its queue on a disk of its own.
-struct Embedded {
+/// `polyhook run` with its queue on a disk of its own, under load.
+struct EmbeddedService {
     polyai: SimulatedPolyAi,
     site: Installation,
     disk: SmallDisk,
@@ -44,165 +45,187 @@ struct Embedded {
     load: Load,
 }
 
-impl Embedded {
+impl EmbeddedService {
     fn start() -> Self {
-        let polyai = SimulatedPolyAi::start(CALLS, pick(5000, 10_000));
+        let polyai = SimulatedPolyAi::start(SMALL_CALLS, short_or_long(5000, 10_000));
         let site = Installation::new(&polyai.access, "queue = { url = \"sqlite:small/queue.db\" }");
         let disk = SmallDisk::mount(site.path().join("small"), 24);
         let run = site.polyhook(["run"]).start();
         run.wait_until_ready();
-        let load = Load::start(&polyai, run.receiver_address(), RATE);
-        let stage = Self { polyai, site, disk, run, load };
-        eventually("under way", || stage.load.acknowledged() > 20);
-        stage
+        let load = Load::start(&polyai, run.receiver_address(), DELIVERIES_PER_SECOND);
+        let service = Self { polyai, site, disk, run, load };
+        eventually("under load", || service.load.acknowledged() > 20);
+        service
     }
 
-    /// Deliveries are refused from some moment on, and nobody waits for that long.
+    /// Waits until deliveries are refused, and checks that they are refused without a wait.
     #[track_caller]
-    fn refuses(&self) {
-        let before = self.load.look(|record| record.refused);
-        eventually_within(Duration::from_secs(20), "refused", || {
-            self.load.look(|record| record.refused) > before + 20
+    fn assert_refuses_at_once(&self) {
+        assert_refuses_soon(&self.load);
+        // The machine may delay a probe, but a wait in the receiver would delay every probe.
+        let fastest = (0..3).map(|_| {
+            let start = Instant::now();
+            let status = deliver(self.run.receiver_address(), &self.site.secret, "probe", b"{}");
+            assert_eq!(status, Some(503));
+            start.elapsed()
         });
-        let probe = Instant::now();
-        let refused =
-            crate::support::process::deliver(self.run.receiver_address(), &self.site.secret, "probe", b"{}");
-        assert_eq!(refused, Some(503));
-        assert!(probe.elapsed() < Duration::from_secs(2), "a 503 after {:?}", probe.elapsed());
+        let fastest = fastest.min().unwrap();
+        assert!(fastest < Duration::from_secs(2), "a 503 after {fastest:?}");
     }
 
-    /// The cause is gone: it goes on by itself.
-    fn recovers(&mut self, figures: &mut Figures) {
-        let gone = Instant::now();
-        figures.times("cause_gone_to_acknowledged", vec![self.load.recovered_since(gone)]);
+    /// Waits until deliveries are acknowledged again, without a restart, and some more time under load.
+    fn wait_for_recovery(&mut self, figures: &mut Figures) {
+        let ended = Instant::now();
+        let acknowledged = self.load.wait_for_acknowledgement_after(ended);
+        figures.set_durations("cause_gone_to_acknowledged", vec![acknowledged]);
         assert!(self.run.is_running());
         thread::sleep(Duration::from_secs(3));
     }
 
-    /// Starts it as a supervisor does: again and again, until it stays.
-    fn start_again(&mut self) {
+    /// Starts the service until it stays, as a supervisor does.
+    fn restart_until_up(&mut self) {
         self.run = self.site.polyhook(["run"]).start();
         loop {
             let mut is_up = false;
-            eventually("up or gone", || {
+            eventually("up or ended", || {
                 is_up = self.run.stderr().iter().any(|line| line.contains("receiving deliveries"));
                 is_up || !self.run.is_running()
             });
             if is_up {
-                self.load.aim(self.run.receiver_address());
+                self.load.redirect_to(self.run.receiver_address());
                 return;
             }
             self.run = self.site.polyhook(["run"]).start();
         }
     }
 
-    /// Everything acknowledged is archived, but for the loss.
-    fn judge(mut self, loss: Loss, mut figures: Figures) {
+    /// Starts the service on an unusable disk or file. It may exit or keep running without accepting deliveries.
+    fn run_in_vain(&self) {
+        let mut failing = self.site.polyhook(["run"]).start();
+        thread::sleep(Duration::from_secs(1));
+        if failing.is_running() {
+            failing.signal(Signal::SIGTERM);
+            failing.wait(TEST_TIMEOUT);
+        }
+    }
+
+    /// Moves the queue's files away, as the error message says.
+    fn move_queue_away(&self) {
+        for name in QUEUE_FILES {
+            let to = format!("damaged-{}-{name}", fastrand::u32(..));
+            let (from, to) = (self.disk.file(name), self.disk.file(&to));
+            if from.exists() {
+                fs::rename(from, to).unwrap();
+            }
+        }
+    }
+
+    /// Ends the load and checks that everything acknowledged is archived, except for the loss.
+    fn finish(mut self, loss: Loss, mut figures: Figures) {
         let mut record = self.load.finish();
         let queue = self.disk.file("queue.db");
-        let mut thrown_away = 0;
-        if let Loss::Before(moved) = loss {
-            let archived = oracle::archived(&self.site.archive());
-            let before = forget(&mut record, moved);
-            thrown_away = before.iter().filter(|id| !archived.contains_key(*id)).count();
+        let mut deleted = 0;
+        if let Loss::AcknowledgedBefore(moment) = loss {
+            let archived = oracle::archived_revisions(&self.site.archive());
+            let before = remove_acknowledged_before(&mut record, moment);
+            deleted = before.iter().filter(|id| !archived.contains_key(*id)).count();
         }
-        oracle::judge(&record, &self.site.archive(), &Bus::Embedded(&queue), None, &mut figures);
-        figures.set("thrown_away", thrown_away);
+        let announcements = AnnouncementSource::Embedded(&queue);
+        oracle::check(&record, &self.site.archive(), &announcements, None, &mut figures);
+        figures.set("thrown_away", deleted);
         self.run.stop();
         drop(self.polyai);
         figures.print();
     }
 }
 
-/// Takes out what was acknowledged before that moment; it may not have been noticed at once.
-fn forget(record: &mut Record, loss: Instant) -> Vec<String> {
-    let noticed = loss + Duration::from_secs(1);
-    let before =
-        record.acknowledged.iter().filter(|(_, at)| **at < noticed).map(|(id, _)| id.clone()).collect();
-    record.acknowledged.retain(|_, at| *at >= noticed);
-    before
+const QUEUE_FILES: [&str; 3] = ["queue.db", "queue.db-wal", "queue.db-shm"];
+
+/// Waits until twenty more attempts are refused.
+#[track_caller]
+fn assert_refuses_soon(load: &Load) {
+    let before = load.refused();
+    eventually_within(Duration::from_secs(20), "refused", || load.refused() > before + 20);
+}
+
+/// Removes what was acknowledged before `moment` and returns the conversations.
+fn remove_acknowledged_before(record: &mut DeliveryRecord, moment: Instant) -> Vec<String> {
+    let (before, after) = std::mem::take(&mut record.acknowledged)
+        .into_iter()
+        .partition::<BTreeMap<_, _>, _>(|(_, times)| times.answered < moment);
+    record.acknowledged = after;
+    before.into_keys().collect()
 }
 
 #[test]
-fn a_full_disk_under_the_embedded_queue() {
-    let mut stage = Embedded::start();
-    let mut figures = Figures::of("disk full, embedded queue");
-    stage.disk.fill();
-    stage.refuses();
-    thread::sleep(pick(Duration::from_secs(1), Duration::from_mins(1)));
-    stage.disk.free();
-    stage.recovers(&mut figures);
-    stage.judge(Loss::Nothing, figures);
+fn the_embedded_queue_recovers_from_a_full_disk() {
+    let mut service = EmbeddedService::start();
+    let mut figures = Figures::new("disk full, embedded queue");
+    service.disk.fill();
+    service.assert_refuses_at_once();
+    thread::sleep(short_or_long(Duration::from_secs(1), Duration::from_mins(1)));
+    service.disk.free();
+    service.wait_for_recovery(&mut figures);
+    service.finish(Loss::Nothing, figures);
 }
 
 #[test]
-fn a_read_only_disk_under_the_embedded_queue() {
-    let mut stage = Embedded::start();
-    let mut figures = Figures::of("disk read-only, embedded queue");
-    // The kernel lets nobody take a disk's writability away while files are open for writing.
-    stage.run.stop();
-    stage.disk.make_read_only(true);
-    let mut failing = stage.site.polyhook(["run"]).start();
-    thread::sleep(Duration::from_secs(1));
-    if failing.is_running() {
-        failing.signal(Signal::SIGTERM);
-        failing.wait(TEST_TIMEOUT);
-    }
-    stage.disk.make_read_only(false);
-    stage.start_again();
-    stage.recovers(&mut figures);
-    stage.judge(Loss::Nothing, figures);
+fn the_embedded_queue_recovers_from_a_read_only_disk() {
+    let mut service = EmbeddedService::start();
+    let mut figures = Figures::new("disk read-only, embedded queue");
+    // The kernel refuses to make a file system read-only while files on it are open for writing.
+    service.run.stop();
+    service.disk.make_read_only(true);
+    service.run_in_vain();
+    service.disk.make_read_only(false);
+    service.restart_until_up();
+    service.wait_for_recovery(&mut figures);
+    service.finish(Loss::Nothing, figures);
 }
 
 #[test]
-fn a_queue_file_that_is_damaged() {
-    let mut stage = Embedded::start();
-    let mut figures = Figures::of("queue file damaged while running, then while stopped");
-    overwrite(&stage.disk.file("queue.db"));
-    overwrite(&stage.disk.file("queue.db-wal"));
-    // What it has in memory may hide the damage for a while.
-    let before = stage.load.look(|record| record.refused);
+fn the_embedded_queue_recovers_when_a_damaged_file_is_moved_away() {
+    let mut service = EmbeddedService::start();
+    let mut figures = Figures::new("queue file damaged while running, then while stopped");
+    overwrite(&service.disk.file("queue.db"));
+    overwrite(&service.disk.file("queue.db-wal"));
+    // Cached pages may hide the damage for a while.
+    let before = service.load.refused();
     let damaged = Instant::now();
-    while damaged.elapsed() < Duration::from_secs(5) && stage.load.look(|record| record.refused) == before {
+    while damaged.elapsed() < Duration::from_secs(5) && service.load.refused() == before {
         thread::sleep(Duration::from_millis(50));
     }
-    figures.set("noticed_while_running", stage.load.look(|record| record.refused) > before);
-    move_away(&stage.disk);
-    stage.recovers(&mut figures);
+    figures.set("noticed_while_running", service.load.refused() > before);
+    service.move_queue_away();
+    service.wait_for_recovery(&mut figures);
 
-    stage.run.stop();
-    overwrite(&stage.disk.file("queue.db"));
-    let mut failing = stage.site.polyhook(["run"]).start();
-    thread::sleep(Duration::from_secs(1));
-    // It may have given up, or refuse deliveries until somebody does something; both are right.
-    if failing.is_running() {
-        failing.signal(Signal::SIGTERM);
-        failing.wait(TEST_TIMEOUT);
-    }
-    move_away(&stage.disk);
+    service.run.stop();
+    overwrite(&service.disk.file("queue.db"));
+    service.run_in_vain();
+    service.move_queue_away();
     let moved = Instant::now();
-    stage.start_again();
-    stage.recovers(&mut figures);
-    stage.judge(Loss::Before(moved), figures);
+    service.restart_until_up();
+    service.wait_for_recovery(&mut figures);
+    service.finish(Loss::AcknowledgedBefore(moved), figures);
 }
 
 #[test]
-fn a_queue_file_that_is_deleted() {
-    let mut stage = Embedded::start();
-    let mut figures = Figures::of("queue file deleted while running");
-    // So that there is something in it.
-    stage.polyai.control("POST", "faults", &json!({ "fault": { "action": { "delay": "2s" } } }));
-    let before = stage.load.acknowledged();
-    eventually("some are waiting", || stage.load.acknowledged() > before + 100);
-    for name in ["queue.db", "queue.db-wal", "queue.db-shm"] {
-        fs::remove_file(stage.disk.file(name)).unwrap();
+fn the_embedded_queue_restores_a_deleted_file() {
+    let mut service = EmbeddedService::start();
+    let mut figures = Figures::new("queue file deleted while running");
+    // Slow answers fill the queue.
+    service.polyai.control("POST", "faults", &json!({ "fault": { "action": { "delay": "2s" } } }));
+    let before = service.load.acknowledged();
+    eventually("some are waiting", || service.load.acknowledged() > before + 100);
+    for name in QUEUE_FILES {
+        fs::remove_file(service.disk.file(name)).unwrap();
     }
-    stage.polyai.control("DELETE", "faults", &Value::Null);
-    stage.recovers(&mut figures);
-    stage.judge(Loss::Nothing, figures);
+    service.polyai.control("DELETE", "faults", &Value::Null);
+    service.wait_for_recovery(&mut figures);
+    service.finish(Loss::Nothing, figures);
 }
 
-/// Every page but the first, which says that it is ours.
+/// Overwrites every page except the first, which identifies the file as polyhook's.
 fn overwrite(path: &Path) {
     let mut file = fs::File::options().write(true).open(path).unwrap();
     let length = file.metadata().unwrap().len();
@@ -212,38 +235,26 @@ fn overwrite(path: &Path) {
     file.write_all(&garbage).unwrap();
 }
 
-/// What the message says to do.
-fn move_away(disk: &SmallDisk) {
-    for name in ["queue.db", "queue.db-wal", "queue.db-shm"] {
-        let (from, to) = (disk.file(name), disk.file(&format!("damaged-{}-{name}", fastrand::u32(..))));
-        if from.exists() {
-            fs::rename(from, to).unwrap();
-        }
-    }
-}
-
 #[test]
-fn a_full_disk_under_the_spool() {
+fn the_spool_recovers_from_a_full_disk() {
     let node = Node::start(ClientCertificate::Optional);
-    let stage =
-        Stage::set_with(&[node.url()], pick(4000, 15_000), "spool = { path = \"small/spool.db\" }", |site| {
-            Some(SmallDisk::mount(site.path().join("small"), 8))
-        });
-    let load = stage.load();
-    let mut figures = Figures::of("broker stopped and the spool's disk full");
-    load.recovered_since(Instant::now());
-    node.stop();
-    let disk = stage.disk.as_ref().unwrap();
-    disk.fill();
-    let before = load.look(|record| record.refused);
-    eventually_within(Duration::from_secs(20), "refused", || {
-        load.look(|record| record.refused) > before + 20
+    let calls = short_or_long(4000, 15_000);
+    let spool = "spool = { path = \"small/spool.db\" }";
+    let deployment = Deployment::start_with(&[node.url()], calls, spool, |site| {
+        Some(SmallDisk::mount(site.path().join("small"), 8))
     });
-    thread::sleep(pick(Duration::from_secs(1), Duration::from_mins(1)));
+    let load = deployment.start_load();
+    let mut figures = Figures::new("broker stopped and the spool's disk full");
+    load.wait_for_acknowledgement_after(Instant::now());
+    node.stop();
+    let disk = deployment.disk.as_ref().unwrap();
+    disk.fill();
+    assert_refuses_soon(&load);
+    thread::sleep(short_or_long(Duration::from_secs(1), Duration::from_mins(1)));
     disk.free();
     let freed = Instant::now();
     node.restart();
-    figures.times("cause_gone_to_acknowledged", vec![load.recovered_since(freed)]);
-    stage.announces_since(freed);
-    stage.judge(load, figures);
+    figures.set_durations("cause_gone_to_acknowledged", vec![load.wait_for_acknowledgement_after(freed)]);
+    deployment.wait_for_announcement_after(freed);
+    deployment.finish(load, figures);
 }

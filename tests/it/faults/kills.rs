@@ -1,67 +1,67 @@
-//! `kill -9` of receiver, worker and broker at any moment, under load.
+//! `kill -9` of the receiver, the worker and the broker at random moments, under load.
 
 use std::{
+    ops::Range,
     thread,
     time::{Duration, Instant},
 };
 
-use super::{Figures, dice, pick, stage::Stage};
+use super::{Figures, deployment::Deployment, seeded_rng, short_or_long};
 use crate::support::rabbit::{ClientCertificate, Node};
 
 #[test]
-fn kills_of_everything_at_any_moment_lose_nothing() {
-    let mut dice = dice("kills");
-    let (processes, brokers) = pick((14, 2), (220, 60));
+fn kills_at_random_moments_lose_nothing() {
+    let mut rng = seeded_rng("kills");
+    let (process_kills, broker_kills) = short_or_long((14, 2), (220, 60));
     let node = Node::start(ClientCertificate::Optional);
-    let stage = Stage::set(&[node.url()], pick(10_000, 90_000));
-    let load = stage.load();
-    let mut figures = Figures::of("kill -9 of receiver, worker and broker");
+    let deployment = Deployment::start(&[node.url()], short_or_long(10_000, 90_000));
+    let load = deployment.start_load();
+    let mut figures = Figures::new("kill -9 of receiver, worker and broker");
 
-    // Each has its own rhythm, so that they fall into each other's recovery.
-    let mut of_broker = dice.fork();
-    let mut of_worker = dice.fork();
-    let (receiver, worker, broker, booted) = thread::scope(|scope| {
+    // Independent pauses, so that one is killed while another one recovers.
+    let (mut broker_rng, mut worker_rng) = (rng.fork(), rng.fork());
+    let (receiver, worker, broker, listening) = thread::scope(|scope| {
         let broker = scope.spawn(|| {
-            let (mut recoveries, mut boots) = (Vec::new(), Vec::new());
-            for _ in 0..brokers {
-                pause(&mut of_broker, 500..2500);
+            let (mut recoveries, mut restarts) = (Vec::new(), Vec::new());
+            for _ in 0..broker_kills {
+                sleep_randomly(&mut broker_rng, 500..2500);
                 let killed = Instant::now();
                 node.kill();
                 node.restart();
-                boots.push(killed.elapsed());
-                recoveries.push(load.recovered_since(Instant::now()));
+                restarts.push(killed.elapsed());
+                recoveries.push(load.wait_for_acknowledgement_after(Instant::now()));
             }
-            (recoveries, boots)
+            (recoveries, restarts)
         });
         let worker = scope.spawn(|| {
             let mut recoveries = Vec::new();
-            for _ in 0..processes {
-                pause(&mut of_worker, 200..2000);
+            for _ in 0..process_kills {
+                sleep_randomly(&mut worker_rng, 200..2000);
                 let killed = Instant::now();
-                stage.replace_worker();
-                recoveries.push(stage.announces_since(killed));
+                deployment.replace_worker();
+                recoveries.push(deployment.wait_for_announcement_after(killed));
             }
             recoveries
         });
         let mut receiver = Vec::new();
-        for _ in 0..processes {
-            pause(&mut dice, 200..2000);
+        for _ in 0..process_kills {
+            sleep_randomly(&mut rng, 200..2000);
             let killed = Instant::now();
-            stage.replace_receiver(&load);
-            receiver.push(load.recovered_since(killed));
+            deployment.replace_receiver(&load);
+            receiver.push(load.wait_for_acknowledgement_after(killed));
         }
-        let (broker, booted) = broker.join().unwrap();
-        (receiver, worker.join().unwrap(), broker, booted)
+        let (broker, listening) = broker.join().unwrap();
+        (receiver, worker.join().unwrap(), broker, listening)
     });
     figures
-        .set("kills", 2 * processes + brokers)
-        .times("receiver_killed_to_acknowledged", receiver)
-        .times("worker_killed_to_announced", worker)
-        .times("broker_killed_to_listening", booted)
-        .times("broker_listening_to_acknowledged", broker);
-    stage.judge(load, figures);
+        .set("kills", 2 * process_kills + broker_kills)
+        .set_durations("receiver_killed_to_acknowledged", receiver)
+        .set_durations("worker_killed_to_announced", worker)
+        .set_durations("broker_killed_to_listening", listening)
+        .set_durations("broker_listening_to_acknowledged", broker);
+    deployment.finish(load, figures);
 }
 
-fn pause(dice: &mut fastrand::Rng, ms: std::ops::Range<u64>) {
-    thread::sleep(Duration::from_millis(dice.u64(ms)));
+fn sleep_randomly(rng: &mut fastrand::Rng, milliseconds: Range<u64>) {
+    thread::sleep(Duration::from_millis(rng.u64(milliseconds)));
 }

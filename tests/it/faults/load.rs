@@ -1,7 +1,7 @@
-//! Deliveries at a steady rate, whatever becomes of them: an open loop, as the world is.
+//! A sender of deliveries at a constant rate that does not depend on the answers (an open loop).
 //!
-//! Each is of a conversation of its own. What is not answered 204 is sent again by PolyAI's policy, on a shorter
-//! scale and without an end, until [`Load::finish`].
+//! Each delivery is for a conversation of its own. A delivery without a 204 is sent again, with PolyAI's delays scaled
+//! down, until [`Load::finish`].
 
 use std::{
     collections::BTreeMap,
@@ -21,20 +21,20 @@ use tokio::{
     time::{sleep, sleep_until, timeout},
 };
 
-use super::Figures;
+use super::{Figures, deployment::RECOVERY_TIMEOUT, milliseconds};
 use crate::support::process::SimulatedPolyAi;
 
-/// What a receiver promises by default.
-pub(super) const ACK_BUDGET: Duration = Duration::from_secs(4);
-/// What this machine and the sender itself may add to it.
-const MARGIN: Duration = Duration::from_millis(250);
-/// An answer that has not come by then never comes.
-const SILENCE: Duration = Duration::from_secs(15);
-/// PolyAI waits 1, 5, 15, 60 and 240 minutes; the last one again and again.
-const WAITS: [Duration; 4] =
+/// The default ack budget of a receiver.
+const ACK_BUDGET: Duration = Duration::from_secs(4);
+/// The longest time that an answer may take here: the ack budget, and a tolerance for this machine and the sender.
+pub(super) const MAX_ANSWER_TIME: Duration = Duration::from_millis(4250);
+/// After this time the sender stops waiting for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The delays before a delivery is sent again; the last one repeats. PolyAI's are 1, 5, 15, 60 and 240 minutes.
+const RETRY_DELAYS: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(8)];
 
-/// Deliveries in progress.
+/// Deliveries that a background task sends.
 #[derive(Debug)]
 pub(super) struct Load {
     shared: Arc<Shared>,
@@ -43,48 +43,56 @@ pub(super) struct Load {
 
 #[derive(Debug)]
 struct Shared {
-    /// Where the ingress sends them at present.
+    /// The receiver that gets the next attempts.
     target: Mutex<SocketAddr>,
     secret: Secret,
     deliveries: Vec<(String, Vec<u8>)>,
-    record: Mutex<Record>,
+    record: Mutex<DeliveryRecord>,
+    /// The number of deliveries that were sent at least once.
     sent: AtomicUsize,
+    /// No new deliveries are sent.
     stopped: AtomicBool,
-    over: AtomicBool,
+    /// Nothing is sent again.
+    aborted: AtomicBool,
 }
 
-/// What became of them.
+/// The results of all attempts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Record {
-    /// Conversations by the time they were answered 204.
-    pub(super) acknowledged: BTreeMap<String, Instant>,
-    /// Answers of 503.
+pub(super) struct DeliveryRecord {
+    /// The attempts that were answered 204, by conversation.
+    pub(super) acknowledged: BTreeMap<String, Acknowledged>,
+    /// Attempts that were answered 503 or 408.
     pub(super) refused: usize,
-    /// Of these, without `Retry-After`.
+    /// Of these, the 503s without `Retry-After`.
     pub(super) without_retry_after: usize,
-    /// Attempts that found nobody there: refused or broken connections, no answer.
-    pub(super) nobody: usize,
-    /// Attempts that ended after the ack budget.
+    /// Attempts without an answer: the connection was refused or closed, or the answer did not come in time.
+    pub(super) unanswered: usize,
+    /// Attempts that took longer than [`MAX_ANSWER_TIME`].
     pub(super) late: usize,
-    /// The longest wait for an answer.
+    /// The longest time of an attempt.
     pub(super) longest: Duration,
-    /// All waits for a 204.
-    pub(super) waits: Vec<Duration>,
-    /// Answers that nobody may get for a genuine delivery.
-    pub(super) wrong: Vec<String>,
-    /// When the latest acknowledged attempt began.
-    latest: Option<Instant>,
+    /// Answers that a signed delivery must never get.
+    pub(super) unexpected: Vec<String>,
+    /// The start of the latest attempt that was acknowledged.
+    latest_acknowledged: Option<Instant>,
+}
+
+/// An attempt that was answered 204.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Acknowledged {
+    pub(super) sent: Instant,
+    pub(super) answered: Instant,
 }
 
 impl Load {
-    /// Starts sending the conversations of `polyai` to `target`, so many a second.
+    /// Starts to send the events of all conversations of `polyai` to `target`.
     pub(super) fn start(polyai: &SimulatedPolyAi, target: SocketAddr, per_second: u32) -> Self {
         let deliveries = polyai.ids().into_iter().map(|id| (id.clone(), polyai.event(&id))).collect();
-        Self::of(deliveries, polyai, target, per_second)
+        Self::with_deliveries(deliveries, polyai, target, per_second)
     }
 
-    /// The same with these bodies, by conversation.
-    pub(super) fn of(
+    /// Starts to send these bodies, each with the id of its conversation, to `target`.
+    pub(super) fn with_deliveries(
         deliveries: Vec<(String, Vec<u8>)>,
         polyai: &SimulatedPolyAi,
         target: SocketAddr,
@@ -97,7 +105,7 @@ impl Load {
             record: Mutex::default(),
             sent: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
-            over: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -109,80 +117,60 @@ impl Load {
         Self { shared, runtime }
     }
 
-    /// From now on they go there.
-    pub(super) fn aim(&self, target: SocketAddr) {
+    /// Sends all further attempts to this receiver.
+    pub(super) fn redirect_to(&self, target: SocketAddr) {
         *self.shared.target.lock().unwrap() = target;
     }
 
-    pub(super) fn look<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
-        look(&self.shared.record.lock().unwrap())
+    /// Reads the results so far.
+    pub(super) fn inspect<T>(&self, read: impl FnOnce(&DeliveryRecord) -> T) -> T {
+        read(&self.shared.record.lock().unwrap())
     }
 
-    /// How many were answered 204.
+    /// Returns the number of deliveries that were answered 204.
     pub(super) fn acknowledged(&self) -> usize {
-        self.look(|record| record.acknowledged.len())
+        self.inspect(|record| record.acknowledged.len())
     }
 
-    /// Waits until one that was sent after `moment` is acknowledged, and says how long that took.
+    /// Returns the number of attempts that were refused.
+    pub(super) fn refused(&self) -> usize {
+        self.inspect(|record| record.refused)
+    }
+
+    /// Waits until an attempt that began after `moment` is acknowledged. Returns the time since `moment`.
     #[track_caller]
-    pub(super) fn recovered_since(&self, moment: Instant) -> Duration {
+    pub(super) fn wait_for_acknowledgement_after(&self, moment: Instant) -> Duration {
         loop {
-            assert!(!self.is_spent(), "there are too few conversations for this scenario");
-            if self.look(|record| record.latest.is_some_and(|latest| latest >= moment)) {
+            assert!(!self.has_sent_everything(), "there are too few conversations for this scenario");
+            if self.inspect(|record| record.latest_acknowledged.is_some_and(|sent| sent >= moment)) {
                 return moment.elapsed();
             }
-            assert!(moment.elapsed() < super::stage::PATIENCE, "nothing is acknowledged any more");
+            assert!(moment.elapsed() < RECOVERY_TIMEOUT, "deliveries are not acknowledged any more");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Whether every conversation has been sent, so that there is no load any more.
-    pub(super) fn is_spent(&self) -> bool {
+    fn has_sent_everything(&self) -> bool {
         self.shared.sent.load(Ordering::SeqCst) >= self.shared.deliveries.len()
     }
 
-    /// Sends no new ones, waits until each of the old ones is acknowledged, and says what became of them.
+    /// Stops new deliveries, waits until every delivery that was sent is acknowledged, and returns the results.
     #[track_caller]
-    pub(super) fn finish(self) -> Record {
+    pub(super) fn finish(self) -> DeliveryRecord {
         self.shared.stopped.store(true, Ordering::SeqCst);
         let start = Instant::now();
         loop {
-            let (sent, done) = (self.shared.sent.load(Ordering::SeqCst), self.acknowledged());
-            if sent == done {
+            let (sent, acknowledged) = (self.shared.sent.load(Ordering::SeqCst), self.acknowledged());
+            if sent == acknowledged {
                 break;
             }
-            assert!(start.elapsed() < super::stage::PATIENCE, "{} are never acknowledged", sent - done);
+            let missing = sent - acknowledged;
+            assert!(start.elapsed() < RECOVERY_TIMEOUT, "{missing} deliveries are never acknowledged");
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.give_up()
-    }
-
-    /// Ends at once, whether or not all are acknowledged.
-    pub(super) fn give_up(self) -> Record {
-        self.shared.over.store(true, Ordering::SeqCst);
+        self.shared.aborted.store(true, Ordering::SeqCst);
         self.runtime.shutdown_timeout(Duration::from_secs(1));
         self.shared.record.lock().unwrap().clone()
-    }
-}
-
-impl Record {
-    /// Puts what is counted into the figures, and sees that every request was answered as it must be.
-    #[track_caller]
-    pub(super) fn judge(&self, figures: &mut Figures) {
-        let mut waits = self.waits.clone();
-        waits.sort_unstable();
-        let p99 = waits.get(waits.len() * 99 / 100).copied().unwrap_or_default();
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap();
-        figures
-            .set("acknowledged", self.acknowledged.len())
-            .set("refused", self.refused)
-            .set("nobody_there", self.nobody)
-            .set("late", self.late)
-            .set("longest_answer_ms", ms(self.longest))
-            .set("p99_acknowledged_ms", ms(p99));
-        assert!(self.wrong.is_empty(), "a genuine delivery is never lost by its answer: {:?}", self.wrong);
-        assert_eq!(self.without_retry_after, 0, "every 503 says when to come again");
-        assert_eq!(self.late, 0, "every request is answered in time; the longest took {:?}", self.longest);
     }
 }
 
@@ -198,60 +186,99 @@ async fn send_all(shared: Arc<Shared>, per_second: u32) {
     }
 }
 
-/// One delivery, until it is acknowledged.
+/// Sends one delivery until it is acknowledged.
 async fn deliver(shared: Arc<Shared>, number: usize) {
     let (id, body) = &shared.deliveries[number];
     for attempt in 0.. {
-        if shared.over.load(Ordering::SeqCst) {
+        if shared.aborted.load(Ordering::SeqCst) {
             return;
         }
         let target = *shared.target.lock().unwrap();
         let request = request(target, &shared.secret, id, body);
-        let start = Instant::now();
-        let answer = timeout(SILENCE, exchange(target, &request)).await;
-        let wait = start.elapsed();
-        if shared.record.lock().unwrap().note(id, start, wait, answer.ok().flatten().as_deref()) {
+        let sent = Instant::now();
+        let answer = timeout(ANSWER_TIMEOUT, exchange(target, &request)).await;
+        let times = Acknowledged { sent, answered: Instant::now() };
+        if shared.record.lock().unwrap().add_attempt(id, times, answer.ok().flatten().as_deref()) {
             return;
         }
-        let pause = WAITS[WAITS.len().min(attempt + 1) - 1];
-        sleep(pause).await;
+        sleep(RETRY_DELAYS[RETRY_DELAYS.len().min(attempt + 1) - 1]).await;
     }
 }
 
-impl Record {
-    /// Whether it is acknowledged.
-    fn note(&mut self, id: &str, start: Instant, wait: Duration, answer: Option<&str>) -> bool {
-        if wait > ACK_BUDGET + MARGIN {
+impl DeliveryRecord {
+    /// Adds the result of an attempt. Returns whether it was acknowledged.
+    fn add_attempt(&mut self, id: &str, times: Acknowledged, answer: Option<&str>) -> bool {
+        let time = times.answered - times.sent;
+        if time > MAX_ANSWER_TIME {
             self.late += 1;
         }
-        self.longest = self.longest.max(wait);
-        match answer.map(|head| (head.split(' ').nth(1).unwrap_or_default(), head)) {
+        self.longest = self.longest.max(time);
+        match answer.map(|head| (status(head), head)) {
             Some(("204", _)) => {
-                self.acknowledged.insert(id.to_owned(), start + wait);
-                self.waits.push(wait);
-                self.latest = self.latest.max(Some(start));
+                self.acknowledged.insert(id.to_owned(), times);
+                self.latest_acknowledged = self.latest_acknowledged.max(Some(times.sent));
                 return true;
             }
             Some(("503", head)) => {
                 self.refused += 1;
-                if !head.to_ascii_lowercase().contains("\r\nretry-after:") {
+                if !has_retry_after(head) {
                     self.without_retry_after += 1;
                 }
             }
-            // A body that did not arrive in time because nobody read it: PolyAI sends it again.
+            // The receiver did not read the body in time. PolyAI sends it again.
             Some(("408", _)) => self.refused += 1,
-            Some((_, head)) => self.wrong.push(head.lines().next().unwrap_or_default().to_owned()),
-            None => self.nobody += 1,
+            Some((_, head)) => self.unexpected.push(head.lines().next().unwrap_or_default().to_owned()),
+            None => self.unanswered += 1,
         }
         false
     }
+
+    /// Returns the 99th percentile of the times to a 204.
+    pub(super) fn p99(&self) -> Duration {
+        let mut times: Vec<_> = self.acknowledged.values().map(|times| times.answered - times.sent).collect();
+        times.sort_unstable();
+        times.get(times.len() * 99 / 100).copied().unwrap_or_default()
+    }
+
+    /// Sets the figures of the answers, and checks that every request was answered correctly and in time.
+    #[track_caller]
+    pub(super) fn check(&self, figures: &mut Figures) {
+        figures
+            .set("acknowledged", self.acknowledged.len())
+            .set("refused", self.refused)
+            .set("unanswered", self.unanswered)
+            .set("late", self.late)
+            .set("longest_answer_ms", milliseconds(self.longest))
+            .set("p99_acknowledged_ms", milliseconds(self.p99()));
+        assert!(
+            self.unexpected.is_empty(),
+            "PolyAI does not repeat a signed delivery after these answers: {:?}",
+            self.unexpected
+        );
+        assert_eq!(self.without_retry_after, 0, "503s without Retry-After");
+        assert_eq!(
+            self.late, 0,
+            "answers after the ack budget of {ACK_BUDGET:?}; the longest took {:?}",
+            self.longest
+        );
+    }
 }
 
+/// Returns the status of an answer's head.
+pub(super) fn status(head: &str) -> &str {
+    head.split(' ').nth(1).unwrap_or_default()
+}
+
+pub(super) fn has_retry_after(head: &str) -> bool {
+    head.to_ascii_lowercase().contains("\r\nretry-after:")
+}
+
+/// Returns a delivery that is signed now.
 pub(super) fn request(target: SocketAddr, secret: &Secret, id: &str, body: &[u8]) -> Vec<u8> {
     request_at(target, secret, id, body, Clock::System.now().as_second())
 }
 
-/// The same, signed at a time of one's own.
+/// Returns a delivery that is signed at `now`, in Unix seconds.
 pub(super) fn request_at(target: SocketAddr, secret: &Secret, id: &str, body: &[u8], now: i64) -> Vec<u8> {
     let signature = signature::sign(secret, Some(now), body);
     let head = format!(
@@ -263,7 +290,7 @@ pub(super) fn request_at(target: SocketAddr, secret: &Secret, id: &str, body: &[
     [head.as_bytes(), body].concat()
 }
 
-/// The head of the answer, if there is a whole one.
+/// Sends a request and returns the head of the answer, or `None` without a complete head.
 pub(super) async fn exchange(target: SocketAddr, request: &[u8]) -> Option<String> {
     let mut stream = TcpStream::connect(target).await.ok()?;
     stream.write_all(request).await.ok()?;

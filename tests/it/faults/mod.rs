@@ -1,17 +1,18 @@
-//! Faults, each by name, while deliveries go on: real processes, real brokers, a real disk.
+//! Fault tests: real processes, real brokers and a real disk fail while deliveries arrive.
 //!
-//! The oracle is always the same (`oracle`): every delivery that was answered 204 ends in the archive, once, and its
-//! announcement arrives at least once; every request is answered within the ack budget; nothing needs a restart by
-//! hand. Deliveries that were refused are sent again, as PolyAI does (`load`), so it does not matter whether a fault
-//! is ridden out by refusing or by keeping: both must come out right.
+//! Every scenario ends with the same checks ([`oracle`]): each delivery that was answered 204 is archived once and
+//! announced at least once, each request is answered within the ack budget, and nothing needs a manual restart. The
+//! sender ([`load`]) sends refused deliveries again, as PolyAI does. So a receiver may refuse deliveries during a fault
+//! or store them; both must lose nothing.
 //!
-//! Short by default. `FAULTS=long` takes the figures that are published: more kills, longer outages, every point to
-//! crash at. Each scenario prints one line of JSON after `faults: `, and `FAULTS_REPORT=FILE` gathers the lines.
-//! `FAULTS_SEED=N` repeats what was left to chance. Namespaces and mounts need root.
+//! Scenarios are short by default. `FAULTS=long` measures the published figures: more kills, longer outages, and a crash
+//! at every system call. Each scenario prints one line of JSON after `faults: `; `FAULTS_REPORT=FILE` appends the lines to
+//! a file. `FAULTS_SEED=N` repeats the random choices of a run. Network namespaces and mounts need root.
 
 mod broker;
 mod cluster;
 mod crashes;
+mod deployment;
 mod disk;
 mod kills;
 mod load;
@@ -19,7 +20,6 @@ mod oracle;
 mod polyai;
 mod pressure;
 mod repeats;
-mod stage;
 mod tracer;
 
 use std::{
@@ -30,24 +30,24 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-/// Whether the figures to be published are taken.
-fn long() -> bool {
-    std::env::var_os("FAULTS").is_some_and(|word| word == "long")
+/// Returns whether this run measures the published figures.
+fn is_long_run() -> bool {
+    std::env::var_os("FAULTS").is_some_and(|length| length == "long")
 }
 
-fn pick<T>(short: T, longer: T) -> T {
-    if long() { longer } else { short }
+fn short_or_long<T>(short: T, long: T) -> T {
+    if is_long_run() { long } else { short }
 }
 
-/// The chance of this run, told so that it can be had again.
-fn dice(scenario: &str) -> fastrand::Rng {
+/// Returns a random generator and prints its seed, so that the run can be repeated.
+fn seeded_rng(scenario: &str) -> fastrand::Rng {
     let seed = std::env::var_os("FAULTS_SEED")
         .map_or_else(|| fastrand::u64(..1 << 48), |seed| seed.to_str().unwrap().parse().unwrap());
     eprintln!("{scenario}: FAULTS_SEED={seed}");
     fastrand::Rng::with_seed(seed)
 }
 
-/// What a scenario found, to be printed as one line.
+/// The measurements of one scenario. They are printed as one line of JSON.
 #[derive(Debug)]
 struct Figures {
     started: Instant,
@@ -55,10 +55,10 @@ struct Figures {
 }
 
 impl Figures {
-    fn of(scenario: &str) -> Self {
+    fn new(scenario: &str) -> Self {
         let mut line = Map::new();
         line.insert("scenario".to_owned(), scenario.into());
-        line.insert("length".to_owned(), pick("short", "long").into());
+        line.insert("length".to_owned(), short_or_long("short", "long").into());
         Self { started: Instant::now(), line }
     }
 
@@ -67,14 +67,13 @@ impl Figures {
         self
     }
 
-    /// Durations of one kind, such as the recoveries from one kind of fault.
-    fn times(&mut self, name: &str, mut times: Vec<Duration>) -> &mut Self {
-        times.sort_unstable();
-        let ms = |time: Option<&Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap());
+    /// Sets the number, the median and the maximum of durations of one kind, such as the recoveries from one kind of fault.
+    fn set_durations(&mut self, name: &str, mut durations: Vec<Duration>) -> &mut Self {
+        durations.sort_unstable();
         let value = json!({
-            "count": times.len(),
-            "median_ms": ms(times.get(times.len() / 2)),
-            "longest_ms": ms(times.last()),
+            "count": durations.len(),
+            "median_ms": durations.get(durations.len() / 2).copied().map(milliseconds),
+            "longest_ms": durations.last().copied().map(milliseconds),
         });
         self.set(name, value)
     }
@@ -89,4 +88,8 @@ impl Figures {
             writeln!(file, "{line}").expect("FAULTS_REPORT can be written");
         }
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap()
 }

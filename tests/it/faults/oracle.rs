@@ -1,4 +1,4 @@
-//! What was acknowledged is archived once and announced, or the scenario fails.
+//! The checks at the end of a scenario: every acknowledged delivery is archived once and announced.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,30 +12,35 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
-use super::{Figures, load::Record, stage::PATIENCE};
+use super::{
+    Figures,
+    deployment::RECOVERY_TIMEOUT,
+    load::{Acknowledged, DeliveryRecord},
+    milliseconds,
+};
 use crate::support::process::{eventually, manifests};
 
-/// Where announcements are read.
+/// The place that announcements are read from.
 #[derive(Debug)]
-pub(super) enum Bus<'a> {
-    /// By a worker of the customer's.
+pub(super) enum AnnouncementSource<'a> {
+    /// The queue of a customer on RabbitMQ.
     RabbitMq(&'a Customer),
-    /// In the embedded queue's file.
+    /// The file of the embedded queue.
     Embedded(&'a Path),
 }
 
-impl Bus<'_> {
-    /// The ids under which each conversation was announced, as often as it was.
-    fn announced(&self) -> BTreeMap<String, Vec<String>> {
+impl AnnouncementSource<'_> {
+    /// Returns the id of every announcement, by conversation.
+    fn announcements(&self) -> BTreeMap<String, Vec<String>> {
         match self {
-            Self::RabbitMq(customer) => customer.seen.lock().unwrap().announced.clone(),
-            Self::Embedded(path) => embedded(path).unwrap_or_default(),
+            Self::RabbitMq(customer) => customer.received.lock().unwrap().announcements.clone(),
+            Self::Embedded(path) => announcements_in_file(path).unwrap_or_default(),
         }
     }
 }
 
-/// The announcements in a queue's file; nothing while it cannot be read.
-pub(super) fn embedded(path: &Path) -> Option<BTreeMap<String, Vec<String>>> {
+/// Returns the ids of the announcements in a queue's file, by conversation, or `None` if the file cannot be read.
+pub(super) fn announcements_in_file(path: &Path) -> Option<BTreeMap<String, Vec<String>>> {
     let file = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
     file.busy_timeout(Duration::from_secs(10)).ok()?;
     let mut query = file.prepare("SELECT subject, id FROM announcements").ok()?;
@@ -47,86 +52,84 @@ pub(super) fn embedded(path: &Path) -> Option<BTreeMap<String, Vec<String>>> {
     Some(found)
 }
 
-/// What a person has thrown away with a queue: so many, and what was acknowledged while the broker was at it.
+/// The messages that a person deleted together with a queue.
 ///
-/// RabbitMQ counts the messages of a quorum queue first and deletes it then (`rabbit_quorum_queue:delete`: `stat`, then
-/// `ra:delete_cluster`). What it takes and confirms in between is gone with the queue, and not in its answer.
+/// RabbitMQ first counts the messages of a quorum queue and then deletes it (`rabbit_quorum_queue:delete`: `stat`, then
+/// `ra:delete_cluster`). Messages that it confirms in between are deleted, too, but not counted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ThrownAway {
+pub(super) struct DeletedMessages {
     counted: usize,
-    asked: Instant,
-    answered: Instant,
+    requested: Instant,
+    deleted: Instant,
 }
 
-impl ThrownAway {
-    /// An answer of the receiver may be on its way for so long when the broker's is heard.
-    const ON_ITS_WAY: Duration = Duration::from_millis(100);
-
-    /// Whether no more is missing than that.
-    fn explains(&self, missing: &[Instant]) -> bool {
-        let meanwhile = self.asked..self.answered + Self::ON_ITS_WAY;
-        missing.iter().filter(|at| !meanwhile.contains(*at)).count() <= self.counted
+impl DeletedMessages {
+    /// Returns whether the deletion explains that these deliveries are missing: apart from those that were sent before
+    /// its end and answered after its start, they are at most as many as were counted.
+    fn explain(&self, missing: &[Acknowledged]) -> bool {
+        let concurrent = |times: &Acknowledged| times.sent < self.deleted && times.answered > self.requested;
+        missing.iter().filter(|times| !concurrent(times)).count() <= self.counted
     }
 }
 
-/// Waits until everything that was acknowledged is archived and announced, and judges what is there then. What a person
-/// has thrown away may be missing.
+/// Waits until every acknowledged delivery is archived and announced, and checks the result. Messages that a person
+/// deleted may be missing.
 #[track_caller]
-pub(super) fn judge(
-    record: &Record,
+pub(super) fn check(
+    record: &DeliveryRecord,
     archive: &Path,
-    bus: &Bus<'_>,
-    thrown_away: Option<ThrownAway>,
+    source: &AnnouncementSource<'_>,
+    deleted: Option<DeletedMessages>,
     figures: &mut Figures,
 ) {
     let missing = || {
-        let archived: BTreeSet<_> = archived(archive).into_keys().collect();
-        let announced = bus.announced();
-        let not_in = |is_there: &dyn Fn(&String) -> bool| -> Vec<Instant> {
-            record.acknowledged.iter().filter(|(id, _)| !is_there(id)).map(|(_, at)| *at).collect()
+        let (archived, announced) = (archived_revisions(archive), source.announcements());
+        let without = |is_present: &dyn Fn(&String) -> bool| -> Vec<Acknowledged> {
+            record.acknowledged.iter().filter(|(id, _)| !is_present(id)).map(|(_, times)| *times).collect()
         };
-        (not_in(&|id| archived.contains(id)), not_in(&|id| announced.contains_key(id)))
+        (without(&|id| archived.contains_key(id)), without(&|id| announced.contains_key(id)))
     };
-    let explained = |missing: &[Instant]| {
-        missing.is_empty() || thrown_away.is_some_and(|thrown_away| thrown_away.explains(missing))
+    let is_explained = |missing: &[Acknowledged]| {
+        missing.is_empty() || deleted.is_some_and(|deleted| deleted.explain(missing))
     };
     let start = Instant::now();
-    let (mut lost, mut unheard) = missing();
-    while !(explained(&lost) && explained(&unheard)) && start.elapsed() < PATIENCE {
+    let (mut lost, mut unannounced) = missing();
+    while !(is_explained(&lost) && is_explained(&unannounced)) && start.elapsed() < RECOVERY_TIMEOUT {
         std::thread::sleep(Duration::from_millis(200));
-        (lost, unheard) = missing();
+        (lost, unannounced) = missing();
     }
-    let announced = bus.announced();
-    let manifests = archived(archive);
-    let twice = manifests.values().filter(|revisions| **revisions != [1]).count();
-    let changed = announced.values().filter(|ids| ids.iter().collect::<BTreeSet<_>>().len() > 1).count();
+    let announced = source.announcements();
+    let archived = archived_revisions(archive);
+    let twice = archived.values().filter(|revisions| **revisions != [1]).count();
+    let with_two_ids = announced.values().filter(|ids| ids.iter().collect::<BTreeSet<_>>().len() > 1).count();
     figures
         .set("lost", lost.len())
-        .set("thrown_away", thrown_away.map_or(0, |thrown_away| thrown_away.counted))
-        .set("not_announced", unheard.len())
-        .set("archived", manifests.len())
+        .set("thrown_away", deleted.map_or(0, |deleted| deleted.counted))
+        .set("not_announced", unannounced.len())
+        .set("archived", archived.len())
         .set("archived_twice", twice)
         .set("announced", announced.len())
         .set("announced_again", announced.values().map(|ids| ids.len() - 1).sum::<usize>())
-        .set("caught_up_ms", u64::try_from(start.elapsed().as_millis()).unwrap());
-    record.judge(figures);
-    assert!(explained(&lost), "acknowledged and not archived: {figures:?}, thrown away: {thrown_away:?}");
-    assert!(explained(&unheard), "acknowledged and not announced: {figures:?}, thrown away: {thrown_away:?}");
+        .set("caught_up_ms", milliseconds(start.elapsed()));
+    record.check(figures);
+    assert!(
+        is_explained(&lost),
+        "acknowledged but not archived: {figures:?}, deleted: {deleted:?}, {lost:?}"
+    );
+    assert!(
+        is_explained(&unannounced),
+        "acknowledged but not announced: {figures:?}, deleted: {deleted:?}, {unannounced:?}"
+    );
     assert_eq!(twice, 0, "archived twice: {figures:?}");
-    assert_eq!(changed, 0, "announced under two ids: {figures:?}");
+    assert_eq!(with_two_ids, 0, "announced under two ids: {figures:?}");
 }
 
-/// Whether this conversation is in the archive.
-pub(super) fn is_archived(archive: &Path, conversation: &str) -> bool {
-    archived(archive).contains_key(conversation)
-}
-
-/// The revision of every manifest there is, by conversation. Each is whole.
-pub(super) fn archived(archive: &Path) -> BTreeMap<String, Vec<u64>> {
+/// Returns the revisions of all manifests, by conversation. Panics if a manifest is incomplete.
+pub(super) fn archived_revisions(archive: &Path) -> BTreeMap<String, Vec<u64>> {
     let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for path in manifests(archive) {
         let manifest: Value =
-            serde_json::from_slice(&std::fs::read(&path).unwrap()).expect("a whole manifest");
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).expect("a complete manifest");
         let id = manifest["conversation_id"].as_str().unwrap().to_owned();
         found.entry(id).or_default().push(manifest["revision"].as_u64().unwrap());
     }
@@ -139,12 +142,12 @@ fn root() -> &'static Path {
 
 fn python() -> Command {
     let python = root().join(".tools/venv/bin/python");
-    assert!(python.exists(), "no Python with pika here: run scripts/install-test-tools");
+    assert!(python.exists(), "Python with pika is not installed: run scripts/install-test-tools");
     Command::new(python)
 }
 
-/// Deletes a queue with all that is in it.
-pub(super) fn delete_queue(url: &str, queue: &str) -> ThrownAway {
+/// Deletes a queue with all its messages.
+pub(super) fn delete_queue(url: &str, queue: &str) -> DeletedMessages {
     const DELETE: &str = "
 import pika, sys
 channel = pika.BlockingConnection(pika.URLParameters(sys.argv[1])).channel()
@@ -157,42 +160,43 @@ print(channel.queue_delete(sys.argv[2]).method.message_count)";
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut says = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert_eq!(says.next().as_deref(), Some("ready"));
-    let asked = Instant::now();
+    let mut printed = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(printed.next().as_deref(), Some("ready"));
+    let requested = Instant::now();
     writeln!(child.stdin.take().unwrap()).unwrap();
-    let counted = says.next().expect("how many there were").parse().unwrap();
-    let answered = Instant::now();
+    let counted = printed.next().expect("the number of messages").parse().unwrap();
+    let deleted = Instant::now();
     assert!(child.wait().unwrap().success());
-    ThrownAway { counted, asked, answered }
+    DeletedMessages { counted, requested, deleted }
 }
 
-/// `support/customer.py` at work.
+/// A running `support/customer.py`: a customer's consumer of announcements.
 #[derive(Debug)]
 pub(super) struct Customer {
     child: Child,
-    seen: Arc<Mutex<Seen>>,
+    received: Arc<Mutex<Received>>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Received {
+    /// How often the queue was bound: once for each connection.
     bound: usize,
-    announced: BTreeMap<String, Vec<String>>,
+    announcements: BTreeMap<String, Vec<String>>,
     events: BTreeSet<String>,
 }
 
 impl Customer {
     /// Binds a durable queue for announcements on the brokers at `urls`.
     pub(super) fn start(urls: &[String], prefix: &str) -> Self {
-        Self::of("announcements", urls, prefix)
+        Self::spawn("announcements", urls, prefix)
     }
 
-    /// The same for events too. Their exchange has to be there.
-    pub(super) fn of_everything(urls: &[String], prefix: &str) -> Self {
-        Self::of("everything", urls, prefix)
+    /// Binds a durable queue for announcements and events. The exchange of events must exist.
+    pub(super) fn start_with_events(urls: &[String], prefix: &str) -> Self {
+        Self::spawn("everything", urls, prefix)
     }
 
-    fn of(wanted: &str, urls: &[String], prefix: &str) -> Self {
+    fn spawn(wanted: &str, urls: &[String], prefix: &str) -> Self {
         let mut child = python()
             .arg(root().join("tests/it/support/customer.py"))
             .args([wanted, prefix, &format!("{prefix}.customer")])
@@ -203,63 +207,68 @@ impl Customer {
             .spawn()
             .unwrap();
         let stdout = child.stdout.take().unwrap();
-        let seen = Arc::<Mutex<Seen>>::default();
-        let (told, prefix) = (Arc::clone(&seen), prefix.to_owned());
+        let received = Arc::<Mutex<Received>>::default();
+        let (writer, events) = (Arc::clone(&received), format!("{prefix}.events"));
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let line: Value = serde_json::from_str(&line).expect("JSON");
-                let seen = &mut *told.lock().unwrap();
-                if line["bound"] == true {
-                    seen.bound += 1;
-                    continue;
-                }
-                let (id, subject) =
-                    (line["id"].as_str().unwrap(), line["subject"].as_str().unwrap_or_default());
-                if line["exchange"] == format!("{prefix}.events") {
-                    seen.events.insert(id.to_owned());
-                } else {
-                    seen.announced.entry(subject.to_owned()).or_default().push(id.to_owned());
-                }
+                writer.lock().unwrap().add(&line, &events);
             }
         });
-        let customer = Self { child, seen };
-        eventually("bound", || customer.seen.lock().unwrap().bound > 0);
+        let customer = Self { child, received };
+        eventually("bound", || customer.received.lock().unwrap().bound > 0);
         customer
     }
 
-    /// How many conversations were announced to it.
+    /// Returns the number of conversations that were announced.
     pub(super) fn announced(&self) -> usize {
-        self.seen.lock().unwrap().announced.len()
+        self.received.lock().unwrap().announcements.len()
     }
 
-    /// The ids under which a conversation was announced.
-    pub(super) fn ids(&self, conversation: &str) -> BTreeSet<String> {
-        let seen = self.seen.lock().unwrap();
-        seen.announced.get(conversation).into_iter().flatten().cloned().collect()
+    /// Returns the ids of the announcements of a conversation.
+    pub(super) fn announcement_ids(&self, conversation: &str) -> BTreeSet<String> {
+        let received = self.received.lock().unwrap();
+        received.announcements.get(conversation).into_iter().flatten().cloned().collect()
     }
 
-    pub(super) fn is_announced(&self, conversation: &str) -> bool {
-        !self.ids(conversation).is_empty()
+    pub(super) fn has_announcement(&self, conversation: &str) -> bool {
+        !self.announcement_ids(conversation).is_empty()
     }
 
-    /// Whether a conversation is announced by now, or within the moment that it takes a broker to tell.
-    pub(super) fn hears(&self, conversation: &str) -> bool {
-        listen(|| self.is_announced(conversation))
+    /// Returns whether the announcement of a conversation arrives now or within 300 ms.
+    pub(super) fn receives_announcement(&self, conversation: &str) -> bool {
+        wait_briefly(|| self.has_announcement(conversation))
     }
 
-    /// The same of an event.
-    pub(super) fn hears_event(&self, id: &str) -> bool {
-        listen(|| self.seen.lock().unwrap().events.contains(id))
+    /// Returns whether an event arrives now or within 300 ms.
+    pub(super) fn receives_event(&self, id: &str) -> bool {
+        wait_briefly(|| self.received.lock().unwrap().events.contains(id))
     }
 }
 
-fn listen(heard: impl Fn() -> bool) -> bool {
+impl Received {
+    /// Adds a line that `support/customer.py` printed.
+    fn add(&mut self, line: &Value, events_exchange: &str) {
+        if line["bound"] == true {
+            self.bound += 1;
+            return;
+        }
+        let (id, subject) = (line["id"].as_str().unwrap(), line["subject"].as_str().unwrap_or_default());
+        if line["exchange"] == events_exchange {
+            self.events.insert(id.to_owned());
+        } else {
+            self.announcements.entry(subject.to_owned()).or_default().push(id.to_owned());
+        }
+    }
+}
+
+fn wait_briefly(holds: impl Fn() -> bool) -> bool {
     (0..15).any(|_| {
-        let heard = heard();
-        if !heard {
+        let holds = holds();
+        if !holds {
             std::thread::sleep(Duration::from_millis(20));
         }
-        heard
+        holds
     })
 }
 

@@ -121,9 +121,9 @@ async fn many_times(url: &str, prefix: &str, figures: &mut Figures) -> (tempfile
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_event_again_and_again_on_the_embedded_queue() {
-    let mut figures = Figures::of("the same event 146 times, embedded queue");
+    let mut figures = Figures::new("the same event 146 times, embedded queue");
     let (folder, id) = many_times("sqlite:FOLDER/queue.db", "polyhook", &mut figures).await;
-    let announced = oracle::embedded(&folder.path().join("queue.db")).unwrap();
+    let announced = oracle::announcements_in_file(&folder.path().join("queue.db")).unwrap();
     assert_eq!(announced[&id].len(), 1, "{announced:?}");
     figures.set("announced", 1);
     figures.print();
@@ -131,7 +131,7 @@ async fn the_same_event_again_and_again_on_the_embedded_queue() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_event_again_and_again_on_rabbitmq() {
-    let mut figures = Figures::of("the same event 146 times, RabbitMQ");
+    let mut figures = Figures::new("the same event 146 times, RabbitMQ");
     let prefix = rabbit::unique_prefix();
     let url = block_in_place(|| rabbit::SHARED_NODE.url());
     // Its queues first, or there is nothing for a customer to bind to.
@@ -143,8 +143,8 @@ async fn the_same_event_again_and_again_on_rabbitmq() {
     polyhook::queue::Queue::close(&*site.queue).await;
     let customer = block_in_place(|| Customer::start(std::slice::from_ref(&url), &prefix));
     let (_folder, id) = many_times(&url, &prefix, &mut figures).await;
-    block_in_place(|| assert!(customer.hears(&id)));
-    assert_eq!(customer.ids(&id).len(), 1, "announced under one id");
+    block_in_place(|| assert!(customer.receives_announcement(&id)));
+    assert_eq!(customer.announcement_ids(&id).len(), 1, "announced under one id");
     figures.set("announced", 1);
     figures.print();
 }

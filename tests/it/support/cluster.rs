@@ -61,13 +61,13 @@ impl Cluster {
         panic!("nobody knows the leader of {queue}");
     }
 
-    /// Cuts one node off from the others, not from us.
-    pub(crate) fn cut(&self, node: usize) {
+    /// Cuts the network between one node and the others. The test can still reach the node.
+    pub(crate) fn isolate(&self, node: usize) {
         self.route(node, "add");
     }
 
-    /// Puts the network right.
-    pub(crate) fn mend(&self, node: usize) {
+    /// Restores the network of an isolated node.
+    pub(crate) fn reconnect(&self, node: usize) {
         self.route(node, "del");
     }
 

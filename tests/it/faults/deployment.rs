@@ -1,4 +1,5 @@
-//! What most scenarios play on: a receiver and a worker of their own on a broker, a customer who listens, and load.
+//! The deployment of most scenarios: a receiver and a worker on brokers of their own, a customer that receives
+//! announcements, and a simulated PolyAI.
 
 use std::{
     sync::Mutex,
@@ -8,7 +9,7 @@ use std::{
 use super::{
     Figures,
     load::Load,
-    oracle::{self, Bus, Customer, ThrownAway},
+    oracle::{self, AnnouncementSource, Customer, DeletedMessages},
 };
 use crate::support::{
     process::{self, Installation, Process, SimulatedPolyAi, metric},
@@ -16,44 +17,44 @@ use crate::support::{
     small_disk::SmallDisk,
 };
 
-/// How long anything may take to come right again.
-pub(super) const PATIENCE: Duration = process::TEST_TIMEOUT;
-/// Deliveries a second, where nothing else is said.
-pub(super) const RATE: u32 = 50;
-/// What a call of these scenarios is like: next to nothing to fetch, and now and then a short recording.
-pub(super) const CALLS: &str = "
+/// The longest time that any recovery may take.
+pub(super) const RECOVERY_TIMEOUT: Duration = process::TEST_TIMEOUT;
+/// The usual rate of deliveries.
+pub(super) const DELIVERIES_PER_SECOND: u32 = 50;
+/// A scenario of calls that are small to fetch; one in ten has a short recording.
+pub(super) const SMALL_CALLS: &str = "
     epoch = \"2026-11-03T12:00:00Z\"
     mix = { webchat = 0.9, chat = 0.0, min_turns = 1, max_turns = 1, sandbox = 0.0, pre_release = 0.0, handoffs = 0.0 }
 ";
 
-/// See the module.
+/// All processes of a scenario except the brokers; see the [module](self).
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct Deployment {
     pub(super) polyai: SimulatedPolyAi,
     pub(super) site: Installation,
     pub(super) prefix: String,
     pub(super) receiver: Mutex<Process>,
     pub(super) worker: Mutex<Process>,
     pub(super) customer: Customer,
-    /// Where the spool is, if that is a disk of its own.
+    /// The disk of the spool, if it has one of its own.
     pub(super) disk: Option<SmallDisk>,
-    thrown_away: Mutex<Option<ThrownAway>>,
+    deleted: Mutex<Option<DeletedMessages>>,
 }
 
-impl Stage {
-    /// Everything on the brokers at `urls`, with so many conversations to deliver.
-    pub(super) fn set(urls: &[String], calls: usize) -> Self {
-        Self::set_with(urls, calls, "spool = { path = \"spool.db\" }", |_| None)
+impl Deployment {
+    /// Starts all processes on the brokers at `urls`, with this number of conversations to deliver.
+    pub(super) fn start(urls: &[String], calls: usize) -> Self {
+        Self::start_with(urls, calls, "spool = { path = \"spool.db\" }", |_| None)
     }
 
-    /// The same with another spool, and with a disk that is there before the processes are.
-    pub(super) fn set_with(
+    /// Starts all processes with another configuration of the spool. Mounts the disk before they start.
+    pub(super) fn start_with(
         urls: &[String],
         calls: usize,
         spool: &str,
-        disk: impl FnOnce(&Installation) -> Option<SmallDisk>,
+        mount_disk: impl FnOnce(&Installation) -> Option<SmallDisk>,
     ) -> Self {
-        let polyai = SimulatedPolyAi::start(CALLS, calls);
+        let polyai = SimulatedPolyAi::start(SMALL_CALLS, calls);
         let prefix = rabbit::unique_prefix();
         let config = format!(
             "queue = {{ url = {urls:?}, prefix = \"{prefix}\" }}\n\
@@ -62,7 +63,7 @@ impl Stage {
              retry.delays = [\"1s\", \"2s\", \"4s\", \"8s\", \"15s\", \"30s\"]\n"
         );
         let site = Installation::new(&polyai.access, &config);
-        let disk = disk(&site);
+        let disk = mount_disk(&site);
         let receiver = start(&site, "receive");
         let worker = start(&site, "work");
         receiver.wait_until_ready();
@@ -76,54 +77,56 @@ impl Stage {
             worker: Mutex::new(worker),
             customer,
             disk,
-            thrown_away: Mutex::default(),
+            deleted: Mutex::default(),
         }
     }
 
-    /// Somebody has thrown away deliveries that were acknowledged.
-    pub(super) fn may_lose(&self, deliveries: ThrownAway) {
-        *self.thrown_away.lock().unwrap() = Some(deliveries);
+    /// Tells the checks that a person deleted acknowledged deliveries.
+    pub(super) fn expect_loss(&self, deleted: DeletedMessages) {
+        *self.deleted.lock().unwrap() = Some(deleted);
     }
 
-    pub(super) fn load(&self) -> Load {
-        Load::start(&self.polyai, self.receiver.lock().unwrap().receiver_address(), RATE)
+    /// Starts to send deliveries to the receiver.
+    pub(super) fn start_load(&self) -> Load {
+        let receiver = self.receiver.lock().unwrap().receiver_address();
+        Load::start(&self.polyai, receiver, DELIVERIES_PER_SECOND)
     }
 
-    /// `kill -9` and a new one, as a supervisor does. Says when the new one listens.
+    /// Kills the receiver with `kill -9`, starts another one, as a supervisor does, and waits until it listens.
     pub(super) fn replace_receiver(&self, load: &Load) {
         let mut receiver = self.receiver.lock().unwrap();
         receiver.kill();
         *receiver = start(&self.site, "receive");
-        load.aim(receiver.receiver_address());
+        load.redirect_to(receiver.receiver_address());
     }
 
-    /// `kill -9` and a new one.
+    /// Kills the worker with `kill -9` and starts another one.
     pub(super) fn replace_worker(&self) {
         let mut worker = self.worker.lock().unwrap();
         worker.kill();
         *worker = start(&self.site, "work");
     }
 
-    /// Waits for the next conversation to be announced after `moment`, and says how long that took.
+    /// Waits until one more conversation is announced. Returns the time since `moment`.
     #[track_caller]
-    pub(super) fn announces_since(&self, moment: Instant) -> Duration {
+    pub(super) fn wait_for_announcement_after(&self, moment: Instant) -> Duration {
         let before = self.customer.announced();
         while self.customer.announced() == before {
-            assert!(moment.elapsed() < PATIENCE, "nothing is announced any more");
+            assert!(moment.elapsed() < RECOVERY_TIMEOUT, "conversations are not announced any more");
             std::thread::sleep(Duration::from_millis(5));
         }
         moment.elapsed()
     }
 
-    /// Ends the load and judges everything; both processes must still be there and end well.
+    /// Ends the load, checks all results, and stops both processes, which must still run.
     #[track_caller]
-    pub(super) fn judge(self, load: Load, mut figures: Figures) {
+    pub(super) fn finish(self, load: Load, mut figures: Figures) {
         let record = load.finish();
-        oracle::judge(
+        oracle::check(
             &record,
             &self.site.archive(),
-            &Bus::RabbitMq(&self.customer),
-            self.thrown_away.into_inner().unwrap(),
+            &AnnouncementSource::RabbitMq(&self.customer),
+            self.deleted.into_inner().unwrap(),
             &mut figures,
         );
         let mut worker = self.worker.into_inner().unwrap();
