@@ -10,7 +10,7 @@ use std::fmt;
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 /// A fact that polyhook reads, whatever its name.
@@ -163,8 +163,9 @@ impl Scalar {
     /// Returns a string that is not empty, or an integer as text: ids and names are sometimes numbers.
     pub(crate) fn text_or_integer(self) -> Option<String> {
         match self {
+            Self::Text(text) if !text.is_empty() => Some(text),
             Self::Integer(number) => Some(number.to_string()),
-            other => other.text(),
+            _ => None,
         }
     }
 
@@ -267,29 +268,20 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 }
 
-/// A key of an event, not copied: an event has many keys, and polyhook reads few of them.
-#[derive(Debug)]
-pub(crate) struct EventKey(pub(crate) Option<Key>);
+/// Reads the key of an object with [`event_key`] or [`conversation_key`], without copying it: objects have many keys, and
+/// polyhook reads few of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeySeed(pub(crate) fn(&str) -> Option<Key>);
 
-/// A key of a conversation or of an entry of a list, not copied.
-#[derive(Debug)]
-pub(crate) struct ConversationKey(pub(crate) Option<Key>);
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = Option<Key>;
 
-impl<'de> Deserialize<'de> for EventKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(KeyVisitor(event_key)).map(Self)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Key>, D::Error> {
+        deserializer.deserialize_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for ConversationKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(KeyVisitor(conversation_key)).map(Self)
-    }
-}
-
-struct KeyVisitor<F>(F);
-
-impl<F: FnOnce(&str) -> Option<Key>> Visitor<'_> for KeyVisitor<F> {
+impl Visitor<'_> for KeySeed {
     type Value = Option<Key>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

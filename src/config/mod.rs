@@ -138,40 +138,10 @@ impl Config {
     pub fn check(&self, roles: Roles) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         if roles.receive {
-            problems.extend(self.signature.problem());
-            if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?', '#']) {
-                problems.push("server.path must start with a slash and be a plain path".to_owned());
-            }
-            if self.server.ack_budget < std::time::Duration::from_millis(200) {
-                problems.push(
-                    "server.ack_budget is below 200ms, which is too short to make a delivery durable"
-                        .to_owned(),
-                );
-            }
-            if self.server.max_in_flight == 0 {
-                problems.push("server.max_in_flight is 0, so every delivery would be rejected".to_owned());
-            }
+            self.check_receiver(&mut problems);
         }
         if roles.work || roles.reconcile {
-            if self.projects.is_empty() {
-                problems.push(
-                    "no project is configured, so no conversation could be fetched: add [[projects]] with account_id, project_id and \
-                     api_key_file, or set POLYAI_ACCOUNT_ID, POLYAI_PROJECT_ID and POLYAI_API_KEY"
-                        .to_owned(),
-                );
-            }
-            problems.extend(
-                PolyAiClient::new(&self.polyai, &self.projects, Clock::System)
-                    .err()
-                    .map(|error| error.to_string()),
-            );
-            problems.extend(Archive::check_config(&self.archive).err().map(|error| error.to_string()));
-            if self.worker.concurrency == 0 {
-                problems.push("worker.concurrency is 0, so nothing would be fetched".to_owned());
-            }
-            if self.worker.environments.is_empty() {
-                problems.push("worker.environments is empty, so nothing would be archived".to_owned());
-            }
+            self.check_archiving(&mut problems);
         }
         if !(0.0..=0.9).contains(&self.retry.jitter) {
             problems.push("retry.jitter must be between 0 and 0.9".to_owned());
@@ -187,6 +157,42 @@ impl Config {
         problems.extend(self.tracing.problem());
         problems.extend(telemetry::validate_level(&self.log.level).err().map(|error| error.to_string()));
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
+    }
+
+    /// Checks what the receiver requires.
+    fn check_receiver(&self, problems: &mut Vec<String>) {
+        problems.extend(self.signature.problem());
+        if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?', '#']) {
+            problems.push("server.path must start with a slash and be a plain path".to_owned());
+        }
+        if self.server.ack_budget < std::time::Duration::from_millis(200) {
+            problems.push(
+                "server.ack_budget is below 200ms, which is too short to make a delivery durable".to_owned(),
+            );
+        }
+        if self.server.max_in_flight == 0 {
+            problems.push("server.max_in_flight is 0, so every delivery would be rejected".to_owned());
+        }
+    }
+
+    /// Checks what the worker and reconciliation require.
+    fn check_archiving(&self, problems: &mut Vec<String>) {
+        if self.projects.is_empty() {
+            problems.push(
+                "no project is configured, so no conversation could be fetched: add [[projects]] with account_id, project_id and \
+                 api_key_file, or set POLYAI_ACCOUNT_ID, POLYAI_PROJECT_ID and POLYAI_API_KEY"
+                    .to_owned(),
+            );
+        }
+        let client = PolyAiClient::new(&self.polyai, &self.projects, Clock::System);
+        problems.extend(client.err().map(|error| error.to_string()));
+        problems.extend(Archive::check_config(&self.archive).err().map(|error| error.to_string()));
+        if self.worker.concurrency == 0 {
+            problems.push("worker.concurrency is 0, so nothing would be fetched".to_owned());
+        }
+        if self.worker.environments.is_empty() {
+            problems.push("worker.environments is empty, so nothing would be archived".to_owned());
+        }
     }
 
     /// Returns the JSON Schema of the TOML file.

@@ -14,7 +14,7 @@ use serde::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::json::{EventKey, Field, Scalar};
+use crate::json::{Field, Key, KeySeed, Scalar, event_key};
 
 pub use discovery::{Discovery, DiscoverySource};
 
@@ -198,16 +198,15 @@ impl EventFields {
 
     fn replace_with(&mut self, inner: Self) {
         let Self { kind: _, environment, conversation_id, account_id, project_id } = inner;
-        for (outer, inner) in [
-            (&mut self.environment, environment),
-            (&mut self.conversation_id, conversation_id),
-            (&mut self.account_id, account_id),
-            (&mut self.project_id, project_id),
-        ] {
+        let replace = |outer: &mut Option<String>, inner: Option<String>| {
             if inner.is_some() {
                 *outer = inner;
             }
-        }
+        };
+        replace(&mut self.environment, environment);
+        replace(&mut self.conversation_id, conversation_id);
+        replace(&mut self.account_id, account_id);
+        replace(&mut self.project_id, project_id);
     }
 }
 
@@ -240,17 +239,17 @@ impl<'de> Visitor<'de> for EventFieldsSeed {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EventFields, A::Error> {
         let mut fields = EventFields::default();
         let mut inner = EventFields::default();
-        while let Some(EventKey(key)) = map.next_key()? {
-            let field = key.map(|key| key.field);
-            if self.top_level && field == Some(Field::EventData) {
-                inner.replace_with(map.next_value_seed(EventFieldsSeed { top_level: false })?);
-            } else if let Some(slot) = field.and_then(|field| fields.slot(field, self.top_level)) {
-                let value: Scalar = map.next_value()?;
-                if let Some(value) = value.text_or_integer() {
-                    *slot = Some(value);
+        while let Some(key) = map.next_key_seed(KeySeed(event_key))? {
+            match key {
+                Some(Key { field: Field::EventData, .. }) if self.top_level => {
+                    inner.replace_with(map.next_value_seed(EventFieldsSeed { top_level: false })?);
                 }
-            } else {
-                map.next_value::<IgnoredAny>()?;
+                Some(Key { field, .. }) if let Some(slot) = fields.slot(field, self.top_level) => {
+                    if let Some(value) = map.next_value::<Scalar>()?.text_or_integer() {
+                        *slot = Some(value);
+                    }
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         fields.replace_with(inner);

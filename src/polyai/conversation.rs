@@ -14,7 +14,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::json::{ConversationKey, Field, Key, Ranked, Scalar};
+use crate::json::{Field, Key, KeySeed, Ranked, Scalar, conversation_key};
 
 /// The longest duration that an end of a call is computed from, in seconds.
 const MAX_DURATION_S: f64 = 1e6;
@@ -233,7 +233,7 @@ impl<'de> Visitor<'de> for InfoVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ConversationInfo, A::Error> {
         let (mut common, mut details) = (CommonFields::default(), DetailFields::default());
-        while let Some(ConversationKey(key)) = map.next_key()? {
+        while let Some(key) = map.next_key_seed(KeySeed(conversation_key))? {
             match key {
                 Some(key) if CommonFields::include(key.field) => {
                     common.offer(key, scalar(map.next_value::<&RawValue>()?));

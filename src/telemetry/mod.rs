@@ -161,6 +161,14 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
         .set_buckets_for_metric(Matcher::Full(JOB_WAIT_METRIC.to_owned()), WAITS)?
         .install_recorder()?;
+    describe_metrics();
+    metrics_process::Collector::default().describe();
+    describe_gauge!("polyhook_build_info", "Always 1; the label is the version");
+    gauge!("polyhook_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+fn describe_metrics() {
     describe_counter!("polyhook_deliveries_total", "Requests to the webhook path, by outcome");
     describe_counter!("polyhook_unverified_total", "Deliveries whose signature was not accepted, by reason");
     describe_histogram!("polyhook_ack_seconds", "Time from request header to response");
@@ -206,10 +214,6 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
         "polyhook_hidden_transcripts_total",
         "Conversations whose transcript PolyAI hides from this project"
     );
-    metrics_process::Collector::default().describe();
-    describe_gauge!("polyhook_build_info", "Always 1; the label is the version");
-    gauge!("polyhook_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    Ok(handle)
 }
 
 /// Keeps a gauge incremented by one until it is dropped.

@@ -14,7 +14,7 @@ use serde::{
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
-    json::{ConversationKey, Scalar},
+    json::{KeySeed, Scalar, conversation_key},
     polyai::{
         Api,
         conversation::{CommonFields, ListedConversation},
@@ -163,7 +163,7 @@ impl<'de> Visitor<'de> for EntryVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
         let mut fields = CommonFields::default();
-        while let Some(ConversationKey(key)) = map.next_key()? {
+        while let Some(key) = map.next_key_seed(KeySeed(conversation_key))? {
             match key.filter(|key| CommonFields::include(key.field)) {
                 Some(key) => fields.offer(key, map.next_value()?),
                 None => drop(map.next_value::<IgnoredAny>()?),
