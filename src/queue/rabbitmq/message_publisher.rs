@@ -31,6 +31,7 @@ use crate::{
 /// Returned messages end the connection at most this often. Otherwise a publisher of unroutable messages would interrupt
 /// all others again and again.
 const MIN_REDECLARE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Publishes everything that has to be confirmed; see the [module](self).
 #[derive(Debug)]
 pub(super) struct MessagePublisher {

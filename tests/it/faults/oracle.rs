@@ -170,7 +170,7 @@ print(channel.queue_delete(sys.argv[2]).method.message_count)";
     DeletedMessages { counted, requested, deleted }
 }
 
-/// A running `support/customer.py`: a customer's consumer of announcements.
+/// A running `support/durable_consumer.py`: a customer's consumer of announcements.
 #[derive(Debug)]
 pub(super) struct Customer {
     child: Child,
@@ -198,7 +198,7 @@ impl Customer {
 
     fn spawn(wanted: &str, urls: &[String], prefix: &str) -> Self {
         let mut child = python()
-            .arg(root().join("tests/it/support/customer.py"))
+            .arg(root().join("tests/it/support/durable_consumer.py"))
             .args([wanted, prefix, &format!("{prefix}.customer")])
             .args(urls)
             .stdin(Stdio::piped())
@@ -247,7 +247,7 @@ impl Customer {
 }
 
 impl Received {
-    /// Adds a line that `support/customer.py` printed.
+    /// Adds a line that `support/durable_consumer.py` printed.
     fn add(&mut self, line: &Value, events_exchange: &str) {
         if line["bound"] == true {
             self.bound += 1;

@@ -99,6 +99,7 @@ async fn notices_a_frozen_broker_and_its_return() {
     test.queue.close().await;
 }
 
+/// Returns the number of lapin's I/O threads in this process.
 fn io_threads() -> usize {
     std::fs::read_dir("/proc/self/task")
         .unwrap()

@@ -155,7 +155,7 @@ async fn stores_one_of_many_simultaneous_copies() {
         assert_eq!(new, 1, "{published:?}");
         assert_eq!(test.queue.publish(sent).await.unwrap(), Published::Duplicate);
     }
-    test.assert_depths(Depths { fetch: 20, ..EMPTY }).await;
+    test.wait_for_depths(Depths { fetch: 20, ..EMPTY }).await;
     // A refused message is not remembered as a duplicate.
     let long = Message { kind: "k".repeat(300), ..message("evt_x", "{}") };
     for _ in 0..2 {
@@ -165,7 +165,7 @@ async fn stores_one_of_many_simultaneous_copies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn completes_a_publish_whose_duplicate_caller_stops_waiting() {
+async fn publishes_for_other_callers_when_one_stops_waiting() {
     let test = TestQueue::new().await;
     let sent = message("evt_1", "{}");
     for n in 0..200 {

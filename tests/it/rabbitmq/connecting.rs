@@ -59,7 +59,7 @@ async fn never_sends_plain_text_to_a_port_without_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_a_server_certificate_of_another_authority() {
-    for ca in [Some("stranger.pem"), None] {
+    for ca in [Some("other-ca.pem"), None] {
         let test = match try_open(&tls_config(&SHARED_NODE.tls_url(), ca, &SHARED_NODE)) {
             Ok(test) => test,
             // The machine has no root certificates.

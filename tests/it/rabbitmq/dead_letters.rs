@@ -22,7 +22,7 @@ async fn make_dead_letters(test: &TestQueue, ids: &[&str]) {
         let job = test.next_job().await;
         test.queue.settle(job.lease, JobOutcome::Dead { history: history(1) }).await.unwrap();
     }
-    test.assert_depths(Depths { dead: ids.len() as u64, ..EMPTY }).await;
+    test.wait_for_depths(Depths { dead: ids.len() as u64, ..EMPTY }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +38,7 @@ async fn names_the_delivery_limit_as_the_reason() {
         let nack = BasicNackOptions { requeue: true, multiple: false };
         got.expect("a message below the delivery limit").delivery.acker.nack(nack).await.unwrap();
     }
-    test.assert_depths(Depths { dead: 1, ..EMPTY }).await;
+    test.wait_for_depths(Depths { dead: 1, ..EMPTY }).await;
     let letter = dead_letters(&*test.queue).await.remove(0);
     assert_eq!((letter.reason(), &letter.message), ("delivery_limit", &sent));
     assert!(letter.since() > sent.received_at && letter.history.attempts[0].detail.contains("workers"));
@@ -62,7 +62,7 @@ async fn replays_a_dead_letter_of_another_publisher() {
     let body = br#"{"type":"conversation.completed","data":{"conversation_id":"CA1","environment":"live"}}"#;
     let dead = test.object_name("dead");
     client.publish("", &dead, body, BasicProperties::default()).await;
-    test.assert_depths(Depths { dead: 1, ..EMPTY }).await;
+    test.wait_for_depths(Depths { dead: 1, ..EMPTY }).await;
     let mut cursor = test.queue.dead_letters().await.unwrap();
     let letter = cursor.next().await.unwrap().unwrap();
     assert_eq!(
@@ -76,7 +76,7 @@ async fn replays_a_dead_letter_of_another_publisher() {
         (job.message.routing_key().as_str(), job.message.body),
         ("conversation.completed.live", Bytes::from_static(body))
     );
-    test.assert_depths(Depths { fetch: 1, ..EMPTY }).await;
+    test.wait_for_depths(Depths { fetch: 1, ..EMPTY }).await;
     test.queue.close().await;
 }
 
@@ -107,7 +107,7 @@ async fn shares_the_dead_letters_between_two_cursors() {
     assert_eq!(dead_letters(&*test.queue).await, []);
     replaying.close().await;
     reading.close().await;
-    test.assert_depths(Depths { fetch: replayed.len() as u64, dead: seen.len() as u64, ..EMPTY }).await;
+    test.wait_for_depths(Depths { fetch: replayed.len() as u64, dead: seen.len() as u64, ..EMPTY }).await;
     assert_eq!(dead_letters(&*test.queue).await.len(), seen.len());
     test.queue.close().await;
 }

@@ -49,6 +49,7 @@ pub(crate) struct TestQueue {
     pub(crate) lifecycle: Lifecycle,
 }
 
+/// Returns a configuration for one broker.
 pub(crate) fn config(url: &str, prefix: &str) -> QueueConfig {
     QueueConfig {
         url: QueueUrls::One(Secret::new(url)),
@@ -71,6 +72,7 @@ pub(crate) fn try_open(config: &QueueConfig) -> Result<TestQueue, OpenError> {
     open(options, lifecycle)
 }
 
+/// Opens a queue with `options`, without waiting for the broker.
 pub(crate) fn open(options: RabbitMqOptions<'_>, lifecycle: Lifecycle) -> Result<TestQueue, OpenError> {
     let config = options.config;
     let broker = RabbitMqQueue::open(options, &lifecycle)?;
@@ -96,6 +98,7 @@ impl TestQueue {
         test
     }
 
+    /// Waits until `ready` succeeds.
     pub(crate) async fn wait_until_ready(&self) {
         self.eventually("ready", async || self.queue.ready().await.map_err(|error| error.to_string())).await;
     }
@@ -109,6 +112,7 @@ impl TestQueue {
         .await;
     }
 
+    /// Repeats `check` until it succeeds; `what` names the expected state.
     pub(crate) async fn eventually(&self, what: &str, check: impl AsyncFn() -> Result<(), String>) {
         let deadline = Instant::now() + TEST_TIMEOUT;
         while let Err(found) = check().await {
@@ -122,12 +126,13 @@ impl TestQueue {
         format!("{}.{suffix}", self.prefix)
     }
 
+    /// Waits for the next job.
     pub(crate) async fn next_job(&self) -> Job {
         timeout(TEST_TIMEOUT, self.queue.next()).await.expect("a job in time").expect("an open queue")
     }
 
     /// Waits until the queues hold as many messages as `wanted` says.
-    pub(crate) async fn assert_depths(&self, wanted: Depths) {
+    pub(crate) async fn wait_for_depths(&self, wanted: Depths) {
         let Depths { fetch, retry, dead, unrouted } = wanted;
         let wanted = [
             (QueueKind::Fetch, fetch),
@@ -210,6 +215,7 @@ impl PlainClient {
         Self { _connection: connection, channel }
     }
 
+    /// Declares a durable queue.
     pub(crate) async fn declare_queue(&self, name: &str, arguments: FieldTable) {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         self.channel.queue_declare(name.into(), options, arguments).await.unwrap();
@@ -220,6 +226,7 @@ impl PlainClient {
         self.channel.queue_bind(queue.into(), exchange.into(), key.into(), options, arguments).await.unwrap();
     }
 
+    /// Waits for a message in `queue` and removes it.
     pub(crate) async fn receive(&self, queue: &str) -> BasicGetMessage {
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {

@@ -29,7 +29,7 @@ async fn redelivers_a_retry_after_its_delay_with_its_history() {
         assert_eq!((&job.message, &job.history), (&sent, &history(failures)));
     }
     test.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
-    test.assert_depths(EMPTY).await;
+    test.wait_for_depths(EMPTY).await;
     test.queue.close().await;
 }
 
@@ -80,12 +80,12 @@ async fn accepts_jobs_of_other_publishers() {
         );
         test.queue.settle(again.lease, JobOutcome::Dead { history: history(2) }).await.unwrap();
     }
-    test.assert_depths(Depths { dead: 3, ..EMPTY }).await;
+    test.wait_for_depths(Depths { dead: 3, ..EMPTY }).await;
     test.queue.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn releases_prefetched_jobs_that_are_not_requested() {
+async fn takes_no_jobs_before_the_first_request() {
     let idle = TestQueue::new().await;
     let busy = TestQueue::with(&config(&SHARED_NODE.url(), &idle.prefix)).await;
     for n in 0..10 {
@@ -107,7 +107,7 @@ async fn returns_waiting_jobs_at_once_when_it_drains() {
     }
     let running = draining.next_job().await;
     // This process has prefetched all four, so no other process gets one.
-    draining.assert_depths(Depths { fetch: 4, ..EMPTY }).await;
+    draining.wait_for_depths(Depths { fetch: 4, ..EMPTY }).await;
     let other = TestQueue::with(&config(&SHARED_NODE.url(), &draining.prefix)).await;
     assert!(timeout(Duration::from_millis(300), other.queue.next()).await.is_err());
     draining.lifecycle.drain();
@@ -118,7 +118,7 @@ async fn returns_waiting_jobs_at_once_when_it_drains() {
     }
     // The running job may still be settled.
     draining.queue.settle(running.lease, JobOutcome::Done).await.unwrap();
-    other.assert_depths(EMPTY).await;
+    other.wait_for_depths(EMPTY).await;
     draining.queue.close().await;
     other.queue.close().await;
 }

@@ -2,8 +2,8 @@
 
     adk.py URL PROJECT_ID
 
-The key comes in POLY_ADK_KEY. Prints a line of JSON for each conversation, oldest last as PolyAI has them, and one for
-each thing that must not work. The client itself is untouched; only the table of PolyAI's hosts is pointed elsewhere.
+The API key is in POLY_ADK_KEY. Prints a line of JSON for each conversation, newest first as PolyAI lists them, and one
+for each request that must fail. The client itself is not changed; only its table of PolyAI's hosts gets another URL.
 """
 
 import __future__
@@ -18,15 +18,15 @@ REGION = "us-1"
 PAGE = 5
 
 
-def compile_as_3_14(self, data, path, *, _optimize=-1):
-    """The client is for Python 3.14, which reads annotations late. Older ones do if they are asked to."""
+def compile_with_deferred_annotations(self, data, path, *, _optimize=-1):
+    """Compiles the client for Python before 3.14. It needs annotations that are evaluated late, as 3.14 does."""
     flags = __future__.annotations.compiler_flag if "/poly/" in path else 0
     return compile(data, path, "exec", flags=flags, dont_inherit=True, optimize=_optimize)
 
 
 if sys.version_info < (3, 14):
-    importlib.machinery.SourceFileLoader.source_to_code = compile_as_3_14
-    # What was compiled otherwise is not for us, and what is compiled so is not for others.
+    importlib.machinery.SourceFileLoader.source_to_code = compile_with_deferred_annotations
+    # Code from an earlier cache lacks the flag, and code with the flag must not get into a cache of other programs.
     sys.pycache_prefix = "/nonexistent"
     sys.dont_write_bytecode = True
 
@@ -34,11 +34,11 @@ from poly.handlers.platform_api import PlatformAPIHandler as PolyAI  # noqa: E40
 import requests  # noqa: E402
 
 
-def show(**line):
+def print_line(**line):
     print(json.dumps(line), flush=True)
 
 
-def pages(project):
+def list_all(project):
     offset = 0
     while True:
         page = PolyAI.list_conversations(REGION, project, limit=PAGE, offset=offset)
@@ -48,10 +48,10 @@ def pages(project):
             return
 
 
-def sound(project, conversation, **how):
-    """What a recording is, or the status of its absence."""
+def describe_recording(project, conversation, **options):
+    """Returns the hash and the length of a recording, or the HTTP status if there is none."""
     try:
-        data = PolyAI.get_conversation_audio(REGION, project, conversation, **how)
+        data = PolyAI.get_conversation_audio(REGION, project, conversation, **options)
     except requests.HTTPError as error:
         return {"status": error.response.status_code}
     with wave.open(io.BytesIO(data)) as file:
@@ -61,31 +61,31 @@ def sound(project, conversation, **how):
     return {"sha256": hashlib.sha256(data).hexdigest(), "seconds": frames / rate}
 
 
-def refused(what, ask):
+def print_refusal(what, request):
     try:
-        ask()
-        show(refused=what, status=None)
+        request()
+        print_line(refused=what, status=None)
     except requests.HTTPError as error:
         body = error.response.json()
-        show(refused=what, status=error.response.status_code, code=body.get("error_code"))
+        print_line(refused=what, status=error.response.status_code, code=body.get("error_code"))
 
 
 def main(url, project):
     PolyAI.region_to_base_url[REGION] = url
-    for listed in pages(project):
+    for listed in list_all(project):
         id = listed["conversationId"]
         whole = PolyAI.get_conversation(REGION, project, id)
-        show(
+        print_line(
             id=id,
             listed=listed,
             whole=whole,
-            audio=sound(project, id),
-            user=sound(project, id, direction="user"),
-            redacted=sound(project, id, redacted=True),
+            audio=describe_recording(project, id),
+            user=describe_recording(project, id, direction="user"),
+            redacted=describe_recording(project, id, redacted=True),
         )
-    refused("conversation", lambda: PolyAI.get_conversation(REGION, project, "CA-nobody-knows"))
-    refused("project", lambda: PolyAI.list_conversations(REGION, "PROJECT-nobody-knows"))
-    refused("limit", lambda: PolyAI.list_conversations(REGION, project, limit=-1))
+    print_refusal("conversation", lambda: PolyAI.get_conversation(REGION, project, "CA-unknown"))
+    print_refusal("project", lambda: PolyAI.list_conversations(REGION, "PROJECT-unknown"))
+    print_refusal("limit", lambda: PolyAI.list_conversations(REGION, project, limit=-1))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,30 @@
-//! Three RabbitMQ nodes in one cluster, each in a network namespace of its own, so that the network between them can
-//! be cut while everybody reaches each of them.
+//! A cluster of three RabbitMQ nodes, each in a network namespace of its own. A test can cut the network between the nodes
+//! while clients still reach each of them.
 //!
-//! Namespaces, links and addresses go when this process ends, however it ends: a shell waits for that.
+//! Namespaces, links and addresses are removed when this process ends.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    os::unix::process::CommandExt,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-use super::rabbit::{ClientCertificate, Node};
+use super::{
+    cleanup::CleanupShell,
+    rabbit::{ClientCertificate, Node},
+};
 
 const NODES: usize = 3;
-/// The minority of a partition stops by itself: nothing is confirmed that the majority does not know.
+/// The minority side of a partition stops by itself, so that it confirms nothing that the majority does not have.
 const CONFIG: &str = "cluster_partition_handling = pause_minority\nloopback_users = none\n";
 
-/// See the module.
+/// Removes the namespaces and the bridge of the network `$1`.
+const REMOVE_NETWORK: &str = r#"
+    cat >/dev/null
+    for node in 0 1 2; do ip netns del "$1-$node"; done
+    ip link del "$1"
+"#;
+
+/// A running cluster; see the [module](self).
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
@@ -23,15 +32,16 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// Starts the nodes and joins them.
     pub(crate) fn start() -> Self {
-        let network = Network::make();
+        let network = Network::create();
         let cookie = fastrand::u64(..);
         let nodes: Vec<_> = std::thread::scope(|scope| {
             let starting: Vec<_> = (0..NODES)
                 .map(|number| {
                     let (host, namespace) = (network.host(number), network.namespace(number));
                     scope.spawn(move || {
-                        Node::launch(ClientCertificate::Optional, host, Some(namespace), cookie, CONFIG)
+                        Node::start_at(ClientCertificate::Optional, host, Some(namespace), cookie, CONFIG)
                     })
                 })
                 .collect();
@@ -43,11 +53,12 @@ impl Cluster {
         Self { nodes, network }
     }
 
+    /// Returns the addresses of all nodes.
     pub(crate) fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Node::url).collect()
     }
 
-    /// The node that leads `queue`.
+    /// Returns the index of the node that leads `queue`.
     pub(crate) fn leader(&self, queue: &str) -> usize {
         for node in &self.nodes {
             let listed = node.try_ctl(&["list_queues", "name", "leader"]).unwrap_or_default();
@@ -58,20 +69,21 @@ impl Cluster {
                 return leader;
             }
         }
-        panic!("nobody knows the leader of {queue}");
+        panic!("no node reports the leader of {queue}");
     }
 
-    /// Cuts the network between one node and the others. The test can still reach the node.
+    /// Cuts one node off from the others, but not from clients.
     pub(crate) fn isolate(&self, node: usize) {
-        self.route(node, "add");
+        self.change_routes(node, "add");
     }
 
-    /// Restores the network of an isolated node.
+    /// Connects an isolated node again.
     pub(crate) fn reconnect(&self, node: usize) {
-        self.route(node, "del");
+        self.change_routes(node, "del");
     }
 
-    fn route(&self, node: usize, change: &str) {
+    /// Adds or deletes routes that drop the packets of a node for the others.
+    fn change_routes(&self, node: usize, change: &str) {
         for other in (0..NODES).filter(|other| *other != node) {
             let to = format!("{}/32", self.network.host(other));
             ip(&["-n", &self.network.namespace(node), "route", change, "blackhole", &to]);
@@ -79,35 +91,26 @@ impl Cluster {
     }
 }
 
+/// The namespaces of the nodes, connected by a bridge.
 #[derive(Debug)]
 struct Network {
     name: String,
     subnet: u8,
-    leash: Child,
+    _removal: CleanupShell,
 }
 
 impl Network {
-    fn make() -> Self {
-        // Whoever is asked to clean up must be there before there is anything.
-        const LEASH: &str = r#"
-            cat >/dev/null
-            for node in 0 1 2; do ip netns del "$1-$node"; done
-            ip link del "$1"
-        "#;
+    fn create() -> Self {
         assert!(
             nix::unistd::Uid::effective().is_root(),
-            "these tests make network namespaces: run them as root"
+            "these tests create network namespaces: run them as root"
         );
         let name = format!("ph{:x}", std::process::id());
-        let leash = Command::new("sh")
-            .args(["-c", LEASH, "leash", &name])
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("a shell");
-        let network = Self { name, subnet: fastrand::u8(1..=254), leash };
+        // The shell that removes the network starts before the network is created.
+        let removal = CleanupShell::start(REMOVE_NETWORK, |command| {
+            command.arg(&name).stdout(Stdio::null()).stderr(Stdio::null());
+        });
+        let network = Self { name, subnet: fastrand::u8(1..=254), _removal: removal };
         let bridge = &network.name;
         ip(&["link", "add", bridge, "type", "bridge"]);
         ip(&["addr", "add", &format!("{}/24", network.address(254)), "dev", bridge]);
@@ -138,15 +141,8 @@ impl Network {
     }
 }
 
-impl Drop for Network {
-    fn drop(&mut self) {
-        drop(self.leash.stdin.take());
-        let _ = self.leash.wait();
-    }
-}
-
 fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output();
-    let output = output.expect("no `ip` here: run scripts/install-test-tools");
+    let output = output.expect("`ip` is missing; run scripts/install-test-tools");
     assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

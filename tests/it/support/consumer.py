@@ -1,8 +1,8 @@
-"""A customer's consumer, as plain as it gets: prints every event and announcement as a line of JSON.
+"""A minimal consumer of a customer: prints every event and announcement as a line of JSON.
 
     consumer.py URL PREFIX
 
-Binds queues of its own to both exchanges, says {"bound": true}, and goes on until its input ends.
+Binds queues of its own to both exchanges, then prints {"bound": true}. Ends when its standard input ends.
 """
 
 import base64
@@ -14,23 +14,23 @@ import threading
 import pika
 
 
-def leash():
+def exit_with_stdin():
     sys.stdin.buffer.read()
     os._exit(0)
 
 
 def main(url, prefix):
-    threading.Thread(target=leash, daemon=True).start()
+    threading.Thread(target=exit_with_stdin, daemon=True).start()
     channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
     for exchange in ("events", "conversations"):
         queue = channel.queue_declare("", exclusive=True).method.queue
         channel.queue_bind(queue, f"{prefix}.{exchange}", "#")
-        channel.basic_consume(queue, show, auto_ack=True)
+        channel.basic_consume(queue, print_message, auto_ack=True)
     print(json.dumps({"bound": True}), flush=True)
     channel.start_consuming()
 
 
-def show(channel, method, properties, body):
+def print_message(channel, method, properties, body):
     line = {
         "exchange": method.exchange,
         "routing_key": method.routing_key,

@@ -1,5 +1,6 @@
-//! What the tests share: private servers that end with the test, whatever its end.
+//! Private servers that the tests share. They end with the test process, even if it is killed.
 
+pub(crate) mod cleanup;
 pub(crate) mod cluster;
 pub(crate) mod otlp;
 pub(crate) mod ports;

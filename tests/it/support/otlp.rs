@@ -1,30 +1,31 @@
-//! A real OTLP receiver: the collector `rotel`, which prints the spans that it is given.
+//! A real OTLP receiver: the collector `rotel`, which prints the spans it receives.
 
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
     net::TcpStream,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Stdio,
     sync::{Arc, Mutex},
 };
 
-use super::{ports, process::eventually};
+use super::{cleanup::CleanupShell, ports, process::eventually};
 
-/// Ends with the test, however that ends: its shell reads a pipe of ours.
-const WATCH: &str = r#""$@" & read -r _; kill -9 $!; wait"#;
+/// Runs the program `$@` until standard input ends.
+const RUN_COLLECTOR: &str = r#""$@" & read -r _; kill -9 $!; wait"#;
 
 /// A running collector.
 #[derive(Debug)]
 pub(crate) struct Collector {
-    shell: Child,
-    /// For `tracing.endpoint`.
+    /// The value for `tracing.endpoint`.
     pub(crate) url: String,
-    said: Arc<Mutex<Vec<String>>>,
+    /// The lines it has printed.
+    output: Arc<Mutex<Vec<String>>>,
+    _process: CleanupShell,
     _folder: tempfile::TempDir,
 }
 
-/// A span as it arrived.
+/// A span as the collector received it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Span {
     pub(crate) name: String,
@@ -32,46 +33,45 @@ pub(crate) struct Span {
     pub(crate) trace_id: String,
     pub(crate) id: String,
     pub(crate) parent: String,
-    /// The ids of the spans it is linked to.
+    /// The ids of linked spans.
     pub(crate) links: Vec<String>,
     pub(crate) failed: bool,
     pub(crate) attributes: BTreeMap<String, String>,
 }
 
 impl Collector {
+    /// Starts a collector and waits until it accepts connections.
     pub(crate) fn start() -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin/rotel");
-        assert!(program.exists(), "no `rotel` here: run scripts/install-test-tools");
+        assert!(program.exists(), "{} is missing; run scripts/install-test-tools", program.display());
         let folder = tempfile::tempdir().unwrap();
         let [http, grpc] = ports::free::<2>();
-        let mut shell = Command::new("sh")
-            .args(["-c", WATCH, "watch"])
-            .arg(program)
-            .args(["start", "--exporter", "blackhole", "--debug-log", "traces"])
-            .args(["--debug-log-verbosity", "detailed", "--pid-file", "pid", "--log-file", "log"])
-            .args(["--otlp-http-endpoint", &format!("127.0.0.1:{http}")])
-            .args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc}")])
-            .current_dir(folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let (stdout, lines) = (shell.stdout.take().unwrap(), Arc::clone(&said));
+        let mut process = CleanupShell::start(RUN_COLLECTOR, |command| {
+            command
+                .arg(program)
+                .args(["start", "--exporter", "blackhole", "--debug-log", "traces"])
+                .args(["--debug-log-verbosity", "detailed", "--pid-file", "pid", "--log-file", "log"])
+                .args(["--otlp-http-endpoint", &format!("127.0.0.1:{http}")])
+                .args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc}")])
+                .current_dir(folder.path())
+                .stdout(Stdio::piped());
+        });
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let (stdout, lines) = (process.take_stdout(), Arc::clone(&output));
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 lines.lock().unwrap().push(line);
             }
         });
-        eventually("a collector", || TcpStream::connect(("127.0.0.1", http)).is_ok());
-        Self { shell, url: format!("http://127.0.0.1:{http}"), said, _folder: folder }
+        eventually("the collector accepts connections", || TcpStream::connect(("127.0.0.1", http)).is_ok());
+        Self { url: format!("http://127.0.0.1:{http}"), output, _process: process, _folder: folder }
     }
 
-    /// All spans so far.
+    /// Returns all spans so far.
     pub(crate) fn spans(&self) -> Vec<Span> {
         let mut spans: Vec<Span> = Vec::new();
         let mut links = false;
-        for line in &*self.said.lock().unwrap() {
+        for line in &*self.output.lock().unwrap() {
             if line.starts_with("Span #") {
                 spans.push(Span::default());
                 links = false;
@@ -98,15 +98,8 @@ impl Collector {
         spans
     }
 
-    /// All that was printed.
+    /// Returns the whole output.
     pub(crate) fn text(&self) -> String {
-        self.said.lock().unwrap().join("\n")
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        drop(self.shell.stdin.take());
-        let _ = self.shell.wait();
+        self.output.lock().unwrap().join("\n")
     }
 }

@@ -1,7 +1,7 @@
-//! Ports that stay free while whoever is given them is away.
+//! Ports for servers that may be restarted on the same port.
 //!
-//! A node that is restarted wants the port it had. One of those that the kernel gives to outgoing connections may be in use
-//! by then, by anybody's connection to anywhere: so these are below that range, and none is given twice.
+//! The kernel may give any port of its ephemeral range to an outgoing connection while a server is stopped. So these ports
+//! are below that range, and each is given out once.
 
 use std::{
     collections::BTreeSet,
@@ -10,32 +10,32 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Below it are the well-known ones.
-const FIRST: u16 = 10_000;
-/// Where the kernel's range begins, if it does not say.
-const USUAL: u16 = 32_768;
+/// The lowest port that is given out.
+const MIN_PORT: u16 = 10_000;
+/// The first port of the ephemeral range, if the kernel does not report it.
+const DEFAULT_EPHEMERAL_START: u16 = 32_768;
 
-/// Ports of 127.0.0.1 on which nobody listens, now and later.
+/// Returns ports of 127.0.0.1 that are free, and that no other caller in this process gets.
 pub(crate) fn free<const N: usize>() -> [u16; N] {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let end = kernels_first();
+    static GIVEN_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let end = ephemeral_start();
     assert!(
-        end > FIRST + 2000,
-        "net.ipv4.ip_local_port_range begins at {end}: it leaves no ports to servers"
+        end > MIN_PORT + 2000,
+        "net.ipv4.ip_local_port_range begins at {end}, which leaves too few ports for test servers; raise it"
     );
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut given_out = GIVEN_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     [(); N].map(|()| {
         loop {
-            let port = fastrand::u16(FIRST..end);
-            if !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                given.insert(port);
+            let port = fastrand::u16(MIN_PORT..end);
+            if !given_out.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                given_out.insert(port);
                 return port;
             }
         }
     })
 }
 
-fn kernels_first() -> u16 {
+fn ephemeral_start() -> u16 {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(USUAL)
+    range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(DEFAULT_EPHEMERAL_START)
 }

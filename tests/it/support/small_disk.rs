@@ -1,45 +1,42 @@
-//! A file system of a few MB, to be filled up.
-//!
-//! It goes when this process ends, however it ends: a shell waits for that.
+//! A file system of a few megabytes that a test can fill.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-/// See the module.
+use super::cleanup::CleanupShell;
+
+/// Unmounts the file system `$1`.
+const UNMOUNT: &str = r#"cat >/dev/null; umount -l "$1""#;
+
+/// A mounted file system. It is unmounted when this process ends.
 #[derive(Debug)]
 pub(crate) struct SmallDisk {
     path: PathBuf,
-    leash: Child,
+    _unmount: CleanupShell,
 }
 
 impl SmallDisk {
-    /// Mounts it at `path`, which is made.
+    /// Creates the folder `path` and mounts a file system there.
     pub(crate) fn mount(path: PathBuf, megabytes: usize) -> Self {
-        const LEASH: &str = r#"cat >/dev/null; umount -l "$1""#;
         assert!(nix::unistd::Uid::effective().is_root(), "these tests mount file systems: run them as root");
-        std::fs::create_dir(&path).unwrap();
+        fs::create_dir(&path).unwrap();
         mount(&["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=700"), "tmpfs"], &path);
-        let leash = Command::new("sh")
-            .args(["-c", LEASH, "leash"])
-            .arg(&path)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("a shell");
-        Self { path, leash }
+        let unmount = CleanupShell::start(UNMOUNT, |command| {
+            command.arg(&path).stdout(Stdio::null());
+        });
+        Self { path, _unmount: unmount }
     }
 
+    /// Returns the path of a file on the disk.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Leaves no byte free.
+    /// Fills the disk to the last byte.
     pub(crate) fn fill(&self) {
         let mut file = File::options().create(true).append(true).open(self.file("ballast")).unwrap();
         for size in [1 << 16, 1 << 12, 1] {
@@ -47,20 +44,14 @@ impl SmallDisk {
         }
     }
 
+    /// Removes what [`SmallDisk::fill`] wrote.
     pub(crate) fn free(&self) {
-        std::fs::remove_file(self.file("ballast")).unwrap();
+        fs::remove_file(self.file("ballast")).unwrap();
     }
 
-    /// Nobody may have a file open for writing.
+    /// Makes the disk read-only, or writable again. Fails while a file on it is open for writing.
     pub(crate) fn make_read_only(&self, read_only: bool) {
         mount(&["-o", if read_only { "remount,ro" } else { "remount,rw" }], &self.path);
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(self.leash.stdin.take());
-        let _ = self.leash.wait();
     }
 }
 

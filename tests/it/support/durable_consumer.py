@@ -1,9 +1,10 @@
-"""A customer's worker that outlives brokers: a durable queue, acknowledged after it was told, and no end of patience.
+"""A customer's consumer with a durable queue. It connects again for as long as it takes.
 
-    customer.py announcements|everything PREFIX NAME URL...
+    durable_consumer.py announcements|everything PREFIX NAME URL...
 
-Says {"bound": true} when its queue NAME is bound for announcements, or for events as well, then {"exchange", "id", "subject"} of each message, as a
-line of JSON. When a broker goes it tries the URLs in turn. Goes on until its input ends.
+Prints {"bound": true} when its queue NAME is bound for announcements, or for events as well. Then it prints
+{"exchange", "id", "subject"} of each message as a line of JSON, and acknowledges the message afterwards. When a
+connection ends, it tries the URLs in turn. It ends when its standard input ends.
 """
 
 import itertools
@@ -16,12 +17,12 @@ import time
 import pika
 
 
-def leash():
+def exit_with_stdin():
     sys.stdin.buffer.read()
     os._exit(0)
 
 
-def say(line):
+def print_line(line):
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
@@ -33,33 +34,34 @@ def consume(url, wanted, prefix, name, replicated):
     parameters.connection_attempts = 1
     channel = pika.BlockingConnection(parameters).channel()
     channel.exchange_declare(f"{prefix}.conversations", "topic", durable=True)
-    # Only a cluster needs a replicated one.
+    # Only a cluster needs a replicated queue.
     kind = "quorum" if replicated else "classic"
     channel.queue_declare(name, durable=True, arguments={"x-queue-type": kind})
     channel.queue_bind(name, f"{prefix}.conversations", "#")
     channel.basic_qos(prefetch_count=200)
     if wanted == "everything":
-        # This exchange has arguments that are polyhook's business: it is bound when it is there.
+        # Only polyhook knows the arguments of this exchange, so it is not declared here. Until it exists, binding fails
+        # and is tried again.
         channel.queue_bind(name, f"{prefix}.events", "#")
-    channel.basic_consume(name, show)
-    say({"bound": True})
+    channel.basic_consume(name, print_message)
+    print_line({"bound": True})
     channel.start_consuming()
 
 
-def show(channel, method, properties, body):
+def print_message(channel, method, properties, body):
     subject = (properties.headers or {}).get("cloudEvents:subject")
-    say({"exchange": method.exchange, "id": properties.message_id, "subject": subject})
+    print_line({"exchange": method.exchange, "id": properties.message_id, "subject": subject})
     channel.basic_ack(method.delivery_tag)
 
 
 def main(wanted, prefix, name, *urls):
-    threading.Thread(target=leash, daemon=True).start()
+    threading.Thread(target=exit_with_stdin, daemon=True).start()
     for url in itertools.cycle(urls):
         try:
             consume(url, wanted, prefix, name, len(urls) > 1)
-        # pika has exceptions without a family of their own for a broker that accepts and says nothing.
+        # If a broker accepts a connection but does not answer, pika raises exceptions without a common base class.
         except Exception as error:
-            print(f"customer: {type(error).__name__}", file=sys.stderr, flush=True)
+            print(f"durable_consumer: {type(error).__name__}", file=sys.stderr, flush=True)
             time.sleep(0.2)
 
 
