@@ -41,6 +41,11 @@ mod contract {
     super::contract_suite!(super::Replicas);
 }
 
+/// So long that a publish on a busy machine is still much faster than one that waits for the broker.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(4);
+/// The limit of a publish that does not wait for the broker.
+const WITHOUT_BROKER: Duration = Duration::from_secs(2);
+
 /// The queue of a receiver with a spool of its own.
 struct SpoolFixture {
     folder: TempDir,
@@ -55,8 +60,7 @@ impl SpoolFixture {
     fn new(url: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let spool_config = SpoolConfig { path: folder.path().join("spool.db"), ..SpoolConfig::default() };
-        let queue_config =
-            QueueConfig { publish_timeout: Duration::from_secs(1), ..config(url, &unique_prefix()) };
+        let queue_config = QueueConfig { publish_timeout: PUBLISH_TIMEOUT, ..config(url, &unique_prefix()) };
         Self {
             folder,
             queue_config,

@@ -1,8 +1,8 @@
-//! A crash between every two steps: the process is killed right before a call that would change something (a file, a
-//! socket), at every such call there is; then a healthy one finishes.
+//! Crashes between any two steps: the process is killed right before a system call that would change something (a file,
+//! a socket); then another process finishes the work.
 //!
-//! How far the process had come is read from what is there afterwards ([`Step`]). Short, one crash is made in each gap
-//! between two steps and some at calls in between; long, one at every call.
+//! The test reads from outside how far the killed process had come ([`Step`]). A short run crashes once between any two
+//! steps and at some other calls; a long run crashes at every call.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use crate::support::{
     rabbit,
 };
 
-/// How far a delivery has come: the last step that was taken.
+/// The last step that was completed for a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Nothing,
@@ -44,19 +44,19 @@ enum Step {
     Acknowledged,
 }
 
-/// What can be seen of one conversation from outside.
+/// Reads the progress of one conversation from outside the process.
 #[derive(Clone, Debug)]
-struct Eye {
+struct ProgressProbe {
     archive: PathBuf,
     conversation: String,
     polyai: SimulatorAccess,
-    /// Requests for conversations before this one.
+    /// The number of requests for conversations before this one.
     fetched_before: u64,
 }
 
-impl Eye {
+impl ProgressProbe {
     fn on(site: &Installation, polyai: &SimulatedPolyAi, conversation: &str) -> Self {
-        // A recording of several parts, or it would be held in memory until it is whole.
+        // The archive stages only recordings of several parts; a smaller one stays in memory until it is complete.
         let script = serde_json::json!({ "audio_size": "2500 KiB" });
         polyai.control("PUT", &format!("calls/{conversation}/script"), &script);
         let access = polyai.access.clone();
@@ -73,7 +73,7 @@ impl Eye {
         fetched(&self.polyai) > self.fetched_before
     }
 
-    /// What the worker has done, by the archive and PolyAI.
+    /// Returns the worker's last step according to the archive and PolyAI.
     fn archived(&self) -> Option<Step> {
         let folder = find(&self.archive, &self.conversation);
         let has = |name: &str| folder.as_ref().is_some_and(|folder| folder.join(name).exists());
@@ -83,7 +83,7 @@ impl Eye {
             Some(Step::AudioWritten)
         } else if has("conversation.json") {
             Some(Step::ConversationWritten)
-        } else if staged(&self.archive) {
+        } else if has_staged_recording(&self.archive) {
             Some(Step::AudioStaged)
         } else if self.is_fetched() {
             Some(Step::Fetched)
@@ -92,7 +92,8 @@ impl Eye {
         }
     }
 
-    /// The same and the rest, by the embedded queue's file; nothing while a stopped thread has it locked.
+    /// Returns the last step according to the archive, PolyAI and the file of the embedded queue. Returns `None` while a
+    /// stopped thread has the file locked.
     fn embedded(&self, queue: &Path) -> Option<Step> {
         let state = || -> rusqlite::Result<(Option<String>, bool)> {
             let file = Connection::open_with_flags(queue, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -128,7 +129,7 @@ fn fetched(polyai: &SimulatorAccess) -> u64 {
         .map_or(0, |by_status| by_status.values().filter_map(Value::as_u64).sum())
 }
 
-/// The folder of that name, wherever it is.
+/// Searches for the folder with this name.
 fn find(root: &Path, name: &str) -> Option<PathBuf> {
     for entry in fs::read_dir(root).ok()?.flatten().filter(|entry| entry.path().is_dir()) {
         if entry.file_name() == name {
@@ -143,46 +144,46 @@ fn find(root: &Path, name: &str) -> Option<PathBuf> {
     None
 }
 
-/// Whether a recording has been begun and is not visible yet.
-fn staged(archive: &Path) -> bool {
+/// Returns whether a recording is staged, but not visible yet.
+fn has_staged_recording(archive: &Path) -> bool {
     let Ok(folders) = fs::read_dir(archive.join(".polyhook/staging")) else { return false };
     let files = folders.flatten().filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten().flatten();
     files.into_iter().any(|file| file.file_name() != "lock")
 }
 
-/// Where to crash.
+/// The moment of a crash.
 #[derive(Clone, Copy, Debug)]
-enum Point {
-    /// At the first call after this step, before or after the delivery was answered.
+enum CrashPoint {
+    /// The first call after this step; if given, only before or only after the delivery was answered.
     After(Step, Option<bool>),
-    /// At this call.
+    /// The call with this number.
     Call(usize),
 }
 
-/// A process that ended at its point.
+/// The end of a process.
 struct Crash {
     step: Step,
     answered: bool,
     calls: Vec<Call>,
-    /// It came to its end before its point: there are no more calls than these.
+    /// The process finished its work before the crash point, which is after its last call.
     survived: bool,
 }
 
-/// Delivers to a process that is killed at `point`. `step` tells how far it has come.
+/// Delivers to a process that is killed at `point`. `step` reads the last step; `finished` is the last one there is.
 fn crash(
     process: &mut Process,
     site: &Installation,
     event: (&str, &[u8]),
-    point: Point,
+    point: CrashPoint,
     step: impl Fn() -> Option<Step> + Clone + Send + 'static,
     finished: Step,
 ) -> Crash {
     let to = process.receiver_address();
     let answered = Arc::new(AtomicBool::new(false));
     let (was_answered, look) = (Arc::clone(&answered), step.clone());
-    let tracer = Tracer::of(process.pid(), move |call| match point {
-        Point::Call(number) => call.number == number,
-        Point::After(step, wanted) => {
+    let tracer = Tracer::attach(process.pid(), move |call| match point {
+        CrashPoint::Call(number) => call.number == number,
+        CrashPoint::After(step, wanted) => {
             wanted.is_none_or(|wanted| wanted == was_answered.load(Ordering::SeqCst)) && look() == Some(step)
         }
     });
@@ -192,7 +193,7 @@ fn crash(
     finish(process, tracer, step, finished, answered.load(Ordering::SeqCst))
 }
 
-/// Waits until the process is killed, or has nothing more to do and is killed by us.
+/// Waits until the tracer kills the process, or kills it when it has finished its work.
 fn finish(
     process: &mut Process,
     tracer: Tracer,
@@ -202,35 +203,36 @@ fn finish(
 ) -> Crash {
     let start = Instant::now();
     let mut done_at = None;
-    while !tracer.is_over() {
+    while !tracer.has_ended() {
         assert!(start.elapsed() < RECOVERY_TIMEOUT, "neither killed nor finished");
         if done_at.is_none() && step() >= Some(finished) {
             done_at = Some(Instant::now());
         }
-        // What comes after the last step, if anything does.
+        // Calls may follow the last step.
         if done_at.is_some_and(|done: Instant| done.elapsed() > Duration::from_millis(300)) {
             break;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    let survived = !tracer.is_over();
-    let calls = tracer.end();
+    let survived = !tracer.has_ended();
+    let calls = tracer.detach();
     if survived {
         process.kill();
     } else {
         process.wait(RECOVERY_TIMEOUT);
     }
     let mut last = None;
-    eventually("to be seen", || {
+    // The sign of an answered delivery may arrive late on a busy machine, but it must arrive.
+    eventually("the last step is readable, and an answered delivery is durable", || {
         last = step();
-        last.is_some()
+        last.is_some_and(|last| !answered || last > Step::Nothing)
     });
     Crash { step: last.unwrap(), answered, calls, survived }
 }
 
-/// Counts the crashes by where they were.
+/// Counts the crashes by step and by call.
 #[derive(Debug, Default)]
-struct Sweep {
+struct CrashCounts {
     points: usize,
     by_step: BTreeMap<String, usize>,
     by_call: BTreeMap<String, usize>,
@@ -238,8 +240,8 @@ struct Sweep {
     receiver: BTreeSet<(bool, bool)>,
 }
 
-impl Sweep {
-    fn note(&mut self, crash: &Crash) {
+impl CrashCounts {
+    fn add(&mut self, crash: &Crash) {
         let durable = crash.step > Step::Nothing;
         self.points += 1;
         self.steps.insert(crash.step);
@@ -250,14 +252,14 @@ impl Sweep {
         }
     }
 
-    fn figures(&self, figures: &mut Figures) {
+    fn set_figures(&self, figures: &mut Figures) {
         figures
             .set("crashes", self.points)
             .set("after_step", serde_json::json!(self.by_step))
             .set("before_call", serde_json::json!(self.by_call));
     }
 
-    /// The gaps that were hit include all of these.
+    /// Checks that a crash followed each of these steps, and that each of these pairs of (durable, answered) occurred.
     #[track_caller]
     fn assert_hit(&self, steps: &[Step], receiver: &[(bool, bool)]) {
         for step in steps {
@@ -281,70 +283,73 @@ const WORKER: [Step; 8] = [
     Step::Acknowledged,
 ];
 
-/// Calls to crash at, of `all`: every one, or some.
-fn some_of(all: usize) -> Vec<usize> {
+/// Returns the numbers of the calls to crash at: of all calls in a long run, otherwise of some.
+fn calls_to_crash_at(all: usize) -> Vec<usize> {
     if is_long_run() { (1..=all).collect() } else { (1..=all).step_by((all / 6).max(1)).collect() }
 }
 
 #[test]
-fn a_crash_at_any_step_on_the_embedded_queue() {
+fn a_crash_at_any_step_loses_nothing_on_the_embedded_queue() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 1000);
     let mut ids = polyai.ids().into_iter();
     let mut figures = Figures::new("crash at every step, embedded queue");
-    let mut sweep = Sweep::default();
-    let mut at = |point: Point| {
+    let mut counts = CrashCounts::default();
+    let mut at = |point: CrashPoint| {
         let id = ids.next().expect("enough calls");
         let site = Installation::new(&polyai.access, "");
         let mut run = site.polyhook(["run"]).start();
         run.wait_until_ready();
-        let (eye, queue) = (Eye::on(&site, &polyai, &id), site.path().join("polyhook-data/queue.db"));
+        let (probe, queue) =
+            (ProgressProbe::on(&site, &polyai, &id), site.path().join("polyhook-data/queue.db"));
         let event = polyai.event(&id);
-        let step = move || eye.embedded(&queue);
+        let step = move || probe.embedded(&queue);
         let crash = crash(&mut run, &site, (&format!("evt-{id}"), &event), point, step, Step::Acknowledged);
-        sweep.note(&crash);
+        counts.add(&crash);
         (site, id, crash)
     };
     let mut crashed = Vec::new();
-    let mut points = vec![Point::After(Step::Nothing, None), Point::After(Step::Durable, Some(false))];
-    points.extend(WORKER[..7].iter().map(|step| Point::After(*step, None)));
+    let mut points =
+        vec![CrashPoint::After(Step::Nothing, None), CrashPoint::After(Step::Durable, Some(false))];
+    points.extend(WORKER[..7].iter().map(|step| CrashPoint::After(*step, None)));
     for point in points {
         crashed.push(at(point));
     }
-    let whole = at(Point::Call(usize::MAX));
+    let whole = at(CrashPoint::Call(usize::MAX));
     let calls = whole.2.calls.len();
     crashed.push(whole);
-    for call in some_of(calls) {
-        crashed.push(at(Point::Call(call)));
+    for call in calls_to_crash_at(calls) {
+        crashed.push(at(CrashPoint::Call(call)));
     }
     figures.set("calls_a_delivery", calls);
 
-    // The leases of the dead run out all at the same time.
+    // In batches, because the leases of killed processes expire at the same time.
     for batch in crashed.chunks(16) {
         let healthy: Vec<_> = batch.iter().map(|(site, ..)| site.polyhook(["run"]).start()).collect();
         for ((site, id, crash), mut run) in batch.iter().zip(healthy) {
             run.wait_until_ready();
             if !crash.answered {
-                // As PolyAI does.
+                // PolyAI sends it again.
                 let again =
                     deliver(run.receiver_address(), &site.secret, &format!("evt-{id}"), &polyai.event(id));
                 assert_eq!(again, Some(204));
             }
             let queue = site.path().join("polyhook-data/queue.db");
-            let eye = Eye::on(site, &polyai, id);
-            eventually("settled", || eye.embedded(&queue) == Some(Step::Acknowledged));
+            let probe = ProgressProbe::on(site, &polyai, id);
+            eventually("settled", || probe.embedded(&queue) == Some(Step::Acknowledged));
             run.stop();
             assert_archived_once(site, std::slice::from_ref(id));
             let announced = oracle::announcements_in_file(&queue).unwrap();
             assert_eq!(announced[id].len(), 1, "announced once: {announced:?}");
         }
     }
-    sweep.figures(&mut figures);
-    sweep.assert_hit(&WORKER, &[(false, false), (true, false), (true, true)]);
+    counts.set_figures(&mut figures);
+    counts.assert_hit(&WORKER, &[(false, false), (true, false), (true, true)]);
     figures.set("lost", 0).set("archived_twice", 0);
     figures.print();
 }
 
-/// These conversations and nothing else, each once and whole; and nothing of the dead is left.
+/// Checks that exactly these conversations are archived, each once and complete, and that nothing is left of the killed
+/// processes.
 #[track_caller]
 fn assert_archived_once(site: &Installation, ids: &[String]) {
     let found = manifests(&site.archive());
@@ -358,10 +363,10 @@ fn assert_archived_once(site: &Installation, ids: &[String]) {
             assert_eq!(object["size_bytes"], fs::metadata(&file).unwrap().len(), "{}", file.display());
         }
     }
-    assert!(!staged(&site.archive()), "an unfinished recording was left");
+    assert!(!has_staged_recording(&site.archive()), "an unfinished recording was left");
 }
 
-/// A site on the shared broker, without a spool: what is durable is at the broker.
+/// Returns an installation on the shared broker without a spool, so that only the broker stores deliveries.
 fn on_rabbitmq(polyai: &SimulatedPolyAi) -> (Installation, String) {
     let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
     let queue = format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\", publish_timeout = \"3s\" }}\n");
@@ -369,47 +374,51 @@ fn on_rabbitmq(polyai: &SimulatedPolyAi) -> (Installation, String) {
 }
 
 #[test]
-fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
+fn a_worker_crash_at_any_step_loses_nothing_on_rabbitmq() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 1000);
     let (site, prefix) = on_rabbitmq(&polyai);
     let mut receive = site.polyhook(["receive"]).must_not_print("guest:guest").start();
     receive.wait_until_ready();
     let customer = Arc::new(Customer::start(&[rabbit::SHARED_NODE.url()], &prefix));
     let mut figures = Figures::new("crash of the worker at every step, RabbitMQ");
-    let mut sweep = Sweep::default();
+    let mut counts = CrashCounts::default();
     let (mut ids, mut done) = (polyai.ids().into_iter(), Vec::<String>::new());
-    // Each process first finishes what its predecessor has left, then crashes in its turn.
-    let mut at = |point: Point| {
+    // Each process first finishes the work of its predecessor and then crashes.
+    let mut at = |point: CrashPoint| {
         let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
         work.wait_until_ready();
-        eventually("the predecessor's is finished", || done.iter().all(|id| customer.has_announcement(id)));
+        eventually("the work of the predecessor is finished", || {
+            done.iter().all(|id| customer.has_announcement(id))
+        });
         let id = ids.next().expect("enough calls");
-        let eye = Eye::on(&site, &polyai, &id);
-        let (ears, conversation) = (Arc::clone(&customer), id.clone());
-        let step = move || match eye.archived() {
-            // It takes a moment to be heard.
-            Some(Step::ManifestWritten) if ears.receives_announcement(&conversation) => Some(Step::Announced),
+        let probe = ProgressProbe::on(&site, &polyai, &id);
+        let (customer_of_step, conversation) = (Arc::clone(&customer), id.clone());
+        let step = move || match probe.archived() {
+            // An announcement takes a moment to arrive.
+            Some(Step::ManifestWritten) if customer_of_step.receives_announcement(&conversation) => {
+                Some(Step::Announced)
+            }
             step => step.or(Some(Step::Durable)),
         };
         let look = step.clone();
-        let tracer = Tracer::of(work.pid(), move |call| match point {
-            Point::Call(number) => call.number == number,
-            Point::After(step, _) => look() == Some(step),
+        let tracer = Tracer::attach(work.pid(), move |call| match point {
+            CrashPoint::Call(number) => call.number == number,
+            CrashPoint::After(step, _) => look() == Some(step),
         });
         let answer =
             deliver(receive.receiver_address(), &site.secret, &format!("evt-{id}"), &polyai.event(&id));
         assert_eq!(answer, Some(204));
         let crash = finish(&mut work, tracer, step, Step::Announced, true);
         done.push(id);
-        sweep.note(&crash);
+        counts.add(&crash);
         crash.calls.len()
     };
     for step in &WORKER[..7] {
-        at(Point::After(*step, None));
+        at(CrashPoint::After(*step, None));
     }
-    let calls = at(Point::Call(usize::MAX));
-    for call in some_of(calls) {
-        at(Point::Call(call));
+    let calls = at(CrashPoint::Call(usize::MAX));
+    for call in calls_to_crash_at(calls) {
+        at(CrashPoint::Call(call));
     }
     let mut work = site.polyhook(["work"]).must_not_print("guest:guest").start();
     eventually("everything is announced", || done.iter().all(|id| customer.has_announcement(id)));
@@ -420,19 +429,19 @@ fn a_crash_of_the_worker_at_any_step_on_rabbitmq() {
     for id in &done {
         assert_eq!(customer.announcement_ids(id).len(), 1, "{id} is announced under one id");
     }
-    sweep.figures(&mut figures);
-    // Whether it was acknowledged, the broker knows alone: the last crash came after everything.
-    sweep.assert_hit(&WORKER[..7], &[(true, true)]);
+    counts.set_figures(&mut figures);
+    // Only the broker knows whether a job was acknowledged, so that step is not checked.
+    counts.assert_hit(&WORKER[..7], &[(true, true)]);
     figures.set("calls_a_delivery", calls).set("lost", 0).set("archived_twice", 0);
     figures.print();
 }
 
-/// A receiver after the other is killed at its next call, until one comes through. Returns the conversations.
-fn sweep_of_receivers<S>(
+/// Kills one receiver after another, each at one call later, until one survives. Returns the conversations.
+fn kill_receivers_at_each_call<S>(
     polyai: &SimulatedPolyAi,
     site: &Installation,
     arguments: &[&str],
-    sweep: &mut Sweep,
+    counts: &mut CrashCounts,
     step_of: impl Fn(String) -> S,
 ) -> Vec<String>
 where
@@ -444,31 +453,32 @@ where
         let mut receive = site.polyhook(arguments.iter().copied()).must_not_print("guest:guest").start();
         receive.wait_until_ready();
         if let Some((before, false)) = done.last() {
-            // As PolyAI does.
+            // PolyAI sends it again.
             let event = polyai.event(before);
             let again = deliver(receive.receiver_address(), &site.secret, &format!("evt-{before}"), &event);
             assert_eq!(again, Some(204));
         }
         let event_id = format!("evt-{id}");
         let (step, event) = (step_of(event_id.clone()), polyai.event(&id));
-        let crash = crash(&mut receive, site, (&event_id, &event), Point::Call(number), step, Step::Durable);
-        sweep.note(&crash);
+        let crash =
+            crash(&mut receive, site, (&event_id, &event), CrashPoint::Call(number), step, Step::Durable);
+        counts.add(&crash);
         done.push((id, crash.answered));
         number += 1;
         if crash.survived {
-            if sweep.receiver.contains(&(true, false)) {
+            if counts.receiver.contains(&(true, false)) {
                 break;
             }
-            // A heartbeat was among the calls that were counted, and is not always there: back to where it seemed to be.
+            // A heartbeat, which does not always occur, was among the counted calls: tries the calls before once more.
             number = number.saturating_sub(2).max(1);
         }
     }
-    assert!(done.last().unwrap().1, "the sweep ends with one that came through: {sweep:?}");
-    sweep.assert_hit(&[], &[(false, false), (true, false), (true, true)]);
+    assert!(done.last().unwrap().1, "the last receiver must survive: {counts:?}");
+    counts.assert_hit(&[], &[(false, false), (true, false), (true, true)]);
     done.into_iter().map(|(id, _)| id).collect()
 }
 
-/// All of them are announced and archived once.
+/// Waits until all conversations are announced, and checks that each is archived once.
 #[track_caller]
 fn finish_receivers(site: &Installation, mut work: Process, customer: &Customer, ids: &[String]) {
     eventually("everything is announced", || ids.iter().all(|id| customer.has_announcement(id)));
@@ -478,26 +488,26 @@ fn finish_receivers(site: &Installation, mut work: Process, customer: &Customer,
 }
 
 #[test]
-fn a_crash_of_the_receiver_at_any_step_on_rabbitmq() {
+fn a_receiver_crash_at_any_step_loses_nothing_on_rabbitmq() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 300);
     let (site, prefix) = on_rabbitmq(&polyai);
     let work = site.polyhook(["work"]).must_not_print("guest:guest").start();
     work.wait_until_ready();
     let customer = Arc::new(Customer::start_with_events(&[rabbit::SHARED_NODE.url()], &prefix));
     let mut figures = Figures::new("crash of the receiver at every step, RabbitMQ");
-    let mut sweep = Sweep::default();
-    let ids = sweep_of_receivers(&polyai, &site, &["receive"], &mut sweep, |event_id| {
-        let ears = Arc::clone(&customer);
-        move || Some(if ears.receives_event(&event_id) { Step::Durable } else { Step::Nothing })
+    let mut counts = CrashCounts::default();
+    let ids = kill_receivers_at_each_call(&polyai, &site, &["receive"], &mut counts, |event_id| {
+        let customer = Arc::clone(&customer);
+        move || Some(if customer.receives_event(&event_id) { Step::Durable } else { Step::Nothing })
     });
     finish_receivers(&site, work, &customer, &ids);
-    sweep.figures(&mut figures);
+    counts.set_figures(&mut figures);
     figures.set("lost", 0).set("archived_twice", 0);
     figures.print();
 }
 
-/// Whether a spool's file holds an event; nothing while a stopped thread has it locked.
-fn spooled(file: &Path, event_id: &str) -> Option<Step> {
+/// Reads from a spool's file whether it holds an event. Returns `None` while a stopped thread has the file locked.
+fn step_in_spool(file: &Path, event_id: &str) -> Option<Step> {
     let file = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
     let query = "SELECT count(*) FROM messages WHERE id = ?1";
     let count = file.query_row(query, [event_id], |row| row.get::<_, u32>(0));
@@ -505,17 +515,17 @@ fn spooled(file: &Path, event_id: &str) -> Option<Step> {
 }
 
 #[test]
-fn a_crash_of_the_receiver_at_any_step_on_the_spool() {
+fn a_receiver_crash_at_any_step_loses_nothing_on_the_spool() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 300);
     let (site, prefix) = on_rabbitmq(&polyai);
     let spool = ["receive", "--set", "spool.path=spool.db"];
-    // Nobody listens there.
-    let away = [&spool[..], &["--set", "queue.url=amqp://guest:guest@127.0.0.1:1/"]].concat();
+    // No broker listens on this port.
+    let unavailable = [&spool[..], &["--set", "queue.url=amqp://guest:guest@127.0.0.1:1/"]].concat();
     let mut figures = Figures::new("crash of the receiver at every step, spool");
-    let mut sweep = Sweep::default();
-    let ids = sweep_of_receivers(&polyai, &site, &away, &mut sweep, |event_id| {
+    let mut counts = CrashCounts::default();
+    let ids = kill_receivers_at_each_call(&polyai, &site, &unavailable, &mut counts, |event_id| {
         let file = site.path().join("spool.db");
-        move || spooled(&file, &event_id)
+        move || step_in_spool(&file, &event_id)
     });
     let work = site.polyhook(["work"]).must_not_print("guest:guest").start();
     work.wait_until_ready();
@@ -523,7 +533,7 @@ fn a_crash_of_the_receiver_at_any_step_on_the_spool() {
     let mut receive = site.polyhook(spool).must_not_print("guest:guest").start();
     finish_receivers(&site, work, &customer, &ids);
     receive.stop();
-    sweep.figures(&mut figures);
+    counts.set_figures(&mut figures);
     figures.set("lost", 0).set("archived_twice", 0);
     figures.print();
 }

@@ -1,9 +1,10 @@
 //! Watches a process's system calls and kills it right before one of them.
 //!
-//! Calls that change something outside of the process are counted over all its threads, in the order in which they
-//! are made. (`strace -e inject` counts each call of each thread for itself, and so can name no such order.)
+//! Counts the calls that change something outside of the process, over all its threads, in the order in which they are
+//! made. (`strace -e inject` counts the calls of each thread separately, so it cannot express such an order.)
 //!
-//! A tracer is a thread. While it is at work nobody may wait for the process's end: they would take its news.
+//! A tracer is a thread. While it runs, no other thread may wait for the end of the process, because it would take the
+//! tracer's notifications.
 
 use std::{
     collections::BTreeSet,
@@ -33,12 +34,12 @@ pub(super) struct Call {
     /// Counted from 1.
     pub(super) number: usize,
     pub(super) name: &'static str,
-    /// What is written to, where it is a file or a socket.
+    /// The file or socket that is written to; empty for calls with a path.
     pub(super) target: String,
 }
 
 impl Call {
-    /// The call and the kind of thing it is made on.
+    /// Returns the name of the call and the kind of its target.
     pub(super) fn describe(&self) -> String {
         let file = self.target.rsplit('/').next().unwrap_or_default();
         let known =
@@ -52,7 +53,7 @@ impl Call {
     }
 }
 
-/// See the module.
+/// A thread that traces a process; see the [module](self).
 #[derive(Debug)]
 pub(super) struct Tracer {
     stop: Arc<AtomicBool>,
@@ -60,36 +61,36 @@ pub(super) struct Tracer {
 }
 
 impl Tracer {
-    /// Follows the process from now on and kills it before the first call that `is_the_end`.
-    pub(super) fn of(pid: Pid, is_the_end: impl FnMut(&Call) -> bool + Send + 'static) -> Self {
+    /// Traces the process and kills it before the first call for which `kills_before` returns true.
+    pub(super) fn attach(pid: Pid, kills_before: impl FnMut(&Call) -> bool + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let (tell, attached) = channel();
+        let (attached_sender, attached) = channel();
         let thread = thread::spawn(move || {
-            attach(pid);
-            tell.send(()).unwrap();
-            follow(pid, &stopped, is_the_end)
+            attach_to_threads(pid);
+            attached_sender.send(()).unwrap();
+            follow(pid, &stopped, kills_before)
         });
         attached.recv().expect("the process can be traced: as root, or its parent");
         Self { stop, thread }
     }
 
-    /// Whether the process was killed, or has ended.
-    pub(super) fn is_over(&self) -> bool {
+    /// Returns whether the process was killed or has ended.
+    pub(super) fn has_ended(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Lets go of the process, and tells what calls there were; the last is the one it was killed before.
-    pub(super) fn end(self) -> Vec<Call> {
+    /// Stops tracing and returns the calls. If the process was killed, it was before the last one.
+    pub(super) fn detach(self) -> Vec<Call> {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().unwrap()
     }
 }
 
-fn attach(pid: Pid) {
+fn attach_to_threads(pid: Pid) {
     let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
     let mut seized = BTreeSet::new();
-    // Until a look finds no thread that is new.
+    // Until there is no new thread.
     loop {
         let threads: BTreeSet<_> = fs::read_dir(format!("/proc/{pid}/task"))
             .expect("it runs")
@@ -102,7 +103,7 @@ fn attach(pid: Pid) {
         for thread in new {
             seized.insert(thread);
             let thread = Pid::from_raw(thread);
-            // One that has just ended, or came as a clone and is ours already, is no error.
+            // A thread that has just ended, or is already traced as a clone, is not an error.
             if ptrace::seize(thread, options).is_ok() {
                 let _ = ptrace::interrupt(thread);
             }
@@ -110,11 +111,11 @@ fn attach(pid: Pid) {
     }
 }
 
-fn follow(pid: Pid, stop: &AtomicBool, mut is_the_end: impl FnMut(&Call) -> bool) -> Vec<Call> {
+fn follow(pid: Pid, stop: &AtomicBool, mut kills_before: impl FnMut(&Call) -> bool) -> Vec<Call> {
     let mut calls = Vec::new();
-    // Ours alone: other threads of the tests have children too.
+    // Only children of this thread: other threads of the test process have children, too.
     let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD | WaitPidFlag::WNOHANG;
-    // The end of this thread lets everybody go on.
+    // When this thread ends, the kernel detaches it, and the process continues.
     while !stop.load(Ordering::SeqCst) {
         let (thread, signal) = match waitpid(Pid::from_raw(-1), Some(flags)) {
             Ok(WaitStatus::StillAlive) => {
@@ -124,7 +125,7 @@ fn follow(pid: Pid, stop: &AtomicBool, mut is_the_end: impl FnMut(&Call) -> bool
             Ok(WaitStatus::PtraceSyscall(thread)) => {
                 if let Some((name, target)) = entered(pid, thread) {
                     calls.push(Call { number: calls.len() + 1, name, target });
-                    if is_the_end(calls.last().unwrap()) {
+                    if kills_before(calls.last().unwrap()) {
                         kill(pid, Signal::SIGKILL).expect("it runs");
                         break;
                     }
@@ -142,7 +143,7 @@ fn follow(pid: Pid, stop: &AtomicBool, mut is_the_end: impl FnMut(&Call) -> bool
     calls
 }
 
-/// The call that a stopped thread enters, if it is one that counts.
+/// Returns the call that a stopped thread enters, if it changes something outside of the process.
 fn entered(pid: Pid, thread: Pid) -> Option<(&'static str, String)> {
     if ptrace::syscall_info(thread).ok()?.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
         return None;
@@ -159,7 +160,7 @@ fn entered(pid: Pid, thread: Pid) -> Option<(&'static str, String)> {
     let (_, name) = BY_DESCRIPTOR.iter().find(|(known, _)| *known == number)?;
     let target = fs::read_link(format!("/proc/{pid}/fd/{first}")).unwrap_or_default();
     let target = target.to_string_lossy();
-    // Wake-ups of its own threads, and its log, which is a pipe to us.
+    // Excludes wake-ups of its own threads and its log, which is a pipe to the test.
     let counts = !target.starts_with("anon_inode:") && !target.starts_with("pipe:");
     counts.then(|| (*name, target.into_owned()))
 }

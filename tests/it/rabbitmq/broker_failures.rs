@@ -11,16 +11,20 @@ use tokio::{
 };
 
 use super::harness::{TestQueue, config, history, join_all_tasks, message, try_open};
-use crate::support::rabbit::{exclusive_node, unique_prefix};
+use crate::support::{
+    rabbit::{exclusive_node, unique_prefix},
+    timing::assert_faster_than,
+};
 
 /// Publishing fails without waiting for a timeout.
 async fn assert_fails_fast(test: &TestQueue) {
-    let start = Instant::now();
-    for n in 0..20 {
-        let error = test.queue.publish(message(&format!("evt_fast{n}"), "{}")).await.unwrap_err();
-        assert!(matches!(error, QueueError::Unavailable(_)), "{error:?}");
-    }
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert_faster_than(Duration::from_millis(500), async || {
+        for n in 0..20 {
+            let error = test.queue.publish(message(&format!("evt_fast{n}"), "{}")).await.unwrap_err();
+            assert!(matches!(error, QueueError::Unavailable(_)), "{error:?}");
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -86,9 +90,10 @@ async fn notices_a_frozen_broker_and_its_return() {
     let start = Instant::now();
     let error = test.queue.publish(message("evt_1", "{}")).await.unwrap_err();
     assert!(matches!(error, QueueError::Timeout(_)), "{error:?}");
-    assert!(start.elapsed() < Duration::from_millis(1500));
+    // The publish timeout, and a tolerance for a busy machine.
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     test.wait_until_unready("").await;
-    assert!(start.elapsed() < Duration::from_millis(10_500), "noticed after {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(13), "noticed after {:?}", start.elapsed());
     assert_fails_fast(&test).await;
     // Attempts to connect to the frozen broker time out and leave no thread behind.
     sleep(Duration::from_secs(12)).await;
@@ -185,7 +190,7 @@ async fn connects_to_a_broker_that_starts_later() {
     block_in_place(|| node.stop());
     let start = Instant::now();
     let test = try_open(&config(&node.url(), &unique_prefix())).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     test.wait_until_unready("cannot be reached").await;
     assert_fails_fast(&test).await;
     block_in_place(|| node.restart());

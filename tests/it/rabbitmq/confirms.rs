@@ -10,7 +10,7 @@ use lapin::{
 use polyhook::queue::{Message, Published, Queue, QueueError};
 use tokio::{
     task::{JoinSet, block_in_place},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use super::harness::{Depths, EMPTY, PlainClient, TestQueue, event, join_all_tasks, message};
@@ -37,15 +37,14 @@ async fn publishes_calls_while_a_queue_for_other_events_confirms_nothing() {
         unconfirmed.spawn(async move { queue.publish(handoff).await });
     }
     sleep(Duration::from_millis(100)).await;
-    let start = Instant::now();
     for n in 0..20 {
         let published = test.queue.publish(message(&format!("evt_{n}"), "{}")).await;
         assert_eq!(published.unwrap(), Published::New);
     }
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // They would also have ended if the others had waited for their publish timeout.
     assert!(
         unconfirmed.try_join_next().is_none(),
-        "the suspended queue confirmed a message, so the test shows nothing"
+        "the other messages waited for the suspended queue, or it confirmed a message"
     );
 
     call_queue_process("resume");

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 
 use super::{
-    harness::{PATH, SLACK, Server, budget, clock, signature, timed, until},
+    harness::{PATH, Server, TOLERANCE, budget, clock, signature, timed, until},
     queues::{Behaviour, FakeQueue},
     wire::{Answer, Request, event_body},
 };
@@ -20,7 +20,7 @@ const BUDGET: Duration = Duration::from_secs(1);
 #[track_caller]
 fn assert_in_time(times: impl IntoIterator<Item = Duration>) {
     for time in times {
-        assert!(time < BUDGET + SLACK, "{time:?}");
+        assert!(time < BUDGET + TOLERANCE, "{time:?}");
     }
 }
 

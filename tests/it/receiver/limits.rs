@@ -6,17 +6,14 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use polyhook::signature::EVENT_ID_HEADER;
-use tokio::{
-    io::AsyncWriteExt,
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{io::AsyncWriteExt, task::JoinSet, time::sleep};
 
 use super::{
-    harness::{PATH, SLACK, Server, budget, server, signature, timed, until},
+    harness::{AT_ONCE, PATH, Server, budget, server, signature, timed, until},
     queues::{Behaviour, FakeQueue},
     wire::{Request, Wire},
 };
+use crate::support::timing::assert_faster_than;
 
 const MIB: usize = 1 << 20;
 
@@ -57,12 +54,14 @@ async fn rejects_an_announced_oversized_body_without_reading_it() {
                 // A client that sends `Expect: 100-continue` gets no 100.
                 request = request.with("expect", "100-continue");
             }
-            let mut wire = server.open().await;
-            wire.send(&request.head(&format!("content-length: {length}"))).await;
-            let (answer, time) = timed(wire.answer()).await;
-            assert_eq!((answer.status, answer.header("connection")), (413, Some("close")));
-            assert!(time < SLACK, "{time:?}");
-            wire.closed().await;
+            assert_faster_than(AT_ONCE, async || {
+                let mut wire = server.open().await;
+                wire.send(&request.head(&format!("content-length: {length}"))).await;
+                let answer = wire.answer().await;
+                assert_eq!((answer.status, answer.header("connection")), (413, Some("close")));
+                wire.closed().await;
+            })
+            .await;
         }
     }
 }
@@ -104,9 +103,7 @@ async fn answers_503_at_once_beyond_max_in_flight() {
         until("all four wait for the queue", || queue.inside() == 4).await;
         for _ in 0..3 {
             let request = Request::event("evt-5");
-            let (answer, time) = timed(server.ask(&request)).await;
-            answer.assert_unavailable();
-            assert!(time < SLACK, "{time:?}");
+            assert_faster_than(AT_ONCE, async || server.ask(&request).await.assert_unavailable()).await;
         }
         assert_eq!(queue.inside(), 4, "the fifth delivery must not reach the queue");
         queue.release(4);
@@ -157,6 +154,7 @@ async fn memory_for_bodies_is_bounded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_clients_do_not_delay_others() {
     const SLOW: usize = 1000;
+    const HONEST: usize = 200;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most.min(10_000), most).unwrap();
 
@@ -186,25 +184,34 @@ async fn slow_clients_do_not_delay_others() {
     }
     sleep(Duration::from_millis(700)).await;
 
-    let mut times = Vec::new();
-    let started = Instant::now();
-    let mut wire = server.open().await;
-    while started.elapsed() < Duration::from_millis(2500) {
-        let request = Request::event(&format!("honest-{}", times.len()));
-        // Every other request uses a new connection, because accepting must work, too.
-        if times.len() % 2 == 0 {
-            wire = server.open().await;
-        }
-        let (answer, time) = timed(wire.ask(&request)).await;
-        answer.assert_taken();
-        times.push(time);
+    // Requests to a server without slow clients show how busy the machine is meanwhile.
+    let quiet = Server::start(&FakeQueue::new(Behaviour::Store)).await;
+    let (mut times, mut quiet_times) = (Vec::new(), Vec::new());
+    for n in 0..HONEST {
+        times.push(time_of_a_delivery(&server, n).await);
+        quiet_times.push(time_of_a_delivery(&quiet, n).await);
         sleep(Duration::from_millis(5)).await;
     }
-    times.sort();
-    let p99 = times[times.len() * 99 / 100];
-    assert!(times.len() > 50 && p99 < Duration::from_millis(500), "{} answers, p99 {p99:?}", times.len());
-    assert_eq!(queue.entered(), times.len(), "no slow request may reach the queue");
+    let (p99, quiet_p99) = (p99(times), p99(quiet_times));
+    assert!(
+        p99 < Duration::from_millis(400) + 3 * quiet_p99,
+        "p99 {p99:?}, without slow clients {quiet_p99:?}"
+    );
+    assert_eq!(queue.entered(), HONEST, "no slow request may reach the queue");
     slow.shutdown().await;
+}
+
+/// Delivers on a new connection, because accepting must work, too.
+async fn time_of_a_delivery(server: &Server, number: usize) -> Duration {
+    let request = Request::event(&format!("honest-{number}"));
+    let (answer, time) = timed(server.ask(&request)).await;
+    answer.assert_taken();
+    time
+}
+
+fn p99(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() * 99 / 100]
 }
 
 /// The path is checked before the body is read.
@@ -214,8 +221,10 @@ async fn answers_404_without_waiting_for_the_body() {
     let server = Server::start(&queue).await;
     let mut request = Request::signed("{}");
     request.path = format!("{PATH}/elsewhere");
-    let mut wire = server.open().await;
-    wire.send(&request.head("content-length: 1000")).await;
-    let answer = timeout(SLACK, wire.answer()).await.expect("at once");
-    assert_eq!(answer.status, 404);
+    assert_faster_than(AT_ONCE, async || {
+        let mut wire = server.open().await;
+        wire.send(&request.head("content-length: 1000")).await;
+        assert_eq!(wire.answer().await.status, 404);
+    })
+    .await;
 }

@@ -12,7 +12,7 @@ use reqwest::Client;
 use tokio::task::JoinSet;
 
 use super::{
-    harness::{PATH, SECRET, Server, budget, signature},
+    harness::{PATH, SECRET, Server, TOLERANCE, budget, signature},
     queues::{Behaviour, FakeQueue},
     wire::{Request, event_body},
 };
@@ -156,7 +156,7 @@ async fn http2_streams_do_not_wait_for_each_other() {
         assert_eq!(status, StatusCode::NO_CONTENT);
     }
     // One after another, they would take two minutes.
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     let mut ids: Vec<_> = queue.stored().into_iter().map(|message| message.body).collect();
     ids.sort();
     ids.dedup();
@@ -172,5 +172,5 @@ async fn answers_http2_requests_in_time() {
     let started = std::time::Instant::now();
     let (status, headers, _) = post(&http2(), &server, body.clone(), good(&body)).await;
     assert_eq!((status.as_u16(), headers.contains_key("retry-after")), (503, true));
-    assert!(started.elapsed() < BUDGET + Duration::from_millis(500), "{:?}", started.elapsed());
+    assert!(started.elapsed() < BUDGET + TOLERANCE, "{:?}", started.elapsed());
 }

@@ -17,7 +17,7 @@ async fn deliveries_survive_an_unavailable_broker_and_a_crash() {
             for n in 0..300 {
                 let took = publish_all(&queue, n..=n).await;
                 assert!(
-                    took < Duration::from_millis(500),
+                    took < WITHOUT_BROKER,
                     "the broker is known to be unavailable, but the publish took: {took:?}"
                 );
             }
@@ -74,14 +74,14 @@ async fn only_one_publish_waits_for_an_unresponsive_broker() {
     assert_eq!(fixture.spooled_messages(), 0);
     node.pause();
     let took = publish_all(&queue, 10..20).await;
-    assert!((Duration::from_secs(1)..Duration::from_millis(2500)).contains(&took), "{took:?}");
+    assert!((PUBLISH_TIMEOUT..2 * PUBLISH_TIMEOUT).contains(&took), "{took:?}");
     let took = publish_all(&queue, 20..30).await;
-    assert!(took < Duration::from_millis(500), "waited for the broker again: {took:?}");
+    assert!(took < WITHOUT_BROKER, "waited for the broker again: {took:?}");
     node.resume();
     take_all(&queue, (0..30).collect()).await;
     eventually("empty", async || fixture.spooled_messages() == 0).await;
     let took = publish_all(&queue, 30..40).await;
-    assert!(took < Duration::from_millis(900), "{took:?}");
+    assert!(took < WITHOUT_BROKER, "{took:?}");
     queue.close().await;
 }
 
@@ -98,7 +98,7 @@ async fn spools_while_the_broker_is_short_of_memory() {
     })
     .await;
     let took = publish_all(&queue, 0..50).await;
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert!(took < WITHOUT_BROKER, "{took:?}");
     queue.ready().await.unwrap();
     assert!(fixture.conditions().contains(&"broker"));
     block_in_place(|| node.ctl(&["set_vm_memory_high_watermark", "0.6"]));

@@ -20,7 +20,7 @@ async fn a_full_spool_rejects_at_once_and_recovers() {
         }
         assert!(stored.len() < 60, "the size limit is exceeded");
     };
-    assert!(refused.1 < Duration::from_millis(500), "{refused:?}");
+    assert!(refused.1 < WITHOUT_BROKER, "{refused:?}");
     let text = refused.0.to_string();
     assert!(text.contains("the spool") && text.contains("free space"), "{text}");
     assert!(queue.ready().await.is_err(), "neither broker nor spool takes messages");
@@ -42,7 +42,7 @@ async fn a_damaged_spool_does_not_block_the_broker() {
     let begun = Instant::now();
     let error = queue.publish(message("evt_1", "{}")).await.unwrap_err();
     assert!(error.to_string().contains("damaged"), "{error}");
-    assert!(begun.elapsed() < Duration::from_millis(500));
+    assert!(begun.elapsed() < WITHOUT_BROKER, "{:?}", begun.elapsed());
     assert!(spool::verify(fixture.path()).is_err());
 
     // While the broker works the spool is not needed, but its error is reported.

@@ -43,7 +43,7 @@ async fn a_job_of_a_dead_process_returns_after_thirty_seconds() {
 #[tokio::test]
 async fn a_lease_is_extended_while_its_holder_lives() {
     let fixture = SqliteFixture::new();
-    let short = SqliteOptions { lease: Duration::from_millis(900), ..test_options() };
+    let short = SqliteOptions { lease: Duration::from_secs(2), ..test_options() };
     let (holder, holding) = fixture.open_with(short.clone());
     let (other, _) = fixture.open_with(short);
     holder.publish(message("evt_1", b"{}")).await.unwrap();
@@ -73,6 +73,6 @@ async fn a_waiting_consumer_notices_a_moved_clock() {
     };
     let (job, moved) = tokio::join!(waiting, advancing);
     assert_eq!(job.history, history(1));
-    assert!(moved.elapsed() < Duration::from_secs(2));
+    assert!(moved.elapsed() < Duration::from_secs(5), "{:?}", moved.elapsed());
     queue.close().await;
 }

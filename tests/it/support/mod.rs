@@ -8,3 +8,4 @@ pub(crate) mod process;
 pub(crate) mod rabbit;
 pub(crate) mod seaweed;
 pub(crate) mod small_disk;
+pub(crate) mod timing;
