@@ -29,7 +29,7 @@ fn queues_only_the_requested_time_project_and_environment() {
     assert!(site.manifests().is_empty());
 
     for (arguments, message) in [
-        (&["--last", "1d", "--project", "nobody"][..], "there is no project"),
+        (&["--last", "1d", "--project", "nobody"][..], "not a configured project"),
         (&["--last", "1d", "--environment", "pre-release"], "worker.environments"),
         (&["--from", "2026-11-02", "--to", "2026-11-01"], "no time between"),
         (&["--from", "soon"], "write a date"),
@@ -94,6 +94,6 @@ fn limits_the_number_of_waiting_jobs() {
     assert!(run.is_running(), "it waits for a worker");
     run.signal(Signal::SIGINT);
     assert_eq!(run.wait(Duration::from_secs(10)).code(), Some(1));
-    assert!(run.stderr().join(" ").contains("goes on where this one stopped"), "{:?}", run.stderr());
+    assert!(run.stderr().join(" ").contains("run the same command again to continue"), "{:?}", run.stderr());
     receiver.stop();
 }
