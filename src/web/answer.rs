@@ -12,29 +12,20 @@ use axum::{
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue};
 use metrics::{counter, histogram};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::{
     Receiver,
     delivery::{DeliveryInfo, VerifiedDelivery},
     outcome::Outcome,
+    timing::Timing,
 };
-
-/// The part of the ack budget that is reserved for writing the response itself.
-const RESPONSE_MARGIN: Duration = Duration::from_millis(50);
 
 /// Bytes of a conversation id that are logged. Ids of PolyAI are far shorter, but the body decides how long one is.
 const MAX_LOGGED_ID_BYTES: usize = 128;
 
 /// Bytes of an `X-Request-Id` that is used.
 const MAX_REQUEST_ID_BYTES: usize = 128;
-
-/// The time when a request arrived and the time when its response must be ready.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Timing {
-    pub(super) started: Instant,
-    pub(super) deadline: Instant,
-}
 
 /// A handler's result. The information is there only if the delivery is verified.
 type Handled = (Outcome, Option<DeliveryInfo>);
@@ -91,13 +82,6 @@ async fn receive(receiver: Receiver, request: Request, timing: Timing) -> Handle
             (outcome, Some(info))
         }
         Err(outcome) => (outcome, None),
-    }
-}
-
-impl Timing {
-    fn start(ack_budget: Duration) -> Self {
-        let started = Instant::now();
-        Self { started, deadline: started + ack_budget.saturating_sub(RESPONSE_MARGIN) }
     }
 }
 

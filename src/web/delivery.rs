@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Receiver, answer::Timing, outcome::Outcome};
+use super::{Receiver, outcome::Outcome, timing::Timing};
 use crate::{
     event::{self, DedupKey, Event},
     queue::Message,

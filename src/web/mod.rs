@@ -23,6 +23,7 @@ mod publish;
 mod secrets;
 mod secrets_file;
 mod server;
+mod timing;
 
 use std::{sync::Arc, time::Duration};
 

@@ -31,7 +31,7 @@ fn queues_only_the_requested_time_project_and_environment() {
     for (arguments, message) in [
         (&["--last", "1d", "--project", "nobody"][..], "not a configured project"),
         (&["--last", "1d", "--environment", "pre-release"], "worker.environments"),
-        (&["--from", "2026-11-02", "--to", "2026-11-01"], "no time between"),
+        (&["--from", "2026-11-02", "--to", "2026-11-01"], "the period is empty"),
         (&["--from", "soon"], "write a date"),
         (&["--last", "0s"], "the duration is zero"),
         (&[], "--from"),
