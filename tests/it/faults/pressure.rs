@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -55,17 +56,29 @@ impl Service {
         let site = Installation::new(&polyai.access, "");
         let run = site.polyhook(["run"]).start();
         run.wait_until_ready();
+        raise_priority(&run);
         Self { site, run }
     }
 
     fn start_load(&self, polyai: &SimulatedPolyAi) -> Load {
-        Load::start(polyai, self.run.receiver_address(), DELIVERIES_PER_SECOND / 2)
+        Load::start(polyai, self.run.receiver_address(), DELIVERIES_PER_SECOND / 5)
     }
 
     fn check(&self, record: &DeliveryRecord, figures: &mut Figures) {
         let queue = self.site.path().join("polyhook-data/queue.db");
         oracle::check(record, &self.site.archive(), &AnnouncementSource::Embedded(&queue), None, figures);
     }
+}
+
+/// Gives the threads of a service precedence over other work on this machine. With too little processor time for a
+/// thousand clients, a service is slow for all of them, and the test would show nothing. Needs root; without it, the test
+/// needs an idle machine.
+fn raise_priority(service: &Process) {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", service.pid())).unwrap();
+    let threads = threads.map(|thread| thread.unwrap().file_name());
+    let mut renice = Command::new("renice");
+    renice.args(["-n", "-15", "-p"]).args(threads).stdout(Stdio::null()).stderr(Stdio::null());
+    let _ = renice.status();
 }
 
 #[test]
