@@ -92,7 +92,7 @@ fn assert_shows_whole_lifecycle(config: &str) {
     let begun = Instant::now();
     tail.signal(Signal::SIGINT);
     assert_eq!(tail.wait(TEST_TIMEOUT).code(), Some(0), "{:?}", tail.stderr());
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     run.stop();
 }
 

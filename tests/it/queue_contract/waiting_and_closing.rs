@@ -62,7 +62,7 @@ pub(crate) async fn wakes_a_waiting_consumer<B: QueueUnderTest>() {
         };
         let (came, sent) = tokio::join!(job, sent);
         let waited = came.saturating_duration_since(sent);
-        assert!(waited < Duration::from_secs(2), "woken after {waited:?}");
+        assert!(waited < Duration::from_secs(10), "woken after {waited:?}");
     }
     near.close().await;
     far.close().await;

@@ -91,9 +91,9 @@ async fn notices_a_frozen_broker_and_its_return() {
     let error = test.queue.publish(message("evt_1", "{}")).await.unwrap_err();
     assert!(matches!(error, QueueError::Timeout(_)), "{error:?}");
     // The publish timeout, and a tolerance for a busy machine.
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     test.wait_until_unready("").await;
-    assert!(start.elapsed() < Duration::from_secs(13), "noticed after {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(25), "noticed after {:?}", start.elapsed());
     assert_fails_fast(&test).await;
     // Attempts to connect to the frozen broker time out and leave no thread behind.
     sleep(Duration::from_secs(12)).await;
@@ -180,7 +180,7 @@ async fn fails_at_once_while_the_broker_is_short_of_memory() {
     }
     let start = Instant::now();
     test.queue.close().await;
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     block_in_place(|| node.ctl(&["set_vm_memory_high_watermark", "0.6"]));
 }
 
@@ -190,7 +190,7 @@ async fn connects_to_a_broker_that_starts_later() {
     block_in_place(|| node.stop());
     let start = Instant::now();
     let test = try_open(&config(&node.url(), &unique_prefix())).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     test.wait_until_unready("cannot be reached").await;
     assert_fails_fast(&test).await;
     block_in_place(|| node.restart());

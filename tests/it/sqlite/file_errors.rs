@@ -46,7 +46,7 @@ async fn a_settlement_during_a_lock_is_written_afterwards() {
         let started = Instant::now();
         let error = queue.publish(message("evt_2", b"{}")).await.expect_err("locked");
         assert!(matches!(error, QueueError::Unavailable(_) | QueueError::Timeout(_)), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(2));
+        assert!(started.elapsed() < Duration::from_secs(10));
     }
     queue.settle(job.lease, JobOutcome::Done).await.expect_err("locked");
     queue.ready().await.expect_err("locked");

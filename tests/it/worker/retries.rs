@@ -185,5 +185,5 @@ async fn requests_stay_within_the_configured_rate() {
         let took = second[5].duration_since(second[0]);
         assert!(took > Duration::from_millis(900), "six requests within {took:?}");
     }
-    assert!(times[8].duration_since(times[0]) < Duration::from_secs(4), "nor much slower");
+    assert!(times[8].duration_since(times[0]) < Duration::from_secs(15), "much slower than configured");
 }
