@@ -10,6 +10,7 @@ use super::{
     Figures,
     load::Load,
     oracle::{self, AnnouncementSource, Customer, DeletedMessages},
+    short_or_long,
 };
 use crate::support::{
     process::{self, Installation, Process, SimulatedPolyAi, metric},
@@ -19,13 +20,16 @@ use crate::support::{
 
 /// The longest time that any recovery may take.
 pub(super) const RECOVERY_TIMEOUT: Duration = process::TEST_TIMEOUT;
-/// The usual rate of deliveries.
-pub(super) const DELIVERIES_PER_SECOND: u32 = 50;
 /// A scenario of calls that are small to fetch; one in ten has a short recording.
 pub(super) const SMALL_CALLS: &str = "
     epoch = \"2026-11-03T12:00:00Z\"
     mix = { webchat = 0.9, chat = 0.0, min_turns = 1, max_turns = 1, sandbox = 0.0, pre_release = 0.0, handoffs = 0.0 }
 ";
+
+/// Returns the usual rate of deliveries.
+pub(super) fn deliveries_per_second() -> u32 {
+    short_or_long(20, 50)
+}
 
 /// All processes of a scenario except the brokers; see the [module](self).
 #[derive(Debug)]
@@ -89,7 +93,7 @@ impl Deployment {
     /// Starts to send deliveries to the receiver.
     pub(super) fn start_load(&self) -> Load {
         let receiver = self.receiver.lock().unwrap().receiver_address();
-        Load::start(&self.polyai, receiver, DELIVERIES_PER_SECOND)
+        Load::start(&self.polyai, receiver, deliveries_per_second())
     }
 
     /// Kills the receiver with `kill -9`, starts another one, as a supervisor does, and waits until it listens.

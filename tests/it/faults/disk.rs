@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     Figures,
-    deployment::{DELIVERIES_PER_SECOND, Deployment, SMALL_CALLS},
+    deployment::{Deployment, SMALL_CALLS, deliveries_per_second},
     load::{DeliveryRecord, Load},
     oracle::{self, AnnouncementSource},
     short_or_long,
@@ -52,7 +52,7 @@ impl EmbeddedService {
         let disk = SmallDisk::mount(site.path().join("small"), 24);
         let run = site.polyhook(["run"]).start();
         run.wait_until_ready();
-        let load = Load::start(&polyai, run.receiver_address(), DELIVERIES_PER_SECOND);
+        let load = Load::start(&polyai, run.receiver_address(), deliveries_per_second());
         let service = Self { polyai, site, disk, run, load };
         eventually("under load", || service.load.acknowledged() > 20);
         service
@@ -216,7 +216,7 @@ fn the_embedded_queue_restores_a_deleted_file() {
     // Slow answers fill the queue.
     service.polyai.control("POST", "faults", &json!({ "fault": { "action": { "delay": "2s" } } }));
     let before = service.load.acknowledged();
-    eventually("some are waiting", || service.load.acknowledged() > before + 100);
+    eventually("some are waiting", || service.load.acknowledged() > before + 50);
     for name in QUEUE_FILES {
         fs::remove_file(service.disk.file(name)).unwrap();
     }

@@ -22,13 +22,16 @@ use tokio::{
 
 use super::{
     Figures,
-    deployment::{DELIVERIES_PER_SECOND, SMALL_CALLS},
+    deployment::SMALL_CALLS,
     load::{self, DeliveryRecord, Load, MAX_ANSWER_TIME},
     milliseconds,
     oracle::{self, AnnouncementSource},
     short_or_long,
 };
 use crate::support::process::{Installation, Process, SimulatedPolyAi, eventually};
+
+/// The rate of deliveries beside the slow clients.
+const HONEST_DELIVERIES_PER_SECOND: u32 = 10;
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -61,7 +64,7 @@ impl Service {
     }
 
     fn start_load(&self, polyai: &SimulatedPolyAi) -> Load {
-        Load::start(polyai, self.run.receiver_address(), DELIVERIES_PER_SECOND / 5)
+        Load::start(polyai, self.run.receiver_address(), HONEST_DELIVERIES_PER_SECOND)
     }
 
     fn check(&self, record: &DeliveryRecord, figures: &mut Figures) {
