@@ -121,21 +121,34 @@ impl PolyAiClient {
         &self.projects
     }
 
-    /// Returns the projects that an event with these ids can belong to.
+    /// Returns the projects with these ids: all if none is named.
     ///
-    /// A single configured project accepts all events: ids come in a slug and a prefixed form, so they cannot be compared
-    /// strictly. Of several projects, those with these ids are returned, or all if the event names none.
-    pub fn candidates(
+    /// A single configured project has every id: ids come in a slug and a prefixed form, so they cannot be compared
+    /// strictly.
+    pub fn with_ids(
         &self,
         account: Option<&str>,
         project: Option<&str>,
     ) -> Result<Vec<&Project>, UnknownProject> {
         let all = self.projects.iter();
-        let candidates: Vec<_> = match self.projects.len() {
+        let named: Vec<_> = match self.projects.len() {
             1 => all.collect(),
             _ => all.filter(|candidate| candidate.has_ids(account, project)).collect(),
         };
-        if candidates.is_empty() { Err(UnknownProject::new(account, project)) } else { Ok(candidates) }
+        if named.is_empty() { Err(UnknownProject::new(account, project)) } else { Ok(named) }
+    }
+
+    /// Returns the projects that an event with these ids can belong to. If no project has them, all: the event may name
+    /// them in the other form. Then the names are returned, too.
+    pub fn candidates(
+        &self,
+        account: Option<&str>,
+        project: Option<&str>,
+    ) -> (Vec<&Project>, Option<UnknownProject>) {
+        match self.with_ids(account, project) {
+            Ok(named) => (named, None),
+            Err(unknown) => (self.projects.iter().collect(), Some(unknown)),
+        }
     }
 
     /// Fetches a conversation from v3 or the Data API.
@@ -167,8 +180,8 @@ impl PolyAiClient {
             ..error
         };
         let json = http_client::read_whole(response, MAX_CONVERSATION_BYTES, host).await.map_err(after_ok)?;
-        // Archiving another conversation under this id would be worse than archiving none. The same check rejects JSON
-        // that is not a conversation.
+        // Archiving another conversation under this id would be worse than archiving none, so the answer is asked for again.
+        // The same check rejects JSON that is not a conversation.
         match ConversationInfo::read(&json) {
             Ok(info) if info.id.as_deref() == Some(id) => {
                 Ok(Conversation { json, info, api: target.api(), fetched_at: self.clock.now() })
@@ -325,25 +338,41 @@ mod tests {
         PolyAiClient::new(&PolyAiConfig::default(), projects, Clock::System)
     }
 
-    fn ids(found: Result<Vec<&Project>, UnknownProject>) -> Vec<&str> {
-        found.map(|projects| projects.into_iter().map(Project::project_id).collect()).unwrap_or_default()
+    fn ids<'a>(projects: &[&'a Project]) -> Vec<&'a str> {
+        projects.iter().map(|project| project.project_id()).collect()
     }
 
     #[test]
     fn a_single_project_accepts_every_event() {
         let polyai = polyai(&[project("acme", "one")]).unwrap();
-        assert_eq!(ids(polyai.candidates(Some("ws-12345678"), Some("PROJECT-1"))), ["one"]);
+        assert_eq!(ids(&polyai.candidates(Some("ws-12345678"), Some("PROJECT-1")).0), ["one"]);
     }
 
     #[test]
     fn ids_select_among_several_projects() {
         let polyai =
             polyai(&[project("acme", "one"), project("acme", "two"), project("other", "two")]).unwrap();
-        assert_eq!(ids(polyai.candidates(None, Some("one"))), ["one"]);
-        assert_eq!(ids(polyai.candidates(Some("other"), Some("two"))), ["two"]);
-        assert_eq!(ids(polyai.candidates(None, None)), ["one", "two", "two"]);
-        let unknown = polyai.candidates(None, Some("three")).unwrap_err();
+        let of = |account, project| ids(&polyai.candidates(account, project).0);
+        assert_eq!(of(None, Some("one")), ["one"]);
+        assert_eq!(of(Some("other"), Some("two")), ["two"]);
+        assert_eq!(of(None, None), ["one", "two", "two"]);
+        let unknown = polyai.with_ids(None, Some("three")).unwrap_err();
         assert!(unknown.to_string().contains("three"), "{unknown}");
+    }
+
+    #[test]
+    fn every_project_is_a_candidate_for_ids_that_none_has() {
+        let polyai = polyai(&[project("acme", "one"), project("acme", "two")]).unwrap();
+        for (account, project) in [
+            (Some("ws-12345678"), Some("PROJECT-1")),
+            (Some("ws-12345678"), None),
+            (Some("ws-12345678"), Some("one")),
+            (Some("acme"), Some("PROJECT-1")),
+        ] {
+            let (candidates, unknown) = polyai.candidates(account, project);
+            assert_eq!(ids(&candidates), ["one", "two"], "{account:?} {project:?}");
+            assert_eq!(unknown, Some(UnknownProject::new(account, project)));
+        }
     }
 
     #[test]

@@ -24,6 +24,10 @@ const MAX_DURATION_S: f64 = 1e6;
 pub struct ConversationInfo {
     /// `id` or `conversationId`.
     pub id: Option<String>,
+    /// The account that the answer names.
+    pub account_id: Option<String>,
+    /// The project that the answer names.
+    pub project_id: Option<String>,
     /// `VOICE-SIP`, `WEBCHAT`, `CHAT`, …
     pub channel: Option<String>,
     /// `environment` or `clientEnv`.
@@ -181,6 +185,8 @@ pub struct ListedConversation {
 /// The fields that only the conversation itself has.
 #[derive(Default)]
 struct DetailFields {
+    account_id: Ranked<String>,
+    project_id: Ranked<String>,
     channel: Ranked<String>,
     polyai_duration_s: Ranked<f64>,
     handoff: Ranked<bool>,
@@ -197,6 +203,8 @@ impl DetailFields {
     fn offer(&mut self, key: Key, raw: &RawValue) {
         let (rank, value) = (key.rank, scalar(raw));
         match key.field {
+            Field::AccountId => self.account_id.offer(rank, value.text_or_integer()),
+            Field::ProjectId => self.project_id.offer(rank, value.text_or_integer()),
             Field::Channel => self.channel.offer(rank, value.text()),
             Field::PolyAiDuration => self.polyai_duration_s.offer(rank, value.seconds()),
             Field::Handoff => self.handoff.offer(rank, value.flag()),
@@ -244,6 +252,8 @@ impl<'de> Visitor<'de> for InfoVisitor {
         }
         Ok(ConversationInfo {
             id: common.id.into_value(),
+            account_id: details.account_id.into_value(),
+            project_id: details.project_id.into_value(),
             channel: details.channel.into_value(),
             environment: common.environment.into_value(),
             in_progress: common.in_progress.into_value().unwrap_or(false),
@@ -272,12 +282,13 @@ mod tests {
     #[test]
     fn reads_the_v3_shape() {
         let info = ConversationInfo::read(
-            br#"{"id":"CA1","channel":"VOICE-SIP","environment":"live","started_at":"2026-06-03T13:18:06.37Z",
+            br#"{"id":"CA1","account_id":"a","project_id":"p","channel":"VOICE-SIP","environment":"live","started_at":"2026-06-03T13:18:06.37Z",
                 "in_progress":false,"num_turns":2,"total_duration":73,"polyai_duration":70,"handoff":true,
                 "handoff_reason":"billing","turns":[{"latency":1.5},{"latency":{"label":null}}]}"#,
         )
         .unwrap();
         assert_eq!(info.id.as_deref(), Some("CA1"));
+        assert_eq!((info.account_id.as_deref(), info.project_id.as_deref()), (Some("a"), Some("p")));
         assert_eq!((info.num_turns, info.turns_present), (2, 2));
         assert!(info.handoff.happened && info.is_voice() && !info.transcript_hidden());
         assert_eq!(info.ended_at().unwrap().to_string(), "2026-06-03T13:19:19.37Z");
@@ -286,12 +297,13 @@ mod tests {
     #[test]
     fn reads_the_data_api_shape() {
         let info = ConversationInfo::read(
-            br#"{"conversationId":"CA2","channel":"WEBCHAT","clientEnv":"sandbox","inProgress":true,
+            br#"{"conversationId":"CA2","accountId":"PLATFORM","projectId":"p","channel":"WEBCHAT","clientEnv":"sandbox","inProgress":true,
                 "startedAt":"2026-06-03T13:18:06.370000+00:00","finishedAt":"2026-06-03T13:19:19.750000+00:00",
                 "duration":73,"totalDuration":73.5,"polyScore":null,"handoff":null,"handoffReason":null,
                 "shortSummary":{"heading":"x"},"turns":[{"user_input":""}],"metrics":{"A":[{"value":"1"}]}}"#,
         )
         .unwrap();
+        assert_eq!((info.account_id.as_deref(), info.project_id.as_deref()), (Some("PLATFORM"), Some("p")));
         assert_eq!(info.environment.as_deref(), Some("sandbox"));
         assert!(info.in_progress && info.has_summary && !info.is_voice());
         assert_eq!(info.num_turns, 1);

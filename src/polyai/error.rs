@@ -1,14 +1,20 @@
 //! Errors of PolyAI's APIs, classified by what a caller should do.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 use jiff::Timestamp;
-use serde::Deserialize;
 use thiserror::Error;
+
+use super::envelope::{Envelope, KnownCode};
 
 /// PolyAI's id of a request. Every answer has one, and PolyAI's support asks for it.
 pub(super) const CORRELATION_HEADER: &str = "x-polyai-correlation-id";
+/// The longest wait that a `Retry-After` can ask for. A wrong header must not stop a job or a project for a week.
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// The action that a caller should take after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +25,8 @@ pub enum Advice {
     GiveUp,
 }
 
-/// The kind of an error.
+/// The kind of an error. It gives the reason a name; whether the error is final is another question
+/// ([`ApiError::advice`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// 401
@@ -61,11 +68,14 @@ pub struct ApiError {
     pub kind: ErrorKind,
     /// The HTTP status, if there was an answer.
     pub status: Option<u16>,
-    /// PolyAI's machine-readable code (`UPPER_SNAKE_CASE`).
+    /// True if the answer is in PolyAI's error envelope: PolyAI itself sent it. Otherwise a gateway or a proxy may have
+    /// sent it, and its status proves nothing.
+    pub in_envelope: bool,
+    /// PolyAI's machine-readable code (`UPPER_SNAKE_CASE`) in the envelope.
     pub code: Option<String>,
     /// PolyAI's `X-PolyAI-Correlation-Id`.
     pub correlation_id: Option<String>,
-    /// The wait that `Retry-After` asks for.
+    /// The wait that `Retry-After` asks for, at most an hour.
     pub retry_after: Option<Duration>,
     /// The host of the request.
     pub host: String,
@@ -103,7 +113,7 @@ impl ErrorKind {
                 "the API key is valid but not for this project: ask PolyAI to provision it for the project, then replay"
             }
             Self::UnknownConversation => {
-                "PolyAI does not know this conversation under this account and project: check projects.account_id and project_id and polyai.region, then replay"
+                "PolyAI does not know this conversation (yet) under this account and project: check projects.account_id and project_id and polyai.region, then replay"
             }
             Self::RecordingNotFound => "there is no recording (yet)",
             Self::UnknownProject => {
@@ -141,29 +151,38 @@ impl fmt::Display for ApiError {
         if let Some(code) = &self.code {
             write!(f, " {code}")?;
         }
-        write!(f, ": {}", self.kind.hint())
+        write!(f, "{}: {}", self.origin(), self.kind.hint())
     }
 }
 
 impl ApiError {
-    /// Returns what the caller should do.
+    /// Returns what the caller should do. Only PolyAI's own word is final: an answer in its envelope with a code that is
+    /// known to be final.
     pub fn advice(&self) -> Advice {
-        match self.kind {
-            ErrorKind::KeyRejected
-            | ErrorKind::KeyLacksScope
-            | ErrorKind::UnknownConversation
-            | ErrorKind::UnknownProject
-            | ErrorKind::NotServed
-            | ErrorKind::TooLarge
-            | ErrorKind::Refused => Advice::GiveUp,
-            ErrorKind::RecordingNotFound
-            | ErrorKind::RateLimited
-            | ErrorKind::Paused
-            | ErrorKind::Unavailable
-            | ErrorKind::Network
-            | ErrorKind::Timeout
-            | ErrorKind::Redirected
-            | ErrorKind::BadAnswer => Advice::Retry(self.retry_after),
+        if self.is_final() { Advice::GiveUp } else { Advice::Retry(self.retry_after) }
+    }
+
+    fn is_final(&self) -> bool {
+        match (self.status, &self.code) {
+            (Some(status), Some(code)) => KnownCode::find(status, code).is_some_and(|known| known.is_final),
+            // There can be no request for such an id.
+            (None, _) => self.kind == ErrorKind::UnknownConversation,
+            _ => false,
+        }
+    }
+
+    /// Returns whether PolyAI itself says that there is no recording (yet), or that it serves none.
+    pub fn is_absent_recording(&self) -> bool {
+        self.in_envelope && matches!(self.kind, ErrorKind::RecordingNotFound | ErrorKind::NotServed)
+    }
+
+    /// Returns a remark about an answer that may not be PolyAI's, for the end of the sentence about its status.
+    pub(super) fn origin(&self) -> &'static str {
+        match self.status {
+            Some(400..=499) if !self.in_envelope => {
+                " without PolyAI's error envelope, so a gateway or a proxy may have sent it"
+            }
+            _ => "",
         }
     }
 
@@ -172,6 +191,7 @@ impl ApiError {
         Self {
             kind,
             status: None,
+            in_envelope: false,
             code: None,
             correlation_id: None,
             retry_after: None,
@@ -193,28 +213,34 @@ impl ApiError {
         now: Timestamp,
         host: &str,
     ) -> Self {
-        let code = error_code(body);
-        let kind = match (status.as_u16(), code.as_deref()) {
-            (401, _) => ErrorKind::KeyRejected,
-            (403, _) => ErrorKind::KeyLacksScope,
-            (404 | 410, Some("CONVERSATIONS_NOT_FOUND")) => ErrorKind::UnknownConversation,
-            (404 | 410, Some("CONVERSATIONS_RECORDING_NOT_FOUND")) => ErrorKind::RecordingNotFound,
-            (404 | 410, Some("PROJECT_NOT_FOUND" | "ACCOUNT_NOT_FOUND")) => ErrorKind::UnknownProject,
-            (404 | 405 | 410, _) => ErrorKind::NotServed,
-            (429, _) => ErrorKind::RateLimited,
-            (408 | 425 | 500..=599, _) => ErrorKind::Unavailable,
-            (300..=399, _) => ErrorKind::Redirected,
-            (400..=499, _) => ErrorKind::Refused,
-            _ => ErrorKind::BadAnswer,
-        };
+        let envelope = Envelope::read(body);
+        let in_envelope = envelope.is_some();
+        let code = envelope.and_then(|envelope| envelope.code);
+        let known = code.as_deref().and_then(|code| KnownCode::find(status.as_u16(), code));
+        let kind = known.map_or_else(|| kind_of_status(status), |known| known.kind);
         Self {
             kind,
             status: Some(status.as_u16()),
+            in_envelope,
             code,
             correlation_id: correlation_id(headers),
             retry_after: retry_after(headers, now),
             host: host.to_owned(),
         }
+    }
+}
+
+/// Returns the kind of an answer whose code says nothing more.
+fn kind_of_status(status: StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        401 => ErrorKind::KeyRejected,
+        403 => ErrorKind::KeyLacksScope,
+        404 | 405 | 410 => ErrorKind::NotServed,
+        429 => ErrorKind::RateLimited,
+        408 | 425 | 500..=599 => ErrorKind::Unavailable,
+        300..=399 => ErrorKind::Redirected,
+        400..=499 => ErrorKind::Refused,
+        _ => ErrorKind::BadAnswer,
     }
 }
 
@@ -224,27 +250,17 @@ pub(super) fn correlation_id(headers: &HeaderMap) -> Option<String> {
     (id.len() <= 128 && !id.is_empty()).then(|| id.to_owned())
 }
 
-/// Returns `error_code` of PolyAI's envelope. Anything that does not look like a code is dropped, because it would be
-/// logged.
-fn error_code(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Envelope {
-        error_code: Option<String>,
-    }
-    let code = serde_json::from_slice::<Envelope>(body).ok()?.error_code?;
-    let is_code = (1..=64).contains(&code.len())
-        && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
-    is_code.then_some(code)
-}
-
-/// Reads `Retry-After`: seconds, or an HTTP date (RFC 9110, 10.2.3).
+/// Reads `Retry-After`: seconds, or an HTTP date (RFC 9110, 10.2.3). A date in the past is no wait, and anything else is
+/// ignored.
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+    let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        value.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        let at = httpdate::parse_http_date(value).ok()?;
+        at.duration_since(SystemTime::from(now)).unwrap_or_default()
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -261,30 +277,90 @@ mod tests {
         )
     }
 
-    #[test]
-    fn distinguishes_404s_by_their_code() {
-        let code = |code: &str| answer(404, &format!(r#"{{"success":false,"error_code":"{code}"}}"#)).kind;
-        assert_eq!(code("CONVERSATIONS_NOT_FOUND"), ErrorKind::UnknownConversation);
-        assert_eq!(code("CONVERSATIONS_RECORDING_NOT_FOUND"), ErrorKind::RecordingNotFound);
-        assert_eq!(code("PROJECT_NOT_FOUND"), ErrorKind::UnknownProject);
-        assert_eq!(code("ROUTE_NOT_FOUND"), ErrorKind::NotServed);
-        assert_eq!(answer(404, "<html>").kind, ErrorKind::NotServed);
-        assert_eq!(answer(410, r#"{"message":"gone"}"#).kind, ErrorKind::NotServed);
+    fn in_envelope(status: u16, code: &str) -> ApiError {
+        let body = format!(
+            r#"{{"success":false,"error":"No.","error_id":"1","error_code":"{code}","error_message":"No.","data":null}}"#
+        );
+        answer(status, &body)
     }
 
     #[test]
-    fn advises_retry_only_for_transient_errors() {
-        for (status, advice) in [
-            (401, Advice::GiveUp),
-            (403, Advice::GiveUp),
-            (422, Advice::GiveUp),
-            (408, Advice::Retry(None)),
-            (429, Advice::Retry(None)),
-            (500, Advice::Retry(None)),
-            (503, Advice::Retry(None)),
-            (302, Advice::Retry(None)),
+    fn distinguishes_404s_by_their_code() {
+        let kind = |code: &str| in_envelope(404, code).kind;
+        assert_eq!(kind("CONVERSATIONS_NOT_FOUND"), ErrorKind::UnknownConversation);
+        assert_eq!(kind("CONVERSATIONS_RECORDING_NOT_FOUND"), ErrorKind::RecordingNotFound);
+        assert_eq!(kind("PROJECT_NOT_FOUND"), ErrorKind::UnknownProject);
+        assert_eq!(kind("ROUTE_NOT_FOUND"), ErrorKind::NotServed);
+        assert_eq!(answer(404, "<html>").kind, ErrorKind::NotServed);
+        assert_eq!(answer(410, r#"{"message":"gone"}"#).kind, ErrorKind::NotServed);
+        let gateway = r#"{"error_code":"CONVERSATIONS_RECORDING_NOT_FOUND"}"#;
+        assert_eq!(answer(404, gateway).kind, ErrorKind::NotServed, "not PolyAI's word about the recording");
+        assert!(!answer(404, gateway).is_absent_recording() && !answer(404, "").is_absent_recording());
+        assert!(in_envelope(404, "CONVERSATIONS_RECORDING_NOT_FOUND").is_absent_recording());
+        assert!(in_envelope(404, "NOT_FOUND").is_absent_recording());
+        assert!(!in_envelope(404, "CONVERSATIONS_NOT_FOUND").is_absent_recording());
+    }
+
+    #[test]
+    fn only_polyais_final_codes_are_final() {
+        for (status, code, reason) in [
+            (401, "AUTH_USER_UNAUTHORIZED", "key_rejected"),
+            (403, "AUTH_USER_FORBIDDEN", "key_lacks_scope"),
+            (403, "USER_ACCESS_FORBIDDEN", "key_lacks_scope"),
+            (403, "EXTERNAL_USER_FORBIDDEN", "key_lacks_scope"),
+            (403, "ACCOUNT_INSUFFICIENT_PERMISSIONS", "key_lacks_scope"),
+            (404, "PROJECT_NOT_FOUND", "unknown_project"),
+            (404, "ACCOUNT_NOT_FOUND", "unknown_project"),
+            (400, "CONVERSATIONS_VALIDATION_FAILED", "request_refused"),
+            (400, "GET_CONVERSATIONS_FILTER_PARSE_ERROR", "request_refused"),
         ] {
-            assert_eq!(answer(status, "").advice(), advice, "{status}");
+            let error = in_envelope(status, code);
+            assert_eq!((error.advice(), error.kind.label()), (Advice::GiveUp, reason), "{status} {code}");
+        }
+        for (status, code) in [
+            (404, "CONVERSATIONS_NOT_FOUND"),
+            (404, "CONVERSATIONS_RECORDING_NOT_FOUND"),
+            (404, "NOT_FOUND"),
+            (401, "UNAUTHORIZED"),
+            (403, "FORBIDDEN"),
+            (422, "UNPROCESSABLE_ENTITY"),
+            (500, "PROJECT_NOT_FOUND"),
+        ] {
+            let error = in_envelope(status, code);
+            assert_eq!(error.advice(), Advice::Retry(None), "{status} {code}");
+            assert!(!error.to_string().contains("gateway"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_status_without_the_envelope_is_never_final_and_keeps_its_reason() {
+        let pages = [
+            "",
+            "default backend - 404",
+            "<html>403 Forbidden</html>",
+            r#"{"message":"Forbidden"}"#,
+            r#"{"error_code":"PROJECT_NOT_FOUND"}"#,
+            r#"{"success":false,"error_code":"PROJECT_NOT_FOUND""#,
+        ];
+        for status in (201..=299).chain(300..=599) {
+            for page in pages {
+                let error = answer(status, page);
+                assert_eq!(error.advice(), Advice::Retry(None), "{status} {page}");
+                let is_remarked = error.to_string().contains("a gateway or a proxy may have sent it");
+                assert_eq!(is_remarked, (400..500).contains(&status), "{error}");
+            }
+        }
+        for (status, reason) in [
+            (401, "key_rejected"),
+            (403, "key_lacks_scope"),
+            (404, "not_served"),
+            (407, "request_refused"),
+            (421, "request_refused"),
+            (429, "rate_limited"),
+            (302, "redirected"),
+            (511, "api_unavailable"),
+        ] {
+            assert_eq!(answer(status, "<html>").kind.label(), reason);
         }
     }
 
@@ -294,13 +370,21 @@ mod tests {
         let read =
             |value: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]), now);
         assert_eq!(read("120"), Some(Duration::from_mins(2)));
+        assert_eq!(read("0"), Some(Duration::ZERO));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(77)));
         assert_eq!(read("Tue, 06 Nov 1990 08:49:37 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("soon"), None);
     }
 
     #[test]
-    fn drops_an_error_code_that_is_not_a_code() {
-        assert_eq!(answer(404, r#"{"error_code":"call +15550100 was not found"}"#).code, None);
+    fn ignores_a_nonsensical_retry_after_and_bounds_a_huge_one() {
+        let now = Timestamp::from_second(784_111_700).unwrap();
+        let read =
+            |value: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]), now);
+        for nonsense in ["soon", "", "-5", "+5", "1.5", "1e9", "0x10", "5 s", "5, 6", "Infinity"] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+        for huge in ["3601", "999999999999", "99999999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            assert_eq!(read(huge), Some(MAX_RETRY_AFTER), "{huge}");
+        }
     }
 }

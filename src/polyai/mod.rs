@@ -2,15 +2,17 @@
 //!
 //! Two APIs serve conversations and recordings: v3 on the regional runtime host, and the Data API on the regional
 //! `poly.ai` host. The reference of August 2026 no longer lists v3's paths for one conversation and its audio. So
-//! [`PolyAiClient`] asks v3 first and, if v3 does not serve the path, the Data API; it remembers for each project and
-//! kind of request which one succeeded. `api = "v3"` or `"data"` pins the choice.
+//! [`PolyAiClient`] asks v3 first and, if v3 does not serve the path, the Data API; it remembers for a while, for each
+//! project and kind of request, that PolyAI said so. `api = "v3"` or `"data"` pins the choice.
 //!
-//! Every error has advice for its caller ([`ApiError::advice`]). The API key is in one header, marked as sensitive, and
+//! Every error has advice for its caller ([`ApiError::advice`]). Only PolyAI's own word is final: an answer in its error
+//! envelope with a code that is known to be final (`envelope.rs`). The API key is in one header, marked as sensitive, and
 //! nowhere else. Redirects to another host are not followed, because the key would follow them.
 
 mod client;
 mod config;
 mod conversation;
+mod envelope;
 mod error;
 mod fallback;
 pub mod http;

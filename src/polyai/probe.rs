@@ -192,11 +192,13 @@ impl ProbeResponse {
         self.outcome.as_ref().err().map(|error| error.kind)
     }
 
-    /// Returns whether the key is valid, even if it is not valid for this project.
+    /// Returns whether the key is valid, even if it is not valid for this project. Only PolyAI's own answer says so.
     pub fn accepts_key(&self) -> bool {
         let needs_valid_key = [ErrorKind::KeyLacksScope, ErrorKind::UnknownProject];
-        self.conversations().is_some()
-            || self.is_polyai && self.error().is_some_and(|kind| needs_valid_key.contains(&kind))
+        match &self.outcome {
+            Ok(_) => self.conversations().is_some(),
+            Err(error) => error.in_envelope && needs_valid_key.contains(&error.kind),
+        }
     }
 
     /// Returns the conversations of a list, or `None` if the answer is not a list.

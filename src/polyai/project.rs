@@ -99,7 +99,7 @@ impl Project {
     }
 
     /// Returns whether the project has these ids. An absent id fits every project.
-    pub(super) fn has_ids(&self, account: Option<&str>, project: Option<&str>) -> bool {
+    pub fn has_ids(&self, account: Option<&str>, project: Option<&str>) -> bool {
         account.is_none_or(|id| id == self.account_id) && project.is_none_or(|id| id == self.project_id)
     }
 }

@@ -5,8 +5,8 @@ use std::{num::NonZeroU32, sync::Mutex, time::Duration};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
 
-/// The longest pause that a `Retry-After` can cause. A wrong header must not stop a project for a week.
-const MAX_PAUSE: Duration = Duration::from_hours(1);
+/// The shortest pause. A `Retry-After` of zero must not cause a tight loop.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The rate limit and the pause of one project.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Throttle {
 
     /// Pauses the project. A pause that ends later stays.
     pub(super) fn pause(&self, duration: Duration) {
-        let until = Instant::now() + duration.min(MAX_PAUSE);
+        let until = Instant::now() + duration.max(MIN_PAUSE);
         let mut paused = self.paused_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *paused = Some(paused.map_or(until, |current| current.max(until)));
     }
@@ -50,6 +50,8 @@ mod tests {
     async fn a_pause_expires_and_is_never_shortened() {
         let throttle = Throttle::new(1000);
         assert_eq!(throttle.paused_for(), None);
+        throttle.pause(Duration::ZERO);
+        assert_eq!(throttle.paused_for(), Some(MIN_PAUSE));
         throttle.pause(Duration::from_secs(30));
         throttle.pause(Duration::from_secs(5));
         assert_eq!(throttle.paused_for(), Some(Duration::from_secs(30)));

@@ -7,8 +7,11 @@ use super::request::FetchRequest;
 use crate::{
     archive::{AudioSummary, ConversationFacts, Handoff, ManifestDraft, Provenance, ServedBy},
     event,
-    polyai::{Api, Conversation},
+    polyai::{Api, Conversation, ConversationInfo, Project},
 };
+
+/// The part of an id in PolyAI's answer that a warning repeats.
+const MAX_NAMED_CHARS: usize = 100;
 
 /// Creates the draft. `warnings` are those of the recordings; this function adds its own.
 pub(super) fn manifest_draft(
@@ -66,4 +69,22 @@ pub(super) fn manifest_draft(
         warnings,
         force_rewrite: request.force(),
     }
+}
+
+/// Returns the warning about an answer that names another account or project than the configured one. It may be the other
+/// form of the same ids (slug or prefix), so it is no reason to refuse the answer.
+pub(super) fn other_project_warning(project: &Project, info: &ConversationInfo) -> Option<String> {
+    let (account_id, project_id) = (info.account_id.as_deref(), info.project_id.as_deref());
+    if project.has_ids(account_id, project_id) {
+        return None;
+    }
+    let named =
+        |id: Option<&str>| id.unwrap_or(event::UNKNOWN).chars().take(MAX_NAMED_CHARS).collect::<String>();
+    Some(format!(
+        "other_project: PolyAI's answer names account {:?}, project {:?}; it is archived under the configured {:?}, {:?}",
+        named(account_id),
+        named(project_id),
+        project.account_id(),
+        project.project_id()
+    ))
 }

@@ -135,7 +135,7 @@ impl Worker {
         if let (Some(account), Some(project)) = (account, project) {
             owners.insert((account.to_owned(), project.to_owned()));
         }
-        match self.pipeline.polyai.candidates(account, project) {
+        match self.pipeline.polyai.with_ids(account, project) {
             Ok(candidates) => owners.extend(
                 candidates
                     .iter()

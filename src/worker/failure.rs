@@ -14,9 +14,6 @@ use crate::{
 
 /// The time for which further jobs of a project that does not answer are postponed.
 const HELD_UP_DELAY: Duration = Duration::from_secs(5);
-/// The bounds of a `Retry-After`. Without them, zero would cause a tight loop, and a century a lost job.
-const MIN_REQUESTED_DELAY: Duration = Duration::from_secs(1);
-const MAX_REQUESTED_DELAY: Duration = Duration::from_hours(24);
 
 /// The failure of one attempt.
 #[derive(Clone, Debug)]
@@ -36,8 +33,8 @@ pub struct JobFailure {
 /// The decision about a job after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// Retry after the next delay of the schedule, or after the given time. At the end of the schedule the job is a dead
-    /// letter.
+    /// Retry after the next delay of the schedule, or after the given time if that is longer. At the end of the schedule
+    /// the job is a dead letter.
     Retry(Option<Duration>),
     /// Retry after the next delay of the schedule, but at the latest after the given time; never a dead letter. For
     /// something that only takes time.
@@ -100,9 +97,7 @@ impl JobFailure {
                 history.push(self.attempt(now));
                 // Waits do not count: a call of an hour must not use up the attempts for failures after it.
                 let scheduled = schedule.delay(history.failures.saturating_sub(history.waits));
-                scheduled.map(|delay| {
-                    requested.map_or(delay, |after| after.clamp(MIN_REQUESTED_DELAY, MAX_REQUESTED_DELAY))
-                })
+                scheduled.map(|delay| delay.max(requested.unwrap_or_default()))
             }
             RetryDecision::Wait(limit) => {
                 history.push_wait(self.attempt(now));
@@ -117,25 +112,41 @@ impl JobFailure {
         ("retried", JobOutcome::Retry { after, history })
     }
 
-    /// Combines the errors of several projects of which none had the conversation. An error that may pass comes first,
-    /// then one that prevented an answer. Only if all projects deny the conversation, it is unknown.
-    pub(super) fn of_all_projects(errors: Vec<(&str, ApiError)>) -> Self {
+    /// Combines the errors of several projects of which none had the conversation. The reason is that of an error that may
+    /// pass, or else of one that prevented an answer. The job is a dead letter at once only if every error is final.
+    /// `unknown` is given if the event names a project that is not configured.
+    pub(super) fn of_all_projects(errors: Vec<(&str, ApiError)>, unknown: Option<&UnknownProject>) -> Self {
         let projects: Vec<_> = errors.iter().map(|(project, _)| *project).collect();
         let projects = projects.join(", ");
-        let rank = |(_, error): &(&str, ApiError)| match (error.advice(), error.kind) {
-            (Advice::Retry(_), _) => 2,
-            (Advice::GiveUp, ErrorKind::UnknownConversation | ErrorKind::UnknownProject) => 0,
-            (Advice::GiveUp, _) => 1,
+        let rank = |(_, error): &(&str, ApiError)| match (error.kind, error.advice()) {
+            (ErrorKind::UnknownProject, _) => 0,
+            (ErrorKind::UnknownConversation, _) => 1,
+            (_, Advice::GiveUp) => 2,
+            (_, Advice::Retry(_)) => 3,
         };
+        let is_denied = errors.iter().all(|error| rank(error) <= 1);
+        let is_final = errors.iter().all(|(_, error)| error.advice() == Advice::GiveUp);
         let Some((project, error)) = errors.into_iter().max_by_key(rank) else {
             return Self::new("unknown_project", "no project is configured", RetryDecision::Dead);
         };
         let failure = Self::from(error);
-        let detail = format!(
-            "the event names no project, and none of {projects} has the conversation; {project}: {}",
-            failure.detail
-        );
-        Self { detail, ..failure }
+        let next = match failure.next {
+            RetryDecision::Dead if !is_final => RetryDecision::Retry(None),
+            next => next,
+        };
+        let (reason, event) = match unknown {
+            Some(UnknownProject { account, project }) => (
+                if is_denied { "unknown_project" } else { failure.reason },
+                format!(
+                    "the event names account {account:?}, project {project:?}, which is not configured under these names \
+                     (add it to [[projects]], then replay)"
+                ),
+            ),
+            None => (failure.reason, "the event names no project".to_owned()),
+        };
+        let detail =
+            format!("{event}, and none of {projects} has the conversation; {project}: {}", failure.detail);
+        Self { reason, detail, next, ..failure }
     }
 }
 
@@ -174,5 +185,78 @@ impl From<ArchiveError> for JobFailure {
 impl From<QueueError> for JobFailure {
     fn from(error: QueueError) -> Self {
         Self::new("announce", format!("archived, but not announced: {error}"), RetryDecision::Retry(None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retry::RetryConfig;
+
+    fn schedule() -> RetrySchedule {
+        let delays = [10, 60, 300].map(Duration::from_secs).to_vec();
+        RetrySchedule::new(&RetryConfig { delays, jitter: 0.0 })
+    }
+
+    /// Returns the wait after the `failures`-th failure with such a decision.
+    fn wait(next: RetryDecision, failures: usize) -> Option<Duration> {
+        let history = History { failures: failures - 1, ..History::default() };
+        let failure = JobFailure::new("api_unavailable", "", next);
+        match failure.settlement(&schedule(), history, Timestamp::UNIX_EPOCH).1 {
+            JobOutcome::Retry { after, .. } => Some(after),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn waits_for_the_later_of_header_and_schedule() {
+        let seconds = Duration::from_secs;
+        for (requested, waits) in [
+            (None, [10, 60, 300]),
+            (Some(0), [10, 60, 300]),
+            (Some(1), [10, 60, 300]),
+            (Some(90), [90, 90, 300]),
+            (Some(3600), [3600, 3600, 3600]),
+        ] {
+            let next = RetryDecision::Retry(requested.map(seconds));
+            for (failures, expected) in waits.into_iter().enumerate() {
+                assert_eq!(wait(next, failures + 1), Some(seconds(expected)), "{requested:?}");
+            }
+            assert_eq!(wait(next, 4), None, "{requested:?}: a header adds no attempts");
+        }
+    }
+
+    fn error(kind: ErrorKind, status: u16, code: &str) -> ApiError {
+        ApiError {
+            kind,
+            status: Some(status),
+            in_envelope: true,
+            code: Some(code.to_owned()),
+            correlation_id: None,
+            retry_after: None,
+            host: "api.example".to_owned(),
+        }
+    }
+
+    #[test]
+    fn several_projects_make_a_dead_letter_at_once_only_if_all_errors_are_final() {
+        let unknown = || error(ErrorKind::UnknownConversation, 404, "CONVERSATIONS_NOT_FOUND");
+        let no_project = || error(ErrorKind::UnknownProject, 404, "PROJECT_NOT_FOUND");
+        let rejected = || error(ErrorKind::KeyRejected, 401, "AUTH_USER_UNAUTHORIZED");
+        let failing = || error(ErrorKind::Unavailable, 503, "INTERNAL_ERROR");
+        let retry = RetryDecision::Retry(None);
+        for (errors, reason, next) in [
+            (vec![unknown(), unknown()], "unknown_conversation", retry),
+            (vec![no_project(), unknown()], "unknown_conversation", retry),
+            (vec![unknown(), no_project()], "unknown_conversation", retry),
+            (vec![no_project(), no_project()], "unknown_project", RetryDecision::Dead),
+            (vec![rejected(), unknown()], "key_rejected", retry),
+            (vec![rejected(), rejected()], "key_rejected", RetryDecision::Dead),
+            (vec![rejected(), no_project()], "key_rejected", RetryDecision::Dead),
+            (vec![failing(), rejected()], "api_unavailable", retry),
+        ] {
+            let failure = JobFailure::of_all_projects(errors.into_iter().map(|e| ("one", e)).collect(), None);
+            assert_eq!((failure.reason, failure.next), (reason, next));
+        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     WorkerConfig, announce,
     concurrency::{self, ConcurrencyPermit},
-    draft::manifest_draft,
+    draft::{manifest_draft, other_project_warning},
     failure::{JobFailure, RetryDecision},
     job_log::JobLog,
     recordings::RecordingsStep,
@@ -25,7 +25,7 @@ use crate::{
     archive::{Archive, ArchiveError, CommitOutcome, Location, MANIFEST, Manifest, StoredConversation},
     clock::Clock,
     event::{self, Discovery},
-    polyai::{Conversation, ConversationInfo, PolyAiClient, Project},
+    polyai::{Conversation, ConversationInfo, PolyAiClient, Project, UnknownProject},
     queue::{Announced, Job, JobOutcome, LeaseId, Queue, QueueError},
     retry::RetrySchedule,
     telemetry::{GaugeGuard, JOB_WAIT_METRIC, trace::Span},
@@ -96,8 +96,8 @@ impl Pipeline {
         request: &FetchRequest,
         permit: Option<&ConcurrencyPermit>,
     ) -> Result<FetchOutcome, JobFailure> {
-        let candidates =
-            self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref())?;
+        let (candidates, unknown_project) =
+            self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref());
         let discovered = self.read_discovered(request, &candidates).await?;
         if let Some((location, stored)) = &discovered
             && stored.is_intact()
@@ -109,7 +109,8 @@ impl Pipeline {
         if candidates.is_empty() {
             return Ok(FetchOutcome::Erased);
         }
-        let (project, conversation) = self.fetch(&candidates, request, permit).await?;
+        let (project, conversation) =
+            self.fetch(&candidates, unknown_project.as_ref(), request, permit).await?;
         let info = &conversation.info;
         if !self.is_wanted(request, info) {
             return Ok(FetchOutcome::Skipped);
@@ -161,7 +162,8 @@ impl Pipeline {
         {
             return Ok(CommitOutcome::Unchanged(stored.manifest));
         }
-        let fetched = recordings.download().await?;
+        let mut fetched = recordings.download().await?;
+        fetched.warnings.extend(other_project_warning(recordings.project, &conversation.info));
         let draft = manifest_draft(request, conversation, started_at, fetched.audio, fetched.warnings);
         let span = Span::internal("archive commit");
         let commit = self.archive.commit(location, &draft, conversation.json.clone(), fetched.staged);
@@ -201,10 +203,12 @@ impl Pipeline {
     }
 
     /// Fetches the conversation from its project. If there are several candidates (the quickstart's events name no
-    /// project), asks all of them at once, so that the error of one neither hides nor delays what another has.
+    /// project, others name one that is not configured under this name), asks all of them at once, so that the error of one
+    /// neither hides nor delays what another has.
     async fn fetch<'a>(
         &self,
         candidates: &[&'a Project],
+        unknown_project: Option<&UnknownProject>,
         request: &FetchRequest,
         permit: Option<&ConcurrencyPermit>,
     ) -> Result<(&'a Project, Conversation), JobFailure> {
@@ -230,7 +234,7 @@ impl Pipeline {
                     Err(error) => errors.push((project.project_id(), error)),
                 }
             }
-            Err(JobFailure::of_all_projects(errors))
+            Err(JobFailure::of_all_projects(errors, unknown_project))
         };
         concurrency::wait_for_answer(permit, SEVERAL_PROJECTS, first_success).await
     }

@@ -70,7 +70,7 @@ impl RecordingsStep<'_> {
                     let stored = self.store(*direction, recording).await;
                     staged.push(stored.inspect_err(|failure| span.set_error(failure.reason))?);
                 }
-                Err(error) if matches!(error.kind, ErrorKind::RecordingNotFound | ErrorKind::NotServed) => {
+                Err(error) if error.is_absent_recording() => {
                     warnings.push(self.accept_absence(*direction, error)?);
                 }
                 Err(error) => return Err(error.into()),

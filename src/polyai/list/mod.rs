@@ -202,10 +202,7 @@ impl ConversationLister<'_> {
 
     /// Moves to the page after `page`, or to the next window.
     fn advance(&mut self, page: &Page) -> Result<(), ApiError> {
-        if self.api.is_none() {
-            self.project.lists_api.set(page.api);
-            self.api = Some(page.api);
-        }
+        self.api = Some(page.api);
         let first_id = page.items.first().map(|item| item.id.clone());
         match self.position_after(page) {
             // Otherwise a server that sends the same page again would be asked for ever.

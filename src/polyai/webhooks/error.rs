@@ -28,8 +28,22 @@ pub struct WebhooksError {
 impl WebhooksError {
     /// Returns whether the request has certainly changed nothing.
     pub fn is_certain(&self) -> bool {
+        let ApiError { status, in_envelope, .. } = *self.error;
+        // A gateway may answer with another status after it has passed the request on (499: the connection was closed).
         !self.unsupported.is_empty()
-            || matches!(self.error.status, Some(status) if (400..500).contains(&status) && status != 408)
+            || status.is_some_and(|status| {
+                matches!(status, 400..=407 | 409..=431) || in_envelope && (432..500).contains(&status)
+            })
+    }
+
+    /// Returns whether PolyAI itself sent the answer, not a gateway.
+    pub(super) fn is_polyais(&self) -> bool {
+        self.error.in_envelope
+    }
+
+    /// Returns whether nothing was sent, because the family has no fields for some settings.
+    pub(super) fn is_unsupported(&self) -> bool {
+        !self.unsupported.is_empty()
     }
 
     /// Returns whether the host does not serve the path.
@@ -39,7 +53,7 @@ impl WebhooksError {
 
     /// Returns whether PolyAI rejected a value in the request.
     pub(super) fn is_invalid(&self) -> bool {
-        matches!(self.error.status, Some(400 | 422))
+        self.error.in_envelope && matches!(self.error.status, Some(400 | 422))
     }
 
     /// The reference does not name the code, so every code with this ending counts.
@@ -141,7 +155,7 @@ impl fmt::Display for WebhooksError {
         if let Some(message) = &self.message {
             write!(f, " (\u{201c}{message}\u{201d})")?;
         }
-        write!(f, ": {}", self.hint())?;
+        write!(f, "{}: {}", self.error.origin(), self.hint())?;
         match correlation_id {
             Some(id) => write!(f, " (PolyAI correlation id {id})"),
             None => Ok(()),
@@ -185,7 +199,8 @@ mod tests {
 
     #[test]
     fn explains_status_fix_and_correlation_id() {
-        let unknown = error(404, r#"{"error_code":"WEBHOOKS_ENDPOINT_NOT_FOUND"}"#).to_string();
+        let unknown =
+            error(404, r#"{"success":false,"error_code":"WEBHOOKS_ENDPOINT_NOT_FOUND"}"#).to_string();
         assert_eq!(
             unknown,
             "api.example answered 404 WEBHOOKS_ENDPOINT_NOT_FOUND: the key's account has no such endpoint (PolyAI \
@@ -196,12 +211,13 @@ mod tests {
         {
             let said = error(status, "").to_string();
             assert!(said.contains(word) && !said.contains("replay"), "{said}");
+            assert!(said.contains("a gateway or a proxy may have sent it"), "{said}");
         }
     }
 
     #[test]
     fn repeats_polyais_message_but_no_secret() {
-        let body = r#"{"error_message":"url: must be \u001b[31mhttps"}"#;
+        let body = r#"{"success":false,"error_message":"url: must be \u001b[31mhttps"}"#;
         assert!(error(422, body).to_string().contains("(“url: must be [31mhttps”): "));
         assert!(!error(500, body).to_string().contains("https"));
         let fields =
@@ -213,9 +229,16 @@ mod tests {
 
     #[test]
     fn only_a_refusal_certainly_changed_nothing() {
-        for (status, certain) in
-            [(401, true), (404, true), (422, true), (429, true), (408, false), (500, false), (302, false)]
-        {
+        for (status, certain) in [
+            (401, true),
+            (404, true),
+            (422, true),
+            (429, true),
+            (408, false),
+            (499, false),
+            (500, false),
+            (302, false),
+        ] {
             assert_eq!(error(status, "").is_certain(), certain, "{status}");
         }
         let network = WebhooksError::from(ApiError::new(ErrorKind::Network, "api.example"));
@@ -224,7 +247,7 @@ mod tests {
 
     #[test]
     fn distinguishes_an_unknown_endpoint_from_an_unserved_path() {
-        assert!(!error(404, r#"{"error_code":"ENDPOINT_NOT_FOUND"}"#).is_not_served());
+        assert!(!error(404, r#"{"success":false,"error_code":"ENDPOINT_NOT_FOUND"}"#).is_not_served());
         for (status, body) in
             [(404, "<html>"), (404, r#"{"error_code":"ROUTE_NOT_FOUND"}"#), (405, ""), (410, "")]
         {

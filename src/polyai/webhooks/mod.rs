@@ -2,8 +2,8 @@
 //!
 //! The platform host may serve either of two families of paths: `/v1/webhook-endpoints` of the reference (August 2026)
 //! and `/v1/webhooks/endpoints` of the quickstart (June 2026). [`WebhooksClient`] asks the first and, if the host does
-//! not serve it, the second; it remembers which one succeeded. Only creating is documented for the second family. The
-//! other requests are derived by analogy; their errors say that the host does not serve them.
+//! not serve it, the second; if PolyAI itself (not a gateway) said so, it remembers that. Only creating is documented for
+//! the second family. The other requests are derived by analogy; their errors say that the host does not serve them.
 //!
 //! Creating an endpoint and rotating its secret are special: PolyAI shows the new secret once, and a rotation invalidates
 //! the old one at once. Neither request is ever sent twice, and an error states whether the request can have been carried
@@ -192,7 +192,10 @@ impl WebhooksClient {
         };
         match self.send_to(Family::Quickstart, request).await {
             Err(error) if error.is_not_served() => Err(first_error),
-            result => self.remember(Family::Quickstart, result),
+            // A gateway's answer does not mean that the host serves the second family only.
+            Err(error) if error.is_unsupported() && !first_error.is_polyais() => Err(first_error),
+            result if first_error.is_polyais() => self.remember(Family::Quickstart, result),
+            result => result,
         }
     }
 

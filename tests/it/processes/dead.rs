@@ -329,7 +329,7 @@ fn assert_none_lost(open: &OpenQueue, ids: &[String]) -> usize {
 fn on_rabbitmq_replays_a_dead_letter_after_its_cause_is_fixed() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 3);
     let ids = polyai.ids();
-    // With a single project, every event would be fetched from it.
+    // With a single project, every event would be fetched from it. Both have the same wrong key.
     let project = |name: &str| {
         format!("{{ account_id = \"{name}\", project_id = \"{name}\", api_key = \"an-unknown-key\" }}")
     };
@@ -345,7 +345,7 @@ fn on_rabbitmq_replays_a_dead_letter_after_its_cause_is_fixed() {
     }
     eventually("dead", || depth(admin, "dead") == 3);
     let listed = lines(&polyhook(&["dead", "list", "--json"]).run().expect_exit_code(0).stdout);
-    assert_eq!(listed.iter().filter(|letter| letter["reason"] == "unknown_project").count(), 3, "{listed:?}");
+    assert_eq!(listed.iter().filter(|letter| letter["reason"] == "key_rejected").count(), 3, "{listed:?}");
     assert_eq!(depth(admin, "dead"), 3, "the dead letters are visible again after the command");
     run.stop();
 
@@ -357,7 +357,7 @@ fn on_rabbitmq_replays_a_dead_letter_after_its_cause_is_fixed() {
     site.write("polyhook.toml", &format!("{config}\n[[projects]]\n{project}"));
     let mut work = polyhook(&["work"]).start();
     let admin = work.wait_until_ready();
-    let said = polyhook(&["dead", "replay", "--reason", "unknown_project"]).run().expect_exit_code(0);
+    let said = polyhook(&["dead", "replay", "--reason", "key_rejected"]).run().expect_exit_code(0);
     assert_eq!(said.stdout, "replayed 3 dead letters\n");
     eventually("archived", || site.manifests().len() == 3);
     eventually("nothing is left", || depth(admin, "dead") + depth(admin, "fetch") == 0);

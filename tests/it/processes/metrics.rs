@@ -46,6 +46,7 @@ fn reports_all_documented_metrics_without_identifiers() {
         r#"
         queue = {{ url = "{url}", prefix = "{prefix}" }}
         spool.path = "spool.db"
+        retry.delays = ["100ms"]
         reconcile = {{ every = "1s", lookback = "3h", settle = "0s" }}
         "#
     );

@@ -32,7 +32,8 @@ fn a_conversation_is_one_trace_across_the_queue() {
     polyai.control("PUT", &format!("calls/{}/script", ids[1]), &json!({ "missing": true }));
     let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
     let config = format!(
-        "queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}\ntracing.endpoint = \"{}\"\n",
+        "queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}\ntracing.endpoint = \"{}\"\n\
+         retry.delays = []\n",
         collector.url
     );
     let site = Installation::new(&polyai.access, &config);

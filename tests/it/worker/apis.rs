@@ -65,7 +65,7 @@ async fn changes_the_api_when_the_remembered_one_stops_serving() {
 }
 
 #[tokio::test]
-async fn pinned_to_v3_an_unserved_path_becomes_a_dead_letter() {
+async fn pinned_to_v3_an_unserved_path_becomes_a_dead_letter_after_the_last_delay() {
     let world = World::with(|scenario, config| {
         scenario.served = ServedApis { v3_by_id: false, ..ServedApis::default() };
         config.polyai.api = ApiChoice::V3;
@@ -74,7 +74,7 @@ async fn pinned_to_v3_an_unserved_path_becomes_a_dead_letter() {
     world.archive(&voice()).await;
     let dead = world.only_dead_letter().await;
     let last = dead.history.attempts.last().unwrap();
-    assert_eq!((last.reason.as_ref(), last.status, dead.history.failures), ("not_served", Some(404), 1));
+    assert_eq!((last.reason.as_ref(), last.status, dead.history.failures), ("not_served", Some(404), 5));
     assert!(last.detail.contains("polyai.base_url") && last.detail.contains("replay"), "{}", last.detail);
     assert_eq!(world.requests(Operation::DataConversation), 0);
     assert!(world.visible().is_empty());

@@ -35,6 +35,7 @@ use tokio::time::Instant;
 mod answers;
 mod apis;
 mod endurance;
+mod gateways;
 mod main_path;
 mod permanent_errors;
 mod recordings;
@@ -191,10 +192,12 @@ impl World {
 
     /// Returns the folder of a call.
     fn place(&self, call: &CallInfo) -> PathBuf {
-        self.root().join(format!(
-            "account_id={}/project_id={}/date=2026-11-03/{}",
-            call.account_id, call.project_id, call.id
-        ))
+        self.place_in(&call.account_id, &call.project_id, &call.id)
+    }
+
+    /// Returns the folder of a conversation that is archived under these ids.
+    fn place_in(&self, account_id: &str, project_id: &str, id: &str) -> PathBuf {
+        self.root().join(format!("account_id={account_id}/project_id={project_id}/date=2026-11-03/{id}"))
     }
 
     fn manifest(&self, call: &CallInfo) -> Manifest {

@@ -26,12 +26,14 @@ pub(super) async fn check(
     if *wrong_host {
         return subject.skipped("the host does not answer as PolyAI", "see polyai.host");
     }
-    let Some(kind) = response.error() else { return subject.ok("the key gives access to the project") };
-    let error = response.outcome.as_ref().err();
-    let correlation_id = error
-        .and_then(|error| error.correlation_id.as_ref())
-        .map_or_else(String::new, |id| format!(" (correlation id {id})"));
-    match kind {
+    let Err(error) = &response.outcome else { return subject.ok("the key gives access to the project") };
+    let correlation_id =
+        error.correlation_id.as_ref().map_or_else(String::new, |id| format!(" (correlation id {id})"));
+    match error.kind {
+        ErrorKind::KeyRejected | ErrorKind::KeyLacksScope if !error.in_envelope => subject.fail(
+            format!("{error}{correlation_id}"),
+            "the answer says nothing about the key; look for a gateway, a proxy or a firewall between here and PolyAI, and try again",
+        ),
         ErrorKind::KeyRejected if target.api() == Api::Data && v3_works => subject.warn(
             format!("the Data API rejects the key that v3 accepts{correlation_id}"),
             "if PolyAI gave you a separate key for the Data API, put it into projects.data_api_key_file; it is not needed where v3 serves conversations by id",
@@ -45,7 +47,7 @@ pub(super) async fn check(
             "correct projects.account_id and projects.project_id, or ask PolyAI to give the key access to the project",
         ),
         ErrorKind::UnknownProject => {
-            let (what, setting) = match error.and_then(|error| error.code.as_deref()) {
+            let (what, setting) = match error.code.as_deref() {
                 Some("ACCOUNT_NOT_FOUND") => ("account", "projects.account_id"),
                 _ => ("project", "projects.project_id"),
             };
@@ -59,7 +61,7 @@ pub(super) async fn check(
             "try again in a minute; if it persists, lower polyai.max_requests_per_second",
         ),
         _ => subject.fail(
-            format!("{}{correlation_id}", error.map(ToString::to_string).unwrap_or_default()),
+            format!("{error}{correlation_id}"),
             "try again; if it persists, give the correlation id to PolyAI's support",
         ),
     }

@@ -4,7 +4,7 @@ use super::super::report::{Finding, Subject};
 use crate::{
     config::Config,
     polyai::{
-        ApiRequest, AudioDirection, ConversationInfo, ErrorKind, Target,
+        ApiError, ApiRequest, AudioDirection, ConversationInfo, ErrorKind, Target,
         probe::{Body, ProbeResponse, Prober},
     },
 };
@@ -41,7 +41,7 @@ pub(super) async fn check(
                 "a proxy or login page may answer instead of PolyAI; otherwise report the conversation to PolyAI's support",
             );
         }
-        Err(error) => return fetch_failed(subject, error.kind, &error.to_string()),
+        Err(error) => return fetch_failed(subject, error),
     };
     if config.worker.redacted {
         return subject.ok("exists and is redacted, as worker.redacted requires");
@@ -104,21 +104,24 @@ impl Recordings<'_> {
     }
 }
 
-fn fetch_failed(subject: &Subject, kind: ErrorKind, error: &str) -> Finding {
-    match kind {
+fn fetch_failed(subject: &Subject, error: &ApiError) -> Finding {
+    match error.kind {
         ErrorKind::RecordingNotFound => subject.warn(
             "there is no recording of this call (yet)",
             "give --conversation ID of an older call; polyhook waits up to worker.audio_wait",
         ),
-        ErrorKind::KeyRejected | ErrorKind::KeyLacksScope => subject.fail(
+        ErrorKind::KeyRejected | ErrorKind::KeyLacksScope if error.in_envelope => subject.fail(
             format!("the key may read the conversation, but not its recording: {error}"),
             "ask PolyAI to give the key access to recordings, or set worker.audio = \"off\"",
         ),
         ErrorKind::NotServed => subject.fail(
-            "no API of the project serves recordings",
+            format!("no API of the project serves recordings: {error}"),
             "leave polyai.api at \"auto\"; the Data API serves recordings where v3 does not",
         ),
-        _ => subject.fail(error, "try again; if it persists, report the conversation to PolyAI's support"),
+        _ => subject.fail(
+            error.to_string(),
+            "try again; if it persists, report the conversation to PolyAI's support",
+        ),
     }
 }
 
