@@ -206,9 +206,9 @@ mod tests {
     async fn tries_v3_again_after_a_while() {
         let preferred = PreferredApi::default();
         ask(&preferred, Err(not_served()), Ok(())).await.1.unwrap();
-        tokio::time::advance(PREFERENCE_LIFETIME - Duration::from_secs(1)).await;
+        tokio::time::advance(PREFERENCE_LIFETIME / 2).await;
         assert_eq!(ask(&preferred, Ok(()), Ok(())).await.0, [DATA]);
-        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::advance(PREFERENCE_LIFETIME / 2).await;
         assert_eq!(ask(&preferred, Err(not_served()), Ok(())).await.0, [V3, DATA], "still not served");
         assert_eq!(first_asked(&preferred).await, DATA, "for another while");
         tokio::time::advance(PREFERENCE_LIFETIME).await;

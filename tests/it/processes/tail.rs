@@ -35,8 +35,7 @@ fn event(kind: &str, conversation: &str, environment: &str, project: &str) -> Ve
 /// Checks that tail shows a conversation from its delivery to its announcement, and one that fails.
 fn assert_shows_whole_lifecycle(config: &str) {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
-    // The first failure is the last.
-    let site = Installation::new(&polyai.access, &format!("{config}\nretry.delays = []"));
+    let site = Installation::new(&polyai.access, &format!("{config}\nretry.delays = [\"100ms\"]"));
     let mut run = site.polyhook(["run"]).must_not_print("guest:guest").start();
     run.wait_until_ready();
     let mut tail = site.polyhook(["tail", "--json"]).must_not_print("guest:guest").start();
