@@ -105,20 +105,18 @@ fn is_code(code: &str) -> bool {
 mod tests {
     use super::*;
 
+    const WITHOUT_CODE: Option<Envelope> = Some(Envelope { code: None });
+
     fn read(body: &str) -> Option<Envelope> {
         Envelope::read(body.as_bytes())
-    }
-
-    fn without_code() -> Option<Envelope> {
-        Some(Envelope { code: None })
     }
 
     #[test]
     fn recognises_both_envelopes() {
         let standard = r#"{"success":false,"error":"No.","error_id":"1","error_code":"A_1","error_message":"No.","data":null}"#;
         assert_eq!(read(standard), Some(Envelope { code: Some("A_1".to_owned()) }));
-        assert_eq!(read(r#"{"message":"m","errors":[{"field":"f","message":"m"}]}"#), without_code());
-        assert_eq!(read(r#"{"message":"Not Found","errors":[]}"#), without_code());
+        assert_eq!(read(r#"{"message":"m","errors":[{"field":"f","message":"m"}]}"#), WITHOUT_CODE);
+        assert_eq!(read(r#"{"message":"Not Found","errors":[]}"#), WITHOUT_CODE);
     }
 
     #[test]
@@ -149,7 +147,7 @@ mod tests {
     fn drops_an_error_code_that_is_not_a_code() {
         for bad in ["call +15550100 was not found", "", "not_found", &"A".repeat(MAX_CODE_BYTES + 1)] {
             let body = format!(r#"{{"success":false,"error_code":"{bad}"}}"#);
-            assert_eq!(read(&body), without_code(), "{bad}");
+            assert_eq!(read(&body), WITHOUT_CODE, "{bad}");
         }
     }
 

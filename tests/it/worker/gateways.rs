@@ -52,12 +52,12 @@ fn conversation(id: &str) -> Value {
 }
 
 /// A server that answers with faults, and then with the conversation.
-struct Faulty {
+struct FaultyServer {
     stub: Stub,
     times: Arc<Mutex<HashMap<String, Vec<Instant>>>>,
 }
 
-impl Faulty {
+impl FaultyServer {
     async fn start(lifecycle: &Lifecycle, faults: Vec<(String, Vec<Answer>)>) -> Self {
         let times = Arc::<Mutex<HashMap<String, Vec<Instant>>>>::default();
         let noted = Arc::clone(&times);
@@ -99,10 +99,10 @@ fn response(answer: &Answer) -> Response {
     response.body(Body::from(answer.body)).unwrap()
 }
 
-/// A world whose v3 API is `faulty`, without recordings.
-async fn world(faulty: &Faulty, api: ApiChoice, delays: Vec<Duration>) -> World {
+/// A world whose v3 API is `server`, without recordings.
+async fn world(server: &FaultyServer, api: ApiChoice, delays: Vec<Duration>) -> World {
     World::with(|_, config| {
-        config.polyai.base_url = Some(faulty.stub.url.clone());
+        config.polyai.base_url = Some(server.stub.url.clone());
         config.polyai.api = api;
         config.worker.audio = AudioChoice::Off;
         config.retry.delays = delays;
@@ -126,17 +126,17 @@ async fn waits_for_the_later_of_header_and_schedule() {
     });
     let ids = faults.clone().map(|(id, _)| id);
     let lifecycle = Lifecycle::new();
-    let faulty = Faulty::start(&lifecycle, faults.to_vec()).await;
-    let world = world(&faulty, ApiChoice::V3, vec![delay]).await;
+    let server = FaultyServer::start(&lifecycle, faults.to_vec()).await;
+    let world = world(&server, ApiChoice::V3, vec![delay]).await;
     for id in &ids {
         // The 429, which pauses the project, comes last.
         deliver(&world, id).await;
-        eventually("requested", async || faulty.requests(id) > 0).await;
+        eventually("requested", async || server.requests(id) > 0).await;
     }
     world.wait_until_idle().await;
     assert_eq!(world.dead_letters().await, []);
     for id in &ids {
-        assert!(faulty.first_wait(id) >= delay, "{id}: {:?}", faulty.first_wait(id));
+        assert!(server.first_wait(id) >= delay, "{id}: {:?}", server.first_wait(id));
     }
 }
 
@@ -144,12 +144,12 @@ async fn waits_for_the_later_of_header_and_schedule() {
 async fn a_longer_retry_after_delays_the_next_attempt() {
     let fault = Answer { status: 503, retry_after: Some("1"), body: "" };
     let lifecycle = Lifecycle::new();
-    let faulty = Faulty::start(&lifecycle, vec![("later".to_owned(), vec![fault])]).await;
-    let world = world(&faulty, ApiChoice::V3, vec![Duration::from_millis(20)]).await;
+    let server = FaultyServer::start(&lifecycle, vec![("later".to_owned(), vec![fault])]).await;
+    let world = world(&server, ApiChoice::V3, vec![Duration::from_millis(20)]).await;
     deliver(&world, "later").await;
     world.wait_until_idle().await;
     assert_eq!(world.dead_letters().await, []);
-    assert!(faulty.first_wait("later") >= Duration::from_secs(1), "{:?}", faulty.first_wait("later"));
+    assert!(server.first_wait("later") >= Duration::from_secs(1), "{:?}", server.first_wait("later"));
 }
 
 #[tokio::test]
@@ -196,8 +196,8 @@ async fn only_polyais_own_final_codes_end_a_job_at_once() {
     faults.push(("final".to_owned(), vec![answer(404, ENVELOPE)]));
     let names: Vec<_> = faults.iter().map(|(id, faults)| (id.clone(), faults[0].clone())).collect();
     let lifecycle = Lifecycle::new();
-    let faulty = Faulty::start(&lifecycle, faults).await;
-    let world = world(&faulty, ApiChoice::V3, vec![Duration::from_millis(20)]).await;
+    let server = FaultyServer::start(&lifecycle, faults).await;
+    let world = world(&server, ApiChoice::V3, vec![Duration::from_millis(20)]).await;
     for (id, _) in &names {
         deliver(&world, id).await;
     }
@@ -207,7 +207,7 @@ async fn only_polyais_own_final_codes_end_a_job_at_once() {
     assert_eq!(Event::read(&dead.message.body).conversation_id.as_deref(), Some("final"));
     assert_eq!((dead.reason(), dead.history.failures), ("unknown_project", 1));
     for (id, fault) in names.iter().filter(|(id, _)| id != "final") {
-        assert_eq!(faulty.requests(id), 2, "{fault:?}");
+        assert_eq!(server.requests(id), 2, "{fault:?}");
         let manifest = assert_consistent(&world.place_in(ACCOUNT, PROJECT, id));
         assert_eq!(manifest.warnings, [""; 0], "{fault:?}");
     }
@@ -218,8 +218,8 @@ async fn a_gateways_answer_keeps_its_reason_and_names_the_gateway() {
     let faults = [(403, "key_lacks_scope"), (404, "not_served"), (421, "request_refused")];
     let answers = faults.map(|(status, reason)| (reason.to_owned(), vec![answer(status, HTML); 2]));
     let lifecycle = Lifecycle::new();
-    let faulty = Faulty::start(&lifecycle, answers.to_vec()).await;
-    let world = world(&faulty, ApiChoice::V3, vec![Duration::from_millis(20)]).await;
+    let server = FaultyServer::start(&lifecycle, answers.to_vec()).await;
+    let world = world(&server, ApiChoice::V3, vec![Duration::from_millis(20)]).await;
     for (_, reason) in faults {
         deliver(&world, reason).await;
     }
@@ -238,12 +238,14 @@ async fn a_gateways_answer_keeps_its_reason_and_names_the_gateway() {
 async fn a_gateways_404_moves_no_project_to_the_data_api() {
     let lifecycle = Lifecycle::new();
     // v3 fails once, and the Data API serves the conversation meanwhile.
-    let faulty =
-        Faulty::start(&lifecycle, vec![("first".to_owned(), vec![answer(404, "default backend - 404")])])
-            .await;
-    let data = Faulty::start(&lifecycle, Vec::new()).await;
+    let server = FaultyServer::start(
+        &lifecycle,
+        vec![("first".to_owned(), vec![answer(404, "default backend - 404")])],
+    )
+    .await;
+    let data = FaultyServer::start(&lifecycle, Vec::new()).await;
     let world = World::with(|_, config| {
-        config.polyai.base_url = Some(faulty.stub.url.clone());
+        config.polyai.base_url = Some(server.stub.url.clone());
         config.polyai.platform_url = Some(data.stub.url.clone());
         config.worker.audio = AudioChoice::Off;
     })
@@ -254,7 +256,7 @@ async fn a_gateways_404_moves_no_project_to_the_data_api() {
         let manifest = assert_consistent(&world.place_in(ACCOUNT, PROJECT, id));
         assert_eq!(manifest.provenance.served_by, api, "{id}");
     }
-    assert_eq!((faulty.requests("second"), data.requests("second")), (1, 0));
+    assert_eq!((server.requests("second"), data.requests("second")), (1, 0));
 }
 
 /// Returns a tenth of a second of sound.
@@ -311,10 +313,10 @@ async fn the_data_apis_word_about_the_key_is_not_final_behind_a_gateways_404() {
     const REJECTED: &str = r#"{"success":false,"error":"No.","error_id":"1","error_code":"AUTH_USER_UNAUTHORIZED","error_message":"No.","data":null}"#;
     let lifecycle = Lifecycle::new();
     let once = |answer| vec![("first".to_owned(), vec![answer])];
-    let faulty = Faulty::start(&lifecycle, once(answer(404, "default backend - 404"))).await;
-    let data = Faulty::start(&lifecycle, once(answer(401, REJECTED))).await;
+    let server = FaultyServer::start(&lifecycle, once(answer(404, "default backend - 404"))).await;
+    let data = FaultyServer::start(&lifecycle, once(answer(401, REJECTED))).await;
     let world = World::with(|_, config| {
-        config.polyai.base_url = Some(faulty.stub.url.clone());
+        config.polyai.base_url = Some(server.stub.url.clone());
         config.polyai.platform_url = Some(data.stub.url.clone());
         config.worker.audio = AudioChoice::Off;
     })
