@@ -21,7 +21,7 @@ use tokio::{sync::MutexGuard, task::block_in_place};
 
 use self::{
     certificates::write_certificates,
-    process_group::{ProcessGroup, Program},
+    process_group::{ProcessGroup, Program, SYSTEM_ROOT},
 };
 use super::{ports, process::eventually};
 
@@ -102,9 +102,11 @@ impl Node {
         more_config: &str,
     ) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let root = SYSTEM_ROOT.as_deref().unwrap_or(Path::new("/"));
         assert!(
-            Path::new(SERVER).exists(),
-            "these tests need a real RabbitMQ, and {SERVER} is missing: apt-get install rabbitmq-server (its service need not run)"
+            root.join(SERVER.trim_start_matches('/')).exists(),
+            "these tests need a real RabbitMQ, and {SERVER} is missing in {}: apt-get install rabbitmq-server (its service need not run)",
+            root.display()
         );
         let folder = tempfile::Builder::new().prefix("polyhook-rabbit-").tempdir().unwrap().keep();
         let [port, tls_port, dist_port, free_port] = ports::free();

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::LazyLock,
 };
 
 use nix::{
@@ -29,7 +30,11 @@ const RUN_PROCESS_GROUP: &str = r#"
     if [ "$remove" = true ]; then rm -rf "$folder"; fi
 "#;
 
-/// A program in the network namespace of a node, if it has one.
+/// The root folder of the system whose RabbitMQ is used, as `scripts/rabbitmq-versions` sets it. Without it, this machine's is used.
+pub(super) static SYSTEM_ROOT: LazyLock<Option<PathBuf>> =
+    LazyLock::new(|| std::env::var_os("TEST_RABBITMQ_ROOT").map(PathBuf::from));
+
+/// A program of RabbitMQ's system, in the network namespace of a node, if it has one.
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) name: String,
@@ -38,14 +43,12 @@ pub(super) struct Program {
 
 impl Program {
     pub(super) fn new(namespace: Option<&str>, name: &str, arguments: &[&str]) -> Self {
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
-        match namespace {
-            None => Self { name: name.to_owned(), arguments: arguments.collect() },
-            Some(namespace) => {
-                let enter = ["netns", "exec", namespace, name].map(str::to_owned);
-                Self { name: "ip".to_owned(), arguments: enter.into_iter().chain(arguments).collect() }
-            }
-        }
+        let enter = namespace.map(|namespace| ["ip", "netns", "exec", namespace]);
+        let root = SYSTEM_ROOT.as_deref().map(|root| ["chroot", root.to_str().expect("a path in UTF-8")]);
+        let words = enter.into_iter().flatten().chain(root.into_iter().flatten());
+        let mut words = words.chain([name]).chain(arguments.iter().copied()).map(str::to_owned);
+        let name = words.next().expect("a name");
+        Self { name, arguments: words.collect() }
     }
 }
 
