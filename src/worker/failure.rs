@@ -69,6 +69,14 @@ impl JobFailure {
         )
     }
 
+    pub(super) fn attempt_timed_out(limit: Duration) -> Self {
+        Self::new(
+            "timeout",
+            format!("the attempt did not end within {limit:?}: does the archive's disk or bucket answer?"),
+            RetryDecision::Retry(None),
+        )
+    }
+
     /// Returns the entry for the history of the job.
     pub fn attempt(&self, at: Timestamp) -> Attempt {
         Attempt {

@@ -10,7 +10,7 @@ use backon::{ExponentialBuilder, Retryable};
 use futures_util::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
 use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     WorkerConfig, announce,
@@ -33,6 +33,8 @@ use crate::{
 
 /// The longest time for which a call may be in progress. No phone call lasts a day, so a person should look.
 const IN_PROGRESS_LIMIT: Duration = Duration::from_hours(24);
+/// Bounds one attempt of a job, whatever it waits for. RabbitMQ takes a job back after 30 minutes (`consumer_timeout`).
+const ATTEMPT_TIMEOUT: Duration = Duration::from_mins(25);
 /// The attempts to settle a job. After the last one the lease expires by itself.
 const SETTLE_ATTEMPTS: usize = 5;
 /// The wait before the second attempt to settle. Each further wait is twice as long.
@@ -63,10 +65,9 @@ impl Pipeline {
         let (started, attempt) = (Instant::now(), history.failures + 1);
         let span = Span::job(message.traceparent.as_deref(), &message.id, attempt);
         let result = match FetchRequest::from_message(&message, &self.config.environments) {
-            Ok(Some(request)) => AssertUnwindSafe(span.in_scope(self.archive(&request, Some(&permit))))
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|_| Err(JobFailure::panicked())),
+            Ok(Some(request)) => {
+                run_attempt(Box::pin(span.in_scope(self.archive(&request, Some(&permit))))).await
+            }
             Ok(None) => Ok(FetchOutcome::Skipped),
             Err(failure) => Err(failure),
         };
@@ -316,6 +317,32 @@ impl Pipeline {
     }
 }
 
+/// Ends an attempt that panics or does not end.
+async fn run_attempt(
+    archive: impl Future<Output = Result<FetchOutcome, JobFailure>>,
+) -> Result<FetchOutcome, JobFailure> {
+    match timeout(ATTEMPT_TIMEOUT, AssertUnwindSafe(archive).catch_unwind()).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(JobFailure::panicked()),
+        Err(_) => Err(JobFailure::attempt_timed_out(ATTEMPT_TIMEOUT)),
+    }
+}
+
 fn locate(project: &Project, request: &FetchRequest, started_at: Timestamp) -> Location {
     Location::new(project.account_id(), project.project_id(), &request.conversation_id, started_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_does_not_end_is_a_failure_of_the_job() {
+        let started = Instant::now();
+        let failure = run_attempt(std::future::pending()).await.unwrap_err();
+        assert_eq!((failure.reason, failure.next), ("timeout", RetryDecision::Retry(None)));
+        assert_eq!(started.elapsed(), ATTEMPT_TIMEOUT);
+        // RabbitMQ takes a job back after this time.
+        assert!(ATTEMPT_TIMEOUT < Duration::from_mins(30));
+    }
 }

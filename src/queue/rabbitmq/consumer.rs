@@ -7,11 +7,15 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use lapin::{
-    Channel, Consumer, ErrorKind,
+    Acker, Channel, Consumer, ErrorKind,
     message::Delivery,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+        QueueDeclareOptions,
+    },
     types::{FieldTable, ShortString},
 };
+use metrics::counter;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +26,7 @@ use super::{
     message,
     pending_replies::PublishResult,
     publisher::Publishers,
+    topology::FETCH_DELIVERY_LIMIT,
 };
 use crate::{
     clock::Clock,
@@ -30,12 +35,14 @@ use crate::{
 
 /// The interval at which jobs are looked for that have to go back to the broker.
 const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Bounds each of these: cancelling the consumer, closing its channel, and publishing an orphaned job again.
+/// Bounds each of these: cancelling the consumer, closing its channel, publishing an orphaned job again, looking for the queue.
 const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The task that consumes jobs.
 pub(super) struct JobConsumer {
     pub(super) queue: ShortString,
+    /// The queue of dead letters.
+    pub(super) dead: ShortString,
     pub(super) prefetch: u16,
     pub(super) jobs: Arc<InFlightJobs>,
     pub(super) clock: Clock,
@@ -43,7 +50,7 @@ pub(super) struct JobConsumer {
     pub(super) consuming: watch::Receiver<ConnectionState>,
     /// The state of the publishing connection, which declares the topology.
     pub(super) publishing: watch::Receiver<ConnectionState>,
-    /// Publishes jobs again that this process held when their queue was deleted.
+    /// Publishes dead letters, and jobs again that this process held when their queue was deleted.
     pub(super) publishers: Arc<Publishers>,
     /// No new jobs are wanted; running ones continue.
     pub(super) draining: CancellationToken,
@@ -56,7 +63,7 @@ enum ChannelEnd {
     QueueClosed,
     /// The channel or its connection has failed. The broker has the jobs.
     Lost(String),
-    /// The broker has cancelled the consumer, as it does when a queue is deleted. Only this process has the jobs.
+    /// The broker has cancelled the consumer because the queue was deleted. Only this process has the jobs.
     QueueDeleted(String),
 }
 
@@ -152,7 +159,13 @@ impl JobConsumer {
                     draining = true;
                     self.hand_back_waiting(&channel, &consumer).await;
                 }
-                delivery = consumer.next(), if !draining => self.on_delivery(delivery, &channel)?,
+                delivery = consumer.next(), if !draining => match delivery {
+                    Some(Ok(delivery)) => self.on_delivery(delivery).await,
+                    Some(Err(error)) => {
+                        return Err(ChannelEnd::Lost(format!("consuming jobs from `{}` ended: {error}", self.queue)));
+                    }
+                    None => return Err(self.on_consumer_end(connection, &channel).await),
+                },
                 _ = overdue_check.tick() => for job in hand_back(self.jobs.take_overdue()).await {
                     tracing::warn!(event.id = job.message.id, "the outcome of a job could not be recorded; the broker delivers the job again");
                 },
@@ -180,25 +193,55 @@ impl JobConsumer {
         })
     }
 
-    fn on_delivery(
-        &self,
-        delivery: Option<lapin::Result<Delivery>>,
-        channel: &Channel,
-    ) -> Result<(), ChannelEnd> {
-        match delivery {
-            Some(Ok(delivery)) => {
-                self.jobs.add(delivery.acker.clone(), self.parse(delivery));
-                Ok(())
-            }
-            Some(Err(error)) => {
-                Err(ChannelEnd::Lost(format!("consuming jobs from `{}` ended: {error}", self.queue)))
-            }
-            // The consumer has ended although its channel is alive: the broker has cancelled it.
-            None if channel.status().connected() => Err(ChannelEnd::QueueDeleted(format!(
+    async fn on_delivery(&self, delivery: Delivery) {
+        let (acker, earlier_deliveries) = (delivery.acker.clone(), message::earlier_deliveries(&delivery));
+        let job = self.parse(delivery);
+        if earlier_deliveries > FETCH_DELIVERY_LIMIT && self.dead_letter(&acker, &job).await {
+            return;
+        }
+        self.jobs.add(acker, job);
+    }
+
+    /// Makes a dead letter of a job that was delivered too often. Returns false if the broker did not store it.
+    async fn dead_letter(&self, acker: &Acker, job: &Job) -> bool {
+        let mut history = job.history.clone();
+        history.push(message::delivery_limit_attempt(self.clock.now()));
+        let Ok(properties) = message::dead(&job.message, &history) else { return false };
+        let (exchange, routing_key) = (ShortString::default(), self.dead.clone());
+        let outgoing = OutgoingMessage { exchange, routing_key, properties, body: job.message.body.clone() };
+        let stored = timeout(HAND_BACK_TIMEOUT, self.publishers.publish(outgoing)).await;
+        if !matches!(stored, Ok(Ok(PublishResult::Stored))) {
+            return false;
+        }
+        tracing::error!(event.id = job.message.id, "a job was delivered too often and is a dead letter");
+        counter!("polyhook_dead_letters_total", "reason" => "delivery_limit").increment(1);
+        // If the acknowledgement is lost, there will be a second dead letter.
+        let _ = acker.ack(BasicAckOptions::default()).await;
+        true
+    }
+
+    /// Finds out why the consumer has ended. If its channel is alive, the broker has cancelled it: because the queue was deleted,
+    /// or because a job was held for longer than the consumer timeout (RabbitMQ 4.3; earlier versions end the channel). Only
+    /// after a deletion does the broker not have the jobs.
+    async fn on_consumer_end(&self, connection: &Connection, channel: &Channel) -> ChannelEnd {
+        if !channel.status().connected() {
+            return ChannelEnd::Lost("the channel for consuming jobs ended".to_owned());
+        }
+        let exists = async {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let channel = connection.channel().await.ok()?;
+            channel.queue_declare(self.queue.clone(), passive, FieldTable::default()).await.ok()
+        };
+        match timeout(HAND_BACK_TIMEOUT, exists).await {
+            Ok(Some(_)) => ChannelEnd::Lost(format!(
+                "the broker has cancelled the consumer of `{}`: a job took longer than its consumer timeout, which should be 30 minutes or more",
+                self.queue
+            )),
+            // In doubt, a job is done twice rather than never.
+            _ => ChannelEnd::QueueDeleted(format!(
                 "the queue `{}` was deleted; it is declared again",
                 self.queue
-            ))),
-            None => Err(ChannelEnd::Lost("the channel for consuming jobs ended".to_owned())),
+            )),
         }
     }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use lapin::{
     BasicProperties,
+    message::Delivery,
     types::{AMQPValue, FieldTable, ShortString},
 };
 
@@ -28,8 +29,9 @@ const DETAIL: &str = "polyhook-detail";
 const FAILURES: &str = "polyhook-failures";
 const CORRELATION_ID: &str = "polyhook-correlation-id";
 const TRACEPARENT: &str = "traceparent";
-/// RabbitMQ's own header.
+/// RabbitMQ's own headers.
 const X_DEATH: &str = "x-death";
+const X_ACQUIRED_COUNT: &str = "x-acquired-count";
 
 /// The `CloudEvents` source of PolyAI's events.
 const SOURCE: &str = "urn:polyai:webhooks";
@@ -40,6 +42,13 @@ const MAX_SHORT_STRING_BYTES: usize = 255;
 const MAX_HEADER_BYTES: usize = 2048;
 /// The longest history as JSON.
 const MAX_HISTORY_BYTES: usize = 64 * 1024;
+
+/// The reason and the explanation for a job that was delivered up to the delivery limit.
+const DELIVERY_LIMIT: (&str, &str) = (
+    "delivery_limit",
+    "RabbitMQ delivered it up to the delivery limit, and each worker ended before it had settled the job: \
+     find out what kills workers (memory?), then replay",
+);
 
 /// The error for a value that AMQP has no room for. Holds the name of the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,11 +207,7 @@ fn broker_reason(properties: &BasicProperties, default_time: Timestamp) -> Optio
     let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
     let latest = latest.inner();
     let (reason, detail) = match latest.get("reason").and_then(as_text).as_deref() {
-        Some("delivery_limit") => (
-            "delivery_limit",
-            "RabbitMQ delivered it up to the delivery limit, and each worker ended before it had settled the job: \
-             find out what kills workers (memory?), then replay",
-        ),
+        Some("delivery_limit") => DELIVERY_LIMIT,
         Some("rejected") => {
             ("rejected", "a consumer that is not polyhook rejected it: find out which, then replay")
         }
@@ -218,13 +223,36 @@ fn broker_reason(properties: &BasicProperties, default_time: Timestamp) -> Optio
         }
         _ => None,
     };
-    Some(Attempt {
-        at: at.unwrap_or(default_time),
-        reason: reason.into(),
-        detail: detail.to_owned(),
-        status: None,
-        correlation_id: None,
-    })
+    Some(attempt_of_broker(at.unwrap_or(default_time), reason, detail))
+}
+
+/// Returns the last attempt of a job that was delivered too often.
+pub(super) fn delivery_limit_attempt(at: Timestamp) -> Attempt {
+    let (reason, detail) = DELIVERY_LIMIT;
+    attempt_of_broker(at, reason, detail)
+}
+
+fn attempt_of_broker(at: Timestamp, reason: &'static str, detail: &str) -> Attempt {
+    Attempt { at, reason: reason.into(), detail: detail.to_owned(), status: None, correlation_id: None }
+}
+
+/// Returns the number of earlier deliveries of a message that RabbitMQ 4.3 or later delivers again, and 0 for other messages.
+///
+/// Up to RabbitMQ 4.2 each of them counts towards the delivery limit. From 4.3 on, those do not that ended with a
+/// `basic.nack` or with the consumer timeout (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>).
+pub(super) fn earlier_deliveries(delivery: &Delivery) -> i64 {
+    // The header of a first delivery is a copy from another message.
+    let headers = delivery.properties.headers().as_ref().filter(|_| delivery.redelivered);
+    match headers.and_then(|headers| headers.inner().get(X_ACQUIRED_COUNT)) {
+        Some(AMQPValue::LongLongInt(count)) => *count,
+        Some(AMQPValue::LongInt(count)) => i64::from(*count),
+        Some(AMQPValue::LongUInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortUInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortShortInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortShortUInt(count)) => i64::from(*count),
+        _ => 0,
+    }
 }
 
 fn properties(time: Timestamp, headers: FieldTable) -> BasicProperties {

@@ -140,6 +140,7 @@ impl RabbitMqQueue {
         self.tasks.spawn_keeper("queue connection (consume)", keeper);
         let consumer = JobConsumer {
             queue: self.publisher.topology.fetch.clone(),
+            dead: self.publisher.topology.dead.clone(),
             // A prefetch of zero would mean "no limit".
             prefetch: u16::try_from(max_jobs).unwrap_or(u16::MAX).max(1),
             jobs: Arc::clone(&self.jobs),

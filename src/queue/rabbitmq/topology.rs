@@ -2,7 +2,7 @@
 //!
 //! They are declared on every connect, which changes nothing if they are correct. The exchanges that customers' workers
 //! bind to (`events`, `conversations`) are declared here too, so that either side may start first. Works with RabbitMQ
-//! 3.10 to 4.x. Every quorum queue has an explicit delivery limit, because 4.x has a default of 20 and drops messages that
+//! 3.10 to 4.3. Every quorum queue has an explicit delivery limit, because 4.x has a default of 20 and drops messages that
 //! exceed it.
 //!
 //! # The queue that was declared last
@@ -26,8 +26,9 @@ use lapin::{
 use super::{connection::Connection, error::OpenError};
 use crate::event::{CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED};
 
-/// A job becomes a dead letter after this many deliveries that ended with a lost worker or connection.
-const FETCH_DELIVERY_LIMIT: i64 = 100;
+/// A job becomes a dead letter after this many deliveries that ended without its settlement. RabbitMQ counts them; from 4.3
+/// on it counts only those that ended with a lost worker or connection, and the consumer counts the others.
+pub(super) const FETCH_DELIVERY_LIMIT: i64 = 100;
 /// The limit of queues that must never drop a message, however often it is read. 3.10 does not accept -1.
 const NO_DELIVERY_LIMIT: i64 = 2_000_000_000;
 /// The only delay if `[retry]` has none.

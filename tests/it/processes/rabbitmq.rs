@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -279,4 +279,42 @@ fn other_consumers_read_the_original_bytes() {
         site.polyhook(verify).input(sent).run().expect_exit_code(0);
     }
     receive.stop();
+}
+
+/// Out of memory, for example. RabbitMQ notices that each worker's connection has ended.
+#[test]
+fn a_job_that_kills_every_worker_becomes_a_dead_letter() {
+    // This PolyAI never answers: the workers are killed meanwhile.
+    let polyai = TcpListener::bind("127.0.0.1:0").unwrap();
+    polyai.set_nonblocking(true).unwrap();
+    let access = SimulatorAccess {
+        url: format!("http://{}", polyai.local_addr().unwrap()),
+        account_id: "ACCOUNT-1".to_owned(),
+        project_id: "PROJECT-1".to_owned(),
+        api_key: "a-key".to_owned(),
+        secret: "a-secret-of-this-test".to_owned(),
+    };
+    let Services { site, url: _, prefix } = Services::new(&access, "");
+    // Three deliveries instead of a hundred.
+    let (policy, pattern) = (format!("limit-{prefix}"), format!("^{prefix}.fetch$"));
+    let set = ["set_policy", "--apply-to", "queues", &policy, &pattern, r#"{"delivery-limit":2}"#];
+    rabbit::SHARED_NODE.ctl(&set);
+    let mut receive = site.polyhook(["receive"]).start();
+    let admin = receive.wait_until_ready();
+    let event = br#"{"type":"conversation.completed","data":{"conversation_id":"CA1","account_id":"ACCOUNT-1","project_id":"PROJECT-1","environment":"live"}}"#;
+    assert_eq!(deliver(receive.receiver_address(), &site.secret, "evt_1", event), Some(204));
+    for _ in 0..3 {
+        let mut work = site.polyhook(["work"]).start();
+        let mut request = None;
+        eventually("asked for the conversation", || {
+            request = polyai.accept().ok();
+            request.is_some()
+        });
+        work.kill();
+    }
+    eventually("dead", || metric(admin, "polyhook_queue_depth{queue=\"dead\"}") == 1);
+    let listed = site.polyhook(["dead", "list", "--json"]).run().expect_exit_code(0).json();
+    assert_eq!((&listed["id"], &listed["reason"]), (&"evt_1".into(), &"delivery_limit".into()), "{listed}");
+    receive.stop();
+    rabbit::SHARED_NODE.ctl(&["clear_policy", &policy]);
 }

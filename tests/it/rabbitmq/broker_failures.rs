@@ -10,9 +10,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::harness::{TestQueue, config, history, join_all_tasks, message, try_open};
+use super::harness::{Depths, EMPTY, TestQueue, config, history, join_all_tasks, message, try_open};
 use crate::support::{
-    rabbit::{exclusive_node, unique_prefix},
+    rabbit::{Node, exclusive_node, unique_prefix},
     timing::assert_faster_than,
 };
 
@@ -197,5 +197,36 @@ async fn connects_to_a_broker_that_starts_later() {
     test.wait_until_ready().await;
     assert_eq!(test.queue.publish(message("evt_1", "{}")).await.unwrap(), Published::New);
     test.next_job().await;
+    test.queue.close().await;
+}
+
+/// Sets the time after which the broker takes back a job, for new connections. Makes it check often.
+fn set_consumer_timeout(node: &Node, timeout_ms: u32) {
+    let set = format!(
+        "application:set_env(rabbit, channel_tick_interval, 200), application:set_env(rabbit, consumer_timeout, {timeout_ms})."
+    );
+    block_in_place(|| node.ctl(&["eval", &set]));
+}
+
+/// RabbitMQ 4.3 cancels the consumer of a job that it takes back, as it does when a queue is deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_job_that_outlasts_the_consumer_timeout_is_not_duplicated() {
+    let node = exclusive_node().await;
+    set_consumer_timeout(&node, 3000);
+    let test = TestQueue::on(&node).await;
+    test.queue.publish(message("evt_1", "{}")).await.unwrap();
+    let job = test.next_job().await;
+    set_consumer_timeout(&node, 1_800_000);
+
+    let mut again = test.next_job().await;
+    assert_eq!(again.message, job.message);
+    let result = test.queue.settle(job.lease, JobOutcome::Done).await;
+    assert!(matches!(result, Err(QueueError::LeaseLost)), "{result:?}");
+    test.wait_for_depths(Depths { fetch: 1, ..EMPTY }).await;
+    while test.queue.settle(again.lease, JobOutcome::Done).await.is_err() {
+        // The timeout was still short when this process connected again.
+        again = test.next_job().await;
+    }
+    test.wait_for_depths(EMPTY).await;
     test.queue.close().await;
 }

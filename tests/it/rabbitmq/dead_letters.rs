@@ -3,14 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
-use lapin::{
-    BasicProperties,
-    options::{BasicGetOptions, BasicNackOptions},
-};
+use lapin::{BasicProperties, options::BasicNackOptions};
 use polyhook::queue::{JobOutcome, Queue, QueueError};
 use tokio::{task::block_in_place, time::sleep};
 
-use super::harness::{Depths, EMPTY, PlainClient, TestQueue, message};
+use super::harness::{Depths, EMPTY, PlainClient, TestQueue, message, take};
 use crate::{
     queue_contract::{dead_letters, history},
     support::rabbit::SHARED_NODE,
@@ -32,11 +29,11 @@ async fn names_the_delivery_limit_as_the_reason() {
     let sent = message("evt_1", "{}");
     test.queue.publish(sent.clone()).await.unwrap();
     let fetch = test.object_name("fetch");
-    // The broker counts how often a message is returned, up to a limit.
+    // The broker counts how often a channel ends that has the message, up to a limit.
     for _ in 0..=100 {
-        let got = client.channel.basic_get(fetch.as_str().into(), BasicGetOptions::default()).await.unwrap();
-        let nack = BasicNackOptions { requeue: true, multiple: false };
-        got.expect("a message below the delivery limit").delivery.acker.nack(nack).await.unwrap();
+        let channel = client.connection.create_channel().await.unwrap();
+        take(&channel, &fetch).await;
+        channel.close(200, "OK".into()).await.unwrap();
     }
     test.wait_for_depths(Depths { dead: 1, ..EMPTY }).await;
     let letter = dead_letters(&*test.queue).await.remove(0);
@@ -52,6 +49,26 @@ async fn names_the_delivery_limit_as_the_reason() {
         assert_eq!((&job.message, job.history.failures_before_replay), (&sent, 1));
         test.queue.settle(job.lease, JobOutcome::Release).await.unwrap();
     }
+    test.queue.close().await;
+}
+
+/// Since RabbitMQ 4.3, a message that a consumer returns, or holds for too long, may be delivered for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn makes_a_dead_letter_of_a_job_that_was_returned_too_often() {
+    let (test, client) = (TestQueue::new().await, PlainClient::new().await);
+    let sent = message("evt_1", "{}");
+    test.queue.publish(sent.clone()).await.unwrap();
+    let fetch = test.object_name("fetch");
+    for _ in 0..=100 {
+        let nack = BasicNackOptions { requeue: true, multiple: false };
+        take(&client.channel, &fetch).await.nack(nack).await.unwrap();
+    }
+    tokio::select! {
+        job = test.queue.next() => panic!("it is a job again: {job:?}"),
+        () = test.wait_for_depths(Depths { dead: 1, ..EMPTY }) => {}
+    }
+    let letter = dead_letters(&*test.queue).await.remove(0);
+    assert_eq!((letter.reason(), &letter.message), ("delivery_limit", &sent));
     test.queue.close().await;
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties,
+    Acker, BasicProperties, Channel, Connection, ConnectionProperties,
     message::BasicGetMessage,
     options::{BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
@@ -203,7 +203,7 @@ pub(crate) fn announcement() -> Announcement {
 
 /// A client of the shared node that is not polyhook.
 pub(crate) struct PlainClient {
-    _connection: Connection,
+    pub(crate) connection: Connection,
     pub(crate) channel: Channel,
 }
 
@@ -212,7 +212,7 @@ impl PlainClient {
         let connection =
             Connection::connect(&SHARED_NODE.url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
-        Self { _connection: connection, channel }
+        Self { connection, channel }
     }
 
     /// Declares a durable queue.
@@ -228,21 +228,28 @@ impl PlainClient {
 
     /// Waits for a message in `queue` and removes it.
     pub(crate) async fn receive(&self, queue: &str) -> BasicGetMessage {
-        let deadline = Instant::now() + TEST_TIMEOUT;
-        loop {
-            if let Some(found) =
-                self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()
-            {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "{queue} stays empty");
-            sleep(Duration::from_millis(50)).await;
-        }
+        get(&self.channel, queue, BasicGetOptions { no_ack: true }).await
     }
 
     pub(crate) async fn publish(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
         let options = BasicPublishOptions::default();
         self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await.unwrap();
+    }
+}
+
+/// Waits for a message in `queue` and takes it. The broker keeps it until it is settled or `channel` ends.
+pub(crate) async fn take(channel: &Channel, queue: &str) -> Acker {
+    get(channel, queue, BasicGetOptions::default()).await.delivery.acker
+}
+
+async fn get(channel: &Channel, queue: &str, options: BasicGetOptions) -> BasicGetMessage {
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    loop {
+        if let Some(found) = channel.basic_get(queue.into(), options).await.unwrap() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{queue} stays empty");
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
