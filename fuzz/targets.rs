@@ -9,7 +9,7 @@ use polyhook::{
     event::{self, Event},
     secret::Secret,
     signature::{Scheme, Verifier, sign},
-    wav::WavValidator,
+    wav::{StreamEnd, ValidWav, WavValidator},
 };
 
 const SECRET: &str = "whsec_fuzzing_0123456789";
@@ -66,12 +66,12 @@ pub fn wav(data: &[u8]) {
         for piece in pieces {
             check.push(piece)?;
         }
-        check.finish(None)
+        check.finish(StreamEnd::Marked)
     };
     let whole = check(&mut std::iter::once(data));
     let cut = check(&mut data.chunks(usize::from(cut) + 1));
     assert_eq!(format!("{whole:?}"), format!("{cut:?}"));
-    if let Ok(info) = whole {
+    if let Ok(ValidWav { info, .. }) = whole {
         assert!(info.data_bytes > 0 && info.data_bytes <= data.len() as u64, "{info:?}");
         assert!(info.seconds.is_finite() && info.seconds > 0.0, "{info:?}");
     }

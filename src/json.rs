@@ -41,6 +41,7 @@ pub(crate) enum Field {
     /// `inbound` or `outbound`.
     CallDirection,
     VariantId,
+    AudioUrl,
 }
 
 /// The field that a key names.
@@ -107,6 +108,8 @@ pub(crate) fn conversation_key(name: &str) -> Option<Key> {
         "direction" => (Field::CallDirection, 0),
         "variant_id" => (Field::VariantId, 0),
         "variantId" => (Field::VariantId, 1),
+        "audioUrl" => (Field::AudioUrl, 0),
+        "audio_url" => (Field::AudioUrl, 1),
         _ => return event_key(name),
     };
     Some(Key { field, rank })

@@ -45,6 +45,11 @@ impl RetrySchedule {
         self.delays.get(failures.checked_sub(1)?).map(|delay| self.jittered(*delay))
     }
 
+    /// Returns whether no attempt follows the `failures`-th failure.
+    pub fn is_exhausted_by(&self, failures: usize) -> bool {
+        failures > self.delays.len()
+    }
+
     /// Returns the last delay, for a wait without a limit on attempts.
     pub fn last_delay(&self) -> Option<Duration> {
         self.delays.last().map(|delay| self.jittered(*delay))
@@ -85,6 +90,9 @@ mod tests {
         assert_eq!(
             seconds,
             [None, Some(10), Some(60), Some(300), Some(1800), Some(7200), Some(21600), None, None]
+        );
+        assert!(
+            (1..9).all(|failures| schedule.is_exhausted_by(failures) == schedule.delay(failures).is_none())
         );
     }
 

@@ -3,7 +3,7 @@
 use divan::{Bencher, black_box, counter::BytesCount};
 use polyhook::{
     archive::{Location, Manifest},
-    wav::WavValidator,
+    wav::{StreamEnd, WavValidator},
 };
 
 use crate::inputs::{conversation_id, now};
@@ -49,7 +49,7 @@ fn wav_check(bencher: Bencher, piece: usize) {
         for piece in recording.chunks(piece) {
             check.push(black_box(piece))?;
         }
-        check.finish(Some(recording.len() as u64))
+        check.finish(StreamEnd::Announced(recording.len() as u64))
     };
     check().expect("a whole recording");
     bencher.counter(BytesCount::new(recording.len())).bench_local(check);

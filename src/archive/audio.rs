@@ -23,7 +23,7 @@ use super::{
     backend::StoreBackend,
     manifest::{Direction, ManifestObject, ObjectKind},
 };
-use crate::wav::WavValidator;
+use crate::wav::{StreamEnd, ValidWav, WavDefect, WavValidator};
 
 const CONTENT_TYPE: &str = "audio/wav";
 /// The size of the blocks in which a part is collected, so that a short recording needs less memory than a long one.
@@ -92,11 +92,10 @@ impl AudioWriter {
         Ok(())
     }
 
-    /// Checks the complete recording; `announced` is its length by `Content-Length`. A recording that fails is
-    /// removed.
-    pub async fn finish(mut self, announced: Option<u64>) -> Result<StagedAudio, AudioError> {
-        let wav = match std::mem::take(&mut self.check).finish(announced) {
-            Ok(wav) => wav,
+    /// Checks the complete recording. One that fails is removed.
+    pub async fn finish(mut self, end: StreamEnd) -> Result<StagedAudio, AudioError> {
+        let ValidWav { info, defects } = match std::mem::take(&mut self.check).finish(end) {
+            Ok(valid) => valid,
             Err(bad) => {
                 self.upload.abort().await;
                 return Err(bad.into());
@@ -109,11 +108,16 @@ impl AudioWriter {
             size_bytes: self.size,
             sha256: hex::encode(self.hash.finalize_reset()),
             content_type: CONTENT_TYPE.to_owned(),
-            wav: Some(wav),
+            wav: Some(info),
             etag: None,
         };
         let content = if self.upload.running.is_none() && !self.interrupted {
-            Content::Memory(self.take_buffered())
+            Content::Memory(ShortRecording {
+                backend: Arc::clone(&self.backend),
+                dropped_uploads: Arc::clone(&self.upload.dropped_uploads),
+                key: self.key.clone(),
+                payload: self.take_buffered(),
+            })
         } else {
             if self.buffered() > 0 {
                 self.store_part().await?;
@@ -125,7 +129,7 @@ impl AudioWriter {
             let upload = std::mem::replace(&mut self.upload, Upload { running: None, dropped_uploads });
             stage(&self.backend, upload, self.key.clone()).await?
         };
-        Ok(StagedAudio { object, content })
+        Ok(StagedAudio { object, defects, content })
     }
 
     /// Returns the maximum number of the recording's bytes that were in memory at a time.
@@ -150,16 +154,7 @@ impl AudioWriter {
         }
         self.interrupted = true;
         let part = self.take_buffered();
-        if self.upload.running.is_none() {
-            let options = PutMultipartOptions {
-                attributes: self.backend.attributes(CONTENT_TYPE),
-                ..PutMultipartOptions::default()
-            };
-            self.upload.running = Some(self.backend.store.put_multipart_opts(&self.key, options).await?);
-        }
-        if let Some(upload) = &mut self.upload.running {
-            upload.put_part(part).await?;
-        }
+        self.upload.put_part(&self.backend, &self.key, part).await?;
         self.interrupted = false;
         Ok(())
     }
@@ -181,17 +176,26 @@ async fn stage(backend: &Arc<StoreBackend>, mut upload: Upload, key: Path) -> Re
 #[derive(Debug)]
 pub struct StagedAudio {
     object: ManifestObject,
+    defects: Vec<WavDefect>,
     content: Content,
 }
 
 #[derive(Debug)]
 enum Content {
     /// Shorter than one part.
-    Memory(PutPayload),
+    Memory(ShortRecording),
     /// All parts are in the bucket.
     Upload(Upload),
     /// Complete and synced, in the staging folder.
     File(StagedFile),
+}
+
+#[derive(Debug)]
+struct ShortRecording {
+    backend: Arc<StoreBackend>,
+    dropped_uploads: Arc<DroppedUploads>,
+    key: Path,
+    payload: PutPayload,
 }
 
 #[derive(Debug)]
@@ -215,15 +219,34 @@ impl StagedAudio {
         &self.object
     }
 
+    /// Returns the faults of the recording's header.
+    pub fn defects(&self) -> &[WavDefect] {
+        &self.defects
+    }
+
+    /// Moves a short recording from memory to the store, where it is as invisible as a long one. So many recordings can
+    /// be kept for a while.
+    pub async fn store_invisibly(self) -> Result<Self, ArchiveError> {
+        let content = match self.content {
+            Content::Memory(ShortRecording { backend, dropped_uploads, key, payload }) => {
+                let mut upload = Upload { running: None, dropped_uploads };
+                upload.put_part(&backend, &key, payload).await?;
+                stage(&backend, upload, key).await?
+            }
+            stored => stored,
+        };
+        Ok(Self { content, ..self })
+    }
+
     /// Moves the recording to its final key and replaces an earlier one.
     pub(super) async fn publish(
         self,
         backend: &StoreBackend,
         key: &Path,
     ) -> Result<ManifestObject, ArchiveError> {
-        let Self { mut object, content } = self;
+        let Self { mut object, content, .. } = self;
         let result = match content {
-            Content::Memory(payload) => {
+            Content::Memory(ShortRecording { payload, .. }) => {
                 let options =
                     PutOptions { attributes: backend.attributes(CONTENT_TYPE), ..PutOptions::default() };
                 backend.store.put_opts(key, payload, options).await?
@@ -256,6 +279,26 @@ struct Upload {
 }
 
 impl Upload {
+    /// Stores the next part. The first one starts the upload.
+    async fn put_part(
+        &mut self,
+        backend: &StoreBackend,
+        key: &Path,
+        part: PutPayload,
+    ) -> Result<(), ArchiveError> {
+        if self.running.is_none() {
+            let options = PutMultipartOptions {
+                attributes: backend.attributes(CONTENT_TYPE),
+                ..PutMultipartOptions::default()
+            };
+            self.running = Some(backend.store.put_multipart_opts(key, options).await?);
+        }
+        if let Some(running) = &mut self.running {
+            running.put_part(part).await?;
+        }
+        Ok(())
+    }
+
     async fn abort(&mut self) {
         if let Some(running) = self.running.take() {
             abort(running).await;

@@ -336,8 +336,9 @@ fn locked_by_other(stored: Option<&StoredConversation>, conversation: Option<&Ob
 
 /// Adds the earlier recordings that the new copy does not replace, unless their redaction differs.
 fn keep_recordings(existing: &Manifest, damaged: &[String], mut new: Manifest) -> Manifest {
-    let has_no_audio = new.audio.status != AudioStatus::Ready;
-    if !has_no_audio && existing.audio.redacted != new.audio.redacted {
+    let is_incomplete = new.audio.status != AudioStatus::Ready;
+    let replaces_some = new.objects.iter().any(|object| object.kind == ObjectKind::Audio);
+    if (replaces_some || !is_incomplete) && existing.audio.redacted != new.audio.redacted {
         return new;
     }
     let kept = existing.objects.iter().filter(|object| {
@@ -346,7 +347,7 @@ fn keep_recordings(existing: &Manifest, damaged: &[String], mut new: Manifest) -
             && !new.objects.iter().any(|other| other.name == object.name)
     });
     let kept: Vec<_> = kept.cloned().collect();
-    if has_no_audio && existing.audio.status == AudioStatus::Ready && !kept.is_empty() {
+    if is_incomplete && existing.audio.status == AudioStatus::Ready && !kept.is_empty() {
         new.audio = existing.audio;
     }
     new.objects.extend(kept);

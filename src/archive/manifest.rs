@@ -204,6 +204,9 @@ words! {
         Ready = "ready",
         /// PolyAI had no recording within the permitted time.
         Absent = "absent",
+        /// A recording was refused, unusable or unreachable until the last attempt; a warning names the reason. A later
+        /// fetch adds it.
+        Failed = "failed",
         /// The channel has no audio.
         NotApplicable = "not_applicable",
         /// The configuration disables recordings.

@@ -122,6 +122,11 @@ impl StoredConversation {
         !self.manifest.facts.in_progress
     }
 
+    /// Returns true if a recording could not be had, so that another fetch may add it.
+    pub fn lacks_recording(&self) -> bool {
+        self.manifest.audio.status == AudioStatus::Failed
+    }
+
     /// Returns true if a fetch would add nothing: the archive has the bytes of `conversation` and every recording in
     /// `wanted`.
     pub fn covers(&self, conversation: &[u8], wanted: &[Direction]) -> bool {

@@ -39,9 +39,8 @@ pub fn decide_write(existing: &Manifest, new: &Manifest) -> WriteDecision {
 
 fn adds_audio(existing: &Manifest, new: &Manifest) -> bool {
     let missing = |name: &str| !existing.objects.iter().any(|object| object.name == name);
-    new.audio.status == AudioStatus::Ready
-        && (existing.audio.status != AudioStatus::Ready
-            || new.objects.iter().any(|object| object.kind == ObjectKind::Audio && missing(&object.name)))
+    new.objects.iter().any(|object| object.kind == ObjectKind::Audio && missing(&object.name))
+        || (new.audio.status == AudioStatus::Ready && existing.audio.status != AudioStatus::Ready)
 }
 
 /// Compares the age of two copies: `Less` means that `a` is older.
@@ -89,7 +88,8 @@ mod tests {
         let existing = manifest(|_| ());
         let later = |m: &mut Manifest| m.timings.fetched_at = "2027-01-01T00:00:00Z".parse().unwrap();
         assert_eq!(decide_write(&existing, &manifest(later)), WriteDecision::Unchanged);
-        for status in [AudioStatus::Absent, AudioStatus::Disabled, AudioStatus::Unknown] {
+        for status in [AudioStatus::Absent, AudioStatus::Failed, AudioStatus::Disabled, AudioStatus::Unknown]
+        {
             let none = manifest(|m| without_audio(m, status));
             assert_eq!(decide_write(&existing, &none), WriteDecision::Unchanged);
             assert_eq!(decide_write(&none, &none), WriteDecision::Unchanged);
@@ -102,6 +102,16 @@ mod tests {
         });
         assert_eq!(decide_write(&existing, &more), WRITE, "one more direction");
         assert_eq!(decide_write(&more, &existing), WriteDecision::Unchanged);
+    }
+
+    #[test]
+    fn a_failed_recording_is_added_later() {
+        let none = manifest(|m| without_audio(m, AudioStatus::Failed));
+        let one = manifest(|m| m.audio.status = AudioStatus::Failed);
+        assert_eq!(decide_write(&none, &one), WRITE, "one of two sides");
+        assert_eq!(decide_write(&one, &one), WriteDecision::Unchanged);
+        assert_eq!(decide_write(&one, &none), WriteDecision::Unchanged);
+        assert_eq!(decide_write(&one, &manifest(|_| ())), WRITE, "now all are there");
     }
 
     /// Each criterion outranks all that follow it.

@@ -4,7 +4,7 @@ use std::{fmt, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::{HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderValue, Method, StatusCode, Version, header::TRANSFER_ENCODING};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
 use reqwest::Response;
@@ -18,7 +18,7 @@ use super::{
     error::{ApiError, ErrorKind, correlation_id},
     http as http_client, request,
 };
-use crate::{clock::Clock, health::Health, telemetry::trace::Span};
+use crate::{clock::Clock, health::Health, telemetry::trace::Span, wav::StreamEnd};
 
 /// The largest conversation read into memory. Ten thousand turns fit.
 const MAX_CONVERSATION_BYTES: usize = 32 << 20;
@@ -56,20 +56,15 @@ pub struct Conversation {
 pub struct Recording {
     /// The bytes as they arrive. An error ends them.
     pub body: Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>> + Send>>,
-    /// The number of bytes that PolyAI announced.
-    pub content_length: Option<u64>,
-    /// The content type of the answer.
-    pub content_type: Option<String>,
+    /// The evidence that the bytes are complete when they end without an error.
+    pub end: StreamEnd,
     /// PolyAI's id of the request.
     pub correlation_id: Option<String>,
 }
 
 impl fmt::Debug for Recording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recording")
-            .field("content_length", &self.content_length)
-            .field("content_type", &self.content_type)
-            .finish_non_exhaustive()
+        f.debug_struct("Recording").field("end", &self.end).finish_non_exhaustive()
     }
 }
 
@@ -201,14 +196,10 @@ impl PolyAiClient {
         let request = ApiRequest::Audio { id, direction, redacted };
         let open = |target: &'a Target| async move {
             let response = self.get(project, target, request).await?;
-            let header =
-                |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-            let content_type = header(CONTENT_TYPE).map(str::to_owned);
             let host = target.host().to_owned();
             let correlation = correlation_id(response.headers());
             Ok(Recording {
-                content_length: response.content_length(),
-                content_type,
+                end: stream_end(&response),
                 correlation_id: correlation.clone(),
                 body: Box::pin(response.bytes_stream().map(move |part| {
                     part.map_err(|error| ApiError {
@@ -309,6 +300,17 @@ impl PolyAiClient {
         let (status, headers) = (response.status(), response.headers().clone());
         let body = http_client::read_prefix(response, MAX_ERROR_BYTES).await;
         ApiError::from_answer(status, &headers, &body, self.clock.now(), host)
+    }
+}
+
+/// Returns what proves that a body is complete when it ends without an error.
+fn stream_end(response: &Response) -> StreamEnd {
+    let is_marked =
+        response.version() >= Version::HTTP_2 || response.headers().contains_key(TRANSFER_ENCODING);
+    match response.content_length() {
+        Some(length) => StreamEnd::Announced(length),
+        None if is_marked => StreamEnd::Marked,
+        None => StreamEnd::Unmarked,
     }
 }
 

@@ -16,6 +16,8 @@ use serde_json::value::RawValue;
 
 use crate::json::{Field, Key, KeySeed, Ranked, Scalar, conversation_key};
 
+/// The number of turns that the transcript may lack without a warning: PolyAI does not say what it counts as a turn.
+const TOLERATED_MISSING_TURNS: u64 = 1;
 /// The longest duration that an end of a call is computed from, in seconds.
 const MAX_DURATION_S: f64 = 1e6;
 
@@ -54,6 +56,8 @@ pub struct ConversationInfo {
     pub direction: Option<String>,
     /// The variant of the agent.
     pub variant_id: Option<String>,
+    /// True if there is an `audioUrl` (Data API only).
+    pub has_audio_url: bool,
 }
 
 /// The handoff of a call from the agent to somewhere else.
@@ -81,15 +85,23 @@ impl ConversationInfo {
         Ok(info)
     }
 
-    /// Returns whether the conversation can have recordings. The audio path answers 404 for chat channels, so polyhook
-    /// does not ask for theirs.
+    /// Returns whether the conversation can have recordings: its channel names voice, or it has no channel but an
+    /// `audioUrl`. The audio path answers 404 for all other channels, so polyhook does not ask for theirs.
     pub fn is_voice(&self) -> bool {
-        !self.channel.as_deref().is_some_and(|channel| channel.to_ascii_uppercase().contains("CHAT"))
+        match self.channel.as_deref().map(str::trim).filter(|channel| !channel.is_empty()) {
+            Some(channel) => channel.to_ascii_uppercase().contains("VOICE"),
+            None => self.has_audio_url,
+        }
     }
 
     /// Returns whether turns happened but none is in the answer: transcript visibility is off for the project.
     pub fn transcript_hidden(&self) -> bool {
         self.num_turns > 0 && self.turns_present == 0
+    }
+
+    /// Returns whether the transcript has clearly fewer turns than happened, but some.
+    pub fn lacks_turns(&self) -> bool {
+        self.turns_present > 0 && self.turns_present + TOLERATED_MISSING_TURNS < self.num_turns
     }
 
     /// Returns the end of the call, as exactly as it is known; at least its start.
@@ -197,6 +209,7 @@ struct DetailFields {
     has_summary: bool,
     direction: Ranked<String>,
     variant_id: Ranked<String>,
+    audio_url: Ranked<String>,
 }
 
 impl DetailFields {
@@ -218,6 +231,7 @@ impl DetailFields {
             Field::ShortSummary => self.has_summary |= !matches!(raw.get(), "null" | "\"\"" | "{}"),
             Field::CallDirection => self.direction.offer(rank, value.text()),
             Field::VariantId => self.variant_id.offer(rank, value.text()),
+            Field::AudioUrl => self.audio_url.offer(rank, value.text()),
             _ => {}
         }
     }
@@ -271,6 +285,7 @@ impl<'de> Visitor<'de> for InfoVisitor {
             has_summary: details.has_summary,
             direction: details.direction.into_value(),
             variant_id: details.variant_id.into_value(),
+            has_audio_url: details.audio_url.into_value().is_some_and(|url| !url.trim().is_empty()),
         })
     }
 }
@@ -340,6 +355,51 @@ mod tests {
                 "{json}"
             );
         }
+    }
+
+    #[test]
+    fn only_voice_channels_have_recordings() {
+        let is_voice = |fields: &str| {
+            ConversationInfo::read(format!(r#"{{"id":"C",{fields}}}"#).as_bytes()).unwrap().is_voice()
+        };
+        for channel in ["VOICE-SIP", "VOICE", "voice", "Voice_Webrtc", " voice-sip ", "SIP-VOICE"] {
+            assert!(is_voice(&format!(r#""channel":"{channel}","audioUrl":null"#)), "{channel}");
+        }
+        for channel in [
+            "SMS",
+            "sms",
+            "RCS",
+            "WHATSAPP",
+            "whatsapp.polyai",
+            "email",
+            "E-Mail",
+            "WEBCHAT",
+            "Web-Chat",
+            "CHAT",
+            "chat",
+            "messenger",
+            "unknown",
+        ] {
+            assert!(!is_voice(&format!(r#""channel":"{channel}","audioUrl":"x/audio""#)), "{channel}");
+        }
+        for channel in [r#""x":1"#, r#""channel":null"#, r#""channel":"""#, r#""channel":{}"#] {
+            assert!(is_voice(&format!(r#"{channel},"audioUrl":"conversations/C/audio""#)), "{channel}");
+            assert!(is_voice(&format!(r#"{channel},"audio_url":"https://x/audio""#)), "{channel}");
+            for no_url in [r#""y":1"#, r#""audioUrl":null"#, r#""audioUrl":"""#] {
+                assert!(!is_voice(&format!("{channel},{no_url}")), "{channel} {no_url}");
+            }
+        }
+    }
+
+    #[test]
+    fn detects_missing_turns() {
+        let lacks_turns = |counted: u64, present: usize| {
+            let json = serde_json::json!({ "num_turns": counted, "turns": vec![1; present] });
+            ConversationInfo::read(json.to_string().as_bytes()).unwrap().lacks_turns()
+        };
+        assert!(lacks_turns(8, 2) && lacks_turns(8, 6) && lacks_turns(3, 1));
+        assert!(!lacks_turns(8, 8) && !lacks_turns(8, 7) && !lacks_turns(2, 8));
+        assert!(!lacks_turns(8, 0), "hidden is something else");
     }
 
     #[test]

@@ -131,6 +131,11 @@ impl History {
         self.replays.push(at);
     }
 
+    /// Returns the number of failures that advance the retry schedule.
+    pub fn counted_failures(&self) -> usize {
+        self.failures.saturating_sub(self.waits)
+    }
+
     /// Returns the number of failed attempts in all.
     pub fn attempt_count(&self) -> usize {
         self.failures_before_replay + self.failures

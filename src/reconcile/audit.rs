@@ -76,6 +76,8 @@ pub enum FindingKind {
     HiddenTranscript,
     /// A voice call has no recording.
     AbsentRecording,
+    /// A recording was refused, unusable or unreachable. The repair requests it again.
+    FailedRecording,
 }
 
 impl FindingKind {
@@ -95,6 +97,7 @@ impl FindingKind {
             Self::Extra => "extra",
             Self::HiddenTranscript => "hidden_transcript",
             Self::AbsentRecording => "absent_recording",
+            Self::FailedRecording => "failed_recording",
         }
     }
 }
@@ -324,7 +327,7 @@ impl Auditor<'_> {
         if !stored.is_final() {
             report.add_finding(project, id, FindingKind::Outdated, None);
         }
-        if !stored.is_intact() || !stored.is_final() {
+        if !stored.is_intact() || !stored.is_final() || stored.lacks_recording() {
             let discovery = Discovery {
                 conversation_id: id.clone(),
                 account_id: project.account_id().to_owned(),
@@ -334,7 +337,7 @@ impl Auditor<'_> {
                 ended_at: manifest.facts.finished_at,
                 source: DiscoverySource::Command,
                 dedup_time: Some(report.audited_at),
-                force: true,
+                force: !stored.is_intact() || !stored.is_final(),
             };
             self.repair(&discovery, report).await?;
         }
@@ -347,6 +350,11 @@ impl Auditor<'_> {
         }
         if manifest.audio.status == AudioStatus::Absent {
             report.add_finding(project, id, FindingKind::AbsentRecording, None);
+        }
+        if stored.lacks_recording() {
+            let is_reason = |warning: &&String| warning.starts_with("recording_failed");
+            let detail = manifest.warnings.iter().find(is_reason).cloned();
+            report.add_finding(project, id, FindingKind::FailedRecording, detail);
         }
         Ok(())
     }

@@ -35,6 +35,12 @@ pub(super) fn manifest_draft(
             info.num_turns
         ));
     }
+    if info.lacks_turns() {
+        warnings.push(format!(
+            "turns_missing: PolyAI counted {} turns and the transcript has {}",
+            info.num_turns, info.turns_present
+        ));
+    }
     if info.started_at.is_none() {
         warnings.push("started_at_unknown: the date in the key is the day the event arrived".to_owned());
     }

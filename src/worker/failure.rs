@@ -104,7 +104,7 @@ impl JobFailure {
             RetryDecision::Retry(requested) => {
                 history.push(self.attempt(now));
                 // Waits do not count: a call of an hour must not use up the attempts for failures after it.
-                let scheduled = schedule.delay(history.failures.saturating_sub(history.waits));
+                let scheduled = schedule.delay(history.counted_failures());
                 scheduled.map(|delay| delay.max(requested.unwrap_or_default()))
             }
             RetryDecision::Wait(limit) => {

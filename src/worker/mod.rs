@@ -15,7 +15,9 @@ mod draft;
 mod erase;
 mod failure;
 mod job_log;
+mod parked_recordings;
 mod pipeline;
+mod recording_check;
 mod recordings;
 mod request;
 
@@ -29,6 +31,7 @@ use crate::{
 };
 
 use concurrency::ConcurrencyLimiter;
+use parked_recordings::ParkedRecordings;
 use pipeline::Pipeline;
 
 pub use announce::schemas;
@@ -67,7 +70,8 @@ impl Worker {
         archive: Archive,
         clock: Clock,
     ) -> Self {
-        Self { pipeline: Arc::new(Pipeline { config, schedule, queue, polyai, archive, clock }) }
+        let parked = ParkedRecordings::default();
+        Self { pipeline: Arc::new(Pipeline { config, schedule, queue, polyai, archive, clock, parked }) }
     }
 
     /// Processes jobs until the shutdown. `worker.concurrency` limits how many run at a time.
@@ -97,8 +101,9 @@ impl Worker {
         }
     }
 
-    /// Fetches, archives and announces one conversation now, outside the queue.
+    /// Fetches, archives and announces one conversation now, outside the queue. There is one attempt: a recording that
+    /// cannot be had is left out.
     pub async fn archive_now(&self, request: &FetchRequest) -> Result<FetchOutcome, JobFailure> {
-        self.pipeline.archive(request, None).await
+        self.pipeline.archive(request, None, true).await
     }
 }

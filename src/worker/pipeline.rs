@@ -18,6 +18,7 @@ use super::{
     draft::{manifest_draft, other_project_warning},
     failure::{JobFailure, RetryDecision},
     job_log::JobLog,
+    parked_recordings::ParkedRecordings,
     recordings::RecordingsStep,
     request::{ArchivedConversation, FetchOutcome, FetchRequest},
 };
@@ -51,6 +52,7 @@ pub(super) struct Pipeline {
     pub(super) polyai: Arc<PolyAiClient>,
     pub(super) archive: Archive,
     pub(super) clock: Clock,
+    pub(super) parked: ParkedRecordings,
 }
 
 impl Pipeline {
@@ -63,10 +65,12 @@ impl Pipeline {
             histogram!(JOB_WAIT_METRIC).record(waited.as_secs_f64().max(0.0));
         }
         let (started, attempt) = (Instant::now(), history.failures + 1);
+        let is_last_attempt = self.schedule.is_exhausted_by(history.counted_failures() + 1);
         let span = Span::job(message.traceparent.as_deref(), &message.id, attempt);
         let result = match FetchRequest::from_message(&message, &self.config.environments) {
             Ok(Some(request)) => {
-                run_attempt(Box::pin(span.in_scope(self.archive(&request, Some(&permit))))).await
+                let attempt = self.archive(&request, Some(&permit), is_last_attempt);
+                run_attempt(Box::pin(span.in_scope(attempt))).await
             }
             Ok(None) => Ok(FetchOutcome::Skipped),
             Err(failure) => Err(failure),
@@ -86,16 +90,23 @@ impl Pipeline {
         let traceparent = message.traceparent.clone().or_else(|| span.traceparent());
         JobLog { message: &message, outcome: label, attempt, elapsed, traceparent }
             .write(&result, &settlement);
+        if !matches!(settlement, JobOutcome::Retry { .. })
+            && let Some(id) = &message.conversation_id
+        {
+            self.parked.forget(id);
+        }
         if let Err(error) = self.settle(lease, settlement).await {
             tracing::warn!(event.id = message.id, %error, "the job could not be settled, so it will be repeated");
         }
     }
 
-    /// Archives and announces one conversation. Without a permit it runs outside the queue.
+    /// Archives and announces one conversation. Without a permit it runs outside the queue. In the last attempt, a
+    /// recording that cannot be had is left out.
     pub(super) async fn archive(
         &self,
         request: &FetchRequest,
         permit: Option<&ConcurrencyPermit>,
+        is_last_attempt: bool,
     ) -> Result<FetchOutcome, JobFailure> {
         let (candidates, unknown_project) =
             self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref());
@@ -103,6 +114,7 @@ impl Pipeline {
         if let Some((location, stored)) = &discovered
             && stored.is_intact()
             && stored.is_final()
+            && !stored.lacks_recording()
         {
             return self.announce(request, "known", location, stored.manifest.clone()).await;
         }
@@ -130,8 +142,10 @@ impl Pipeline {
             polyai: &self.polyai,
             archive: &self.archive,
             clock: &self.clock,
+            parked: &self.parked,
             request,
             permit,
+            is_last_attempt,
             project,
             conversation: &conversation,
             location: &location,
@@ -157,13 +171,13 @@ impl Pipeline {
         stored: Option<StoredConversation>,
     ) -> Result<CommitOutcome, JobFailure> {
         let RecordingsStep { request, conversation, location, .. } = recordings;
-        if let Some(stored) = stored
+        if let Some(stored) = &stored
             && !request.force()
-            && recordings.is_covered_by(&stored)
+            && recordings.is_covered_by(stored)
         {
-            return Ok(CommitOutcome::Unchanged(stored.manifest));
+            return Ok(CommitOutcome::Unchanged(stored.manifest.clone()));
         }
-        let mut fetched = recordings.download().await?;
+        let mut fetched = recordings.download(stored.as_ref()).await?;
         fetched.warnings.extend(other_project_warning(recordings.project, &conversation.info));
         let draft = manifest_draft(request, conversation, started_at, fetched.audio, fetched.warnings);
         let span = Span::internal("archive commit");

@@ -18,6 +18,7 @@ use polyhook::{
     },
     clock::Clock,
     secret::Secret,
+    wav::{StreamEnd, WavDefect},
 };
 use sha2::{Digest, Sha256};
 
@@ -229,7 +230,7 @@ async fn stage(
     for piece in recording.chunks(100_000) {
         writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
     }
-    writer.finish(Some(recording.len() as u64)).await.unwrap()
+    writer.finish(StreamEnd::Announced(recording.len() as u64)).await.unwrap()
 }
 
 async fn commit(
@@ -285,6 +286,8 @@ on_both_stores! {
         bad_recordings_leave_no_objects,
         dropped_recordings_leave_no_objects,
         a_long_recording_needs_little_memory,
+        whole_recordings_with_a_wrong_header_are_kept,
+        a_short_recording_can_be_kept_outside_memory,
     ],
     keys: [
         hostile_ids_stay_in_their_folders,

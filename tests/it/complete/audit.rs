@@ -115,3 +115,42 @@ fn reports_and_repairs_every_kind_of_fault() {
     assert!(extra.exists(), "a conversation that PolyAI no longer has is kept");
     work.stop();
 }
+
+#[test]
+fn a_failed_recording_is_no_fault_and_is_added_by_a_repair() {
+    let polyai = SimulatedPolyAi::start(&DAY.replace("webchat = 0.5", "webchat = 0.0"), 2);
+    let calls = polyai.control("GET", "calls", &Value::Null);
+    let id = calls["calls"][0]["id"].as_str().unwrap().to_owned();
+    let refused = json!({ "operations": ["v3_audio"], "action": { "status": 403 } });
+    script_call(&polyai, &id, &json!({ "faults": [refused] }));
+    let site = site(
+        &polyai,
+        "every = \"0s\", settle = \"0s\"",
+        "retry = { delays = [\"200ms\"] }\npolyai.api = \"v3\"",
+    );
+    let audit = |more: &[&str]| {
+        let finished = site.polyhook([&["audit", "--date", DATE, "--json"], more].concat()).run();
+        (finished.code, super::json(&finished.stdout)["report"].clone())
+    };
+    let status = || {
+        let text = fs::read_to_string(conversation_folder(&site, &id).join("manifest.json")).unwrap();
+        super::json(&text)["audio"]["status"].clone()
+    };
+
+    let mut work = site.polyhook(["work"]).start();
+    work.wait_until_ready();
+    assert_eq!(audit(&["--repair"]).1["queued"], 2);
+    eventually("archived", || site.manifests().len() == 2);
+    assert_eq!(status(), "failed");
+    let (code, report) = audit(&["--deep"]);
+    assert_eq!((code, &report["complete"]), (Some(0), &json!(true)), "{report}");
+    assert_eq!(counts(&report), BTreeMap::from([("failed_recording".to_owned(), 1)]));
+    let detail = report["findings"][0]["detail"].as_str().unwrap();
+    assert!(detail.starts_with("recording_failed: ") && detail.contains("403"), "{detail}");
+
+    script_call(&polyai, &id, &json!({}));
+    assert_eq!(audit(&["--repair"]).1["queued"], 1);
+    eventually("the recording is added", || status() == "ready");
+    assert_eq!(counts(&audit(&[]).1), BTreeMap::new());
+    work.stop();
+}

@@ -189,7 +189,7 @@ async fn private_data_is_not_logged_announced_or_dead_lettered() {
     world.deliver(&world.call(&NewCall { project_id: Some("PROJECT-SECOND".into()), ..voice() })).await;
     world.wait_until_idle().await;
     let dead = world.dead_letters().await;
-    assert_eq!(dead.len(), 5);
+    assert_eq!(dead.len(), 3, "the two broken recordings make none");
 
     let mut secrets: Vec<_> = world.config.projects.iter().map(|p| p.api_key.expose().to_owned()).collect();
     secrets.push(world.sim.signing_secret().to_owned());

@@ -36,6 +36,7 @@ mod answers;
 mod apis;
 mod endurance;
 mod gateways;
+mod imperfect_recordings;
 mod main_path;
 mod permanent_errors;
 mod recordings;

@@ -150,7 +150,7 @@ async fn a_job_becomes_a_dead_letter_after_the_last_delay() {
     let faults = vec![
         Fault::new(&[Operation::V3Conversation], FaultAction::Status(503)).times(1),
         Fault::new(&[Operation::V3Conversation], FaultAction::HangUp).times(1),
-        Fault::new(&[Operation::V3Audio], FaultAction::Status(500)),
+        Fault::new(&[Operation::V3Conversation], FaultAction::Status(500)),
     ];
     world.archive(&scripted(CallScript { faults, ..CallScript::default() })).await;
     let dead = world.only_dead_letter().await;
