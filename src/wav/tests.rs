@@ -228,7 +228,7 @@ const fn riff_size(data: u32) -> u32 {
 
 /// Two seconds, and then what the header says about them.
 fn two_seconds(declared: u32) -> Vec<u8> {
-    let data = chunk(b"data", declared, &[0; 32_000]);
+    let data = chunk(b"data", declared, &vec![0; 32_000]);
     riff(riff_size(declared), &[format_chunk(1, 1, 8000, 16_000, 16), data])
 }
 
@@ -286,8 +286,8 @@ fn finds_the_sound_behind_an_odd_chunk_without_padding() {
     for (padding, is_unpadded) in [(&b""[..], true), (b"\0", false), (b"x", false)] {
         for body in [&b"INFO!"[..], b"INFOISFT\x05\0\0\0Lavf!"] {
             let list = chunk(b"LIST", u32::try_from(body.len()).unwrap(), &[body, padding].concat());
-            let file =
-                [format_chunk(1, 1, 8000, 16_000, 16), list, chunk(b"data", 32_000, &[0; 32_000])].concat();
+            let file = [format_chunk(1, 1, 8000, 16_000, 16), list, chunk(b"data", 32_000, &vec![0; 32_000])]
+                .concat();
             let bytes = riff(u32::try_from(file.len()).unwrap() + 4, &[file]);
             let valid = whole(&bytes);
             assert_two_seconds(&valid);

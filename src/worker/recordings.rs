@@ -7,6 +7,7 @@
 use std::{fmt, time::Duration};
 
 use futures_util::StreamExt;
+use tokio::time::timeout;
 
 use super::{
     WorkerConfig,
@@ -25,6 +26,10 @@ use crate::{
     polyai::{ApiError, AudioDirection, Conversation, ErrorKind, PolyAiClient, Project, Recording},
     telemetry::trace::Span,
 };
+
+/// The longest time for one recording. Two of them fit into one attempt of a job, so that a slow download ends as the
+/// failure of a recording and not of the attempt.
+const RECORDING_TIMEOUT: Duration = Duration::from_mins(11);
 
 /// The recordings of one conversation, before the commit.
 pub(super) struct FetchedRecordings {
@@ -55,7 +60,7 @@ pub(super) struct RecordingsStep<'a> {
 /// The result for one recording that does not prevent the commit.
 enum Obtained {
     /// It was downloaded.
-    Staged(StagedAudio),
+    Staged(Box<StagedAudio>),
     /// The archive has it. These are the warnings about it.
     Archived(Vec<String>),
     /// The conversation is archived without it.
@@ -70,6 +75,8 @@ enum DownloadError {
     Unusable { problem: String, correlation_id: Option<String> },
     /// It could not be stored.
     Archive(ArchiveError),
+    /// It took longer than [`RECORDING_TIMEOUT`].
+    TimedOut,
 }
 
 impl RecordingsStep<'_> {
@@ -103,7 +110,7 @@ impl RecordingsStep<'_> {
                     if let Some(wav) = &audio.object().wav {
                         warnings.extend(recording_check::warnings(*direction, wav, audio.defects(), call));
                     }
-                    staged.push((*direction, audio));
+                    staged.push((*direction, *audio));
                 }
                 Ok(Obtained::Archived(known)) => warnings.extend(known),
                 Ok(Obtained::Missing(missing, warning)) => {
@@ -167,10 +174,11 @@ impl RecordingsStep<'_> {
             return Ok(Obtained::Archived(stored.manifest.warnings.iter().filter(about).cloned().collect()));
         }
         if let Some(audio) = self.parked.take(&self.parking_key(direction)) {
-            return Ok(Obtained::Staged(audio));
+            return Ok(Obtained::Staged(Box::new(audio)));
         }
-        match self.request_recording(direction, call).await {
-            Ok(audio) => Ok(Obtained::Staged(audio)),
+        let downloaded = timeout(RECORDING_TIMEOUT, self.request_recording(direction, call)).await;
+        match downloaded.unwrap_or(Err(DownloadError::TimedOut)) {
+            Ok(audio) => Ok(Obtained::Staged(Box::new(audio))),
             Err(DownloadError::Api(error)) if error.is_absent_recording() => {
                 self.accept_absence(direction, error)
             }
@@ -290,13 +298,14 @@ impl DownloadError {
             Self::Api(error) => error.kind.label(),
             Self::Unusable { .. } => "bad_recording",
             Self::Archive(_) => "archive",
+            Self::TimedOut => "timeout",
         }
     }
 
     fn next(&self) -> RetryDecision {
         match self {
             Self::Api(error) => JobFailure::from(error.clone()).next,
-            Self::Unusable { .. } | Self::Archive(_) => RetryDecision::Retry(None),
+            Self::Unusable { .. } | Self::Archive(_) | Self::TimedOut => RetryDecision::Retry(None),
         }
     }
 }
@@ -322,6 +331,10 @@ impl fmt::Display for DownloadError {
                 write!(f, "the archive could not store it ({})", error.label())?;
                 &None
             }
+            Self::TimedOut => {
+                write!(f, "the download took longer than {RECORDING_TIMEOUT:?}")?;
+                &None
+            }
         };
         correlation_id.as_ref().map_or(Ok(()), |id| write!(f, ", correlation id {id}"))
     }
@@ -338,6 +351,9 @@ impl From<DownloadError> for JobFailure {
         match error {
             DownloadError::Api(error) => error.into(),
             DownloadError::Archive(error) => error.into(),
+            DownloadError::TimedOut => {
+                Self::new(error.reason(), error.to_string(), RetryDecision::Retry(None))
+            }
             DownloadError::Unusable { problem, correlation_id } => Self {
                 correlation_id,
                 status: Some(200),
