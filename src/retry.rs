@@ -1,7 +1,8 @@
 //! The schedule of retries.
 //!
 //! A job that fails is retried after the next delay of the schedule; after the last one it becomes a dead letter.
-//! PolyAI's `Retry-After` and recordings that do not exist yet have their own times, which the worker applies.
+//! PolyAI's `Retry-After` can only lengthen a delay, up to an hour. Recordings that do not exist yet have their own times.
+//! The worker applies both.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use super::envelope::{Envelope, KnownCode};
 /// PolyAI's id of a request. Every answer has one, and PolyAI's support asks for it.
 pub(super) const CORRELATION_HEADER: &str = "x-polyai-correlation-id";
 /// The longest wait that a `Retry-After` can ask for. A wrong header must not stop a job or a project for a week.
-const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// The action that a caller should take after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct ApiError {
     pub code: Option<String>,
     /// PolyAI's `X-PolyAI-Correlation-Id`.
     pub correlation_id: Option<String>,
-    /// The wait that `Retry-After` asks for, at most an hour.
+    /// The wait that `Retry-After` asks for, at most [`MAX_RETRY_AFTER`].
     pub retry_after: Option<Duration>,
     /// The host of the request.
     pub host: String,

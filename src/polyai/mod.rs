@@ -28,7 +28,7 @@ mod webhooks;
 pub use client::{Conversation, PolyAiClient, Recording};
 pub use config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig};
 pub use conversation::{ConversationInfo, Handoff, ListedConversation};
-pub use error::{Advice, ApiError, ErrorKind};
+pub use error::{Advice, ApiError, ErrorKind, MAX_RETRY_AFTER};
 pub use list::{ConversationLister, ListQuery};
 pub use project::{Project, UnknownProject};
 pub use region::{Hosts, Region};

@@ -97,6 +97,9 @@ pub struct History {
     /// Number of failed attempts before the last replay.
     #[serde(default, rename = "earlier", skip_serializing_if = "is_zero")]
     pub failures_before_replay: usize,
+    /// The time before which PolyAI asked for no further attempt. A queue may return the job earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     /// The latest times at which it was replayed, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replays: Vec<Timestamp>,
@@ -125,6 +128,7 @@ impl History {
     pub fn replay(&mut self, at: Timestamp) {
         self.failures_before_replay += std::mem::take(&mut self.failures);
         self.waits = 0;
+        self.not_before = None;
         if self.replays.len() == Self::MAX_KEPT {
             self.replays.remove(0);
         }

@@ -7,7 +7,7 @@ use metrics::counter;
 
 use crate::{
     archive::ArchiveError,
-    polyai::{Advice, ApiError, ErrorKind, UnknownProject},
+    polyai::{Advice, ApiError, ErrorKind, MAX_RETRY_AFTER, UnknownProject},
     queue::{Attempt, History, JobOutcome, QueueError},
     retry::RetrySchedule,
 };
@@ -61,6 +61,20 @@ impl JobFailure {
         )
     }
 
+    /// Checks that PolyAI did not ask for a later attempt. RabbitMQ returns a job at the latest after the longest delay of
+    /// the schedule. A longer wait than PolyAI can ask for means that the clock was wrong.
+    pub(super) fn check_due(history: &History, now: Timestamp) -> Result<(), Self> {
+        let left = history.not_before.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
+        match left.filter(|left| !left.is_zero() && *left <= MAX_RETRY_AFTER) {
+            None => Ok(()),
+            Some(left) => Err(Self::new(
+                "paused",
+                "not attempted yet, because PolyAI asked to wait",
+                RetryDecision::Postpone(left),
+            )),
+        }
+    }
+
     pub(super) fn panicked() -> Self {
         Self::new(
             "panicked",
@@ -105,7 +119,10 @@ impl JobFailure {
                 history.push(self.attempt(now));
                 // Waits do not count: a call of an hour must not use up the attempts for failures after it.
                 let scheduled = schedule.delay(history.counted_failures());
-                scheduled.map(|delay| delay.max(requested.unwrap_or_default()))
+                let requested = requested.unwrap_or_default();
+                let is_later = scheduled.is_some_and(|delay| requested > delay);
+                history.not_before = now.checked_add(requested).ok().filter(|_| is_later);
+                scheduled.map(|delay| delay.max(requested))
             }
             RetryDecision::Wait(limit) => {
                 history.push_wait(self.attempt(now));
@@ -232,6 +249,38 @@ mod tests {
             }
             assert_eq!(wait(next, 4), None, "{requested:?}: a header adds no attempts");
         }
+    }
+
+    #[test]
+    fn a_queue_that_returns_a_job_too_early_does_not_shorten_the_header() {
+        let seconds = |seconds| Timestamp::UNIX_EPOCH + Duration::from_secs(seconds);
+        let settle = |requested| {
+            let next = RetryDecision::Retry(Some(Duration::from_secs(requested)));
+            let failure = JobFailure::new("api_unavailable", "", next);
+            match failure.settlement(&schedule(), History::default(), seconds(0)).1 {
+                JobOutcome::Retry { history, .. } => history,
+                outcome => panic!("{outcome:?}"),
+            }
+        };
+        assert_eq!(settle(10).not_before, None, "the schedule is as long");
+        let mut history = settle(90);
+        let early = JobFailure::check_due(&history, seconds(60)).unwrap_err();
+        assert_eq!(early.next, RetryDecision::Postpone(Duration::from_secs(30)));
+        let (label, outcome) = early.settlement(&schedule(), history.clone(), seconds(60));
+        assert!(
+            label == "postponed"
+                && matches!(outcome, JobOutcome::Retry { history: same, .. } if same == history)
+        );
+        assert!(JobFailure::check_due(&history, seconds(90)).is_ok());
+        history.replay(seconds(1));
+        assert!(JobFailure::check_due(&history, seconds(1)).is_ok(), "a person asked for it");
+    }
+
+    #[test]
+    fn a_wrong_clock_parks_no_job() {
+        let written_ahead = Some(Timestamp::UNIX_EPOCH + Duration::from_hours(400 * 24));
+        let history = History { not_before: written_ahead, ..History::default() };
+        assert!(JobFailure::check_due(&history, Timestamp::UNIX_EPOCH).is_ok());
     }
 
     fn error(kind: ErrorKind, status: u16, code: &str) -> ApiError {

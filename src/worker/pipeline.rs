@@ -67,7 +67,9 @@ impl Pipeline {
         let (started, attempt) = (Instant::now(), history.failures + 1);
         let is_last_attempt = self.schedule.is_exhausted_by(history.counted_failures() + 1);
         let span = Span::job(message.traceparent.as_deref(), &message.id, attempt);
-        let result = match FetchRequest::from_message(&message, &self.config.environments) {
+        let request = JobFailure::check_due(&history, self.clock.now())
+            .and_then(|()| FetchRequest::from_message(&message, &self.config.environments));
+        let result = match request {
             Ok(Some(request)) => {
                 let attempt = self.archive(&request, Some(&permit), is_last_attempt);
                 run_attempt(Box::pin(span.in_scope(attempt))).await

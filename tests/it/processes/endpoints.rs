@@ -1,6 +1,12 @@
 //! `polyhook endpoint create|list|show|update|delete` against both families of PolyAI's Webhooks API.
 
-use std::{fs, io::Write, os::unix::fs::PermissionsExt, process::Stdio};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 
@@ -299,6 +305,45 @@ fn uses_the_quickstart_api_if_the_reference_api_is_not_served() {
     // No document describes how to manage endpoints with the quickstart's API.
     let output = endpoint(&site, &["list"]).run().expect_exit_code(1);
     assert_mentions(&output, &["404", "platform_url", "Agent Studio"]);
+}
+
+/// Starts a host that serves both families of the API. The first request for the reference's fails in a gateway.
+fn start_behind_gateway() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut failed = false;
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(&stream);
+            let (mut head, mut length) = (String::new(), 0);
+            while reader.read_line(&mut head).is_ok_and(|read| read > 2) {
+                let last = head.lines().last().unwrap_or_default().to_lowercase();
+                if let Some(value) = last.strip_prefix("content-length: ") {
+                    length = value.parse().unwrap();
+                }
+            }
+            let _ = reader.read_exact(&mut vec![0; length]);
+            let is_reference = head.contains(" /v1/webhook-endpoints");
+            let (status, body) = match head.as_bytes() {
+                _ if is_reference && !std::mem::replace(&mut failed, true) => (404, "default backend - 404"),
+                [b'P', ..] => (201, r#"{"id":"whe_1","signing_secret":"a-secret-of-sixteen-bytes"}"#),
+                _ => (200, r#"{"data":[]}"#),
+            };
+            let head =
+                format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = (&stream).write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn a_gateways_404_does_not_make_a_host_serve_the_quickstart_api_only() {
+    let (_polyai, site) = start("");
+    let platform_url = format!("polyai.platform_url=http://{}", start_behind_gateway());
+    // The quickstart's API does not support this setting.
+    let output = create(&site, &["--timeout-ms", "9000", "--json", "--set", &platform_url]).run();
+    assert_eq!(output.expect_exit_code(0).json()["endpoint_id"], "whe_1");
 }
 
 #[test]

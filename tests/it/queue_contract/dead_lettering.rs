@@ -112,9 +112,10 @@ pub(crate) async fn replay_moves_a_dead_letter_and_restarts_its_schedule<B: Queu
     assert_depths(&queue, depths(1, 0, 2, 0)).await;
     let job = take(&queue).await;
     assert_eq!(job.message, message("b", b"{\"n\":1}"));
-    let History { failures, waits, attempts, failures_before_replay, replays } = &job.history;
+    let History { failures, waits, attempts, failures_before_replay, not_before, replays } = &job.history;
     assert_eq!((*failures, *waits, *failures_before_replay), (0, 0, 2), "the schedule starts again");
     assert_eq!(*attempts, history(2).attempts, "the attempts are kept");
+    assert_eq!(*not_before, None, "and are no reason to wait");
     assert!(replays.len() == 1 && replays[0] >= before, "{replays:?}");
     assert_empty(&queue).await;
 

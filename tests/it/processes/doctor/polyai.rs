@@ -199,6 +199,15 @@ fn does_not_blame_the_key_for_errors_of_polyai() {
     found.is_ok(&["polyai.transcript"]).has("polyai.conversation", "warn", "answered 500");
     let found = with_fault("v3_audio", json!({ "status": 403 }));
     found.has("polyai.recording", "fail", "but not its recording").fails_only("polyai.recording");
+    // Nor for the error page of a gateway, even if that repeats PolyAI's headers.
+    for status in ["401 Unauthorized", "403 Forbidden"] {
+        let page =
+            answer(status, "x-polyai-correlation-id: 1\r\ncontent-type: text/html\r\n", "<html>no</html>");
+        let base_url = format!("polyai.base_url=http://{}", fixed_server(page));
+        let found = doctor(&site, &["--set", &base_url]);
+        found.has("polyai.key", "fail", "a gateway or a proxy may have sent it").fails_only("polyai.key");
+        found.has("polyai.key", "fail", "says nothing about the key");
+    }
     let found = with_fault("v3_audio", json!("html"));
     found.has("polyai.recording", "fail", "not a recording").fails_only("polyai.recording");
 }
