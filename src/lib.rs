@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod archive;
+pub mod bounded_file;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -11,12 +12,14 @@ pub mod health;
 mod json;
 pub mod lifecycle;
 pub mod polyai;
+pub mod private_file;
 pub mod queue;
 pub mod reconcile;
 pub mod retry;
 pub mod secret;
 pub mod signature;
 pub mod telemetry;
+pub mod terminal;
 pub mod wav;
 pub mod web;
 pub mod worker;

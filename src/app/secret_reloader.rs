@@ -49,12 +49,18 @@ impl SecretReloader {
         let draining = lifecycle.draining();
         let reload = async {
             loop {
-                if let Some(receiver) = &self.receiver {
-                    receiver.refresh().await;
-                }
-                if let Some(polyai) = &self.polyai {
-                    polyai.reload_keys(&self.health).await;
-                }
+                let secrets = async {
+                    if let Some(receiver) = &self.receiver {
+                        receiver.refresh().await;
+                    }
+                };
+                let keys = async {
+                    if let Some(polyai) = &self.polyai {
+                        polyai.reload_keys(&self.health).await;
+                    }
+                };
+                // At the same time, because the files of one may hang for a while.
+                tokio::join!(secrets, keys);
                 let hangup = async {
                     match &mut self.hangups {
                         Some(hangups) => hangups.next().await,

@@ -5,7 +5,8 @@ use jiff::civil::Date;
 use serde_json::json;
 
 use super::{
-    CliError, GlobalArgs, backfill, output,
+    CliError, GlobalArgs, backfill,
+    output::{self, sanitize},
     queue_access::{wait_until_ready, with_queue},
     time_arg,
 };
@@ -144,7 +145,8 @@ fn print_report(report: &AuditReport, url: Option<&str>) {
         let what = finding.as_str();
         let what = if finding.is_fault() { output::red(what) } else { output::bold(what) };
         let detail = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-        output::line(format!("{what} {conversation_id} {}{detail}", output::dimmed(project_id)));
+        let (id, detail) = (sanitize(conversation_id), sanitize(&detail));
+        output::line(format!("{what} {id} {}{detail}", output::dimmed(project_id)));
     }
     if findings.len() > MAX_PRINTED_FINDINGS {
         output::line(format!("and {} more findings, see the report", findings.len() - MAX_PRINTED_FINDINGS));

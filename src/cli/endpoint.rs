@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{CliError, GlobalArgs};
+use super::{CliError, GlobalArgs, output::sanitize};
 use crate::{
     clock::Clock,
     config::Config,
@@ -124,9 +124,4 @@ fn after(clock: &Clock, time: Duration) -> Timestamp {
     let whole = Duration::from_secs(time.as_secs());
     let now = Timestamp::from_second(clock.now().as_second()).unwrap_or_default();
     now.checked_add(whole).unwrap_or(Timestamp::MAX)
-}
-
-/// Replaces control characters, so that text from outside cannot control the terminal.
-fn sanitize(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -116,9 +116,9 @@ fn print_result(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool)
                 }));
                 return;
             }
-            output::line(format!("{} {id}: {detail}", output::red(reason)));
+            output::line(format!("{} {id}: {}", output::red(reason), output::sanitize(detail)));
             if let Some(correlation_id) = correlation_id {
-                output::line(format!("  PolyAI correlation id {correlation_id}"));
+                output::line(format!("  PolyAI correlation id {}", output::sanitize(correlation_id)));
             }
         }
     }

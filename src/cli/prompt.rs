@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::CliError;
+use crate::terminal;
 
 /// Returns an error that names `--yes` unless a user can see a question and answer it.
 pub(super) fn require_terminal(action: &str) -> Result<(), CliError> {
@@ -15,7 +16,7 @@ pub(super) fn require_terminal(action: &str) -> Result<(), CliError> {
 /// Prints `question` and returns the answer without surrounding white space; empty at the end of the input.
 pub(super) fn ask(question: &str) -> String {
     let mut stderr = io::stderr().lock();
-    let _ = write!(stderr, "{question} ");
+    let _ = write!(stderr, "{} ", terminal::escape_lines(question, false));
     let _ = stderr.flush();
     let mut answer = String::new();
     let _ = io::stdin().lock().read_line(&mut answer);

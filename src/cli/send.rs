@@ -14,7 +14,7 @@ use serde_json::json;
 use url::Url;
 
 use super::{CliError, GlobalArgs, output, simulate::SignedForm};
-use crate::{clock::Clock, event::CONVERSATION_COMPLETED, secret::Secret};
+use crate::{bounded_file, clock::Clock, event::CONVERSATION_COMPLETED, secret::Secret};
 use polyhook_simulator::{
     AttemptOutcome, Delivery, DeliveryReport, DeliverySummary, Sender, SenderOptions, Tampering,
 };
@@ -207,7 +207,8 @@ fn target_and_secret(global: &GlobalArgs, args: &Args) -> Result<(Url, Secret), 
         }
     };
     let secret = match &args.secret_file {
-        Some(path) => Secret::read_lines(path)
+        Some(path) => bounded_file::read_text_or_pipe(path)
+            .map(|text| Secret::parse_lines(&text))
             .map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?
             .into_iter()
             .next(),

@@ -3,7 +3,7 @@
 //! The first rows decide the widths of the columns, so memory does not depend on the number of rows. On a terminal the
 //! table fits the width of the terminal: the first columns, which users copy from, are never cut; the others are
 //! shortened, and the last ones are left out if necessary. Otherwise nothing is cut. Width means display width. Control
-//! characters in cells are replaced, so that no cell can change the terminal.
+//! characters in cells are escaped, so that no cell can change the terminal.
 
 use std::io::{self, IsTerminal};
 
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn replaces_control_characters() {
+    fn escapes_control_characters() {
         let table = table(&[["evt\u{1b}[31m", "a\tb", "5h", "p\n", "CA1"]]);
         let line = table.layout(None).line(&table.sample[0]);
         assert!(!line.contains(char::is_control), "{line:?}");

@@ -195,7 +195,7 @@ impl<'a> Printer<'a> {
             return true;
         }
         let written = if self.args.json {
-            serde_json::to_string(&event).is_ok_and(output::try_line)
+            output::try_json(&event)
         } else {
             output::try_line(event_line::format_event(&event, self.terminal_width))
         };

@@ -19,6 +19,7 @@ use serde::Serialize;
 use self::{mistakes::Delivery, recorded_request::RecordedRequest};
 use super::{CliError, GlobalArgs, output};
 use crate::{
+    bounded_file,
     clock::Clock,
     secret::Secret,
     signature::{Scheme, SignatureError, SignedForm, Verifier},
@@ -76,7 +77,8 @@ pub(super) fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError> {
     let now = Clock::System.now();
     let mut signature = match &args.secret_file {
         Some(path) => crate::web::SignatureConfig {
-            secrets: Secret::read_lines(path)
+            secrets: bounded_file::read_text_or_pipe(path)
+                .map(|text| Secret::parse_lines(&text))
                 .map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?,
             ..Default::default()
         },

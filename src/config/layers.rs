@@ -5,6 +5,10 @@ use std::{ffi::OsString, fmt::Write, path::PathBuf};
 use config::{Config as Merged, ConfigError as MergeError, Map, Source, Value, ValueKind};
 
 use super::{Config, ConfigError, keys::Keys};
+use crate::{
+    bounded_file,
+    secret::{self, Secret},
+};
 
 /// The sources of a configuration, in addition to the built-in defaults.
 #[derive(Clone, Debug, Default)]
@@ -41,24 +45,33 @@ const PREFIX: &str = "POLYHOOK__";
 
 pub(super) fn merge(sources: &Sources) -> Result<Config, ConfigError> {
     let keys = Keys::new();
+    let mut problems = Vec::new();
     let quickstart = QUICKSTART.iter().filter_map(|(name, path)| {
-        let (_, value) = sources.env.iter().find(|(known, value)| known == name && !value.is_empty())?;
-        Some(((*path).to_owned(), value.clone()))
+        let (_, value) = sources.env.iter().find(|(known, _)| known == name)?;
+        Some(Setting { source: (*name).to_owned(), path: (*path).to_owned(), text: secret::unwrapped(value) })
     });
-    let own = sources.env.iter().filter_map(|(name, value)| Some((path_of(name)?, value.clone())));
+    let quickstart = Pairs::new(&keys, quickstart.filter(|setting| !setting.text.is_empty()), &mut problems);
+    let own = sources.env.iter().filter_map(|(name, value)| {
+        Some(Setting { source: name.clone(), path: path_of(name)?, text: secret::unwrapped(value) })
+    });
+    let own = Pairs::new(&keys, own, &mut problems);
+    let set = sources.set.iter().map(|(path, value)| {
+        let text = secret::unwrapped(value);
+        Setting { source: format!("--set {path}"), path: path.clone(), text }
+    });
+    let set = Pairs::new(&keys, set, &mut problems);
+    if !problems.is_empty() {
+        return Err(ConfigError::Invalid(problems));
+    }
 
-    let mut builder = Merged::builder().add_source(Pairs::new(&keys, quickstart));
+    let mut builder = Merged::builder().add_source(quickstart);
     if let Some(path) = &sources.file {
         let table = read_toml(path)?;
         builder = builder
             .add_source(Merged::try_from(&table).map_err(|error| ConfigError::Value(error.to_string()))?);
     }
     let value_error = |error: MergeError| ConfigError::Value(explain(&error, &keys));
-    let merged = builder
-        .add_source(Pairs::new(&keys, own))
-        .add_source(Pairs::new(&keys, sources.set.iter().cloned()))
-        .build()
-        .map_err(value_error)?;
+    let merged = builder.add_source(own).add_source(set).build().map_err(value_error)?;
 
     let tree: serde_json::Value = merged.clone().try_deserialize().map_err(value_error)?;
     if let Some(unknown) = keys.unknown(&tree) {
@@ -85,7 +98,7 @@ fn path_of(name: &str) -> Option<String> {
 }
 
 fn read_toml(path: &std::path::Path) -> Result<toml::Table, ConfigError> {
-    let text = std::fs::read_to_string(path)
+    let text = bounded_file::read_text_or_pipe(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
@@ -119,42 +132,71 @@ fn unquoted(text: &str) -> String {
     text.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
 }
 
+/// A value from a variable or a flag, without the quotes and the white space that `docker --env-file` and
+/// `kubectl create secret` keep around it.
+struct Setting<'a> {
+    /// The name of the variable, or the flag with its key.
+    source: String,
+    /// The dotted path of the key.
+    path: String,
+    text: &'a str,
+}
+
+impl Setting<'_> {
+    /// Returns the reason why this value cannot be right, without showing it.
+    fn problem(&self, value: &Value) -> Option<String> {
+        let problem = match &value.kind {
+            ValueKind::Array(items) => items.iter().find_map(|item| self.problem_of(item)),
+            _ => self.problem_of(value),
+        };
+        problem.map(|problem| format!("{}: {problem}; give the value alone", self.source))
+    }
+
+    fn problem_of(&self, value: &Value) -> Option<&'static str> {
+        let ValueKind::String(text) = &value.kind else { return None };
+        let secret = Secret::new(text.as_str());
+        // The ids and secrets that PolyAI issues contain no spaces. Other values may.
+        let is_polyais = self.source.starts_with("POLYAI_")
+            || self.path == "signature.secrets"
+            || self.path.ends_with("api_key");
+        if is_polyais { secret.token_problem() } else { secret.password_problem() }
+    }
+}
+
 /// Dotted paths and their values, from variables or flags.
 #[derive(Clone, Debug)]
 struct Pairs(Vec<(String, Value)>);
 
 impl Pairs {
-    fn new(keys: &Keys, pairs: impl Iterator<Item = (String, String)>) -> Self {
-        Self(
-            pairs
-                .map(|(path, text)| {
-                    let value = value(keys, &path, text);
-                    (path, value)
-                })
-                .collect(),
-        )
+    /// Converts the settings and adds what is wrong with them to `problems`.
+    fn new<'a>(keys: &Keys, settings: impl Iterator<Item = Setting<'a>>, problems: &mut Vec<String>) -> Self {
+        let pairs = settings.map(|setting| {
+            let value = value(keys, &setting.path, setting.text);
+            problems.extend(setting.problem(&value));
+            (setting.path, value)
+        });
+        Self(pairs.collect())
     }
 }
 
 /// Converts text to a value. Text stays text: the typed configuration parses numbers and durations from it. A list is
 /// written `a,b` or, if an item contains a comma, `["a", "b"]`.
-fn value(keys: &Keys, path: &str, text: String) -> Value {
-    let list = |items: Vec<String>| {
-        let items = items.into_iter().map(|item| Value::new(None, ValueKind::String(item))).collect();
+fn value(keys: &Keys, path: &str, text: &str) -> Value {
+    let list = |items: Vec<&str>| {
+        let item = |item: &str| Value::new(None, ValueKind::String(item.to_owned()));
+        let items = items.into_iter().map(item).collect();
         Value::new(None, ValueKind::Array(items))
     };
-    if text.trim_start().starts_with('[')
-        && let Ok(items) = serde_json::from_str(&text)
+    if text.starts_with('[')
+        && let Ok(items) = serde_json::from_str::<Vec<String>>(text)
     {
-        return list(items);
+        return list(items.iter().map(|item| secret::unwrapped(item)).collect());
     }
     let several_urls = path == "queue.url" && text.contains(",amqp");
     if keys.is_list(path) || several_urls {
-        return list(
-            text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect(),
-        );
+        return list(text.split(',').map(secret::unwrapped).filter(|item| !item.is_empty()).collect());
     }
-    Value::new(None, ValueKind::String(text))
+    Value::new(None, ValueKind::String(text.to_owned()))
 }
 
 impl Source for Pairs {
@@ -226,6 +268,86 @@ mod tests {
         assert_eq!(config.signature.secrets[0], Secret::new("with,comma,0123456789"));
         assert_eq!(config.queue.url.as_slice().len(), 2);
         assert_eq!(config.retry.delays, [Duration::from_secs(1), Duration::from_secs(2)]);
+    }
+
+    /// `docker --env-file` keeps quotes, and a Kubernetes secret often ends with a line break.
+    #[test]
+    fn variables_may_have_quotes_and_white_space_around_them() {
+        for (before, after) in
+            [("\"", "\""), ("'", "'"), ("", "\n"), (" \t", "\r\n"), ("\"", "\"\n"), ("\u{feff}", "")]
+        {
+            let wrap = |text: &str| format!("{before}{text}{after}");
+            let env = [
+                ("POLYAI_API_KEY", wrap("1234567890123456789012")),
+                ("POLYAI_BASE_URL", wrap("https://api.uk-1.platform.polyai.app")),
+                ("POLYAI_ACCOUNT_ID", wrap("ws-12345678")),
+                ("POLYAI_PROJECT_ID", wrap("PROJECT-1")),
+                ("POLYAI_WEBHOOK_SECRET", wrap("0123456789abcdef0123,another-secret-of-tests")),
+                ("POLYHOOK__SERVER__ACK_BUDGET", wrap("3s")),
+                ("POLYHOOK__RETRY__DELAYS", wrap("1s,2s")),
+                ("POLYHOOK__ARCHIVE__SECRET_ACCESS_KEY", wrap("a pass phrase")),
+                ("POLYHOOK__QUEUE__URL", wrap("amqp://user:pass@host")),
+            ];
+            let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let config = load("", &env, &[]).unwrap();
+            config.check(super::super::Roles::ALL).unwrap();
+            assert_eq!(config.projects[0].api_key, Secret::new("1234567890123456789012"));
+            assert_eq!(
+                (&*config.projects[0].account_id, &*config.projects[0].project_id),
+                ("ws-12345678", "PROJECT-1")
+            );
+            let secrets = ["0123456789abcdef0123", "another-secret-of-tests"].map(Secret::new);
+            assert_eq!(config.signature.secrets, secrets);
+            assert_eq!(config.server.ack_budget, Duration::from_secs(3));
+            assert_eq!(config.retry.delays.len(), 2);
+            assert_eq!(config.archive.secret_access_key, Some(Secret::new("a pass phrase")));
+            assert_eq!(config.queue.url.as_slice(), [Secret::new("amqp://user:pass@host")]);
+        }
+    }
+
+    #[test]
+    fn secrets_of_the_file_may_have_quotes_and_white_space_around_them() {
+        let file = "signature.secrets = [\" '0123456789abcdef'\\n\"]\nqueue.url = \"'sqlite:q.db'\"\n\
+                    archive.secret_access_key = \"k\\r\\n\"\n[[projects]]\naccount_id = \"a\"\nproject_id = \"p\"\n\
+                    api_key = \"\\\"key\\\"\"\ndata_api_key = \" key \"\n";
+        let config = load(file, &[], &[]).unwrap();
+        assert_eq!(config.signature.secrets, [Secret::new("0123456789abcdef")]);
+        assert_eq!(config.queue.url.as_slice(), [Secret::new("sqlite:q.db")]);
+        assert_eq!(config.archive.secret_access_key, Some(Secret::new("k")));
+        assert_eq!(config.projects[0].api_key, Secret::new("key"));
+        assert_eq!(config.projects[0].data_api_key, Some(Secret::new("key")));
+    }
+
+    #[test]
+    fn a_variable_that_cannot_be_right_is_named() {
+        for (name, value) in [
+            ("POLYAI_WEBHOOK_SECRET", "\"hunter2-hunter2-hunter2"),
+            ("POLYAI_WEBHOOK_SECRET", "hunter2-hunter2'"),
+            ("POLYAI_WEBHOOK_SECRET", "hunter2-hunter2 hunter2"),
+            ("POLYAI_WEBHOOK_SECRET", "hunter2-hunter2\nhunter2"),
+            ("POLYAI_WEBHOOK_SECRET", "\"hunter2-hunter2\" # old"),
+            ("POLYAI_WEBHOOK_SECRET", "hunter2-hunter2\u{7}hunter2"),
+            ("POLYAI_WEBHOOK_SECRET", "hunter2-hunter2-hunter2,'hunter2-hunter2-hunter2"),
+            ("POLYAI_API_KEY", "Bearer hunter2"),
+            ("POLYAI_ACCOUNT_ID", "\"hunter2"),
+            ("POLYHOOK__SIGNATURE__SECRETS", "[\"hunter2-hunter2 hunter2\"]"),
+            ("POLYHOOK__PROJECTS__0__API_KEY", "hunter2 hunter2"),
+            ("POLYHOOK__PROJECTS__0__DATA_API_KEY", "'hunter2"),
+            ("POLYHOOK__QUEUE__URL", "\"amqp://hunter2:hunter2@host"),
+            ("POLYHOOK__SERVER__PATH", "/hunter2\""),
+        ] {
+            let message = load("", &[(name, value)], &[]).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("{name}: ")), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+        let both = [("POLYAI_WEBHOOK_SECRET", "a b"), ("POLYAI_API_KEY", "a b")];
+        assert_eq!(
+            load("", &both, &[]).unwrap_err().to_string().lines().count(),
+            2,
+            "all are reported at once"
+        );
+        let message = load("", &[], &[("signature.secrets", "hunter2 hunter2")]).unwrap_err().to_string();
+        assert!(message.starts_with("--set signature.secrets: "), "{message}");
     }
 
     #[test]

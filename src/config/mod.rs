@@ -121,6 +121,7 @@ impl Config {
     /// Reads and merges all layers, and the files that hold secrets.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config: Self = layers::merge(sources)?;
+        config.unwrap_secrets();
         config.read_secret_files()?;
         Ok(config)
     }
@@ -128,6 +129,7 @@ impl Config {
     /// Like [`Config::load`], but `signature.secrets_file` may be missing: the command may have to create it.
     pub fn load_with_optional_secrets_file(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config: Self = layers::merge(sources)?;
+        config.unwrap_secrets();
         let missing = config.signature.secrets_file.take_if(|path| !path.exists());
         config.read_secret_files()?;
         config.signature.secrets_file = missing.or(config.signature.secrets_file);
@@ -198,6 +200,22 @@ impl Config {
     /// Returns the JSON Schema of the TOML file.
     pub fn schema() -> schemars::Schema {
         schemars::schema_for!(Self)
+    }
+
+    /// Removes the white space and the quotes around every secret that the configuration itself contains.
+    fn unwrap_secrets(&mut self) {
+        let urls = match &mut self.queue.url {
+            QueueUrls::One(url) => std::slice::from_mut(url),
+            QueueUrls::Many(urls) => urls.as_mut_slice(),
+        };
+        let keys = self
+            .projects
+            .iter_mut()
+            .flat_map(|project| [Some(&mut project.api_key), project.data_api_key.as_mut()])
+            .chain([self.archive.secret_access_key.as_mut()]);
+        for secret in self.signature.secrets.iter_mut().chain(urls).chain(keys.flatten()) {
+            *secret = Secret::unwrapped(secret.expose());
+        }
     }
 
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {

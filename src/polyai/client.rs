@@ -3,7 +3,7 @@
 use std::{fmt, pin::Pin, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, future::join_all};
 use http::{HeaderValue, Method, StatusCode, Version, header::TRANSFER_ENCODING};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
@@ -86,14 +86,15 @@ impl PolyAiClient {
 
     /// Reads the files of all keys again. An unusable file changes nothing; it becomes a condition of `health`.
     pub async fn reload_keys(&self, health: &Health) {
+        // At the same time, because each file may hang for a while.
+        let keys = self.projects.iter().flat_map(|project| project.keys().map(move |key| (project, key)));
+        let reloads = join_all(keys.map(async |(project, key)| (project, key.reload().await))).await;
         let mut errors = Vec::new();
-        for project in &self.projects {
-            for key in project.keys() {
-                match key.reload().await {
-                    Ok(true) => tracing::info!(project.id = project.project_id(), "API key reloaded"),
-                    Ok(false) => {}
-                    Err(error) => errors.push(error),
-                }
+        for (project, reloaded) in reloads {
+            match reloaded {
+                Ok(true) => tracing::info!(project.id = project.project_id(), "API key reloaded"),
+                Ok(false) => {}
+                Err(error) => errors.push(error),
             }
         }
         if errors.is_empty() {

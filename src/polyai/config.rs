@@ -105,6 +105,9 @@ pub enum ConfigError {
         "project {0}: there is no api_key; set projects.api_key_file (or projects.api_key, or POLYAI_API_KEY)"
     )]
     MissingKey(String),
+    /// A key was copied with something else, or is something else.
+    #[error("project {0}: the API key is wrong: {1}; store only the key, as PolyAI gave it to you")]
+    WrongKey(String, &'static str),
     /// An id is empty.
     #[error("a project has an empty {0}; take it from the URL of Agent Studio")]
     EmptyId(&'static str),

@@ -11,6 +11,7 @@ use super::{
     key::Key,
     throttle::Throttle,
 };
+use crate::secret::Secret;
 
 /// A configured project.
 #[derive(Debug)]
@@ -55,6 +56,10 @@ impl Project {
         }
         if project.api_key.is_empty() {
             return Err(ConfigError::MissingKey(project.project_id.clone()));
+        }
+        let keys = [Some(&project.api_key), project.data_api_key.as_ref()];
+        if let Some(problem) = keys.into_iter().flatten().find_map(Secret::token_problem) {
+            return Err(ConfigError::WrongKey(project.project_id.clone(), problem));
         }
         let has_v3 = config.hosts(project.region)?.runtime.is_some();
         if project.api.unwrap_or(config.api) == ApiChoice::V3 && !has_v3 {

@@ -7,6 +7,7 @@
 //! A separate thread writes a service's lines, because the reader of the log may stop reading, and no answer may wait
 //! for that. Lines that do not fit into its buffer are dropped and counted.
 
+mod fields;
 mod line;
 pub mod trace;
 mod writer;
@@ -127,7 +128,7 @@ where
     match format {
         LogFormat::Pretty => {
             // On a terminal the layer itself honours NO_COLOR.
-            let layer = fmt::layer().with_writer(writer).with_target(false);
+            let layer = fmt::layer().fmt_fields(fields::escaped()).with_writer(writer).with_target(false);
             let layer = if terminal { layer } else { layer.with_ansi(false) };
             registry.with(layer).try_init()?;
         }

@@ -107,7 +107,7 @@ impl SignatureConfig {
                     .to_owned(),
             );
         }
-        self.short_secret_problem()
+        self.wrong_secret_problem()
     }
 
     /// Returns the secrets that are valid at `now`: those of the configuration, then those of the file.
@@ -115,15 +115,20 @@ impl SignatureConfig {
         self.secrets.iter().chain(self.file_secrets.valid(now)).cloned().collect()
     }
 
-    /// Returns an error text for the first secret that is too short.
-    pub(super) fn short_secret_problem(&self) -> Option<String> {
+    /// Returns an error text for the first secret that cannot be one of PolyAI's.
+    pub(super) fn wrong_secret_problem(&self) -> Option<String> {
         let in_file = self.file_secrets.entries().map(|entry| &entry.secret);
-        let short = |secret: &Secret| secret.expose().trim().chars().count() < MIN_SECRET_LENGTH;
-        self.secrets.iter().chain(in_file).position(short).map(|index| {
-            format!(
-                "signing secret number {} is shorter than {MIN_SECRET_LENGTH} characters: it is not PolyAI's, or was cut off",
-                index + 1
-            )
+        self.secrets.iter().chain(in_file).enumerate().find_map(|(index, secret)| {
+            let number = index + 1;
+            if secret.expose().chars().count() < MIN_SECRET_LENGTH {
+                return Some(format!(
+                    "signing secret number {number} is shorter than {MIN_SECRET_LENGTH} characters: it is not PolyAI's, or was cut off"
+                ));
+            }
+            let problem = secret.token_problem()?;
+            Some(format!(
+                "signing secret number {number}: {problem}; store only the signing_secret, as PolyAI showed it"
+            ))
         })
     }
 }
@@ -149,13 +154,16 @@ mod tests {
     }
 
     #[test]
-    fn rejects_missing_and_short_secrets() {
+    fn rejects_missing_and_wrong_secrets() {
         assert_eq!(problem(&["0123456789abcdef", "whsec_0123456789abcdef"]), None);
         for bad in
             [&[][..], &[""], &["0123456789abcde"], &["                    "], &["0123456789abcdef", "x"]]
         {
             assert!(problem(bad).is_some(), "{bad:?}");
         }
-        assert!(problem(&["0123456789abcdef", "short"]).unwrap().contains("number 2"));
+        for wrong in ["short", "\"0123456789abcdef", "0123456789abcdef # old", "whe_0123456789abcdef"] {
+            let problem = problem(&["0123456789abcdef", wrong]).unwrap();
+            assert!(problem.contains("number 2") && !problem.contains("789"), "{problem}");
+        }
     }
 }

@@ -6,10 +6,7 @@
 //! the other. If the file cannot be used, the previous secrets stay active and `/readyz` reports the condition
 //! `secrets` until the file can be used again.
 
-use std::{
-    path::Path,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use tokio::sync::Mutex;
@@ -18,12 +15,7 @@ use super::{
     config::{OnMismatch, SignatureConfig},
     secrets_file::{MAX_RETRY_WINDOW, SecretsFile},
 };
-use crate::{
-    clock::Clock,
-    health::Health,
-    secret::{Secret, read_stable},
-    signature::Verifier,
-};
+use crate::{bounded_file::ReloadedFile, clock::Clock, health::Health, secret::Secret, signature::Verifier};
 
 const CONDITION: &str = "secrets";
 
@@ -31,6 +23,7 @@ const CONDITION: &str = "secrets";
 #[derive(Debug)]
 pub(super) struct SigningSecrets {
     config: SignatureConfig,
+    file: Option<ReloadedFile>,
     clock: Clock,
     health: Health,
     active: RwLock<Arc<ActiveSecrets>>,
@@ -73,6 +66,7 @@ impl SigningSecrets {
             active: RwLock::new(Arc::new(active)),
             loaded: Mutex::new(LoadedSecrets { file: config.file_secrets.clone(), secrets }),
             config: config.clone(),
+            file: config.secrets_file.clone().map(ReloadedFile::new),
             clock,
             health,
         }
@@ -84,9 +78,9 @@ impl SigningSecrets {
 
     /// Reads the file again and drops secrets that have expired.
     pub(super) async fn reload(&self) {
-        let Some(path) = &self.config.secrets_file else { return };
+        let Some(file) = &self.file else { return };
         let mut loaded = self.loaded.lock().await;
-        match self.load(path, &loaded.file).await {
+        match self.load(file, &loaded.file).await {
             Ok(new) => {
                 self.health.clear(CONDITION);
                 self.activate(&mut loaded, new);
@@ -96,14 +90,15 @@ impl SigningSecrets {
                 format!(
                     "{}: {why}. The signing secrets that were read before remain active; write the endpoint's \
                      signing_secret into the file, one per line, readable by this process",
-                    path.display()
+                    file.path().display()
                 ),
             ),
         }
     }
 
-    async fn load(&self, path: &Path, known: &SecretsFile) -> Result<LoadedSecrets, String> {
-        let file = read_stable(path, known, SecretsFile::read).await.map_err(|error| error.to_string())?;
+    async fn load(&self, file: &ReloadedFile, known: &SecretsFile) -> Result<LoadedSecrets, String> {
+        let read = file.read_stable(known, SecretsFile::parse_text).await;
+        let file = read.map_err(|error| error.to_string())?;
         let config = SignatureConfig { file_secrets: file, ..self.config.clone() };
         let secrets = config.valid(self.clock.now());
         if config.file_secrets.entries().next().is_none() {
@@ -112,7 +107,7 @@ impl SigningSecrets {
         if secrets.is_empty() {
             return Err("every secret in it has expired".to_owned());
         }
-        match config.short_secret_problem() {
+        match config.wrong_secret_problem() {
             Some(problem) => Err(problem),
             None => Ok(LoadedSecrets { file: config.file_secrets, secrets }),
         }

@@ -1,6 +1,6 @@
 //! The file of signing secrets: one per line, newest first, with comments that steer a rotation.
 //!
-//! Empty lines and lines that start with `#` are not secrets. Three comments have a meaning, so that a rotation reaches
+//! Empty lines and lines that start with `#` are not secrets. White space and quotes around a secret do not belong to it. Three comments have a meaning, so that a rotation reaches
 //! every receiver through the one file that all of them read:
 //!
 //! ```text
@@ -31,7 +31,11 @@ use jiff::Timestamp;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::{secret::Secret, signature::MIN_SECRET_LENGTH};
+use crate::{
+    bounded_file,
+    secret::{Secret, trimmed, unwrapped},
+    signature::MIN_SECRET_LENGTH,
+};
 
 /// Maximum length of the retry window. A window without an end would hide a wrong secret behind retries.
 pub const MAX_RETRY_WINDOW: Duration = Duration::from_hours(24);
@@ -94,15 +98,19 @@ impl fmt::Debug for Line {
 impl SecretsFile {
     /// Reads a file. Returns an error of kind `InvalidData` if it cannot be parsed.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let text = Zeroizing::new(std::fs::read_to_string(path)?);
-        Self::parse(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        Self::parse_text(&bounded_file::read_text(path)?)
+    }
+
+    /// Like [`SecretsFile::read`], from the text of the file.
+    pub(super) fn parse_text(text: &str) -> io::Result<Self> {
+        Self::parse(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// Parses a file's text.
     pub fn parse(text: &str) -> Result<Self, SecretsFileError> {
         let mut file = Self::default();
         let (mut expires, mut endpoint) = (None, None);
-        for (index, line) in text.lines().map(str::trim).enumerate() {
+        for (index, line) in text.lines().map(trimmed).enumerate() {
             let time = |value: &str, what| {
                 value.parse::<Timestamp>().map(Some).map_err(|_| SecretsFileError { line: index + 1, what })
             };
@@ -115,9 +123,11 @@ impl SecretsFile {
                 Some(("window", value)) => file.retry_window = time(value, "window")?,
                 Some(("expires", value)) => expires = time(value, "expires")?,
                 Some(("endpoint", value)) => endpoint = Some(value.to_owned()),
-                _ if line.is_empty() || line.starts_with('#') => file.lines.push(Line::Text(line.to_owned())),
+                _ if line.starts_with('#') || unwrapped(line).is_empty() => {
+                    file.lines.push(Line::Text(line.to_owned()));
+                }
                 _ => file.lines.push(Line::Secret(SecretEntry {
-                    secret: Secret::new(line),
+                    secret: in_line(line),
                     expires: expires.take(),
                     endpoint: endpoint.take(),
                 })),
@@ -169,7 +179,7 @@ impl SecretsFile {
     /// Returns true if the file format can store `secret`: one line, long enough, and not a comment.
     pub fn can_store(secret: &Secret) -> bool {
         let text = secret.expose();
-        let one_line = text.lines().count() == 1 && text.trim() == text && !text.starts_with('#');
+        let one_line = text.lines().count() == 1 && unwrapped(text) == text && !text.starts_with('#');
         one_line && text.chars().count() >= MIN_SECRET_LENGTH
     }
 
@@ -221,6 +231,12 @@ impl SecretsFile {
     }
 }
 
+/// Returns the secret in a line: without its quotes, unless the rest would be a comment.
+fn in_line(line: &str) -> Secret {
+    let secret = unwrapped(line);
+    Secret::new(if secret.starts_with('#') { line } else { secret })
+}
+
 impl SecretEntry {
     fn is_valid(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|expires| now < expires)
@@ -242,7 +258,7 @@ mod tests {
     }
 
     const TEXT: &str =
-        "# by hand\r\n  one  \n\n#polyhook:expires = 2026-11-25T03:00:00Z\n# why\ntwo\nthree\n";
+        "# by hand\r\n  \"one\"  \n\n#polyhook:expires = 2026-11-25T03:00:00Z\n# why\ntwo\nthree\n";
 
     #[test]
     fn an_expires_comment_applies_to_the_next_secret_only() {
@@ -290,6 +306,15 @@ mod tests {
     }
 
     #[test]
+    fn quotes_and_invisible_characters_do_not_belong_to_a_secret() {
+        let text = "\u{feff}# polyhook:endpoint=whe_1\n'one'\n\u{feff}\"two\"\u{200b}\n\"\"\n\"#three\"\n";
+        let file = SecretsFile::parse(text).unwrap();
+        assert_eq!(valid(&file, "2026-11-25T02:59:59Z"), ["one", "two", "\"#three\""]);
+        assert_eq!(file.entries().next().unwrap().endpoint.as_deref(), Some("whe_1"));
+        assert_eq!(SecretsFile::parse(&file.render()).unwrap(), file);
+    }
+
+    #[test]
     fn adding_an_endpoint_keeps_the_other_secrets() {
         let mut file = SecretsFile::parse(TEXT).unwrap();
         file.add("whe_new", Secret::new("new"));
@@ -316,7 +341,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_parsed_text_renders_and_parses_back(text in "(?s)(.|\n|#|# ?polyhook:|window=|expires=|endpoint=|2026-11-24T21:05:00Z){0,60}") {
+        fn any_parsed_text_renders_and_parses_back(text in "(?s)(.|\n|#|\"|'|\u{feff}|# ?polyhook:|window=|expires=|endpoint=|2026-11-24T21:05:00Z){0,60}") {
             if let Ok(file) = SecretsFile::parse(&text) {
                 prop_assert_eq!(SecretsFile::parse(&file.render()).unwrap(), file);
             }

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The layers from top to bottom. Modules of one layer are siblings.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["main"],
     &["cli"],
     &["app"],
@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 9] = [
     &["telemetry", "lifecycle"],
     &["signature", "wav", "event", "retry"],
     &["secret", "clock", "health", "disk", "json"],
+    &["bounded_file", "private_file", "terminal"],
 ];
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::report::{Finding, Subject};
 use crate::{
+    bounded_file,
     clock::Clock,
     config::{Config, Roles},
     secret::Secret,
@@ -33,7 +34,7 @@ fn signing_secrets(config: &Config) -> Vec<Finding> {
     for (name, secret) in inline.chain(in_file) {
         count += 1;
         let subject = Subject::new("secret", name);
-        let length = secret.expose().trim().chars().count();
+        let length = secret.expose().chars().count();
         if length < MIN_SECRET_LENGTH {
             findings.push(subject.fail(
                 format!("{length} characters are too few for a PolyAI signing secret"),
@@ -41,7 +42,8 @@ fn signing_secrets(config: &Config) -> Vec<Finding> {
             ));
         }
         findings.extend(
-            copy_mistake(secret)
+            secret
+                .token_problem()
                 .map(|mistake| subject.fail(mistake, "store only the signing_secret, as PolyAI showed it")),
         );
         let is_key = |key: &Secret| !key.is_empty() && key == secret;
@@ -72,33 +74,12 @@ fn api_keys(config: &Config) -> Vec<Finding> {
     keys.filter(|(_, key)| !key.is_empty())
         .map(|(name, key)| {
             let subject = Subject::new("secret", name);
-            match copy_mistake(key) {
+            match key.token_problem() {
                 Some(mistake) => subject.fail(mistake, "store only the key, as PolyAI gave it to you"),
                 None => subject.ok("looks like a key"),
             }
         })
         .collect()
-}
-
-/// Describes text that was copied together with the secret, or instead of it.
-fn copy_mistake(secret: &Secret) -> Option<&'static str> {
-    let text = secret.expose();
-    let starts_with = |prefix: &str| text.trim_start().to_ascii_lowercase().starts_with(prefix);
-    let quoted = |quote: char| text.trim().starts_with(quote) || text.trim().ends_with(quote);
-    Some(match text {
-        _ if ['"', '\'', '`'].into_iter().any(quoted) => "it is in quotes, which count as part of it",
-        _ if starts_with("bearer ") => "it starts with \"Bearer \", which is not part of it",
-        _ if starts_with("x-api-key") || starts_with("x-polyai-") => "it starts with the name of a header",
-        _ if starts_with("whe_") => "it is the id of an endpoint, not a secret",
-        _ if starts_with("{") || starts_with("signing_secret") => {
-            "it is the whole response of PolyAI, not the secret in it"
-        }
-        _ if starts_with("polyai_") && text.contains('=') => "it is a whole line of a .env file",
-        _ if text.ends_with("\\n") => "it ends with a backslash and an n instead of a line end",
-        _ if text.trim() != text => "it has white space around it, which counts as part of it",
-        _ if text.contains(char::is_whitespace) => "it contains white space",
-        _ => return None,
-    })
 }
 
 /// Checks the permissions of the files that contain secrets.
@@ -152,7 +133,8 @@ fn file_mode(_: &str, _: &Path) -> Option<Finding> {
 
 /// Returns whether the configuration file itself contains a secret.
 fn contains_secrets(path: &Path) -> bool {
-    let Some(table) = std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok())
+    let Some(table) =
+        bounded_file::read_text_or_pipe(path).ok().and_then(|text| text.parse::<toml::Table>().ok())
     else {
         return false;
     };
@@ -164,32 +146,4 @@ fn contains_secrets(path: &Path) -> bool {
         || key("archive", "secret_access_key").is_some()
         || key("queue", "url").is_some_and(has_password)
         || table.get("projects").and_then(toml::Value::as_array).is_some_and(|all| all.iter().any(has_key))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn detects_copy_mistakes() {
-        for wrong in [
-            "\"whsec_0123456789abcdef\"",
-            "'whsec_0123456789abcdef'",
-            "Bearer 0123456789abcdef",
-            "x-api-key: 0123456789abcdef",
-            "whe_0123456789abcdef",
-            "{\"signing_secret\":\"0123456789abcdef\"}",
-            "signing_secret=0123456789abcdef",
-            "POLYAI_WEBHOOK_SECRET=0123456789abcdef",
-            "0123456789abcdef\\n",
-            "0123456789abcdef\n",
-            " 0123456789abcdef",
-            "01234567 89abcdef",
-        ] {
-            assert!(copy_mistake(&Secret::new(wrong)).is_some(), "{wrong:?}");
-        }
-        for right in ["whsec_0123456789abcdef", "0123456789abcdef", "a-b_c.d/e+f=="] {
-            assert_eq!(copy_mistake(&Secret::new(right)), None, "{right:?}");
-        }
-    }
 }

@@ -11,9 +11,10 @@ use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
+use zeroize::Zeroizing;
 
 use super::error::OpenError;
-use crate::queue::QueueConfig;
+use crate::{bounded_file, queue::QueueConfig};
 
 /// Builds the connector for `amqps://` URLs.
 pub(super) fn connector(config: &QueueConfig) -> Result<RustlsConnector, OpenError> {
@@ -78,7 +79,7 @@ fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'st
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, OpenError> {
-    let pem = zeroize::Zeroizing::new(read(path, "client_key_file")?);
+    let pem = read(path, "client_key_file")?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
         OpenError::Tls(format!(
             "queue.client_key_file: {} holds no unencrypted private key in PEM (BEGIN PRIVATE KEY)",
@@ -87,6 +88,6 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, OpenError> {
     })
 }
 
-fn read(path: &Path, key: &'static str) -> Result<Vec<u8>, OpenError> {
-    std::fs::read(path).map_err(|source| OpenError::File { key, path: path.to_owned(), source })
+fn read(path: &Path, key: &'static str) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    bounded_file::read_bytes(path).map_err(|source| OpenError::File { key, path: path.to_owned(), source })
 }

@@ -13,6 +13,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, backup::Backup};
 
 use super::error::OpenError;
+use crate::private_file;
 
 /// `plhk` in ASCII.
 const APPLICATION_ID: i32 = 0x706c_686b;
@@ -123,27 +124,15 @@ pub(super) fn open_read_only(path: &Path, lock_timeout: Duration) -> rusqlite::R
 
 /// Creates the file and its folders, readable by their owner only, because deliveries hold personal data.
 fn create_file(path: &Path) -> Result<(), OpenError> {
-    let folder_error = |source| OpenError::Folder { path: path.to_owned(), source };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        let missing: Vec<_> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(folder).map_err(folder_error)?;
-        // SQLite makes the file's own name durable. A power cut must not remove its new folders either.
-        for made in missing {
-            let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
-            fs::File::open(parent.unwrap_or(Path::new(".")))
-                .and_then(|parent| parent.sync_all())
-                .map_err(folder_error)?;
-        }
+        private_file::create_folders(folder, private_file::FOLDER_MODE)
+            .map_err(|source| OpenError::Folder { path: path.to_owned(), source })?;
     }
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
+    private_file::options()
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|source| OpenError::File { path: path.to_owned(), source })?;
     Ok(())
 }
 

@@ -68,7 +68,7 @@ const BODIES: [(&str, &[u8]); 5] = [
 #[test]
 fn accepts_signatures_of_other_implementations() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
-    for secret in ["whsec_0123456789abcdef0123456789abcdef", "ein Geheimnis — 秘密の鍵"] {
+    for secret in ["whsec_0123456789abcdef0123456789abcdef", "ein-Geheimnis—秘密の鍵"] {
         let mut access = polyai.access.clone();
         secret.clone_into(&mut access.secret);
         let site = Installation::new(&access, "");

@@ -30,7 +30,7 @@ fn reports_copy_mistakes_and_file_modes() {
     let site = Installation::new(&polyai.access, "");
     let secret = &site.secret;
     for (text, words) in [
-        (format!("\"{secret}\""), "quotes"),
+        (format!("\"{secret}"), "quote"),
         (format!("Bearer {secret}"), "Bearer"),
         ("whe_0123456789abcdef0123".to_owned(), "id of an endpoint"),
         (format!("{secret}\\n"), "backslash"),
