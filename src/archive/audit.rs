@@ -1,9 +1,7 @@
 //! Reads for the audit, and storage of its report.
 
-use futures_util::TryStreamExt;
 use jiff::civil::Date;
 use object_store::{ObjectStoreExt, PutPayload, path::Path};
-use sha2::{Digest, Sha256};
 
 use super::{Archive, ArchiveError, Location, MANIFEST, StoredConversation, key};
 
@@ -24,7 +22,7 @@ impl Archive {
         let day = key::day_prefix(&self.backend.prefix, account, project, date)
             .map_err(object_store::Error::from)?;
         let key = Path::parse(format!("{day}/{name}/{MANIFEST}")).map_err(object_store::Error::from)?;
-        let Some((manifest, version)) = self.read_any_manifest(&key).await? else { return Ok(None) };
+        let Some((manifest, _)) = self.read_any_manifest(&key).await? else { return Ok(None) };
         let location = Location::new(
             &manifest.account_id,
             &manifest.project_id,
@@ -34,18 +32,8 @@ impl Archive {
         if self.key(&location, MANIFEST)? != key {
             return Err(ArchiveError::Collision { key: key.to_string() });
         }
-        let mut stored = self.find_damage(&location, manifest, version).await?;
-        if deep {
-            for object in &stored.manifest.objects {
-                if stored.damaged.contains(&object.name) {
-                    continue;
-                }
-                if self.hash_object(&self.key(&location, &object.name)?).await? != object.sha256 {
-                    stored.damaged.push(object.name.clone());
-                }
-            }
-        }
-        Ok(Some(stored))
+        let damaged = self.find_damage(&location, &manifest, deep).await?;
+        Ok(Some(StoredConversation { manifest, damaged }))
     }
 
     /// Stores the report of a day, replaces an earlier one, and returns its URL. `part` names the audited projects if
@@ -61,14 +49,5 @@ impl Archive {
             .map_err(object_store::Error::from)?;
         self.backend.store.put(&key, PutPayload::from(report)).await?;
         Ok(self.backend.url(&key))
-    }
-
-    async fn hash_object(&self, key: &Path) -> Result<String, ArchiveError> {
-        let mut hash = Sha256::new();
-        let mut parts = self.backend.store.get(key).await?.into_stream();
-        while let Some(part) = parts.try_next().await? {
-            hash.update(&part);
-        }
-        Ok(hex::encode(hash.finalize()))
     }
 }

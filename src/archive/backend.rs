@@ -8,13 +8,12 @@ use object_store::{
     aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
-    local::LocalFileSystem,
     path::Path,
 };
 use url::Url;
 
-use super::{ArchiveConfig, ArchiveError, folder::PrivateFolder};
-use crate::secret::Secret;
+use super::{ArchiveConfig, ArchiveError, folder::PrivateFolder, local_store::LocalStore};
+use crate::{bounded_file, private_file, secret::Secret};
 
 /// The maximum time of one request. One part of 5 MiB, the smallest that S3 and Google accept, must pass within it.
 const REQUEST_TIMEOUT: &str = "60 seconds";
@@ -101,14 +100,12 @@ impl StoreBackend {
             return Err(no_folder());
         };
         let failed = |source| ArchiveError::Folder { path: path.clone(), source };
-        create_durably(&path).map_err(failed)?;
+        private_file::create_folders(&path, config.file_mode.folder_bits()).map_err(failed)?;
         let root = path.canonicalize().map_err(failed)?;
         let base = Url::from_directory_path(&root)
             .map_err(|()| invalid(format!("{} has no URL", root.display())))?;
-        // A job is acknowledged when it is archived, so the archive must survive a power cut.
-        let store = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
         Ok(Self {
-            store: Arc::new(store),
+            store: Arc::new(LocalStore::open(&root, config.file_mode)?),
             prefix: Path::ROOT,
             folder: Some(PrivateFolder::open(&root)?),
             base,
@@ -151,23 +148,6 @@ impl StoreBackend {
     }
 }
 
-/// Creates folders like `create_dir_all`, so that they survive a power cut.
-fn create_durably(path: &std::path::Path) -> std::io::Result<()> {
-    let absolute = std::path::absolute(path)?;
-    let existing = absolute.ancestors().find(|ancestor| ancestor.is_dir()).map(std::path::Path::to_owned);
-    std::fs::create_dir_all(&absolute)?;
-    for ancestor in absolute.ancestors() {
-        // Windows cannot open folders, and does not need this.
-        if let Ok(folder) = std::fs::File::open(ancestor) {
-            folder.sync_all()?;
-        }
-        if Some(ancestor) == existing.as_deref() {
-            break;
-        }
-    }
-    Ok(())
-}
-
 fn s3(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, ArchiveError> {
     let mut builder = AmazonS3Builder::from_env()
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
@@ -205,7 +185,10 @@ fn google(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, Arch
         builder = builder.with_base_url(endpoint.trim_end_matches('/'));
     }
     if let Some(path) = &config.service_account_file {
-        builder = builder.with_service_account_path(path.display().to_string());
+        let json = bounded_file::read_text_or_pipe(path).map_err(|error| {
+            invalid(format!("`service_account_file` {} cannot be read: {error}", path.display()))
+        })?;
+        builder = builder.with_service_account_key(json.as_str());
     }
     builder.build().map_err(|error| invalid(error.to_string()))
 }
@@ -243,6 +226,9 @@ fn key_pair(config: &ArchiveConfig) -> Result<Option<(&str, Secret)>, ArchiveErr
         })?),
         (None, None) => None,
     };
+    if let Some(problem) = secret.as_ref().and_then(Secret::password_problem) {
+        return Err(invalid(format!("`secret_access_key` is wrong: {problem}")));
+    }
     match (config.access_key_id.as_deref(), secret) {
         (None, None) => Ok(None),
         (Some(id), Some(secret)) if !id.is_empty() && !secret.is_empty() => Ok(Some((id, secret))),

@@ -9,6 +9,9 @@
 //!   read. From then on it differs from what the manifest names. Other writers see this and wait for the manifest. A
 //!   writer gives up after three quarters of [`TAKEOVER_TIMEOUT`]. If nothing changes for the whole timeout, the
 //!   writer is dead, and the next one takes over. No two clocks are compared.
+//!   A writer marks `conversation.json` with its id, so that after a failure it recognises its own lock and continues.
+//!   In a bucket that was restored or copied, `ETag`s differ from the manifest's although the bytes do not; that is
+//!   not a lock.
 //! * The manifest is written on the condition that it is the one on which the decision was based. Even so, the bytes
 //!   can differ from the manifest in rare cases: two writers with the same `conversation.json` and different
 //!   recordings, or a machine that was suspended for a minute. The writer that detects this returns
@@ -17,7 +20,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::{ObjectMeta, PutOptions, PutPayload, PutResult, UpdateVersion};
+use object_store::{Attribute, GetOptions, ObjectMeta, PutOptions, PutPayload, PutResult, UpdateVersion};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -38,6 +41,8 @@ pub(super) const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(40);
 /// The interval at which a waiting writer checks the current state.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const JSON: &str = "application/json";
+/// The metadata of `conversation.json` that names the process that wrote it.
+const WRITER_METADATA: &str = "writer";
 
 /// The outcome of a commit, with the manifest that the archive has now.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +97,13 @@ struct WritePlan {
     conversation: Option<ObjectMeta>,
     /// The manifest to replace.
     version: Option<UpdateVersion>,
+}
+
+/// A `conversation.json` in the store.
+struct StoredDocument {
+    meta: ObjectMeta,
+    /// The process that wrote it, if it is known.
+    writer: Option<String>,
 }
 
 impl Archive {
@@ -155,16 +167,20 @@ impl Archive {
         force_rewrite: bool,
         take_over: bool,
     ) -> Result<CommitStep, ArchiveError> {
-        let stored = self.read(location).await?;
-        let conversation = self.head(&self.key(location, CONVERSATION)?).await?;
+        let stored = self.read_manifest(&self.key(location, MANIFEST)?, location).await?;
+        let document = self.stored_document(location).await?;
+        let existing = stored.as_ref().map(|(manifest, _)| manifest);
         let locked = self.backend.folder.is_none()
             && !take_over
-            && locked_by_other(stored.as_ref(), conversation.as_ref());
-        let Some(StoredConversation { manifest: existing, damaged, version }) = stored else {
+            && self.is_locked_by_other(existing, document.as_ref()).await?;
+        let conversation = document.map(|document| document.meta);
+        let Some((existing, version)) = stored else {
             let manifest = Manifest { revision: 1, ..candidate.clone() };
             let plan = WritePlan { manifest, conversation, version: None };
             return Ok(if locked { CommitStep::Wait } else { CommitStep::Write(Box::new(plan)) });
         };
+        // The objects of a locked conversation change at this moment.
+        let damaged = if locked { Vec::new() } else { self.find_damage(location, &existing, false).await? };
         let intact = damaged.is_empty();
         let revision = match decide_write(&existing, candidate) {
             WriteDecision::Write { revision } => revision,
@@ -190,6 +206,37 @@ impl Archive {
         Ok(CommitStep::Write(Box::new(WritePlan { manifest, conversation, version: Some(version) })))
     }
 
+    async fn stored_document(&self, location: &Location) -> Result<Option<StoredDocument>, ArchiveError> {
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let found = match self.backend.store.get_opts(&self.key(location, CONVERSATION)?, options).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let writer = found.attributes.get(&Attribute::Metadata(WRITER_METADATA.into()));
+        let writer = writer.map(|writer| writer.to_string());
+        Ok(Some(StoredDocument { meta: found.meta, writer }))
+    }
+
+    /// Returns true if another writer has written the conversation, but not yet the manifest that names it.
+    async fn is_locked_by_other(
+        &self,
+        existing: Option<&Manifest>,
+        document: Option<&StoredDocument>,
+    ) -> Result<bool, ArchiveError> {
+        let Some(StoredDocument { meta, writer }) = document else { return Ok(false) };
+        // This process commits a conversation once at a time, so this is what a failed attempt has left.
+        if writer.as_deref() == Some(&*self.writer) {
+            return Ok(false);
+        }
+        let Some(existing) = existing else { return Ok(true) };
+        let Some(named) = existing.conversation() else { return Ok(false) };
+        if named.etag.is_none() || named.etag == meta.e_tag {
+            return Ok(false);
+        }
+        Ok(!self.is_intact(&meta.location, named, false).await?)
+    }
+
     /// Writes `conversation.json` if it has not changed since it was read. From then on this writer holds the lock.
     /// Returns `None` if it has changed.
     async fn lock_conversation(
@@ -203,7 +250,11 @@ impl Archive {
                 .as_ref()
                 .map(|meta| UpdateVersion { e_tag: meta.e_tag.clone(), version: meta.version.clone() }),
         );
-        let options = PutOptions { mode, attributes: self.backend.attributes(JSON), ..PutOptions::default() };
+        let mut attributes = self.backend.attributes(JSON);
+        if self.backend.folder.is_none() {
+            attributes.insert(Attribute::Metadata(WRITER_METADATA.into()), self.writer.to_string().into());
+        }
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
         let key = self.key(location, CONVERSATION)?;
         match self.backend.store.put_opts(&key, PutPayload::from(conversation.clone()), options).await {
             Ok(result) => {
@@ -318,19 +369,6 @@ impl Archive {
             },
             polyhook_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
-    }
-}
-
-/// Returns true if a writer has written the conversation, but not yet the manifest that names it.
-fn locked_by_other(stored: Option<&StoredConversation>, conversation: Option<&ObjectMeta>) -> bool {
-    match (stored, conversation) {
-        (_, None) => false,
-        (None, Some(_)) => true,
-        (Some(stored), Some(meta)) => stored
-            .manifest
-            .conversation()
-            .and_then(|object| object.etag.as_ref())
-            .is_some_and(|named| Some(named) != meta.e_tag.as_ref()),
     }
 }
 

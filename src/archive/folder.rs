@@ -7,11 +7,13 @@
 //! .polyhook/staging/<id>/     one per running process; its `lock` is held while the process lives
 //! .polyhook/<name>.lease      held by the one process that performs the named task; contains its note
 //! ```
+//! Only the owner may enter it, because unfinished recordings have the permissions that the umask leaves.
+//!
 //! Locks belong to the operating system (`flock`), so a killed process holds none. A staging folder with a free lock
 //! belongs to a dead process, and the next process that opens the archive removes it.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
 };
@@ -19,6 +21,7 @@ use std::{
 use uuid::Uuid;
 
 use super::ArchiveError;
+use crate::private_file::{self, FOLDER_MODE, sync_folder};
 
 pub(super) const PRIVATE_FOLDER: &str = ".polyhook";
 
@@ -50,13 +53,16 @@ impl PrivateFolder {
         let private = root.join(PRIVATE_FOLDER);
         let staging = private.join("staging");
         for folder in [&private.join("locks"), &staging] {
-            fs::create_dir_all(folder).map_err(|source| folder_error(folder, source))?;
+            private_file::create_folders(folder, FOLDER_MODE)
+                .map_err(|source| folder_error(folder, source))?;
         }
+        // An earlier version may have left it open. This fails if it belongs to another user, who then decides.
+        let _ = private_file::set_mode(&private, FOLDER_MODE);
         let _lock = lock(&private.join("lock"))?;
         remove_dead_staging(&staging).map_err(|source| folder_error(&staging, source))?;
         let id = Uuid::new_v4().to_string();
         let path = staging.join(&id);
-        fs::create_dir(&path).map_err(|source| folder_error(&path, source))?;
+        private_file::create_folders(&path, FOLDER_MODE).map_err(|source| folder_error(&path, source))?;
         let lock = lock(&path.join("lock"))?;
         Ok(Self { root: root.to_owned(), staging: Staging { id, path, _lock: lock } })
     }
@@ -82,7 +88,7 @@ impl PrivateFolder {
     /// Takes the named lease if it is free. The lease ends when the file is closed.
     pub(super) fn try_lease(&self, name: &str) -> Result<Option<File>, ArchiveError> {
         let path = self.lease_path(name);
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = private_file::options().create(true).truncate(false).read(true).open(&path);
         let file = file.map_err(|source| folder_error(&path, source))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
@@ -142,16 +148,10 @@ pub(super) fn remove_folder(folder: &Path, first: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes removals from a folder durable. Windows cannot open folders, and does not need this.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder).map_or(Ok(()), |folder| folder.sync_all())
-}
-
 fn lock(path: &Path) -> Result<File, ArchiveError> {
-    let file = OpenOptions::new()
+    let file = private_file::options()
         .create(true)
         .truncate(false)
-        .write(true)
         .open(path)
         .map_err(|source| folder_error(path, source))?;
     file.lock().map_err(|source| folder_error(path, source))?;
@@ -161,7 +161,7 @@ fn lock(path: &Path) -> Result<File, ArchiveError> {
 fn remove_dead_staging(staging: &Path) -> io::Result<()> {
     for entry in fs::read_dir(staging)? {
         let path = entry?.path();
-        let free = match OpenOptions::new().write(true).open(path.join("lock")) {
+        let free = match private_file::options().open(path.join("lock")) {
             Ok(file) => match file.try_lock() {
                 Ok(()) => true,
                 Err(TryLockError::WouldBlock) => false,

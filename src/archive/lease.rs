@@ -18,6 +18,7 @@ use bytes::Bytes;
 use object_store::{GetOptions, PutMode, PutOptions, PutPayload, UpdateVersion, path::Path};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use super::{Archive, ArchiveError, folder, is_conflict};
 
@@ -32,6 +33,8 @@ const POLLS_PER_TIMEOUT: u32 = 8;
 struct LeaseContent {
     /// Changes with every write, so that each write has a new `ETag`.
     renewals: u64,
+    /// Identifies the holder, so that it recognises its own write if the answer to that was lost.
+    holder: String,
     /// True if no process holds the lease.
     free: bool,
     note: Option<String>,
@@ -163,7 +166,9 @@ impl Archive {
         content: LeaseContent,
         mode: PutMode,
     ) -> Result<Option<ArchiveLease>, ArchiveError> {
-        let content = LeaseContent { renewals: content.renewals.wrapping_add(1), free: false, ..content };
+        let renewals = content.renewals.wrapping_add(1);
+        let holder = Uuid::new_v4().to_string();
+        let content = LeaseContent { renewals, holder, free: false, ..content };
         let written = self.write_lease(key, &content, mode).await?;
         Ok(written.map(|version| {
             let handle = LeaseHandle::Object { key: key.clone(), version };
@@ -171,17 +176,26 @@ impl Archive {
         }))
     }
 
+    /// Writes the lease. Returns `None` if another process has written it.
     async fn write_lease(
         &self,
         key: &Path,
         content: &LeaseContent,
-        mode: PutMode,
+        mut mode: PutMode,
     ) -> Result<Option<UpdateVersion>, ArchiveError> {
-        let options = PutOptions { mode, ..PutOptions::default() };
-        match self.backend.store.put_opts(key, PutPayload::from(to_json(content)), options).await {
-            Ok(put) => Ok(Some(UpdateVersion { e_tag: put.e_tag, version: put.version })),
-            Err(error) if is_conflict(&error) => Ok(None),
-            Err(error) => Err(error.into()),
+        loop {
+            let options = PutOptions { mode, ..PutOptions::default() };
+            match self.backend.store.put_opts(key, PutPayload::from(to_json(content)), options).await {
+                Ok(put) => return Ok(Some(UpdateVersion { e_tag: put.e_tag, version: put.version })),
+                Err(error) if is_conflict(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // The store may have done this write, or an earlier one of this holder, although the answer was lost.
+            match self.read_lease(key).await?.filter(|found| found.content.holder == content.holder) {
+                Some(found) if found.content == *content => return Ok(Some(found.version)),
+                Some(found) => mode = PutMode::Update(found.version),
+                None => return Ok(None),
+            }
         }
     }
 }

@@ -34,11 +34,13 @@
 use std::{fs::File, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use object_store::{
     GetOptions, ObjectMeta, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion, path::Path,
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
+use uuid::Uuid;
 
 use crate::clock::Clock;
 
@@ -53,12 +55,13 @@ mod error;
 mod folder;
 mod key;
 mod lease;
+mod local_store;
 mod manifest;
 mod write_decision;
 
 pub use audio::{AudioWriter, StagedAudio};
 pub use commit::CommitOutcome;
-pub use config::ArchiveConfig;
+pub use config::{ArchiveConfig, FileMode, InvalidFileMode};
 pub use day::{ArchivedDay, ConversationFolder};
 pub use erasure::{ErasedConversations, ErasureRecord, StoredObjects};
 pub use error::{ArchiveError, AudioError};
@@ -83,6 +86,8 @@ const CHECK_OBJECT: &str = ".polyhook-check";
 pub struct Archive {
     backend: Arc<StoreBackend>,
     dropped_uploads: Arc<DroppedUploads>,
+    /// Marks the objects that this process writes as a lock, so that it recognises them later.
+    writer: Arc<str>,
     /// One lock for each value of the first byte of a folder's hash. It serialises the commits of this process.
     commit_locks: Arc<[Mutex<()>; 256]>,
     clock: Clock,
@@ -102,12 +107,11 @@ pub struct StoredConversation {
     /// The conversation's manifest.
     pub manifest: Manifest,
     damaged: Vec<String>,
-    version: UpdateVersion,
 }
 
 impl StoredConversation {
     /// Returns true if every object that the manifest names exists with the same size and, in a bucket, the same
-    /// `ETag`.
+    /// `ETag` or hash.
     pub fn is_intact(&self) -> bool {
         self.damaged.is_empty()
     }
@@ -151,6 +155,7 @@ impl Archive {
         Ok(Self {
             backend: Arc::new(StoreBackend::open(config)?),
             dropped_uploads: Arc::default(),
+            writer: Uuid::new_v4().to_string().into(),
             commit_locks: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
             clock,
             takeover_timeout: commit::TAKEOVER_TIMEOUT,
@@ -167,32 +172,59 @@ impl Archive {
     /// Reads the archived conversation. Returns `None` before its first commit.
     pub async fn read(&self, location: &Location) -> Result<Option<StoredConversation>, ArchiveError> {
         let key = self.key(location, MANIFEST)?;
-        let Some((manifest, version)) = self.read_manifest(&key, location).await? else { return Ok(None) };
-        self.find_damage(location, manifest, version).await.map(Some)
+        let Some((manifest, _)) = self.read_manifest(&key, location).await? else { return Ok(None) };
+        let damaged = self.find_damage(location, &manifest, false).await?;
+        Ok(Some(StoredConversation { manifest, damaged }))
     }
 
-    /// Checks the objects that a manifest names.
+    /// Returns the names of the objects that are missing or differ from the manifest. With `deep`, the hash of every
+    /// object is compared.
     async fn find_damage(
         &self,
         location: &Location,
-        manifest: Manifest,
-        version: UpdateVersion,
-    ) -> Result<StoredConversation, ArchiveError> {
+        manifest: &Manifest,
+        deep: bool,
+    ) -> Result<Vec<String>, ArchiveError> {
         let mut damaged = Vec::new();
         for object in &manifest.objects {
             // An invalid name counts as damage, so that a manifest cannot point to another folder.
-            let meta = match self.key(location, &object.name) {
-                Ok(key) => self.head(&key).await?,
-                Err(_) => None,
+            let intact = match self.key(location, &object.name) {
+                Ok(key) => self.is_intact(&key, object, deep).await?,
+                Err(_) => false,
             };
-            let intact = meta.is_some_and(|meta| {
-                meta.size == object.size_bytes && (object.etag.is_none() || object.etag == meta.e_tag)
-            });
             if !intact {
                 damaged.push(object.name.clone());
             }
         }
-        Ok(StoredConversation { manifest, damaged, version })
+        Ok(damaged)
+    }
+
+    /// Compares an object with its entry in the manifest. A bucket that was restored or copied has other `ETag`s, so
+    /// the hash decides if they differ.
+    async fn is_intact(&self, key: &Path, object: &ManifestObject, deep: bool) -> Result<bool, ArchiveError> {
+        let Some(meta) = self.head(key).await? else { return Ok(false) };
+        if meta.size != object.size_bytes {
+            return Ok(false);
+        }
+        let same_version = object.etag.is_none() || object.etag == meta.e_tag;
+        if same_version && !deep {
+            return Ok(true);
+        }
+        Ok(self.hash_object(key).await?.is_some_and(|hash| hash == object.sha256))
+    }
+
+    /// Returns the SHA-256 of an object in hexadecimal, or `None` if there is no object.
+    async fn hash_object(&self, key: &Path) -> Result<Option<String>, ArchiveError> {
+        let mut hash = Sha256::new();
+        let mut parts = match self.backend.store.get(key).await {
+            Ok(found) => found.into_stream(),
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        while let Some(part) = parts.try_next().await? {
+            hash.update(&part);
+        }
+        Ok(Some(hex::encode(hash.finalize())))
     }
 
     /// Starts to write a recording. It is not visible before it is committed.

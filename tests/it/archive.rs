@@ -31,7 +31,10 @@ mod commit;
 mod configuration;
 mod erasure;
 mod keys;
+mod own_writes;
+mod permissions;
 mod recordings;
+mod restored;
 
 const STARTED_AT: &str = "2026-11-22T10:00:00Z";
 

@@ -8,4 +8,5 @@ pub(crate) mod process;
 pub(crate) mod rabbit;
 pub(crate) mod seaweed;
 pub(crate) mod small_disk;
+pub(crate) mod store_proxy;
 pub(crate) mod timing;

@@ -85,6 +85,11 @@ impl Seaweed {
         Self { port: ports[6], filer_port: ports[4], folder, _process: process }
     }
 
+    /// Returns the port of the S3 API.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     async fn stores_objects(&self) -> bool {
         let store = self.client();
         let start = Instant::now();

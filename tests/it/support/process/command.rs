@@ -44,6 +44,17 @@ impl PolyhookCommand {
         self
     }
 
+    /// Starts the program with this umask.
+    pub(crate) fn umask(mut self, mask: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"umask "$1"; shift; exec "$@""#, "sh", mask]);
+        command.arg(self.command.get_program()).args(self.command.get_args()).env_clear();
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(self.command.get_current_dir().expect("a folder"));
+        self.command = command;
+        self
+    }
+
     /// Sets its standard input.
     pub(crate) fn input(mut self, input: &[u8]) -> Self {
         input.clone_into(&mut self.input);
