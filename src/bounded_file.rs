@@ -151,13 +151,11 @@ impl ReloadedFile {
             // The receiver is gone if the read took too long.
             let _ = sender.send(content);
         })?;
-        match tokio::time::timeout(READ_TIMEOUT, receiver).await {
-            Ok(content) => content.unwrap_or_else(|_| Err(io::Error::other("reading the file failed"))),
-            Err(_) => {
-                self.pause();
-                Err(not_answering())
-            }
-        }
+        let Ok(content) = tokio::time::timeout(READ_TIMEOUT, receiver).await else {
+            self.pause();
+            return Err(not_answering());
+        };
+        content.unwrap_or_else(|_| Err(io::Error::other("reading the file failed")))
     }
 
     /// Returns a mark for a new read, or `None` while others hang and it is too early for another one.
@@ -367,14 +365,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn reads_that_hang_are_few_and_do_not_block_later_ones() {
         let (started, hangs) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(true)));
-        let blocked = Arc::new(Mutex::new(()));
-        let block = blocked.lock().unwrap();
+        let (release, blocked) = mpsc::channel::<()>();
+        let blocked = Mutex::new(blocked);
         let read = {
-            let (started, hangs, blocked) = (Arc::clone(&started), Arc::clone(&hangs), Arc::clone(&blocked));
+            let (started, hangs) = (Arc::clone(&started), Arc::clone(&hangs));
             move |_: &Path| {
                 started.fetch_add(1, Ordering::SeqCst);
                 if *hangs.lock().unwrap() {
-                    drop(blocked.lock());
+                    let _ = blocked.lock().unwrap().recv();
                 }
                 Ok(Zeroizing::new("text".to_owned()))
             }
@@ -384,7 +382,7 @@ mod tests {
             assert_eq!(file.read().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        drop(block);
+        drop(release);
         while Arc::strong_count(&file.hanging.lock().unwrap().running) > 1 {
             thread::sleep(Duration::from_millis(1));
         }
