@@ -72,10 +72,13 @@ pub fn read_bytes(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     })
 }
 
+/// Reads a file on the thread that calls it.
+type ReadText = dyn Fn(&Path) -> io::Result<Text> + Send + Sync;
+
 /// A file of secrets or keys that is read again and again while the process runs.
 pub struct ReloadedFile {
     path: PathBuf,
-    read: Arc<dyn Fn(&Path) -> io::Result<Text> + Send + Sync>,
+    read: Arc<ReadText>,
     hanging: Mutex<HangingReads>,
 }
 
