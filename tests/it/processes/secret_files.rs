@@ -21,8 +21,11 @@ fn make_pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap();
 }
 
-/// Puts something unusable in the place of a file, and returns the word that names it.
-const UNUSABLE: [(&str, fn(&Path)); 6] = [
+/// Makes something at a path.
+type Make = fn(&Path);
+
+/// Things that are unusable in the place of a file, with the words that name them.
+const UNUSABLE: [(&str, Make); 6] = [
     ("a pipe", make_pipe),
     ("a folder", |path| fs::create_dir(path).unwrap()),
     ("a device", |path| symlink("/dev/zero", path).unwrap()),

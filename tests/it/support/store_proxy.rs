@@ -99,7 +99,7 @@ fn answer(mut client: TcpStream, server: u16, plan: &Mutex<Option<Plan>>) -> std
 }
 
 fn read_some(client: &mut TcpStream, request: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut bytes = [0; 64 << 10];
+    let mut bytes = [0; 16 << 10];
     match client.read(&mut bytes)? {
         0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
         count => {
