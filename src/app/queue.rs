@@ -10,7 +10,7 @@ use crate::{
     lifecycle::Lifecycle,
     queue::{
         Queue, QueueBackend,
-        rabbitmq::{RabbitMqOptions, RabbitMqQueue},
+        rabbitmq::{CONSUMER_TIMEOUT, RabbitMqOptions, RabbitMqQueue},
         spool::Spool,
         spooled::SpooledQueue,
         sqlite::{SqliteOptions, SqliteQueue},
@@ -92,6 +92,13 @@ fn open_rabbitmq(
     lifecycle: &Lifecycle,
 ) -> Result<Arc<RabbitMqQueue>, StartError> {
     let delays = config.retry.delays.clone();
-    let options = RabbitMqOptions { config: &config.queue, delays, consume, only_publishes, clock };
+    let options = RabbitMqOptions {
+        config: &config.queue,
+        delays,
+        consume,
+        consumer_timeout: CONSUMER_TIMEOUT,
+        only_publishes,
+        clock,
+    };
     Ok(RabbitMqQueue::open(options, lifecycle)?)
 }

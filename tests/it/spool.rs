@@ -16,7 +16,7 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{
         Announced, JobOutcome, Message, Published, Queue, QueueConfig, QueueError, QueueKind, SpoolConfig,
-        rabbitmq::{RabbitMqOptions, RabbitMqQueue},
+        rabbitmq::{CONSUMER_TIMEOUT, RabbitMqOptions, RabbitMqQueue},
         spool::{self, Spool},
         spooled::SpooledQueue,
     },
@@ -88,6 +88,7 @@ impl SpoolFixture {
             config: &self.queue_config,
             delays,
             consume: Some(250),
+            consumer_timeout: CONSUMER_TIMEOUT,
             only_publishes: false,
             clock: self.clock.clone(),
         };

@@ -9,10 +9,7 @@ use futures_util::StreamExt;
 use lapin::{
     Acker, Channel, Consumer, ErrorKind,
     message::Delivery,
-    options::{
-        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-        QueueDeclareOptions,
-    },
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::{FieldTable, ShortString},
 };
 use metrics::counter;
@@ -35,7 +32,7 @@ use crate::{
 
 /// The interval at which jobs are looked for that have to go back to the broker.
 const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Bounds each of these: cancelling the consumer, closing its channel, publishing an orphaned job again, looking for the queue.
+/// Bounds each of these: cancelling the consumer, closing its channel, and publishing a job.
 const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The task that consumes jobs.
@@ -44,6 +41,7 @@ pub(super) struct JobConsumer {
     /// The queue of dead letters.
     pub(super) dead: ShortString,
     pub(super) prefetch: u16,
+    pub(super) consumer_timeout: Duration,
     pub(super) jobs: Arc<InFlightJobs>,
     pub(super) clock: Clock,
     /// The state of the consuming connection.
@@ -164,7 +162,7 @@ impl JobConsumer {
                     Some(Err(error)) => {
                         return Err(ChannelEnd::Lost(format!("consuming jobs from `{}` ended: {error}", self.queue)));
                     }
-                    None => return Err(self.on_consumer_end(connection, &channel).await),
+                    None => return Err(self.explain_end(&channel)),
                 },
                 _ = overdue_check.tick() => for job in hand_back(self.jobs.take_overdue()).await {
                     tracing::warn!(event.id = job.message.id, "the outcome of a job could not be recorded; the broker delivers the job again");
@@ -175,10 +173,11 @@ impl JobConsumer {
 
     async fn start_consumer(&self, channel: &Channel) -> Result<Consumer, String> {
         let (qos, options) = (BasicQosOptions::default(), BasicConsumeOptions::default());
+        let mut arguments = FieldTable::default();
+        let timeout_ms = i64::try_from(self.consumer_timeout.as_millis()).unwrap_or(i64::MAX);
+        arguments.insert("x-consumer-timeout".into(), timeout_ms.into());
         let consumer = match channel.basic_qos(self.prefetch, qos).await {
-            Ok(()) => {
-                channel.basic_consume(self.queue.clone(), "".into(), options, FieldTable::default()).await
-            }
+            Ok(()) => channel.basic_consume(self.queue.clone(), "".into(), options, arguments).await,
             Err(error) => Err(error),
         };
         consumer.map_err(|error| {
@@ -220,28 +219,20 @@ impl JobConsumer {
         true
     }
 
-    /// Finds out why the consumer has ended. If its channel is alive, the broker has cancelled it: because the queue was deleted,
-    /// or because a job was held for longer than the consumer timeout (RabbitMQ 4.3; earlier versions end the channel). Only
-    /// after a deletion does the broker not have the jobs.
-    async fn on_consumer_end(&self, connection: &Connection, channel: &Channel) -> ChannelEnd {
+    /// Returns why the consumer has ended. If its channel is alive, the broker has cancelled it, and does not say why: because the
+    /// queue was deleted, or because a job was held for longer than the consumer timeout (RabbitMQ 4.3; earlier versions end the
+    /// channel). The age of the jobs tells these apart. To ask whether the queue exists would not: the broker cancels consumers
+    /// before it deletes the queue, and another process may have declared it again.
+    fn explain_end(&self, channel: &Channel) -> ChannelEnd {
         if !channel.status().connected() {
-            return ChannelEnd::Lost("the channel for consuming jobs ended".to_owned());
-        }
-        let exists = async {
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let channel = connection.channel().await.ok()?;
-            channel.queue_declare(self.queue.clone(), passive, FieldTable::default()).await.ok()
-        };
-        match timeout(HAND_BACK_TIMEOUT, exists).await {
-            Ok(Some(_)) => ChannelEnd::Lost(format!(
-                "the broker has cancelled the consumer of `{}`: a job took longer than its consumer timeout, which should be 30 minutes or more",
-                self.queue
-            )),
-            // In doubt, a job is done twice rather than never.
-            _ => ChannelEnd::QueueDeleted(format!(
-                "the queue `{}` was deleted; it is declared again",
-                self.queue
-            )),
+            ChannelEnd::Lost("the channel for consuming jobs ended".to_owned())
+        } else if self.jobs.longest_hold() > self.consumer_timeout / 2 {
+            ChannelEnd::Lost(format!(
+                "the broker has taken back a job of `{}` that was held for {:?}",
+                self.queue, self.consumer_timeout
+            ))
+        } else {
+            ChannelEnd::QueueDeleted(format!("the queue `{}` was deleted; it is declared again", self.queue))
         }
     }
 

@@ -25,6 +25,7 @@ pub(super) struct InFlightJob {
     pub(super) acker: Acker,
     pub(super) message: Message,
     pub(super) history: History,
+    delivered_at: Instant,
     return_at: Option<Instant>,
 }
 
@@ -80,7 +81,8 @@ impl InFlightJobs {
         inner.last_lease += 1;
         job.lease = LeaseId(inner.last_lease);
         let (message, history) = (job.message.clone(), job.history.clone());
-        let in_flight = InFlightJob { acker, message, history, return_at: None };
+        let in_flight =
+            InFlightJob { acker, message, history, delivered_at: Instant::now(), return_at: None };
         inner.unsettled.insert(job.lease, in_flight);
         inner.waiting.push_back(job);
         drop(inner);
@@ -105,6 +107,12 @@ impl InFlightJobs {
             .extract_if(|_, job| job.return_at.is_some_and(|at| at <= now))
             .map(|(_, job)| job)
             .collect()
+    }
+
+    /// Returns the time for which this process has held its oldest job.
+    pub(super) fn longest_hold(&self) -> Duration {
+        let held = self.inner().unsettled.values().map(|job| job.delivered_at.elapsed()).max();
+        held.unwrap_or_default()
     }
 
     /// Returns the number of jobs that this process holds.

@@ -73,6 +73,9 @@ pub use self::{error::OpenError, follower::Follower};
 /// The frame size of a process that only publishes. The properties of an event need a tenth of it, and longer frames can
 /// only come from messages that are read. lapin keeps buffers for 64 frames: 2 MiB instead of 8 MiB with RabbitMQ's 128 KiB.
 const PUBLISHER_FRAME_MAX: u32 = 32 << 10;
+/// The time after which RabbitMQ takes a job back that no worker has settled. From 4.3 on a consumer asks for it; up to 4.2 it is
+/// the default of the broker's `consumer_timeout`.
+pub const CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
 /// Bounds the counting of all queues.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -85,6 +88,8 @@ pub struct RabbitMqOptions<'a> {
     pub delays: Vec<Duration>,
     /// The maximum number of jobs that this process holds at a time. `None`: it consumes no jobs.
     pub consume: Option<usize>,
+    /// Usually [`CONSUMER_TIMEOUT`].
+    pub consumer_timeout: Duration,
     /// Promises that this process reads neither jobs nor dead letters.
     pub only_publishes: bool,
     /// Provides the time of receipt of messages that carry none.
@@ -105,7 +110,7 @@ impl RabbitMqQueue {
     /// Checks the configuration and starts the tasks that connect. Does not wait for the broker; [`Queue::ready`] reports
     /// its state. Call it within a tokio runtime.
     pub fn open(options: RabbitMqOptions<'_>, lifecycle: &Lifecycle) -> Result<Arc<Self>, OpenError> {
-        let RabbitMqOptions { config, delays, consume, only_publishes, clock } = options;
+        let RabbitMqOptions { config, delays, consume, consumer_timeout, only_publishes, clock } = options;
         let topology = Topology::new(&config.prefix, &delays)?;
         let broker = Arc::new(Broker::new(config, only_publishes.then_some(PUBLISHER_FRAME_MAX))?);
         let tasks = BackgroundTasks::new(lifecycle);
@@ -128,12 +133,18 @@ impl RabbitMqQueue {
         );
         let queue = Self { publisher, tail, jobs: Arc::default(), clock, tasks };
         if let Some(max_jobs) = consume {
-            queue.start_consumer(broker, max_jobs, lifecycle);
+            queue.start_consumer(broker, max_jobs, consumer_timeout, lifecycle);
         }
         Ok(Arc::new(queue))
     }
 
-    fn start_consumer(&self, broker: Arc<Broker>, max_jobs: usize, lifecycle: &Lifecycle) {
+    fn start_consumer(
+        &self,
+        broker: Arc<Broker>,
+        max_jobs: usize,
+        consumer_timeout: Duration,
+        lifecycle: &Lifecycle,
+    ) {
         let (sender, consuming) = ConnectionState::connecting();
         let role = ConnectionRole::Consume(self.publisher.connection_state.clone());
         let keeper = keep_connected(broker, role, sender, self.tasks.disconnecting.clone());
@@ -143,6 +154,7 @@ impl RabbitMqQueue {
             dead: self.publisher.topology.dead.clone(),
             // A prefetch of zero would mean "no limit".
             prefetch: u16::try_from(max_jobs).unwrap_or(u16::MAX).max(1),
+            consumer_timeout,
             jobs: Arc::clone(&self.jobs),
             clock: self.clock.clone(),
             consuming,

@@ -34,7 +34,8 @@ fn killed_nodes_and_a_partition_lose_nothing() {
         cluster.isolate(victim);
         let since = Instant::now();
         eventually_within(RECOVERY_TIMEOUT, "noticed", || {
-            cluster.nodes[victim].try_ctl(&["list_queues"]).is_none()
+            let elected = cluster.leader_seen_by((victim + 1) % cluster.nodes.len(), &fetch);
+            elected.is_some_and(|elected| elected != victim)
         });
         isolated.push(wait_for_recovery(&deployment, &load, since));
         cluster.reconnect(victim);

@@ -13,7 +13,7 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{
         JobOutcome, Queue,
-        rabbitmq::{RabbitMqOptions, RabbitMqQueue},
+        rabbitmq::{CONSUMER_TIMEOUT, RabbitMqOptions, RabbitMqQueue},
         sqlite::{SqliteOptions, SqliteQueue},
     },
 };
@@ -268,6 +268,7 @@ impl Rabbit {
                 config: &config,
                 delays,
                 consume: Some(200),
+                consumer_timeout: CONSUMER_TIMEOUT,
                 only_publishes: false,
                 clock: Clock::System,
             };

@@ -4,13 +4,17 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use polyhook::queue::{JobOutcome, Published, Queue, QueueConfig, QueueError, QueueKind};
+use polyhook::{
+    clock::Clock,
+    lifecycle::Lifecycle,
+    queue::{JobOutcome, Published, Queue, QueueConfig, QueueError, QueueKind, rabbitmq::RabbitMqOptions},
+};
 use tokio::{
     task::block_in_place,
     time::{Instant, sleep},
 };
 
-use super::harness::{Depths, EMPTY, TestQueue, config, history, join_all_tasks, message, try_open};
+use super::harness::{Depths, EMPTY, TestQueue, config, history, join_all_tasks, message, open, try_open};
 use crate::support::{
     rabbit::{Node, exclusive_node, unique_prefix},
     timing::assert_faster_than,
@@ -213,7 +217,16 @@ fn set_consumer_timeout(node: &Node, timeout_ms: u32) {
 async fn a_job_that_outlasts_the_consumer_timeout_is_not_duplicated() {
     let node = exclusive_node().await;
     set_consumer_timeout(&node, 3000);
-    let test = TestQueue::on(&node).await;
+    let options = RabbitMqOptions {
+        config: &config(&node.url(), &unique_prefix()),
+        delays: vec![Duration::from_secs(1)],
+        consume: Some(4),
+        consumer_timeout: Duration::from_secs(3),
+        only_publishes: false,
+        clock: Clock::System,
+    };
+    let test = open(options, Lifecycle::new()).unwrap();
+    test.wait_until_ready().await;
     test.queue.publish(message("evt_1", "{}")).await.unwrap();
     let job = test.next_job().await;
     set_consumer_timeout(&node, 1_800_000);

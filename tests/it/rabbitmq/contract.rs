@@ -8,7 +8,7 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{
         Announced, Queue,
-        rabbitmq::{RabbitMqOptions, RabbitMqQueue},
+        rabbitmq::{CONSUMER_TIMEOUT, RabbitMqOptions, RabbitMqQueue},
         spooled::SpooledQueue,
     },
 };
@@ -41,6 +41,7 @@ impl QueueUnderTest for RabbitMq {
             delays: vec![Self::SHORT_DELAY, Self::LONG_DELAY],
             // The suite holds many jobs at a time.
             consume: Some(250),
+            consumer_timeout: CONSUMER_TIMEOUT,
             only_publishes: false,
             clock: Clock::System,
         };

@@ -16,7 +16,7 @@ use polyhook::{
     lifecycle::Lifecycle,
     queue::{
         Announcement, Attempt, History, Job, Message, Queue, QueueConfig, QueueKind, QueueUrls,
-        rabbitmq::{OpenError, RabbitMqOptions, RabbitMqQueue},
+        rabbitmq::{CONSUMER_TIMEOUT, OpenError, RabbitMqOptions, RabbitMqQueue},
         spooled::SpooledQueue,
     },
     secret::Secret,
@@ -66,6 +66,7 @@ pub(crate) fn try_open(config: &QueueConfig) -> Result<TestQueue, OpenError> {
         config,
         delays: [1, 600].map(Duration::from_secs).to_vec(),
         consume: Some(4),
+        consumer_timeout: CONSUMER_TIMEOUT,
         only_publishes: false,
         clock: Clock::System,
     };

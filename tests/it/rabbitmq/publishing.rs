@@ -7,7 +7,10 @@ use lapin::types::FieldTable;
 use polyhook::{
     clock::Clock,
     lifecycle::Lifecycle,
-    queue::{Announced, Announcement, Message, Published, Queue, rabbitmq::RabbitMqOptions},
+    queue::{
+        Announced, Announcement, Message, Published, Queue,
+        rabbitmq::{CONSUMER_TIMEOUT, RabbitMqOptions},
+    },
 };
 
 use super::harness::{
@@ -78,6 +81,7 @@ async fn publishes_the_largest_message_in_small_frames() {
         config: &config,
         delays,
         consume: None,
+        consumer_timeout: CONSUMER_TIMEOUT,
         only_publishes: true,
         clock: Clock::System,
     };

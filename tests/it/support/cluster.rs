@@ -60,16 +60,15 @@ impl Cluster {
 
     /// Returns the index of the node that leads `queue`.
     pub(crate) fn leader(&self, queue: &str) -> usize {
-        for node in &self.nodes {
-            let listed = node.try_ctl(&["list_queues", "name", "leader"]).unwrap_or_default();
-            let line = listed.lines().find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'));
-            if let Some(leader) =
-                line.and_then(|leader| self.nodes.iter().position(|node| node.name() == leader))
-            {
-                return leader;
-            }
-        }
-        panic!("no node reports the leader of {queue}");
+        let leader = (0..NODES).find_map(|node| self.leader_seen_by(node, queue));
+        leader.unwrap_or_else(|| panic!("no node reports the leader of {queue}"))
+    }
+
+    /// Returns the index of the node that leads `queue` as far as `node` knows.
+    pub(crate) fn leader_seen_by(&self, node: usize, queue: &str) -> Option<usize> {
+        let listed = self.nodes[node].try_ctl(&["list_queues", "name", "leader"])?;
+        let leader = listed.lines().find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'))?;
+        self.nodes.iter().position(|node| node.name() == leader)
     }
 
     /// Cuts one node off from the others, but not from clients.
