@@ -3,12 +3,11 @@
 use std::{fmt, pin::Pin, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, future::join_all};
-use http::{HeaderValue, Method, StatusCode, Version, header::TRANSFER_ENCODING};
+use futures_util::{Stream, TryStreamExt, future::join_all};
+use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
-use reqwest::Response;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use url::Url;
 
 use super::{
@@ -16,7 +15,7 @@ use super::{
     config::{ConfigError, PolyAiConfig, ProjectConfig},
     conversation::ConversationInfo,
     error::{ApiError, ErrorKind, correlation_id},
-    http as http_client, request,
+    http::{Answer, DecodedBody, HttpClient, SizeLimit},
 };
 use crate::{clock::Clock, health::Health, telemetry::trace::Span, wav::StreamEnd};
 
@@ -24,8 +23,8 @@ use crate::{clock::Clock, health::Health, telemetry::trace::Span, wav::StreamEnd
 const MAX_CONVERSATION_BYTES: usize = 32 << 20;
 /// The part of an error's body that is searched for its code.
 const MAX_ERROR_BYTES: usize = 16 << 10;
-/// The longest time for one conversation, from the request to the last byte.
-const CONVERSATION_TIMEOUT: Duration = Duration::from_mins(1);
+/// The largest recording: the format of WAV files allows no larger one.
+const RECORDING_LIMIT: SizeLimit = SizeLimit { bytes: 4 << 30, error: ErrorKind::BadAnswer };
 /// The health condition of key files.
 const KEY_CONDITION: &str = "api_key";
 /// The pause after a 429 without `Retry-After`.
@@ -34,7 +33,7 @@ const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
 /// A client for all configured projects.
 #[derive(Debug)]
 pub struct PolyAiClient {
-    http: reqwest::Client,
+    http: HttpClient,
     projects: Vec<Project>,
     clock: Clock,
 }
@@ -80,7 +79,7 @@ impl PolyAiClient {
             }
             known.push(project);
         }
-        let http = http_client::client().map_err(|_| ConfigError::ClientSetup)?;
+        let http = HttpClient::new(|builder| builder).map_err(|_| ConfigError::ClientSetup)?;
         Ok(Self { http, projects: known, clock })
     }
 
@@ -153,11 +152,7 @@ impl PolyAiClient {
         project: &'a Project,
         id: &'a str,
     ) -> Result<Conversation, ApiError> {
-        let fetch = |target: &'a Target| async move {
-            timeout(CONVERSATION_TIMEOUT, self.fetch_conversation(project, target, id))
-                .await
-                .unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Timeout, target.host())))
-        };
+        let fetch = |target: &'a Target| Box::pin(self.fetch_conversation(project, target, id));
         project.conversations_api.request(project.targets(), fetch).await
     }
 
@@ -168,14 +163,9 @@ impl PolyAiClient {
         id: &str,
     ) -> Result<Conversation, ApiError> {
         let host = target.host();
-        let response = self.get(project, target, ApiRequest::Conversation { id }).await?;
-        let correlation = correlation_id(response.headers());
-        let after_ok = |error| ApiError {
-            correlation_id: correlation.clone(),
-            status: Some(StatusCode::OK.as_u16()),
-            ..error
-        };
-        let json = http_client::read_whole(response, MAX_CONVERSATION_BYTES, host).await.map_err(after_ok)?;
+        let answer = self.get(project, target, ApiRequest::Conversation { id }).await?;
+        let after_ok = after_ok(correlation_id(answer.headers()));
+        let json = answer.whole(MAX_CONVERSATION_BYTES).await.map_err(&after_ok)?;
         // Archiving another conversation under this id would be worse than archiving none, so the answer is asked for again.
         // The same check rejects JSON that is not a conversation.
         match ConversationInfo::read(&json) {
@@ -196,20 +186,11 @@ impl PolyAiClient {
     ) -> Result<Recording, ApiError> {
         let request = ApiRequest::Audio { id, direction, redacted };
         let open = |target: &'a Target| async move {
-            let response = self.get(project, target, request).await?;
-            let host = target.host().to_owned();
-            let correlation = correlation_id(response.headers());
-            Ok(Recording {
-                end: stream_end(&response),
-                correlation_id: correlation.clone(),
-                body: Box::pin(response.bytes_stream().map(move |part| {
-                    part.map_err(|error| ApiError {
-                        correlation_id: correlation.clone(),
-                        status: Some(StatusCode::OK.as_u16()),
-                        ..ApiError::transport(&error, &host)
-                    })
-                })),
-            })
+            let answer = self.get(project, target, request).await?;
+            let correlation_id = correlation_id(answer.headers());
+            let after_ok = after_ok(correlation_id.clone());
+            let DecodedBody { parts, end } = answer.decode(RECORDING_LIMIT).await.map_err(&after_ok)?;
+            Ok(Recording { body: Box::pin(parts.map_err(after_ok)), end, correlation_id })
         };
         project.audio_api.request(project.targets(), open).await
     }
@@ -220,7 +201,7 @@ impl PolyAiClient {
         project: &Project,
         target: &Target,
         request: ApiRequest<'_>,
-    ) -> Result<Response, ApiError> {
+    ) -> Result<Answer, ApiError> {
         // Only an id that no path can carry has no URL, so no conversation has that id.
         let url = target.url(request);
         let url = url.ok_or_else(|| ApiError::new(ErrorKind::UnknownConversation, target.host()))?;
@@ -235,10 +216,12 @@ impl PolyAiClient {
         target: &Target,
         request: ApiRequest<'_>,
         url: Url,
-    ) -> Result<Response, ApiError> {
+    ) -> Result<Answer, ApiError> {
         let mut key = target.key().header();
         loop {
-            let error = match self.send(key.clone(), project, target, request, url.clone()).await {
+            // Callers hold this future several times.
+            let sent = Box::pin(self.send(key.clone(), project, target, request, url.clone()));
+            let error = match sent.await {
                 Err(error) if error.kind == ErrorKind::KeyRejected => error,
                 other => return other,
             };
@@ -260,7 +243,7 @@ impl PolyAiClient {
         target: &Target,
         request: ApiRequest<'_>,
         url: Url,
-    ) -> Result<Response, ApiError> {
+    ) -> Result<Answer, ApiError> {
         let (host, operation) = (target.host(), request.operation());
         check_not_paused(project, host)?;
         project.throttle.wait_for_turn().await;
@@ -268,28 +251,26 @@ impl PolyAiClient {
         check_not_paused(project, host)?;
         let span = Span::api_request(operation, host);
         let started = Instant::now();
-        let sent = request::authorized(&self.http, Method::GET, url, key, request.accept()).send().await;
+        let answered = self.http.get(url, key, request.accept()).await;
         histogram!("polyhook_api_seconds", "operation" => operation).record(started.elapsed().as_secs_f64());
         let count = |status: &str| {
             counter!("polyhook_api_requests_total", "operation" => operation, "status" => status.to_owned())
                 .increment(1);
         };
-        let response = sent.map_err(|error| {
-            let error = ApiError::transport(&error, host);
+        let answer = answered.inspect_err(|error| {
             count(error.kind.label());
             span.set_error(error.kind.label());
-            error
         })?;
-        let status = response.status();
+        let status = answer.status();
         count(status.as_str());
         span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
-        if let Some(id) = correlation_id(response.headers()) {
+        if let Some(id) = correlation_id(answer.headers()) {
             span.set_attribute("polyai.correlation_id", id);
         }
         if status == StatusCode::OK {
-            return Ok(response);
+            return Ok(answer);
         }
-        let error = self.error_of(response, host).await;
+        let error = self.error_of(answer, host).await;
         span.set_error(error.kind.label());
         if error.kind == ErrorKind::RateLimited {
             project.throttle.pause(error.retry_after.unwrap_or(DEFAULT_PAUSE));
@@ -297,21 +278,23 @@ impl PolyAiClient {
         Err(error)
     }
 
-    async fn error_of(&self, response: Response, host: &str) -> ApiError {
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = http_client::read_prefix(response, MAX_ERROR_BYTES).await;
-        ApiError::from_answer(status, &headers, &body, self.clock.now(), host)
+    async fn error_of(&self, answer: Answer, host: &str) -> ApiError {
+        let now = self.clock.now();
+        if let Some(error) = answer.redirect_error(now) {
+            return error;
+        }
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = answer.start(MAX_ERROR_BYTES).await;
+        ApiError::from_answer(status, &headers, &body, now, host)
     }
 }
 
-/// Returns what proves that a body is complete when it ends without an error.
-fn stream_end(response: &Response) -> StreamEnd {
-    let is_marked =
-        response.version() >= Version::HTTP_2 || response.headers().contains_key(TRANSFER_ENCODING);
-    match response.content_length() {
-        Some(length) => StreamEnd::Announced(length),
-        None if is_marked => StreamEnd::Marked,
-        None => StreamEnd::Unmarked,
+/// Adds what an error after the headers of a 200 has in common with them.
+fn after_ok(correlation_id: Option<String>) -> impl Fn(ApiError) -> ApiError {
+    move |error| ApiError {
+        correlation_id: correlation_id.clone(),
+        status: Some(StatusCode::OK.as_u16()),
+        ..error
     }
 }
 

@@ -51,7 +51,7 @@ pub enum ErrorKind {
     Network,
     /// No answer in time.
     Timeout,
-    /// A redirect to another host. It is not followed.
+    /// A redirect that polyhook does not follow, or that leads to an error.
     Redirected,
     /// 2xx with an unexpected body.
     BadAnswer,
@@ -79,6 +79,8 @@ pub struct ApiError {
     pub retry_after: Option<Duration>,
     /// The host of the request.
     pub host: String,
+    /// What is special about this error, for a person. Contains no private data.
+    pub detail: Option<Box<str>>,
 }
 
 impl ErrorKind {
@@ -130,7 +132,7 @@ impl ErrorKind {
             Self::Network => "the host cannot be reached: check DNS, proxy and firewall if it persists",
             Self::Timeout => "the host did not answer in time",
             Self::Redirected => {
-                "the host redirects to another host, to which the key is not sent: check polyai.base_url"
+                "the redirect leads to no answer, and the API key is not sent to other hosts: check polyai.base_url if it persists"
             }
             Self::BadAnswer => {
                 "the answer is not what was asked for; check for a proxy or a login page between here and PolyAI"
@@ -151,7 +153,11 @@ impl fmt::Display for ApiError {
         if let Some(code) = &self.code {
             write!(f, " {code}")?;
         }
-        write!(f, "{}: {}", self.origin(), self.kind.hint())
+        write!(f, "{}: ", self.origin())?;
+        if let Some(detail) = &self.detail {
+            write!(f, "{detail}; ")?;
+        }
+        f.write_str(self.kind.hint())
     }
 }
 
@@ -196,6 +202,7 @@ impl ApiError {
             correlation_id: None,
             retry_after: None,
             host: host.to_owned(),
+            detail: None,
         }
     }
 
@@ -226,6 +233,7 @@ impl ApiError {
             correlation_id: correlation_id(headers),
             retry_after: retry_after(headers, now),
             host: host.to_owned(),
+            detail: None,
         }
     }
 }

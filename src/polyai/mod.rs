@@ -7,7 +7,7 @@
 //!
 //! Every error has advice for its caller ([`ApiError::advice`]). Only PolyAI's own word is final: an answer in its error
 //! envelope with a code that is known to be final (`envelope.rs`). The API key is in one header, marked as sensitive, and
-//! nowhere else. Redirects to another host are not followed, because the key would follow them.
+//! nowhere else. Redirects to another host are followed without it ([`http`]).
 
 mod client;
 mod config;

@@ -7,21 +7,21 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use http::{
-    HeaderMap, Method, StatusCode,
+    HeaderMap, StatusCode,
     header::{CONTENT_TYPE, DATE},
 };
 use jiff::{SignedDuration, Timestamp};
-use reqwest::Response;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::{
-    ApiError, ApiRequest, ConversationInfo, ErrorKind, Hosts, Region, Target, error::CORRELATION_HEADER,
-    http as http_client, request,
+    ApiError, ApiRequest, ConversationInfo, ErrorKind, Hosts, Region, Target,
+    error::CORRELATION_HEADER,
+    http::{Answer, HttpClient, SizeLimit},
 };
 use crate::clock::Clock;
 
@@ -31,6 +31,8 @@ const MAX_TEXT_BYTES: usize = 32 << 20;
 const MAX_AUDIO_BYTES: usize = 16 << 20;
 /// The part of a recording that is kept, for its header.
 const KEPT_AUDIO_BYTES: usize = 64;
+/// The most bytes that are received. Reading ends earlier, except where the encoded body is longer than the decoded one.
+const TRANSFER_LIMIT: SizeLimit = SizeLimit { bytes: 64 << 20, error: ErrorKind::BadAnswer };
 /// The longest time for a request.
 const TEXT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest time for a request for a recording.
@@ -104,19 +106,19 @@ impl CandidateRegion {
 /// Sends probes.
 #[derive(Debug)]
 pub struct Prober {
-    http: reqwest::Client,
+    http: HttpClient,
     clock: Clock,
 }
 
 impl Prober {
-    /// Builds a prober. It follows the same rules for timeouts and redirects as every client of polyhook.
+    /// Builds a prober. It follows the same rules for redirects, encodings and slow answers as every client of polyhook.
     pub fn new(clock: Clock) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: http_client::certificate_info_client()?, clock })
+        Ok(Self { http: HttpClient::new(|builder| builder.tls_info(true))?, clock })
     }
 
     /// Sends one request.
     pub async fn send(&self, target: &Target, request: ApiRequest<'_>) -> ProbeResponse {
-        let timeout = match request {
+        let limit = match request {
             ApiRequest::Audio { .. } => AUDIO_TIMEOUT,
             ApiRequest::List { .. } | ApiRequest::Conversation { .. } => TEXT_TIMEOUT,
         };
@@ -125,42 +127,42 @@ impl Prober {
             return ProbeResponse::without_answer(ApiError::new(ErrorKind::UnknownConversation, &host));
         };
         let (before, started) = (self.clock.now(), Instant::now());
-        let sent = request::authorized(&self.http, Method::GET, url, target.key().header(), request.accept())
-            .timeout(timeout)
-            .send()
-            .await;
-        let response = match sent {
-            Ok(response) => self.read_response(response, target, request, before).await,
-            Err(error) => ProbeResponse {
-                cause: Some(http_client::describe_error(&error)),
-                ..ProbeResponse::without_answer(ApiError::transport(&error, &host))
-            },
+        let exchange = async {
+            let answer = self.http.get(url, target.key().header(), request.accept()).await?;
+            Ok(self.read_answer(answer, target, request, before).await)
         };
+        let answered = timeout(limit, exchange).await;
+        let answered = answered.unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Timeout, &host)));
+        let response = answered.unwrap_or_else(|error| ProbeResponse {
+            cause: cause(&error),
+            ..ProbeResponse::without_answer(ApiError { host, ..error })
+        });
         ProbeResponse { elapsed: started.elapsed(), ..response }
     }
 
     /// Reads an answer. `sent_at` is the time at which its request was sent.
-    async fn read_response(
+    async fn read_answer(
         &self,
-        response: Response,
+        answer: Answer,
         target: &Target,
         request: ApiRequest<'_>,
         sent_at: Timestamp,
     ) -> ProbeResponse {
         let (host, now) = (target.host_and_port(), self.clock.now());
-        let (status, headers) = (response.status(), response.headers().clone());
-        let certificate_expiry = http_client::certificate_expiry(&response);
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let certificate_expiry = answer.certificate_expiry();
+        let redirect_error = answer.redirect_error(now).filter(|_| status != StatusCode::OK);
         let (keep, max) = match request {
             ApiRequest::Audio { .. } if status == StatusCode::OK => (KEPT_AUDIO_BYTES, MAX_AUDIO_BYTES),
             ApiRequest::Audio { .. } => (MAX_TEXT_BYTES, MAX_AUDIO_BYTES),
             ApiRequest::List { .. } | ApiRequest::Conversation { .. } => (MAX_TEXT_BYTES, MAX_TEXT_BYTES),
         };
-        let read = read_body(response, keep, max).await;
-        let cause = read.as_ref().err().map(http_client::describe_error);
-        let outcome = match read {
-            Ok(body) if status == StatusCode::OK => Ok(body),
-            Ok(body) => Err(ApiError::from_answer(status, &headers, &body.start, now, &host)),
-            Err(error) => Err(ApiError::transport(&error, &host)),
+        let read = read_body(answer, keep, max).await;
+        let cause = read.as_ref().err().and_then(cause);
+        let outcome = match (redirect_error, read) {
+            (Some(error), _) | (None, Err(error)) => Err(ApiError { host, ..error }),
+            (None, Ok(body)) if status == StatusCode::OK => Ok(body),
+            (None, Ok(body)) => Err(ApiError::from_answer(status, &headers, &body.start, now, &host)),
         };
         ProbeResponse {
             outcome,
@@ -225,12 +227,17 @@ impl ProbedConversation {
     }
 }
 
+/// Returns the reason why there was no answer. A redirect is one.
+fn cause(error: &ApiError) -> Option<String> {
+    let cause = error.detail.as_deref().unwrap_or("no answer in time");
+    (error.kind != ErrorKind::Redirected).then(|| cause.to_owned())
+}
+
 /// Reads up to `max` bytes and keeps the first `keep`.
-async fn read_body(response: Response, keep: usize, max: usize) -> Result<Body, reqwest::Error> {
+async fn read_body(answer: Answer, keep: usize, max: usize) -> Result<Body, ApiError> {
     let (mut start, mut hash, mut got) = (BytesMut::new(), Sha256::new(), 0);
-    let mut parts = response.bytes_stream();
-    while let Some(part) = parts.next().await {
-        let part = part?;
+    let mut parts = answer.decode(TRANSFER_LIMIT).await?.parts;
+    while let Some(part) = parts.try_next().await? {
         let part = &part[..part.len().min(max - got)];
         hash.update(part);
         start.extend_from_slice(&part[..part.len().min(keep.saturating_sub(got))]);

@@ -292,6 +292,7 @@ mod tests {
             correlation_id: None,
             retry_after: None,
             host: "api.example".to_owned(),
+            detail: None,
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) async fn check(
             "give the URL that is registered with PolyAI: --url https://HOST/PATH",
         )];
     };
-    let Ok(client) = client_policy::no_redirect_client() else {
+    let Ok(client) = client_policy::certificate_info_client() else {
         return vec![subject.fail("cannot create an HTTP client", client_policy::CLIENT_SETUP_HINT)];
     };
     let started = tokio::time::Instant::now();

@@ -21,6 +21,7 @@ use super::{
     Api, ApiRequest, PolyAiClient, Project, Target,
     conversation::ListedConversation,
     error::{Advice, ApiError, ErrorKind, correlation_id},
+    http::SizeLimit,
 };
 
 /// One page. v3 allows 1,000 conversations, but sends their transcripts along.
@@ -31,6 +32,8 @@ const MAX_ATTEMPTS: usize = 5;
 const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The longest `Retry-After` that is waited for here.
 const MAX_RETRY_DELAY: Duration = Duration::from_mins(2);
+/// The largest page: 200 conversations of 20 MiB each.
+const PAGE_LIMIT: SizeLimit = SizeLimit { bytes: 4 << 30, error: ErrorKind::BadAnswer };
 /// The longest time for one page. The read timeout ends a silent one after half a minute.
 const PAGE_TIMEOUT: Duration = Duration::from_mins(15);
 
@@ -169,12 +172,17 @@ impl ConversationLister<'_> {
             return Err(ApiError::new(ErrorKind::NotServed, target.host()));
         };
         let page = async {
-            let response = self.polyai.get_url(self.project, target, PAGE_REQUEST, url).await?;
-            let correlation_id = correlation_id(response.headers());
-            let api = target.api();
-            page::read(response, target.host().to_owned()).await.map(|page| Page { api, ..page }).map_err(
-                |error| ApiError { correlation_id, status: Some(http::StatusCode::OK.as_u16()), ..error },
-            )
+            let answer = self.polyai.get_url(self.project, target, PAGE_REQUEST, url).await?;
+            let correlation_id = correlation_id(answer.headers());
+            let page = async {
+                let body = answer.decode(PAGE_LIMIT).await?;
+                page::read(body.parts, target.host().to_owned()).await
+            };
+            page.await.map(|page| Page { api: target.api(), ..page }).map_err(|error| ApiError {
+                correlation_id,
+                status: Some(http::StatusCode::OK.as_u16()),
+                ..error
+            })
         };
         tokio::time::timeout(PAGE_TIMEOUT, page)
             .await

@@ -6,7 +6,6 @@
 use std::{fmt, io};
 
 use futures_util::TryStreamExt;
-use reqwest::Response;
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -19,6 +18,7 @@ use crate::{
         Api,
         conversation::{CommonFields, ListedConversation},
         error::{ApiError, ErrorKind},
+        http::Body,
     },
 };
 
@@ -48,17 +48,20 @@ pub(super) struct NextPage {
 }
 
 /// Reads a page to its end.
-pub(super) async fn read(response: Response, host: String) -> Result<Page, ApiError> {
-    let bytes = StreamReader::new(Box::pin(response.bytes_stream().map_err(io::Error::other)));
+pub(super) async fn read(body: Body, host: String) -> Result<Page, ApiError> {
+    let bytes = StreamReader::new(body.map_err(io::Error::other));
     let reader = SyncIoBridge::new(bytes);
     let parsed =
         tokio::task::spawn_blocking(move || parse(io::BufReader::with_capacity(BUFFER_BYTES, reader))).await;
-    let kind = match parsed {
-        Ok(Ok(page)) => return Ok(page),
-        Ok(Err(error)) if error.is_io() => ErrorKind::Network,
-        Ok(Err(_)) | Err(_) => ErrorKind::BadAnswer,
-    };
-    Err(ApiError::new(kind, &host))
+    let bad_answer = || ApiError::new(ErrorKind::BadAnswer, &host);
+    match parsed {
+        Ok(Ok(page)) => Ok(page),
+        // The error of the transfer itself.
+        Ok(Err(error)) if error.is_io() => {
+            Err(io::Error::from(error).downcast().unwrap_or_else(|_| bad_answer()))
+        }
+        Ok(Err(_)) | Err(_) => Err(bad_answer()),
+    }
 }
 
 fn parse(reader: impl io::Read) -> serde_json::Result<Page> {

@@ -115,7 +115,8 @@ impl WebhooksError {
             }
             (_, ErrorKind::Timeout) => "it did not answer in time",
             (_, ErrorKind::Redirected) => {
-                "it redirects to another host, to which the key is not sent: check polyai.platform_url"
+                "the redirect was not followed to an answer, and the API key is not sent to other hosts: check \
+                 polyai.platform_url"
             }
             (_, ErrorKind::BadAnswer | ErrorKind::TooLarge) => {
                 "this is not PolyAI's answer; check for a proxy or a login page between here and PolyAI"
@@ -136,7 +137,7 @@ impl std::error::Error for WebhooksError {}
 
 impl fmt::Display for WebhooksError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ApiError { host, status, code, correlation_id, .. } = &*self.error;
+        let ApiError { host, status, code, correlation_id, detail, .. } = &*self.error;
         if !self.unsupported.is_empty() {
             let unsupported = self.unsupported.join(", ");
             return write!(
@@ -155,7 +156,11 @@ impl fmt::Display for WebhooksError {
         if let Some(message) = &self.message {
             write!(f, " (\u{201c}{message}\u{201d})")?;
         }
-        write!(f, "{}: {}", self.error.origin(), self.hint())?;
+        write!(f, "{}: ", self.error.origin())?;
+        if let Some(detail) = detail {
+            write!(f, "{detail}; ")?;
+        }
+        f.write_str(self.hint())?;
         match correlation_id {
             Some(id) => write!(f, " (PolyAI correlation id {id})"),
             None => Ok(()),

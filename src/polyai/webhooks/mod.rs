@@ -31,9 +31,8 @@ pub use self::{
 use super::{
     config::{ConfigError, PolyAiConfig, ProjectConfig},
     error::{ApiError, ErrorKind, correlation_id},
-    http as http_client,
+    http::{Answer, HttpClient},
     key::Key,
-    request,
 };
 use crate::{clock::Clock, secret::Secret};
 
@@ -45,7 +44,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// A client for the Webhooks API of one account.
 #[derive(Debug)]
 pub struct WebhooksClient {
-    http: reqwest::Client,
+    http: HttpClient,
     base: Url,
     key: HeaderValue,
     family: OnceLock<Family>,
@@ -84,7 +83,7 @@ impl WebhooksClient {
             return Err(ConfigError::MissingKey(project.project_id.clone()));
         }
         let key = Key::new(key, None).ok_or_else(|| ConfigError::InvalidKey(project.project_id.clone()))?;
-        let http = http_client::client().map_err(|_| ConfigError::ClientSetup)?;
+        let http = HttpClient::new(|builder| builder).map_err(|_| ConfigError::ClientSetup)?;
         let base = config.hosts(project.region)?.platform;
         Ok(Self { http, base, key: key.header(), family: OnceLock::new(), clock })
     }
@@ -235,8 +234,35 @@ impl WebhooksClient {
         if let Some((name, value)) = request.query {
             url.query_pairs_mut().append_pair(name, value);
         }
-        let method = request.method.clone();
-        let builder = request::authorized(&self.http, method, url, self.key.clone(), "application/json");
+        let answer = self.answer(family, request, url).await?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        if !status.is_success() {
+            let now = self.clock.now();
+            if let Some(error) = answer.redirect_error(now) {
+                return Err(error.into());
+            }
+            let body = answer.start(MAX_ANSWER_BYTES).await;
+            return Err(WebhooksError::from_answer(status, &headers, &body, now, host));
+        }
+        let (correlation_id, status) = (correlation_id(&headers), status.as_u16());
+        match answer.whole(MAX_ANSWER_BYTES).await {
+            Ok(body) => Ok(SuccessAnswer { body, correlation_id, status }),
+            Err(error) => Err(ApiError { correlation_id, status: Some(status), ..error }.into()),
+        }
+    }
+
+    /// Sends a request. Only a GET follows redirects.
+    async fn answer(
+        &self,
+        family: Family,
+        request: &EndpointRequest<'_>,
+        url: Url,
+    ) -> Result<Answer, ApiError> {
+        const ACCEPT: &str = "application/json";
+        if request.method == Method::GET {
+            return self.http.get(url, self.key.clone(), ACCEPT).await;
+        }
+        let builder = self.http.request(request.method.clone(), url, self.key.clone(), ACCEPT);
         let builder = match request.settings {
             Some(settings) => builder
                 .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
@@ -246,17 +272,7 @@ impl WebhooksClient {
             }
             None => builder,
         };
-        let response = builder.send().await.map_err(|error| ApiError::transport(&error, host))?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        if !status.is_success() {
-            let body = http_client::read_prefix(response, MAX_ANSWER_BYTES).await;
-            return Err(WebhooksError::from_answer(status, &headers, &body, self.clock.now(), host));
-        }
-        let (correlation_id, status) = (correlation_id(&headers), status.as_u16());
-        match http_client::read_whole(response, MAX_ANSWER_BYTES, host).await {
-            Ok(body) => Ok(SuccessAnswer { body, correlation_id, status }),
-            Err(error) => Err(ApiError { correlation_id, status: Some(status), ..error }.into()),
-        }
+        self.http.send(builder, self.host()).await
     }
 }
 

@@ -43,6 +43,7 @@ mod recordings;
 mod retries;
 mod states;
 mod stub;
+mod transfers;
 
 /// The longest time for anything in these tests, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);

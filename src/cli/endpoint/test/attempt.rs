@@ -20,7 +20,7 @@ use url::{Host, Url};
 
 use crate::{
     clock::Clock,
-    polyai::http::no_redirect_client,
+    polyai::http::certificate_info_client,
     secret::Secret,
     signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, SignedForm, TIMESTAMP_HEADER, sign},
 };
@@ -93,7 +93,7 @@ impl TestSender {
             Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
         });
         Ok(Self {
-            client: no_redirect_client()?,
+            client: certificate_info_client()?,
             url: url.clone(),
             headers: headers.collect(),
             timeout,

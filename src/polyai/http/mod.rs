@@ -1,19 +1,35 @@
-//! The HTTP client of polyhook: timeouts, redirects, user agent, and bounded reading of answers.
+//! The HTTP client of polyhook.
+//!
+//! - **Key:** the API key is sent to the configured host only. Redirects of a GET are followed without it to other hosts,
+//!   within bounds ([`redirect`], [`address`]). Other requests are not redirected.
+//! - **Codings:** every request asks for `identity`. Encoded answers are decoded all the same ([`coding`]).
+//! - **Bounds:** every transfer ends, however slow the server is ([`pace`]), and has a largest size ([`body`]).
+
+mod address;
+mod body;
+mod coding;
+mod exchange;
+mod pace;
+mod redirect;
 
 use std::{error::Error, io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING};
 use jiff::Timestamp;
 use reqwest::{Client, ClientBuilder, Response, redirect::Policy, tls::TlsInfo};
 
+pub(super) use self::{
+    body::{Body, DecodedBody, SizeLimit},
+    exchange::{Answer, HttpClient},
+};
 use super::error::{ApiError, ErrorKind};
 
 /// The longest time to establish a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest time without a byte from the peer. A recording may take long, but must keep arriving.
+/// The longest time without a byte from the peer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_REDIRECTS: usize = 3;
 
 /// The `User-Agent` of every request.
 pub const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
@@ -21,8 +37,7 @@ pub const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
 /// Causes of a failed client setup, for messages.
 pub const CLIENT_SETUP_HINT: &str = "this system has no CA certificates (install ca-certificates), or a proxy variable such as HTTPS_PROXY holds no URL";
 
-/// Builds a pooled client that follows redirects on the same host only: the API key is a header, and a header is sent
-/// to every host that a redirect names.
+/// Builds a pooled client that follows no redirect.
 pub fn client() -> Result<Client, reqwest::Error> {
     builder().build()
 }
@@ -32,30 +47,18 @@ pub fn certificate_info_client() -> Result<Client, reqwest::Error> {
     builder().tls_info(true).build()
 }
 
-/// Builds a client like [`certificate_info_client`] that follows no redirect, as PolyAI follows none.
-pub fn no_redirect_client() -> Result<Client, reqwest::Error> {
-    builder().tls_info(true).redirect(Policy::none()).build()
-}
-
 #[expect(clippy::disallowed_methods, reason = "every other client is built by this function")]
 fn builder() -> ClientBuilder {
     // An embedding program may have installed a provider already; any provider works.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let identity = (ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Client::builder()
         .user_agent(USER_AGENT)
+        .default_headers(HeaderMap::from_iter([identity]))
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
         .pool_idle_timeout(Duration::from_mins(1))
-        .redirect(Policy::custom(|attempt| {
-            let next = attempt.url();
-            let same_host = attempt.previous().last().is_some_and(|previous| {
-                previous.scheme() == next.scheme()
-                    && previous.host() == next.host()
-                    && previous.port_or_known_default() == next.port_or_known_default()
-            });
-            let follow = same_host && attempt.previous().len() <= MAX_REDIRECTS;
-            if follow { attempt.follow() } else { attempt.stop() }
-        }))
+        .redirect(Policy::none())
 }
 
 /// Returns the end of validity of the host's certificate, if the answer came from a client that keeps it.
@@ -63,24 +66,6 @@ pub fn certificate_expiry(response: &Response) -> Option<Timestamp> {
     let der = response.extensions().get::<TlsInfo>()?.peer_certificate()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
-}
-
-/// Reads a whole body.
-///
-/// # Errors
-///
-/// The body is longer than `max` bytes, or the connection breaks.
-pub(super) async fn read_whole(response: Response, max: usize, host: &str) -> Result<Bytes, ApiError> {
-    let mut body = BytesMut::new();
-    let mut parts = response.bytes_stream();
-    while let Some(part) = parts.next().await {
-        let part = part.map_err(|error| ApiError::transport(&error, host))?;
-        if body.len() + part.len() > max {
-            return Err(ApiError::new(ErrorKind::TooLarge, host));
-        }
-        body.extend_from_slice(&part);
-    }
-    Ok(body.freeze())
 }
 
 /// Reads at most `max` bytes of a body. A connection that breaks ends the body.
@@ -96,29 +81,44 @@ pub async fn read_prefix(response: Response, max: usize) -> Bytes {
     body.freeze()
 }
 
+/// Converts an error of reqwest, with a description of its cause.
+fn transport_error(error: &reqwest::Error, host: &str) -> ApiError {
+    let error_without_cause = ApiError::transport(error, host);
+    let detail = (error_without_cause.kind == ErrorKind::Network).then(|| describe_error(error).into());
+    ApiError { detail, ..error_without_cause }
+}
+
 /// Describes for a person why a request had no answer. Does not contain the URL, which may have ids.
 pub fn describe_error(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let mut inner: Option<&(dyn Error + 'static)> = error.source();
-    while let Some(error) = inner {
-        let text = error.to_string();
-        if text.contains("dns error") {
-            return "its name cannot be resolved".to_owned();
-        }
-        if let Some(mut io) = error.downcast_ref::<io::Error>() {
-            // An I/O error may wrap another one, and errors of rustls are wrapped in I/O errors.
-            while let Some(wrapped) = io.get_ref().and_then(|wrapped| wrapped.downcast_ref::<io::Error>()) {
-                io = wrapped;
-            }
-            return if io.kind() == io::ErrorKind::InvalidData {
-                format!("no trusted TLS connection: {io}")
-            } else {
-                io.to_string()
-            };
-        }
-        inner = error.source();
+    if error.is_dns() {
+        return "its name cannot be resolved".to_owned();
     }
-    "no connection".to_owned()
+    let Some(mut io) = find_cause::<io::Error>(error) else {
+        let what = if error.is_connect() { "no connection" } else { "the connection broke" };
+        return what.to_owned();
+    };
+    // An I/O error may wrap another one, and errors of rustls are wrapped in I/O errors.
+    while let Some(wrapped) = io.get_ref().and_then(|wrapped| wrapped.downcast_ref::<io::Error>()) {
+        io = wrapped;
+    }
+    if io.kind() == io::ErrorKind::InvalidData {
+        format!("no trusted TLS connection: {io}")
+    } else {
+        io.to_string()
+    }
+}
+
+/// Returns the first error of this type among the causes of `error`.
+fn find_cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut next = error.source();
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
