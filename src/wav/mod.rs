@@ -75,6 +75,17 @@ pub enum WavDefect {
         /// The duration according to the header.
         declared_seconds: f64,
     },
+    /// The header states less audio than the file has.
+    #[error("its header states {declared} bytes of sound and the file has {got}")]
+    Understated {
+        /// Bytes of audio according to the header.
+        declared: u64,
+        /// Bytes of audio in the file.
+        got: u64,
+    },
+    /// The audio is divided into several chunks. A player plays the first one.
+    #[error("its sound is in {0} chunks, of which a player plays the first")]
+    SeveralDataChunks(u32),
     /// Bytes follow the audio that are not a chunk.
     #[error("{0} bytes follow the sound and belong to nothing")]
     TrailingBytes(u64),

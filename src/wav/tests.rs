@@ -319,6 +319,32 @@ fn junk_after_the_sound_is_not_sound() {
 }
 
 #[test]
+fn a_header_that_understates_the_sound_does_not_hide_it() {
+    // The size of the file is right, or the sound is longer than the header says by far.
+    for (declared, riff) in [(1000, 32_000), (31_984, 32_000), (16_000, 32_000), (1000, 1000), (44, 44)] {
+        let mut bytes = two_seconds(declared);
+        bytes[4..8].copy_from_slice(&riff_size(riff).to_le_bytes());
+        let valid = whole(&bytes);
+        assert_two_seconds(&valid);
+        assert!(valid.info.open_ended);
+        assert_eq!(valid.defects, [WavDefect::Understated { declared: u64::from(declared), got: 32_000 }]);
+    }
+}
+
+#[test]
+fn counts_the_sound_of_several_data_chunks() {
+    let half = || chunk(b"data", 16_000, &vec![0; 16_000]);
+    let mut chunks = vec![format_chunk(1, 1, 8000, 16_000, 16), half(), chunk(b"LIST", 4, b"INFO"), half()];
+    let valid = whole(&riff(4 + 24 + 2 * 16_008 + 12, &chunks));
+    assert_two_seconds(&valid);
+    assert_eq!(valid.defects, [WavDefect::SeveralDataChunks(2)]);
+    chunks[3] = chunk(b"data", 2_000_000_000, &vec![0; 16_000]);
+    let valid = whole(&riff(1, &chunks));
+    assert_two_seconds(&valid);
+    assert!(matches!(valid.defects[..], [WavDefect::SeveralDataChunks(2), WavDefect::Overstated { .. }]));
+}
+
+#[test]
 fn counts_the_sound_of_several_files_in_a_row() {
     let valid = whole(&two_seconds(32_000).repeat(10));
     assert_eq!((valid.info.data_bytes, valid.defects), (320_000, vec![WavDefect::SeveralFiles(10)]));

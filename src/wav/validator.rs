@@ -70,6 +70,8 @@ pub struct WavValidator {
     trailing_bytes: u64,
     /// The size of a chunk after the audio whose name is unknown. If the stream ends within it, it was not a chunk.
     doubtful_chunk_bytes: Option<u64>,
+    /// The number of `data` chunks after the first one.
+    extra_data_chunks: u32,
     /// The number of chunks of odd size that were not padded.
     unpadded_chunks: u32,
     /// The number of bytes at the end of the header that belong to what follows it.
@@ -112,6 +114,7 @@ impl WavValidator {
             data_bytes: 0,
             trailing_bytes: 0,
             doubtful_chunk_bytes: None,
+            extra_data_chunks: 0,
             unpadded_chunks: 0,
             reread_bytes: 0,
             previous: PreviousFiles::default(),
@@ -150,6 +153,7 @@ impl WavValidator {
             return Err(WavError::Length { expected, got: self.total_bytes });
         }
         self.settle_partial_chunk();
+        let understated = self.claim_trailing_sound();
         let Some(format) = self.first_format.filter(|_| self.all_data_bytes() > 0) else {
             return Err(WavError::NoSound);
         };
@@ -167,9 +171,9 @@ impl WavValidator {
                 bits_per_sample: format.bits,
                 data_bytes: self.all_data_bytes(),
                 seconds: self.seconds(),
-                open_ended: self.is_open_ended() || overstated.is_some(),
+                open_ended: self.is_open_ended() || overstated.is_some() || understated.is_some(),
             },
-            defects: self.defects(overstated),
+            defects: self.defects(overstated, understated),
         })
     }
 
@@ -187,10 +191,30 @@ impl WavValidator {
         }
     }
 
-    fn defects(&self, overstated: Option<u64>) -> Vec<WavDefect> {
+    /// Counts bytes after the audio as audio if the header understates its size: the size of the whole file includes them,
+    /// or they are more than the audio before them. Returns the stated size.
+    fn claim_trailing_sound(&mut self) -> Option<u64> {
+        let declared = self.declared_data_bytes?;
+        let is_in_file = !self.is_rf64 && (u64::from(self.riff_size) + 8).abs_diff(self.total_bytes) <= 1;
+        if self.trailing_bytes <= TOLERATED_TRAILING_BYTES
+            || !(is_in_file || self.trailing_bytes > self.all_data_bytes())
+        {
+            return None;
+        }
+        self.data_bytes += std::mem::take(&mut self.trailing_bytes);
+        Some(declared)
+    }
+
+    fn defects(&self, overstated: Option<u64>, understated: Option<u64>) -> Vec<WavDefect> {
         let mut defects = Vec::new();
         if self.previous.count > 0 {
             defects.push(WavDefect::SeveralFiles(self.previous.count + 1));
+        }
+        if self.extra_data_chunks > 0 {
+            defects.push(WavDefect::SeveralDataChunks(self.extra_data_chunks + 1));
+        }
+        if let Some(declared) = understated {
+            defects.push(WavDefect::Understated { declared, got: self.data_bytes });
         }
         if let (Some(declared), Some(format)) = (overstated, self.format) {
             let declared_seconds = format.seconds(declared);
@@ -375,6 +399,13 @@ impl WavValidator {
         }
         if is_magic(&self.header) {
             return ParserState::NextWave;
+        }
+        if self.header.starts_with(b"data") && size > 0 {
+            self.extra_data_chunks += 1;
+            let is_placeholder = PLACEHOLDER_SIZES.contains(&size);
+            let earlier = self.declared_data_bytes.filter(|_| !is_placeholder);
+            self.declared_data_bytes = earlier.map(|declared| declared + u64::from(size));
+            return ParserState::Data((!is_placeholder).then_some(u64::from(size)));
         }
         if !is_known && !can_be_name(&self.header) {
             return self.trailing_after(8);
