@@ -298,9 +298,8 @@ async fn cause_messages(system: &TestSystem) -> [CallInfo; 3] {
     system.announce_call(&chat).await;
     system.send(Delivery::handoff(&voice, &EventOptions::default())).await;
     system.send(Delivery::new("evt-not-json", "", &b"\x00 not JSON"[..])).await;
-    let unknown =
-        br#"{"type":"conversation.completed","data":{"conversation_id":"CA-unknown","environment":"live"}}"#;
-    system.send(Delivery::new("evt-unknown", "conversation.completed", &unknown[..])).await;
+    let nameless = br#"{"type":"conversation.completed","data":{"environment":"live"}}"#;
+    system.send(Delivery::new("evt-nameless", "conversation.completed", &nameless[..])).await;
     let script = CallScript { in_progress_for: Some(Duration::from_hours(1)), ..CallScript::default() };
     let in_progress = NewCall { script: Some(script), ..short_call(Channel::Webchat) };
     let in_progress = system.sim.state().add_call(&in_progress).unwrap();
