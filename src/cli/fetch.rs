@@ -98,6 +98,9 @@ fn print_result(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool)
             for url in urls.values() {
                 output::line(format!("  {url}"));
             }
+            for warning in &manifest.warnings {
+                output::line(format!("  warning: {warning}"));
+            }
         }
         Ok(FetchOutcome::Erased) if json => {
             output::json(&json!({ "conversation_id": id, "outcome": "erased" }));
