@@ -77,6 +77,11 @@ impl ParkedRecordings {
         self.current().retain(|(key, ..)| key.location.conversation_id() != conversation_id);
     }
 
+    /// Drops all recordings.
+    pub(super) fn clear(&self) {
+        self.current().clear();
+    }
+
     /// Returns the entries that are not too old.
     fn current(&self) -> MutexGuard<'_, VecDeque<(ParkingKey, Instant, StagedAudio)>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

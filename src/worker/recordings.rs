@@ -182,7 +182,13 @@ impl RecordingsStep<'_> {
             Err(DownloadError::Api(error)) if error.is_absent_recording() => {
                 self.accept_absence(direction, error)
             }
-            Err(error) => self.give_up(direction, error),
+            Err(error) => {
+                if matches!(error, DownloadError::Archive(_)) {
+                    // The disk may be full, and the kept recordings are the least that it needs.
+                    self.parked.clear();
+                }
+                self.give_up(direction, error)
+            }
         }
     }
 
