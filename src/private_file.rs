@@ -48,13 +48,24 @@ fn create_folder(path: &Path, mode: u32) -> io::Result<()> {
     set_mode(path, mode)
 }
 
-/// Sets the permission bits. The others stay, such as the one that hands a folder's group on to its content.
+/// Sets the permission bits. The others stay, such as the one that hands a folder's group on to its content. A file system
+/// without permission bits (FAT, some network shares) keeps its own.
 #[cfg(unix)]
 pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let before = path.metadata()?.permissions().mode() & 0o7777;
     let after = before & 0o7000 | mode;
-    if after == before { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(after)) }
+    if after == before {
+        return Ok(());
+    }
+    match fs::set_permissions(path, fs::Permissions::from_mode(after)) {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) =>
+        {
+            Ok(())
+        }
+        set => set,
+    }
 }
 
 /// Does nothing: this system has no permission bits.

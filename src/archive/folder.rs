@@ -56,8 +56,8 @@ impl PrivateFolder {
             private_file::create_folders(folder, FOLDER_MODE)
                 .map_err(|source| folder_error(folder, source))?;
         }
-        // An earlier version may have left it open. This fails if it belongs to another user, who then decides.
-        let _ = private_file::set_mode(&private, FOLDER_MODE);
+        // An earlier version may have left it open. If it belongs to another user, that user decides.
+        private_file::set_mode(&private, FOLDER_MODE).map_err(|source| folder_error(&private, source))?;
         let _lock = lock(&private.join("lock"))?;
         remove_dead_staging(&staging).map_err(|source| folder_error(&staging, source))?;
         let id = Uuid::new_v4().to_string();

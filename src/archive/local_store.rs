@@ -104,7 +104,8 @@ impl ObjectStore for LocalStore {
 /// Writes a file under a temporary name, which [`LocalFileSystem`] does not list, and then gives it its name.
 fn put(path: &std::path::Path, payload: &PutPayload, how: &PutMode, mode: FileMode) -> io::Result<()> {
     let (file, temporary) = create_temporary(path, mode)?;
-    let put = write(file, payload, mode).and_then(|()| match how {
+    let written = private_file::set_mode(&temporary, mode.file_bits()).and_then(|()| write(file, payload));
+    let put = written.and_then(|()| match how {
         // Unlike a rename, a hard link never replaces a file.
         PutMode::Create => fs::hard_link(&temporary, path).and_then(|()| fs::remove_file(&temporary)),
         PutMode::Overwrite | PutMode::Update(_) => fs::rename(&temporary, path),
@@ -132,22 +133,11 @@ fn create_temporary(path: &std::path::Path, mode: FileMode) -> io::Result<(File,
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-fn write(mut file: File, payload: &PutPayload, mode: FileMode) -> io::Result<()> {
+fn write(mut file: File, payload: &PutPayload) -> io::Result<()> {
     for part in payload {
         file.write_all(part)?;
     }
-    set_mode(&file, mode)?;
     file.sync_all()
-}
-
-#[cfg(unix)]
-fn set_mode(file: &File, mode: FileMode) -> io::Result<()> {
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode.file_bits()))
-}
-
-#[cfg(not(unix))]
-fn set_mode(_: &File, _: FileMode) -> io::Result<()> {
-    Ok(())
 }
 
 fn create_parents(path: &std::path::Path, mode: FileMode) -> io::Result<()> {
