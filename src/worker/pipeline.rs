@@ -244,14 +244,17 @@ impl Pipeline {
             .map(|project| async move { (*project, self.polyai.conversation(project, id).await) })
             .collect();
         let first_success = async {
-            let mut errors = Vec::new();
+            let (mut errors, mut other_owner) = (Vec::new(), None);
             while let Some((project, answer)) = answers.next().await {
                 match answer {
+                    Ok(conversation) if names_other(&conversation.info, project, candidates) => {
+                        other_owner = Some((project, conversation));
+                    }
                     Ok(conversation) => return Ok((project, conversation)),
                     Err(error) => errors.push((project.project_id(), error)),
                 }
             }
-            Err(JobFailure::of_all_projects(errors, unknown_project))
+            other_owner.ok_or_else(|| JobFailure::of_all_projects(errors, unknown_project))
         };
         concurrency::wait_for_answer(permit, SEVERAL_PROJECTS, first_success).await
     }
@@ -342,6 +345,12 @@ async fn run_attempt(
         Ok(Err(_)) => Err(JobFailure::panicked()),
         Err(_) => Err(JobFailure::attempt_timed_out(ATTEMPT_TIMEOUT)),
     }
+}
+
+/// Returns whether an answer from `project` names another one of `candidates`, whose own answer is better.
+fn names_other(info: &ConversationInfo, project: &Project, candidates: &[&Project]) -> bool {
+    let is_of = |project: &Project| project.has_ids(info.account_id.as_deref(), info.project_id.as_deref());
+    !is_of(project) && candidates.iter().any(|candidate| is_of(candidate))
 }
 
 fn locate(project: &Project, request: &FetchRequest, started_at: Timestamp) -> Location {

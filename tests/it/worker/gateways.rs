@@ -26,7 +26,7 @@ use polyhook::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{World, assert_consistent, eventually, stub::Stub};
+use super::{World, assert_consistent, eventually, second_project, stub::Stub};
 
 const ACCOUNT: &str = "ws-5a11d0c5";
 const PROJECT: &str = "PROJECT-C0NC1ERG";
@@ -326,6 +326,35 @@ async fn the_data_apis_word_about_the_key_is_not_final_behind_a_gateways_404() {
     assert_eq!(world.dead_letters().await, []);
     let manifest = assert_consistent(&world.place_in(ACCOUNT, PROJECT, "first"));
     assert_eq!(manifest.provenance.served_by, ServedBy::V3);
+}
+
+/// A server that ignores the project in the path.
+#[tokio::test]
+async fn of_several_answers_the_one_of_the_project_that_it_names_counts() {
+    let lifecycle = Lifecycle::new();
+    let stub = Stub::start(&lifecycle, |path: &str| {
+        let mut body = conversation(path.rsplit('/').next().unwrap_or_default());
+        body["project_id"] = json!("PROJECT-SECOND");
+        Response::new(Body::from(body.to_string()))
+    })
+    .await;
+    let world = World::with(|scenario, config| {
+        scenario.projects.push(second_project());
+        config.polyai.base_url = Some(stub.url.clone());
+        config.worker.audio = AudioChoice::Off;
+    })
+    .await;
+    let ids: Vec<_> = (0..8).map(|number| format!("call-{number}")).collect();
+    for id in &ids {
+        let data = json!({ "conversation_id": id, "environment": "live" });
+        world.deliver_body(&json!({ "type": "conversation.completed", "data": data })).await;
+    }
+    world.wait_until_idle().await;
+    for id in &ids {
+        let manifest = assert_consistent(&world.place_in(ACCOUNT, "PROJECT-SECOND", id));
+        assert_eq!(manifest.warnings, [""; 0]);
+    }
+    assert_eq!(world.announcements().await.len(), ids.len());
 }
 
 #[tokio::test]
