@@ -6,6 +6,7 @@
 //! .polyhook/locks/00 … ff     held while a conversation whose hash begins with this byte is committed
 //! .polyhook/staging/<id>/     one per running process; its `lock` is held while the process lives
 //! .polyhook/<name>.lease      held by the one process that performs the named task; contains its note
+//! .polyhook/fetching/<hash>   held while a worker fetches the conversation with this hash
 //! ```
 //! Only the owner may enter it, because unfinished recordings have the permissions that the umask leaves.
 //!
@@ -24,6 +25,8 @@ use super::ArchiveError;
 use crate::private_file::{self, FOLDER_MODE, sync_folder};
 
 pub(super) const PRIVATE_FOLDER: &str = ".polyhook";
+/// The folder of the locks of fetches within the private folder.
+pub(super) const FETCH_LOCKS_FOLDER: &str = "fetching";
 
 /// The private folder of a file archive.
 #[derive(Debug)]
@@ -52,7 +55,7 @@ impl PrivateFolder {
     pub(super) fn open(root: &Path) -> Result<Self, ArchiveError> {
         let private = root.join(PRIVATE_FOLDER);
         let staging = private.join("staging");
-        for folder in [&private.join("locks"), &staging] {
+        for folder in [&private.join("locks"), &private.join(FETCH_LOCKS_FOLDER), &staging] {
             private_file::create_folders(folder, FOLDER_MODE)
                 .map_err(|source| folder_error(folder, source))?;
         }
@@ -97,6 +100,12 @@ impl PrivateFolder {
         }
     }
 
+    /// Takes the lock of a fetch if it is free.
+    pub(super) fn try_fetch_lock(&self, name: &str) -> Result<Option<LockFile>, ArchiveError> {
+        let path = self.root.join(PRIVATE_FOLDER).join(FETCH_LOCKS_FOLDER).join(name);
+        LockFile::try_take(&path).map_err(|source| folder_error(&path, source))
+    }
+
     /// Builds an error about the named lease.
     pub(super) fn lease_error(&self, name: &str, source: io::Error) -> ArchiveError {
         folder_error(&self.lease_path(name), source)
@@ -105,6 +114,55 @@ impl PrivateFolder {
     fn lease_path(&self, name: &str) -> PathBuf {
         self.root.join(PRIVATE_FOLDER).join(format!("{name}.lease"))
     }
+}
+
+/// A lock that exists as a file only while it is held. After a crash the file stays, and its lock is free.
+#[derive(Debug)]
+pub(super) struct LockFile {
+    path: PathBuf,
+    _file: File,
+}
+
+impl LockFile {
+    /// Creates the file and locks it. Returns `None` if it is locked already.
+    fn try_take(path: &Path) -> io::Result<Option<Self>> {
+        loop {
+            let file = private_file::options().create(true).truncate(false).open(path)?;
+            match file.try_lock() {
+                // The holder may have removed the file after it was opened here: then another one has its name.
+                Ok(()) if is_at(&file, path)? => {
+                    return Ok(Some(Self { path: path.to_owned(), _file: file }));
+                }
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // Still locked, so no other process has taken it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let opened = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// On other systems an open file cannot be removed.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Lists the files below a conversation's folder with their sizes, including unfinished ones. A missing folder counts

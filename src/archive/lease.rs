@@ -23,21 +23,21 @@ use uuid::Uuid;
 use super::{Archive, ArchiveError, folder, is_conflict};
 
 /// The number of renewals within the takeover timeout.
-const RENEWALS_PER_TIMEOUT: u32 = 4;
+pub(super) const RENEWALS_PER_TIMEOUT: u32 = 4;
 /// The number of polls of a waiting process within the takeover timeout.
 const POLLS_PER_TIMEOUT: u32 = 8;
 
 /// The content of the lease's object or file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct LeaseContent {
+pub(super) struct LeaseContent {
     /// Changes with every write, so that each write has a new `ETag`.
-    renewals: u64,
+    pub(super) renewals: u64,
     /// Identifies the holder, so that it recognises its own write if the answer to that was lost.
-    holder: String,
+    pub(super) holder: String,
     /// True if no process holds the lease.
-    free: bool,
-    note: Option<String>,
+    pub(super) free: bool,
+    pub(super) note: Option<String>,
 }
 
 /// A lease that this process holds. If it is dropped, it becomes free at once in a folder, and after the takeover
@@ -57,9 +57,9 @@ enum LeaseHandle {
 
 /// The current object of a lease.
 #[derive(Debug)]
-struct LeaseObject {
-    content: LeaseContent,
-    version: UpdateVersion,
+pub(super) struct LeaseObject {
+    pub(super) content: LeaseContent,
+    pub(super) version: UpdateVersion,
 }
 
 impl Archive {
@@ -148,7 +148,7 @@ impl Archive {
         }
     }
 
-    async fn read_lease(&self, key: &Path) -> Result<Option<LeaseObject>, ArchiveError> {
+    pub(super) async fn read_lease(&self, key: &Path) -> Result<Option<LeaseObject>, ArchiveError> {
         let found = match self.backend.store.get_opts(key, GetOptions::default()).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -177,7 +177,7 @@ impl Archive {
     }
 
     /// Writes the lease. Returns `None` if another process has written it.
-    async fn write_lease(
+    pub(super) async fn write_lease(
         &self,
         key: &Path,
         content: &LeaseContent,

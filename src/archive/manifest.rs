@@ -128,7 +128,7 @@ pub struct Timings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub received_at: Option<Timestamp>,
-    /// The time at which PolyAI returned the conversation.
+    /// The time at which PolyAI was asked for the conversation.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub fetched_at: Timestamp,
     /// The time at which the manifest was written.
@@ -279,7 +279,7 @@ pub struct ManifestDraft {
     pub provenance: Provenance,
     /// The time at which the triggering event arrived.
     pub received_at: Option<Timestamp>,
-    /// The time at which PolyAI returned the conversation.
+    /// The time at which PolyAI was asked for the conversation.
     pub fetched_at: Timestamp,
     /// The state of the recordings. [`AudioStatus::Ready`] requires at least one recording.
     pub audio: AudioSummary,

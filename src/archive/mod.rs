@@ -25,8 +25,9 @@
 //! * An erased conversation ([`Archive::erase`]) does not come back, even if a worker is archiving it at that moment.
 //!
 //! # Requirements for a bucket
-//! * Permission to get, put and list objects, to abort multipart uploads, and to delete objects. Only `erase` needs
-//!   the last one, and a worker that has written a conversation while it was being erased.
+//! * Permission to get, put and list objects, to abort multipart uploads, and to delete objects. `erase` needs the
+//!   last one, and a worker that has written a conversation while it was being erased. A worker also removes the lock of
+//!   each fetch with it ([`FetchLock`]).
 //! * Conditional writes (`If-None-Match`, `If-Match`). All four providers have them, and [`Archive::check`] detects a
 //!   store without them.
 //! * A lifecycle rule that removes unfinished multipart uploads after a day, because a crash leaves some.
@@ -52,6 +53,7 @@ mod config;
 mod day;
 mod erasure;
 mod error;
+mod fetch_lock;
 mod folder;
 mod key;
 mod lease;
@@ -65,6 +67,7 @@ pub use config::{ArchiveConfig, FileMode, InvalidFileMode};
 pub use day::{ArchivedDay, ConversationFolder};
 pub use erasure::{ErasedConversations, ErasureRecord, StoredObjects};
 pub use error::{ArchiveError, AudioError};
+pub use fetch_lock::FetchLock;
 pub use key::{CONVERSATION, Location, MANIFEST};
 pub use lease::ArchiveLease;
 pub use manifest::{
@@ -75,6 +78,7 @@ pub use write_decision::{WriteDecision, decide_write};
 
 use audio::DroppedUploads;
 use backend::StoreBackend;
+use fetch_lock::WatchedLocks;
 
 /// The maximum size of a manifest. A larger object is not a manifest.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
@@ -90,6 +94,7 @@ pub struct Archive {
     writer: Arc<str>,
     /// One lock for each value of the first byte of a folder's hash. It serialises the commits of this process.
     commit_locks: Arc<[Mutex<()>; 256]>,
+    watched_locks: WatchedLocks,
     clock: Clock,
     takeover_timeout: Duration,
 }
@@ -157,6 +162,7 @@ impl Archive {
             dropped_uploads: Arc::default(),
             writer: Uuid::new_v4().to_string().into(),
             commit_locks: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
+            watched_locks: WatchedLocks::default(),
             clock,
             takeover_timeout: commit::TAKEOVER_TIMEOUT,
         })

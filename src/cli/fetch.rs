@@ -66,6 +66,7 @@ async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), Cl
             trigger: Trigger::Command,
             event_id: None,
             received_at: clock.now(),
+            started_at: None,
             traceparent: None,
             any_environment: true,
             discovery: None,
@@ -109,7 +110,7 @@ fn print_result(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool)
             "{} {id}: the conversation was erased on request, so it is not archived; allow it with `polyhook erase --lift {id}`",
             output::red("erased")
         )),
-        Ok(FetchOutcome::Skipped) => output::line(format!("skipped {id}")),
+        Ok(FetchOutcome::Skipped | FetchOutcome::Coalesced) => output::line(format!("skipped {id}")),
         Err(failure) => {
             let JobFailure { reason, detail, status, correlation_id, .. } = failure;
             if json {

@@ -5,6 +5,7 @@
 //! unknown, and what is not JSON has the type [`UNPARSED`]. The body itself is never changed.
 
 mod discovery;
+mod start;
 
 use std::fmt;
 
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::json::{Field, Key, KeySeed, Scalar, event_key};
 
 pub use discovery::{Discovery, DiscoverySource};
+pub use start::started_at;
 
 /// The event that PolyAI sends when a call has ended (quickstart).
 pub const CONVERSATION_COMPLETED: &str = "conversation.completed";

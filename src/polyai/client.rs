@@ -47,7 +47,7 @@ pub struct Conversation {
     pub info: ConversationInfo,
     /// The API that served it.
     pub api: Api,
-    /// The time at which the answer was complete.
+    /// The time at which the request was made. The answer contains everything that PolyAI had then.
     pub fetched_at: Timestamp,
 }
 
@@ -162,7 +162,7 @@ impl PolyAiClient {
         target: &Target,
         id: &str,
     ) -> Result<Conversation, ApiError> {
-        let host = target.host();
+        let (host, fetched_at) = (target.host(), self.clock.now());
         let answer = self.get(project, target, ApiRequest::Conversation { id }).await?;
         let after_ok = after_ok(correlation_id(answer.headers()));
         let json = answer.whole(MAX_CONVERSATION_BYTES).await.map_err(&after_ok)?;
@@ -170,7 +170,7 @@ impl PolyAiClient {
         // The same check rejects JSON that is not a conversation.
         match ConversationInfo::read(&json) {
             Ok(info) if info.id.as_deref() == Some(id) => {
-                Ok(Conversation { json, info, api: target.api(), fetched_at: self.clock.now() })
+                Ok(Conversation { json, info, api: target.api(), fetched_at })
             }
             _ => Err(after_ok(ApiError::new(ErrorKind::BadAnswer, host))),
         }

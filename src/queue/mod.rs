@@ -336,6 +336,12 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// Ends a lease with the job's outcome.
     async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError>;
 
+    /// Returns the largest expected difference between the clocks of receivers and workers, which may run on several
+    /// machines. The embedded queue stores milliseconds of one clock.
+    fn clock_tolerance(&self) -> Duration {
+        Duration::from_millis(500)
+    }
+
     /// Returns an error if no message could be made durable now.
     async fn ready(&self) -> Result<(), QueueError>;
 

@@ -9,6 +9,8 @@
 //! * Spooled messages are forwarded in order of arrival, with confirms and at a bounded rate, as soon as the broker
 //!   takes messages, also after a crash. A crash between confirm and settlement forwards a message twice. No crash
 //!   loses one.
+//! * A message that is refused is forwarded again after growing delays. RabbitMQ refuses a message if one of the queues
+//!   does that are bound for it, and the others have it by then. Workers recognise such repeated jobs without a fetch.
 //! * Duplicates are recognised for `queue.dedup_window`. With a spool they are recognised after a restart, too.
 
 use std::{
@@ -39,8 +41,10 @@ pub const DRAIN_BATCH: usize = 64;
 const BROKER_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// The delay after the broker did not take a message.
 const ERROR_DELAY: Duration = Duration::from_secs(1);
-/// The delay until a refused message is forwarded again.
-const REFUSED_DELAY: Duration = Duration::from_secs(5);
+/// The delays until a refused message is forwarded again: each is twice as long as the one before. A refusal may come from
+/// one queue only, and all others get the message again each time.
+const FIRST_REFUSED_DELAY: Duration = Duration::from_secs(5);
+const MAX_REFUSED_DELAY: Duration = Duration::from_mins(10);
 /// The interval at which dedup keys are saved. Keys that are not saved yet are lost in a crash.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// The time after the last refusal for which the health report mentions it.
@@ -244,7 +248,12 @@ pub async fn forward(
                 JobOutcome::Done
             }
             // The broker may still take other messages, so this one must not block them.
-            Err(QueueError::Refused(_)) => JobOutcome::Retry { after: REFUSED_DELAY, history: job.history },
+            Err(QueueError::Refused(_)) => {
+                let mut history = job.history;
+                let after = refused_delay(history.failures);
+                history.failures += 1;
+                JobOutcome::Retry { after, history }
+            }
             Err(error) => {
                 broker_failure = Some(error);
                 JobOutcome::Release
@@ -258,6 +267,12 @@ pub async fn forward(
         return Err(error);
     }
     Ok(confirmed)
+}
+
+/// Returns the delay after the refusal that follows this number of others.
+fn refused_delay(earlier: usize) -> Duration {
+    let doublings = u32::try_from(earlier.min(16)).unwrap_or_default();
+    (FIRST_REFUSED_DELAY * 2_u32.pow(doublings)).min(MAX_REFUSED_DELAY)
 }
 
 #[async_trait]
@@ -335,5 +350,17 @@ impl Queue for SpooledQueue {
         if let Some(spool) = &self.spool {
             spool.close().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_message_is_forwarded_less_and_less_often() {
+        let delays: Vec<_> = (0..9).map(|earlier| refused_delay(earlier).as_secs()).collect();
+        assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 600, 600]);
+        assert_eq!(refused_delay(usize::MAX), MAX_REFUSED_DELAY);
     }
 }

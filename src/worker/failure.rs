@@ -14,6 +14,8 @@ use crate::{
 
 /// The time for which further jobs of a project that does not answer are postponed.
 const HELD_UP_DELAY: Duration = Duration::from_secs(5);
+/// The metric label of an attempt that did not begin.
+pub(super) const POSTPONED: &str = "postponed";
 
 /// The failure of one attempt.
 #[derive(Clone, Debug)]
@@ -75,6 +77,15 @@ impl JobFailure {
         }
     }
 
+    /// Creates the failure of a job whose conversation another job is fetching, or has fetched a moment ago.
+    pub(super) fn coalesced(after: Duration) -> Self {
+        Self::new(
+            "being_fetched",
+            "another job of the same conversation comes first; this one needs no fetch if that one began after its event arrived",
+            RetryDecision::Postpone(after),
+        )
+    }
+
     pub(super) fn panicked() -> Self {
         Self::new(
             "panicked",
@@ -110,7 +121,7 @@ impl JobFailure {
         now: Timestamp,
     ) -> (&'static str, JobOutcome) {
         let delay = match self.next {
-            RetryDecision::Postpone(after) => return ("postponed", JobOutcome::Retry { after, history }),
+            RetryDecision::Postpone(after) => return (POSTPONED, JobOutcome::Retry { after, history }),
             RetryDecision::Dead => {
                 history.push(self.attempt(now));
                 None

@@ -9,6 +9,7 @@
 //! go back to the queue at once.
 
 mod announce;
+mod coalescer;
 mod concurrency;
 mod config;
 mod draft;
@@ -30,6 +31,7 @@ use crate::{
     retry::RetrySchedule,
 };
 
+use coalescer::JobCoalescer;
 use concurrency::ConcurrencyLimiter;
 use parked_recordings::ParkedRecordings;
 use pipeline::Pipeline;
@@ -70,8 +72,9 @@ impl Worker {
         archive: Archive,
         clock: Clock,
     ) -> Self {
-        let parked = ParkedRecordings::default();
-        Self { pipeline: Arc::new(Pipeline { config, schedule, queue, polyai, archive, clock, parked }) }
+        let (coalescer, parked) = (Arc::<JobCoalescer>::default(), ParkedRecordings::default());
+        let pipeline = Pipeline { config, schedule, queue, polyai, archive, clock, coalescer, parked };
+        Self { pipeline: Arc::new(pipeline) }
     }
 
     /// Processes jobs until the shutdown. `worker.concurrency` limits how many run at a time.
@@ -104,6 +107,6 @@ impl Worker {
     /// Fetches, archives and announces one conversation now, outside the queue. There is one attempt: a recording that
     /// cannot be had is left out.
     pub async fn archive_now(&self, request: &FetchRequest) -> Result<FetchOutcome, JobFailure> {
-        self.pipeline.archive(request, None, true).await
+        self.pipeline.archive(request, None).await
     }
 }

@@ -1,8 +1,9 @@
 //! One job, from its event to its settlement.
 //!
-//! [`Pipeline::process`] wraps [`Pipeline::archive`], whose steps are: find the project, fetch the conversation, download
-//! its recordings, commit all of it, announce it. A crash between two steps leaves the job in the queue, and repeating
-//! a step changes nothing that is already right.
+//! [`Pipeline::process`] wraps [`Pipeline::archive`], whose steps are: find the project, look at the archived copy, fetch
+//! the conversation, download its recordings, commit all of it, announce it. A crash between two steps leaves the job in the
+//! queue, and repeating a step changes nothing that is already right. [`JobCoalescer`] and a lock in the archive keep jobs of
+//! one conversation from fetching it at the same time.
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -14,12 +15,13 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     WorkerConfig, announce,
+    coalescer::{Admission, AnswerNeed, FetchSlot, JobCoalescer},
     concurrency::{self, ConcurrencyPermit},
     draft::{manifest_draft, other_project_warning},
-    failure::{JobFailure, RetryDecision},
+    failure::{JobFailure, POSTPONED, RetryDecision},
     job_log::JobLog,
     parked_recordings::ParkedRecordings,
-    recordings::RecordingsStep,
+    recordings::{self, RecordingsStep},
     request::{ArchivedConversation, FetchOutcome, FetchRequest},
 };
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
     clock::Clock,
     event::{self, Discovery},
     polyai::{Conversation, ConversationInfo, PolyAiClient, Project, UnknownProject},
-    queue::{Announced, Job, JobOutcome, LeaseId, Queue, QueueError},
+    queue::{Announced, History, Job, JobOutcome, LeaseId, Queue, QueueError},
     retry::RetrySchedule,
     telemetry::{GaugeGuard, JOB_WAIT_METRIC, trace::Span},
 };
@@ -52,7 +54,16 @@ pub(super) struct Pipeline {
     pub(super) polyai: Arc<PolyAiClient>,
     pub(super) archive: Archive,
     pub(super) clock: Clock,
+    pub(super) coalescer: Arc<JobCoalescer>,
     pub(super) parked: ParkedRecordings,
+}
+
+/// What the pipeline knows about a request that is a job.
+#[derive(Clone, Copy)]
+pub(super) struct RunningJob<'a> {
+    permit: &'a ConcurrencyPermit,
+    slot: &'a FetchSlot,
+    need: &'a AnswerNeed<'a>,
 }
 
 impl Pipeline {
@@ -60,19 +71,16 @@ impl Pipeline {
     pub(super) async fn process(&self, job: Job, permit: ConcurrencyPermit) {
         let _running = GaugeGuard::increment(gauge!("polyhook_jobs_running"));
         let Job { message, history, lease } = job;
-        if history.attempt_count() == 0 {
-            let waited = self.clock.now().duration_since(message.received_at);
-            histogram!(JOB_WAIT_METRIC).record(waited.as_secs_f64().max(0.0));
-        }
-        let (started, attempt) = (Instant::now(), history.failures + 1);
-        let is_last_attempt = self.schedule.is_exhausted_by(history.counted_failures() + 1);
+        let waited = self.clock.now().duration_since(message.received_at);
+        let (started, attempt, is_first) =
+            (Instant::now(), history.failures + 1, history.attempt_count() == 0);
         let span = Span::job(message.traceparent.as_deref(), &message.id, attempt);
         let request = JobFailure::check_due(&history, self.clock.now())
             .and_then(|()| FetchRequest::from_message(&message, &self.config.environments));
         let result = match request {
             Ok(Some(request)) => {
-                let attempt = self.archive(&request, Some(&permit), is_last_attempt);
-                run_attempt(Box::pin(span.in_scope(attempt))).await
+                let attempt = self.attempt(&request, &history, &permit);
+                Box::pin(span.in_scope(attempt)).await
             }
             Ok(None) => Ok(FetchOutcome::Skipped),
             Err(failure) => Err(failure),
@@ -85,6 +93,9 @@ impl Pipeline {
             Err(failure) => failure.settlement(&self.schedule, history, self.clock.now()),
         };
         counter!("polyhook_jobs_total", "outcome" => label).increment(1);
+        if is_first && label != POSTPONED {
+            histogram!(JOB_WAIT_METRIC).record(waited.as_secs_f64().max(0.0));
+        }
         span.set_attribute("polyhook.outcome", label);
         if let Err(failure) = &result {
             span.set_error(failure.reason);
@@ -102,28 +113,58 @@ impl Pipeline {
         }
     }
 
-    /// Archives and announces one conversation. Without a permit it runs outside the queue. In the last attempt, a
-    /// recording that cannot be had is left out.
+    /// Archives the conversation of a job, unless another job of the same conversation does that, or has done it.
+    async fn attempt(
+        &self,
+        request: &FetchRequest,
+        history: &History,
+        permit: &ConcurrencyPermit,
+    ) -> Result<FetchOutcome, JobFailure> {
+        let is_last_attempt = self.schedule.is_exhausted_by(history.counted_failures() + 1);
+        let need = AnswerNeed::of(request, history, is_last_attempt, self.queue.clock_tolerance());
+        let slot = match self.coalescer.admit(request, &need, self.clock.now()) {
+            Admission::Fetch(slot) => slot,
+            Admission::Answered(result) => return result.map(|()| FetchOutcome::Coalesced),
+            Admission::Wait(after) => return Err(JobFailure::coalesced(after)),
+        };
+        let Some(mut lock) = self.archive.try_fetch_lock(&request.conversation_id).await? else {
+            return Err(JobFailure::coalesced(slot.wait_for_other_worker()));
+        };
+        let job = RunningJob { permit, slot: &slot, need: &need };
+        let result = tokio::select! {
+            biased;
+            result = run_attempt(self.archive(request, Some(job))) => result,
+            never = lock.keep() => match never {},
+        };
+        lock.release().await;
+        slot.finish(request, &need, &result);
+        result
+    }
+
+    /// Archives and announces one conversation. A request that is not a job is always fetched, and there is one attempt: in
+    /// the last attempt, a recording that cannot be had is left out.
     pub(super) async fn archive(
         &self,
         request: &FetchRequest,
-        permit: Option<&ConcurrencyPermit>,
-        is_last_attempt: bool,
+        job: Option<RunningJob<'_>>,
     ) -> Result<FetchOutcome, JobFailure> {
         let (candidates, unknown_project) =
             self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref());
-        let discovered = self.read_discovered(request, &candidates).await?;
-        if let Some((location, stored)) = &discovered
-            && stored.is_intact()
-            && stored.is_final()
-            && !stored.lacks_recording()
-        {
-            return self.announce(request, "known", location, stored.manifest.clone()).await;
-        }
         let candidates = self.without_erased(candidates, &request.conversation_id).await?;
         if candidates.is_empty() {
             return Ok(FetchOutcome::Erased);
         }
+        let expected = self.read_expected(request, &candidates, job.is_some()).await?;
+        if let (Some(job), Some((location, Some(stored)))) = (job, &expected)
+            && self.needs_no_fetch(request, job.need, stored)
+        {
+            job.slot.set_began(stored.manifest.timings.fetched_at);
+            return self.announce(request, "known", location, stored.manifest.clone()).await;
+        }
+        if let Some(job) = job {
+            job.slot.set_began(self.clock.now());
+        }
+        let permit = job.map(|job| job.permit);
         let (project, conversation) =
             self.fetch(&candidates, unknown_project.as_ref(), request, permit).await?;
         let info = &conversation.info;
@@ -135,8 +176,8 @@ impl Pipeline {
         }
         let started_at = info.started_at.unwrap_or(request.received_at);
         let location = locate(project, request, started_at);
-        let stored = match discovered {
-            Some((known_location, stored)) if known_location == location => Some(stored),
+        let stored = match expected {
+            Some((expected_location, stored)) if expected_location == location => stored,
             _ => self.archive.read(&location).await?,
         };
         let recordings = RecordingsStep {
@@ -147,7 +188,7 @@ impl Pipeline {
             parked: &self.parked,
             request,
             permit,
-            is_last_attempt,
+            is_last_attempt: job.is_none_or(|job| job.need.is_last_attempt),
             project,
             conversation: &conversation,
             location: &location,
@@ -187,21 +228,35 @@ impl Pipeline {
         Ok(commit.await.inspect_err(|_| span.set_error("archive"))?)
     }
 
-    /// Reads the archived copy of a conversation that was found missing. There is one if its webhook was late, or if it
-    /// was found twice.
-    async fn read_discovered(
+    /// Reads the archived copy of the conversation of a job from where it should be. Returns `None` if that is not known:
+    /// the event names no project, and there are several.
+    async fn read_expected(
         &self,
         request: &FetchRequest,
         candidates: &[&Project],
-    ) -> Result<Option<(Location, StoredConversation)>, ArchiveError> {
-        let (Some(Discovery { started_at: Some(started_at), force: false, .. }), [project]) =
-            (&request.discovery, candidates)
-        else {
-            return Ok(None);
-        };
-        let location = locate(project, request, *started_at);
+        is_job: bool,
+    ) -> Result<Option<(Location, Option<StoredConversation>)>, ArchiveError> {
+        let ([project], true) = (candidates, is_job) else { return Ok(None) };
+        let location = locate(project, request, request.expected_start());
         let stored = self.archive.read(&location).await?;
-        Ok(stored.map(|stored| (location, stored)))
+        Ok(Some((location, stored)))
+    }
+
+    /// Returns whether the archived copy is what the job would fetch. That is so if it was fetched after the event had
+    /// arrived, and for a conversation that was found missing and is not: its webhook was late, or it was found twice.
+    fn needs_no_fetch(
+        &self,
+        request: &FetchRequest,
+        need: &AnswerNeed<'_>,
+        stored: &StoredConversation,
+    ) -> bool {
+        if request.force() || !stored.is_intact() || !stored.is_final() {
+            return false;
+        }
+        let was_missing = matches!(&request.discovery, Some(Discovery { started_at: Some(_), .. }));
+        (was_missing && !stored.lacks_recording())
+            || (recordings::are_as_configured(&self.config, &stored.manifest)
+                && need.is_met_by(&stored.manifest, self.clock.now()))
     }
 
     /// Returns the projects in which the conversation was not erased. In the others, removes what a worker wrote during

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     archive::{
-        self, Archive, ArchiveError, AudioError, AudioStatus, AudioSummary, Location, StagedAudio,
+        self, Archive, ArchiveError, AudioError, AudioStatus, AudioSummary, Location, Manifest, StagedAudio,
         StoredConversation,
     },
     clock::Clock,
@@ -372,6 +372,21 @@ impl From<DownloadError> for JobFailure {
                 )
             },
         }
+    }
+}
+
+/// Returns whether the recordings of an archived copy are those that this configuration asks for. That they are missing is
+/// as good: the fetch of the copy has waited for them.
+pub(super) fn are_as_configured(config: &WorkerConfig, manifest: &Manifest) -> bool {
+    let wanted = config.audio.directions();
+    match manifest.audio.status {
+        AudioStatus::Ready => {
+            manifest.audio.redacted == config.redacted
+                && wanted.iter().all(|direction| manifest.recording(archive_direction(*direction)).is_some())
+        }
+        AudioStatus::Disabled => wanted.is_empty(),
+        AudioStatus::Unknown => false,
+        AudioStatus::Absent | AudioStatus::Failed | AudioStatus::NotApplicable => true,
     }
 }
 

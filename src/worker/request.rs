@@ -27,6 +27,8 @@ pub struct FetchRequest {
     pub event_id: Option<String>,
     /// The time of the request.
     pub received_at: Timestamp,
+    /// The start of the conversation, if the event names it.
+    pub started_at: Option<Timestamp>,
     /// The trace to continue.
     pub traceparent: Option<String>,
     /// If true, conversations of every environment are archived, not only of the configured ones.
@@ -42,6 +44,8 @@ pub enum FetchOutcome {
     Archived(Box<ArchivedConversation>),
     /// Its environment is not configured.
     Skipped,
+    /// A fetch that began after the event had arrived has archived and announced the conversation.
+    Coalesced,
     /// The conversation was erased. If that happened while it was archived, it has been removed again.
     Erased,
 }
@@ -65,6 +69,7 @@ impl FetchOutcome {
         match self {
             Self::Archived(archived) => archived.outcome,
             Self::Skipped => "skipped",
+            Self::Coalesced => "coalesced",
             Self::Erased => "erased",
         }
     }
@@ -100,6 +105,9 @@ impl FetchRequest {
             },
             event_id: Some(message.id.clone()),
             received_at: message.received_at,
+            started_at: discovery
+                .as_ref()
+                .map_or_else(|| event::started_at(&message.body), |found| found.started_at),
             traceparent: message.traceparent.clone(),
             any_environment: false,
             discovery,
@@ -109,6 +117,12 @@ impl FetchRequest {
     /// Returns whether the conversation is written even if the archive has it.
     pub(super) fn force(&self) -> bool {
         self.discovery.as_ref().is_some_and(|discovery| discovery.force)
+    }
+
+    /// Returns the start of the conversation as far as it is known before the fetch. Most conversations start on the day on
+    /// which their event arrives.
+    pub(super) fn expected_start(&self) -> Timestamp {
+        self.started_at.unwrap_or(self.received_at)
     }
 
     /// Returns the time from which `worker.audio_wait` counts. A webhook arrives right after the call. For an old call that

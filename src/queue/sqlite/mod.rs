@@ -290,6 +290,10 @@ impl Queue for SqliteQueue {
         if held { Ok(()) } else { Err(QueueError::LeaseLost) }
     }
 
+    fn clock_tolerance(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+
     async fn ready(&self) -> Result<(), QueueError> {
         self.submit(QueueFile::probe, READY_TIMEOUT, WriteAttributes::default()).await
     }

@@ -341,6 +341,7 @@ async fn archive_in_bucket(system: &TestSystem, s3: &Seaweed, call: &CallInfo) {
         trigger: Trigger::Command,
         event_id: None,
         received_at: Clock::System.now(),
+        started_at: None,
         traceparent: None,
         any_environment: true,
         discovery: None,

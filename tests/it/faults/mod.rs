@@ -20,6 +20,7 @@ mod oracle;
 mod polyai;
 mod pressure;
 mod repeats;
+mod replays;
 mod tracer;
 
 use std::{

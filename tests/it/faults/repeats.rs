@@ -108,7 +108,7 @@ impl Fixture {
 }
 
 /// Returns the configuration of a polyhook that fetches only what is delivered.
-fn config(polyai: &Simulator, folder: &Path, url: &str, prefix: &str) -> Config {
+pub(super) fn config(polyai: &Simulator, folder: &Path, url: &str, prefix: &str) -> Config {
     let mut config = Config::default();
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.queue.url = QueueUrls::One(Secret::new(url.replace("FOLDER", folder.to_str().unwrap())));

@@ -34,6 +34,7 @@ use tokio::time::Instant;
 
 mod answers;
 mod apis;
+mod coalescing;
 mod endurance;
 mod gateways;
 mod imperfect_recordings;
