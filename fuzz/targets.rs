@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use polyhook::{
     config::{Config, Roles, Sources},
     event::{self, Event},
+    polyai::ConversationInfo,
     secret::Secret,
     signature::{Scheme, Verifier, sign},
     wav::{StreamEnd, ValidWav, WavValidator},
@@ -47,15 +48,27 @@ pub fn signature(data: &[u8]) {
     }
 }
 
-/// Checks that any body gives an event whose routing key a broker accepts.
+/// Checks that any body gives an event whose routing key a broker accepts, and that JSON is recognised as JSON.
 pub fn event(data: &[u8]) {
     let read = Event::read(data);
     let key = read.routing_key();
     assert!(key.len() <= 255, "a routing key of {} bytes", key.len());
     assert!(!key.is_empty() && !key.chars().any(char::is_control), "{key:?}");
     assert_eq!(read, Event::read(data));
+    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok();
+    assert!(!is_json || read.kind != event::UNPARSED || data.windows(8).any(|part| part == b"unparsed"));
     let id = event::message_id(Some(data), data);
     assert!(!id.is_empty() && id.len() <= 255, "a message id of {} bytes", id.len());
+}
+
+/// Checks that every JSON object is read, with the number of turns that it has, and that nothing else is a danger.
+pub fn conversation(data: &[u8]) {
+    let read = ConversationInfo::read(data);
+    let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(data) else { return };
+    let info = read.expect("a JSON object");
+    if let Some(serde_json::Value::Array(turns)) = object.get("turns") {
+        assert_eq!(info.turns_present, turns.len() as u64);
+    }
 }
 
 /// Checks that the result does not depend on how a recording is split. The first byte is the size of the pieces.

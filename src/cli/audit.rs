@@ -34,11 +34,13 @@ Errors (exit code 1):
   incomplete          objects without a manifest
   damaged             an object is missing or changed (size; with --deep, hash)
   unreadable          the manifest cannot be read, or is in the wrong place
+  undated             PolyAI lists it without a start, so its day is unknown
 Remarks:
   extra               archived, but PolyAI no longer lists it
   hidden transcript   PolyAI does not show the transcript
   absent recording    a call without a recording
 
+The exit code is also 1 if a part of PolyAI's list or of the archive cannot be read.
 The report is saved in the archive as audits/date=DATE.json.")]
 pub(super) struct Args {
     /// Day (UTC) on which the conversations started: a date, `today` or `yesterday`
@@ -98,7 +100,6 @@ async fn audit(
     };
     let report = auditor.run(&projects, date, show_progress).await;
     bar.finish_and_clear();
-    let report = report.map_err(|error| CliError::Failed(error.to_string()))?;
     let report_name = (!args.projects.is_empty()).then(|| args.projects.join("+"));
     let text = serde_json::to_vec_pretty(&report).map_err(|error| CliError::Failed(error.to_string()))?;
     let saved = resources.archive.save_audit_report(date, report_name.as_deref(), text).await;
@@ -108,7 +109,13 @@ async fn audit(
         print_report(&report, saved.as_deref().ok());
     }
     saved.map_err(|error| CliError::Failed(format!("cannot save the report in the archive: {error}")))?;
-    if report.complete { Ok(()) } else { Err(CliError::AlreadyReported) }
+    match report {
+        report if report.complete => Ok(()),
+        report if report.failures.is_empty() => Err(CliError::AlreadyReported),
+        report => {
+            Err(CliError::Failed(format!("not everything was compared: {}", report.failures.join("\n"))))
+        }
+    }
 }
 
 fn print_report(report: &AuditReport, url: Option<&str>) {

@@ -156,31 +156,36 @@ async fn backfill(
     let progress = Progress::new(period, projects.len(), args.json);
     let mut total = PassSummary::default();
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut failures = Vec::new();
     for (done, project) in projects.iter().enumerate() {
         let mut last = PassSummary::default();
-        let compared = pass.run(project, period.clone(), |summary, reached| {
+        let compared = pass.run(project, period.clone(), Vec::new(), |summary, reached| {
             last = *summary;
             let mut sum = total;
             sum.add(summary);
             progress.update(done, reached, &sum);
         });
-        let result = tokio::select! {
-            result = compared => Some(result),
+        let outcome = tokio::select! {
+            outcome = compared => Some(outcome),
             _ = &mut interrupted => None,
         };
-        total.add(&last);
-        let failure = match result {
-            Some(Ok(_)) => continue,
-            Some(Err(error)) => format!("project {}: {error}", project.project_id()),
-            None => "interrupted".to_owned(),
+        let Some(outcome) = outcome else {
+            total.add(&last);
+            failures.push("interrupted".to_owned());
+            break;
         };
-        progress.bar.abandon();
-        print_result(args, period, &total, Some(&failure));
-        return Err(CliError::Failed(format!("{failure}; run the same command again to continue")));
+        total.add(&outcome.summary);
+        let name = |error| format!("project {}: {error}", project.project_id());
+        failures.extend(outcome.failures.iter().map(name));
     }
-    progress.bar.finish_and_clear();
-    print_result(args, period, &total, None);
-    Ok(())
+    if failures.is_empty() {
+        progress.bar.finish_and_clear();
+        print_result(args, period, &total, None);
+        return Ok(());
+    }
+    progress.bar.abandon();
+    print_result(args, period, &total, Some(&failures.join("; ")));
+    Err(CliError::Failed(format!("{}; run the same command again to continue", failures.join("\n"))))
 }
 
 /// A progress bar that counts seconds of the period, once per project.
@@ -245,7 +250,7 @@ pub(super) fn summary_text(summary: &PassSummary, dry_run: bool) -> String {
         (*outdated, "archived before they were over"),
         (*unsettled, "still open or ended only recently"),
         (*erased, "erased"),
-        (*unreadable, "entries without an id"),
+        (*unreadable, "entries that cannot be read"),
     ];
     let more = more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
     text.extend(more);

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
-
 use super::{
     CliError, GlobalArgs, output,
     queue_access::{wait_until_ready, with_queue},
@@ -21,7 +19,7 @@ Examples:
 share an archive, one reconciles at a time. A worker fetches what is queued. For a \
 longer period use `polyhook backfill`.")]
 pub(super) struct Args {
-    /// Run one pass and exit; exit code 1 if a project could not be compared
+    /// Run one pass and exit; exit code 1 if something could not be compared
     #[arg(long)]
     once: bool,
     /// Print the result as one JSON object (with --once)
@@ -41,15 +39,11 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         let service = resources.reconciliation(&config, Arc::clone(queue), clock, Health::default());
         Ok(service.run_once().await)
     });
-    match result.await? {
-        Ok(summary) if args.json => output::json(&summary),
-        Ok(summary) => output::line(super::backfill::summary_text(&summary, false)),
-        Err(failures) => {
-            if args.json {
-                output::json(&json!({ "failures": failures }));
-            }
-            return Err(CliError::Failed(failures.join("\n")));
-        }
+    let report = result.await?.map_err(CliError::Failed)?;
+    if args.json {
+        output::json(&report);
+    } else {
+        output::line(super::backfill::summary_text(&report.summary, false));
     }
-    Ok(())
+    if report.failures.is_empty() { Ok(()) } else { Err(CliError::Failed(report.failures.join("\n"))) }
 }

@@ -7,15 +7,11 @@
 mod discovery;
 mod start;
 
-use std::fmt;
+use std::{fmt, io};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
 use sha2::{Digest, Sha256};
 
-use crate::json::{Field, Key, KeySeed, Scalar, event_key};
+use crate::json::{Field, JsonReader, Scalar, event_key};
 
 pub use discovery::{Discovery, DiscoverySource};
 pub use start::started_at;
@@ -60,20 +56,26 @@ pub struct Event {
 
 impl Event {
     /// Reads `body`. Never fails, and keeps only these few fields in memory.
+    ///
+    /// A body that is cut off, or has something behind its JSON, is [`UNPARSED`] like one that is not JSON; but if it
+    /// asks for a fetch and names the conversation, the conversation is not lost for that.
     pub fn read(body: &[u8]) -> Self {
-        let Ok(fields) = serde_json::from_slice::<EventFields>(body) else {
-            return Self::without_fields(UNPARSED);
+        // Reading from memory does not fail.
+        let (fields, is_whole) = EventFields::read(body).unwrap_or_default();
+        let EventFields { kind, environment, conversation_id, account_id, project_id } = fields;
+        let kind = kind.map(|kind| routing_word(kind, MAX_TYPE_BYTES, true));
+        let is_fetch = conversation_id.is_some() && kind.as_deref().is_some_and(triggers_fetch);
+        let (kind, environment) = if is_whole || is_fetch {
+            (kind, environment.map(|name| routing_word(name, MAX_ENVIRONMENT_BYTES, false)))
+        } else {
+            (Some(UNPARSED.to_owned()), None)
         };
         Self {
-            kind: fields
-                .kind
-                .map_or_else(|| UNKNOWN.to_owned(), |kind| routing_word(&kind, MAX_TYPE_BYTES, true)),
-            environment: fields
-                .environment
-                .map_or_else(|| UNKNOWN.to_owned(), |name| routing_environment(&name)),
-            conversation_id: fields.conversation_id,
-            account_id: fields.account_id,
-            project_id: fields.project_id,
+            kind: kind.unwrap_or_else(|| UNKNOWN.to_owned()),
+            environment: environment.unwrap_or_else(|| UNKNOWN.to_owned()),
+            conversation_id,
+            account_id,
+            project_id,
         }
     }
 
@@ -86,16 +88,6 @@ impl Event {
         is_unambiguous_id(conversation_id) && body.windows(quoted.len()).any(|part| part == quoted.as_bytes())
     }
 
-    fn without_fields(kind: &str) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            environment: UNKNOWN.to_owned(),
-            conversation_id: None,
-            account_id: None,
-            project_id: None,
-        }
-    }
-
     /// Returns `<event type>.<environment>`.
     pub fn routing_key(&self) -> String {
         routing_key(&self.kind, &self.environment)
@@ -104,7 +96,7 @@ impl Event {
 
 /// Returns an environment as a routing key carries it: without dots, bounded, [`UNKNOWN`] if it is empty.
 pub fn routing_environment(name: &str) -> String {
-    routing_word(name, MAX_ENVIRONMENT_BYTES, false)
+    routing_word(name.to_owned(), MAX_ENVIRONMENT_BYTES, false)
 }
 
 /// Returns `<event type>.<environment>`.
@@ -163,12 +155,12 @@ impl fmt::Debug for DedupKey {
 }
 
 /// Returns a name as a routing key can carry it: letters, digits, `-`, `_` (and dots in a type), at most `max` bytes.
-fn routing_word(name: &str, max: usize, dots: bool) -> String {
+fn routing_word(name: String, max: usize, dots: bool) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || (dots && c == '.');
     if name.is_empty() {
         UNKNOWN.to_owned()
     } else if name.len() <= max && name.chars().all(allowed) {
-        name.to_owned()
+        name
     } else {
         name.chars().take(max).map(|c| if allowed(c) { c } else { '_' }).collect()
     }
@@ -186,6 +178,43 @@ struct EventFields {
 }
 
 impl EventFields {
+    /// Reads a body. Also returns whether the body is one JSON value, whole and alone. Only an object has fields.
+    fn read(body: &[u8]) -> io::Result<(Self, bool)> {
+        let mut reader = JsonReader::new(body);
+        let mut fields = Self::default();
+        let is_value = match reader.peek()? {
+            Some(b'{') => {
+                fields = Self::read_object(&mut reader, true)?;
+                true
+            }
+            Some(b'[') => {
+                reader.skip_value()?;
+                true
+            }
+            _ => reader.scalar()? != Scalar::Unusable,
+        };
+        let is_alone = reader.is_closed() && reader.is_well_formed() && reader.peek()?.is_none();
+        Ok((fields, is_value && is_alone))
+    }
+
+    fn read_object(reader: &mut JsonReader<&[u8]>, top_level: bool) -> io::Result<Self> {
+        let (mut fields, mut inner) = (Self::default(), Self::default());
+        reader.object(event_key, |reader, key| {
+            if top_level && key.field == Field::EventData && reader.peek()? == Some(b'{') {
+                inner.replace_with(Self::read_object(reader, false)?);
+            } else if let Some(slot) = fields.slot(key.field, top_level) {
+                if let Some(value) = reader.scalar()?.text_or_integer() {
+                    *slot = Some(value);
+                }
+            } else {
+                reader.skip_value()?;
+            }
+            Ok(())
+        })?;
+        fields.replace_with(inner);
+        Ok(fields)
+    }
+
     /// Returns the place for the value of a field, if it is kept.
     fn slot(&mut self, field: Field, top_level: bool) -> Option<&mut Option<String>> {
         Some(match field {
@@ -209,82 +238,6 @@ impl EventFields {
         replace(&mut self.conversation_id, conversation_id);
         replace(&mut self.account_id, account_id);
         replace(&mut self.project_id, project_id);
-    }
-}
-
-impl<'de> Deserialize<'de> for EventFields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        EventFieldsSeed { top_level: true }.deserialize(deserializer)
-    }
-}
-
-/// Reads the fields of an object. Any other JSON has none.
-struct EventFieldsSeed {
-    top_level: bool,
-}
-
-impl<'de> DeserializeSeed<'de> for EventFieldsSeed {
-    type Value = EventFields;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<EventFields, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for EventFieldsSeed {
-    type Value = EventFields;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EventFields, A::Error> {
-        let mut fields = EventFields::default();
-        let mut inner = EventFields::default();
-        while let Some(key) = map.next_key_seed(KeySeed(event_key))? {
-            match key {
-                Some(Key { field: Field::EventData, .. }) if self.top_level => {
-                    inner.replace_with(map.next_value_seed(EventFieldsSeed { top_level: false })?);
-                }
-                Some(Key { field, .. }) if let Some(slot) = fields.slot(field, self.top_level) => {
-                    if let Some(value) = map.next_value::<Scalar>()?.text_or_integer() {
-                        *slot = Some(value);
-                    }
-                }
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        fields.replace_with(inner);
-        Ok(fields)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<EventFields, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(EventFields::default())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<EventFields, E> {
-        Ok(EventFields::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<EventFields, E> {
-        Ok(EventFields::default())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<EventFields, E> {
-        Ok(EventFields::default())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<EventFields, E> {
-        Ok(EventFields::default())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<EventFields, E> {
-        Ok(EventFields::default())
-    }
-
-    fn visit_unit<E>(self) -> Result<EventFields, E> {
-        Ok(EventFields::default())
     }
 }
 
@@ -348,7 +301,35 @@ mod tests {
         ] {
             assert_eq!(Event::read(body.as_bytes()).routing_key(), key, "{body}");
         }
-        assert_eq!(Event::read(b"{\"type\":\"\xff\"}").routing_key(), "unparsed.unknown");
+        assert_eq!(Event::read(b"{\"type\":\"\xff\"}").routing_key(), "unknown.unknown");
+    }
+
+    #[test]
+    fn reads_what_is_nearly_json() {
+        let rest = r#""data":{"conversation_id":"CA1","environment":"live"}"#;
+        let done = r#""type":"conversation.completed""#;
+        for body in [
+            format!("{{{done},\"score\":NaN,{rest}}}"),
+            format!("{{\"metrics\":[Infinity,-Infinity,{{\"x\":NaN}}],{done},{rest}}}"),
+            format!("{{{done},{rest},}}"),
+            format!("\u{feff}{{{done},{rest}}}\r\n"),
+            format!("{{\"note\":\"\\ud800\",{done},{rest}}}"),
+            format!("{{\"type\":\"other\",{done},{rest}}}"),
+            format!("{{\"number\":1{},{done},{rest}}}", "0".repeat(500)),
+            format!("{{\"note\":\"line\nbreak\",{done},{rest}}}"),
+            format!("{{{done},{rest}}}\0"),
+            format!("{{{done},{rest}}}{{}}"),
+            format!("{{{done},{rest}"),
+        ] {
+            let event = Event::read(body.as_bytes());
+            assert_eq!(event.routing_key(), "conversation.completed.live", "{body}");
+            assert_eq!(event.conversation_id.as_deref(), Some("CA1"), "{body}");
+        }
+        let latin_1 = [b"{\"note\":\"\xfc\",", done.as_bytes(), b",", rest.as_bytes(), b"}"].concat();
+        assert_eq!(Event::read(&latin_1).conversation_id.as_deref(), Some("CA1"));
+        let numeric =
+            br#"{"type":"conversation.completed","data":{"conversation_id":123456789012345678901234567890}}"#;
+        assert_eq!(Event::read(numeric).conversation_id.as_deref(), Some("123456789012345678901234567890"));
     }
 
     #[test]

@@ -5,16 +5,15 @@
 //! documented, `null` nearly anywhere): a field that is absent or of an unexpected type is unknown. The names of the
 //! fields are in [`crate::json`].
 
-use std::{fmt, time::Duration};
+use std::{
+    io::{self, BufRead},
+    time::Duration,
+};
 
 use jiff::Timestamp;
-use serde::{
-    Deserializer,
-    de::{Error as _, IgnoredAny, MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
+use thiserror::Error;
 
-use crate::json::{Field, Key, KeySeed, Ranked, Scalar, conversation_key};
+use crate::json::{Field, JsonReader, Key, Ranked, Scalar, conversation_key};
 
 /// The number of turns that the transcript may lack without a warning: PolyAI does not say what it counts as a turn.
 const TOLERATED_MISSING_TURNS: u64 = 1;
@@ -71,18 +70,40 @@ pub struct Handoff {
     pub destination: Option<String>,
 }
 
+/// The bytes are not a conversation: not a JSON object, or not all of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the answer is not a JSON object, or it is cut off; request it again")]
+pub struct NotAConversation;
+
 impl ConversationInfo {
-    /// Reads the fields.
+    /// Reads the fields of anything that is nearly JSON.
     ///
     /// # Errors
     ///
-    /// The bytes are not a JSON object, or not UTF-8 throughout.
-    pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
-        let text = std::str::from_utf8(json).map_err(serde_json::Error::custom)?;
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let info = deserializer.deserialize_map(InfoVisitor)?;
-        deserializer.end()?;
-        Ok(info)
+    /// The bytes do not begin with an object, or end before it does.
+    pub fn read(json: &[u8]) -> Result<Self, NotAConversation> {
+        let mut reader = JsonReader::new(json);
+        // Reading from memory does not fail.
+        match reader.peek() {
+            Ok(Some(b'{')) => {}
+            _ => return Err(NotAConversation),
+        }
+        let info = Self::read_object(&mut reader).map_err(|_| NotAConversation)?;
+        if reader.is_closed() { Ok(info) } else { Err(NotAConversation) }
+    }
+
+    /// Reads the fields of the object that is next.
+    pub(super) fn read_object<R: BufRead>(reader: &mut JsonReader<R>) -> io::Result<Self> {
+        let (mut common, mut details) = (CommonFields::default(), DetailFields::default());
+        reader.object(conversation_key, |reader, key| {
+            if CommonFields::include(key.field) {
+                common.offer(key, reader.scalar()?);
+                Ok(())
+            } else {
+                details.read(key, reader)
+            }
+        })?;
+        Ok(details.into_info(common))
     }
 
     /// Returns whether the conversation can have recordings: its channel names voice, or it has no channel but an
@@ -213,80 +234,58 @@ struct DetailFields {
 }
 
 impl DetailFields {
-    fn offer(&mut self, key: Key, raw: &RawValue) {
-        let (rank, value) = (key.rank, scalar(raw));
+    /// Reads the value of a key.
+    fn read<R: BufRead>(&mut self, key: Key, reader: &mut JsonReader<R>) -> io::Result<()> {
+        let rank = key.rank;
         match key.field {
-            Field::AccountId => self.account_id.offer(rank, value.text_or_integer()),
-            Field::ProjectId => self.project_id.offer(rank, value.text_or_integer()),
-            Field::Channel => self.channel.offer(rank, value.text()),
-            Field::PolyAiDuration => self.polyai_duration_s.offer(rank, value.seconds()),
-            Field::Handoff => self.handoff.offer(rank, value.flag()),
-            Field::HandoffReason => self.handoff_reason.offer(rank, value.text()),
-            Field::HandoffDestination => self.handoff_destination.offer(rank, value.text()),
-            Field::TurnCount => self.turn_count.offer(rank, value.count()),
-            Field::Turns => {
-                let turns: Option<Vec<IgnoredAny>> = serde_json::from_str(raw.get()).ok();
-                self.turns_present = turns.map_or(0, |turns| turns.len() as u64);
+            Field::Turns if reader.peek()? == Some(b'[') => {
+                self.turns_present = 0;
+                return reader.array(|reader| {
+                    self.turns_present += 1;
+                    reader.skip_value()
+                });
             }
-            Field::ShortSummary => self.has_summary |= !matches!(raw.get(), "null" | "\"\"" | "{}"),
-            Field::CallDirection => self.direction.offer(rank, value.text()),
-            Field::VariantId => self.variant_id.offer(rank, value.text()),
-            Field::AudioUrl => self.audio_url.offer(rank, value.text()),
-            _ => {}
+            Field::ShortSummary => self.has_summary |= reader.has_content()?,
+            Field::AccountId => self.account_id.offer(rank, reader.scalar()?.text_or_integer()),
+            Field::ProjectId => self.project_id.offer(rank, reader.scalar()?.text_or_integer()),
+            Field::Channel => self.channel.offer(rank, reader.scalar()?.text()),
+            Field::PolyAiDuration => self.polyai_duration_s.offer(rank, reader.scalar()?.seconds()),
+            Field::Handoff => self.handoff.offer(rank, reader.scalar()?.flag()),
+            Field::HandoffReason => self.handoff_reason.offer(rank, reader.scalar()?.text()),
+            Field::HandoffDestination => self.handoff_destination.offer(rank, reader.scalar()?.text()),
+            Field::TurnCount => self.turn_count.offer(rank, reader.scalar()?.count()),
+            Field::CallDirection => self.direction.offer(rank, reader.scalar()?.text()),
+            Field::VariantId => self.variant_id.offer(rank, reader.scalar()?.text()),
+            Field::AudioUrl => self.audio_url.offer(rank, reader.scalar()?.text()),
+            _ => reader.skip_value()?,
         }
-    }
-}
-
-/// A value that cannot be read, such as a string with half a surrogate pair, is unusable; it does not make the rest
-/// unreadable.
-fn scalar(raw: &RawValue) -> Scalar {
-    serde_json::from_str(raw.get()).unwrap_or(Scalar::Unusable)
-}
-
-/// Reads a conversation key by key and keeps only the fields that polyhook uses.
-struct InfoVisitor;
-
-impl<'de> Visitor<'de> for InfoVisitor {
-    type Value = ConversationInfo;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a conversation")
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ConversationInfo, A::Error> {
-        let (mut common, mut details) = (CommonFields::default(), DetailFields::default());
-        while let Some(key) = map.next_key_seed(KeySeed(conversation_key))? {
-            match key {
-                Some(key) if CommonFields::include(key.field) => {
-                    common.offer(key, scalar(map.next_value::<&RawValue>()?));
-                }
-                Some(key) => details.offer(key, map.next_value::<&RawValue>()?),
-                None => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(ConversationInfo {
+    fn into_info(self, common: CommonFields) -> ConversationInfo {
+        ConversationInfo {
             id: common.id.into_value(),
-            account_id: details.account_id.into_value(),
-            project_id: details.project_id.into_value(),
-            channel: details.channel.into_value(),
+            account_id: self.account_id.into_value(),
+            project_id: self.project_id.into_value(),
+            channel: self.channel.into_value(),
             environment: common.environment.into_value(),
             in_progress: common.in_progress.into_value().unwrap_or(false),
             started_at: common.started_at.into_value(),
             finished_at: common.finished_at.into_value(),
             total_duration_s: common.total_duration_s.into_value(),
-            polyai_duration_s: details.polyai_duration_s.into_value(),
+            polyai_duration_s: self.polyai_duration_s.into_value(),
             handoff: Handoff {
-                happened: details.handoff.into_value().unwrap_or(false),
-                reason: details.handoff_reason.into_value(),
-                destination: details.handoff_destination.into_value(),
+                happened: self.handoff.into_value().unwrap_or(false),
+                reason: self.handoff_reason.into_value(),
+                destination: self.handoff_destination.into_value(),
             },
-            num_turns: details.turn_count.into_value().unwrap_or(details.turns_present),
-            turns_present: details.turns_present,
-            has_summary: details.has_summary,
-            direction: details.direction.into_value(),
-            variant_id: details.variant_id.into_value(),
-            has_audio_url: details.audio_url.into_value().is_some_and(|url| !url.trim().is_empty()),
-        })
+            num_turns: self.turn_count.into_value().unwrap_or(self.turns_present),
+            turns_present: self.turns_present,
+            has_summary: self.has_summary,
+            direction: self.direction.into_value(),
+            variant_id: self.variant_id.into_value(),
+            has_audio_url: self.audio_url.into_value().is_some_and(|url| !url.trim().is_empty()),
+        }
     }
 }
 
@@ -329,13 +328,52 @@ mod tests {
     fn treats_unexpected_types_as_unknown() {
         let info = ConversationInfo::read(
             br#"{"id":{},"channel":null,"started_at":"2026-06-03T13:18:06","num_turns":[],"turns":null,
-                "shortSummary":null,"total_duration":-1,"handoff_reason":"\ud800","x":{"turns":[1]}}"#,
+                "shortSummary":null,"total_duration":-1,"handoff_reason":[],"x":{"turns":[1]}}"#,
         )
         .unwrap();
         assert_eq!(info.started_at.unwrap().to_string(), "2026-06-03T13:18:06Z");
         assert_eq!(info, ConversationInfo { started_at: info.started_at, ..ConversationInfo::default() });
-        assert!(ConversationInfo::read(b"[]").is_err() && ConversationInfo::read(b"<html>").is_err());
-        assert!(ConversationInfo::read(b"{\"id\":\"C\",\"note\":\"\xe9\"}").is_err(), "not UTF-8");
+    }
+
+    #[test]
+    fn rejects_what_is_not_an_object_or_is_cut_off() {
+        for body in [
+            "",
+            "[]",
+            "<html>{\"id\":\"C\"}</html>",
+            "null",
+            "{",
+            r#"{"id":"C""#,
+            r#"{"id":"C","turns":[{}]"#,
+        ] {
+            assert_eq!(ConversationInfo::read(body.as_bytes()), Err(NotAConversation), "{body}");
+        }
+    }
+
+    #[test]
+    fn reads_what_is_nearly_json() {
+        let rest =
+            r#""id":"C1","turns":[{"latency":NaN},{}],"shortSummary":{"score":-Infinity},"total_duration":3"#;
+        for body in [
+            format!("{{\"metrics\":{{\"x\":[{{\"value\":NaN}}]}},{rest}}}"),
+            format!("\u{feff}{{{rest},}} \0"),
+            format!("{{\"id\":null,\"id\":\"C0\",\"turns\":[],{rest},\"turns\":null}}{{}}"),
+            format!("{{\"state\":\"\\ud83d\",\"num\":1{},{rest}}}", "0".repeat(999)),
+            format!("{{\"deep\":{}{},{rest}}}", "[".repeat(400_000), "]".repeat(400_000)),
+            format!("{{\"note\":\"a \"quoted\" word\",{rest}}}"),
+        ] {
+            let info = ConversationInfo::read(body.as_bytes()).unwrap();
+            assert_eq!((info.id.as_deref(), info.turns_present), (Some("C1"), 2), "{body}");
+            assert!(info.has_summary && info.total_duration_s == Some(3.0), "{body}");
+        }
+        let latin_1 = ConversationInfo::read(b"{\"handoff_reason\":\"\xe9t\xe9\",\"id\":\"C1\"}").unwrap();
+        assert_eq!(
+            (latin_1.id.as_deref(), latin_1.handoff.reason.as_deref()),
+            (Some("C1"), Some("\u{fffd}t\u{fffd}"))
+        );
+        let long = "123456789012345678901234567890";
+        let numeric = ConversationInfo::read(format!("{{\"id\":{long}}}").as_bytes()).unwrap();
+        assert_eq!(numeric.id.as_deref(), Some(long));
     }
 
     #[test]

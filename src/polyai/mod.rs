@@ -27,9 +27,9 @@ mod webhooks;
 
 pub use client::{Conversation, PolyAiClient, Recording};
 pub use config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig};
-pub use conversation::{ConversationInfo, Handoff, ListedConversation};
+pub use conversation::{ConversationInfo, Handoff, ListedConversation, NotAConversation};
 pub use error::{Advice, ApiError, ErrorKind, MAX_RETRY_AFTER};
-pub use list::{ConversationLister, ListQuery};
+pub use list::{ConversationLister, EndlessList, ListError, ListFailure, ListQuery, ListWindow};
 pub use project::{Project, UnknownProject};
 pub use region::{Hosts, Region};
 pub use request::{ApiRequest, Target};

@@ -13,7 +13,6 @@ use http::{
     header::{CONTENT_TYPE, DATE},
 };
 use jiff::{SignedDuration, Timestamp};
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 use url::Url;
@@ -22,6 +21,7 @@ use super::{
     ApiError, ApiRequest, ConversationInfo, ErrorKind, Hosts, Region, Target,
     error::CORRELATION_HEADER,
     http::{Answer, HttpClient, SizeLimit},
+    list::page::Page,
 };
 use crate::clock::Clock;
 
@@ -205,20 +205,17 @@ impl ProbeResponse {
 
     /// Returns the conversations of a list, or `None` if the answer is not a list.
     pub fn conversations(&self) -> Option<Vec<ProbedConversation>> {
-        #[derive(serde::Deserialize)]
-        struct Page<'a> {
-            #[serde(borrow)]
-            conversations: Vec<&'a RawValue>,
-        }
         let body = self.outcome.as_ref().ok()?;
-        let page: Page<'_> = serde_json::from_slice(&body.start).ok()?;
-        Some(page.conversations.into_iter().filter_map(|raw| ProbedConversation::read(raw.get())).collect())
+        let mut page = Page::default();
+        let read = page.read(&body.start[..], |reader| {
+            Ok(ProbedConversation::new(&ConversationInfo::read_object(reader)?))
+        });
+        read.ok().map(|()| page.items)
     }
 }
 
 impl ProbedConversation {
-    fn read(json: &str) -> Option<Self> {
-        let info = ConversationInfo::read(json.as_bytes()).ok()?;
+    fn new(info: &ConversationInfo) -> Option<Self> {
         let id = info.id.clone()?;
         // The id is printed and used in further requests.
         let is_safe =

@@ -7,12 +7,12 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::pass::publish_discovery;
+use super::{pass::publish_discovery, service::describe};
 use crate::{
     archive::{Archive, ArchiveError, AudioStatus, ConversationFolder, Location, StoredConversation},
     clock::Clock,
     event::{Discovery, DiscoverySource},
-    polyai::{ApiError, ListQuery, PolyAiClient, Project},
+    polyai::{ListQuery, ListedConversation, PolyAiClient, Project},
     queue::{Queue, QueueError},
 };
 
@@ -42,16 +42,11 @@ pub struct Auditor<'a> {
     pub repair: Option<&'a dyn Queue>,
 }
 
-/// An audit failed, so there is no report.
+/// The audit of a project cannot continue.
 #[derive(Debug, Error)]
-pub enum AuditError {
-    /// PolyAI's list cannot be read.
-    #[error("project {0}: the conversations cannot be listed: {1}")]
-    Api(String, #[source] ApiError),
-    /// The archive cannot be listed or read.
+enum AuditError {
     #[error("the archive cannot be read: {0}")]
     Archive(#[from] ArchiveError),
-    /// A missing conversation cannot be queued.
     #[error("nothing can be queued for repair: {0}")]
     Queue(#[from] QueueError),
 }
@@ -70,6 +65,8 @@ pub enum FindingKind {
     Damaged,
     /// The manifest cannot be read, or is in the wrong folder.
     Unreadable,
+    /// PolyAI lists the conversation without a start, so its day, and its place in the archive, is unknown.
+    Undated,
     /// The archive has it, and PolyAI's list does not (any more, or under another environment).
     Extra,
     /// The conversation has turns, but shows none: transcript visibility is off.
@@ -83,7 +80,15 @@ pub enum FindingKind {
 impl FindingKind {
     /// Returns true if the finding is a fault of the archive.
     pub fn is_fault(self) -> bool {
-        matches!(self, Self::Missing | Self::Outdated | Self::Incomplete | Self::Damaged | Self::Unreadable)
+        matches!(
+            self,
+            Self::Missing
+                | Self::Outdated
+                | Self::Incomplete
+                | Self::Damaged
+                | Self::Unreadable
+                | Self::Undated
+        )
     }
 
     /// Returns the word in the report.
@@ -94,6 +99,7 @@ impl FindingKind {
             Self::Incomplete => "incomplete",
             Self::Damaged => "damaged",
             Self::Unreadable => "unreadable",
+            Self::Undated => "undated",
             Self::Extra => "extra",
             Self::HiddenTranscript => "hidden_transcript",
             Self::AbsentRecording => "absent_recording",
@@ -127,8 +133,10 @@ pub struct AuditReport {
     pub audited_at: Timestamp,
     /// True if hashes were compared.
     pub deep: bool,
-    /// True if no finding is a fault.
+    /// True if everything was compared, and no finding is a fault.
     pub complete: bool,
+    /// What was not compared, and why, each with its project.
+    pub failures: Vec<String>,
     /// The number of conversations that PolyAI has.
     pub listed: u64,
     /// Of these, the number that are in progress or ended just now.
@@ -157,6 +165,7 @@ impl AuditReport {
             audited_at,
             deep,
             complete: true,
+            failures: Vec::new(),
             listed: 0,
             unsettled: 0,
             erased: 0,
@@ -167,6 +176,11 @@ impl AuditReport {
             queued: 0,
             findings: Vec::new(),
         }
+    }
+
+    fn add_failure(&mut self, project: &Project, failure: impl std::fmt::Display) {
+        self.complete = false;
+        self.failures.push(describe(project, failure));
     }
 
     fn add_finding(
@@ -192,11 +206,12 @@ impl Auditor<'_> {
         projects: &[&Project],
         date: Date,
         on_progress: impl Fn(&AuditReport),
-    ) -> Result<AuditReport, AuditError> {
+    ) -> AuditReport {
         let mut report = AuditReport::new(date, self.clock.now(), self.deep);
         for project in projects {
-            let listed_folders = self.compare_list(project, date, &mut report, &on_progress).await?;
-            self.inspect_all(project, date, &listed_folders, &mut report, &on_progress).await?;
+            if let Err(error) = self.audit_project(project, date, &mut report, &on_progress).await {
+                report.add_failure(project, error);
+            }
         }
         report.findings.sort_by(|a, b| {
             (a.finding, &a.project_id, &a.conversation_id).cmp(&(
@@ -205,57 +220,74 @@ impl Auditor<'_> {
                 &b.conversation_id,
             ))
         });
-        Ok(report)
+        report
     }
 
-    /// Checks that every conversation of PolyAI's list is archived. Returns the names of their folders.
+    async fn audit_project(
+        &self,
+        project: &Project,
+        date: Date,
+        report: &mut AuditReport,
+        on_progress: &impl Fn(&AuditReport),
+    ) -> Result<(), AuditError> {
+        let listed_folders = self.compare_list(project, date, report, on_progress).await?;
+        self.inspect_all(project, date, listed_folders.as_ref(), report, on_progress).await
+    }
+
+    /// Checks that every conversation of PolyAI's list is archived. Returns the names of their folders, or `None` if the
+    /// list could not be read completely.
     async fn compare_list(
         &self,
         project: &Project,
         date: Date,
         report: &mut AuditReport,
         on_progress: &impl Fn(&AuditReport),
-    ) -> Result<HashSet<String>, AuditError> {
+    ) -> Result<Option<HashSet<String>>, AuditError> {
         let day = self.archive.list_day(project.account_id(), project.project_id(), date).await?;
         let erasures = self.archive.erased_conversations().await?;
         let start = date.to_zoned(TimeZone::UTC).map_or(Timestamp::MIN, |day| day.timestamp());
         let next = date.tomorrow().and_then(|next| next.to_zoned(TimeZone::UTC));
         let end = next.map_or(Timestamp::MAX, |day| day.timestamp()).min(self.clock.now());
         let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
-        let query = ListQuery { started: start..end, environments: self.environments.to_vec() };
-        let mut list = self.polyai.list(project, query);
+        let environments = self.environments.to_vec();
+        let mut list =
+            self.polyai.list(project, ListQuery { started: start..end, environments, unread: Vec::new() });
         let mut listed_folders = HashSet::new();
-        let failed = |error| AuditError::Api(project.project_id().to_owned(), error);
-        while let Some(listed) = list.next().await.map_err(failed)? {
-            // A conversation without a start belongs to no day.
-            let Some(started_at) = listed.started_at else { continue };
+        while let Some(listed) = list.next().await {
+            let erased = erasures.contains(project.account_id(), project.project_id(), &listed.id);
+            let Some(started_at) = listed.started_at else {
+                if !erased {
+                    report.add_finding(project, &listed.id, FindingKind::Undated, None);
+                }
+                continue;
+            };
             let location = Location::new(project.account_id(), project.project_id(), &listed.id, started_at);
             if !listed_folders.insert(location.name().to_owned()) {
                 continue;
             }
             report.listed += 1;
-            if erasures.contains(project.account_id(), project.project_id(), &listed.id) {
+            if erased {
                 report.erased += 1;
             } else if listed.in_progress || listed.ended_at.unwrap_or(started_at) > settled {
                 report.unsettled += 1;
             } else if day.archived_at(&location).is_none() {
                 report.add_finding(project, &listed.id, FindingKind::Missing, None);
-                let discovery = Discovery {
-                    conversation_id: listed.id,
-                    account_id: project.account_id().to_owned(),
-                    project_id: project.project_id().to_owned(),
-                    environment: listed.environment,
-                    started_at: Some(started_at),
-                    ended_at: listed.ended_at,
-                    source: DiscoverySource::Command,
-                    dedup_time: Some(report.audited_at),
-                    force: false,
-                };
-                self.repair(&discovery, report).await?;
+                self.repair(&missing(project, listed, report.audited_at), report).await?;
             }
             on_progress(report);
         }
-        Ok(listed_folders)
+        if let Some(place) = list.first_unreadable() {
+            let count = list.unreadable();
+            report.add_failure(
+                project,
+                format!("{count} entries of PolyAI's list cannot be read, such as {place}"),
+            );
+        }
+        let is_whole = list.failures().is_empty();
+        for failure in list.failures() {
+            report.add_failure(project, failure);
+        }
+        Ok(is_whole.then_some(listed_folders))
     }
 
     /// Checks every archived conversation, and that PolyAI's list has it, too.
@@ -263,7 +295,7 @@ impl Auditor<'_> {
         &self,
         project: &Project,
         date: Date,
-        listed_folders: &HashSet<String>,
+        listed_folders: Option<&HashSet<String>>,
         report: &mut AuditReport,
         on_progress: &impl Fn(&AuditReport),
     ) -> Result<(), AuditError> {
@@ -282,26 +314,17 @@ impl Auditor<'_> {
                 .buffer_unordered(MAX_CONCURRENT_CHECKS)
         );
         while let Some((folder, stored)) = inspected.try_next().await? {
-            let is_listed = listed_folders.contains(&folder.name);
+            let is_listed = listed_folders.is_none_or(|listed| listed.contains(&folder.name));
             match stored {
                 Ok(None) => {
                     let detail = format!("{} objects and no manifest", folder.objects);
                     report.add_finding(project, &folder.name, FindingKind::Incomplete, Some(detail));
                 }
                 Ok(Some(stored)) => self.inspect(project, &folder, &stored, is_listed, report).await?,
-                Err(
-                    error @ (ArchiveError::Manifest { .. }
-                    | ArchiveError::Collision { .. }
-                    | ArchiveError::Newer { .. }),
-                ) => {
-                    report.add_finding(
-                        project,
-                        &folder.name,
-                        FindingKind::Unreadable,
-                        Some(error.to_string()),
-                    );
+                Err(error) => {
+                    let detail = Some(error.to_string());
+                    report.add_finding(project, &folder.name, FindingKind::Unreadable, detail);
                 }
-                Err(error) => return Err(error.into()),
             }
             on_progress(report);
         }
@@ -365,5 +388,19 @@ impl Auditor<'_> {
             report.queued += 1;
         }
         Ok(())
+    }
+}
+
+fn missing(project: &Project, listed: ListedConversation, audited_at: Timestamp) -> Discovery {
+    Discovery {
+        conversation_id: listed.id,
+        account_id: project.account_id().to_owned(),
+        project_id: project.project_id().to_owned(),
+        environment: listed.environment,
+        started_at: listed.started_at,
+        ended_at: listed.ended_at,
+        source: DiscoverySource::Command,
+        dedup_time: Some(audited_at),
+        force: false,
     }
 }

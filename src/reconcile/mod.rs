@@ -10,6 +10,8 @@
 //! * There is no database. The archive itself records what is archived, and one listing per day
 //!   ([`Archive::list_day`](crate::archive::Archive::list_day)) returns it. A pass can end anywhere, and the next one
 //!   continues from the same knowledge.
+//! * A page, window or project that cannot be listed, a day of the archive that cannot be read and a message that cannot
+//!   be queued do not affect the others. They are named, and the next pass begins with them.
 //! * A call is ignored until `settle` after its end, so that its webhook comes first.
 //! * A conversation is fetched once. If reconciliation finds it again, the queue recognises a duplicate (for
 //!   `queue.dedup_window`). A worker does not fetch a conversation that was archived in the meantime.
@@ -24,7 +26,7 @@ mod config;
 mod pass;
 mod service;
 
-pub use audit::{AuditError, AuditFinding, AuditReport, Auditor, FindingKind};
+pub use audit::{AuditFinding, AuditReport, Auditor, FindingKind};
 pub use config::ReconcileConfig;
-pub use pass::{PassError, PassSummary, QueueingLimits, ReconcilePass};
-pub use service::ReconcileService;
+pub use pass::{PassError, PassOutcome, PassSummary, QueueingLimits, ReconcilePass};
+pub use service::{PassReport, ReconcileService};

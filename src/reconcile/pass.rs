@@ -13,7 +13,9 @@ use crate::{
     archive::{Archive, ArchiveError, ArchivedDay, ErasedConversations, Location},
     clock::Clock,
     event::{self, CONVERSATION_DISCOVERED, DedupKey, Discovery, DiscoverySource},
-    polyai::{ApiError, ListQuery, ListedConversation, PolyAiClient, Project},
+    polyai::{
+        ConversationLister, ListFailure, ListQuery, ListWindow, ListedConversation, PolyAiClient, Project,
+    },
     queue::{Message, Published, Queue, QueueError, QueueKind},
 };
 
@@ -29,6 +31,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(200);
 const BACKLOG_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of checks without room after which a warning is logged.
 const CHECKS_BEFORE_WARNING: u32 = 30;
+/// The number of failures of a pass that are kept.
+const MAX_FAILURES: usize = 20;
 
 /// The limits for queueing conversations.
 #[derive(Debug, Default)]
@@ -82,8 +86,29 @@ pub struct PassSummary {
     pub queued: u64,
     /// Missing conversations that the queue already has, or had recently.
     pub queued_before: u64,
-    /// Entries of the list without a conversation id.
+    /// Entries of the list that cannot be read.
     pub unreadable: u64,
+}
+
+/// The result of a pass. It is complete without failures.
+#[derive(Debug, Default)]
+pub struct PassOutcome {
+    /// The counts.
+    pub summary: PassSummary,
+    /// The reasons why something was not compared or not queued, at most twenty.
+    pub failures: Vec<PassError>,
+    /// The parts of PolyAI's list that the next pass should compare, even if they have left its range by then.
+    pub unread: Vec<ListWindow>,
+    /// The place of an unreadable entry of PolyAI's list, for a person.
+    pub first_unreadable: Option<String>,
+}
+
+impl PassOutcome {
+    fn add_failure(&mut self, failure: impl Into<PassError>) {
+        if self.failures.len() < MAX_FAILURES {
+            self.failures.push(failure.into());
+        }
+    }
 }
 
 impl PassSummary {
@@ -112,56 +137,85 @@ impl PassSummary {
     }
 }
 
-/// A pass failed. What it has queued stays queued.
+/// A part of a pass failed. What it has queued stays queued.
 #[derive(Debug, Error)]
 pub enum PassError {
-    /// PolyAI's list cannot be read.
-    #[error("the conversations cannot be listed: {0}")]
-    Api(#[from] ApiError),
+    /// A part of PolyAI's list cannot be read.
+    #[error("{0}")]
+    List(ListFailure),
     /// The archive cannot be listed or read.
-    #[error("the archive cannot be listed: {0}")]
+    #[error("the archive cannot be read: {0}")]
     Archive(#[from] ArchiveError),
     /// A missing conversation cannot be queued.
-    #[error("nothing can be queued: {0}")]
+    #[error("a missing conversation cannot be queued: {0}")]
     Queue(#[from] QueueError),
 }
 
 impl ReconcilePass<'_> {
-    /// Compares the conversations that started within `started`, newest first. `on_progress` gets the counts so far,
-    /// and the approximate time down to which everything is compared.
+    /// Compares the conversations that started within `started`, newest first, and before them those of `unread`. A
+    /// failure of one part does not affect the others. `on_progress` gets the counts so far, and the approximate time
+    /// down to which everything is compared.
     pub async fn run(
         &self,
         project: &Project,
         started: Range<Timestamp>,
-        mut on_progress: impl FnMut(&PassSummary, Timestamp),
-    ) -> Result<PassSummary, PassError> {
-        let query = ListQuery { started, environments: self.environments.to_vec() };
+        unread: Vec<ListWindow>,
+        on_progress: impl FnMut(&PassSummary, Timestamp),
+    ) -> PassOutcome {
+        let query = ListQuery { started, environments: self.environments.to_vec(), unread };
+        let windows = query.windows();
         let mut list = self.polyai.list(project, query);
+        let mut outcome = PassOutcome::default();
+        if let Err(error) = self.compare_all(project, &mut list, &mut outcome, on_progress).await {
+            outcome.add_failure(error);
+        }
+        outcome.first_unreadable = list.first_unreadable().map(str::to_owned);
+        // Conversations of any window may not have been compared with the archive or not be queued.
+        let any_window = !outcome.failures.is_empty();
+        for failure in list.into_failures() {
+            outcome.unread.extend(failure.windows.iter().cloned());
+            outcome.add_failure(PassError::List(failure));
+        }
+        if any_window {
+            outcome.unread = windows;
+        }
+        outcome
+    }
+
+    /// # Errors
+    ///
+    /// The pass cannot continue.
+    async fn compare_all(
+        &self,
+        project: &Project,
+        list: &mut ConversationLister<'_>,
+        outcome: &mut PassOutcome,
+        mut on_progress: impl FnMut(&PassSummary, Timestamp),
+    ) -> Result<(), PassError> {
         let erased = self.archive.erased_conversations().await?;
         let mut archived_days =
             ArchivedDays { archive: self.archive, project, erased, days: VecDeque::new() };
-        let mut summary = PassSummary::default();
         let mut found = Vec::with_capacity(BATCH_SIZE);
         // The number of conversations that may be queued before the backlog is checked again.
         let mut room = 0;
         loop {
-            let next = list.next().await?;
-            summary.unreadable = list.unreadable();
+            let next = list.next().await;
             let over = next.is_none();
+            outcome.summary.unreadable = list.unreadable();
             if let Some(listed) = next {
-                summary.listed += 1;
-                if let Some(discovery) =
-                    self.compare(&listed, project, &mut archived_days, &mut summary).await?
-                {
-                    found.push(discovery);
+                outcome.summary.listed += 1;
+                match self.compare(&listed, project, &mut archived_days, &mut outcome.summary).await {
+                    Ok(discovery) => found.extend(discovery),
+                    Err(error) => outcome.add_failure(error),
                 }
             }
-            if found.len() == BATCH_SIZE || over {
-                self.queue_missing(&mut found, &mut room, &mut summary).await?;
+            // The next page may take long or fail, so what was found is not kept waiting for it.
+            if found.len() == BATCH_SIZE || list.is_page_over() {
+                self.queue_missing(&mut found, &mut room, outcome).await?;
             }
-            on_progress(&summary, list.reached());
+            on_progress(&outcome.summary, list.reached());
             if over {
-                return Ok(summary);
+                return Ok(());
             }
         }
     }
@@ -173,7 +227,7 @@ impl ReconcilePass<'_> {
         project: &Project,
         archived_days: &mut ArchivedDays<'_>,
         summary: &mut PassSummary,
-    ) -> Result<Option<Discovery>, PassError> {
+    ) -> Result<Option<Discovery>, ArchiveError> {
         let over = listed.ended_at.or(listed.started_at).unwrap_or(Timestamp::MIN);
         let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
         if listed.in_progress || over > settled {
@@ -200,6 +254,7 @@ impl ReconcilePass<'_> {
                 summary.missing += 1;
                 None
             }
+            ArchiveState::Unknown => return Ok(None),
         };
         Ok(Some(Discovery {
             conversation_id: listed.id.clone(),
@@ -218,8 +273,8 @@ impl ReconcilePass<'_> {
         &self,
         found: &mut Vec<Discovery>,
         room: &mut u64,
-        summary: &mut PassSummary,
-    ) -> Result<(), PassError> {
+        outcome: &mut PassOutcome,
+    ) -> Result<(), QueueError> {
         let Some(queue) = self.queue else {
             found.clear();
             return Ok(());
@@ -234,6 +289,7 @@ impl ReconcilePass<'_> {
             }
             *room = room.saturating_sub(found.len() as u64);
         }
+        let (batch, mut failures) = (found.len(), Vec::new());
         let mut queued = stream::iter(found.drain(..))
             .map(async |discovery| {
                 if let Some(rate) = &self.limits.rate {
@@ -243,12 +299,23 @@ impl ReconcilePass<'_> {
             })
             .buffer_unordered(BATCH_SIZE);
         while let Some(published) = queued.next().await {
-            match published? {
-                Published::New => summary.queued += 1,
-                Published::Duplicate => summary.queued_before += 1,
+            match published {
+                Ok(Published::New) => outcome.summary.queued += 1,
+                Ok(Published::Duplicate) => outcome.summary.queued_before += 1,
+                Err(error) => failures.push(error),
             }
         }
-        Ok(())
+        // One message may be refused for a reason of its own. Otherwise the queue does not work.
+        let is_down =
+            failures.len() == batch || failures.iter().any(|e| !matches!(e, QueueError::Refused(_)));
+        match failures.pop() {
+            Some(error) if is_down => Err(error),
+            Some(error) => {
+                outcome.add_failure(error);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -323,6 +390,8 @@ enum ArchiveState {
     Outdated(Timestamp),
     Erased,
     Missing,
+    /// Its day cannot be listed, which was reported before.
+    Unknown,
 }
 
 /// The days of the archive that a pass has listed.
@@ -330,7 +399,8 @@ struct ArchivedDays<'a> {
     archive: &'a Archive,
     project: &'a Project,
     erased: ErasedConversations,
-    days: VecDeque<(Date, ArchivedDay)>,
+    /// A day that cannot be listed is `None`.
+    days: VecDeque<(Date, Option<ArchivedDay>)>,
 }
 
 impl ArchivedDays<'_> {
@@ -346,9 +416,8 @@ impl ArchivedDays<'_> {
         let (Some(location), Some(started_at)) = (location, listed.started_at) else {
             return Ok(ArchiveState::Missing);
         };
-        let Some(archived_at) = self.day(started_at).await?.archived_at(location) else {
-            return Ok(ArchiveState::Missing);
-        };
+        let Some(day) = self.day(started_at).await? else { return Ok(ArchiveState::Unknown) };
+        let Some(archived_at) = day.archived_at(location) else { return Ok(ArchiveState::Missing) };
         // The clock of the store may be slow, so the manifest decides.
         if listed.ended_at.is_none_or(|ended_at| archived_at > ended_at) {
             return Ok(ArchiveState::Archived);
@@ -360,16 +429,21 @@ impl ArchivedDays<'_> {
         })
     }
 
-    async fn day(&mut self, started_at: Timestamp) -> Result<&ArchivedDay, ArchiveError> {
+    /// Returns the day of a conversation. The error of a day is returned once.
+    async fn day(&mut self, started_at: Timestamp) -> Result<Option<&ArchivedDay>, ArchiveError> {
         let date = Offset::UTC.to_datetime(started_at).date();
         if let Some(at) = self.days.iter().position(|(known, _)| *known == date) {
-            return Ok(&self.days[at].1);
+            return Ok(self.days[at].1.as_ref());
         }
         if self.days.len() == MAX_CACHED_DAYS {
             self.days.pop_front();
         }
-        let day = self.archive.list_day(self.project.account_id(), self.project.project_id(), date).await?;
+        let day = self.archive.list_day(self.project.account_id(), self.project.project_id(), date).await;
+        let (day, error) = day.map_or_else(|error| (None, Some(error)), |day| (Some(day), None));
         self.days.push_back((date, day));
-        Ok(&self.days[self.days.len() - 1].1)
+        match error {
+            Some(error) => Err(error),
+            None => Ok(self.days[self.days.len() - 1].1.as_ref()),
+        }
     }
 }

@@ -1,19 +1,19 @@
 //! The service that reconciles every `every`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use metrics::{counter, gauge};
 use tokio::time::sleep;
 
-use super::{PassError, PassSummary, QueueingLimits, ReconcileConfig, ReconcilePass};
+use super::{PassSummary, QueueingLimits, ReconcileConfig, ReconcilePass};
 use crate::{
     archive::{Archive, ArchiveLease},
     clock::Clock,
     event::DiscoverySource,
     health::Health,
     lifecycle::Lifecycle,
-    polyai::PolyAiClient,
+    polyai::{ListWindow, PolyAiClient, Project},
     queue::Queue,
 };
 
@@ -25,6 +25,10 @@ const RETRY_DELAY: Duration = Duration::from_secs(30);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The maximum number of waiting jobs while more are queued. So an archive that lacks weeks is filled gradually.
 const MAX_BACKLOG: u64 = 1_000;
+/// The number of windows of a project that are remembered because they could not be compared: a year of live and sandbox.
+const MAX_UNREAD_WINDOWS: usize = 732;
+/// The number of failures that `/readyz` names.
+const MAX_NAMED_FAILURES: usize = 5;
 
 /// The reconciliation service. See the [module](super).
 #[derive(Clone, Debug)]
@@ -38,12 +42,22 @@ pub struct ReconcileService {
     health: Health,
 }
 
-/// The outcome of a pass over all projects.
-struct AllProjectsOutcome {
-    summary: PassSummary,
-    /// The failed projects with their errors.
-    failures: Vec<(String, PassError)>,
+/// The result of a pass over all projects. It is complete without failures.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct PassReport {
+    /// The counts.
+    #[serde(flatten)]
+    pub summary: PassSummary,
+    /// What was not compared or not queued, and why, each with its project.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
+    /// The place of an unreadable entry of each project's list.
+    #[serde(skip)]
+    unreadable: Vec<String>,
 }
+
+/// The windows of each project that the last pass could not compare.
+type UnreadWindows = HashMap<(String, String), Vec<ListWindow>>;
 
 impl ReconcileService {
     /// Creates the service for the projects of `polyai` and the environments that the worker wants.
@@ -62,6 +76,7 @@ impl ReconcileService {
     /// Reconciles until the drain.
     pub async fn run(self, lifecycle: Lifecycle) {
         let draining = lifecycle.draining();
+        let mut unread = UnreadWindows::new();
         loop {
             let lease = tokio::select! {
                 () = draining.cancelled() => return,
@@ -81,17 +96,17 @@ impl ReconcileService {
                 }
             };
             let started_at = self.clock.now();
-            let outcome = tokio::select! {
+            let report = tokio::select! {
                 () = draining.cancelled() => None,
                 () = lease.lost() => None,
-                outcome = self.run_pass() => Some(outcome),
+                report = self.run_pass(&mut unread) => Some(report),
             };
-            let complete = outcome.as_ref().is_some_and(|outcome| outcome.failures.is_empty());
+            let complete = report.as_ref().is_some_and(|report| report.failures.is_empty());
             release_lease(lease, complete.then(|| started_at.to_string())).await;
-            match outcome {
+            match report {
                 None if draining.is_cancelled() => return,
                 None => tracing::warn!("the lease for reconciliation was lost; another process continues"),
-                Some(outcome) => self.report(&outcome),
+                Some(report) => self.publish(&report),
             }
             if !complete {
                 tokio::select! {
@@ -103,25 +118,23 @@ impl ReconcileService {
     }
 
     /// Makes one pass now. Waits while another process makes one.
-    pub async fn run_once(&self) -> Result<PassSummary, Vec<String>> {
+    ///
+    /// # Errors
+    ///
+    /// The lease cannot be taken, or was lost.
+    pub async fn run_once(&self) -> Result<PassReport, String> {
         let mut lease =
-            self.archive.lease(LEASE_NAME, |_| Ok(())).await.map_err(|error| vec![error.to_string()])?;
+            self.archive.lease(LEASE_NAME, |_| Ok(())).await.map_err(|error| error.to_string())?;
         let started_at = self.clock.now();
-        let outcome = tokio::select! {
-            () = lease.lost() => return Err(vec!["the lease for reconciliation was lost".to_owned()]),
-            outcome = self.run_pass() => outcome,
+        let mut unread = UnreadWindows::new();
+        let report = tokio::select! {
+            () = lease.lost() => return Err("the lease for reconciliation was lost".to_owned()),
+            report = self.run_pass(&mut unread) => report,
         };
-        let complete = outcome.failures.is_empty();
+        let complete = report.failures.is_empty();
         release_lease(lease, complete.then(|| started_at.to_string())).await;
-        self.report(&outcome);
-        if complete {
-            return Ok(outcome.summary);
-        }
-        Err(outcome
-            .failures
-            .into_iter()
-            .map(|(project, error)| format!("project {project}: {error}"))
-            .collect())
+        self.publish(&report);
+        Ok(report)
     }
 
     /// Returns `Ok` if a pass is due according to the note of the last one. Otherwise returns the delay until then.
@@ -130,7 +143,7 @@ impl ReconcileService {
         last.map_or(Ok(()), |last| check_due(self.clock.now(), last, self.config.every))
     }
 
-    async fn run_pass(&self) -> AllProjectsOutcome {
+    async fn run_pass(&self, unread: &mut UnreadWindows) -> PassReport {
         let now = self.clock.now();
         let start = now.checked_sub(self.config.lookback).unwrap_or(Timestamp::MIN);
         let limits = QueueingLimits { rate: None, max_backlog: Some(MAX_BACKLOG) };
@@ -145,31 +158,29 @@ impl ReconcileService {
             requested_at: None,
             limits: &limits,
         };
-        let mut outcome = AllProjectsOutcome { summary: PassSummary::default(), failures: Vec::new() };
+        let mut report = PassReport::default();
         for project in self.polyai.projects() {
+            let ids = (project.account_id().to_owned(), project.project_id().to_owned());
+            let failed_before = unread.get(&ids).cloned().unwrap_or_default();
             let mut last = PassSummary::default();
-            let result = pass
-                .run(project, start..now, |summary, _| {
+            let outcome = pass
+                .run(project, start..now, failed_before, |summary, _| {
                     counter!("polyhook_reconcile_listed_total").increment(summary.listed - last.listed);
                     // Conversations that an earlier pass has queued are not counted again.
                     counter!("polyhook_reconcile_missing_total").increment(summary.queued - last.queued);
                     last = *summary;
                 })
                 .await;
-            match result {
-                Ok(summary) => outcome.summary.add(&summary),
-                // One project's failure does not affect the others.
-                Err(error) => {
-                    outcome.summary.add(&last);
-                    outcome.failures.push((project.project_id().to_owned(), error));
-                }
-            }
+            report.summary.add(&outcome.summary);
+            report.unreadable.extend(outcome.first_unreadable);
+            report.failures.extend(outcome.failures.iter().map(|error| describe(project, error)));
+            unread.insert(ids, outcome.unread.into_iter().take(MAX_UNREAD_WINDOWS).collect());
         }
-        outcome
+        report
     }
 
-    fn report(&self, AllProjectsOutcome { summary, failures }: &AllProjectsOutcome) {
-        let unreadable = summary.unreadable;
+    /// Writes the result to the log, the metrics and `/readyz`.
+    fn publish(&self, PassReport { summary, failures, unreadable }: &PassReport) {
         tracing::info!(
             listed = summary.listed,
             archived = summary.archived,
@@ -179,31 +190,40 @@ impl ReconcileService {
             erased = summary.erased,
             queued = summary.queued,
             queued_before = summary.queued_before,
-            unreadable,
-            failed_projects = failures.len(),
+            unreadable = summary.unreadable,
+            failures = failures.len(),
             "reconciled"
         );
-        if unreadable > 0 {
-            tracing::warn!(
-                unreadable,
-                "PolyAI's list has entries without an id; they cannot be compared with the archive"
-            );
+        for failure in failures {
+            tracing::warn!(failure, "reconciliation is not complete");
         }
-        if failures.is_empty() {
+        let mut problems: Vec<_> = failures.iter().take(MAX_NAMED_FAILURES).cloned().collect();
+        if let Some(more @ 1..) = failures.len().checked_sub(MAX_NAMED_FAILURES) {
+            problems.push(format!("and {more} more, see the log"));
+        }
+        if let Some(place) = unreadable.first() {
+            let count = summary.unreadable;
+            problems.push(format!("{count} entries of PolyAI's lists cannot be read, such as {place}"));
+        }
+        if problems.is_empty() {
             self.health.clear(LEASE_NAME);
-            #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
-            gauge!("polyhook_reconcile_last_success_timestamp_seconds")
-                .set(self.clock.now().as_second() as f64);
         } else {
             self.health.set_degraded(
                 LEASE_NAME,
-                format!(
-                    "conversations that no webhook announced may stay missing: {}",
-                    FailureList(failures)
-                ),
+                format!("conversations that no webhook announced may stay missing: {}", problems.join("; ")),
             );
         }
+        if failures.is_empty() {
+            #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
+            gauge!("polyhook_reconcile_last_success_timestamp_seconds")
+                .set(self.clock.now().as_second() as f64);
+        }
     }
+}
+
+/// Describes a failure of a project's pass in one line.
+pub(super) fn describe(project: &Project, error: impl std::fmt::Display) -> String {
+    format!("project {}: {error}", project.project_id())
 }
 
 /// Returns `Ok` if a pass is due `every` after the `last` one. Otherwise returns the delay until then. If `last` is
@@ -214,18 +234,6 @@ fn check_due(now: Timestamp, last: Timestamp, every: Duration) -> Result<(), Dur
         (Ok(age), _) => every.checked_sub(age).filter(|left| !left.is_zero()).map_or(Ok(()), Err),
         (_, Ok(ahead)) if ahead < every => Err(every),
         _ => Ok(()),
-    }
-}
-
-struct FailureList<'a>(&'a [(String, PassError)]);
-
-impl fmt::Display for FailureList<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, (project, error)) in self.0.iter().enumerate() {
-            let comma = if n == 0 { "" } else { "; " };
-            write!(f, "{comma}project {project}: {error}")?;
-        }
-        Ok(())
     }
 }
 

@@ -70,6 +70,11 @@ fn event_target_survives_mutations() {
 }
 
 #[test]
+fn conversation_target_survives_mutations() {
+    fuzz_briefly("conversation", targets::conversation);
+}
+
+#[test]
 fn wav_target_survives_mutations() {
     fuzz_briefly("wav", targets::wav);
 }

@@ -1,22 +1,31 @@
 //! Lists the conversations of a project by the start of the call: from v3, or from the Data API where v3 has no list.
 //!
-//! * v3 is asked for one day and one environment at a time (it filters by one `client_env`), newest day first, by
-//!   cursor. The Data API has no filters: its list is newest first, by offset, and is read until its entries are older
-//!   than the range.
+//! * v3 is asked for one [window](ListWindow) at a time: one day and one environment (it filters by one `client_env`),
+//!   newest day first, by cursor. The Data API has no filters: its list is newest first, by offset, and is read until a
+//!   whole page is older than the range. [`paging`] leads from page to page, and to an end.
 //! * A page is parsed while it arrives ([`page`]), so its size does not matter; a few hundred bytes are kept of each
 //!   conversation.
 //! * After a transient error (429, 5xx, a broken connection) the page is requested again, a few times. So a conversation
 //!   may be returned twice. A conversation that is written while a list is read may be missing; the next list has it.
+//! * A page or window that cannot be read does not hide the others. It is reported in
+//!   [`ConversationLister::failures`], and a later [`ListQuery`] can name it, to begin with it.
 
-mod page;
+pub(super) mod page;
+mod paging;
+mod window;
 
-use std::{collections::VecDeque, ops::Range, time::Duration};
+use std::{collections::VecDeque, fmt, ops::Range, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
-use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use jiff::Timestamp;
+use thiserror::Error;
 use url::Url;
 
-use self::page::{NextPage, Page};
+use self::{
+    page::{Page, ReadPage},
+    paging::{Paging, Position},
+};
+pub use self::{paging::EndlessList, window::ListWindow};
 use super::{
     Api, ApiRequest, PolyAiClient, Project, Target,
     conversation::ListedConversation,
@@ -25,9 +34,18 @@ use super::{
 };
 
 /// One page. v3 allows 1,000 conversations, but sends their transcripts along.
-const PAGE_REQUEST: ApiRequest<'static> = ApiRequest::List { limit: 200 };
-/// Requests for one page before its error is returned.
+const PAGE_ENTRIES: usize = 200;
+const PAGE_REQUEST: ApiRequest<'static> = ApiRequest::List { limit: PAGE_ENTRIES };
+/// Requests for one page before it counts as failed.
 const MAX_ATTEMPTS: usize = 5;
+/// The same after another failure, and for a window that failed in an earlier list.
+const MAX_ATTEMPTS_AFTER_FAILURE: usize = 2;
+/// The number of failed pages or windows in a row after which the rest is not read.
+const MAX_FAILURES_IN_A_ROW: usize = 16;
+/// The same for lists that do not end.
+const MAX_ENDLESS_IN_A_ROW: usize = 2;
+/// The number of windows that a message names.
+const MAX_NAMED_WINDOWS: usize = 3;
 /// The wait before the second attempt. Each further wait is twice as long.
 const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The longest `Retry-After` that is waited for here.
@@ -44,22 +62,69 @@ pub struct ListQuery {
     pub started: Range<Timestamp>,
     /// Their environments.
     pub environments: Vec<String>,
+    /// Windows that an earlier list could not read. They are read first, also if they have left the range.
+    pub unread: Vec<ListWindow>,
 }
 
-/// One part of a v3 list: one day of one environment.
+impl ListQuery {
+    /// Returns all windows of the query.
+    pub fn windows(&self) -> Vec<ListWindow> {
+        window::windows(self).into()
+    }
+}
+
+/// A part of a list that could not be read, wholly or from some page on.
 #[derive(Debug)]
-struct Window {
-    started: Range<Timestamp>,
-    environment: String,
+pub struct ListFailure {
+    /// The parts. They follow each other and have the same error.
+    pub windows: Vec<ListWindow>,
+    /// The reason.
+    pub error: ListError,
 }
 
-/// The position of a page in its list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Position {
-    #[default]
-    Start,
-    Cursor(String),
-    Offset(u64),
+/// The reason why a part of a list could not be read.
+#[derive(Clone, Debug, Error)]
+pub enum ListError {
+    /// The request failed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The pages lead nowhere.
+    #[error("the answer is not what was asked for: {0}; quote this to PolyAI's support")]
+    Endless(#[from] EndlessList),
+    /// The page was used, but entries of it may be missing.
+    #[error(
+        "a page of the list is damaged, so conversations may be missing in it; quote this to PolyAI's support"
+    )]
+    DamagedPage,
+}
+
+impl ListError {
+    /// Returns whether all requests of the project would fail in the same way. A gateway's answer does not say so.
+    fn affects_project(&self) -> bool {
+        let Self::Api(error) = self else { return false };
+        match error.kind {
+            ErrorKind::KeyRejected
+            | ErrorKind::KeyLacksScope
+            | ErrorKind::UnknownProject
+            | ErrorKind::NotServed => error.in_envelope,
+            ErrorKind::RateLimited | ErrorKind::Paused => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for ListFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the conversations of ")?;
+        for (number, window) in self.windows.iter().take(MAX_NAMED_WINDOWS).enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            write!(f, "{comma}{window}")?;
+        }
+        if let Some(more @ 1..) = self.windows.len().checked_sub(MAX_NAMED_WINDOWS) {
+            write!(f, " and {more} more")?;
+        }
+        write!(f, " cannot be listed: {}", self.error)
+    }
 }
 
 /// A list that is being read; see [`PolyAiClient::list`].
@@ -68,58 +133,87 @@ pub struct ConversationLister<'a> {
     polyai: &'a PolyAiClient,
     project: &'a Project,
     query: ListQuery,
-    /// The API that serves the list, once one has answered.
+    /// The API that serves the list, once one has answered, or if there is only one.
     api: Option<Api>,
-    windows: VecDeque<Window>,
-    position: Position,
-    /// The first conversation of the last page. The next page must begin with another one.
-    first_id: Option<String>,
+    windows: VecDeque<ListWindow>,
+    paging: Paging,
     items: std::vec::IntoIter<ListedConversation>,
     finished: bool,
+    failures: Vec<ListFailure>,
+    failures_in_a_row: usize,
     unreadable: u64,
+    first_unreadable: Option<String>,
     reached: Timestamp,
+}
+
+/// A page that cannot be read, with the part of it that arrived.
+#[derive(Debug)]
+struct FailedPage {
+    error: ApiError,
+    page: Page<ListedConversation>,
 }
 
 impl PolyAiClient {
     /// Prepares a list of the conversations of `project`. Sends nothing yet.
     pub fn list<'a>(&'a self, project: &'a Project, query: ListQuery) -> ConversationLister<'a> {
+        let windows = window::windows(&query);
+        let earliest = windows.iter().map(|window| window.started.start).min();
+        let started = earliest.unwrap_or(query.started.start)..query.started.end;
         ConversationLister {
             polyai: self,
             project,
-            windows: windows(&query),
-            api: None,
-            position: Position::Start,
-            first_id: None,
+            api: match project.targets() {
+                [only] => Some(only.api()),
+                _ => None,
+            },
+            paging: Paging::new(PAGE_ENTRIES),
             items: Vec::new().into_iter(),
-            finished: query.started.is_empty() || query.environments.is_empty(),
+            finished: windows.is_empty(),
+            windows,
+            failures: Vec::new(),
+            failures_in_a_row: 0,
             unreadable: 0,
-            reached: query.started.end,
-            query,
+            first_unreadable: None,
+            reached: started.end,
+            query: ListQuery { started, ..query },
         }
     }
 }
 
 impl ConversationLister<'_> {
-    /// Returns the next conversation, roughly newest first, or `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<ListedConversation>, ApiError> {
+    /// Returns the next conversation, roughly newest first, or `None` at the end. Then [`failures`](Self::failures)
+    /// says what is missing.
+    pub async fn next(&mut self) -> Option<ListedConversation> {
         loop {
             while let Some(item) = self.items.next() {
                 if let Some(started_at) = item.started_at {
                     self.reached = self.reached.min(started_at.max(self.query.started.start));
                 }
                 if self.matches(&item) {
-                    return Ok(Some(item));
+                    return Some(item);
                 }
             }
             if self.finished {
                 self.reached = self.query.started.start;
-                return Ok(None);
+                return None;
             }
-            let page = self.fetch_page().await?;
-            self.unreadable += page.unreadable;
-            self.advance(&page)?;
-            self.items = page.items.into_iter();
+            self.read_page().await;
         }
+    }
+
+    /// Returns whether the next conversation may have to be requested first.
+    pub fn is_page_over(&self) -> bool {
+        self.items.as_slice().is_empty()
+    }
+
+    /// Returns the parts of the list that could not be read so far.
+    pub fn failures(&self) -> &[ListFailure] {
+        &self.failures
+    }
+
+    /// Returns the parts of the list that could not be read.
+    pub fn into_failures(self) -> Vec<ListFailure> {
+        self.failures
     }
 
     /// Returns the time down to which the range has been listed, roughly.
@@ -127,9 +221,14 @@ impl ConversationLister<'_> {
         self.reached
     }
 
-    /// Returns the number of entries without an id, which polyhook cannot process.
+    /// Returns the number of entries that have no id or are damaged.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
+    }
+
+    /// Returns the place of the first of these, for a person.
+    pub fn first_unreadable(&self) -> Option<&str> {
+        self.first_unreadable.as_deref()
     }
 
     fn matches(&self, item: &ListedConversation) -> bool {
@@ -138,51 +237,154 @@ impl ConversationLister<'_> {
         in_range && environment.is_none_or(|name| self.query.environments.iter().any(|wanted| wanted == name))
     }
 
+    /// Reads the page at the current position, and moves to the next page or window.
+    async fn read_page(&mut self) {
+        match self.fetch_page().await {
+            Ok((api, page)) => self.accept(api, page),
+            Err(FailedPage { error, page }) => {
+                let skipped = self.paging.skip(self.api, &page);
+                self.note_unreadable(&page);
+                self.items = page.items.into_iter();
+                self.fail(&error.into(), skipped);
+            }
+        }
+    }
+
+    fn accept(&mut self, api: Api, page: Page<ListedConversation>) {
+        if self.api.is_none() {
+            self.api = Some(api);
+            if api == Api::Data {
+                // Its list has all windows, also those that v3 could not list before.
+                self.failures.clear();
+            }
+        }
+        self.note_unreadable(&page);
+        let step = self.paging.advance(api, &page, self.query.started.start);
+        let is_damaged = page.is_damaged;
+        self.items = page.items.into_iter();
+        match step {
+            Err(endless) => return self.fail(&endless.into(), false),
+            Ok(more) if is_damaged => return self.fail(&ListError::DamagedPage, more),
+            // Pages of a window that does not end are no success.
+            Ok(true) if api == Api::V3 => return,
+            Ok(true) => {}
+            Ok(false) => self.end_window(),
+        }
+        self.failures_in_a_row = 0;
+    }
+
+    /// Notes that the current page failed. `skipped`: the window goes on after it.
+    fn fail(&mut self, error: &ListError, skipped: bool) {
+        if !matches!(error, ListError::DamagedPage) {
+            self.failures_in_a_row += 1;
+        }
+        let max =
+            if matches!(error, ListError::Endless(_)) { MAX_ENDLESS_IN_A_ROW } else { MAX_FAILURES_IN_A_ROW };
+        let is_last = error.affects_project() || self.failures_in_a_row >= max;
+        // The list of the Data API has all windows, so none of them is complete.
+        let failed = if is_last || self.api == Some(Api::Data) { self.windows.len() } else { 1 };
+        for window in self.windows.iter().take(failed) {
+            match self.failures.last_mut() {
+                Some(last) if last.windows.contains(window) => {}
+                Some(last) if last.error.to_string() == error.to_string() => {
+                    last.windows.push(window.clone());
+                }
+                _ => self.failures.push(ListFailure { windows: vec![window.clone()], error: error.clone() }),
+            }
+        }
+        if is_last {
+            self.finished = true;
+        } else if !skipped {
+            self.end_window();
+        }
+    }
+
+    fn end_window(&mut self) {
+        self.paging = Paging::new(PAGE_ENTRIES);
+        self.windows.pop_front();
+        self.finished = self.api == Some(Api::Data) || self.windows.is_empty();
+    }
+
+    /// Counts and names the entries of a page that cannot be read.
+    fn note_unreadable(&mut self, page: &Page<ListedConversation>) {
+        if page.unreadable == 0 {
+            return;
+        }
+        self.unreadable += page.unreadable;
+        let place = match (self.windows.front(), self.api) {
+            (Some(window), Some(Api::V3)) => window.to_string(),
+            _ => format!("offset {}", self.paging.offset()),
+        };
+        let project = self.project.project_id();
+        let (count, entries) = (page.unreadable, &page.unreadable_positions);
+        tracing::warn!(
+            project.id = project,
+            count,
+            ?entries,
+            place,
+            "entries of PolyAI's list cannot be read, so they cannot be compared with the archive"
+        );
+        self.first_unreadable.get_or_insert_with(|| {
+            let entry = page.unreadable_positions.first().copied().unwrap_or_default();
+            format!("project {project}, {place}, entry {entry} of a page")
+        });
+    }
+
     /// Fetches the page at the current position. Waits at least as long as `Retry-After` between attempts.
-    async fn fetch_page(&self) -> Result<Page, ApiError> {
+    async fn fetch_page(&self) -> Result<(Api, Page<ListedConversation>), FailedPage> {
+        let failed_before = self.windows.front().is_some_and(|window| window.failed_before);
+        let attempts = if failed_before || self.failures_in_a_row > 0 {
+            MAX_ATTEMPTS_AFTER_FAILURE
+        } else {
+            MAX_ATTEMPTS
+        };
         let delays = ExponentialBuilder::new()
             .with_min_delay(FIRST_RETRY_DELAY)
-            .with_max_times(MAX_ATTEMPTS - 1)
+            .with_max_times(attempts - 1)
             .without_max_delay();
         (|| self.try_page())
             .retry(delays)
-            .when(|error| matches!(error.advice(), Advice::Retry(after) if after.unwrap_or_default() <= MAX_RETRY_DELAY))
-            .adjust(|error, delay| Some(delay?.max(error.retry_after.unwrap_or_default())))
-            .notify(|error, delay| {
+            .when(|FailedPage { error, .. }| matches!(error.advice(), Advice::Retry(after) if after.unwrap_or_default() <= MAX_RETRY_DELAY))
+            .adjust(|FailedPage { error, .. }, delay| Some(delay?.max(error.retry_after.unwrap_or_default())))
+            .notify(|FailedPage { error, .. }, delay| {
                 let project = self.project.project_id();
                 tracing::debug!(project.id = project, %error, ?delay, "a page of the list is requested again");
             })
             .await
     }
 
-    async fn try_page(&self) -> Result<Page, ApiError> {
+    async fn try_page(&self) -> Result<(Api, Page<ListedConversation>), FailedPage> {
         let request = |target| self.request_page(target);
         let targets = self.project.targets();
-        match self.api {
+        let answer = match self.api {
             Some(api) => match targets.iter().find(|target| target.api() == api) {
                 Some(target) => request(target).await,
                 None => Err(ApiError::new(ErrorKind::NotServed, "no host")),
             },
             None => self.project.lists_api.request(targets, request).await,
+        };
+        match answer {
+            Ok((api, ReadPage { page, error: None })) => Ok((api, page)),
+            Ok((_, ReadPage { page, error: Some(error) })) => Err(FailedPage { error, page }),
+            Err(error) => Err(FailedPage { error, page: Page::default() }),
         }
     }
 
-    async fn request_page(&self, target: &Target) -> Result<Page, ApiError> {
+    async fn request_page(&self, target: &Target) -> Result<(Api, ReadPage), ApiError> {
         let Some(url) = self.page_url(target) else {
             return Err(ApiError::new(ErrorKind::NotServed, target.host()));
         };
         let page = async {
             let answer = self.polyai.get_url(self.project, target, PAGE_REQUEST, url).await?;
             let correlation_id = correlation_id(answer.headers());
-            let page = async {
-                let body = answer.decode(PAGE_LIMIT).await?;
-                page::read(body.parts, target.host().to_owned()).await
-            };
-            page.await.map(|page| Page { api: target.api(), ..page }).map_err(|error| ApiError {
-                correlation_id,
+            let after_ok = |error| ApiError {
+                correlation_id: correlation_id.clone(),
                 status: Some(http::StatusCode::OK.as_u16()),
                 ..error
-            })
+            };
+            let body = answer.decode(PAGE_LIMIT).await.map_err(after_ok)?;
+            let read = page::read(body.parts, target.host().to_owned()).await;
+            Ok((target.api(), ReadPage { error: read.error.map(after_ok), ..read }))
         };
         tokio::time::timeout(PAGE_TIMEOUT, page)
             .await
@@ -192,120 +394,20 @@ impl ConversationLister<'_> {
     fn page_url(&self, target: &Target) -> Option<Url> {
         let mut url = target.url(PAGE_REQUEST)?;
         let mut query = url.query_pairs_mut();
-        match &self.position {
+        match &self.paging.position {
             Position::Start => {}
             Position::Cursor(cursor) => drop(query.append_pair("cursor", cursor)),
             Position::Offset(offset) => drop(query.append_pair("offset", &offset.to_string())),
         }
         // All other parameters have to stay the same from page to page.
         if let (Api::V3, Some(window)) = (target.api(), self.windows.front()) {
+            let [start, end] = window.time_parameters();
             query
-                .append_pair("start_time", &window.started.start.to_string())
-                .append_pair("end_time", &window.started.end.to_string())
+                .append_pair("start_time", &start.to_string())
+                .append_pair("end_time", &end.to_string())
                 .append_pair("client_env", &window.environment);
         }
         drop(query);
         Some(url)
-    }
-
-    /// Moves to the page after `page`, or to the next window.
-    fn advance(&mut self, page: &Page) -> Result<(), ApiError> {
-        self.api = Some(page.api);
-        let first_id = page.items.first().map(|item| item.id.clone());
-        match self.position_after(page) {
-            // Otherwise a server that sends the same page again would be asked for ever.
-            Some(next) if next == self.position || (first_id.is_some() && first_id == self.first_id) => {
-                Err(ApiError::new(ErrorKind::BadAnswer, "the list of conversations"))
-            }
-            Some(next) => {
-                self.first_id = first_id;
-                self.position = next;
-                Ok(())
-            }
-            None => {
-                self.first_id = None;
-                self.position = Position::Start;
-                self.windows.pop_front();
-                self.finished = page.api == Api::Data || self.windows.is_empty();
-                Ok(())
-            }
-        }
-    }
-
-    /// Returns the position of the page after `page`, or `None` if it was the last one.
-    fn position_after(&self, page: &Page) -> Option<Position> {
-        let NextPage { cursor, offset } = &page.next;
-        // A server may send fewer entries than requested.
-        let entries = page.items.len() as u64 + page.unreadable;
-        match page.api {
-            Api::V3 => match (cursor, offset, &self.position) {
-                (Some(cursor), _, _) => Some(Position::Cursor(cursor.clone())),
-                // After pages with cursors, a page without one is the last, whatever else it says.
-                (None, Some(offset), Position::Start | Position::Offset(_)) if entries > 0 => {
-                    Some(Position::Offset(*offset))
-                }
-                _ => None,
-            },
-            Api::Data => {
-                let oldest = page.items.iter().filter_map(|item| item.started_at).min();
-                let past_range = oldest.is_some_and(|oldest| oldest < self.query.started.start);
-                let offset = match self.position {
-                    Position::Offset(offset) => offset,
-                    _ => 0,
-                };
-                (entries > 0 && !past_range).then_some(Position::Offset(offset + entries))
-            }
-        }
-    }
-}
-
-/// Returns the days (UTC) of a range, newest first, each once for every environment.
-fn windows(query: &ListQuery) -> VecDeque<Window> {
-    let Range { start, end } = query.started;
-    let mut windows = VecDeque::new();
-    let mut until = end;
-    while until > start {
-        // The day of the last moment before `until`.
-        let last = until.checked_sub(1.nanosecond()).unwrap_or(until).to_zoned(TimeZone::UTC);
-        let from = last.start_of_day().map_or(start, |day| day.timestamp()).max(start);
-        for environment in &query.environments {
-            windows.push_back(Window { started: from..until, environment: environment.clone() });
-        }
-        until = from;
-    }
-    windows
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn splits_a_range_into_days_newest_first() {
-        let query = ListQuery {
-            started: at("2026-11-01T22:00:00Z")..at("2026-11-03T06:00:00Z"),
-            environments: vec!["live".to_owned(), "sandbox".to_owned()],
-        };
-        let shown: Vec<_> = windows(&query)
-            .into_iter()
-            .map(|w| format!("{}..{} {}", w.started.start, w.started.end, w.environment))
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                "2026-11-03T00:00:00Z..2026-11-03T06:00:00Z live",
-                "2026-11-03T00:00:00Z..2026-11-03T06:00:00Z sandbox",
-                "2026-11-02T00:00:00Z..2026-11-03T00:00:00Z live",
-                "2026-11-02T00:00:00Z..2026-11-03T00:00:00Z sandbox",
-                "2026-11-01T22:00:00Z..2026-11-02T00:00:00Z live",
-                "2026-11-01T22:00:00Z..2026-11-02T00:00:00Z sandbox",
-            ]
-        );
-        let none = ListQuery { started: query.started.end..query.started.start, ..query };
-        assert!(windows(&none).is_empty());
     }
 }

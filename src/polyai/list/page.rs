@@ -1,21 +1,18 @@
 //! One page of a list, parsed while it arrives.
 //!
 //! A page can have hundreds of megabytes, because conversations come with their transcripts. Only the few fields of
-//! [`ListedConversation`] are kept; everything else is skipped while it is read, however deeply it is nested.
+//! [`ListedConversation`] are kept; everything else is skipped while it is read, however deeply it is nested. An entry
+//! that cannot be read is counted and does not affect the others.
 
-use std::{fmt, io};
+use std::io::{self, BufRead};
 
 use futures_util::TryStreamExt;
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use thiserror::Error;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
-    json::{KeySeed, Scalar, conversation_key},
+    json::{JsonReader, Scalar, conversation_key},
     polyai::{
-        Api,
         conversation::{CommonFields, ListedConversation},
         error::{ApiError, ErrorKind},
         http::Body,
@@ -24,155 +21,272 @@ use crate::{
 
 /// Many more entries than polyhook asks for. A server that sends more does not send a page.
 const MAX_ENTRIES: usize = 100_000;
-/// A longer id, environment or cursor is not used.
+/// A longer id or environment is not used.
 const MAX_TEXT_BYTES: usize = 1024;
+/// A longer cursor fits into no URL.
+const MAX_CURSOR_BYTES: usize = 8 << 10;
 /// Size of one read.
 const BUFFER_BYTES: usize = 64 << 10;
+/// The number of unreadable entries of a page whose positions are kept.
+const MAX_POSITIONS: usize = 10;
 
 /// The part of a page that is kept.
 #[derive(Debug, PartialEq)]
-pub(super) struct Page {
-    /// The API that sent it. The caller sets it.
-    pub(super) api: Api,
-    pub(super) items: Vec<ListedConversation>,
-    /// Number of entries without an id.
+pub(in crate::polyai) struct Page<T> {
+    pub(in crate::polyai) items: Vec<T>,
+    /// Number of entries, readable or not.
+    pub(super) entries: u64,
+    /// Number of entries that have no id or are damaged. A damaged one may be an item nevertheless.
     pub(super) unreadable: u64,
+    /// The positions in the page of the first of these, from 1.
+    pub(super) unreadable_positions: Vec<u64>,
     pub(super) next: NextPage,
+    /// True if brackets between the entries are wrong, so that entries may be missing.
+    pub(super) is_damaged: bool,
+    shape: Shape,
 }
 
-/// The position of the next page, if the page names it.
+/// The position of the next page, as the page names it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct NextPage {
-    pub(super) cursor: Option<String>,
-    pub(super) offset: Option<u64>,
+    pub(super) cursor: Next<String>,
+    pub(super) offset: Next<u64>,
+    /// The number of conversations in the whole list, or in the page.
+    pub(super) count: Option<u64>,
+}
+
+/// One of the two names of a position.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Next<T> {
+    /// The page does not name a position.
+    #[default]
+    None,
+    At(T),
+    /// It does, but nobody can use it: it is an object, negative, or too long.
+    Unreadable,
+}
+
+impl Next<String> {
+    fn cursor(value: Scalar) -> Self {
+        if matches!(&value, Scalar::Null | Scalar::Bool(false)) || value == Scalar::Text(String::new()) {
+            return Self::None;
+        }
+        match value.any_text() {
+            Some(cursor) if cursor.len() <= MAX_CURSOR_BYTES => Self::At(cursor),
+            _ => Self::Unreadable,
+        }
+    }
+}
+
+impl Next<u64> {
+    fn offset(value: &Scalar) -> Self {
+        match (value.count(), value) {
+            (Some(offset), _) => Self::At(offset),
+            (None, Scalar::Null | Scalar::Bool(false)) => Self::None,
+            (None, _) => Self::Unreadable,
+        }
+    }
+}
+
+/// The kinds of members that an answer has. They tell an empty page from an answer that is not a page.
+#[derive(Debug, Default, PartialEq)]
+struct Shape {
+    /// `conversations`: true if it is a list, or nothing.
+    list: Option<bool>,
+    has_position: bool,
+    has_others: bool,
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            entries: 0,
+            unreadable: 0,
+            unreadable_positions: Vec::new(),
+            next: NextPage::default(),
+            is_damaged: false,
+            shape: Shape::default(),
+        }
+    }
+}
+
+/// The reason why a page is not whole.
+#[derive(Debug, Error)]
+pub(in crate::polyai) enum PageError {
+    #[error(transparent)]
+    Transfer(#[from] io::Error),
+    #[error("the answer is not a page of a list, or it is cut off")]
+    NotAPage,
+}
+
+/// A page as far as it was read.
+#[derive(Debug, Default)]
+pub(super) struct ReadPage {
+    pub(super) page: Page<ListedConversation>,
+    /// The reason why the rest is missing.
+    pub(super) error: Option<ApiError>,
 }
 
 /// Reads a page to its end.
-pub(super) async fn read(body: Body, host: String) -> Result<Page, ApiError> {
+pub(super) async fn read(body: Body, host: String) -> ReadPage {
     let bytes = StreamReader::new(body.map_err(io::Error::other));
-    let reader = SyncIoBridge::new(bytes);
-    let parsed =
-        tokio::task::spawn_blocking(move || parse(io::BufReader::with_capacity(BUFFER_BYTES, reader))).await;
+    let reader = io::BufReader::with_capacity(BUFFER_BYTES, SyncIoBridge::new(bytes));
+    let parsed = tokio::task::spawn_blocking(move || parse(reader)).await;
+    let (page, result) = parsed.unwrap_or_else(|_| (Page::default(), Err(PageError::NotAPage)));
     let bad_answer = || ApiError::new(ErrorKind::BadAnswer, &host);
-    match parsed {
-        Ok(Ok(page)) => Ok(page),
-        // The error of the transfer itself.
-        Ok(Err(error)) if error.is_io() => {
-            Err(io::Error::from(error).downcast().unwrap_or_else(|_| bad_answer()))
-        }
-        Ok(Err(_)) | Err(_) => Err(bad_answer()),
-    }
+    let error = result.err().map(|error| match error {
+        PageError::Transfer(error) => error.downcast().unwrap_or_else(|_| bad_answer()),
+        PageError::NotAPage => bad_answer(),
+    });
+    ReadPage { page, error }
 }
 
-fn parse(reader: impl io::Read) -> serde_json::Result<Page> {
-    let mut deserializer = serde_json::Deserializer::from_reader(reader);
-    let page = deserializer.deserialize_map(PageVisitor)?;
-    deserializer.end()?;
-    Ok(page)
+fn parse(input: impl BufRead) -> (Page<ListedConversation>, Result<(), PageError>) {
+    let mut page = Page::default();
+    let result = page.read_conversations(input);
+    (page, result)
 }
 
-struct PageVisitor;
-
-impl<'de> Visitor<'de> for PageVisitor {
-    type Value = Page;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a page of conversations")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Page, A::Error> {
-        let mut entries = None;
-        let mut next = NextPage::default();
-        while let Some(key) = map.next_key::<PageKey>()? {
-            match key {
-                PageKey::Conversations => entries = Some(map.next_value::<Entries>()?),
-                PageKey::Cursor => {
-                    let cursor = map.next_value::<Scalar>()?.any_text();
-                    next.cursor = cursor.filter(|cursor| cursor.len() <= MAX_TEXT_BYTES);
+impl Page<ListedConversation> {
+    /// Reads an answer. What was read before an error stays in the page.
+    pub(super) fn read_conversations(&mut self, input: impl BufRead) -> Result<(), PageError> {
+        self.read(input, |reader| {
+            let mut fields = CommonFields::default();
+            reader.object(conversation_key, |reader, key| {
+                if CommonFields::include(key.field) {
+                    fields.offer(key, reader.scalar()?);
+                    Ok(())
+                } else {
+                    reader.skip_value()
                 }
-                PageKey::NextOffset => next.offset = map.next_value::<Scalar>()?.count(),
-                PageKey::Other => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        // A JSON object without the field is not an empty list.
-        let Entries { items, unreadable } =
-            entries.ok_or_else(|| A::Error::missing_field("conversations"))?;
-        Ok(Page { api: Api::V3, items, unreadable, next })
+            })?;
+            Ok(fields.into_listed(MAX_TEXT_BYTES))
+        })
     }
 }
 
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
-enum PageKey {
+/// A member of a page.
+#[derive(Clone, Copy, Debug)]
+enum Member {
     Conversations,
     Cursor,
     NextOffset,
-    #[serde(other)]
+    Count,
+    /// Repeats what was asked for.
+    Echo,
     Other,
 }
 
-struct Entries {
-    items: Vec<ListedConversation>,
-    unreadable: u64,
+#[expect(clippy::unnecessary_wraps, reason = "the reader expects names without a meaning")]
+fn member(name: &str) -> Option<Member> {
+    Some(match name {
+        "conversations" => Member::Conversations,
+        "cursor" => Member::Cursor,
+        "next_offset" => Member::NextOffset,
+        "count" => Member::Count,
+        "limit" | "offset" => Member::Echo,
+        _ => Member::Other,
+    })
 }
 
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(EntriesVisitor)
-    }
-}
-
-struct EntriesVisitor;
-
-impl<'de> Visitor<'de> for EntriesVisitor {
-    type Value = Entries;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of conversations")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entries, A::Error> {
-        let mut entries = Entries { items: Vec::new(), unreadable: 0 };
-        while let Some(Entry(entry)) = seq.next_element()? {
-            match entry {
-                Some(entry) => entries.items.push(entry),
-                None => entries.unreadable += 1,
-            }
-            if entries.items.len() > MAX_ENTRIES {
-                return Err(A::Error::custom("too many conversations for a page"));
-            }
+impl<T> Page<T> {
+    /// Reads an answer. `read_entry` reads an object of the list. What was read before an error stays in the page.
+    pub(in crate::polyai) fn read<R: BufRead>(
+        &mut self,
+        input: R,
+        mut read_entry: impl FnMut(&mut JsonReader<R>) -> io::Result<Option<T>>,
+    ) -> Result<(), PageError> {
+        let mut reader = JsonReader::new(input);
+        if reader.peek()? != Some(b'{') {
+            return Err(PageError::NotAPage);
         }
-        Ok(entries)
-    }
-}
-
-/// An entry of the list; `None` if it has no id.
-struct Entry(Option<ListedConversation>);
-
-impl<'de> Deserialize<'de> for Entry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EntryVisitor)
-    }
-}
-
-struct EntryVisitor;
-
-impl<'de> Visitor<'de> for EntryVisitor {
-    type Value = Entry;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a conversation")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
-        let mut fields = CommonFields::default();
-        while let Some(key) = map.next_key_seed(KeySeed(conversation_key))? {
-            match key.filter(|key| CommonFields::include(key.field)) {
-                Some(key) => fields.offer(key, map.next_value()?),
-                None => drop(map.next_value::<IgnoredAny>()?),
-            }
+        // Anything that follows an object is junk, except another page.
+        while reader.is_closed() && reader.peek()? == Some(b'{') {
+            self.read_members(&mut reader, &mut read_entry)?;
         }
-        Ok(Entry(fields.into_listed(MAX_TEXT_BYTES)))
+        self.is_damaged = !reader.is_well_formed();
+        if reader.is_closed() && self.shape.is_page() && self.items.len() < MAX_ENTRIES {
+            Ok(())
+        } else {
+            Err(PageError::NotAPage)
+        }
+    }
+
+    fn read_members<R: BufRead>(
+        &mut self,
+        reader: &mut JsonReader<R>,
+        read_entry: &mut impl FnMut(&mut JsonReader<R>) -> io::Result<Option<T>>,
+    ) -> io::Result<()> {
+        reader.object(member, |reader, member| {
+            match member {
+                Member::Conversations if reader.peek()? == Some(b'[') => {
+                    self.shape.list = Some(true);
+                    return self.read_entries(reader, read_entry);
+                }
+                Member::Conversations => self.shape.list = Some(!reader.has_content()?),
+                Member::Cursor => {
+                    self.next.cursor = Next::cursor(reader.scalar()?);
+                    self.shape.has_position = true;
+                }
+                Member::NextOffset => {
+                    self.next.offset = Next::offset(&reader.scalar()?);
+                    self.shape.has_position = true;
+                }
+                Member::Count => {
+                    self.next.count = reader.scalar()?.count();
+                    self.shape.has_position = true;
+                }
+                Member::Echo => {
+                    reader.skip_value()?;
+                    self.shape.has_position = true;
+                }
+                Member::Other => {
+                    reader.skip_value()?;
+                    self.shape.has_others = true;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn read_entries<R: BufRead>(
+        &mut self,
+        reader: &mut JsonReader<R>,
+        read_entry: &mut impl FnMut(&mut JsonReader<R>) -> io::Result<Option<T>>,
+    ) -> io::Result<()> {
+        let level = reader.depth() + 1;
+        reader.array(|reader| {
+            self.entries += 1;
+            if reader.peek()? != Some(b'{') {
+                self.add_unreadable();
+                return reader.skip_value();
+            }
+            let was_well_formed = reader.set_well_formed(true);
+            let entry = read_entry(reader)?;
+            let is_damaged = !reader.is_well_formed();
+            // Wrong brackets inside an entry do not affect the others, unless they ended the list.
+            reader.set_well_formed(was_well_formed && (!is_damaged || reader.depth() == level));
+            if is_damaged || entry.is_none() {
+                self.add_unreadable();
+            }
+            self.items.extend(entry.filter(|_| self.items.len() < MAX_ENTRIES));
+            Ok(())
+        })
+    }
+
+    fn add_unreadable(&mut self) {
+        self.unreadable += 1;
+        if self.unreadable_positions.len() < MAX_POSITIONS {
+            self.unreadable_positions.push(self.entries);
+        }
+    }
+}
+
+impl Shape {
+    /// Returns whether an answer is a page. An empty one may have `null` instead of a list, or no list.
+    fn is_page(&self) -> bool {
+        self.list.unwrap_or(self.has_position || !self.has_others)
     }
 }
 
@@ -181,20 +295,28 @@ mod tests {
     use super::*;
     use crate::polyai::ConversationInfo;
 
+    fn page(json: &str) -> Page<ListedConversation> {
+        let (page, result) = parse(json.as_bytes());
+        assert!(result.is_ok(), "{json}: {result:?}");
+        page
+    }
+
     #[test]
     fn reads_the_shapes_of_both_apis() {
-        let page = parse(
-            &br#"{"conversations":[
+        let page = page(
+            r#"{"conversations":[
                 {"id":"CA1","environment":"live","turns":[{"a":[1,{"id":"no"}]}],"in_progress":false,
                  "started_at":"2026-06-03T13:18:06.37Z","total_duration":73,"state":null},
                 {"conversationId":"CA2","clientEnv":"sandbox","inProgress":true,"createdAt":"2026-06-03T13:18:06.370000+00:00",
                  "finishedAt":null,"totalDuration":null,"shortSummary":{"id":"no"}},
                 {"note":"no id"}],
-                "cursor":"c2","next_offset":3,"count":9}"#[..],
-        )
-        .unwrap();
-        assert_eq!(page.unreadable, 1);
-        assert_eq!(page.next, NextPage { cursor: Some("c2".to_owned()), offset: Some(3) });
+                "cursor":"c2","next_offset":3,"count":9}"#,
+        );
+        assert_eq!((page.entries, page.unreadable), (3, 1));
+        assert_eq!(
+            page.next,
+            NextPage { cursor: Next::At("c2".to_owned()), offset: Next::At(3), count: Some(9) }
+        );
         let start = "2026-06-03T13:18:06.37Z".parse().unwrap();
         assert_eq!(
             page.items,
@@ -229,7 +351,7 @@ mod tests {
             r#"{"id":"C","started_at":"2026-06-04T00:00:01Z","total_duration":"NaN","duration":2}"#,
             r#"{"conversationId":"D","id":7,"started_at":7,"total_duration":-1,"environment":1}"#,
         ] {
-            let page = parse(format!("{{\"conversations\":[{body}]}}").as_bytes()).unwrap();
+            let page = page(&format!("{{\"conversations\":[{body}]}}"));
             let info = ConversationInfo::read(body.as_bytes()).unwrap();
             let listed = &page.items[0];
             assert_eq!(
@@ -239,18 +361,118 @@ mod tests {
             );
             assert_eq!(listed.ended_at.or(listed.started_at), info.ended_at(), "{body}");
         }
-        let body = br#"{"conversations":[{"id":"C","startedAt":"2026-06-04T00:00:01Z","duration":3.5}]}"#;
-        let ended_at = parse(&body[..]).unwrap().items[0].ended_at.unwrap();
+        let body = r#"{"conversations":[{"id":"C","startedAt":"2026-06-04T00:00:01Z","duration":3.5}]}"#;
+        let ended_at = page(body).items[0].ended_at.unwrap();
         assert_eq!(ended_at.to_string(), "2026-06-04T00:00:04.5Z");
     }
 
     #[test]
     fn rejects_an_answer_that_is_not_a_list() {
-        for body in ["", "{}", "[]", "<html>", r#"{"conversations":null}"#, r#"{"conversations":[{"id":"C"}"#]
-        {
-            assert!(parse(body.as_bytes()).is_err(), "{body}");
+        for body in [
+            "",
+            "[]",
+            "null",
+            "<html>{\"conversations\":[]}</html>",
+            r#"{"conversations":7}"#,
+            r#"{"conversations":"none"}"#,
+            r#"{"conversations":{"id":"C"}}"#,
+            r#"{"message":"try again"}"#,
+            r#"{"success":false,"error_code":"X","data":null}"#,
+        ] {
+            assert!(matches!(parse(body.as_bytes()).1, Err(PageError::NotAPage)), "{body}");
         }
-        assert_eq!(parse(&br#"{"conversations":[],"cursor":null}"#[..]).unwrap().next, NextPage::default());
+    }
+
+    #[test]
+    fn accepts_an_empty_page_in_every_form() {
+        for body in [
+            r#"{"conversations":[],"cursor":null}"#,
+            r#"{"conversations":null,"cursor":null}"#,
+            r#"{"conversations":{}}"#,
+            r#"{"cursor":""}"#,
+            r#"{"count":0,"limit":200,"offset":0}"#,
+            "{}",
+            "\u{feff}{ }",
+        ] {
+            let page = page(body);
+            assert_eq!((page.items.len(), page.unreadable, page.is_damaged), (0, 0, false), "{body}");
+            assert_eq!(page.next.cursor, Next::None, "{body}");
+        }
+        assert_eq!(page(r#"{"conversations":null,"cursor":"c"}"#).next.cursor, Next::At("c".to_owned()));
+    }
+
+    #[test]
+    fn reads_positions_of_any_type() {
+        let next = |json: &str| {
+            let page = page(&format!("{{\"conversations\":[],{json}}}"));
+            (page.next.cursor, page.next.offset)
+        };
+        assert_eq!(next(r#""next_offset":"200""#).1, Next::At(200));
+        assert_eq!(next(r#""next_offset":200.0"#).1, Next::At(200));
+        assert_eq!(next(r#""next_offset":null"#).1, Next::None);
+        for unreadable in ["-1", "\"soon\"", "{}", "NaN", "1e99"] {
+            assert_eq!(next(&format!("\"next_offset\":{unreadable}")).1, Next::Unreadable, "{unreadable}");
+        }
+        assert_eq!(
+            next(r#""cursor":12345678901234567890123"#).0,
+            Next::At("12345678901234567890123".to_owned())
+        );
+        assert_eq!(next(r#""cursor":{"a":1}"#).0, Next::Unreadable);
+        assert_eq!(next(&format!("\"cursor\":\"{}\"", "x".repeat(9 << 10))).0, Next::Unreadable);
+    }
+
+    #[test]
+    fn an_unreadable_entry_does_not_affect_the_others() {
+        for (entry, unreadable) in [
+            (r#"{"id":"X","metrics":{"m":[{"value":NaN}]},"total_duration":Infinity}"#, 0),
+            (r#"{"id":"X",}"#, 0),
+            (r#"{"id":12345678901234567890123456789,"note":"\ud800"}"#, 0),
+            (r#"{"id":"X","note":"he said "no" twice"}"#, 0),
+            ("{}", 1),
+            ("null", 1),
+            ("7", 1),
+            ("\"text\"", 1),
+            ("[1,[2]]", 1),
+            ("<b>", 1),
+            (r#"{"id":null}"#, 1),
+            (r#"{"id":{"a":[]}}"#, 1),
+            (r#"{"id":"half \ud800"}"#, 1),
+            (r#"{"id":"X","turns":[}"#, 1),
+            (r#"{"id":"X","turns":{"a":{"b":1}}"#, 1),
+            (r#"{"id":"X"}}"#, 0),
+            (r#"{broken}"#, 1),
+        ] {
+            let all =
+                page(&format!(r#"{{"conversations":[{{"id":"C1"}},{entry},{{"id":"C3"}}],"cursor":"c"}}"#));
+            let ids: Vec<_> = all.items.iter().map(|item| &*item.id).collect();
+            assert!(ids.contains(&"C1") && ids.contains(&"C3"), "{entry}: {ids:?}");
+            assert_eq!(all.unreadable, unreadable, "{entry}");
+            assert!(unreadable == 0 || all.unreadable_positions == [2], "{entry}");
+            assert_eq!(all.next.cursor, Next::At("c".to_owned()), "{entry}");
+        }
+    }
+
+    #[test]
+    fn keeps_what_was_read_before_the_page_broke() {
+        let (page, result) = parse(&br#"{"cursor":"c","conversations":[{"id":"C1"},{"id":"C2"},{"id":"#[..]);
+        assert!(matches!(result, Err(PageError::NotAPage)), "{result:?}");
+        assert_eq!(page.items.len(), 2);
+        assert_eq!(page.next.cursor, Next::At("c".to_owned()));
+    }
+
+    #[test]
+    fn says_that_entries_may_be_missing() {
+        assert!(page(r#"{"conversations":[{"id":"C1"}]],"cursor":null}"#).is_damaged);
+        assert!(page(r#"{"conversations":[{"id":"C1"},"cursor":null}"#).is_damaged);
+        assert!(!page(r#"{"conversations":[{"id":"C1",},],} and junk"#).is_damaged);
+    }
+
+    #[test]
+    fn reads_pages_that_follow_each_other() {
+        let both = page(
+            r#"{"conversations":[{"id":"C1"}],"cursor":"a"} {"conversations":[{"id":"C2"}],"cursor":"b"}"#,
+        );
+        assert_eq!((both.items.len(), both.next.cursor), (2, Next::At("b".to_owned())));
     }
 
     #[test]
@@ -258,6 +480,6 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(300_000), "]".repeat(300_000));
         let long = "x".repeat(3 << 20);
         let body = format!(r#"{{"conversations":[{{"id":"C","turns":{deep},"note":"{long}"}}]}}"#);
-        assert_eq!(parse(body.as_bytes()).unwrap().items.len(), 1);
+        assert_eq!(page(&body).items.len(), 1);
     }
 }

@@ -4,6 +4,7 @@ mod audit;
 mod backfill;
 mod lease;
 mod lists;
+mod odd_lists;
 mod reconcile;
 
 use serde_json::{Value, json};

@@ -135,7 +135,7 @@ fn announces_an_archived_conversation_without_a_fetch() {
     run.stop();
 }
 
-/// Without a list in v3, the list of the Data API is read, newest first and only as far as needed.
+/// Without a list in v3, the list of the Data API is read, newest first and only until a whole page is older.
 #[test]
 fn falls_back_to_the_list_of_the_data_api() {
     let polyai = SimulatedPolyAi::start(RECENT_CHATS, 700);
@@ -146,7 +146,7 @@ fn falls_back_to_the_list_of_the_data_api() {
     let tally = super::json(&passed.stdout);
     // One conversation every ten minutes.
     assert!((143..=145).contains(&tally["queued"].as_u64().unwrap()), "{tally}");
-    assert_eq!(request_count(&polyai, "data_list"), 1, "one page is enough");
+    assert_eq!(request_count(&polyai, "data_list"), 2, "the second page is older as a whole");
     let again = super::json(&site.polyhook(["reconcile", "--once", "--json"]).run().stdout);
     assert_eq!((&again["queued"], &again["queued_before"]), (&json!(0), &tally["queued"]), "{again}");
 }

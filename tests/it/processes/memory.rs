@@ -1,14 +1,19 @@
-//! Memory does not depend on the size of a recording.
+//! Memory does not depend on the size of a recording, nor on the number of keys of a conversation.
 //!
-//! `POLYHOOK_TEST_LONG=1` streams 2 GiB, once alone and eight at a time.
+//! `POLYHOOK_TEST_LONG=1` streams 2 GiB, once alone and eight at a time, and archives eight conversations of 31 MiB with
+//! 3.6 million keys each.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
 use super::{read_json, verified_archive};
-use crate::support::process::{
-    Installation, SimulatedPolyAi, TEST_TIMEOUT, deliver, eventually, eventually_within,
+use crate::support::{
+    process::{Installation, SimulatedPolyAi, TEST_TIMEOUT, deliver, eventually, eventually_within},
+    scripted_api::ScriptedApi,
 };
 
 /// Returns the peak resident memory of the worker in KiB while it archives recordings of a size.
@@ -73,4 +78,48 @@ fn memory_does_not_grow_with_the_number_of_calls() {
     assert!(peak < 64 << 10, "{peak} KiB");
     run.stop();
     assert_eq!(verified_archive(&site.archive()).len(), 40);
+}
+
+/// Four of these are a key, so that all keys differ.
+const DIGITS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// Returns the peak resident memory of the worker in KiB while it archives chats of this size with so many keys.
+fn peak_kib_with_keys(chats: usize, bytes: usize, keys: usize) -> u64 {
+    let api = ScriptedApi::start(move |request| {
+        let id = request.path.rsplit('/').next().unwrap();
+        let mut body = format!(
+            r#"{{"id":"{id}","channel":"CHAT","environment":"live","started_at":"2026-11-02T10:00:00Z","#
+        );
+        for number in 0..keys {
+            let digit = |place: u32| DIGITS[number / DIGITS.len().pow(place) % DIGITS.len()];
+            let key: String = (0..4).map(digit).map(char::from).collect();
+            write!(body, "\"{key}\":1,").unwrap();
+        }
+        body.push_str("\"note\":\"");
+        body.extend(std::iter::repeat_n('x', bytes - body.len() - 2));
+        (200, (body + "\"}").into_bytes())
+    });
+    let site = Installation::new(&api.access, &format!("worker.concurrency = {chats}"));
+    let mut run = site.polyhook(["run"]).start();
+    run.wait_until_ready();
+    for number in 0..chats {
+        let event = json!({ "type": "conversation.completed", "data": { "conversation_id": format!("C{number}"), "environment": "live" } });
+        let (to, id) = (run.receiver_address(), format!("evt-{number}"));
+        assert_eq!(deliver(to, &site.secret, &id, event.to_string().as_bytes()), Some(204));
+    }
+    eventually("archived", || site.manifests().len() == chats);
+    let peak = run.status_kib("VmHWM");
+    run.stop();
+    eprintln!("{chats} chats of {bytes} bytes with {keys} keys: peak {peak} KiB resident");
+    peak
+}
+
+#[test]
+fn memory_does_not_grow_with_the_number_of_keys() {
+    let few = peak_kib_with_keys(2, 4 << 20, 0);
+    let many = peak_kib_with_keys(2, 4 << 20, 450_000);
+    assert!(many < few + (12 << 10), "{many} KiB, {few} KiB without keys: the answers themselves have 8 MiB");
+    if std::env::var_os("POLYHOOK_TEST_LONG").is_some() {
+        assert!(peak_kib_with_keys(8, 31 << 20, 3_600_000) < 352 << 10);
+    }
 }

@@ -6,6 +6,7 @@ pub(crate) mod otlp;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod rabbit;
+pub(crate) mod scripted_api;
 pub(crate) mod seaweed;
 pub(crate) mod small_disk;
 pub(crate) mod store_proxy;

@@ -1,0 +1,506 @@
+//! A reader for what is nearly JSON. It streams, and builds no tree.
+//!
+//! PolyAI's answers come from several services and through gateways, and polyhook only needs a few names of them. A
+//! number that JSON does not have must not make a whole conversation unreadable. So this reader never rejects its input:
+//! it finds the members of objects and the elements of arrays, and skips everything else.
+//!
+//! * It accepts JSON, and: `NaN` and other words, bytes that are not UTF-8, half surrogate pairs, control characters,
+//!   surplus and missing commas, single quotes, keys without quotes, quotes in the middle of a string, byte order marks.
+//! * Wrong closing brackets end the innermost value that they can end. [`JsonReader::is_well_formed`] then returns false,
+//!   because members or elements may be lost.
+//! * Time is linear in the input. Memory is constant: it depends neither on the number of keys, nor on the depth, nor on
+//!   the length of a string.
+
+use std::io::{self, BufRead};
+
+use super::{Scalar, nesting::Nesting, text::TextBuffer};
+
+/// The longest key that can have a meaning.
+const MAX_KEY_BYTES: usize = 64;
+/// The longest text that is kept of a value.
+pub(super) const MAX_TEXT_BYTES: usize = 64 << 10;
+
+/// Reads one JSON value from its beginning to its end. The methods for values expect to stand before a value.
+#[derive(Debug)]
+pub(crate) struct JsonReader<R> {
+    input: R,
+    nesting: Nesting,
+    text: TextBuffer,
+    well_formed: bool,
+}
+
+impl<R: BufRead> JsonReader<R> {
+    pub(crate) fn new(input: R) -> Self {
+        Self { input, nesting: Nesting::default(), text: TextBuffer::default(), well_formed: true }
+    }
+
+    /// Returns the next byte that is not white space, without reading it; `None` at the end of the input.
+    pub(crate) fn peek(&mut self) -> io::Result<Option<u8>> {
+        loop {
+            let buffer = self.input.fill_buf()?;
+            if buffer.is_empty() {
+                return Ok(None);
+            }
+            let spaces = buffer.iter().take_while(|byte| is_space(**byte)).count();
+            let next = buffer.get(spaces).copied();
+            self.input.consume(spaces);
+            if next.is_some() {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Returns whether all brackets that were read are closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.nesting.depth == 0
+    }
+
+    /// Returns the number of brackets that are open.
+    pub(crate) fn depth(&self) -> u64 {
+        self.nesting.depth
+    }
+
+    /// Returns false if brackets or colons were missing or wrong, so that something may be lost.
+    pub(crate) fn is_well_formed(&self) -> bool {
+        self.well_formed
+    }
+
+    /// Sets what [`is_well_formed`](Self::is_well_formed) returns, and returns what it returned so far.
+    pub(crate) fn set_well_formed(&mut self, well_formed: bool) -> bool {
+        std::mem::replace(&mut self.well_formed, well_formed)
+    }
+
+    /// Reads an object, which must be next. Calls `on_member` before the value of each key to which `name` gives a
+    /// meaning; it must read the value.
+    pub(crate) fn object<K>(
+        &mut self,
+        name: impl Fn(&str) -> Option<K>,
+        mut on_member: impl FnMut(&mut Self, K) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.open(true);
+        let level = self.nesting.depth;
+        while self.nesting.depth >= level {
+            match self.peek()? {
+                None => break,
+                Some(b',') => self.input.consume(1),
+                Some(byte @ (b'}' | b']')) => self.close(byte == b'}'),
+                Some(b'{') if self.nesting.is_array_around(level) => {
+                    // The closing bracket is missing, and the array continues with its next element.
+                    self.well_formed = false;
+                    self.nesting.depth = level - 1;
+                }
+                Some(b':' | b'{' | b'[') => self.skip_stray()?,
+                Some(first) => {
+                    self.text.start(MAX_KEY_BYTES);
+                    self.string_or_word(first)?;
+                    if self.peek()? == Some(b':') {
+                        self.input.consume(1);
+                        match self.text.as_str().and_then(&name) {
+                            Some(key) => on_member(self, key)?,
+                            None => self.skip_value()?,
+                        }
+                    } else {
+                        self.well_formed = false;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads an array, which must be next. Calls `on_element` before each element; it must read the element.
+    pub(crate) fn array(
+        &mut self,
+        mut on_element: impl FnMut(&mut Self) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.open(false);
+        let level = self.nesting.depth;
+        while self.nesting.depth >= level {
+            match self.peek()? {
+                None => break,
+                Some(b',') => self.input.consume(1),
+                Some(b':') => self.skip_stray()?,
+                Some(b']') => self.close(false),
+                Some(b'}') => {
+                    self.input.consume(1);
+                    self.well_formed = false;
+                    // If the array goes on, the bracket was one too many. Otherwise the array's own is missing.
+                    if !matches!(self.peek()?, Some(b',' | b']')) {
+                        self.nesting.close(true);
+                    }
+                }
+                Some(_) => on_element(self)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a value of which only a scalar is of interest.
+    pub(crate) fn scalar(&mut self) -> io::Result<Scalar> {
+        match self.peek()? {
+            Some(quote @ (b'"' | b'\'')) => {
+                self.text.start(MAX_TEXT_BYTES);
+                self.string(quote)?;
+                Ok(self.text.to_scalar())
+            }
+            None | Some(b'{' | b'[' | b'}' | b']' | b',' | b':') => {
+                self.skip_value()?;
+                Ok(Scalar::Unusable)
+            }
+            Some(_) => {
+                self.text.start(MAX_TEXT_BYTES);
+                self.word()?;
+                Ok(self.text.as_str().map_or(Scalar::Unusable, Scalar::from_word))
+            }
+        }
+    }
+
+    /// Reads a value and returns whether it contains anything: `null`, `""`, `[]` and `{}` do not.
+    pub(crate) fn has_content(&mut self) -> io::Result<bool> {
+        match self.peek()? {
+            Some(open @ (b'{' | b'[')) => {
+                let level = self.nesting.depth;
+                self.open(open == b'{');
+                let has_content = !matches!(self.peek()?, None | Some(b'}' | b']'));
+                self.skip_to(level)?;
+                Ok(has_content)
+            }
+            _ => Ok(match self.scalar()? {
+                Scalar::Null | Scalar::Unusable => false,
+                Scalar::Text(text) => !text.is_empty(),
+                Scalar::Bool(_) | Scalar::Number(_) | Scalar::DamagedText(_) => true,
+            }),
+        }
+    }
+
+    /// Reads a value and forgets it. Where a value is missing, reads nothing.
+    pub(crate) fn skip_value(&mut self) -> io::Result<()> {
+        self.text.start(0);
+        match self.peek()? {
+            None | Some(b'}' | b']' | b',' | b':') => Ok(()),
+            Some(open @ (b'{' | b'[')) => {
+                let level = self.nesting.depth;
+                self.open(open == b'{');
+                self.skip_to(level)
+            }
+            Some(first) => self.string_or_word(first),
+        }
+    }
+
+    /// Skips until at most `level` brackets are open.
+    fn skip_to(&mut self, level: u64) -> io::Result<()> {
+        self.text.start(0);
+        while self.nesting.depth > level {
+            let buffer = self.input.fill_buf()?;
+            if buffer.is_empty() {
+                break;
+            }
+            let found = buffer.iter().position(|byte| is_bracket_or_quote(*byte));
+            let byte = found.map(|at| buffer[at]);
+            let skipped = found.unwrap_or(buffer.len());
+            self.input.consume(skipped);
+            match byte {
+                None => {}
+                Some(quote @ (b'"' | b'\'')) => self.string(quote)?,
+                Some(open @ (b'{' | b'[')) => self.open(open == b'{'),
+                Some(close) => self.close(close == b'}'),
+            }
+        }
+        Ok(())
+    }
+
+    /// Skips a colon, or a value without a key, in a place where neither belongs.
+    fn skip_stray(&mut self) -> io::Result<()> {
+        self.well_formed = false;
+        if self.peek()? == Some(b':') {
+            self.input.consume(1);
+            return Ok(());
+        }
+        self.skip_value()
+    }
+
+    fn open(&mut self, object: bool) {
+        self.input.consume(1);
+        self.nesting.open(object);
+    }
+
+    fn close(&mut self, object: bool) {
+        self.input.consume(1);
+        self.well_formed &= self.nesting.close(object);
+    }
+
+    fn string_or_word(&mut self, first: u8) -> io::Result<()> {
+        match first {
+            b'"' | b'\'' => self.string(first),
+            _ => self.word(),
+        }
+    }
+
+    /// Reads a word without quotes, at least one byte of it.
+    fn word(&mut self) -> io::Result<()> {
+        loop {
+            let buffer = self.input.fill_buf()?;
+            let end = buffer.iter().position(|byte| ends_word(*byte));
+            let length = end.unwrap_or(buffer.len());
+            self.text.push(&buffer[..length]);
+            self.input.consume(length);
+            if end.is_some() || length == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a string, whose quote is next.
+    fn string(&mut self, quote: u8) -> io::Result<()> {
+        self.input.consume(1);
+        loop {
+            let buffer = self.input.fill_buf()?;
+            if buffer.is_empty() {
+                self.well_formed = false;
+                self.text.is_damaged = true;
+                return Ok(());
+            }
+            let stop = buffer.iter().position(|byte| *byte == quote || *byte == b'\\');
+            let length = stop.unwrap_or(buffer.len());
+            let byte = stop.map(|at| buffer[at]);
+            self.text.push(&buffer[..length]);
+            self.input.consume(length + usize::from(stop.is_some()));
+            match byte {
+                None => {}
+                Some(b'\\') => self.escape()?,
+                Some(_) if self.is_end_of_string(quote)? => return Ok(()),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Returns whether the quote that was just read ends the string. After the end of a string come a comma, a colon, a
+    /// closing bracket or, if a comma is missing, another string; so any other quote is a part of the text.
+    fn is_end_of_string(&mut self, quote: u8) -> io::Result<bool> {
+        let (length, is_damaged) = (self.text.bytes.len(), self.text.is_damaged);
+        let mut last = quote;
+        loop {
+            let next = self.input.fill_buf()?.first().copied();
+            match next {
+                None | Some(b',' | b':' | b'}' | b']' | b'"' | b'\'') => {
+                    self.text.bytes.truncate(length);
+                    self.text.is_damaged = is_damaged;
+                    return Ok(true);
+                }
+                Some(space) if is_space(space) => {
+                    self.text.push(&[last]);
+                    self.input.consume(1);
+                    last = space;
+                }
+                Some(_) => {
+                    self.text.push(&[last]);
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// Reads the rest of an escape sequence. JSON does not have `\x`; it stands for `x`.
+    fn escape(&mut self) -> io::Result<()> {
+        let Some(byte) = self.input.fill_buf()?.first().copied() else { return Ok(()) };
+        self.input.consume(1);
+        let plain = match byte {
+            b'u' => return self.unicode_escape(),
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'b' => 8,
+            b'f' => 12,
+            other => other,
+        };
+        self.text.push(&[plain]);
+        Ok(())
+    }
+
+    fn unicode_escape(&mut self) -> io::Result<()> {
+        let mut unit = 0;
+        for _ in 0..4 {
+            let digit = self.input.fill_buf()?.first().and_then(|byte| char::from(*byte).to_digit(16));
+            let Some(digit) = digit else {
+                self.text.push_replacement();
+                return Ok(());
+            };
+            self.input.consume(1);
+            unit = unit << 4 | digit;
+        }
+        self.text.push_unit(unit);
+        Ok(())
+    }
+}
+
+/// White space, and the bytes of a byte order mark.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | 0xEF | 0xBB | 0xBF)
+}
+
+fn is_bracket_or_quote(byte: u8) -> bool {
+    matches!(byte, b'"' | b'{' | b'}' | b'[' | b']' | b'\'')
+}
+
+fn ends_word(byte: u8) -> bool {
+    is_space(byte) || matches!(byte, b',' | b':' | b'"' | b'{' | b'}' | b'[' | b']')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads an object with the members `id` (a scalar), `list` (scalars) and `inner` (an object with an `id`), and
+    /// shows what it found.
+    fn members<R: BufRead>(reader: &mut JsonReader<R>, found: &mut Vec<String>) -> io::Result<()> {
+        let name = |name: &str| ["id", "list", "inner"].into_iter().find(|known| *known == name);
+        reader.object(name, |reader, key| match (key, reader.peek()?) {
+            ("list", Some(b'[')) => reader.array(|reader| {
+                found.push(format!("item {:?}", reader.scalar()?));
+                Ok(())
+            }),
+            ("inner", Some(b'{')) => members(reader, found),
+            _ => {
+                found.push(format!("{key} {:?}", reader.scalar()?));
+                Ok(())
+            }
+        })
+    }
+
+    fn read(input: impl BufRead) -> (Vec<String>, bool) {
+        let mut reader = JsonReader::new(input);
+        let mut found = Vec::new();
+        if reader.peek().unwrap() == Some(b'{') {
+            members(&mut reader, &mut found).unwrap();
+        }
+        let whole = reader.is_closed() && reader.is_well_formed();
+        (found, whole)
+    }
+
+    fn id(json: impl AsRef<[u8]>) -> Option<String> {
+        let mut reader = JsonReader::new(json.as_ref());
+        let mut id = None;
+        let name = |name: &str| (name == "id").then_some(());
+        reader
+            .object(name, |reader, ()| {
+                id = reader.scalar()?.any_text().or(id.take());
+                Ok(())
+            })
+            .unwrap();
+        id
+    }
+
+    #[test]
+    fn finds_a_name_in_what_is_nearly_json() {
+        for json in [
+            r#"{"id":"C1"}"#,
+            r#"{"x":NaN,"y":[-Infinity,Infinity,nan],"id":"C1"}"#,
+            r#"{"x":{"a":[NaN,],},"id":"C1",}"#,
+            r#"{,,"x":[,1,,],,"id":"C1",,}"#,
+            r#"{"x":,"id":"C1","y":}"#,
+            r#"{"x":1 "id":"C1" "y":2}"#,
+            r#"{'x':None,'y':'it\'s','id':'C1'}"#,
+            r#"{x:undefined,id:"C1"}"#,
+            r#"{"x":"he said "no" twice","id":"C1","y":"5" of wood"}"#,
+            r#"{"x":"\ud800 \udc00 \q \u12","id":"C1"}"#,
+            r#"{"x":1e999,"y":123456789012345678901234567890123456789012345678901234567890,"z":0x1F,"id":"C1"}"#,
+            r#"{"id":"wrong","id":"C1","id":null}"#,
+            "{\"x\":\"a\nb\tc\0\",\0\"id\":\"C1\"}",
+            "\u{feff}\u{feff} {\"id\":\"C1\"}\u{feff}",
+            r#"{"id":"C1"}{"id":"C2"} and <html>"#,
+            r#"{"id":"\u0043\u0031"}"#,
+            r#"{"x":[1},"id":"C1"}"#,
+            r#"{"x":{"y":[{"z":1}},"id":"C1"}"#,
+        ] {
+            assert_eq!(id(json).as_deref(), Some("C1"), "{json}");
+        }
+        assert_eq!(id(b"{\"x\":\"\xff\xc3\",\"\xff\":1,\"id\":\"C1\"}").as_deref(), Some("C1"));
+        let deep = format!("{{\"x\":{}{},\"id\":\"C1\"}}", "[{\"a\":".repeat(300_000), "}]".repeat(300_000));
+        assert_eq!(id(deep).as_deref(), Some("C1"));
+    }
+
+    #[test]
+    fn notices_that_something_may_be_lost() {
+        for (json, expected) in [
+            (r#"{"id":1,"list":[1,NaN,],"x":"a" }"#, true),
+            (r#"{"id":1,"list":[1,2"#, false),
+            (r#"{"id":1"#, false),
+            (r#"{"id":1,"x"}"#, false),
+            (r#"{"list":[1}"#, false),
+            (r#"{"list":[1]]}"#, false),
+            (r#"{"id":1,{"x":2}}"#, false),
+        ] {
+            assert_eq!(read(json.as_bytes()).1, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_bracket_does_not_hide_later_elements() {
+        let items = |json: &str| read(json.as_bytes()).0;
+        let all = ["item Number(\"1\")", "item Number(\"2\")", "id Number(\"3\")"];
+        for json in [r#"{"list":[1,2],"id":3}"#, r#"{"list":[1},2],"id":3}"#, r#"{"list":[1,2}],"id":3}"#] {
+            assert_eq!(items(json), all, "{json}");
+        }
+        // The objects in the list are elements, even if one of them is not closed.
+        let mut ids = Vec::new();
+        let mut reader = JsonReader::new(&br#"[{"id":1,"x":[},{"id":2,{"id":3,"x":{"y":[1}},{"id":4}]"#[..]);
+        reader.array(|reader| members(reader, &mut ids)).unwrap();
+        assert_eq!(ids.len(), 4, "{ids:?}");
+        assert!(reader.is_closed() && !reader.is_well_formed());
+    }
+
+    #[test]
+    fn tells_empty_values_from_others() {
+        for (json, has_content) in [
+            ("null", false),
+            ("\"\"", false),
+            ("{ }", false),
+            ("[\n]", false),
+            ("", false),
+            ("0", true),
+            ("[null]", true),
+            (r#"{"a":{}}"#, true),
+            ("\"x\"", true),
+        ] {
+            assert_eq!(JsonReader::new(json.as_bytes()).has_content().unwrap(), has_content, "{json}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_size_of_reads_makes_no_difference(
+            pieces in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "{", "}", "[", "]", ",", ":", "\"", "'", "\\", "\\u", "d83d", "\\ude00", " ", "\n", "\u{feff}", "id",
+                    "\"id\":", "\"list\":[", "\"inner\":{", "NaN", "-1.5", "null", "x", "\u{fc}",
+                ]),
+                0..60,
+            ),
+            size in 1_usize..9,
+        ) {
+            let json = format!("{{{}", pieces.concat());
+            let whole = read(json.as_bytes());
+            prop_assert_eq!(&whole, &read(BufReader::with_capacity(size, json.as_bytes())), "{}", json);
+        }
+
+        #[test]
+        fn reads_valid_json_as_serde_does(noise in ".{0,30}", id in ".{0,20}", number in any::<f64>()) {
+            let json = serde_json::json!({
+                "x": { noise.clone(): [noise, number, { "id": 1 }] },
+                "id": id,
+                "list": [number, null, true, noise],
+            });
+            for text in [json.to_string(), serde_json::to_string_pretty(&json).unwrap()] {
+                let (found, whole) = read(text.as_bytes());
+                prop_assert!(whole, "{}", text);
+                prop_assert!(found.contains(&format!("id {:?}", Scalar::Text(id.clone()))), "{:?}", found);
+                prop_assert!(found.contains(&format!("item {:?}", Scalar::Text(noise.clone()))), "{:?}", found);
+                prop_assert_eq!(found.len(), 5);
+            }
+        }
+    }
+}
