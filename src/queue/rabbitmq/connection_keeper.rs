@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,6 +19,8 @@ use super::{
 
 /// The longest wait between two attempts.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
+/// Bounds the declaration of all exchanges and queues. A node that is cut off from its cluster never ends it.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The waits start short again after a connection that lasted this long.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
@@ -27,7 +29,7 @@ pub(super) enum ConnectionRole {
     /// Publishes. Declares the topology first.
     Publish(Topology),
     /// Consumes. Waits until the publishing connection has declared the topology.
-    Consume(watch::Receiver<ConnectionState>),
+    Consume(Topology, watch::Receiver<ConnectionState>),
     /// Follows tail events. Declares their exchange.
     Follow(Topology),
 }
@@ -36,13 +38,13 @@ impl ConnectionRole {
     fn name(&self) -> &'static str {
         match self {
             Self::Publish(_) => "publish",
-            Self::Consume(_) => "consume",
+            Self::Consume(..) => "consume",
             Self::Follow(_) => "tail",
         }
     }
 
     async fn wait_for_topology(&mut self) {
-        if let Self::Consume(publishing) = self {
+        if let Self::Consume(_, publishing) = self {
             // Fails when the publishing connection's keeper has ended. This keeper is then asked to end, too.
             let _ = publishing.wait_for(ConnectionState::is_up).await;
         }
@@ -51,18 +53,23 @@ impl ConnectionRole {
     async fn prepare(&mut self, connection: &Connection) -> Result<(), String> {
         match self {
             Self::Publish(topology) => topology.declare(connection).await,
-            Self::Consume(_) => Ok(()),
+            Self::Consume(..) => Ok(()),
             Self::Follow(topology) => topology.declare_tail(&connection.channel().await?).await,
         }
     }
 
     /// Checks what the role needs until the connection ends.
     async fn monitor(&self, connection: &Connection) {
-        if let Self::Publish(topology) = self {
-            tokio::select! {
-                _ = connection.ended() => {}
-                () = topology.monitor(connection) => {}
+        let check = async {
+            match self {
+                Self::Publish(topology) => topology.monitor(connection).await,
+                Self::Consume(topology, _) => topology.monitor_consumer(connection).await,
+                Self::Follow(_) => {}
             }
+        };
+        tokio::select! {
+            _ = connection.ended() => {}
+            () = check => {}
         }
     }
 }
@@ -134,11 +141,14 @@ async fn connect(broker: &Broker, role: &mut ConnectionRole) -> Result<Arc<Conne
     role.wait_for_topology().await;
     let (connection, socket, node) = broker.connect(role.name()).await?;
     let connection = Connection::new(connection, socket, node);
-    if let Err(reason) = role.prepare(&connection).await {
-        connection.close().await;
-        return Err(reason);
-    }
-    Ok(Arc::new(connection))
+    let prepared = timeout(PREPARE_TIMEOUT, role.prepare(&connection)).await;
+    let reason = match prepared {
+        Ok(Ok(())) => return Ok(Arc::new(connection)),
+        Ok(Err(reason)) => reason,
+        Err(_) => format!("{} does not declare queues within {PREPARE_TIMEOUT:?}", connection.node()),
+    };
+    connection.close().await;
+    Err(reason)
 }
 
 /// Returns the wait before the next attempt after `failures` earlier ones. Every node gets an attempt before it grows.

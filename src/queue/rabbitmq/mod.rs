@@ -146,7 +146,8 @@ impl RabbitMqQueue {
         lifecycle: &Lifecycle,
     ) {
         let (sender, consuming) = ConnectionState::connecting();
-        let role = ConnectionRole::Consume(self.publisher.connection_state.clone());
+        let topology = self.publisher.topology.clone();
+        let role = ConnectionRole::Consume(topology, self.publisher.connection_state.clone());
         let keeper = keep_connected(broker, role, sender, self.tasks.disconnecting.clone());
         self.tasks.spawn_keeper("queue connection (consume)", keeper);
         let consumer = JobConsumer {

@@ -23,6 +23,8 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
+use tokio::time::timeout;
+
 use super::{connection::Connection, error::OpenError};
 use crate::event::{CONVERSATION_COMPLETED, CONVERSATION_DISCOVERED};
 
@@ -38,6 +40,10 @@ const MAX_PREFIX_BYTES: usize = 64;
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of checks after which its bindings are declared again.
 const CHECKS_PER_BINDING: u32 = 10;
+/// Bounds a check. A node that is cut off from the majority of its cluster still answers some requests (RabbitMQ 4.3), but
+/// confirms nothing, delivers nothing and binds nothing. Earlier versions close the connections to such a node, if their
+/// `cluster_partition_handling` is `pause_minority`.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Removes the extra queue if this process ends before it has deleted it.
 const EXTRA_QUEUE_EXPIRES_MS: i32 = 60_000;
 
@@ -195,6 +201,19 @@ impl Topology {
         connection.fail(reason);
     }
 
+    /// Ends a consuming connection to a node that is cut off: it would deliver no more jobs. The publishing connection and the
+    /// consumer notice everything else.
+    pub(super) async fn monitor_consumer(&self, connection: &Connection) {
+        loop {
+            tokio::time::sleep(CHECK_INTERVAL * CHECKS_PER_BINDING).await;
+            let check = async { self.bind_fetch(&connection.channel().await?).await };
+            if timeout(CHECK_TIMEOUT, check).await.is_err() {
+                connection.fail(cut_off(connection));
+                return;
+            }
+        }
+    }
+
     async fn check_fetch_queue(&self, connection: &Connection) -> Result<(), String> {
         let channel = connection.channel().await?;
         for check in 0.. {
@@ -203,22 +222,26 @@ impl Topology {
             if connection.blocked().is_some() {
                 continue;
             }
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            if let Err(error) =
-                channel.queue_declare(self.fetch.clone(), passive, FieldTable::default()).await
-            {
-                return Err(match error.kind() {
-                    ErrorKind::ProtocolError(answer) if answer.get_id() == 404 => {
-                        format!("the queue `{}` is missing; it is declared again", self.fetch)
-                    }
-                    _ => format!("the queue `{}` cannot be checked: {error}", self.fetch),
-                });
-            }
-            if check % CHECKS_PER_BINDING == 0 {
-                self.bind_fetch(&channel).await?;
+            match timeout(CHECK_TIMEOUT, self.check_once(&channel, check % CHECKS_PER_BINDING == 0)).await {
+                Ok(result) => result?,
+                Err(_) if connection.blocked().is_some() => {}
+                Err(_) => return Err(cut_off(connection)),
             }
         }
         Ok(())
+    }
+
+    async fn check_once(&self, channel: &Channel, with_binding: bool) -> Result<(), String> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        if let Err(error) = channel.queue_declare(self.fetch.clone(), passive, FieldTable::default()).await {
+            return Err(match error.kind() {
+                ErrorKind::ProtocolError(answer) if answer.get_id() == 404 => {
+                    format!("the queue `{}` is missing; it is declared again", self.fetch)
+                }
+                _ => format!("the queue `{}` cannot be checked: {error}", self.fetch),
+            });
+        }
+        if with_binding { self.bind_fetch(channel).await } else { Ok(()) }
     }
 
     async fn bind(
@@ -297,6 +320,13 @@ fn dead_lettered(queue: &ShortString, delivery_limit: i64) -> Vec<(&'static str,
         ("x-dead-letter-strategy", long_string("at-least-once")),
         ("x-overflow", long_string("reject-publish")),
     ]
+}
+
+fn cut_off(connection: &Connection) -> String {
+    format!(
+        "{} does not answer within {CHECK_TIMEOUT:?}: is it frozen, or cut off from the majority of its cluster?",
+        connection.node()
+    )
 }
 
 fn arguments(pairs: &[(&'static str, AMQPValue)]) -> FieldTable {

@@ -16,6 +16,9 @@ import time
 
 import pika
 
+# Then it tries the next URL: a node that is cut off from its cluster keeps its clients and delivers nothing (RabbitMQ 4.3).
+IDLE_SECONDS = 10
+
 
 def exit_with_stdin():
     sys.stdin.buffer.read()
@@ -43,9 +46,11 @@ def consume(url, wanted, prefix, name, replicated):
         # Only polyhook knows the arguments of this exchange, so it is not declared here. Until it exists, binding fails
         # and is tried again.
         channel.queue_bind(name, f"{prefix}.events", "#")
-    channel.basic_consume(name, print_message)
     print_line({"bound": True})
-    channel.start_consuming()
+    for method, properties, body in channel.consume(name, inactivity_timeout=IDLE_SECONDS):
+        if method is None:
+            raise TimeoutError("no message")
+        print_message(channel, method, properties, body)
 
 
 def print_message(channel, method, properties, body):
