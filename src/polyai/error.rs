@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use http::{
+    HeaderMap, StatusCode,
+    header::{DATE, RETRY_AFTER},
+};
 use jiff::Timestamp;
 use thiserror::Error;
 
@@ -266,7 +269,9 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
         value.parse().map_or(Duration::MAX, Duration::from_secs)
     } else {
         let at = httpdate::parse_http_date(value).ok()?;
-        at.duration_since(SystemTime::from(now)).unwrap_or_default()
+        // The difference to the server's own clock, if it states the time, because ours may be wrong.
+        let sent_at = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        at.duration_since(sent_at.unwrap_or(SystemTime::from(now))).unwrap_or_default()
     };
     Some(wait.min(MAX_RETRY_AFTER))
 }
@@ -381,6 +386,18 @@ mod tests {
         assert_eq!(read("0"), Some(Duration::ZERO));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(77)));
         assert_eq!(read("Tue, 06 Nov 1990 08:49:37 GMT"), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn measures_a_retry_after_date_by_the_clock_of_the_server() {
+        let headers = HeaderMap::from_iter([
+            (RETRY_AFTER, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap()),
+            (DATE, "Sun, 06 Nov 1994 08:49:07 GMT".parse().unwrap()),
+        ]);
+        for wrong in [0, 784_111_700, 4_000_000_000] {
+            let now = Timestamp::from_second(wrong).unwrap();
+            assert_eq!(retry_after(&headers, now), Some(Duration::from_secs(30)), "{now}");
+        }
     }
 
     #[test]

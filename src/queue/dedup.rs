@@ -3,7 +3,7 @@
 //! If one event is delivered several times at once, one delivery stores it and the others wait for the result, so none is
 //! answered "durable" before the event is. Then its key is known for the whole window. Keys are kept in time slices. The
 //! oldest slice is dropped when it has expired, or earlier if there are too many keys. A late duplicate then gets through,
-//! which does no harm, because the archive is idempotent.
+//! which does no harm, because the archive is idempotent. A change of the clock neither drops nor keeps keys.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::OnceCell;
 
 use super::{Published, QueueError};
@@ -39,9 +39,9 @@ pub(super) struct DedupWindow {
 #[derive(Default)]
 struct KnownKeys {
     /// Finished slices with their start times, oldest first. The keys are sorted.
-    past: VecDeque<(Timestamp, Box<[Key]>)>,
-    /// Start of the current slice.
-    current_start: Timestamp,
+    past: VecDeque<(SignedDuration, Box<[Key]>)>,
+    /// Start of the current slice. Restored keys may be older than the clock's [`Clock::elapsed`].
+    current_start: SignedDuration,
     current: HashSet<Key>,
     /// Keys that are not saved yet.
     unsaved: Vec<u8>,
@@ -74,7 +74,7 @@ impl DedupWindow {
         let stored = flight.cell.get_or_try_init(|| async {
             first = true;
             store.await?;
-            self.insert(short(key), self.clock.now());
+            self.insert(short(key), self.elapsed());
             Ok::<_, QueueError>(())
         });
         stored.await?;
@@ -84,8 +84,10 @@ impl DedupWindow {
     /// Adds keys that [`DedupWindow::take_unsaved`] returned at the time `at`.
     pub(super) fn restore(&self, at: Timestamp, keys: &[u8]) {
         let (keys, _) = keys.as_chunks::<KEY_BYTES>();
+        // A time in the future was saved while the clock was ahead.
+        let age = self.clock.now().duration_since(at).max(SignedDuration::ZERO);
         for key in keys {
-            self.insert(*key, at);
+            self.insert(*key, self.elapsed().saturating_sub(age));
         }
         self.known().unsaved.clear();
     }
@@ -98,7 +100,7 @@ impl DedupWindow {
     fn contains(&self, key: DedupKey) -> bool {
         let key = short(key);
         let mut known = self.known();
-        let oldest = self.clock.now() - self.window;
+        let oldest = self.elapsed().saturating_sub(signed(self.window));
         // A slice ends when the next one starts.
         while known.past.get(1).map_or(known.current_start, |(began, _)| *began) <= oldest
             && !known.past.is_empty()
@@ -108,10 +110,11 @@ impl DedupWindow {
         known.current.contains(&key) || known.past.iter().any(|(_, keys)| keys.binary_search(&key).is_ok())
     }
 
-    fn insert(&self, key: Key, at: Timestamp) {
+    fn insert(&self, key: Key, at: SignedDuration) {
         let mut known = self.known();
         let full = known.current.len() >= MAX_KEYS / SLICES;
-        if full || (!known.current.is_empty() && at.duration_since(known.current_start) >= self.slice()) {
+        let slice = signed(self.window / u32::try_from(SLICES).unwrap_or(1));
+        if full || (!known.current.is_empty() && at.saturating_sub(known.current_start) >= slice) {
             let mut keys: Box<[Key]> = std::mem::take(&mut known.current).into_iter().collect();
             keys.sort_unstable();
             let began = known.current_start;
@@ -130,8 +133,8 @@ impl DedupWindow {
         }
     }
 
-    fn slice(&self) -> jiff::SignedDuration {
-        jiff::SignedDuration::try_from(self.window / u32::try_from(SLICES).unwrap_or(1)).unwrap_or_default()
+    fn elapsed(&self) -> SignedDuration {
+        signed(self.clock.elapsed())
     }
 
     fn known(&self) -> MutexGuard<'_, KnownKeys> {
@@ -163,6 +166,10 @@ impl Drop for Flight<'_> {
             in_flight.remove(&self.key);
         }
     }
+}
+
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
 }
 
 fn short(key: DedupKey) -> Key {
@@ -247,7 +254,7 @@ mod tests {
     async fn bounds_memory_by_dropping_the_oldest_keys() {
         let dedup = window();
         for n in 0..MAX_KEYS as u64 + MAX_KEYS as u64 / 4 {
-            dedup.insert(short(key(n)), dedup.clock.now());
+            dedup.insert(short(key(n)), dedup.elapsed());
         }
         let kept: usize = dedup.known().past.iter().map(|(_, keys)| keys.len()).sum();
         assert!(kept + dedup.known().current.len() <= MAX_KEYS + MAX_KEYS / SLICES + SLICES);
@@ -264,5 +271,27 @@ mod tests {
         after.restore(after.clock.now() - WINDOW / 2, &saved);
         assert_eq!(publish(&after, 1).await, Published::Duplicate);
         assert!(after.take_unsaved().is_empty(), "restored keys count as saved");
+    }
+    #[tokio::test]
+    async fn a_change_of_the_clock_neither_drops_nor_keeps_keys() {
+        async fn assert_kept_for_the_window(dedup: &DedupWindow) {
+            dedup.clock.advance(WINDOW / 6);
+            assert_eq!(publish(dedup, 2).await, Published::New, "it starts a new slice");
+            let (right, year) = (dedup.clock.now(), Duration::from_hours(400 * 24));
+            for now in [right + year, right - year, right] {
+                dedup.clock.set(now);
+                assert_eq!(publish(dedup, 1).await, Published::Duplicate, "a replay at {now}");
+            }
+            dedup.clock.advance(WINDOW);
+            assert_eq!(publish(dedup, 1).await, Published::New);
+        }
+        let dedup = window();
+        publish(&dedup, 1).await;
+        let saved = dedup.take_unsaved();
+        assert_kept_for_the_window(&dedup).await;
+        // Saved while the clock was ahead.
+        let restarted = window();
+        restarted.restore(restarted.clock.now() + Duration::from_hours(400 * 24), &saved);
+        assert_kept_for_the_window(&restarted).await;
     }
 }

@@ -109,6 +109,12 @@ impl History {
     /// Maximum number of attempts and of replay times that are kept.
     pub const MAX_KEPT: usize = 12;
 
+    /// Replaces times after `now`, which were recorded while the clock was ahead, by `now`.
+    pub fn correct_times(&mut self, now: Timestamp) {
+        let attempts = self.attempts.iter_mut().map(|attempt| &mut attempt.at);
+        attempts.chain(&mut self.replays).for_each(|at| *at = now.min(*at));
+    }
+
     /// Adds a failed attempt.
     pub fn push(&mut self, attempt: Attempt) {
         self.failures += 1;

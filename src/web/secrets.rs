@@ -53,7 +53,11 @@ impl ActiveSecrets {
 
     /// Returns true if PolyAI should send a delivery again whose signature matches no secret.
     pub(super) fn requests_retry(&self, now: Timestamp) -> bool {
-        self.on_mismatch == OnMismatch::Retry || self.retry_window.is_some_and(|until| now < until)
+        // A window that ends much later was read while the clock was ahead.
+        let is_open = |until: Timestamp| {
+            now < until && until.duration_since(now).unsigned_abs() <= 2 * MAX_RETRY_WINDOW
+        };
+        self.on_mismatch == OnMismatch::Retry || self.retry_window.is_some_and(is_open)
     }
 }
 
@@ -137,4 +141,20 @@ impl SigningSecrets {
 /// Returns the end of the file's retry window, at most [`MAX_RETRY_WINDOW`] from now.
 fn bounded_window(file: &SecretsFile, now: Timestamp) -> Option<Timestamp> {
     file.retry_window().map(|until| until.min(now.checked_add(MAX_RETRY_WINDOW).unwrap_or(Timestamp::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_window_does_not_last_until_a_clock_that_was_ahead() {
+        let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+        let is_open = |until: Timestamp| {
+            ActiveSecrets::new(&SignatureConfig::default(), &[], Some(until)).requests_retry(now)
+        };
+        assert!(is_open(now + MAX_RETRY_WINDOW));
+        assert!(!is_open(now));
+        assert!(!is_open(now + 400 * MAX_RETRY_WINDOW));
+    }
 }

@@ -64,10 +64,13 @@ impl JobFailure {
     }
 
     /// Checks that PolyAI did not ask for a later attempt. RabbitMQ returns a job at the latest after the longest delay of
-    /// the schedule. A longer wait than PolyAI can ask for means that the clock was wrong.
+    /// the schedule. A longer wait than PolyAI has asked for means that the clock was wrong or was set back.
     pub(super) fn check_due(history: &History, now: Timestamp) -> Result<(), Self> {
-        let left = history.not_before.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
-        match left.filter(|left| !left.is_zero() && *left <= MAX_RETRY_AFTER) {
+        let until_due =
+            |from: Timestamp| Duration::try_from(history.not_before?.duration_since(from)).ok();
+        let asked = history.attempts.last().and_then(|last| until_due(last.at));
+        let longest = asked.unwrap_or(MAX_RETRY_AFTER).min(MAX_RETRY_AFTER);
+        match until_due(now).filter(|left| !left.is_zero() && *left <= longest) {
             None => Ok(()),
             Some(left) => Err(Self::new(
                 "paused",
@@ -120,6 +123,7 @@ impl JobFailure {
         mut history: History,
         now: Timestamp,
     ) -> (&'static str, JobOutcome) {
+        history.correct_times(now);
         let delay = match self.next {
             RetryDecision::Postpone(after) => return (POSTPONED, JobOutcome::Retry { after, history }),
             RetryDecision::Dead => {
@@ -292,6 +296,13 @@ mod tests {
         let written_ahead = Some(Timestamp::UNIX_EPOCH + Duration::from_hours(400 * 24));
         let history = History { not_before: written_ahead, ..History::default() };
         assert!(JobFailure::check_due(&history, Timestamp::UNIX_EPOCH).is_ok());
+        // Set back by half an hour after a `Retry-After` of 90 s.
+        let minutes = |minutes| Timestamp::UNIX_EPOCH + Duration::from_mins(minutes);
+        let mut history = History::default();
+        history.push(JobFailure::panicked().attempt(minutes(60)));
+        history.not_before = Some(minutes(60) + Duration::from_secs(90));
+        assert!(JobFailure::check_due(&history, minutes(61)).is_err());
+        assert!(JobFailure::check_due(&history, minutes(30)).is_ok());
     }
 
     fn error(kind: ErrorKind, status: u16, code: &str) -> ApiError {

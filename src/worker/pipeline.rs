@@ -78,7 +78,8 @@ impl Pipeline {
         let request = JobFailure::check_due(&history, self.clock.now())
             .and_then(|()| FetchRequest::from_message(&message, &self.config.environments));
         let result = match request {
-            Ok(Some(request)) => {
+            Ok(Some(mut request)) => {
+                request.correct_receipt(&history, self.clock.now());
                 let attempt = self.attempt(&request, &history, &permit);
                 Box::pin(span.in_scope(attempt)).await
             }

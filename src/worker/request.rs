@@ -9,7 +9,7 @@ use crate::{
     archive::{Manifest, Trigger},
     event::{self, CONVERSATION_DISCOVERED, Discovery, DiscoverySource, Event},
     polyai::ConversationInfo,
-    queue::Message,
+    queue::{History, Message},
 };
 
 /// A conversation to archive, and the origin of the request.
@@ -114,6 +114,14 @@ impl FetchRequest {
         }))
     }
 
+    /// Corrects a receipt after `now`, which was recorded while the clock was ahead: the job is at least as old as its
+    /// first attempt. Otherwise a wait that counts from the receipt would not end before that time.
+    pub(super) fn correct_receipt(&mut self, history: &History, now: Timestamp) {
+        if self.received_at > now {
+            self.received_at = history.attempts.first().map_or(now, |first| first.at.min(now));
+        }
+    }
+
     /// Returns whether the conversation is written even if the archive has it.
     pub(super) fn force(&self) -> bool {
         self.discovery.as_ref().is_some_and(|discovery| discovery.force)
@@ -172,6 +180,26 @@ mod tests {
         assert!(is_fetched(r#","environment":"live""#));
         assert!(!is_fetched(r#","environment":"sandbox""#));
         assert!(is_fetched(""), "an unknown environment is read from the conversation");
+    }
+
+    #[test]
+    fn a_receipt_in_the_future_counts_from_the_first_attempt() {
+        let body = r#"{"type":"conversation.completed","data":{"conversation_id":"C"}}"#;
+        let request = FetchRequest::from_message(&message(body), &live()).unwrap().unwrap();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let corrected = |received_at, attempts: &[i64]| {
+            let mut history = History::default();
+            for second in attempts {
+                history.push(JobFailure::panicked().attempt(at(*second)));
+            }
+            let mut request = FetchRequest { received_at: at(received_at), ..request.clone() };
+            request.correct_receipt(&history, at(1000));
+            request.received_at.as_second()
+        };
+        assert_eq!(corrected(900, &[950]), 900);
+        assert_eq!(corrected(5000, &[]), 1000);
+        assert_eq!(corrected(5000, &[950, 990]), 950);
+        assert_eq!(corrected(5000, &[6000]), 1000);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::queue_contract::{
     message, take,
 };
 
+mod clock;
 mod dead_letters;
 mod durability;
 mod file_errors;

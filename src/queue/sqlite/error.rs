@@ -105,6 +105,11 @@ impl WriteError {
         }
     }
 
+    /// Returns true if there was no space for the batch. A smaller one may fit.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+    }
+
     /// Returns true if the connection can still be used. A connection to a replaced file still holds the messages.
     pub(super) fn keeps_connection_usable(&self) -> bool {
         self.is_caused_by_request()
@@ -131,7 +136,7 @@ pub(super) fn hint(error: &rusqlite::Error) -> &'static str {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "; another process has locked it: close the programs that use it (a shell, a backup)"
         }
-        Some(ErrorCode::SystemIoFailure) => "; check the system log for errors of its disk",
+        Some(ErrorCode::SystemIoFailure) => "; check the system log for errors of its disk, and disk quotas",
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             "; it is damaged: move it away (polyhook creates a new one) and recover it with `sqlite3 FILE .recover`"
         }

@@ -43,6 +43,7 @@ use super::{
 };
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
+mod cleanup;
 mod dead;
 mod error;
 mod follow;

@@ -21,10 +21,8 @@ use crate::{
 const CLAIM_BITS: u32 = 20;
 const CLAIM_MODULUS: u64 = 1 << CLAIM_BITS;
 
-/// The maximum number of rows that one cleanup step deletes while requests wait.
-const MAX_CLEANUP_ROWS: u32 = 500;
-/// The maximum number of pages that one cleanup step returns to the file system.
-const MAX_CLEANUP_PAGES: u32 = 1024;
+/// The longest wait in milliseconds that is assumed for a row without one: a day, the longest `Retry-After`.
+const MAX_UNKNOWN_WAIT_MS: i64 = 86_400_000;
 
 /// A row. Row numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +34,7 @@ pub(super) enum RowId {
 /// The open queue file, and the holder of the leases that are taken with it.
 #[derive(Debug)]
 pub(super) struct QueueFile {
-    connection: Connection,
+    pub(super) connection: Connection,
     identity: FileIdentity,
     holder: i64,
     options: SqliteOptions,
@@ -73,11 +71,13 @@ impl QueueFile {
         self.options.clock.now().as_millisecond()
     }
 
-    fn millis_after(&self, wait: Duration) -> i64 {
-        self.now().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
+    /// Returns the end of a delay or lease that begins now, and its length.
+    fn due_after(&self, wait: Duration) -> (i64, i64) {
+        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        (self.now().saturating_add(wait), wait)
     }
 
-    fn execute(&self, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
+    pub(super) fn execute(&self, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
         self.connection.prepare_cached(sql)?.execute(params)
     }
 
@@ -159,20 +159,23 @@ impl QueueFile {
         let (state, due, ended_at, history) = match outcome {
             JobOutcome::Done => ("done", None, Some(self.now()), None),
             JobOutcome::Retry { after, history } => {
-                ("retry", Some(self.millis_after(*after)), None, Some(history))
+                ("retry", Some(self.due_after(*after)), None, Some(history))
             }
             JobOutcome::Dead { history } => ("dead", None, None, Some(history)),
             JobOutcome::Release => ("ready", None, None, None),
         };
         let history = history.map(history_json).transpose()?;
         let (seq, claim) = (seq(lease), claim_count(lease));
+        let (due, wait) = due.unzip();
         let settled = self.execute(
             "UPDATE messages
-             SET state = :state, due = :due, holder = NULL, ended_at = :ended_at, history = coalesce(:history, history)
+             SET state = :state, due = :due, wait = :wait, holder = NULL, ended_at = :ended_at,
+                 history = coalesce(:history, history)
              WHERE seq = :seq AND state = 'leased' AND holder = :holder AND claims % :modulus = :claim",
             named_params! {
                 ":state": state,
                 ":due": due,
+                ":wait": wait,
                 ":ended_at": ended_at,
                 ":history": history,
                 ":seq": seq,
@@ -267,17 +270,18 @@ impl QueueFile {
              WHERE due IS NOT NULL AND due <= ?1 AND holder IS NOT ?2",
             (self.now(), self.holder),
         )?;
+        let (due, wait) = self.due_after(self.options.lease);
         let mut claimed: Vec<u64> = self
             .connection
             .prepare_cached(
-                "UPDATE messages SET state = 'leased', due = ?1, holder = ?2, claims = claims + 1
+                "UPDATE messages SET state = 'leased', due = ?1, wait = ?2, holder = ?3, claims = claims + 1
                  WHERE seq IN (
                      SELECT seq FROM messages INDEXED BY messages_open
-                     WHERE state = 'ready' AND state <> 'done' ORDER BY seq LIMIT ?3
+                     WHERE state = 'ready' AND state <> 'done' ORDER BY seq LIMIT ?4
                  )
                  RETURNING seq",
             )?
-            .query_map((self.millis_after(self.options.lease), self.holder, wanted), |row| row.get(0))?
+            .query_map((due, wait, self.holder, wanted), |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         // RETURNING does not guarantee an order.
         claimed.sort_unstable();
@@ -299,12 +303,31 @@ impl QueueFile {
 
     /// Extends all leases of this queue.
     pub(super) fn extend_leases(&self) -> rusqlite::Result<()> {
+        let (due, wait) = self.due_after(self.options.lease);
         self.execute(
-            "UPDATE messages INDEXED BY messages_open SET due = ?1
-             WHERE state = 'leased' AND state <> 'done' AND holder = ?2",
-            (self.millis_after(self.options.lease), self.holder),
+            "UPDATE messages INDEXED BY messages_open SET due = ?1, wait = ?2
+             WHERE state = 'leased' AND state <> 'done' AND holder = ?3",
+            (due, wait, self.holder),
         )
         .map(drop)
+    }
+
+    /// Lets jobs wait for their delay, and leases last for their length, from now on if they would end later. That
+    /// happens after the clock was set back. Returns their number.
+    pub(super) fn shorten_waits(&self) -> rusqlite::Result<usize> {
+        let now = self.now();
+        // The wait of rows from earlier layouts is unknown.
+        let too_late = "due IS NOT NULL AND due - ?1 > coalesce(wait, ?2)";
+        let any = format!("SELECT 1 FROM messages INDEXED BY messages_due WHERE {too_late} LIMIT 1");
+        if !self.connection.prepare_cached(&any)?.exists((now, MAX_UNKNOWN_WAIT_MS))? {
+            return Ok(0);
+        }
+        self.execute(
+            &format!(
+                "UPDATE messages INDEXED BY messages_due SET due = ?1 + coalesce(wait, ?2) WHERE {too_late}"
+            ),
+            (now, MAX_UNKNOWN_WAIT_MS),
+        )
     }
 
     /// Releases all leases of this queue. Returns the number of jobs.
@@ -314,39 +337,6 @@ impl QueueFile {
              WHERE state = 'leased' AND state <> 'done' AND holder = ?1",
             [self.holder],
         )
-    }
-
-    /// Deletes rows that are older than the retention, up to the limit of one step. Returns true if the limit was
-    /// reached.
-    pub(super) fn delete_expired(&self) -> rusqlite::Result<bool> {
-        let oldest =
-            self.now().saturating_sub(i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX));
-        let old = "SELECT seq FROM messages INDEXED BY messages_ended
-                   WHERE ended_at IS NOT NULL AND ended_at < ?1 ORDER BY ended_at, seq LIMIT ?2";
-        self.execute(&format!("DELETE FROM bodies WHERE seq IN ({old})"), (oldest, MAX_CLEANUP_ROWS))?;
-        let messages =
-            self.execute(&format!("DELETE FROM messages WHERE seq IN ({old})"), (oldest, MAX_CLEANUP_ROWS))?;
-        let announcements = self.execute(
-            "DELETE FROM announcements WHERE seq IN (
-                 SELECT seq FROM announcements WHERE stored_at < ?1 ORDER BY stored_at LIMIT ?2
-             )",
-            (oldest, MAX_CLEANUP_ROWS),
-        )?;
-        self.execute("DELETE FROM remembered WHERE at < ?1", [oldest])?;
-        Ok(messages.max(announcements) == MAX_CLEANUP_ROWS as usize)
-    }
-
-    /// Returns unused pages to the file system if there are many. Returns true if it did. Must run outside of a
-    /// transaction.
-    pub(super) fn shrink(&self) -> rusqlite::Result<bool> {
-        let count = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
-        let (unused, all) = (count("freelist_count")?, count("page_count")?);
-        if unused < MAX_CLEANUP_PAGES || unused < all / 4 {
-            return Ok(false);
-        }
-        self.connection.execute_batch(&format!("PRAGMA incremental_vacuum({MAX_CLEANUP_PAGES})"))?;
-        // A file that was restored from a backup may not support it.
-        Ok(count("freelist_count")? < unused)
     }
 
     /// Copies the write-ahead log into the file and empties it, as far as concurrent readers permit.

@@ -72,6 +72,11 @@ impl PendingWrite {
         Self { change: Box::new(change), attributes, _permit: permit }
     }
 
+    /// Returns true if the change settles a lease.
+    pub(super) fn is_settlement(&self) -> bool {
+        self.attributes.settlement.is_some()
+    }
+
     /// Makes the change within the current transaction.
     pub(super) fn run(&mut self, file: &QueueFile) -> rusqlite::Result<()> {
         (self.change)(Step::Run(file))

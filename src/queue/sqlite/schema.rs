@@ -19,7 +19,7 @@ use crate::private_file;
 const APPLICATION_ID: i32 = 0x706c_686b;
 
 /// The steps from an empty file to the current layout. A file has seen the first `user_version` of them.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     // `state`  ready: can be taken; leased: taken, until `due`; retry: waits until `due`; done; dead; stored: an
     //         event that does not ask for a fetch.
     // `holder` and `claims` together identify a lease: its holder, and which claim of the job it is.
@@ -65,6 +65,11 @@ const MIGRATIONS: [&str; 2] = [
         at   INTEGER NOT NULL,
         keys BLOB    NOT NULL
     ) STRICT;",
+    // The length in milliseconds of the last delay or lease, which ends at `due`. A clock that was set back leaves
+    // `due` further away than that. The index answers which ones.
+    "ALTER TABLE messages ADD COLUMN wait INTEGER;
+    DROP INDEX messages_due;
+    CREATE INDEX messages_due ON messages (due, wait) WHERE due IS NOT NULL;",
 ];
 
 /// Opens the file for writing, creates it if it does not exist, and migrates it to the current layout.
@@ -89,23 +94,31 @@ pub(super) fn open(
 
 /// Writes a copy of a database to a path where no file is. The copy appears under its name when it is complete.
 pub(super) fn copy_to(from: &Connection, path: &Path) -> Result<(), OpenError> {
-    let sqlite_error = |source| OpenError::Sqlite { path: path.to_owned(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut incomplete = path.as_os_str().to_owned();
     incomplete.push(".restored");
     let incomplete = PathBuf::from(incomplete);
-    create_file(&incomplete)?;
-    let mut to = Connection::open(&incomplete).map_err(sqlite_error)?;
+    // A copy that a crash has left may be the database itself under another name.
+    let _ = fs::remove_file(&incomplete);
+    let copied = copy_as(from, &incomplete).and_then(|()| {
+        // Unlike a rename, a hard link never replaces a file that appeared at the path in the meantime.
+        fs::hard_link(&incomplete, path)
+            .and_then(|()| fs::File::open(folder)?.sync_all())
+            .map_err(|source| OpenError::File { path: path.to_owned(), source })
+    });
+    // On a full disk an incomplete copy would hold the space that is missing.
+    let _ = fs::remove_file(&incomplete);
+    copied
+}
+
+fn copy_as(from: &Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite_error = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    create_file(path)?;
+    let mut to = Connection::open(path).map_err(sqlite_error)?;
     to.pragma_update(None, "synchronous", "FULL").map_err(sqlite_error)?;
     Backup::new(from, &mut to)
         .and_then(|backup| backup.run_to_completion(4096, Duration::ZERO, None))
-        .map_err(sqlite_error)?;
-    drop(to);
-    // Unlike a rename, a hard link never replaces a file that appeared at the path in the meantime.
-    fs::hard_link(&incomplete, path)
-        .and_then(|()| fs::remove_file(&incomplete))
-        .and_then(|()| fs::File::open(folder)?.sync_all())
-        .map_err(|source| OpenError::File { path: path.to_owned(), source })
+        .map_err(sqlite_error)
 }
 
 fn is_locked(error: &rusqlite::Error) -> bool {

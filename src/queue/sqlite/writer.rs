@@ -8,6 +8,8 @@
 //!   runs in a transaction of its own.
 //! * A failed commit (disk full, read-only, locked, damaged or replaced file) fails all requests of its batch, and
 //!   the file is opened again for the next batch. No error of the file ends the thread.
+//! * If a batch does not fit on the disk, its settlements are written without its messages, and waiting consumers get
+//!   jobs. So messages that do not fit do not keep the queue from getting shorter.
 //! * A settlement that could not be written is written as soon as the file permits it, even if its caller gave up.
 //!   Otherwise the lease of a job on which no worker works would be extended forever.
 
@@ -22,10 +24,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::{
     SqliteOptions,
+    cleanup::Cleanup,
     error::{OpenError, WriteError},
     queue_file::QueueFile,
     request::{JobHandover, PendingWrite, WriterRequest},
@@ -57,6 +61,10 @@ pub(super) struct Writer {
     extend_leases_at: Instant,
     cleanup_at: Instant,
     poll_at: Instant,
+    /// The latest reading of the clock, and the time of the next look for waits that are too long.
+    last_now: Timestamp,
+    shorten_waits_at: Instant,
+    cleanup: Cleanup,
     /// An error of the file was logged, and no transaction has succeeded since.
     write_error_logged: bool,
 }
@@ -101,6 +109,9 @@ impl Writer {
             extend_leases_at: now + options.lease / 3,
             cleanup_at: now,
             poll_at: now,
+            last_now: options.clock.now(),
+            shorten_waits_at: now,
+            cleanup: Cleanup::new(options.clock.clone(), options.retention),
             options,
         })
     }
@@ -165,16 +176,25 @@ impl Writer {
                     self.write(vec![pending]);
                 }
             }
-            Err(error) => {
-                // A settlement that is itself invalid would fail again.
-                let keep_settlements = !error.is_caused_by_request();
-                let error = error.to_queue_error();
-                for mut pending in batch {
-                    let settlement = pending.attributes.settlement.take().filter(|_| keep_settlements);
-                    self.pending_settlements.extend(settlement.map(|settlement| *settlement));
-                    pending.reply(Err(error.clone()));
-                }
+            Err(error) if error.is_full() && batch.iter().any(|pending| !pending.is_settlement()) => {
+                // Settlements and waiting consumers need less space than messages, and settlements free some.
+                let (settlements, others) = batch.into_iter().partition(PendingWrite::is_settlement);
+                self.fail(others, &error);
+                self.write(settlements);
             }
+            Err(error) => self.fail(batch, &error),
+        }
+    }
+
+    /// Replies with an error, and keeps the settlements.
+    fn fail(&mut self, batch: Vec<PendingWrite>, error: &WriteError) {
+        // A settlement that is itself invalid would fail again.
+        let keep_settlements = !error.is_caused_by_request();
+        let error = error.to_queue_error();
+        for mut pending in batch {
+            let settlement = pending.attributes.settlement.take().filter(|_| keep_settlements);
+            self.pending_settlements.extend(settlement.map(|settlement| *settlement));
+            pending.reply(Err(error.clone()));
         }
     }
 
@@ -255,6 +275,7 @@ impl Writer {
         batch: &mut [PendingWrite],
         extend: bool,
     ) -> Result<Vec<Job>, WriteError> {
+        self.shorten_waits_if_due(file)?;
         let mut jobs = Vec::new();
         if batch.is_empty()
             && self.pending_settlements.is_empty()
@@ -281,6 +302,22 @@ impl Writer {
             tracing::info!("the queue can be written again");
         }
         Ok(jobs)
+    }
+
+    /// Corrects waits that are too long: at the start, at intervals, and at once when the clock was set back.
+    fn shorten_waits_if_due(&mut self, file: &QueueFile) -> rusqlite::Result<()> {
+        let before = std::mem::replace(&mut self.last_now, self.options.clock.now());
+        if self.last_now < before || Instant::now() >= self.shorten_waits_at {
+            self.shorten_waits_at = Instant::now() + self.options.cleanup_interval;
+            let jobs = file.shorten_waits()?;
+            if jobs > 0 {
+                tracing::warn!(
+                    jobs,
+                    "the clock was set back; these jobs wait for their delay, or for the end of their lease, from now on"
+                );
+            }
+        }
+        Ok(())
     }
 
     fn write_in_transaction(
@@ -323,14 +360,13 @@ impl Writer {
         }
     }
 
-    /// Deletes rows that are older than the retention, in small steps, so that no request waits long.
     fn clean_up_if_due(&mut self) {
         if Instant::now() < self.cleanup_at {
             return;
         }
         self.cleanup_at = Instant::now() + self.options.cleanup_interval;
         let Some(file) = self.file.take() else { return };
-        match clean_up(&file) {
+        match self.cleanup.step(&file) {
             Ok(more) => {
                 if more {
                     self.cleanup_at = Instant::now();
@@ -359,16 +395,6 @@ impl Writer {
             tracing::debug!(%error, "the write-ahead log stays until the next start");
         }
     }
-}
-
-/// Makes one step of the cleanup. Returns true if there is more to do.
-fn clean_up(file: &QueueFile) -> rusqlite::Result<bool> {
-    file.begin()?;
-    let more = file.delete_expired().and_then(|more| file.commit().map(|()| more));
-    if more.is_err() {
-        file.roll_back()?;
-    }
-    Ok(more? || file.shrink()?)
 }
 
 fn release_leases(file: &QueueFile) -> rusqlite::Result<usize> {

@@ -1,5 +1,7 @@
 //! Full, locked, deleted, damaged and foreign files.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 #[tokio::test]
@@ -30,6 +32,36 @@ async fn a_full_file_rejects_messages_and_loses_none() {
         assert!(stored.remove(&job.message.id), "{} was rejected before", job.message.id);
     }
     assert_empty(&queue).await;
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn hands_out_and_settles_jobs_while_messages_do_not_fit() {
+    let fixture = SqliteFixture::new();
+    let (queue, _) = fixture.open_with(SqliteOptions { max_bytes: Some(1 << 20), ..test_options() });
+    let body = vec![b'x'; 30_000];
+    let mut stored = 0;
+    while queue.publish(message(&format!("evt_{stored}"), &body)).await.is_ok() {
+        stored += 1;
+    }
+    // They always wait for the writer, so every transaction could contain one of them.
+    let mut publishers = JoinSet::new();
+    let (full, body) = (Arc::new(AtomicBool::new(true)), vec![b'y'; 900_000]);
+    for n in 0..16 {
+        let (queue, full, body) = (Arc::clone(&queue), Arc::clone(&full), body.clone());
+        publishers.spawn(async move {
+            while full.load(Ordering::Relaxed) {
+                queue.publish(message(&format!("evt_large_{n}"), &body)).await.unwrap_err();
+            }
+        });
+    }
+    for n in 0..stored / 2 {
+        let job = take(&queue).await;
+        assert_eq!(job.message.id, format!("evt_{n}"));
+        queue.settle(job.lease, JobOutcome::Done).await.unwrap();
+    }
+    full.store(false, Ordering::Relaxed);
+    publishers.join_all().await;
     queue.close().await;
 }
 
