@@ -108,8 +108,7 @@ impl PrudentClock {
     pub fn now(&mut self) -> Timestamp {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
         let (accepted, accepted_at) = self.accepted;
-        let expected =
-            accepted.saturating_add(elapsed.saturating_sub(accepted_at)).unwrap_or(Timestamp::MAX);
+        let expected = accepted.saturating_add(elapsed.saturating_sub(accepted_at)).unwrap_or(Timestamp::MAX);
         if now > expected.saturating_add(Self::MAX_DRIFT).unwrap_or(Timestamp::MAX) {
             let since = *self.ahead_since.get_or_insert(elapsed);
             if elapsed.saturating_sub(since) < Self::MIN_DURATION {

@@ -7,6 +7,7 @@
 //! worker finishes or returns its jobs. The queue is closed last, because the others need it until then.
 
 mod admin;
+mod archive_disk;
 mod disk_metrics;
 mod queue;
 mod receiver;
@@ -144,6 +145,7 @@ impl App {
             admin::start(&context, listener, metrics, receiver.clone());
         }
         if let Some(resources) = resources.as_ref().filter(|_| roles.work) {
+            archive_disk::start(&context, resources.archive.clone());
             worker::start(&context, resources);
         }
         if let Some(resources) = resources.as_ref().filter(|_| reconcile::is_enabled(config, roles)) {

@@ -4,8 +4,16 @@ use std::sync::Arc;
 
 use super::StartError;
 use crate::{
-    archive::Archive, clock::Clock, config::Config, health::Health, polyai::PolyAiClient, queue::Queue,
-    reconcile::ReconcileService, retry::RetrySchedule, worker::Worker,
+    archive::Archive,
+    clock::Clock,
+    config::Config,
+    disk::GrowingFile,
+    health::Health,
+    polyai::PolyAiClient,
+    queue::{Queue, QueueBackend, SpoolConfig},
+    reconcile::ReconcileService,
+    retry::RetrySchedule,
+    worker::Worker,
 };
 
 /// The PolyAI client and the archive. All services of a process share them.
@@ -21,7 +29,7 @@ impl Resources {
     /// Opens the resources of a configuration. Sends no request yet.
     pub fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
         let polyai = PolyAiClient::new(&config.polyai, &config.projects, clock.clone())?;
-        let archive = Archive::open(&config.archive, clock.clone())?;
+        let archive = Archive::open_beside(&config.archive, clock.clone(), growing_files(config))?;
         Ok(Self { polyai: Arc::new(polyai), archive })
     }
 
@@ -43,4 +51,13 @@ impl Resources {
         let environments = config.worker.environments.clone();
         ReconcileService::new(config.reconcile.clone(), environments, polyai, archive, queue, clock, health)
     }
+}
+
+/// Returns the files that may grow to a configured size, for which the archive leaves space on its disk.
+fn growing_files(config: &Config) -> Vec<GrowingFile> {
+    let SpoolConfig { path, max_bytes, .. } = &config.spool;
+    if path.as_os_str().is_empty() || config.queue.backend() != Ok(QueueBackend::RabbitMq) {
+        return Vec::new();
+    }
+    vec![GrowingFile { path: path.clone(), max_bytes: max_bytes.as_u64() }]
 }

@@ -5,25 +5,27 @@
 //! [`Archive::commit`](super::Archive::commit) publishes it. So a bad recording, a worker that dies, and a copy that
 //! loses a race never change the recording in the archive.
 //!
-//! A recording that is dropped before it is published is removed. In a bucket,
-//! [`Archive::abort_dropped_uploads`](super::Archive::abort_dropped_uploads) makes the necessary request. A crash
-//! leaves the parts of an unfinished upload in the bucket, and a lifecycle rule (`AbortIncompleteMultipartUpload`)
-//! removes them.
+//! A recording that fails or is dropped before it is published is removed: at once in a folder (`staging.rs`). In a
+//! bucket, [`Archive::abort_dropped_uploads`](super::Archive::abort_dropped_uploads) makes the necessary request. A
+//! crash leaves the parts of an unfinished upload in the bucket, and a lifecycle rule
+//! (`AbortIncompleteMultipartUpload`) removes them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use object_store::{
-    MultipartUpload, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, path::Path,
-};
+use object_store::{MultipartUpload, PutMode, PutMultipartOptions, PutPayload, path::Path};
 use sha2::{Digest, Sha256};
 
 use super::{
     ArchiveError, AudioError,
     backend::StoreBackend,
     manifest::{Direction, ManifestObject, ObjectKind},
+    staging::{StagedFile, WholeFile},
 };
-use crate::wav::{StreamEnd, ValidWav, WavDefect, WavValidator};
+use crate::{
+    disk::SpaceUse,
+    wav::{StreamEnd, ValidWav, WavDefect, WavValidator},
+};
 
 const CONTENT_TYPE: &str = "audio/wav";
 /// The size of the blocks in which a part is collected, so that a short recording needs less memory than a long one.
@@ -34,43 +36,55 @@ const BLOCK_BYTES: usize = 256 << 10;
 pub struct AudioWriter {
     backend: Arc<StoreBackend>,
     direction: Direction,
-    key: Path,
-    upload: Upload,
+    destination: Destination,
     blocks: Vec<Bytes>,
     block: BytesMut,
     hash: Sha256,
     size: u64,
     check: WavValidator,
-    /// The future of a part was dropped, so it is unknown if the part was stored.
-    interrupted: bool,
     peak_buffered: usize,
 }
 
-impl AudioWriter {
-    pub(super) fn new(
-        backend: Arc<StoreBackend>,
-        dropped_uploads: Arc<DroppedUploads>,
+/// The place of the stored parts.
+#[derive(Debug)]
+pub(super) enum Destination {
+    Folder(StagedFile),
+    Bucket {
         key: Path,
-        direction: Direction,
-    ) -> Self {
+        upload: Upload,
+        /// The future of a part was dropped, so it is unknown if the part was stored.
+        interrupted: bool,
+    },
+}
+
+impl AudioWriter {
+    pub(super) fn new(backend: Arc<StoreBackend>, direction: Direction, destination: Destination) -> Self {
         Self {
             backend,
             direction,
-            key,
-            upload: Upload { running: None, dropped_uploads },
+            destination,
             blocks: Vec::new(),
             block: BytesMut::new(),
             hash: Sha256::new(),
             size: 0,
             check: WavValidator::new(),
-            interrupted: false,
             peak_buffered: 0,
         }
     }
 
     /// Takes the next bytes and returns when there is room for more. After an error the writer cannot be used any
-    /// more.
-    pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), AudioError> {
+    /// more, and holds no space in a folder.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), AudioError> {
+        let written = self.accept(bytes).await;
+        if written.is_err()
+            && let Destination::Folder(staged) = &mut self.destination
+        {
+            staged.discard();
+        }
+        written
+    }
+
+    async fn accept(&mut self, mut bytes: Bytes) -> Result<(), AudioError> {
         self.check.push(&bytes)?;
         self.hash.update(&bytes);
         self.size += bytes.len() as u64;
@@ -97,7 +111,9 @@ impl AudioWriter {
         let ValidWav { info, defects } = match std::mem::take(&mut self.check).finish(end) {
             Ok(valid) => valid,
             Err(bad) => {
-                self.upload.abort().await;
+                if let Destination::Bucket { upload, .. } = &mut self.destination {
+                    upload.abort().await;
+                }
                 return Err(bad.into());
             }
         };
@@ -111,23 +127,21 @@ impl AudioWriter {
             wav: Some(info),
             etag: None,
         };
-        let content = if self.upload.running.is_none() && !self.interrupted {
-            Content::Memory(ShortRecording {
-                backend: Arc::clone(&self.backend),
-                dropped_uploads: Arc::clone(&self.upload.dropped_uploads),
-                key: self.key.clone(),
-                payload: self.take_buffered(),
-            })
-        } else {
-            if self.buffered() > 0 {
-                self.store_part().await?;
+        let is_short = matches!(
+            &self.destination,
+            Destination::Bucket { upload: Upload { running: None, .. }, interrupted: false, .. }
+        );
+        if !is_short && self.buffered() > 0 {
+            self.store_part().await?;
+        }
+        let rest = self.take_buffered();
+        let content = match self.destination {
+            Destination::Folder(staged) => Content::File(staged.finish().await?),
+            Destination::Bucket { interrupted: true, .. } => return Err(ArchiveError::Interrupted.into()),
+            Destination::Bucket { key, upload, .. } if is_short => {
+                Content::Memory(ShortRecording { backend: self.backend, key, upload, payload: rest })
             }
-            if self.interrupted {
-                return Err(ArchiveError::Interrupted.into());
-            }
-            let dropped_uploads = Arc::clone(&self.upload.dropped_uploads);
-            let upload = std::mem::replace(&mut self.upload, Upload { running: None, dropped_uploads });
-            stage(&self.backend, upload, self.key.clone()).await?
+            Destination::Bucket { upload, .. } => Content::Upload(upload),
         };
         Ok(StagedAudio { object, defects, content })
     }
@@ -149,27 +163,17 @@ impl AudioWriter {
     }
 
     async fn store_part(&mut self) -> Result<(), ArchiveError> {
-        if self.interrupted {
-            return Err(ArchiveError::Interrupted);
-        }
-        self.interrupted = true;
         let part = self.take_buffered();
-        self.upload.put_part(&self.backend, &self.key, part).await?;
-        self.interrupted = false;
+        let (key, upload, interrupted) = match &mut self.destination {
+            Destination::Folder(staged) => return staged.append(part.into_iter()).await,
+            Destination::Bucket { interrupted: true, .. } => return Err(ArchiveError::Interrupted),
+            Destination::Bucket { key, upload, interrupted } => (key, upload, interrupted),
+        };
+        *interrupted = true;
+        upload.put_part(&self.backend, key, part).await?;
+        *interrupted = false;
         Ok(())
     }
-}
-
-/// Completes as much of an upload as possible without making it visible.
-async fn stage(backend: &Arc<StoreBackend>, mut upload: Upload, key: Path) -> Result<Content, ArchiveError> {
-    if backend.folder.is_none() {
-        return Ok(Content::Upload(upload));
-    }
-    if let Some(running) = &mut upload.running {
-        running.complete().await?;
-    }
-    upload.running = None;
-    Ok(Content::File(StagedFile { backend: Arc::clone(backend), key: Some(key) }))
 }
 
 /// A complete recording that is not visible yet. It is removed when it is dropped.
@@ -182,35 +186,20 @@ pub struct StagedAudio {
 
 #[derive(Debug)]
 enum Content {
-    /// Shorter than one part.
+    /// For a bucket, and shorter than one part.
     Memory(ShortRecording),
     /// All parts are in the bucket.
     Upload(Upload),
     /// Complete and synced, in the staging folder.
-    File(StagedFile),
+    File(WholeFile),
 }
 
 #[derive(Debug)]
 struct ShortRecording {
     backend: Arc<StoreBackend>,
-    dropped_uploads: Arc<DroppedUploads>,
     key: Path,
+    upload: Upload,
     payload: PutPayload,
-}
-
-#[derive(Debug)]
-struct StagedFile {
-    backend: Arc<StoreBackend>,
-    key: Option<Path>,
-}
-
-impl Drop for StagedFile {
-    fn drop(&mut self) {
-        if let (Some(key), Some(folder)) = (&self.key, &self.backend.folder) {
-            // If it cannot be removed now, a later process removes it after this one has ended.
-            let _ = std::fs::remove_file(folder.path(key.as_ref()));
-        }
-    }
 }
 
 impl StagedAudio {
@@ -228,10 +217,9 @@ impl StagedAudio {
     /// be kept for a while.
     pub async fn store_invisibly(self) -> Result<Self, ArchiveError> {
         let content = match self.content {
-            Content::Memory(ShortRecording { backend, dropped_uploads, key, payload }) => {
-                let mut upload = Upload { running: None, dropped_uploads };
+            Content::Memory(ShortRecording { backend, key, mut upload, payload }) => {
                 upload.put_part(&backend, &key, payload).await?;
-                stage(&backend, upload, key).await?
+                Content::Upload(upload)
             }
             stored => stored,
         };
@@ -247,38 +235,38 @@ impl StagedAudio {
         let Self { mut object, content, .. } = self;
         let result = match content {
             Content::Memory(ShortRecording { payload, .. }) => {
-                let options =
-                    PutOptions { attributes: backend.attributes(CONTENT_TYPE), ..PutOptions::default() };
-                backend.store.put_opts(key, payload, options).await?
+                let (mode, attributes) = (PutMode::Overwrite, backend.attributes(CONTENT_TYPE));
+                backend.put(key, payload, mode, attributes, SpaceUse::Recording).await?
             }
             Content::Upload(mut upload) => {
                 let Some(running) = &mut upload.running else { return Err(ArchiveError::Interrupted) };
                 let result = running.complete().await?;
                 upload.running = None;
-                result
+                Some(result)
             }
-            Content::File(mut file) => {
-                let Some(staged) = &file.key else { return Err(ArchiveError::Interrupted) };
-                backend.store.rename(staged, key).await?;
-                file.key = None;
-                return Ok(object);
+            Content::File(file) => {
+                let Some(folder) = &backend.folder else { return Err(ArchiveError::Interrupted) };
+                file.move_to(folder.path(key.as_ref()), true).await?;
+                None
             }
         };
-        if backend.folder.is_none() {
-            object.etag = result.e_tag;
-        }
+        object.etag = result.and_then(|result| result.e_tag);
         Ok(object)
     }
 }
 
 /// An upload that is added to [`DroppedUploads`] if it is dropped unfinished.
 #[derive(Debug)]
-struct Upload {
+pub(super) struct Upload {
     running: Option<Box<dyn MultipartUpload>>,
     dropped_uploads: Arc<DroppedUploads>,
 }
 
 impl Upload {
+    pub(super) fn new(dropped_uploads: Arc<DroppedUploads>) -> Self {
+        Self { running: None, dropped_uploads }
+    }
+
     /// Stores the next part. The first one starts the upload.
     async fn put_part(
         &mut self,

@@ -1,9 +1,10 @@
 //! Reads for the audit, and storage of its report.
 
 use jiff::civil::Date;
-use object_store::{ObjectStoreExt, PutPayload, path::Path};
+use object_store::{PutMode, PutPayload, path::Path};
 
 use super::{Archive, ArchiveError, Location, MANIFEST, StoredConversation, key};
+use crate::disk::SpaceUse;
 
 /// The folder of the reports.
 const AUDITS_FOLDER: &str = "audits";
@@ -47,7 +48,9 @@ impl Archive {
         let part = part.map(|part| format!(".{}", key::encode_path_segment(part))).unwrap_or_default();
         let key = Path::parse(format!("{}/{AUDITS_FOLDER}/date={date}{part}.json", self.backend.prefix))
             .map_err(object_store::Error::from)?;
-        self.backend.store.put(&key, PutPayload::from(report)).await?;
+        let (report, mode) = (PutPayload::from(report), PutMode::Overwrite);
+        let attributes = self.backend.attributes("application/json");
+        self.backend.put(&key, report, mode, attributes, SpaceUse::Document).await?;
         Ok(self.backend.url(&key))
     }
 }

@@ -4,16 +4,23 @@
 use std::{sync::Arc, time::Duration};
 
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientConfigKey, ObjectStore, PutMode, RetryConfig,
+    Attribute, Attributes, BackoffConfig, ClientConfigKey, ObjectStore, PutMode, PutOptions, PutPayload,
+    PutResult, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
+    local::LocalFileSystem,
     path::Path,
 };
 use url::Url;
 
-use super::{ArchiveConfig, ArchiveError, folder::PrivateFolder, local_store::LocalStore};
-use crate::{bounded_file, private_file, secret::Secret};
+use super::{ArchiveConfig, ArchiveError, folder::PrivateFolder, is_conflict, staging};
+use crate::{
+    bounded_file,
+    disk::{GrowingFile, SpaceUse},
+    private_file,
+    secret::Secret,
+};
 
 /// The maximum time of one request. One part of 5 MiB, the smallest that S3 and Google accept, must pass within it.
 const REQUEST_TIMEOUT: &str = "60 seconds";
@@ -36,7 +43,7 @@ pub(super) struct StoreBackend {
     /// The prefix of every key.
     pub(super) prefix: Path,
     /// Set for a folder, which needs locks where a bucket has conditional writes.
-    pub(super) folder: Option<PrivateFolder>,
+    pub(super) folder: Option<Arc<PrivateFolder>>,
     /// `file:///…/` or `s3://bucket/`: a key is appended to it.
     base: Url,
 }
@@ -47,14 +54,15 @@ impl StoreBackend {
         match config.url.strip_prefix("file:") {
             Some(_) if config.folder().is_none() => Err(no_folder()),
             Some(_) => Ok(()),
-            None => Self::open(config).map(drop),
+            None => Self::open(config, Vec::new()).map(drop),
         }
     }
 
-    /// Reads files and creates folders, but contacts no server. Blocks.
-    pub(super) fn open(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
+    /// Reads files and creates folders, but contacts no server. On the disk of a folder, space stays free for `growing`
+    /// files. Blocks.
+    pub(super) fn open(config: &ArchiveConfig, growing: Vec<GrowingFile>) -> Result<Self, ArchiveError> {
         if config.url.starts_with("file:") {
-            return Self::file(config);
+            return Self::file(config, growing);
         }
         // The program may have installed another crypto provider already. Each one works.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -95,7 +103,7 @@ impl StoreBackend {
         Ok(Self { store, prefix, folder: None, base })
     }
 
-    fn file(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
+    fn file(config: &ArchiveConfig, growing: Vec<GrowingFile>) -> Result<Self, ArchiveError> {
         let Some(path) = config.folder() else {
             return Err(no_folder());
         };
@@ -105,9 +113,10 @@ impl StoreBackend {
         let base = Url::from_directory_path(&root)
             .map_err(|()| invalid(format!("{} has no URL", root.display())))?;
         Ok(Self {
-            store: Arc::new(LocalStore::open(&root, config.file_mode)?),
+            // For reading. Files are written by `staging.rs`, durably and with exact permissions.
+            store: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
             prefix: Path::ROOT,
-            folder: Some(PrivateFolder::open(&root)?),
+            folder: Some(Arc::new(PrivateFolder::open(&root, config.file_mode, growing)?)),
             base,
         })
     }
@@ -129,6 +138,32 @@ impl StoreBackend {
         match self.folder {
             Some(_) => Attributes::new(),
             None => Attributes::from_iter([(Attribute::ContentType, content_type)]),
+        }
+    }
+
+    /// Writes a whole object, durably. Returns `None` if the condition of `mode` is not met.
+    pub(super) async fn put(
+        &self,
+        key: &Path,
+        payload: PutPayload,
+        mode: PutMode,
+        attributes: Attributes,
+        purpose: SpaceUse,
+    ) -> Result<Option<PutResult>, ArchiveError> {
+        if let Some(folder) = &self.folder {
+            let replace = !matches!(mode, PutMode::Create);
+            let parts = payload.into_iter().collect();
+            let written =
+                staging::write_file(folder, folder.path(key.as_ref()), parts, replace, purpose).await?;
+            let result =
+                PutResult { e_tag: None, version: None, extensions: object_store::Extensions::default() };
+            return Ok(written.then_some(result));
+        }
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
+        match self.store.put_opts(key, payload, options).await {
+            Ok(result) => Ok(Some(result)),
+            Err(error) if is_conflict(&error) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -20,24 +20,27 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::{Attribute, GetOptions, ObjectMeta, PutOptions, PutPayload, PutResult, UpdateVersion};
+use jiff::{SignedDuration, Timestamp};
+use object_store::{Attribute, GetOptions, ObjectMeta, PutPayload, PutResult, UpdateVersion};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
     Archive, ArchiveError, StoredConversation,
     audio::StagedAudio,
-    is_conflict,
     key::{CONVERSATION, Location, MANIFEST},
     manifest::{
         AudioStatus, Handoff, Manifest, ManifestDraft, ManifestObject, ObjectKind, SCHEMA_VERSION, Timings,
     },
     write_decision::{WriteDecision, decide_write},
 };
+use crate::disk::SpaceUse;
 
 /// The default time after which other writers take over from a writer that changes nothing. A writer gives up after
 /// three quarters of it.
 pub(super) const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(40);
+/// The largest normal difference between the clocks of two workers.
+const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(1);
 /// The interval at which a waiting writer checks the current state.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const JSON: &str = "application/json";
@@ -182,7 +185,7 @@ impl Archive {
         // The objects of a locked conversation change at this moment.
         let damaged = if locked { Vec::new() } else { self.find_damage(location, &existing, false).await? };
         let intact = damaged.is_empty();
-        let revision = match decide_write(&existing, candidate) {
+        let revision = match self.decide(&existing, candidate) {
             WriteDecision::Write { revision } => revision,
             WriteDecision::Unchanged if (intact && !force_rewrite) || locked => {
                 return Ok(CommitStep::Finish(Box::new(CommitOutcome::Unchanged(existing))));
@@ -237,6 +240,18 @@ impl Archive {
         Ok(!self.is_intact(&meta.location, named, false).await?)
     }
 
+    /// Decides like [`decide_write()`]. A fetch in the future was recorded while a clock was ahead, and counts as an early
+    /// one: otherwise the copy would keep newer ones out until that time.
+    fn decide(&self, existing: &Manifest, candidate: &Manifest) -> WriteDecision {
+        let ahead = existing.timings.fetched_at.duration_since(self.clock.now());
+        if ahead <= MAX_CLOCK_SKEW {
+            return decide_write(existing, candidate);
+        }
+        let mut existing = existing.clone();
+        existing.timings.fetched_at = Timestamp::MIN;
+        decide_write(&existing, candidate)
+    }
+
     /// Writes `conversation.json` if it has not changed since it was read. From then on this writer holds the lock.
     /// Returns `None` if it has changed.
     async fn lock_conversation(
@@ -254,16 +269,12 @@ impl Archive {
         if self.backend.folder.is_none() {
             attributes.insert(Attribute::Metadata(WRITER_METADATA.into()), self.writer.to_string().into());
         }
-        let options = PutOptions { mode, attributes, ..PutOptions::default() };
-        let key = self.key(location, CONVERSATION)?;
-        match self.backend.store.put_opts(&key, PutPayload::from(conversation.clone()), options).await {
-            Ok(result) => {
-                count_bytes(ObjectKind::Conversation.as_str(), conversation.len() as u64);
-                Ok(Some(result))
-            }
-            Err(error) if is_conflict(&error) => Ok(None),
-            Err(error) => Err(error.into()),
+        let (key, body) = (self.key(location, CONVERSATION)?, PutPayload::from(conversation.clone()));
+        let written = self.backend.put(&key, body, mode, attributes, SpaceUse::Document).await?;
+        if written.is_some() {
+            count_bytes(ObjectKind::Conversation.as_str(), conversation.len() as u64);
         }
+        Ok(written)
     }
 
     async fn write_objects(
@@ -295,19 +306,13 @@ impl Archive {
             reason: error.to_string(),
         })?;
         let size = body.len() as u64;
-        let options = PutOptions {
-            mode: self.backend.replace(version),
-            attributes: self.backend.attributes(JSON),
-            ..PutOptions::default()
-        };
-        match self.backend.store.put_opts(&self.key(location, MANIFEST)?, body.into(), options).await {
-            Ok(_) => {
-                count_bytes("manifest", size);
-                Ok(CommitOutcome::Written(manifest))
-            }
-            Err(error) if is_conflict(&error) => self.after_conflict(location, &manifest, candidate).await,
-            Err(error) => Err(error.into()),
+        let (key, mode) = (self.key(location, MANIFEST)?, self.backend.replace(version));
+        let attributes = self.backend.attributes(JSON);
+        if self.backend.put(&key, body.into(), mode, attributes, SpaceUse::Document).await?.is_none() {
+            return self.after_conflict(location, &manifest, candidate).await;
         }
+        count_bytes("manifest", size);
+        Ok(CommitOutcome::Written(manifest))
     }
 
     /// Resolves a failed conditional write of the manifest. The current manifest may be ours, if the store repeated a
@@ -325,7 +330,7 @@ impl Archive {
         if theirs.timings == ours.timings && theirs.provenance == ours.provenance {
             return Ok(CommitOutcome::Written(theirs));
         }
-        match decide_write(&theirs, candidate) {
+        match self.decide(&theirs, candidate) {
             WriteDecision::Write { .. } => Err(ArchiveError::Raced),
             WriteDecision::Unchanged => Ok(CommitOutcome::Unchanged(theirs)),
             WriteDecision::Stale => Ok(CommitOutcome::Stale(theirs)),

@@ -20,7 +20,7 @@ use std::{collections::HashSet, path::PathBuf};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::{Timestamp, civil::Date};
-use object_store::{GetOptions, ObjectStoreExt, PutOptions, path::Path};
+use object_store::{GetOptions, ObjectStoreExt, PutMode, path::Path};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -29,6 +29,7 @@ use super::{
     folder::{folder_error, list_files, remove_folder},
     key::{DATE_PREFIX, Location, MANIFEST, project_folder},
 };
+use crate::disk::SpaceUse;
 
 const RECORDS_FOLDER: &str = "erasures";
 const RECORD_VERSION: u32 = 1;
@@ -251,10 +252,8 @@ impl Archive {
     async fn write_record(&self, key: &Path, record: &ErasureRecord) -> Result<(), ArchiveError> {
         let body = serde_json::to_vec_pretty(record)
             .map_err(|error| ArchiveError::Manifest { key: key.to_string(), reason: error.to_string() })?;
-        let attributes = self.backend.attributes("application/json");
-        let options = PutOptions { attributes, ..PutOptions::default() };
-        self.backend.store.put_opts(key, body.into(), options).await?;
-        Ok(())
+        let (mode, attributes) = (PutMode::Overwrite, self.backend.attributes("application/json"));
+        self.backend.put(key, body.into(), mode, attributes, SpaceUse::Erasure).await.map(drop)
     }
 
     /// Finds the folders of a conversation. The key contains its date, which may be unknown, so every date of the

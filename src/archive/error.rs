@@ -1,10 +1,10 @@
 //! Errors of the archive.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::wav::WavError;
+use crate::{disk::NoSpace, wav::WavError};
 
 /// An operation of the archive failed. All errors may pass with time, except [`ArchiveError::Config`] and
 /// [`ArchiveError::Newer`].
@@ -14,13 +14,16 @@ pub enum ArchiveError {
     #[error("archive: {0}")]
     Config(String),
     /// The folder of a `file:` archive cannot be created or locked.
-    #[error("archive folder {}: {source}", path.display())]
+    #[error("archive folder {}: {source}{}", path.display(), hint(source))]
     Folder {
         /// The folder or file.
         path: PathBuf,
         /// The error of the operating system.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// The disk of a `file:` archive has no space that the archive may use.
+    #[error(transparent)]
+    NoSpace(#[from] NoSpace),
     /// The store rejects the credentials, or they lack a permission.
     #[error("the object store rejected the credentials, or they lack a permission: {0}")]
     Denied(String),
@@ -68,6 +71,7 @@ impl ArchiveError {
         match self {
             Self::Config(_) => "config",
             Self::Folder { .. } => "folder",
+            Self::NoSpace(_) => "no_space",
             Self::Denied(_) => "denied",
             Self::Store(_) => "store",
             Self::Unconditional => "unconditional",
@@ -77,6 +81,26 @@ impl ArchiveError {
             Self::Newer { .. } => "newer",
             Self::Collision { .. } => "collision",
         }
+    }
+}
+
+impl ArchiveError {
+    /// Returns true if the disk of the archive's folder is full, over its quota or read-only.
+    pub(super) fn is_full_or_read_only(&self) -> bool {
+        matches!(self, Self::NoSpace(_))
+            || matches!(self, Self::Folder { source, .. } if !hint(source).is_empty())
+    }
+}
+
+/// Returns advice for a person about an error of a disk; empty if there is none.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "; free space on its disk, or remove files if it has no free inodes",
+        io::ErrorKind::QuotaExceeded => "; raise the quota of the user that runs polyhook, or free space",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; mount it writable again, and check the system log for errors of its disk"
+        }
+        _ => "",
     }
 }
 

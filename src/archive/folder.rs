@@ -8,7 +8,7 @@
 //! .polyhook/<name>.lease      held by the one process that performs the named task; contains its note
 //! .polyhook/fetching/<hash>   held while a worker fetches the conversation with this hash
 //! ```
-//! Only the owner may enter it, because unfinished recordings have the permissions that the umask leaves.
+//! Only the owner may enter it.
 //!
 //! Locks belong to the operating system (`flock`), so a killed process holds none. A staging folder with a free lock
 //! belongs to a dead process, and the next process that opens the archive removes it.
@@ -17,27 +17,43 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::ArchiveError;
-use crate::private_file::{self, FOLDER_MODE, sync_folder};
+use super::{ArchiveError, config::FileMode};
+use crate::{
+    disk::{GrowingFile, NoSpace, SharedDisk, SpaceUse},
+    private_file::{self, FOLDER_MODE, sync_folder},
+};
 
 pub(super) const PRIVATE_FOLDER: &str = ".polyhook";
 /// The folder of the locks of fetches within the private folder.
 pub(super) const FETCH_LOCKS_FOLDER: &str = "fetching";
+/// The bytes that [`PrivateFolder::check_disk`] writes.
+const CHECK_BYTES: usize = 4096;
 
 /// The private folder of a file archive.
 #[derive(Debug)]
 pub(super) struct PrivateFolder {
     root: PathBuf,
-    staging: Staging,
+    /// The permissions of the files of the archive.
+    pub(super) mode: FileMode,
+    /// The disk of the archive.
+    pub(super) disk: Arc<SharedDisk>,
+    /// `None` until it is needed, if it could not be created at the start.
+    staging: Mutex<Option<Staging>>,
+    /// Staged files that could not be removed yet.
+    leftovers: Mutex<Vec<PathBuf>>,
+    /// The largest file that did not fit since the last successful check, in bytes.
+    refused: Mutex<u64>,
+    failed: Notify,
 }
 
 #[derive(Debug)]
 struct Staging {
-    id: String,
     path: PathBuf,
     /// Open, and therefore locked, while this process lives.
     _lock: File,
@@ -50,9 +66,9 @@ impl Drop for Staging {
     }
 }
 
-impl PrivateFolder {
-    /// Creates the private folders and removes the staging folders of dead processes. Blocks.
-    pub(super) fn open(root: &Path) -> Result<Self, ArchiveError> {
+impl Staging {
+    /// Removes the staging folders of dead processes, which makes space, and creates one for this process.
+    fn create(root: &Path) -> Result<Self, ArchiveError> {
         let private = root.join(PRIVATE_FOLDER);
         let staging = private.join("staging");
         for folder in [&private.join("locks"), &private.join(FETCH_LOCKS_FOLDER), &staging] {
@@ -63,16 +79,87 @@ impl PrivateFolder {
         private_file::set_mode(&private, FOLDER_MODE).map_err(|source| folder_error(&private, source))?;
         let _lock = lock(&private.join("lock"))?;
         remove_dead_staging(&staging).map_err(|source| folder_error(&staging, source))?;
-        let id = Uuid::new_v4().to_string();
-        let path = staging.join(&id);
+        let path = staging.join(Uuid::new_v4().to_string());
         private_file::create_folders(&path, FOLDER_MODE).map_err(|source| folder_error(&path, source))?;
         let lock = lock(&path.join("lock"))?;
-        Ok(Self { root: root.to_owned(), staging: Staging { id, path, _lock: lock } })
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+impl PrivateFolder {
+    /// Creates the private folders and removes the staging folders of dead processes. If the disk is full or read-only,
+    /// the first write does that. Blocks.
+    pub(super) fn open(root: &Path, mode: FileMode, growing: Vec<GrowingFile>) -> Result<Self, ArchiveError> {
+        let staging = match Staging::create(root) {
+            Ok(staging) => Some(staging),
+            Err(error) if error.is_full_or_read_only() => {
+                tracing::error!(%error, "nothing can be archived yet; polyhook keeps trying");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            root: root.to_owned(),
+            mode,
+            disk: Arc::new(SharedDisk::new(root.to_owned(), growing)),
+            staging: Mutex::new(staging),
+            leftovers: Mutex::default(),
+            refused: Mutex::default(),
+            failed: Notify::new(),
+        })
     }
 
-    /// Returns a key for an unfinished recording that no other process uses.
-    pub(super) fn staging_key(&self) -> String {
-        format!("{PRIVATE_FOLDER}/staging/{}/{}", self.staging.id, Uuid::new_v4())
+    /// Returns a path for an unfinished file that no other process uses. Creates the staging folder if there is none.
+    pub(super) fn new_staging_path(&self) -> Result<PathBuf, ArchiveError> {
+        let mut staging = locked(&self.staging);
+        let existing = staging.take().filter(|staging| staging.path.is_dir());
+        let existing = existing.map_or_else(|| Staging::create(&self.root), Ok)?;
+        Ok(staging.insert(existing).path.join(Uuid::new_v4().to_string()))
+    }
+
+    /// Removes a staged file, now or when its disk permits it.
+    pub(super) fn remove(&self, path: PathBuf) {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => locked(&self.leftovers).push(path),
+            _ => {}
+        }
+    }
+
+    /// Removes the files that [`PrivateFolder::remove`] could not remove.
+    pub(super) fn remove_leftovers(&self) {
+        let leftovers = std::mem::take(&mut *locked(&self.leftovers));
+        leftovers.into_iter().for_each(|path| self.remove(path));
+    }
+
+    /// Records a failed write and wakes [`PrivateFolder::write_failed`].
+    pub(super) fn report_failure(&self, error: &ArchiveError) {
+        if let ArchiveError::NoSpace(NoSpace::Bytes { needed, .. }) = error {
+            let mut refused = locked(&self.refused);
+            *refused = refused.max(*needed);
+        }
+        self.failed.notify_one();
+    }
+
+    /// Waits until a write has failed.
+    pub(super) async fn write_failed(&self) {
+        self.failed.notified().await;
+    }
+
+    /// Checks that a file can be written and that the largest file that did not fit before fits now. Blocks.
+    pub(super) fn check_disk(&self) -> Result<(), ArchiveError> {
+        self.remove_leftovers();
+        let refused = *locked(&self.refused);
+        self.disk.claim(refused, SpaceUse::Recording)?;
+        let path = self.new_staging_path()?;
+        let written = private_file::options().create_new(true).open(&path).and_then(|mut file| {
+            io::Write::write_all(&mut file, &[0; CHECK_BYTES])?;
+            file.sync_all()
+        });
+        let result = written.map_err(|source| folder_error(&path, source));
+        self.remove(path);
+        result?;
+        *locked(&self.refused) = 0;
+        Ok(())
     }
 
     /// Returns the file of a key.
@@ -237,6 +324,10 @@ fn remove_dead_staging(staging: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub(super) fn folder_error(path: &Path, source: io::Error) -> ArchiveError {
     ArchiveError::Folder { path: path.to_owned(), source }
 }
@@ -248,15 +339,15 @@ mod tests {
     #[test]
     fn removes_staging_folders_of_dead_processes_only() {
         let root = tempfile::tempdir().unwrap();
-        let running = PrivateFolder::open(root.path()).unwrap();
-        let staged = running.path(&running.staging_key());
+        let running = PrivateFolder::open(root.path(), FileMode::default(), Vec::new()).unwrap();
+        let staged = running.new_staging_path().unwrap();
         fs::write(&staged, "sound").unwrap();
         let dead = root.path().join(".polyhook/staging/dead");
         fs::create_dir(&dead).unwrap();
         fs::write(dead.join("lock"), "").unwrap();
         fs::write(dead.join("recording#1"), "sound").unwrap();
 
-        let other = PrivateFolder::open(root.path()).unwrap();
+        let other = PrivateFolder::open(root.path(), FileMode::default(), Vec::new()).unwrap();
         assert!(staged.exists() && !dead.exists());
         drop(running);
         assert!(!staged.exists(), "a clean exit removes its staging folder");
@@ -264,10 +355,35 @@ mod tests {
         assert_eq!(fs::read_dir(root.path().join(".polyhook/staging")).unwrap().count(), 0);
     }
 
+    #[test]
+    fn removes_later_what_cannot_be_removed_now() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = PrivateFolder::open(root.path(), FileMode::default(), Vec::new()).unwrap();
+        let path = folder.new_staging_path().unwrap();
+        // A folder cannot be removed as a file.
+        fs::create_dir(&path).unwrap();
+        folder.remove(path.clone());
+        folder.remove_leftovers();
+        assert!(path.exists());
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "sound").unwrap();
+        folder.check_disk().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn restores_a_staging_folder_that_was_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = PrivateFolder::open(root.path(), FileMode::default(), Vec::new()).unwrap();
+        fs::remove_dir_all(root.path().join(PRIVATE_FOLDER)).unwrap();
+        folder.check_disk().unwrap();
+    }
+
     #[tokio::test]
     async fn commit_locks_exclude_other_processes() {
         let root = tempfile::tempdir().unwrap();
-        let (a, b) = (PrivateFolder::open(root.path()).unwrap(), PrivateFolder::open(root.path()).unwrap());
+        let [a, b] =
+            [(); 2].map(|()| PrivateFolder::open(root.path(), FileMode::default(), Vec::new()).unwrap());
         let held = a.lock_commits(7).await.unwrap();
         drop(b.lock_commits(8).await.unwrap());
         let mut waiting = std::pin::pin!(b.lock_commits(7));

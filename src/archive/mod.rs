@@ -36,14 +36,15 @@ use std::{fs::File, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::{
-    GetOptions, ObjectMeta, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion, path::Path,
-};
+use object_store::{GetOptions, ObjectMeta, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, path::Path};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    disk::{GrowingFile, SpaceUse},
+};
 
 mod audio;
 mod audit;
@@ -57,8 +58,8 @@ mod fetch_lock;
 mod folder;
 mod key;
 mod lease;
-mod local_store;
 mod manifest;
+mod staging;
 mod write_decision;
 
 pub use audio::{AudioWriter, StagedAudio};
@@ -76,9 +77,10 @@ pub use manifest::{
 };
 pub use write_decision::{WriteDecision, decide_write};
 
-use audio::DroppedUploads;
+use audio::{Destination, DroppedUploads, Upload};
 use backend::StoreBackend;
 use fetch_lock::WatchedLocks;
+use staging::StagedFile;
 
 /// The maximum size of a manifest. A larger object is not a manifest.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
@@ -157,8 +159,18 @@ impl Archive {
     /// Opens the archive. A folder is created if it does not exist. A bucket is not contacted yet, so that an
     /// unavailable store does not prevent the start; [`Archive::check`] contacts it.
     pub fn open(config: &ArchiveConfig, clock: Clock) -> Result<Self, ArchiveError> {
+        Self::open_beside(config, clock, Vec::new())
+    }
+
+    /// Opens the archive like [`Archive::open`]. If it is a folder, it leaves space for the `growing` files that are on
+    /// the same disk.
+    pub fn open_beside(
+        config: &ArchiveConfig,
+        clock: Clock,
+        growing: Vec<GrowingFile>,
+    ) -> Result<Self, ArchiveError> {
         Ok(Self {
-            backend: Arc::new(StoreBackend::open(config)?),
+            backend: Arc::new(StoreBackend::open(config, growing)?),
             dropped_uploads: Arc::default(),
             writer: Uuid::new_v4().to_string().into(),
             commit_locks: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
@@ -233,18 +245,44 @@ impl Archive {
         Ok(Some(hex::encode(hash.finalize())))
     }
 
-    /// Starts to write a recording. It is not visible before it is committed.
+    /// Starts to write a recording. It is not visible before it is committed. In a folder, space for its `expected`
+    /// bytes is claimed at once, if they are known.
     pub async fn recording_writer(
         &self,
         location: &Location,
         direction: Direction,
+        expected: Option<u64>,
     ) -> Result<AudioWriter, ArchiveError> {
         self.abort_dropped_uploads().await;
-        let key = match &self.backend.folder {
-            None => self.key(location, direction.file_name())?,
-            Some(folder) => Path::parse(folder.staging_key()).map_err(object_store::Error::from)?,
+        let destination = match &self.backend.folder {
+            Some(folder) => {
+                let expected = expected.unwrap_or_default();
+                Destination::Folder(StagedFile::create(folder, expected, SpaceUse::Recording).await?)
+            }
+            None => Destination::Bucket {
+                key: self.key(location, direction.file_name())?,
+                upload: Upload::new(Arc::clone(&self.dropped_uploads)),
+                interrupted: false,
+            },
         };
-        Ok(AudioWriter::new(Arc::clone(&self.backend), Arc::clone(&self.dropped_uploads), key, direction))
+        Ok(AudioWriter::new(Arc::clone(&self.backend), direction, destination))
+    }
+
+    /// Checks that the archive's folder can be written, and that the largest recording that did not fit before fits
+    /// now. Returns `Ok` for a bucket.
+    pub async fn check_disk(&self) -> Result<(), ArchiveError> {
+        let Some(folder) = self.backend.folder.clone() else { return Ok(()) };
+        tokio::task::spawn_blocking(move || folder.check_disk())
+            .await
+            .unwrap_or(Err(ArchiveError::Interrupted))
+    }
+
+    /// Waits until a write into the archive's folder has failed. Waits forever for a bucket.
+    pub async fn write_failed(&self) {
+        match &self.backend.folder {
+            Some(folder) => folder.write_failed().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Aborts the uploads that were dropped unfinished. Every new recording does this, too. Call it before the
@@ -265,13 +303,16 @@ impl Archive {
         let key = Path::parse(format!("{}/{CHECK_OBJECT}", self.backend.prefix))
             .map_err(object_store::Error::from)?;
         let body = PutPayload::from_static(b"polyhook was here\n");
-        self.backend.store.put(&key, body.clone()).await?;
-        let again = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let verdict = match self.backend.store.put_opts(&key, body, again).await {
-            Err(error) if is_conflict(&error) => Ok(()),
-            Ok(_) => Err(ArchiveError::Unconditional),
-            Err(error) => Err(error.into()),
+        let put = |mode| {
+            let attributes = self.backend.attributes("text/plain");
+            self.backend.put(&key, body.clone(), mode, attributes, SpaceUse::Document)
         };
+        put(PutMode::Overwrite).await?;
+        let again = put(PutMode::Create).await;
+        let verdict = again.and_then(|written| match written {
+            None => Ok(()),
+            Some(_) => Err(ArchiveError::Unconditional),
+        });
         if self.backend.folder.is_some() {
             self.backend.store.delete(&key).await?;
         }

@@ -59,6 +59,16 @@ pub enum StreamEnd {
     Unmarked,
 }
 
+impl StreamEnd {
+    /// Returns the length that `Content-Length` announced.
+    pub fn announced_bytes(self) -> Option<u64> {
+        match self {
+            Self::Announced(bytes) => Some(bytes),
+            Self::Marked | Self::Unmarked => None,
+        }
+    }
+}
+
 /// A fault in the header of a recording that is whole.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum WavDefect {

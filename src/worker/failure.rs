@@ -66,8 +66,7 @@ impl JobFailure {
     /// Checks that PolyAI did not ask for a later attempt. RabbitMQ returns a job at the latest after the longest delay of
     /// the schedule. A longer wait than PolyAI has asked for means that the clock was wrong or was set back.
     pub(super) fn check_due(history: &History, now: Timestamp) -> Result<(), Self> {
-        let until_due =
-            |from: Timestamp| Duration::try_from(history.not_before?.duration_since(from)).ok();
+        let until_due = |from: Timestamp| Duration::try_from(history.not_before?.duration_since(from)).ok();
         let asked = history.attempts.last().and_then(|last| until_due(last.at));
         let longest = asked.unwrap_or(MAX_RETRY_AFTER).min(MAX_RETRY_AFTER);
         match until_due(now).filter(|left| !left.is_zero() && *left <= longest) {

@@ -237,11 +237,9 @@ impl RecordingsStep<'_> {
             }
             AudioError::Archive(error) => DownloadError::Archive(error),
         };
-        let mut writer = self
-            .archive
-            .recording_writer(self.location, archive_direction(direction))
-            .await
-            .map_err(DownloadError::Archive)?;
+        let (direction, expected) = (archive_direction(direction), end.announced_bytes());
+        let writer = self.archive.recording_writer(self.location, direction, expected).await;
+        let mut writer = writer.map_err(DownloadError::Archive)?;
         while let Some(part) = body.next().await {
             writer.write(part?).await.map_err(failed)?;
         }

@@ -30,6 +30,7 @@ use crate::support::{
 mod commit;
 mod configuration;
 mod erasure;
+mod full_disk;
 mod keys;
 mod own_writes;
 mod permissions;
@@ -229,7 +230,7 @@ async fn stage(
     direction: Direction,
     recording: &Bytes,
 ) -> StagedAudio {
-    let mut writer = archive.recording_writer(location, direction).await.unwrap();
+    let mut writer = archive.recording_writer(location, direction, None).await.unwrap();
     for piece in recording.chunks(100_000) {
         writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
     }

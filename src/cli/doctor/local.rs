@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// With less, SQLite's write-ahead log alone may fill the disk.
-const MIN_FREE: ByteSize = ByteSize::mib(64);
+const MIN_FREE: ByteSize = disk::RESERVE;
 const RECOMMENDED_FREE: ByteSize = ByteSize::gib(1);
 
 /// Returns the findings if the configuration cannot be read. Nothing else can be checked then.

@@ -179,3 +179,17 @@ pub(super) async fn a_check_leaves_no_objects(fixture: ArchiveFixture) {
     fixture.archive.check().await.unwrap();
     assert!(fixture.objects().await.is_empty());
 }
+
+/// A worker archived a copy while its clock was 400 days ahead.
+#[tokio::test]
+async fn a_fetch_in_the_future_does_not_keep_newer_copies_out() {
+    let fixture = ArchiveFixture::file();
+    let location = location("future");
+    let mut copy = draft(3, AudioStatus::Absent);
+    copy.fetched_at = Clock::System.now() + Duration::from_hours(400 * 24);
+    expect_written(commit(&fixture.archive, &location, &copy, "{}", None).await.unwrap());
+    copy.fetched_at = Clock::System.now();
+    let manifest =
+        expect_written(commit(&fixture.archive, &location, &copy, r#"{"later":1}"#, None).await.unwrap());
+    assert_eq!(manifest.revision, 2);
+}

@@ -28,7 +28,8 @@ pub(super) async fn bad_recordings_leave_no_objects(fixture: ArchiveFixture) {
         (cut.clone(), StreamEnd::Announced(announced), "wrong_length"),
         (cut, StreamEnd::Unmarked, "truncated"),
     ] {
-        let mut writer = fixture.archive.recording_writer(&location, Direction::Combined).await.unwrap();
+        let mut writer =
+            fixture.archive.recording_writer(&location, Direction::Combined, None).await.unwrap();
         let outcome = match writer.write(bytes).await {
             Ok(()) => writer.finish(end).await.map(drop),
             Err(error) => Err(error),
@@ -45,7 +46,7 @@ pub(super) async fn bad_recordings_leave_no_objects(fixture: ArchiveFixture) {
 pub(super) async fn dropped_recordings_leave_no_objects(fixture: ArchiveFixture) {
     let location = location("dropped");
     let recording = wav(6 << 20, 3);
-    let mut writer = fixture.archive.recording_writer(&location, Direction::Combined).await.unwrap();
+    let mut writer = fixture.archive.recording_writer(&location, Direction::Combined, None).await.unwrap();
     writer.write(recording.clone()).await.unwrap();
     drop(writer);
     drop(stage(&fixture.archive, &location, Direction::Combined, &recording).await);
@@ -61,7 +62,7 @@ pub(super) async fn dropped_recordings_leave_no_objects(fixture: ArchiveFixture)
 pub(super) async fn a_long_recording_needs_little_memory(fixture: ArchiveFixture) {
     let location = location("long");
     let recording = wav(32 << 20, 7);
-    let mut writer = fixture.archive.recording_writer(&location, Direction::Combined).await.unwrap();
+    let mut writer = fixture.archive.recording_writer(&location, Direction::Combined, None).await.unwrap();
     for piece in recording.chunks(777_777) {
         writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
     }

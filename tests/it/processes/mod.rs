@@ -10,6 +10,7 @@ mod doctor;
 mod endpoint_test;
 mod endpoints;
 mod erase;
+mod full_disk;
 mod hostile_text;
 mod logs;
 mod memory;

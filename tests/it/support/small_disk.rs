@@ -22,9 +22,14 @@ pub(crate) struct SmallDisk {
 impl SmallDisk {
     /// Creates the folder `path` and mounts a file system there.
     pub(crate) fn mount(path: PathBuf, megabytes: usize) -> Self {
+        Self::mount_with(path, &format!("size={megabytes}m"))
+    }
+
+    /// Mounts a file system with its own limits.
+    pub(crate) fn mount_with(path: PathBuf, limits: &str) -> Self {
         assert!(nix::unistd::Uid::effective().is_root(), "these tests mount file systems: run them as root");
         fs::create_dir(&path).unwrap();
-        mount(&["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=700"), "tmpfs"], &path);
+        mount(&["-t", "tmpfs", "-o", &format!("{limits},mode=700"), "tmpfs"], &path);
         let unmount = CleanupShell::start(UNMOUNT, |command| {
             command.arg(&path).stdout(Stdio::null());
         });
@@ -47,6 +52,11 @@ impl SmallDisk {
     /// Removes what [`SmallDisk::fill`] wrote.
     pub(crate) fn free(&self) {
         fs::remove_file(self.file("ballast")).unwrap();
+    }
+
+    /// Gives the disk another size.
+    pub(crate) fn resize(&self, megabytes: usize) {
+        mount(&["-o", &format!("remount,size={megabytes}m")], &self.path);
     }
 
     /// Makes the disk read-only, or writable again. Fails while a file on it is open for writing.
