@@ -223,7 +223,7 @@ fn read_limited(file: File, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     if size.max(bytes.len() as u64) > max {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            format!("it is larger than {}; is it the right file?", bytesize::ByteSize(max)),
+            format!("it is larger than {}, so it is another file", bytesize::ByteSize(max)),
         ));
     }
     Ok(bytes)
@@ -260,7 +260,10 @@ fn with_line_feeds(text: &str) -> Text {
 fn not_answering() -> io::Error {
     io::Error::new(
         io::ErrorKind::TimedOut,
-        format!("it could not be read within {} s; does its disk or mount answer?", READ_TIMEOUT.as_secs()),
+        format!(
+            "it could not be read within {} s, because its disk or mount does not answer",
+            READ_TIMEOUT.as_secs()
+        ),
     )
 }
 

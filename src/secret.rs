@@ -18,6 +18,9 @@ use crate::{bounded_file, terminal};
 /// Opening and closing quotes, also those of word processors.
 const QUOTES: [(char, char); 5] = [('"', '"'), ('\'', '\''), ('`', '`'), ('“', '”'), ('‘', '’')];
 
+/// The problem of a text with the character that replaces what cannot be decoded.
+const NOT_UTF8: &str = "it is not UTF-8 text";
+
 /// A string that is never printed.
 #[derive(Clone, Deserialize, PartialEq, Eq, Default)]
 #[serde(transparent)]
@@ -100,6 +103,7 @@ impl Secret {
             _ if text.contains(['\n', '\r']) => "it contains a line break",
             _ if text.contains(char::is_whitespace) => "it contains white space",
             _ if text.contains(char::is_control) => "it contains a control character",
+            _ if text.contains(char::REPLACEMENT_CHARACTER) => NOT_UTF8,
             _ if text.contains(terminal::is_invisible) => "it contains an invisible character",
             _ => return None,
         })
@@ -113,6 +117,7 @@ impl Secret {
                 "it has a quote at one end only, or quotes inside"
             }
             _ if text.contains(char::is_control) => "it contains a line break or another control character",
+            _ if text.contains(char::REPLACEMENT_CHARACTER) => NOT_UTF8,
             _ => return None,
         })
     }
@@ -240,6 +245,7 @@ mod tests {
             "01234567\u{a0}89abcdef",
             "01234567\u{1b}89abcdef",
             "01234567\u{200b}89abcdef",
+            "01234567\u{fffd}89abcdef",
         ] {
             assert!(Secret::new(wrong).token_problem().is_some(), "{wrong:?}");
         }

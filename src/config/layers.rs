@@ -24,8 +24,9 @@ pub struct Sources {
 impl Sources {
     /// Uses the process's environment, a file, and settings from the command line.
     pub fn new(file: Option<PathBuf>, set: Vec<(String, String)>) -> Self {
-        let text = |text: OsString| text.into_string().ok();
-        let env = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
+        // Text that is not UTF-8 is reported where it matters.
+        let text = |text: OsString| text.to_string_lossy().into_owned();
+        let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
         Self { file, env, set }
     }
 }
