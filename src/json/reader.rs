@@ -266,10 +266,9 @@ impl<R: BufRead> JsonReader<R> {
             self.text.push(&buffer[..length]);
             self.input.consume(length + usize::from(stop.is_some()));
             match byte {
-                None => {}
                 Some(b'\\') => self.escape()?,
                 Some(_) if self.is_end_of_string(quote)? => return Ok(()),
-                Some(_) => {}
+                Some(_) | None => {}
             }
         }
     }
@@ -403,7 +402,7 @@ mod tests {
             r#"{,,"x":[,1,,],,"id":"C1",,}"#,
             r#"{"x":,"id":"C1","y":}"#,
             r#"{"x":1 "id":"C1" "y":2}"#,
-            r#"{'x':None,'y':'it\'s','id':'C1'}"#,
+            r"{'x':None,'y':'it\'s','id':'C1'}",
             r#"{x:undefined,id:"C1"}"#,
             r#"{"x":"he said "no" twice","id":"C1","y":"5" of wood"}"#,
             r#"{"x":"\ud800 \udc00 \q \u12","id":"C1"}"#,

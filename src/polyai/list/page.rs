@@ -440,7 +440,7 @@ mod tests {
             (r#"{"id":"X","turns":[}"#, 1),
             (r#"{"id":"X","turns":{"a":{"b":1}}"#, 1),
             (r#"{"id":"X"}}"#, 0),
-            (r#"{broken}"#, 1),
+            ("{broken}", 1),
         ] {
             let all =
                 page(&format!(r#"{{"conversations":[{{"id":"C1"}},{entry},{{"id":"C3"}}],"cursor":"c"}}"#));

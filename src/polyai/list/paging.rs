@@ -289,7 +289,7 @@ mod tests {
     fn an_empty_page_of_the_data_api_is_the_end_only_without_more() {
         let end = |count: u64| {
             read(Api::Data, 10, 20, |_, position| match position {
-                Position::Offset(10) | Position::Offset(20) => page(&[], &format!(r#","count":{count}"#)),
+                Position::Offset(10 | 20) => page(&[], &format!(r#","count":{count}"#)),
                 Position::Offset(offset) if *offset >= 40 => page(&[], ""),
                 _ => {
                     let ids: Vec<_> =
