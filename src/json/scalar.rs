@@ -44,11 +44,13 @@ impl Scalar {
         }
     }
 
-    /// Returns a string that is whole and not empty, or an integer as text: ids and names are sometimes numbers.
+    /// Returns a string that is whole and not empty, or an integer as text: ids and names are sometimes numbers, and
+    /// some services write `7` as `7.0`.
     pub(crate) fn text_or_integer(self) -> Option<String> {
         match self {
             Self::Text(text) if !text.is_empty() => Some(text),
             Self::Number(number) if is_integer(&number) => Some(number),
+            Self::Number(_) => self.count().map(|count| count.to_string()),
             _ => None,
         }
     }
@@ -133,6 +135,9 @@ mod tests {
         for id in ["7", "-7", "007", "9007199254740993", "123456789012345678901234567890123456789012345"] {
             assert_eq!(scalar(id).text_or_integer().as_deref(), Some(id));
             assert_eq!(scalar(id).any_text().as_deref(), Some(id));
+        }
+        for (id, text) in [("7.0", Some("7")), ("7.5", None), ("NaN", None), ("true", None), ("\"\"", None)] {
+            assert_eq!(scalar(id).text_or_integer().as_deref(), text, "{id}");
         }
         assert_eq!(scalar("7.0").any_text().as_deref(), Some("7"));
     }

@@ -119,6 +119,8 @@ impl Paging {
         oldest: Timestamp,
     ) -> Result<Option<Position>, EndlessList> {
         let offset = self.offset();
+        // In a list by offset an empty page is the end, unless the list says that it is longer.
+        let has_more = page.next.count.is_some_and(|count| count > offset + self.limit);
         match api {
             Api::V3 => match (&page.next.cursor, &page.next.offset) {
                 (Next::At(cursor), _) => Ok(Some(Position::Cursor(cursor.clone()))),
@@ -126,7 +128,9 @@ impl Paging {
                 // After pages with cursors, a page without one is the last, whatever else it says.
                 (Next::None, _) if matches!(self.position, Position::Cursor(_)) => Ok(None),
                 (Next::None, Next::None) => Ok(None),
-                (Next::None, Next::At(next)) if *next > offset => Ok(Some(Position::Offset(*next))),
+                (Next::None, Next::At(next)) if *next > offset => {
+                    Ok((page.entries > 0 || has_more).then_some(Position::Offset(*next)))
+                }
                 // The offset is negative, or not further. Only a page that is not full is surely the last one.
                 (Next::None, _) => {
                     Ok((page.entries >= self.limit).then(|| Position::Offset(offset + page.entries)))
@@ -140,7 +144,6 @@ impl Paging {
                     return Ok(None);
                 }
                 // A server may send fewer entries than it is asked for, and an empty page before the end.
-                let has_more = page.next.count.is_some_and(|count| count > offset + self.limit);
                 let step = if page.entries == 0 && has_more { self.limit } else { page.entries };
                 Ok((step > 0).then(|| Position::Offset(offset + step)))
             }
@@ -253,6 +256,8 @@ mod tests {
             (r#","next_offset":-1"#, 3),
             (r#","next_offset":0"#, 3),
             (r#","next_offset":"x""#, 3),
+            // The next offset even of the last page.
+            (r#","next_offset":"6""#, 2),
             ("", 1),
             (r#","next_offset":null"#, 1),
         ] {
