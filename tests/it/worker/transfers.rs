@@ -134,12 +134,14 @@ async fn assert_listed(world: &World, ids: &[String]) {
     let query = ListQuery {
         started: "2026-11-03T00:00:00Z".parse().unwrap().."2026-11-05T00:00:00Z".parse().unwrap(),
         environments: vec!["live".to_owned()],
+        unread: Vec::new(),
     };
     let mut list = polyai.list(&polyai.projects()[0], query);
     let mut found = Vec::new();
-    while let Some(conversation) = list.next().await.unwrap() {
+    while let Some(conversation) = list.next().await {
         found.push(conversation.id);
     }
+    assert!(list.failures().is_empty(), "{:?}", list.failures());
     assert!(ids.iter().all(|id| found.contains(id)), "{ids:?} {found:?}");
 }
 
