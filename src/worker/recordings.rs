@@ -374,7 +374,7 @@ impl From<DownloadError> for JobFailure {
 }
 
 /// Returns whether the recordings of an archived copy are those that this configuration asks for. That they are missing is
-/// as good: the fetch of the copy has waited for them.
+/// as good if a job has waited for them. A person's fetch has a single attempt and no event id, so it does not count.
 pub(super) fn are_as_configured(config: &WorkerConfig, manifest: &Manifest) -> bool {
     let wanted = config.audio.directions();
     match manifest.audio.status {
@@ -384,7 +384,8 @@ pub(super) fn are_as_configured(config: &WorkerConfig, manifest: &Manifest) -> b
         }
         AudioStatus::Disabled => wanted.is_empty(),
         AudioStatus::Unknown => false,
-        AudioStatus::Absent | AudioStatus::Failed | AudioStatus::NotApplicable => true,
+        AudioStatus::Failed => manifest.provenance.event_id.is_some(),
+        AudioStatus::Absent | AudioStatus::NotApplicable => true,
     }
 }
 

@@ -16,10 +16,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use polyhook::{archive::Manifest, lifecycle::Lifecycle, polyai::ApiChoice, worker::AudioChoice};
+use polyhook::{
+    app::Resources,
+    archive::{Manifest, Trigger},
+    clock::Clock,
+    lifecycle::Lifecycle,
+    polyai::ApiChoice,
+    worker::{AudioChoice, FetchRequest},
+};
 use serde_json::{Value, json};
 
-use super::{World, assert_consistent, sha256, stub::Stub};
+use super::{World, assert_consistent, eventually, sha256, stub::Stub};
 
 /// Bytes of one second of telephone audio.
 const SECOND: usize = 16_000;
@@ -348,4 +355,49 @@ async fn keeps_the_side_that_polyai_has() {
     assert_eq!(words(&manifest), [""; 0]);
     assert_eq!(requests(), (0, 1));
     assert_eq!(world.dead_letters().await, []);
+}
+
+#[tokio::test]
+async fn a_persons_fetch_does_not_end_the_attempts_of_a_job() {
+    let lifecycle = Lifecycle::new();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    let stub = Stub::start(&lifecycle, move |path| {
+        let case = Case::new(wav(2));
+        if !path.ends_with("/audio") {
+            return case.conversation(id_of(path));
+        }
+        let is_served = counted.fetch_add(1, Ordering::SeqCst) >= 2;
+        if is_served { case.audio() } else { StatusCode::BAD_GATEWAY.into_response() }
+    })
+    .await;
+    let world = World::with(|_, config| {
+        config.polyai.base_url = Some(stub.url.clone());
+        config.polyai.api = ApiChoice::V3;
+        config.retry.delays = vec![Duration::from_millis(1500); 2];
+    })
+    .await;
+    deliver(&world, "call", 1).await;
+    eventually("the first attempt has failed", async || requests.load(Ordering::SeqCst) == 1).await;
+    let queue = Arc::clone(&world.app.queue().queue);
+    let worker =
+        Resources::open(&world.config, &Clock::System).unwrap().worker(&world.config, queue, Clock::System);
+    let request = FetchRequest {
+        conversation_id: "call".to_owned(),
+        account_id: None,
+        project_id: None,
+        trigger: Trigger::Command,
+        event_id: None,
+        received_at: Clock::System.now(),
+        started_at: None,
+        traceparent: None,
+        any_environment: true,
+        discovery: None,
+    };
+    worker.archive_now(&request).await.unwrap();
+    let first = assert_consistent(&folder(&world, "call"));
+    assert_eq!((first.audio.status.as_str(), words(&first)), ("failed", vec!["recording_failed"]));
+    world.wait_until_idle().await;
+    let manifest = assert_consistent(&folder(&world, "call"));
+    assert_eq!((manifest.audio.status.as_str(), manifest.revision), ("ready", 2));
 }
