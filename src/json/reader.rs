@@ -77,7 +77,7 @@ impl<R: BufRead> JsonReader<R> {
         name: impl Fn(&str) -> Option<K>,
         mut on_member: impl FnMut(&mut Self, K) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.open(true);
+        self.open(true)?;
         let level = self.nesting.depth;
         while self.nesting.depth >= level {
             match self.peek()? {
@@ -113,7 +113,7 @@ impl<R: BufRead> JsonReader<R> {
         &mut self,
         mut on_element: impl FnMut(&mut Self) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.open(false);
+        self.open(false)?;
         let level = self.nesting.depth;
         while self.nesting.depth >= level {
             match self.peek()? {
@@ -160,7 +160,7 @@ impl<R: BufRead> JsonReader<R> {
         match self.peek()? {
             Some(open @ (b'{' | b'[')) => {
                 let level = self.nesting.depth;
-                self.open(open == b'{');
+                self.open(open == b'{')?;
                 let has_content = !matches!(self.peek()?, None | Some(b'}' | b']'));
                 self.skip_to(level)?;
                 Ok(has_content)
@@ -180,7 +180,7 @@ impl<R: BufRead> JsonReader<R> {
             None | Some(b'}' | b']' | b',' | b':') => Ok(()),
             Some(open @ (b'{' | b'[')) => {
                 let level = self.nesting.depth;
-                self.open(open == b'{');
+                self.open(open == b'{')?;
                 self.skip_to(level)
             }
             Some(first) => self.string_or_word(first),
@@ -202,7 +202,7 @@ impl<R: BufRead> JsonReader<R> {
             match byte {
                 None => {}
                 Some(quote @ (b'"' | b'\'')) => self.string(quote)?,
-                Some(open @ (b'{' | b'[')) => self.open(open == b'{'),
+                Some(open @ (b'{' | b'[')) => self.open(open == b'{')?,
                 Some(close) => self.close(close == b'}'),
             }
         }
@@ -219,9 +219,12 @@ impl<R: BufRead> JsonReader<R> {
         self.skip_value()
     }
 
-    fn open(&mut self, object: bool) {
+    /// Reads the opening bracket, which must be next after white space.
+    fn open(&mut self, object: bool) -> io::Result<()> {
+        self.peek()?;
         self.input.consume(1);
         self.nesting.open(object);
+        Ok(())
     }
 
     fn close(&mut self, object: bool) {
