@@ -301,6 +301,15 @@ mod tests {
         page
     }
 
+    #[tokio::test]
+    async fn a_transfer_that_fails_keeps_its_error_and_what_was_read() {
+        let error = ApiError::new(ErrorKind::Timeout, "api.example");
+        let parts = [Ok(r#"{"conversations":[{"id":"CA1"},"#.into()), Err(error)];
+        let ReadPage { page, error } =
+            read(Box::pin(futures_util::stream::iter(parts)), "api.example".to_owned()).await;
+        assert_eq!((page.items.len(), error.unwrap().kind), (1, ErrorKind::Timeout));
+    }
+
     #[test]
     fn reads_the_shapes_of_both_apis() {
         let page = page(
