@@ -128,7 +128,9 @@ impl PrivateFolder {
     /// Removes the files that [`PrivateFolder::remove`] could not remove.
     pub(super) fn remove_leftovers(&self) {
         let leftovers = std::mem::take(&mut *locked(&self.leftovers));
-        leftovers.into_iter().for_each(|path| self.remove(path));
+        for path in leftovers {
+            self.remove(path);
+        }
     }
 
     /// Records a failed write and wakes [`PrivateFolder::write_failed`].
