@@ -41,11 +41,13 @@ pub fn nearest_existing_folder(path: &Path) -> PathBuf {
 #[cfg(unix)]
 pub fn usage(folder: &Path) -> Option<DiskUsage> {
     let stats = rustix::fs::statvfs(folder).ok()?;
-    Some(DiskUsage {
+    let usage = DiskUsage {
         free_bytes: stats.f_bavail.checked_mul(stats.f_frsize)?,
         total_bytes: stats.f_blocks.checked_mul(stats.f_frsize)?,
         free_files: (stats.f_files > 0).then_some(stats.f_favail),
-    })
+    };
+    // Some file systems in user space report only zeros.
+    (usage.total_bytes > 0).then_some(usage)
 }
 
 /// Returns nothing: free space is known on Unix only.
