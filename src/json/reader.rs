@@ -70,7 +70,7 @@ impl<R: BufRead> JsonReader<R> {
         std::mem::replace(&mut self.well_formed, well_formed)
     }
 
-    /// Reads an object, which must be next. Calls `on_member` before the value of each key to which `name` gives a
+    /// Reads an object, which [`peek`](Self::peek) must have found. Calls `on_member` before the value of each key to which `name` gives a
     /// meaning; it must read the value.
     pub(crate) fn object<K>(
         &mut self,
@@ -108,7 +108,7 @@ impl<R: BufRead> JsonReader<R> {
         Ok(())
     }
 
-    /// Reads an array, which must be next. Calls `on_element` before each element; it must read the element.
+    /// Reads an array, which [`peek`](Self::peek) must have found. Calls `on_element` before each element; it must read the element.
     pub(crate) fn array(
         &mut self,
         mut on_element: impl FnMut(&mut Self) -> io::Result<()>,
@@ -387,6 +387,7 @@ mod tests {
         let mut reader = JsonReader::new(json.as_ref());
         let mut id = None;
         let name = |name: &str| (name == "id").then_some(());
+        assert_eq!(reader.peek().unwrap(), Some(b'{'));
         reader
             .object(name, |reader, ()| {
                 id = reader.scalar()?.any_text().or(id.take());
