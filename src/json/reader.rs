@@ -416,7 +416,6 @@ mod tests {
             "\u{feff}\u{feff} {\"id\":\"C1\"}\u{feff}",
             r#"{"id":"C1"}{"id":"C2"} and <html>"#,
             r#"{"id":"\u0043\u0031"}"#,
-            r#"{"x":[1},"id":"C1"}"#,
             r#"{"x":{"y":[{"z":1}},"id":"C1"}"#,
         ] {
             assert_eq!(id(json).as_deref(), Some("C1"), "{json}");

@@ -6,7 +6,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use jiff::{ToSpan, tz::TimeZone};
+use polyhook::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -38,7 +39,7 @@ fn entry(id: &str, started_at: &str) -> String {
 
 /// Returns the day (UTC) this many days ago, and a time in it that is surely over.
 fn day(days_ago: i64) -> (String, String) {
-    let now = Timestamp::now() - (24 * days_ago).hours();
+    let now = Clock::System.now() - (24 * days_ago).hours();
     let date = now.to_zoned(TimeZone::UTC).date().to_string();
     let time = format!("{date}T00:00:00Z");
     (date, time)
