@@ -37,15 +37,10 @@ impl<R: BufRead> JsonReader<R> {
     /// Returns the next byte that is not white space, without reading it; `None` at the end of the input.
     pub(crate) fn peek(&mut self) -> io::Result<Option<u8>> {
         loop {
-            let buffer = self.input.fill_buf()?;
-            if buffer.is_empty() {
-                return Ok(None);
-            }
-            let spaces = buffer.iter().take_while(|byte| is_space(**byte)).count();
-            let next = buffer.get(spaces).copied();
-            self.input.consume(spaces);
-            if next.is_some() {
-                return Ok(next);
+            match self.input.fill_buf()?.first() {
+                Some(&space) if is_space(space) => self.input.consume(1),
+                Some(&byte) => return Ok(Some(byte)),
+                None => return Ok(None),
             }
         }
     }
@@ -195,9 +190,11 @@ impl<R: BufRead> JsonReader<R> {
             if buffer.is_empty() {
                 break;
             }
-            let found = buffer.iter().position(|byte| is_bracket_or_quote(*byte));
-            let byte = found.map(|at| buffer[at]);
-            let skipped = found.unwrap_or(buffer.len());
+            let mut skipped = 0;
+            while skipped < buffer.len() && !is_bracket_or_quote(buffer[skipped]) {
+                skipped += 1;
+            }
+            let byte = buffer.get(skipped).copied();
             self.input.consume(skipped);
             match byte {
                 None => {}
@@ -263,11 +260,13 @@ impl<R: BufRead> JsonReader<R> {
                 self.text.is_damaged = true;
                 return Ok(());
             }
-            let stop = buffer.iter().position(|byte| *byte == quote || *byte == b'\\');
-            let length = stop.unwrap_or(buffer.len());
-            let byte = stop.map(|at| buffer[at]);
+            let mut length = 0;
+            while length < buffer.len() && buffer[length] != quote && buffer[length] != b'\\' {
+                length += 1;
+            }
+            let byte = buffer.get(length).copied();
             self.text.push(&buffer[..length]);
-            self.input.consume(length + usize::from(stop.is_some()));
+            self.input.consume(length + usize::from(byte.is_some()));
             match byte {
                 Some(b'\\') => self.escape()?,
                 Some(_) if self.is_end_of_string(quote)? => return Ok(()),
@@ -282,14 +281,13 @@ impl<R: BufRead> JsonReader<R> {
         let (length, is_damaged) = (self.text.bytes.len(), self.text.is_damaged);
         let mut last = quote;
         loop {
-            let next = self.input.fill_buf()?.first().copied();
-            match next {
+            match self.input.fill_buf()?.first() {
                 None | Some(b',' | b':' | b'}' | b']' | b'"' | b'\'') => {
                     self.text.bytes.truncate(length);
                     self.text.is_damaged = is_damaged;
                     return Ok(true);
                 }
-                Some(space) if is_space(space) => {
+                Some(&space) if is_space(space) => {
                     self.text.push(&[last]);
                     self.input.consume(1);
                     last = space;
