@@ -121,6 +121,12 @@ impl Pipeline {
         history: &History,
         permit: &ConcurrencyPermit,
     ) -> Result<FetchOutcome, JobFailure> {
+        // Many jobs of a project whose API hangs come back every few seconds. They must cost little.
+        let (candidates, _) =
+            self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref());
+        if let [project] = candidates[..] {
+            check_not_held_up(permit, project)?;
+        }
         let is_last_attempt = self.schedule.is_exhausted_by(history.counted_failures() + 1);
         let need = AnswerNeed::of(request, history, is_last_attempt, self.queue.clock_tolerance());
         let slot = match self.coalescer.admit(request, &need, self.clock.now()) {
@@ -288,9 +294,7 @@ impl Pipeline {
         let id = &request.conversation_id;
         if let [project] = candidates {
             let name = project.project_id();
-            if permit.is_some_and(|permit| permit.is_held_up(name)) {
-                return Err(JobFailure::held_up(name));
-            }
+            permit.map_or(Ok(()), |permit| check_not_held_up(permit, project))?;
             let answer = self.polyai.conversation(project, id);
             let conversation = concurrency::wait_for_answer(permit, name, answer).await?;
             return Ok((project, conversation));
@@ -390,6 +394,12 @@ impl Pipeline {
             .without_max_delay();
         (|| self.queue.settle(lease, outcome.clone())).retry(delays).when(QueueError::is_transient).await
     }
+}
+
+/// Returns an error if the project has reached its share of waiting jobs.
+fn check_not_held_up(permit: &ConcurrencyPermit, project: &Project) -> Result<(), JobFailure> {
+    let name = project.project_id();
+    if permit.is_held_up(name) { Err(JobFailure::held_up(name)) } else { Ok(()) }
 }
 
 /// Ends an attempt that panics or does not end.
