@@ -69,7 +69,8 @@ pub(super) fn merge(sources: &Sources) -> Result<Config, ConfigError> {
     if let Some(path) = &sources.file {
         let table = read_toml(path)?;
         builder = builder
-            .add_source(Merged::try_from(&table).map_err(|error| ConfigError::Value(error.to_string()))?);
+            .add_source(Merged::try_from(&table).map_err(|error| ConfigError::Value(error.to_string()))?)
+            .add_source(Pairs::of_empty_lists(&table));
     }
     let value_error = |error: MergeError| ConfigError::Value(explain(&error, &keys));
     let merged = builder.add_source(own).add_source(set).build().map_err(value_error)?;
@@ -178,6 +179,20 @@ impl Pairs {
         });
         Self(pairs.collect())
     }
+
+    /// Returns the empty lists of a file. The library merges a list item by item, so an empty one would change nothing.
+    fn of_empty_lists(file: &toml::Table) -> Self {
+        let sections = file.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
+        let keys =
+            sections.flat_map(|(section, keys)| keys.iter().map(move |(key, value)| (section, key, value)));
+        let is_empty_list = |value: &toml::Value| value.as_array().is_some_and(Vec::is_empty);
+        let empty = || Value::new(None, ValueKind::Array(Vec::new()));
+        Self(
+            keys.filter(|(.., value)| is_empty_list(value))
+                .map(|(section, key, _)| (format!("{section}.{key}"), empty()))
+                .collect(),
+        )
+    }
 }
 
 /// Converts text to a value. Text stays text: the typed configuration parses numbers and durations from it. A list is
@@ -237,6 +252,16 @@ mod tests {
         assert_eq!(config.worker.concurrency, 4);
         assert_eq!(config.worker.environments, ["live", "sandbox"]);
         assert_eq!(config.server.max_in_flight, 1024, "a key that is not set has its default");
+    }
+
+    #[test]
+    fn an_empty_list_in_the_file_replaces_the_default() {
+        let config = load("[retry]\ndelays = []\n[worker]\nenvironments = []\n", &[], &[]).unwrap();
+        assert_eq!(config.retry.delays, [Duration::ZERO; 0]);
+        let problem = config.check(super::super::Roles::ALL).unwrap_err().to_string();
+        assert!(problem.contains("worker.environments is empty"), "{problem}");
+        let env = [("POLYHOOK__RETRY__DELAYS", "1s")];
+        assert_eq!(load("[retry]\ndelays = []\n", &env, &[]).unwrap().retry.delays, [Duration::from_secs(1)]);
     }
 
     #[test]

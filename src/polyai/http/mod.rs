@@ -1,9 +1,9 @@
 //! The HTTP client of polyhook.
 //!
 //! - **Key:** the API key is sent to the configured host only. Redirects of a GET are followed without it to other hosts,
-//!   within bounds ([`redirect`], [`address`]). Other requests are not redirected.
-//! - **Codings:** every request asks for `identity`. Encoded answers are decoded all the same ([`coding`]).
-//! - **Bounds:** every transfer ends, however slow the server is ([`pace`]), and has a largest size ([`body`]).
+//!   within bounds (`redirect.rs`, `address.rs`). Other requests are not redirected.
+//! - **Codings:** every request asks for `identity`. Encoded answers are decoded all the same (`coding.rs`).
+//! - **Bounds:** every transfer ends, however slow the server is (`pace.rs`), and has a largest size (`body.rs`).
 
 mod address;
 mod body;
