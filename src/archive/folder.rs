@@ -71,10 +71,8 @@ impl Staging {
     fn create(root: &Path) -> Result<Self, ArchiveError> {
         let private = root.join(PRIVATE_FOLDER);
         let staging = private.join("staging");
-        for folder in [&private.join("locks"), &private.join(FETCH_LOCKS_FOLDER), &staging] {
-            private_file::create_folders(folder, FOLDER_MODE)
-                .map_err(|source| folder_error(folder, source))?;
-        }
+        private_file::create_folders(&staging, FOLDER_MODE)
+            .map_err(|source| folder_error(&staging, source))?;
         // An earlier version may have left it open. If it belongs to another user, that user decides.
         private_file::set_mode(&private, FOLDER_MODE).map_err(|source| folder_error(&private, source))?;
         let _lock = lock(&private.join("lock"))?;
@@ -180,8 +178,7 @@ impl PrivateFolder {
     /// Takes the named lease if it is free. The lease ends when the file is closed.
     pub(super) fn try_lease(&self, name: &str) -> Result<Option<File>, ArchiveError> {
         let path = self.lease_path(name);
-        let file = private_file::options().create(true).truncate(false).read(true).open(&path);
-        let file = file.map_err(|source| folder_error(&path, source))?;
+        let file = open_lock_file(&path).map_err(|source| folder_error(&path, source))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -216,7 +213,7 @@ impl LockFile {
     /// Creates the file and locks it. Returns `None` if it is locked already.
     fn try_take(path: &Path) -> io::Result<Option<Self>> {
         loop {
-            let file = private_file::options().create(true).truncate(false).open(path)?;
+            let file = open_lock_file(path)?;
             match file.try_lock() {
                 // The holder may have removed the file after it was opened here: then another one has its name.
                 Ok(()) if is_at(&file, path)? => {
@@ -296,13 +293,22 @@ pub(super) fn remove_folder(folder: &Path, first: &str) -> io::Result<()> {
 }
 
 fn lock(path: &Path) -> Result<File, ArchiveError> {
-    let file = private_file::options()
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|source| folder_error(path, source))?;
+    let file = open_lock_file(path).map_err(|source| folder_error(path, source))?;
     file.lock().map_err(|source| folder_error(path, source))?;
     Ok(file)
+}
+
+/// Opens a lock file and creates it if it is missing, with its folders: a person may have removed them, and on a disk that was
+/// full they could not be created at the start.
+fn open_lock_file(path: &Path) -> io::Result<File> {
+    let open = || private_file::options().create(true).truncate(false).read(true).open(path);
+    match (open(), path.parent()) {
+        (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+            private_file::create_folders(folder, FOLDER_MODE)?;
+            open()
+        }
+        (opened, _) => opened,
+    }
 }
 
 fn remove_dead_staging(staging: &Path) -> io::Result<()> {

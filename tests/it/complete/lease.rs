@@ -170,3 +170,16 @@ async fn holders_of_the_lock_of_a_fetch_never_overlap() {
     });
     futures_util::future::join_all(tasks).await;
 }
+
+#[tokio::test]
+async fn locks_and_leases_of_a_folder_survive_the_removal_of_the_private_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file:{}", folder.path().display());
+    let archive = open(&ArchiveConfig { url, ..ArchiveConfig::default() });
+    let remove = || std::fs::remove_dir_all(folder.path().join(".polyhook")).unwrap();
+    remove();
+    archive.try_fetch_lock("CA1").await.unwrap().expect("free").release().await;
+    remove();
+    let lease = timeout(TAKEOVER_TIMEOUT, archive.lease("sweep", |_| Ok(()))).await.expect("free at once");
+    lease.unwrap().release(None).await.unwrap();
+}
