@@ -82,7 +82,7 @@ pub struct ApiError {
     pub retry_after: Option<Duration>,
     /// The host of the request.
     pub host: String,
-    /// What is special about this error, for a person. Contains no private data.
+    /// A remark for a person about this error. Contains no private data.
     pub detail: Option<Box<str>>,
 }
 
@@ -159,6 +159,9 @@ impl fmt::Display for ApiError {
         write!(f, "{}: ", self.origin())?;
         if let Some(detail) = &self.detail {
             write!(f, "{detail}; ")?;
+        }
+        if !self.origin().is_empty() {
+            write!(f, "check what is between here and PolyAI; if PolyAI sent it: ")?;
         }
         f.write_str(self.kind.hint())
     }
