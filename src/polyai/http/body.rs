@@ -34,7 +34,7 @@ pub(in crate::polyai) struct SizeLimit {
 pub(in crate::polyai) struct DecodedBody {
     /// The decoded parts.
     pub(in crate::polyai) parts: Body,
-    /// What proves that the decoded parts are complete.
+    /// The proof that the decoded parts are complete.
     pub(in crate::polyai) end: StreamEnd,
 }
 

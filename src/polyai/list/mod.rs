@@ -38,11 +38,11 @@ const PAGE_ENTRIES: usize = 200;
 const PAGE_REQUEST: ApiRequest<'static> = ApiRequest::List { limit: PAGE_ENTRIES };
 /// Requests for one page before it counts as failed.
 const MAX_ATTEMPTS: usize = 5;
-/// The same after another failure, and for a window that failed in an earlier list.
+/// Requests for one page after another failure, and for a window that failed in an earlier list.
 const MAX_ATTEMPTS_AFTER_FAILURE: usize = 2;
 /// The number of failed pages or windows in a row after which the rest is not read.
 const MAX_FAILURES_IN_A_ROW: usize = 16;
-/// The same for lists that do not end.
+/// The number of lists without an end in a row after which the rest is not read.
 const MAX_ENDLESS_IN_A_ROW: usize = 2;
 /// The number of windows that a message names.
 const MAX_NAMED_WINDOWS: usize = 3;
