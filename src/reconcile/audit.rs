@@ -135,7 +135,7 @@ pub struct AuditReport {
     pub deep: bool,
     /// True if everything was compared, and no finding is a fault.
     pub complete: bool,
-    /// What was not compared, and why, each with its project.
+    /// The parts that were not compared, each with its project and the reason.
     pub failures: Vec<String>,
     /// The number of conversations that PolyAI has.
     pub listed: u64,

@@ -48,7 +48,7 @@ pub struct PassReport {
     /// The counts.
     #[serde(flatten)]
     pub summary: PassSummary,
-    /// What was not compared or not queued, and why, each with its project.
+    /// The parts that were not compared or not queued, each with its project and the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
     /// The place of an unreadable entry of each project's list.

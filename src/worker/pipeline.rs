@@ -58,7 +58,7 @@ pub(super) struct Pipeline {
     pub(super) parked: ParkedRecordings,
 }
 
-/// What the pipeline knows about a request that is a job.
+/// The parts of a request that only a job has.
 #[derive(Clone, Copy)]
 pub(super) struct RunningJob<'a> {
     permit: &'a ConcurrencyPermit,

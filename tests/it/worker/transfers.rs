@@ -27,7 +27,7 @@ use url::Url;
 
 use super::{World, assert_consistent, sha256, voice};
 
-/// What a gateway does with the answers of the simulated PolyAI.
+/// A change that a gateway makes to the answers of the simulated PolyAI.
 #[derive(Clone, Debug)]
 enum Change {
     Nothing,
