@@ -1,4 +1,3 @@
-
 use std::io::BufReader;
 
 use proptest::prelude::*;

@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::{archive::Trigger, event::Discovery, queue::Attempt};
 

@@ -1,4 +1,3 @@
-
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
