@@ -102,6 +102,14 @@ impl Lifecycle {
         })
     }
 
+    /// Spawns a task that the drain waits for, and whose result the caller reads.
+    pub fn spawn_tracked<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.tracker.spawn(task)
+    }
+
     /// Records signals from now on, for [`Lifecycle::run_until_shutdown`]. The first process of a container has no
     /// default action for SIGTERM, so without this a signal that arrives while services start would be ignored.
     pub fn install_signal_handlers(&self) {

@@ -3,8 +3,9 @@
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
-use axum::body::Body;
+use bytes::Bytes;
 use http::{Request, StatusCode, header};
+use http_body_util::Full;
 use polyhook::{
     archive::Location,
     clock::Clock,
@@ -21,7 +22,6 @@ use polyhook::{
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tower::ServiceExt;
 
 use crate::inputs::{NOW, USUAL_BYTES, body, conversation_id, event_id, message, now, secrets};
 
@@ -148,7 +148,7 @@ fn delivery(times: usize) {
     let server = ServerConfig { ack_budget: TIMEOUT, ..ServerConfig::default() };
     let signature = SignatureConfig { secrets, ..SignatureConfig::default() };
     let queue = Arc::clone(&store.queue) as Arc<dyn Queue>;
-    let router = Receiver::new(&server, &signature, queue, clock(), &Health::default()).router(&server.path);
+    let receiver = Receiver::new(&server, &signature, queue, clock(), &Health::default(), &store.lifecycle);
     for (id, signature, body) in &deliveries[..times] {
         let request = Request::post(&server.path)
             .header(header::CONTENT_TYPE, "application/json")
@@ -156,9 +156,9 @@ fn delivery(times: usize) {
             .header(EVENT_ID_HEADER, id)
             .header(TIMESTAMP_HEADER, NOW)
             .header(SIGNATURE_HEADER, signature)
-            .body(Body::from(body.clone()))
+            .body(Full::new(Bytes::from(body.clone())))
             .expect("a request");
-        let answer = runtime.block_on(router.clone().oneshot(request)).expect("always an answer");
+        let answer = runtime.block_on(receiver.handle(request)).expect("always an answer");
         assert_eq!(answer.status(), StatusCode::NO_CONTENT);
     }
     store.close(&runtime);

@@ -29,7 +29,7 @@ pub(super) fn start(
         health: health.clone(),
     };
     let serve =
-        web::serve("admin", bound.listener, admin.router(), config.server.ack_budget, lifecycle.clone());
+        web::serve("admin", bound.listener, admin.service(), config.server.ack_budget, lifecycle.clone());
     lifecycle.spawn_service("admin", serve);
     tracing::info!(address = %bound.address, "serving /livez, /readyz and /metrics");
 }

@@ -8,9 +8,9 @@ use crate::web::{self, Receiver};
 pub(super) fn start(context: &Context<'_>, bound: BoundListener) -> Receiver {
     let Context { config, queue, clock, health, lifecycle } = context;
     let queue = Arc::clone(queue);
-    let receiver = Receiver::new(&config.server, &config.signature, queue, clock.clone(), health);
-    let router = receiver.router(&config.server.path);
-    let serve = web::serve("public", bound.listener, router, config.server.ack_budget, lifecycle.clone());
+    let receiver = Receiver::new(&config.server, &config.signature, queue, clock.clone(), health, lifecycle);
+    let serve =
+        web::serve("public", bound.listener, receiver.clone(), config.server.ack_budget, lifecycle.clone());
     lifecycle.spawn_service("receiver", serve);
     tracing::info!(address = %bound.address, path = config.server.path, "receiving deliveries");
     receiver

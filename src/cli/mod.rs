@@ -32,13 +32,17 @@ mod tail;
 mod time_arg;
 mod verify;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, io, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::{self, Runtime};
 
 pub use self::error::{CliError, ExitStatus};
 use self::global_args::GlobalArgs;
 use crate::config::Roles;
+
+/// A blocking call that hangs, for example on a disk that does not answer, delays the exit no longer than this.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Archive PolyAI conversations: receive signed webhooks, store them durably before answering, fetch each
 /// conversation with its audio and announce it to your systems.
@@ -127,6 +131,18 @@ Examples:
 }
 
 impl Command {
+    /// Builds the runtime of the command.
+    ///
+    /// A receiver has one thread. It does nothing that takes long, and with more threads each delivery would be handed
+    /// from one to another: waking a thread costs more than the delivery itself. Receivers multiply behind the ingress.
+    fn runtime(&self) -> io::Result<Runtime> {
+        let mut builder = runtime::Builder::new_multi_thread();
+        if matches!(self, Self::Receive) {
+            builder.worker_threads(1);
+        }
+        builder.enable_all().build()
+    }
+
     async fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
         match self {
             Self::Demo(args) => demo::run(args).await,
@@ -158,7 +174,7 @@ impl Command {
 }
 
 /// Parses `arguments`, runs the command and returns the exit code of the process.
-pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // clap also returns the texts of --help and --version as errors.
@@ -168,13 +184,21 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return status.into();
         }
     };
-    let status = match cli.command.run(&cli.global).await {
+    let runtime = match cli.command.runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(&format!("cannot start the runtime: {error}"));
+            return ExitStatus::Failure.into();
+        }
+    };
+    let status = match runtime.block_on(cli.command.run(&cli.global)) {
         Ok(()) => ExitStatus::Success,
         Err(error) => {
             output::error(&error.to_string());
             error.exit_status()
         }
     };
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     status.into()
 }
 

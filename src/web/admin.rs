@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper_util::service::TowerToHyperService;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
@@ -47,12 +48,12 @@ impl std::fmt::Debug for Admin {
 
 impl Admin {
     /// Returns the admin listener's routes.
-    pub fn router(self) -> Router {
-        Router::new()
+    pub fn service(self) -> TowerToHyperService<Router> {
+        let router = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
-            .route("/metrics", get(metrics))
-            .with_state(self)
+            .route("/metrics", get(metrics));
+        TowerToHyperService::new(router.with_state(self))
     }
 }
 

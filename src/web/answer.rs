@@ -1,22 +1,19 @@
 //! Answers every request of the public listener: in time, and with one log line and one count.
 //!
-//! [`answer`] is the one place where a handler's result becomes a response, a span, a metric and a log line. Handlers
-//! return a value ([`Handled`]), so the compiler rejects a handler that reports nothing.
+//! [`answer`] is the one place where the result of a request becomes a response, a span, a metric and a log line.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
-use axum::{
-    extract::{Request, State},
-    response::Response,
-};
+use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body_util::Full;
+use hyper::body::Body;
 use metrics::{counter, histogram};
-use tokio::time::timeout_at;
 
 use super::{
     Receiver,
-    delivery::{DeliveryInfo, VerifiedDelivery},
+    delivery::{DeliveryHead, DeliveryInfo, VerifiedDelivery},
     outcome::Outcome,
     timing::Timing,
 };
@@ -27,43 +24,21 @@ const MAX_LOGGED_ID_BYTES: usize = 128;
 /// Bytes of an `X-Request-Id` that is used.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// A handler's result. The information is there only if the delivery is verified.
+/// The result of a request. The information is there only if the delivery is verified.
 type Handled = (Outcome, Option<DeliveryInfo>);
 
-/// `POST {path}`: accepts a delivery.
-pub(super) async fn delivery(State(receiver): State<Receiver>, request: Request) -> Response {
-    answer(receiver, request, receive).await
-}
-
-/// Any other path.
-pub(super) async fn not_found(State(receiver): State<Receiver>, request: Request) -> Response {
-    answer(receiver, request, async |_, _, _| (Outcome::NotFound, None)).await
-}
-
-/// Any other method.
-pub(super) async fn method_not_allowed(State(receiver): State<Receiver>, request: Request) -> Response {
-    answer(receiver, request, async |_, _, _| (Outcome::MethodNotAllowed, None)).await
-}
-
-/// Runs `handler` within everything that every request of the public listener gets, in this order.
-async fn answer<H, F>(receiver: Receiver, request: Request, handler: H) -> Response
+/// Answers one request. Runs to its end whatever the client does, so it must be a task of its own.
+pub(super) async fn answer<B>(receiver: Receiver, request: Request<B>) -> Response<Full<Bytes>>
 where
-    H: FnOnce(Receiver, Request, Timing) -> F,
-    F: Future<Output = Handled>,
+    B: Body<Data = Bytes> + Unpin,
 {
     let timing = Timing::start(receiver.inner.ack_budget);
     let version = request.version();
     let request_id = request_id(request.headers());
 
-    let result = handler(receiver, request, timing);
     // A panic is a bug of ours and the delivery is not durable, so PolyAI should send it again.
-    let result = AssertUnwindSafe(result).catch_unwind();
-    let result = timeout_at(timing.deadline, result).await;
-    let (outcome, delivery) = match result {
-        Ok(Ok(result)) => result,
-        Ok(Err(_panic)) => (Outcome::Panicked, None),
-        Err(_elapsed) => (Outcome::Late, None),
-    };
+    let handled = AssertUnwindSafe(handle(&receiver, request, timing)).catch_unwind().await;
+    let (outcome, delivery) = handled.unwrap_or((Outcome::Panicked, None));
 
     let elapsed = timing.started.elapsed();
     count(&outcome, elapsed);
@@ -74,11 +49,25 @@ where
     outcome.response(version)
 }
 
-/// Verifies a delivery, then publishes it.
-async fn receive(receiver: Receiver, request: Request, timing: Timing) -> Handled {
-    match VerifiedDelivery::extract(&receiver, request, timing).await {
+/// Verifies a delivery, then publishes it. Anything else than a delivery is refused. Each step that waits has a time
+/// limit within the ack budget.
+async fn handle<B>(receiver: &Receiver, request: Request<B>, timing: Timing) -> Handled
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if !receiver.is_endpoint(request.uri().path()) {
+        return (Outcome::NotFound, None);
+    }
+    if request.method() != Method::POST {
+        return (Outcome::MethodNotAllowed, None);
+    }
+    let (parts, body) = request.into_parts();
+    let head = DeliveryHead::new(&parts.headers);
+    // Headers may take far more memory than they have bytes, and the body may take its time.
+    drop(parts);
+    match VerifiedDelivery::extract(receiver, head, body, timing).await {
         Ok(delivery) => {
-            let (outcome, info) = delivery.publish(&receiver, timing.deadline).await;
+            let (outcome, info) = delivery.publish(receiver, timing.deadline).await;
             (outcome, Some(info))
         }
         Err(outcome) => (outcome, None),

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{body::Body, extract::Request};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header, request::Parts};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
+use hyper::body::Body;
 use jiff::Timestamp;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -25,6 +25,34 @@ const TRACEPARENT_HEADER: &str = "traceparent";
 const MEMORY_STEP_BYTES: usize = 16 << 10;
 /// An AMQP short string holds 255 bytes.
 const MAX_CONTENT_TYPE_BYTES: usize = 255;
+
+/// The values of a request's head that a delivery needs.
+#[derive(Debug)]
+pub(super) struct DeliveryHead {
+    signature: Result<Option<HeaderValue>, RepeatedHeader>,
+    timestamp: Result<Option<HeaderValue>, RepeatedHeader>,
+    event_id: Option<HeaderValue>,
+    traceparent: Option<HeaderValue>,
+    content_type: Option<HeaderValue>,
+    content_length: Option<u64>,
+}
+
+/// A header that must be there once is there more than once.
+#[derive(Clone, Copy, Debug)]
+struct RepeatedHeader;
+
+impl DeliveryHead {
+    pub(super) fn new(headers: &HeaderMap) -> Self {
+        Self {
+            signature: single_header(headers, SIGNATURE_HEADER),
+            timestamp: single_header(headers, TIMESTAMP_HEADER),
+            event_id: headers.get(EVENT_ID_HEADER).cloned(),
+            traceparent: headers.get(TRACEPARENT_HEADER).cloned(),
+            content_type: headers.get(header::CONTENT_TYPE).cloned(),
+            content_length: content_length(headers),
+        }
+    }
+}
 
 /// A delivery whose signature is verified, ready to be published.
 #[derive(Debug)]
@@ -61,32 +89,33 @@ impl VerifiedDelivery {
     /// Reads the body, verifies the signature over its raw bytes, and only then looks inside.
     pub(super) async fn extract(
         receiver: &Receiver,
-        request: Request,
+        head: DeliveryHead,
+        body: impl Body<Data = Bytes> + Unpin,
         timing: Timing,
     ) -> Result<Self, Outcome> {
-        let (head, body) = request.into_parts();
         // A quarter of the budget is reserved for making the delivery durable.
         let read_deadline = timing.deadline - receiver.inner.ack_budget / 4;
-        let (body, memory) = read_body(receiver, &head.headers, body, read_deadline).await?;
+        let (body, memory) = read_body(receiver, head.content_length, body, read_deadline).await?;
         let now = receiver.inner.clock.now();
-        verify(receiver, &head.headers, &body, now)?;
+        verify(receiver, &head, &body, now)?;
         // Nothing before this line has looked inside the body.
-        Ok(Self::parse(&head, body, memory, timing, now))
+        Ok(Self::parse(receiver, &head, body, memory, timing, now))
     }
 
     fn parse(
-        head: &Parts,
+        receiver: &Receiver,
+        head: &DeliveryHead,
         body: Bytes,
         memory: Vec<OwnedSemaphorePermit>,
         timing: Timing,
         now: Timestamp,
     ) -> Self {
         let event = Event::read(&body);
-        let id = event::message_id(head.headers.get(EVENT_ID_HEADER).map(HeaderValue::as_bytes), &body);
-        let parent = head.headers.get(TRACEPARENT_HEADER).and_then(|value| value.to_str().ok());
+        let id = event::message_id(head.event_id.as_ref().map(HeaderValue::as_bytes), &body);
+        let parent = head.traceparent.as_ref().and_then(|value| value.to_str().ok());
         let span = Span::delivery(&DeliverySpan {
             traceparent: parent,
-            path: head.uri.path(),
+            path: &receiver.inner.path,
             id: &id,
             kind: &event.kind,
             environment: &event.environment,
@@ -104,7 +133,7 @@ impl VerifiedDelivery {
             conversation_id: event.conversation_id.clone(),
             received_at: now,
             traceparent: Some(traceparent),
-            content_type: content_type(&head.headers),
+            content_type: content_type(head),
             body,
             id: id.clone(),
         };
@@ -116,12 +145,12 @@ impl VerifiedDelivery {
 /// Reads a body of at most `server.body_limit` bytes until `deadline`, and returns it with the memory reserved for it.
 async fn read_body(
     receiver: &Receiver,
-    headers: &HeaderMap,
-    body: Body,
+    content_length: Option<u64>,
+    body: impl Body<Data = Bytes> + Unpin,
     deadline: Instant,
 ) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Outcome> {
     let receiver = &receiver.inner;
-    if content_length(headers).is_some_and(|length| length > receiver.body_limit as u64) {
+    if content_length.is_some_and(|length| length > receiver.body_limit as u64) {
         return Err(Outcome::TooLarge);
     }
     let read = read_frames(body, receiver.body_limit, &receiver.body_budget);
@@ -130,7 +159,7 @@ async fn read_body(
 
 /// Reserves memory as the body arrives, so a client that announces much and sends little reserves little.
 async fn read_frames(
-    mut body: Body,
+    mut body: impl Body<Data = Bytes> + Unpin,
     limit: usize,
     budget: &Arc<Semaphore>,
 ) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Outcome> {
@@ -152,13 +181,15 @@ async fn read_frames(
 }
 
 /// Verifies the signature over the raw body at the time `now`.
-fn verify(receiver: &Receiver, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<(), Outcome> {
+fn verify(receiver: &Receiver, head: &DeliveryHead, body: &[u8], now: Timestamp) -> Result<(), Outcome> {
     let receiver = &receiver.inner;
     // Several timestamp headers count as an unusable one. The body form does not sign the timestamp, so they must not
     // make such a delivery fail.
-    let timestamp = single_header(headers, TIMESTAMP_HEADER).unwrap_or(Some(b""));
-    let signature = single_header(headers, SIGNATURE_HEADER)
-        .map_err(|()| Outcome::Unverified(SignatureError::SignatureMalformed))?;
+    let timestamp =
+        head.timestamp.as_ref().map_or(Some(&b""[..]), |value| value.as_ref().map(HeaderValue::as_bytes));
+    let signature =
+        head.signature.as_ref().map_err(|_| Outcome::Unverified(SignatureError::SignatureMalformed))?;
+    let signature = signature.as_ref().map(HeaderValue::as_bytes);
     let secrets = receiver.secrets.active();
     match secrets.verifier.verify(signature, timestamp, body, now) {
         Ok(verified) => {
@@ -180,18 +211,18 @@ fn verify(receiver: &Receiver, headers: &HeaderMap, body: &[u8], now: Timestamp)
 }
 
 /// Returns a header's value, if it is present, and an error if it is present more than once.
-fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, ()> {
+fn single_header(headers: &HeaderMap, name: &str) -> Result<Option<HeaderValue>, RepeatedHeader> {
     let mut values = headers.get_all(name).iter();
-    let first = values.next().map(HeaderValue::as_bytes);
-    if values.next().is_some() { Err(()) } else { Ok(first) }
+    let first = values.next();
+    if values.next().is_some() { Err(RepeatedHeader) } else { Ok(first.cloned()) }
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn content_type(headers: &HeaderMap) -> String {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+fn content_type(head: &DeliveryHead) -> String {
+    let given = head.content_type.as_ref().and_then(|value| value.to_str().ok());
     given
         .filter(|given| (1..=MAX_CONTENT_TYPE_BYTES).contains(&given.len()))
         .unwrap_or("application/json")

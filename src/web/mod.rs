@@ -6,7 +6,7 @@
 //!
 //! A request passes these files:
 //! 1. `server.rs` accepts the connection.
-//! 2. `answer.rs` sets the deadline and catches panics. At the end it counts, logs and builds the response.
+//! 2. `answer.rs` handles the request in a task of its own, catches panics, counts, logs and builds the response.
 //! 3. `delivery.rs` reads the body, verifies the signature over the raw bytes, and only then looks inside.
 //! 4. `publish.rs` publishes the message and waits until the queue reports it durable.
 //!
@@ -25,14 +25,26 @@ mod secrets_file;
 mod server;
 mod timing;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use axum::{Router, routing::post};
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body_util::Full;
+use hyper::{
+    body::{Body, Incoming},
+    service::Service,
+};
 use metrics::gauge;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
-use self::{clock_skew::ClockSkewDetector, secrets::SigningSecrets};
-use crate::{clock::Clock, health::Health, queue::Queue};
+use self::{clock_skew::ClockSkewDetector, outcome::Outcome, secrets::SigningSecrets};
+use crate::{clock::Clock, health::Health, lifecycle::Lifecycle, queue::Queue};
 
 pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
 pub use outcome::is_receiver_answer;
@@ -50,6 +62,10 @@ pub struct Receiver {
 
 #[derive(Debug)]
 struct Inner {
+    /// `server.path` without a slash at its end.
+    path: String,
+    /// The tasks of requests. A drain waits for them.
+    requests: Lifecycle,
     queue: Arc<dyn Queue>,
     secrets: SigningSecrets,
     clock_skew: ClockSkewDetector,
@@ -64,15 +80,19 @@ struct Inner {
 
 impl Receiver {
     /// Creates a receiver that accepts what `signature` allows, publishes to `queue` and reports conditions to `health`.
+    /// A drain of `lifecycle` waits for its open requests.
     pub fn new(
         server: &ServerConfig,
         signature: &SignatureConfig,
         queue: Arc<dyn Queue>,
         clock: Clock,
         health: &Health,
+        lifecycle: &Lifecycle,
     ) -> Self {
         let max_in_flight = server.max_in_flight.min(Semaphore::MAX_PERMITS);
         let inner = Inner {
+            path: server.path.trim_end_matches('/').to_owned(),
+            requests: lifecycle.clone(),
             queue,
             secrets: SigningSecrets::new(signature, clock.clone(), health.clone()),
             clock_skew: ClockSkewDetector::new(health.clone()),
@@ -102,16 +122,48 @@ impl Receiver {
         gauge!("polyhook_body_bytes").set(body_bytes as f64);
     }
 
-    /// Returns the public listener's routes: `path`, with or without a slash at its end.
-    pub fn router(&self, path: &str) -> Router {
-        let path = path.trim_end_matches('/');
-        let mut router = Router::new().route(&format!("{path}/"), post(answer::delivery));
-        if !path.is_empty() {
-            router = router.route(path, post(answer::delivery));
+    /// Answers one request. The returned future only waits for the answer: the request is handled in a task of its own,
+    /// so a client that hangs up does not stop a delivery that is being published, nor its count and its log line.
+    pub fn handle<B>(&self, request: Request<B>) -> PendingAnswer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        let version = request.version();
+        PendingAnswer {
+            version,
+            task: self.inner.requests.spawn_tracked(answer::answer(self.clone(), request)),
         }
-        router
-            .method_not_allowed_fallback(answer::method_not_allowed)
-            .fallback(answer::not_found)
-            .with_state(self.clone())
+    }
+
+    /// Returns true for `server.path`, with or without a slash at its end.
+    fn is_endpoint(&self, path: &str) -> bool {
+        path.strip_prefix(&self.inner.path).is_some_and(|rest| rest.is_empty() || rest == "/")
+    }
+}
+
+impl Service<Request<Incoming>> for Receiver {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = PendingAnswer;
+
+    fn call(&self, request: Request<Incoming>) -> PendingAnswer {
+        self.handle(request)
+    }
+}
+
+/// The answer to a request that is being handled.
+#[derive(Debug)]
+pub struct PendingAnswer {
+    version: Version,
+    task: JoinHandle<Response<Full<Bytes>>>,
+}
+
+impl Future for PendingAnswer {
+    type Output = Result<Response<Full<Bytes>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // The task catches panics itself, so it fails only if the runtime ends.
+        let answer = ready!(Pin::new(&mut self.task).poll(context));
+        Poll::Ready(Ok(answer.unwrap_or_else(|_| Outcome::Panicked.response(self.version))))
     }
 }

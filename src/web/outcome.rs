@@ -1,7 +1,8 @@
 //! The possible results of a request, each with its HTTP response and its metric label.
 
-use axum::{body::Body, response::Response};
-use http::{HeaderValue, StatusCode, Version, header};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, Version, header};
+use http_body_util::Full;
 
 use crate::{queue::QueueError, signature::SignatureError};
 
@@ -86,9 +87,9 @@ impl Outcome {
     }
 
     /// Builds the HTTP response to a request of HTTP version `version`.
-    pub(super) fn response(&self, version: Version) -> Response {
+    pub(super) fn response(&self, version: Version) -> Response<Full<Bytes>> {
         let status = self.status();
-        let mut response = Response::new(Body::from(response_body(status)));
+        let mut response = Response::new(Full::new(Bytes::from_static(response_body(status).as_bytes())));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         if status == StatusCode::SERVICE_UNAVAILABLE {

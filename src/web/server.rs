@@ -1,6 +1,8 @@
 //! The accept loop of a listener: HTTP/1.1 and cleartext HTTP/2, header timeouts, graceful shutdown.
 
 use std::{
+    convert::Infallible,
+    error::Error,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,16 +10,17 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request};
-use hyper::body::Incoming;
+use http::{Request, Response};
+use hyper::{
+    body::{Body, Incoming},
+    service::Service,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
 };
 use metrics::gauge;
 use tokio::{net::TcpListener, time::sleep};
-use tower::ServiceExt;
 
 use crate::{lifecycle::Lifecycle, telemetry::GaugeGuard};
 
@@ -27,17 +30,23 @@ const MAX_HTTP2_STREAMS: u32 = 256;
 /// Pause after an `accept` that failed, usually because no file descriptor was free.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves `router` on `listener` until the drain starts, then lets open requests finish.
+/// Serves `listener` until the drain starts, then lets open requests finish.
 ///
 /// Closes a connection that sends nothing, or no complete header, for `header_timeout`. `name` is the listener's label
 /// in metrics. The number of connections is bounded only by the process's limit of open files.
-pub async fn serve(
+pub async fn serve<S, B>(
     name: &'static str,
     listener: TcpListener,
-    router: Router,
+    service: S,
     header_timeout: Duration,
     lifecycle: Lifecycle,
-) {
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
     let builder = connection_builder(header_timeout);
     let open = gauge!("polyhook_connections", "listener" => name);
     let graceful = GracefulShutdown::new();
@@ -58,14 +67,8 @@ pub async fn serve(
         // Responses are small and must leave at once.
         let _ = stream.set_nodelay(true);
         let received = Arc::new(AtomicBool::new(false));
-        let service = TowerToHyperService::new(router.clone().map_request({
-            let received = Arc::clone(&received);
-            move |request: Request<Incoming>| {
-                received.store(true, Ordering::Relaxed);
-                request.map(axum::body::Body::new)
-            }
-        }));
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let service = NotesRequests { service: service.clone(), received: Arc::clone(&received) };
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         let guard = GaugeGuard::increment(open.clone());
         lifecycle.spawn("connection", async move {
@@ -98,6 +101,24 @@ fn connection_builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> 
         .keep_alive_interval(Some(header_timeout))
         .keep_alive_timeout(header_timeout);
     builder
+}
+
+/// A service that also records that a request was received.
+#[derive(Clone, Debug)]
+struct NotesRequests<S> {
+    service: S,
+    received: Arc<AtomicBool>,
+}
+
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for NotesRequests<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<Incoming>) -> S::Future {
+        self.received.store(true, Ordering::Relaxed);
+        self.service.call(request)
+    }
 }
 
 /// Completes when no request was received within `timeout`. The HTTP library applies its header timeout only once it

@@ -26,11 +26,11 @@ def main():
 
 
 def show(channel, method, properties, body):
-    # The body is PolyAI's, byte for byte. The properties identify the event; a repeat has the same `message_id`.
+    # The body is PolyAI's, byte for byte. The routing key names its type and environment, the properties identify it; a repeat has the same `message_id`.
     event = json.loads(body)
     subject = event.get("alert") or event.get("data") or {}
     subject = subject.get("name") or subject.get("conversation_id")
-    print(f"{properties.type} {properties.headers['polyhook-environment']} {subject} {properties.message_id}", flush=True)
+    print(f"{method.routing_key} {subject} {properties.message_id}", flush=True)
     channel.basic_ack(method.delivery_tag)
 
 

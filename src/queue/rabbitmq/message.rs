@@ -20,7 +20,6 @@ use crate::{
     queue::{Announcement, Attempt, History, Message, QueueError},
 };
 
-const SUBJECT: &str = "cloudEvents:subject";
 const ENVIRONMENT: &str = "polyhook-environment";
 const RECEIVED_AT: &str = "polyhook-received-at";
 const HISTORY: &str = "polyhook-history";
@@ -33,8 +32,6 @@ const TRACEPARENT: &str = "traceparent";
 const X_DEATH: &str = "x-death";
 const X_ACQUIRED_COUNT: &str = "x-acquired-count";
 
-/// The `CloudEvents` source of PolyAI's events.
-const SOURCE: &str = "urn:polyai:webhooks";
 const PERSISTENT: u8 = 2;
 /// The longest AMQP short string.
 const MAX_SHORT_STRING_BYTES: usize = 255;
@@ -71,34 +68,22 @@ pub(super) fn short(text: &str, name: &'static str) -> Result<ShortString, TooLo
     ShortString::try_new(text).map_err(|_| TooLong(name))
 }
 
-/// Builds the properties of an event.
+/// Builds the properties of an event. Headers carry only what has no property: the routing key names type and environment.
 pub(super) fn event(message: &Message) -> Result<BasicProperties, TooLong> {
     let mut headers = FieldTable::default();
-    put(&mut headers, "cloudEvents:specversion", "1.0");
-    put(&mut headers, "cloudEvents:id", &message.id);
-    put(&mut headers, "cloudEvents:source", SOURCE);
-    put(&mut headers, "cloudEvents:type", &message.kind);
-    let received_at = message.received_at.to_string();
-    put(&mut headers, "cloudEvents:time", &received_at);
-    if let Some(subject) = message.conversation_id.as_deref().filter(|id| id.len() <= MAX_SHORT_STRING_BYTES)
-    {
-        put(&mut headers, SUBJECT, subject);
-    }
-    put(&mut headers, RECEIVED_AT, &received_at);
-    put(&mut headers, ENVIRONMENT, &message.environment);
+    put(&mut headers, RECEIVED_AT, &message.received_at.to_string());
     put_trace(&mut headers, message.traceparent.as_deref());
     if !event::triggers_fetch(&message.kind) {
         put(&mut headers, UNROUTED_HEADER.0, UNROUTED_HEADER.1);
     }
-    let content_type = match short(&message.content_type, "content type") {
-        Ok(content_type) => content_type,
-        // The content type is not signed, so it is no reason to lose a genuine event.
-        Err(_) => "application/octet-stream".into(),
-    };
-    Ok(properties(message.received_at, headers)
+    // The content type is not signed, so it is no reason to lose a genuine event.
+    let content_type =
+        short(&message.content_type, "content type").unwrap_or("application/octet-stream".into());
+    let properties = properties(message.received_at, headers)
         .with_message_id(short(&message.id, "id")?)
         .with_type(short(&message.kind, "type")?)
-        .with_content_type(content_type))
+        .with_content_type(content_type);
+    Ok(with_conversation(properties, message.conversation_id.as_deref()))
 }
 
 /// Builds the properties of a job in a delay queue, where it stays for `expiration`.
@@ -138,30 +123,24 @@ pub(super) fn announcement(announcement: &Announcement) -> Result<BasicPropertie
     put(&mut headers, "cloudEvents:id", &announcement.id);
     put(&mut headers, "cloudEvents:type", &announcement.kind);
     put(&mut headers, "cloudEvents:time", &announcement.time.to_string());
-    put(&mut headers, SUBJECT, cut(&announcement.subject, MAX_HEADER_BYTES));
+    put(&mut headers, "cloudEvents:subject", cut(&announcement.subject, MAX_HEADER_BYTES));
     put(&mut headers, ENVIRONMENT, &announcement.environment);
     put_trace(&mut headers, announcement.traceparent.as_deref());
-    Ok(properties(announcement.time, headers)
+    let properties = properties(announcement.time, headers)
         .with_message_id(short(&announcement.id, "id")?)
         .with_type(short(&announcement.kind, "type")?)
-        .with_content_type("application/cloudevents+json; charset=utf-8".into()))
+        .with_content_type("application/cloudevents+json; charset=utf-8".into());
+    Ok(with_conversation(properties, Some(&announcement.subject)))
 }
 
-/// Reads a job of any publisher. `now` is the time of receipt if the message has none.
+/// Reads a job of any publisher. `now` is the time of receipt if the message has none. Environment and conversation come
+/// from the body, as for the receiver: other publishers may use the correlation id for something else.
 pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) -> (Message, History) {
     let body = Bytes::from(body);
     let id = event::message_id(properties.message_id().as_ref().map(|id| id.as_str().as_bytes()), &body);
-    let kind = properties.kind().as_ref().map(ShortString::as_str).filter(|kind| !kind.is_empty());
-    let environment =
-        text(properties, ENVIRONMENT).filter(|name| !name.is_empty() && name.len() <= MAX_SHORT_STRING_BYTES);
-    let (kind, environment, conversation_id) = match (kind, environment, text(properties, SUBJECT)) {
-        (Some(kind), Some(environment), Some(subject)) => (kind.to_owned(), environment, Some(subject)),
-        (kind, environment, _) => {
-            let event = Event::read(&body);
-            let kind = kind.map_or(event.kind, str::to_owned);
-            (kind, environment.unwrap_or(event.environment), event.conversation_id)
-        }
-    };
+    let Event { kind, environment, conversation_id, .. } = Event::read(&body);
+    let named = properties.kind().as_ref().map(ShortString::as_str).filter(|kind| !kind.is_empty());
+    let kind = named.map_or(kind, str::to_owned);
     let sent_at = || {
         let seconds = i64::try_from((*properties.timestamp())?).ok()?;
         Timestamp::from_second(seconds).ok()
@@ -263,6 +242,14 @@ fn properties(time: Timestamp, headers: FieldTable) -> BasicProperties {
         .with_headers(headers)
 }
 
+/// Adds the conversation's id as the correlation id, unless it is too long for one.
+fn with_conversation(properties: BasicProperties, id: Option<&str>) -> BasicProperties {
+    match id.and_then(|id| ShortString::try_new(id).ok()) {
+        Some(id) => properties.with_correlation_id(id),
+        None => properties,
+    }
+}
+
 fn with_history(properties: BasicProperties, history: &History) -> BasicProperties {
     let mut headers = properties.headers().clone().unwrap_or_default();
     put(&mut headers, HISTORY, &bounded_json(history));
@@ -329,7 +316,7 @@ mod tests {
             id: "evt_1".to_owned(),
             dedup: DedupKey::new("evt_1", body),
             kind: "conversation.completed".to_owned(),
-            environment: "live".to_owned(),
+            environment: Event::read(body).environment,
             conversation_id: Event::read(body).conversation_id,
             received_at: "2026-11-22T10:20:30.123456Z".parse().unwrap(),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
@@ -358,7 +345,7 @@ mod tests {
         let history = history(15, "said \"später\"");
         let properties = retry(&sent, &history, Duration::from_millis(9500)).unwrap();
         assert_eq!(properties.expiration().as_ref().unwrap().as_str(), "9500");
-        assert_eq!(text(&properties, SUBJECT).as_deref(), Some("CA1"));
+        assert_eq!(properties.correlation_id().as_ref().unwrap().as_str(), "CA1");
         assert_eq!(read(&properties, sent.body.to_vec(), Timestamp::UNIX_EPOCH), (sent, history));
     }
 
@@ -437,7 +424,7 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
             let mut headers = FieldTable::default();
-            for name in [ENVIRONMENT, RECEIVED_AT, HISTORY, TRACEPARENT] {
+            for name in [RECEIVED_AT, HISTORY, TRACEPARENT] {
                 put(&mut headers, name, &value);
             }
             let mut properties = BasicProperties::default().with_headers(headers).with_timestamp(time);

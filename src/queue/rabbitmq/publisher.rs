@@ -28,7 +28,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::{Channel, options::ConfirmSelectOptions};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -37,7 +36,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    confirm::{ConfirmResult, OutgoingMessage, all_completed, publish_one},
+    confirm::{ConfirmResult, OutgoingMessage, Unconfirmed, publish_one},
     connection::{Connection, ConnectionState},
     pending_replies::{PendingReplies, Reply},
 };
@@ -202,9 +201,7 @@ impl Publisher {
                 _ = connection.ended() => {
                     return self.wait_for_connection_loss(connection, state.pending).await;
                 }
-                Some(first) = state.in_flight.next(), if !state.in_flight.is_empty() => {
-                    state.on_confirms(first);
-                }
+                completed = state.in_flight.next(), if !state.in_flight.is_empty() => state.on_confirms(completed),
                 _ = blocked.changed() => state.on_blocked_changed(),
                 () = self.closing.cancelled(), if state.close_deadline.is_none() => {
                     self.requests.close();
@@ -213,9 +210,7 @@ impl Publisher {
                 _ = timeout_check.tick() => if let Some(end) = state.on_timeout_check() {
                     return end;
                 },
-                () = state.batch_timer.as_mut(), if !state.batch_is_due && !state.in_flight.is_empty() => {
-                    state.batch_is_due = true;
-                }
+                () = state.batch_timer.as_mut(), if !state.in_flight.is_empty() => state.on_batch_timer(),
                 received = self.requests.recv_many(&mut incoming, capacity),
                     if capacity > 0 && !state.no_more_requests =>
                 {
@@ -273,7 +268,7 @@ struct ChannelState<P, F> {
     opened_at: Instant,
     /// Publishes a message under a number; see [`publish_one`].
     publish: P,
-    in_flight: FuturesUnordered<F>,
+    in_flight: Unconfirmed<F>,
     pending: PendingReplies,
     /// Ends [`BATCH_DELAY`] after the last batch was published.
     batch_timer: Pin<Box<Sleep>>,
@@ -295,7 +290,7 @@ where
             window,
             opened_at: Instant::now(),
             publish,
-            in_flight: FuturesUnordered::new(),
+            in_flight: Unconfirmed::new(),
             pending: PendingReplies::default(),
             batch_timer: Box::pin(sleep(BATCH_DELAY)),
             batch_is_due: false,
@@ -332,7 +327,7 @@ where
     fn on_requests(&mut self, received: usize, incoming: &mut Vec<PublishRequest>) {
         self.no_more_requests = received == 0;
         self.batch_is_due = false;
-        self.batch_timer.as_mut().reset(tokio::time::Instant::now() + BATCH_DELAY);
+        self.restart_batch_timer();
         // A caller that has stopped waiting has already answered 503: its sender comes again.
         self.publish_all(incoming.drain(..).filter(|request| !request.reply.is_closed()));
     }
@@ -345,18 +340,29 @@ where
                 request.fail(QueueError::Unavailable(reason.clone()));
             } else {
                 let number = self.pending.add(request.reply);
-                self.in_flight.push((self.publish)(number, request.message));
+                self.in_flight.send((self.publish)(number, request.message));
             }
         }
     }
 
     /// Answers everything that has completed by now.
-    fn on_confirms(&mut self, first: ConfirmResult) {
-        let completed = all_completed(first, &mut self.in_flight);
+    fn on_confirms(&mut self, completed: Vec<ConfirmResult>) {
         if let Err(reason) = self.pending.answer(completed) {
             // The cause, such as a deleted exchange, may need a new declaration, which a new connection makes.
             self.connection.fail(reason);
         }
+    }
+
+    /// Lets the next batch go out, and answers what was confirmed before an older message.
+    fn on_batch_timer(&mut self) {
+        self.batch_is_due = true;
+        self.restart_batch_timer();
+        let completed = self.in_flight.completed();
+        self.on_confirms(completed);
+    }
+
+    fn restart_batch_timer(&mut self) {
+        self.batch_timer.as_mut().reset(tokio::time::Instant::now() + BATCH_DELAY);
     }
 
     /// Fails all unanswered messages if the broker now blocks the connection: lapin would wait without an error.

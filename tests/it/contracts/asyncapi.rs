@@ -261,7 +261,7 @@ async fn published(system: &TestSystem, document: &Value) -> Vec<Published> {
         let channel = channel_of(system, document, message.exchange.as_str(), routing_key);
         let message = Published::new(channel, routing_key, &message.properties, message.data);
         if channel == "conversationReady" {
-            not_ready.remove(message.headers["cloudEvents:subject"].as_str().unwrap());
+            not_ready.remove(message.properties["correlation_id"].as_str().unwrap());
         }
         let is_last = channel == "conversationErased";
         published.push(message);

@@ -59,7 +59,6 @@ async fn accepts_jobs_of_other_publishers() {
     let body = br#"{"type":"conversation.completed","data":{"conversation_id":"CA1","environment":"live"}}"#;
     let mut odd = FieldTable::default();
     odd.insert("polyhook-history".into(), AMQPValue::LongString("{not json".into()));
-    odd.insert("polyhook-environment".into(), AMQPValue::Boolean(true));
     odd.insert("polyhook-received-at".into(), AMQPValue::LongString("\u{0}".into()));
     for (properties, body) in [
         (BasicProperties::default(), &body[..]),

@@ -1,12 +1,18 @@
 //! Starts the receiver in this process, on a free port.
 
 use std::{
+    convert::Infallible,
+    error::Error,
     future::Future,
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
+use hyper::{
+    body::{Body, Incoming},
+    service::Service,
+};
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use polyhook::{
@@ -92,8 +98,9 @@ impl Server {
         queue: &Arc<impl Queue>,
     ) -> Self {
         let queue = Arc::clone(queue) as Arc<dyn Queue>;
-        let receiver = Receiver::new(server, signature, queue, clock(), &Health::default());
-        Self::serve(receiver.router(&server.path), server.ack_budget, Lifecycle::new()).await
+        let lifecycle = Lifecycle::new();
+        let receiver = Receiver::new(server, signature, queue, clock(), &Health::default(), &lifecycle);
+        Self::serve(receiver, server.ack_budget, lifecycle).await
     }
 
     /// Starts the admin listener of a process with this lifecycle.
@@ -107,13 +114,19 @@ impl Server {
         let admin =
             Admin { queue, receiver: None, metrics: metrics(), draining: lifecycle.draining(), health };
         // The tests check that it answers during the drain, so it has a lifecycle of its own.
-        Self::serve(admin.router(), Duration::from_secs(4), Lifecycle::new()).await
+        Self::serve(admin.service(), Duration::from_secs(4), Lifecycle::new()).await
     }
 
-    pub(super) async fn serve(router: axum::Router, budget: Duration, lifecycle: Lifecycle) -> Self {
+    pub(super) async fn serve<S, B>(service: S, budget: Duration, lifecycle: Lifecycle) -> Self
+    where
+        S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
         let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        lifecycle.spawn_service("server", web::serve("test", listener, router, budget, lifecycle.clone()));
+        lifecycle.spawn_service("server", web::serve("test", listener, service, budget, lifecycle.clone()));
         Self { address, lifecycle }
     }
 

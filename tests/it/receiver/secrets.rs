@@ -49,11 +49,10 @@ impl Place {
         let (clock, health) = (clock(), Health::default());
         let queue = FakeQueue::new(Behaviour::Store);
         let dynamic = Arc::clone(&queue) as Arc<dyn Queue>;
-        let receiver = Receiver::new(&server(), config, dynamic, clock.clone(), &health);
         let lifecycle = Lifecycle::new();
-        let router = receiver.router(&server().path);
+        let receiver = Receiver::new(&server(), config, dynamic, clock.clone(), &health, &lifecycle);
         let admin = Server::admin_with(&queue, lifecycle.clone(), health).await;
-        let server = Server::serve(router, Duration::from_secs(4), lifecycle).await;
+        let server = Server::serve(receiver.clone(), Duration::from_secs(4), lifecycle).await;
         Self { folder, receiver, server, admin, clock }
     }
 

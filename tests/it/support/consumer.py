@@ -38,6 +38,7 @@ def print_message(channel, method, properties, body):
         "type": properties.type,
         "timestamp": properties.timestamp,
         "content_type": properties.content_type,
+        "correlation_id": properties.correlation_id,
         "delivery_mode": properties.delivery_mode,
         "app_id": properties.app_id,
         "headers": properties.headers,

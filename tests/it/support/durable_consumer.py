@@ -54,8 +54,7 @@ def consume(url, wanted, prefix, name, replicated):
 
 
 def print_message(channel, method, properties, body):
-    subject = (properties.headers or {}).get("cloudEvents:subject")
-    print_line({"exchange": method.exchange, "id": properties.message_id, "subject": subject})
+    print_line({"exchange": method.exchange, "id": properties.message_id, "subject": properties.correlation_id})
     channel.basic_ack(method.delivery_tag)
 
 
