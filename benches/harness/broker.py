@@ -48,17 +48,6 @@ class Broker:
         self.process = ctx.start("rabbitmq", [HOME / "rabbitmq-server"], self.env)
         eventually("RabbitMQ listens", lambda: answers_at(self.port), timeout=90)
 
-    def beam(self):
-        """Returns the pid of the Erlang virtual machine, without its start scripts."""
-        for pid in self.process.family():
-            if Path(f"/proc/{pid}/comm").read_text().startswith("beam"):
-                return pid
-        raise BenchmarkError("RabbitMQ is not running")
-
-    def pin(self, cores):
-        """Restricts the node to these cores."""
-        subprocess.run(["taskset", "-apc", ",".join(map(str, cores)), str(self.beam())], check=True, stdout=subprocess.DEVNULL)
-
     def take(self, queue):
         """Purges a queue and returns the number of its messages; 0 if the queue does not exist."""
         connection = pika.BlockingConnection(pika.URLParameters(self.url))

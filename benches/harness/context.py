@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from . import build
 from .broker import Broker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,12 +18,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class Process:
     """A program and its descendants, in a process group."""
 
-    def __init__(self, name, argv, env, log, cores=None):
-        pin = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
+    def __init__(self, name, argv, env, log):
         self.name, self.log = name, log
         with open(log, "wb") as out:
             self.popen = subprocess.Popen(
-                [*pin, *map(str, argv)], env={**os.environ, **env}, stdout=out, stderr=out, start_new_session=True
+                [*map(str, argv)], env={**os.environ, **env}, stdout=out, stderr=out, start_new_session=True
             )
         self.pid = self.popen.pid
 
@@ -89,11 +89,12 @@ class Context:
 
     WATCHDOG = 'while read -r group; do groups="$groups -$group"; done; kill -9 $groups 2>/dev/null; sleep 1; rm -rf "$1"'
 
-    def __init__(self, quick, rounds):
+    def __init__(self, quick, rounds, profile, contenders=()):
         self.quick = quick
         self.rounds = rounds
+        self.contenders = contenders
         self.root = ROOT
-        self.bin = ROOT / "target/release"
+        self.bin = build.folder(profile)
         self.work = Path(tempfile.mkdtemp(prefix="polyhook-bench-"))
         self.started = []
         self._broker = None
@@ -101,14 +102,18 @@ class Context:
         self.watchdog = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
         atexit.register(self.close)
 
-    def start(self, name, argv, env, cores=None):
-        process = Process(name, argv, env, self.work / f"{name}.log", cores)
+    def compares(self, name):
+        """Returns true if this contender is to be measured: all are, unless some were chosen."""
+        return not self.contenders or name in self.contenders
+
+    def start(self, name, argv, env):
+        process = Process(name, argv, env, self.work / f"{name}.log")
         self.started.append(process)
         print(process.pid, file=self.watchdog.stdin, flush=True)
         return process
 
     def broker(self):
-        """Returns a private RabbitMQ node on all cores."""
+        """Returns a private RabbitMQ node."""
         if self._broker is None:
             self._broker = Broker(self)
         return self._broker

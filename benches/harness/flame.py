@@ -23,10 +23,7 @@ def draw(ctx, folder):
     for program in ("perf", "inferno-collapse-perf", "inferno-flamegraph"):
         if not shutil.which(program):
             raise BenchmarkError(f"{program} is missing: `perf` comes with the kernel's tools; benches/run installs inferno")
-    limits = ctx.bin
-    ctx.bin = ctx.root / "target/profiling"
     running = contenders.polyhook(ctx, "flame")
-    ctx.bin = limits
     samples, stacks = ctx.work / "perf.data", ctx.work / "stacks"
     pid = running.process.family()[-1]
     words = ["record", "--quiet", "--event", "cpu-clock", "--freq", HERTZ, "--call-graph", f"dwarf,{STACK_BYTES}"]

@@ -16,11 +16,11 @@ RATE = 3000
 
 def run(ctx):
     many = {"projects": [{"account_id": "ACCOUNT-1", "project_id": f"PROJECT-{n}", "api_key": "none"} for n in range(100)]}
-    secrets = [f"another-secret-of-the-benchmark-{n}" for n in range(9)]
+    secrets = [f"another-secret-of-the-benchmark-{n}" for n in range(7)]
     kinds = {
         "one": (contenders.polyhook(ctx, "growth-one"), ()),
         "projects_100": (contenders.polyhook(ctx, "growth-projects", many), ("--projects", 100)),
-        "secrets_10": (contenders.polyhook(ctx, "growth-secrets", {"signature": {"secrets": [*secrets, contenders.SECRET]}}), ()),
+        "secrets_8": (contenders.polyhook(ctx, "growth-secrets", {"signature": {"secrets": [*secrets, contenders.SECRET]}}), ()),
     }
     rounds = []
     for _ in range(ctx.rounds):
@@ -41,7 +41,7 @@ def run(ctx):
         "ratio": {
             f"{name}/{base}": spread_over(rounds, lambda each: each[name]["cpu_us"] / each[base]["cpu_us"])
             for base, names in {
-                "one": ("projects_100", "secrets_10"),
+                "one": ("projects_100", "secrets_8"),
                 "connections_64": ("connections_1", "connections_1000"),
                 "at_rate_64": ("at_rate_10000",),
             }.items()

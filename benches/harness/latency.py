@@ -1,7 +1,7 @@
 """Measures the time to a response at a fixed rate, independent of the responses.
 
 Latency is measured from the time at which a delivery was due, so a stall also counts for every delivery that had to wait. The
-bare publisher gets its messages in the same way and alternates with the receiver.
+bare publisher gets its messages in the same way and alternates with the receivers: polyhook, and a minimal one with the same duties.
 """
 
 from . import contenders
@@ -10,38 +10,44 @@ from .formatting import spread_over, with_spread, table
 
 NAME = "latency"
 RATES = (500, 5000)
+RECEIVERS = {"polyhook": contenders.polyhook, "lean": contenders.lean}
 WHAT = ("p50", "p90", "p99", "p999", "max")
+NAMES = {"polyhook": "polyhook", "lean": "lean bound", "publish": "bare publisher"}
 # The percentiles in the report; the plot shows all.
 SHOWN = ("p50", "p99")
 
 
 def run(ctx):
-    running = contenders.polyhook(ctx, "latency")
+    running = {name: start(ctx, name) for name, start in RECEIVERS.items() if name == "polyhook" or ctx.compares(name)}
     try:
         return {str(rate): at(ctx, running, rate) for rate in RATES}
     finally:
-        running.stop()
+        for each in running.values():
+            each.stop()
 
 
 def at(ctx, running, rate):
     words = ("--rate", rate, "--duration", "3s" if ctx.quick else "20s", "--warmup", "500ms")
     rounds = []
     for _ in range(ctx.rounds):
-        ours = load(ctx, running, "--connections", 256, *words)
-        durable("latency", ours, ctx.broker().take(running.queue))
-        rounds.append({"polyhook": ours, "publish": publish(ctx, "bench.raw", *words)})
+        found = {}
+        for name, each in running.items():
+            found[name] = load(ctx, each, "--connections", 256, *words)
+            durable(name, found[name], ctx.broker().take(each.queue))
+        rounds.append({**found, "publish": publish(ctx, "bench.raw", *words)})
+    names = list(rounds[0])
     return {
         "latency_us": {
             name: {what: spread_over(rounds, lambda each: each[name]["latency_us"][what]) for what in WHAT}
-            for name in ("polyhook", "publish")
+            for name in names
         },
         "ratio": {
             what: spread_over(rounds, lambda each: each["polyhook"]["latency_us"][what] / each["publish"]["latency_us"][what])
             for what in WHAT
         },
         # The round with the median p99.
-        "percentiles": {name: middle(rounds, name)["percentiles"] for name in ("polyhook", "publish")},
-        "reached_per_second": {name: spread_over(rounds, lambda each: each[name]["per_second"]) for name in ("polyhook", "publish")},
+        "percentiles": {name: middle(rounds, name)["percentiles"] for name in names},
+        "reached_per_second": {name: spread_over(rounds, lambda each: each[name]["per_second"]) for name in names},
     }
 
 
@@ -54,7 +60,7 @@ def markdown(found):
     """Returns the section of the report."""
     rows = []
     for rate, of in found.items():
-        for name, what in (("polyhook", "polyhook"), ("publish", "bare publisher")):
-            rows.append([f"{int(rate):,}/s", what, *(with_spread(of["latency_us"][name][p], digits=0) for p in SHOWN)])
-        rows.append([f"{int(rate):,}/s", "ratio", *(with_spread(of["ratio"][p]) for p in SHOWN)])
+        for name, percentiles in of["latency_us"].items():
+            rows.append([f"{int(rate):,}/s", NAMES[name], *(with_spread(percentiles[p], digits=0) for p in SHOWN)])
+        rows.append([f"{int(rate):,}/s", "polyhook's ratio to the bare publisher", *(with_spread(of["ratio"][p]) for p in SHOWN)])
     return table(["rate", "", *(f"{p}, µs" for p in SHOWN)], rows)

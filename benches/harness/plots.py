@@ -5,6 +5,8 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
 
+from .latency import NAMES  # noqa: E402
+
 GREY = "#888888"
 STYLE = {
     "axes.edgecolor": GREY,
@@ -47,7 +49,7 @@ def percentiles(rate, of, folder):
     figure, axes = pyplot.subplots()
     for name, line in of["percentiles"].items():
         points = [(1 / (1 - at), us / 1000) for at, us in line if at < 0.99995]
-        axes.plot(*zip(*points, strict=True), label={"polyhook": "polyhook", "publish": "bare publisher"}[name])
+        axes.plot(*zip(*points, strict=True), label=NAMES[name])
     axes.set_xscale("log")
     marks = (2, 10, 100, 1000, 10_000)
     axes.set_xticks(marks, ["50 %", "90 %", "99 %", "99.9 %", "99.99 %"])

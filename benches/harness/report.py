@@ -21,7 +21,8 @@ INTRODUCTION = """# Benchmarks
 
 <!-- Written by benches/run from benches/harness; changes made here by hand are lost. -->
 
-polyhook beside other programs that do the same work, and beside the bare libraries.
+polyhook beside other programs that do the same work, and beside its bounds: a bare publisher with the same client library, and the lean
+bound, a minimal receiver with the same duties and none of polyhook's features.
 
 ```sh
 benches/run --quick                    # short rounds
@@ -42,13 +43,19 @@ def write(results):
     from . import plots
 
     pictures = plots.draw(found, folder)
-    parts = [INTRODUCTION, provenance(kept), "## Goals\n", goals(found)]
+    parts = [INTRODUCTION, provenance(kept), "## Goals\n", goals(found, TITLES)]
     parts.append((Path(__file__).parent / "notes.md").read_text())
     for name, each in kept.items():
         section = importlib.import_module(f".{name}", __package__)
         parts += [f"## {TITLES[name]}\n", section.markdown(each["found"])]
         parts += [f"![{title}](benchmarks/{file})\n" for of, title, file in pictures if of == name]
     (ROOT / "docs/benchmarks.md").write_text("\n".join(part.rstrip("\n") + "\n" for part in parts))
+
+
+def show(name, found):
+    """Returns the goals and the tables of one section."""
+    section = importlib.import_module(f".{name}", __package__)
+    return f"{goals({name: found}, [name])}\n{section.markdown(found)}"
 
 
 def provenance(kept):
@@ -58,18 +65,26 @@ def provenance(kept):
         on = each["on"]
         length = "short rounds (`--quick`)" if each["quick"] else "long rounds"
         machine = f"{on['cores']} cores of {on['cpu']}, Linux {on['kernel']}"
-        alike.setdefault(f"{each['rounds']} {length}, {on['date']}, commit {on['commit']}, {machine}", []).append(TITLES[name])
+        alike.setdefault(f"{each['rounds']} {length}, profile `{each['profile']}`, {on['date']}, commit {on['commit']}, {machine}", []).append(TITLES[name])
     return "".join(f"- {'; '.join(titles)}: {how}.\n" for how, titles in alike.items())
 
 
-def goals(found):
-    rows = []
-    for what, section, find, sign, goal, form in GOALS:
-        if section not in found:
-            rows.append([what, f"{sign} {form.format(goal)}", "not measured"])
-            continue
-        measured = find(found[section])
-        met = measured >= goal if sign == "≥" else measured <= goal
-        shown = form.format(measured)
-        rows.append([what, f"{sign} {form.format(goal)}", shown if met else f"**{shown}**"])
+def goals(found, sections):
+    """Returns the table of the goals of these sections."""
+    rows = [
+        [what, f"{sign} {form.format(goal)}" if sign else "", outcome(find, found.get(section, {}), sign, goal, form)]
+        for what, section, find, sign, goal, form in GOALS
+        if section in sections
+    ]
     return table(["what", "goal", "measured (bold: missed)"], rows)
+
+
+def outcome(find, section, sign, goal, form):
+    """Returns a figure as the table of goals shows it."""
+    try:
+        measured = find(section)
+    except KeyError:
+        return "not measured"
+    shown = form.format(measured)
+    met = not sign or (measured >= goal if sign == "≥" else measured <= goal)
+    return shown if met else f"**{shown}**"

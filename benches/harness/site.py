@@ -194,15 +194,15 @@ class Site:
         """Frees the disk space of its files."""
         empty(self.folder)
 
-    def start(self, role, cores=None):
+    def start(self, role):
         """Starts a role and waits until it is ready."""
-        return Service(self, role, cores)
+        return Service(self, role)
 
 
 class Service:
     """A running `receive`, `work` or `run`."""
 
-    def __init__(self, site, role, cores=None):
+    def __init__(self, site, role):
         listen, admin = free_ports(2)
         self.url = f"http://127.0.0.1:{listen}/polyai-events"
         self.admin = f"http://127.0.0.1:{admin}"
@@ -211,7 +211,7 @@ class Service:
             settings.append(f"server.listen=127.0.0.1:{listen}")
         argv = site.argv(role, *(word for setting in settings for word in ("--set", setting)))
         self.started = time.monotonic()
-        self.process = site.ctx.start(f"{site.name}-{role}", argv, {}, cores)
+        self.process = site.ctx.start(f"{site.name}-{role}", argv, {})
         eventually(f"{role} is ready", lambda: answers(f"{self.admin}/readyz"), pause=0.005)
 
     def peak_rss(self):

@@ -2,6 +2,7 @@
 //!
 //! Each program prints one JSON object, a [`LoadReport`], to standard output; `benches/harness` reads it.
 
+pub mod contract;
 pub mod cpu;
 
 use std::{collections::BTreeMap, time::Duration};

@@ -9,10 +9,13 @@ use clap::Parser;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
-    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable},
+    options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use polyhook_bench::{MeasurementArgs, Measurements, event, schedule};
+use polyhook_bench::{
+    MeasurementArgs, Measurements,
+    contract::{EventProperties, PERSISTENT, declare_queue},
+    event, schedule,
+};
 use tokio::time::Instant;
 
 /// Publishes to a quorum queue and measures the confirms.
@@ -30,9 +33,9 @@ struct Args {
     /// Routing key [default: the queue's name]
     #[arg(long)]
     key: Option<String>,
-    /// Number of headers, about 40 bytes each
-    #[arg(long, default_value_t = 0)]
-    headers: usize,
+    /// Set the properties and headers of polyhook's events
+    #[arg(long)]
+    alike: bool,
     /// Maximum unconfirmed messages on all channels together
     #[arg(long, default_value_t = 64)]
     depth: usize,
@@ -50,7 +53,7 @@ struct Publisher {
     channel: Channel,
     exchange: String,
     key: String,
-    headers: usize,
+    alike: bool,
     body: Arc<[u8]>,
     measured_from: Instant,
     end: Instant,
@@ -59,14 +62,8 @@ struct Publisher {
 impl Publisher {
     /// Publishes one message and waits for its confirm.
     async fn publish(&self, since: Instant) -> (Instant, Result<(), String>) {
-        let mut headers = FieldTable::default();
-        for n in 0..self.headers {
-            headers.insert(
-                format!("cloudEvents:header-{n}").into(),
-                AMQPValue::LongString("x".repeat(24).into()),
-            );
-        }
-        let properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
+        let properties =
+            if self.alike { alike() } else { BasicProperties::default().with_delivery_mode(PERSISTENT) };
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let confirmed = async {
             self.channel
@@ -128,14 +125,25 @@ impl Publisher {
     }
 }
 
+/// Returns properties and headers as polyhook's event has them, with constant values.
+fn alike() -> BasicProperties {
+    EventProperties {
+        message_id: "evt_0123456789abcdef0123456789",
+        kind: "conversation.completed",
+        conversation_id: "CA0123456789abcdef0123456789abcdef",
+        content_type: "application/json",
+        seconds: 1_795_000_000,
+        received_at: "2026-11-18T13:46:40.123Z",
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    }
+    .build()
+}
+
 #[tokio::main]
 async fn main() -> Result<(), lapin::Error> {
     let args = Args::parse();
     let connection = Connection::connect(&args.url, ConnectionProperties::default()).await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    connection.create_channel().await?.queue_declare(args.queue.as_str().into(), options, arguments).await?;
+    declare_queue(&connection.create_channel().await?, &args.queue).await?;
 
     let body: Arc<[u8]> = event(0, 1, args.measurement.body_bytes).into();
     let mut channels = Vec::new();
@@ -150,9 +158,9 @@ async fn main() -> Result<(), lapin::Error> {
     let due = args.rate.map(|rate| schedule(start, end, rate));
     let tasks = channels.into_iter().enumerate().map(|(n, channel)| {
         let exchange = args.exchange.clone();
-        let (key, headers) = (args.key.clone().unwrap_or_else(|| args.queue.clone()), args.headers);
+        let (key, alike) = (args.key.clone().unwrap_or_else(|| args.queue.clone()), args.alike);
         let body = Arc::clone(&body);
-        let publisher = Publisher { channel, exchange, key, headers, body, measured_from, end };
+        let publisher = Publisher { channel, exchange, key, alike, body, measured_from, end };
         let depth = args.depth / args.channels + usize::from(n < args.depth % args.channels);
         let due = due.clone();
         async move {
