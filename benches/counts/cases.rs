@@ -3,7 +3,6 @@
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use polyhook::{
@@ -156,7 +155,7 @@ fn delivery(times: usize) {
             .header(EVENT_ID_HEADER, id)
             .header(TIMESTAMP_HEADER, NOW)
             .header(SIGNATURE_HEADER, signature)
-            .body(Full::new(Bytes::from(body.clone())))
+            .body(Full::new(body.clone()))
             .expect("a request");
         let answer = runtime.block_on(receiver.handle(request)).expect("always an answer");
         assert_eq!(answer.status(), StatusCode::NO_CONTENT);
