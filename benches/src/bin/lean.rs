@@ -369,9 +369,7 @@ async fn publish_batches(
         }
         let results: Vec<_> = confirms.iter_mut().map(result_of).collect();
         // lapin attaches a returned message to any confirm, so one fails the batch.
-        let any_returned = results
-            .iter()
-            .any(|result| matches!(result, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))));
+        let any_returned = results.iter().any(has_returned_message);
         for (durable, result) in replies.into_iter().zip(results) {
             // Fails if the handler has stopped waiting.
             let _ = durable.send(!any_returned && matches!(result, Ok(Confirmation::Ack(None))));
