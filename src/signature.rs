@@ -5,8 +5,20 @@
 //! `X-PolyAI-Timestamp` (Unix seconds of this attempt) and asks receivers to refuse more than 300 s of skew.
 //! [`Scheme`] selects the accepted forms. The tolerance applies if the timestamped form matched.
 //!
-//! Every active secret is tried in every accepted form and nothing stops at the first match, so the time
+//! [`SignatureHeaders::parse`] needs only the head of a request. It rejects what no secret could make valid, so that
+//! neither the reading of the body nor a hash is spent on it. [`Verifier::verify`] needs the body as well.
+//!
+//! Every active secret is tried in every form that the headers allow, and nothing stops at the first match, so the time
 //! taken says nothing about which secret, form or byte was right.
+//!
+//! # Bodies that begin with a timestamp
+//!
+//! A timestamped delivery signs `{timestamp}.{body}`. Whoever has recorded one can send these bytes as the body of another
+//! request, without the timestamp header: the signature of the body form is then correct, and there is no time that could
+//! be too old. So the body form is never accepted for a body that begins with digits and a dot, whatever the scheme:
+//! PolyAI decides what it signs, and a delivery may have been recorded under another setting. Genuine bodies are not
+//! affected, because PolyAI's are JSON objects, which begin with a brace. Of other texts, a JSON number with a fraction
+//! (`1.5`) and prose such as `1. one` could be both. They are accepted with a timestamp that is signed.
 
 use std::time::Duration;
 
@@ -29,6 +41,12 @@ pub const EVENT_ID_HEADER: &str = "x-polyai-event-id";
 
 /// Minimum characters of a secret. A shorter one could be guessed, so the receiver does not start with it.
 pub const MIN_SECRET_LENGTH: usize = 16;
+/// Maximum number of active secrets. Each costs up to two hashes of the body for every well-formed signature, genuine or
+/// not.
+pub const MAX_ACTIVE_SECRETS: usize = 8;
+
+/// Digits of a timestamp that are accepted: seconds until the year 33658, but no milliseconds.
+const MAX_TIMESTAMP_DIGITS: usize = 12;
 
 /// The signed forms that are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -68,15 +86,19 @@ pub enum SignatureError {
     /// No signature header, or an empty one.
     #[error("the signature header is missing")]
     SignatureMissing,
-    /// Not 64 hex digits, or several headers.
+    /// Not 64 hex digits, or several headers with different signatures.
     #[error("the signature is not 64 hex digits")]
     SignatureMalformed,
     /// The scheme requires a timestamp header, and it is missing.
     #[error("the timestamp header is missing")]
     TimestampMissing,
-    /// The timestamp is not a Unix time in seconds.
+    /// The timestamp is not a Unix time in seconds, or several headers have different ones. The body form does not match,
+    /// or is not accepted.
     #[error("the timestamp is not a Unix time in seconds")]
     TimestampMalformed,
+    /// The body begins with digits and a dot, so it may be a timestamped delivery that is sent again.
+    #[error("the body begins with a timestamp, so only a signed timestamp header could make it valid")]
+    TimestampInBody,
     /// Signed with an active secret, but too old or in the future. Often this machine's clock is wrong.
     #[error("the signature is genuine but {skew_s} s away from our clock")]
     Stale {
@@ -96,9 +118,64 @@ impl SignatureError {
             Self::SignatureMalformed => "signature_malformed",
             Self::TimestampMissing => "timestamp_missing",
             Self::TimestampMalformed => "timestamp_malformed",
+            Self::TimestampInBody => "timestamp_in_body",
             Self::Stale { .. } => "stale",
             Self::Mismatch => "mismatch",
         }
+    }
+}
+
+/// The signature and the timestamp of a request's headers, decoded. It borrows nothing from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignatureHeaders {
+    signature: [u8; 32],
+    timestamp: GivenTimestamp,
+}
+
+/// The timestamp that a request carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GivenTimestamp {
+    /// No header, or the scheme does not use it.
+    None,
+    /// Not a Unix time in seconds, or several different ones.
+    Malformed,
+    /// A Unix time in seconds.
+    Seconds(SignedTimestamp),
+}
+
+/// A timestamp with the digits that the signature covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SignedTimestamp {
+    digits: [u8; MAX_TIMESTAMP_DIGITS],
+    length: usize,
+    seconds: i64,
+}
+
+impl SignatureHeaders {
+    /// Decodes all values of the signature header and of the timestamp header. A header that a proxy has repeated counts
+    /// once. Returns an error if no secret and no body could make the request valid under `scheme`.
+    pub fn parse<'a>(
+        scheme: Scheme,
+        signatures: impl IntoIterator<Item = &'a [u8]>,
+        timestamps: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, SignatureError> {
+        let signature = only(signatures.into_iter().map(parse_signature))
+            .map_err(|_| SignatureError::SignatureMalformed)?
+            .ok_or(SignatureError::SignatureMissing)??;
+        let timestamp = match (scheme, only(timestamps.into_iter().map(parse_timestamp))) {
+            (Scheme::Body, _) | (Scheme::Auto, Ok(None)) => GivenTimestamp::None,
+            (Scheme::Timestamped, Ok(None)) => return Err(SignatureError::TimestampMissing),
+            (_, Ok(Some(Some(timestamp)))) => GivenTimestamp::Seconds(timestamp),
+            (Scheme::Timestamped, _) => return Err(SignatureError::TimestampMalformed),
+            // The body form does not sign the timestamp, so no timestamp can make such a delivery fail.
+            (Scheme::Auto, _) => GivenTimestamp::Malformed,
+        };
+        Ok(Self { signature, timestamp })
+    }
+
+    /// Returns the decoded signature.
+    pub fn signature(&self) -> &[u8; 32] {
+        &self.signature
     }
 }
 
@@ -125,41 +202,49 @@ impl Verifier {
         body: &[u8],
         now: Timestamp,
     ) -> Result<VerifiedSignature, SignatureError> {
-        let given = parse_signature(signature)?;
-        let (timestamp, needed) = match (self.scheme, timestamp) {
-            (Scheme::Body, _) | (Scheme::Auto, None) => (None, false),
-            (Scheme::Timestamped, None) => return Err(SignatureError::TimestampMissing),
-            (scheme, Some(raw)) => {
-                (parse_timestamp(raw).map(|seconds| (raw, seconds)), scheme == Scheme::Timestamped)
-            }
+        self.verify_parsed(&SignatureHeaders::parse(self.scheme, signature, timestamp)?, body, now)
+    }
+
+    /// Verifies the raw body of one delivery, whose headers were parsed for the same scheme, at the time `now`.
+    pub fn verify_parsed(
+        &self,
+        headers: &SignatureHeaders,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<VerifiedSignature, SignatureError> {
+        let SignatureHeaders { signature: given, timestamp } = headers;
+        let in_body = begins_with_timestamp(body);
+        let body_form = self.scheme != Scheme::Timestamped && !in_body;
+        let stamp = match timestamp {
+            GivenTimestamp::Seconds(stamp) => Some(stamp),
+            _ if !body_form => return Err(SignatureError::TimestampInBody),
+            _ => None,
         };
-        if needed && timestamp.is_none() {
-            return Err(SignatureError::TimestampMalformed);
-        }
 
         let mut timestamped = Match::none();
         let mut body_only = Match::none();
         for (index, key) in self.keys.iter().enumerate() {
-            if let Some((raw, _)) = timestamp {
-                timestamped.record(index, &given, &sign_timestamped(key.clone(), raw, body));
+            if let Some(stamp) = stamp {
+                timestamped.record(index, given, &sign_timestamped(key.clone(), stamp.as_bytes(), body));
             }
-            if self.scheme != Scheme::Timestamped {
-                body_only.record(index, &given, &sign_body(key.clone(), body));
+            if body_form {
+                body_only.record(index, given, &sign_body(key.clone(), body));
             }
         }
 
-        if let (Some(secret), Some((_, seconds))) = (timestamped.found(), timestamp) {
-            let skew_s = now.as_second().saturating_sub(seconds);
+        if let (Some(secret), Some(stamp)) = (timestamped.found(), stamp) {
+            let skew_s = now.as_second().saturating_sub(stamp.seconds);
             return if skew_s.unsigned_abs() <= self.tolerance.as_secs() {
                 Ok(VerifiedSignature { form: SignedForm::Timestamped, secret })
             } else {
                 Err(SignatureError::Stale { skew_s })
             };
         }
-        body_only
-            .found()
-            .map(|secret| VerifiedSignature { form: SignedForm::Body, secret })
-            .ok_or(SignatureError::Mismatch)
+        match (body_only.found(), timestamp) {
+            (Some(secret), _) => Ok(VerifiedSignature { form: SignedForm::Body, secret }),
+            (None, GivenTimestamp::Malformed) => Err(SignatureError::TimestampMalformed),
+            (None, _) => Err(SignatureError::Mismatch),
+        }
     }
 }
 
@@ -211,9 +296,20 @@ fn sign_body(mut key: Hmac<Sha256>, body: &[u8]) -> [u8; 32] {
     key.finalize().into_bytes().into()
 }
 
-fn parse_signature(raw: Option<&[u8]>) -> Result<[u8; 32], SignatureError> {
-    let raw =
-        raw.map(<[u8]>::trim_ascii).filter(|raw| !raw.is_empty()).ok_or(SignatureError::SignatureMissing)?;
+/// Returns the one value of a header, none if there is no header, and an error if there are different values.
+fn only<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, DifferentValues> {
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.all(|value| value == first) { Ok(Some(first)) } else { Err(DifferentValues) }
+}
+
+/// A header occurs several times, with different values.
+struct DifferentValues;
+
+fn parse_signature(raw: &[u8]) -> Result<[u8; 32], SignatureError> {
+    let raw = raw.trim_ascii();
+    if raw.is_empty() {
+        return Err(SignatureError::SignatureMissing);
+    }
     let digits = match raw.split_at_checked(7) {
         Some((prefix, rest)) if prefix.eq_ignore_ascii_case(b"sha256=") => rest,
         _ => raw,
@@ -224,9 +320,27 @@ fn parse_signature(raw: Option<&[u8]>) -> Result<[u8; 32], SignatureError> {
 }
 
 /// Accepts digits only. PolyAI does not send the other forms that `i64::from_str` accepts (`+1`, `-1`).
-fn parse_timestamp(raw: &[u8]) -> Option<i64> {
-    let digits = (1..=12).contains(&raw.len()) && raw.iter().all(u8::is_ascii_digit);
-    digits.then(|| std::str::from_utf8(raw).ok()?.parse().ok()).flatten()
+fn parse_timestamp(raw: &[u8]) -> Option<SignedTimestamp> {
+    let mut digits = [0; MAX_TIMESTAMP_DIGITS];
+    digits.get_mut(..raw.len())?.copy_from_slice(raw);
+    let is_number = !raw.is_empty() && raw.iter().all(u8::is_ascii_digit);
+    is_number.then(|| SignedTimestamp {
+        digits,
+        length: raw.len(),
+        seconds: raw.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')),
+    })
+}
+
+impl SignedTimestamp {
+    fn as_bytes(&self) -> &[u8] {
+        &self.digits[..self.length]
+    }
+}
+
+/// Returns true if `body` may be what a timestamped delivery signs: digits, a dot, and anything.
+fn begins_with_timestamp(body: &[u8]) -> bool {
+    let digits = body.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    digits > 0 && body.get(digits) == Some(&b'.')
 }
 
 #[cfg(test)]
@@ -295,6 +409,87 @@ mod tests {
         assert_eq!(check(Scheme::Body, &timestamped, Some(&stamp), b"{}"), Err(SignatureError::Mismatch));
         // The body form does not sign the timestamp, so a proxy's garbage there must not lose the event.
         assert_eq!(check(Scheme::Auto, &body, Some("garbage"), b"{}"), body_ok);
+        assert_eq!(check(Scheme::Auto, &body, Some(&format!("{stamp}000")), b"{}"), body_ok);
+    }
+
+    #[test]
+    fn rejects_a_timestamped_delivery_that_is_sent_as_a_body() {
+        for old in [0, 7, NOW - 30 * 86_400, NOW, NOW * 1000] {
+            for rest in [&b"{}"[..], b"", b"1.5", b"\xff"] {
+                let signature = sign(&secret(1), Some(old), rest);
+                let body = [format!("{old}.").as_bytes(), rest].concat();
+                for scheme in [Scheme::Auto, Scheme::Body] {
+                    let rejected = Err(SignatureError::TimestampInBody);
+                    assert_eq!(check(scheme, &signature, None, &body), rejected, "{old}");
+                    assert_eq!(check(scheme, &signature, Some("now"), &body), rejected, "{old}");
+                }
+                // Neither does a new timestamp help.
+                let stamp = NOW.to_string();
+                assert_eq!(
+                    check(Scheme::Auto, &signature, Some(&stamp), &body),
+                    Err(SignatureError::Mismatch)
+                );
+            }
+        }
+        // With a timestamp that is signed, any body is accepted.
+        let stamp = NOW.to_string();
+        assert!(check(Scheme::Auto, &sign(&secret(1), Some(NOW), b"1.5"), Some(&stamp), b"1.5").is_ok());
+        for near in ["{}", "[1.5]", "1,5", "15", ".5", " 1.5", "-1.5", "1", "", "a1.5"] {
+            let signature = sign(&secret(1), None, near.as_bytes());
+            assert!(check(Scheme::Auto, &signature, None, near.as_bytes()).is_ok(), "{near:?}");
+        }
+    }
+
+    #[test]
+    fn names_a_timestamp_that_is_not_in_seconds() {
+        let named = Err(SignatureError::TimestampMalformed);
+        let milliseconds = NOW * 1000;
+        let signature = sign(&secret(1), Some(milliseconds), b"{}");
+        for bad in
+            [&milliseconds.to_string(), "", "1.5", "+17", "-17", "now", "2026-11-30T02:34:26Z", "17 17"]
+        {
+            assert_eq!(check(Scheme::Auto, &signature, Some(bad), b"{}"), named, "{bad}");
+            assert_eq!(check(Scheme::Timestamped, &signature, Some(bad), b"{}"), named, "{bad}");
+            assert_eq!(check(Scheme::Body, &signature, Some(bad), b"{}"), Err(SignatureError::Mismatch));
+        }
+        let usable = (NOW - 1).to_string();
+        assert_eq!(check(Scheme::Auto, &signature, Some(&usable), b"{}"), Err(SignatureError::Mismatch));
+    }
+
+    #[test]
+    fn repeated_headers_count_once_if_they_say_the_same() {
+        let good = sign(&secret(1), Some(NOW), b"x");
+        let upper = format!("sha256={}", good.to_uppercase());
+        let other = "0".repeat(64);
+        let (now, later) = (NOW.to_string(), (NOW + 1).to_string());
+        let parse = |scheme, signatures: &[&str], timestamps: &[&str]| {
+            let bytes =
+                |values: &[&str]| values.iter().map(|value| value.as_bytes().to_vec()).collect::<Vec<_>>();
+            let (signatures, timestamps) = (bytes(signatures), bytes(timestamps));
+            SignatureHeaders::parse(
+                scheme,
+                signatures.iter().map(Vec::as_slice),
+                timestamps.iter().map(Vec::as_slice),
+            )
+        };
+        let once = parse(Scheme::Auto, &[&good], &[&now]).unwrap();
+        assert_eq!(parse(Scheme::Auto, &[&good, &good, &good], &[&now, &now]), Ok(once));
+        assert_eq!(parse(Scheme::Timestamped, &[&good, &upper], &[&now, &now]), Ok(once));
+        let malformed = Err(SignatureError::SignatureMalformed);
+        for different in [[&*good, &*other], [&*good, ""], ["", &*good], ["x", "y"], ["x", "x"]] {
+            assert_eq!(parse(Scheme::Auto, &different, &[&now]), malformed, "{different:?}");
+        }
+        assert_eq!(parse(Scheme::Auto, &["", " "], &[]), Err(SignatureError::SignatureMissing));
+        assert_eq!(parse(Scheme::Auto, &[&good, &good, &other], &[]), malformed);
+        assert_eq!(
+            parse(Scheme::Timestamped, &[&good], &[&now, &later]),
+            Err(SignatureError::TimestampMalformed)
+        );
+        assert_eq!(parse(Scheme::Timestamped, &[&good], &[]), Err(SignatureError::TimestampMissing));
+        // The body form does not need the timestamps.
+        let headers = parse(Scheme::Auto, &[&sign(&secret(1), None, b"x")], &[&now, &later]).unwrap();
+        let now = Timestamp::from_second(NOW).unwrap();
+        assert!(verifier(Scheme::Auto).verify_parsed(&headers, b"x", now).is_ok());
     }
 
     #[test]
@@ -364,7 +559,9 @@ mod tests {
             let mut moved = stamp.clone().into_bytes();
             moved.push(b'.');
             moved.extend(&body);
-            prop_assert!(check(Scheme::Auto, &signature, None, &moved).is_ok(), "the body form signs what it is given");
+            for scheme in [Scheme::Auto, Scheme::Body] {
+                prop_assert_eq!(check(scheme, &signature, None, &moved), Err(SignatureError::TimestampInBody));
+            }
             prop_assert!(check(Scheme::Timestamped, &signature, Some("17"), &moved).is_err());
         }
     }

@@ -144,6 +144,16 @@ fn examine(
             };
         }
         Err(SignatureError::Stale { skew_s }) => return stale(skew_s, tolerance),
+        Err(rejection @ SignatureError::TimestampInBody) => {
+            return Verdict {
+                reason: Some(rejection.label()),
+                hint: "the body begins with digits and a dot, as what a timestamped delivery signs. Give the timestamp with \
+                       --timestamp and only what follows the dot as the body; a receiver rejects a body of this form without a \
+                       signed timestamp, because it may be a replay"
+                    .to_owned(),
+                ..Verdict::default()
+            };
+        }
         Err(rejection) => rejection,
     };
     let rejected = Verdict { reason: Some(rejection.label()), ..Verdict::default() };
@@ -206,12 +216,15 @@ fn unexplained(rejection: SignatureError, delivery: &Delivery<'_>) -> String {
             "there is no X-PolyAI-Signature header: the sender does not sign, or a proxy removes the header"
                 .to_owned()
         }
-        SignatureError::TimestampMissing | SignatureError::TimestampMalformed => {
+        SignatureError::TimestampMissing => {
             format!(
                 "{rejection}, but signature.scheme = \"timestamped\" requires it; forward the X-PolyAI-Timestamp header unchanged"
             )
         }
-        SignatureError::Mismatch | SignatureError::Stale { .. } => format!(
+        SignatureError::TimestampMalformed => {
+            format!("{rejection}; forward the X-PolyAI-Timestamp header unchanged")
+        }
+        SignatureError::Mismatch | SignatureError::TimestampInBody | SignatureError::Stale { .. } => format!(
             "none of the {} secrets produces this signature, even with common mistakes undone. Most likely the secret belongs to another endpoint, or was rotated; list the endpoints with `polyhook endpoint list`",
             delivery.secrets.len()
         ),
