@@ -11,7 +11,7 @@ use super::secrets_file::SecretsFile;
 use crate::{
     clock::Clock,
     secret::Secret,
-    signature::{MIN_SECRET_LENGTH, Scheme},
+    signature::{MAX_ACTIVE_SECRETS, MIN_SECRET_LENGTH, Scheme},
 };
 
 /// `[server]`: the public listener.
@@ -66,7 +66,8 @@ impl Default for AdminConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SignatureConfig {
-    /// Active signing secrets, each of at least 16 characters. A rotation needs several at the same time.
+    /// Active signing secrets, each of at least 16 characters. A rotation needs several at the same time; at most 8 may
+    /// be active, those of `secrets_file` included.
     pub secrets: Vec<Secret>,
     /// File with more secrets, one per line. It is read again when it changes.
     pub secrets_file: Option<PathBuf>,
@@ -100,19 +101,26 @@ impl Default for SignatureConfig {
 impl SignatureConfig {
     /// Returns the reason why the receiver must not start with these secrets, if there is one.
     pub fn problem(&self) -> Option<String> {
-        if self.valid(Clock::System.now()).is_empty() {
+        let valid = self.valid(Clock::System.now()).len();
+        if valid == 0 {
             return Some(
                 "no signing secret is configured, so no delivery could be verified: set signature.secrets_file (one secret a \
                  line) or POLYAI_WEBHOOK_SECRET to the signing_secret that PolyAI showed when the endpoint was created"
                     .to_owned(),
             );
         }
-        self.wrong_secret_problem()
+        self.wrong_secret_problem().or_else(|| (valid > MAX_ACTIVE_SECRETS).then(|| too_many(valid)))
     }
 
-    /// Returns the secrets that are valid at `now`: those of the configuration, then those of the file.
+    /// Returns the different secrets that are valid at `now`: those of the configuration, then those of the file.
     pub fn valid(&self, now: Timestamp) -> Vec<Secret> {
-        self.secrets.iter().chain(self.file_secrets.valid(now)).cloned().collect()
+        let mut valid = Vec::new();
+        for secret in self.secrets.iter().chain(self.file_secrets.valid(now)) {
+            if !valid.contains(secret) {
+                valid.push(secret.clone());
+            }
+        }
+        valid
     }
 
     /// Returns an error text for the first secret that cannot be one of PolyAI's.
@@ -131,6 +139,15 @@ impl SignatureConfig {
             ))
         })
     }
+}
+
+/// Returns an error text for more secrets than [`MAX_ACTIVE_SECRETS`].
+pub(super) fn too_many(secrets: usize) -> String {
+    format!(
+        "{secrets} signing secrets are valid, but at most {MAX_ACTIVE_SECRETS} may be active: each costs time for every \
+         delivery, genuine or not. Remove those of endpoints that no longer exist (`polyhook endpoint list`) from \
+         signature.secrets_file and signature.secrets"
+    )
 }
 
 /// Answer to a well-formed signature that matches no active secret.
@@ -161,6 +178,11 @@ mod tests {
         {
             assert!(problem(bad).is_some(), "{bad:?}");
         }
+        let many: Vec<_> = (0..9).map(|n| format!("whsec_0123456789{n}")).collect();
+        let mut many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert!(problem(&many).unwrap().starts_with("9 signing secrets are valid, but at most 8"));
+        many[8] = many[7];
+        assert_eq!(problem(&many), None, "a secret that is configured twice counts once");
         for wrong in ["short", "\"0123456789abcdef", "0123456789abcdef # old", "whe_0123456789abcdef"] {
             let problem = problem(&["0123456789abcdef", wrong]).unwrap();
             assert!(problem.contains("number 2") && !problem.contains("789"), "{problem}");

@@ -5,6 +5,11 @@
 //! Kubernetes' symlinks. The new secrets replace the old ones in one step, so a delivery is verified with one set or
 //! the other. If the file cannot be used, the previous secrets stay active and `/readyz` reports the condition
 //! `secrets` until the file can be used again.
+//!
+//! At most [`MAX_ACTIVE_SECRETS`] secrets are active. A receiver does not start with more, but a file may come to hold more
+//! while it runs, for example by a rotation. Then the first ones are active, which include the newest, the condition
+//! `secrets` names the number, and a delivery that none of them matches is answered 503: PolyAI sends it again until a
+//! person has removed the secrets that are no longer in use.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,10 +17,16 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use super::{
-    config::{OnMismatch, SignatureConfig},
+    config::{OnMismatch, SignatureConfig, too_many},
     secrets_file::{MAX_RETRY_WINDOW, SecretsFile},
 };
-use crate::{bounded_file::ReloadedFile, clock::Clock, health::Health, secret::Secret, signature::Verifier};
+use crate::{
+    bounded_file::ReloadedFile,
+    clock::Clock,
+    health::Health,
+    secret::Secret,
+    signature::{MAX_ACTIVE_SECRETS, Scheme, Verifier},
+};
 
 const CONDITION: &str = "secrets";
 
@@ -37,6 +48,8 @@ pub(super) struct ActiveSecrets {
     pub(super) verifier: Verifier,
     on_mismatch: OnMismatch,
     retry_window: Option<Timestamp>,
+    /// True if there are more secrets than may be active.
+    is_incomplete: bool,
 }
 
 #[derive(Debug)]
@@ -47,8 +60,13 @@ struct LoadedSecrets {
 
 impl ActiveSecrets {
     fn new(config: &SignatureConfig, secrets: &[Secret], retry_window: Option<Timestamp>) -> Self {
-        let verifier = Verifier::new(secrets, config.scheme, config.tolerance);
-        Self { verifier, on_mismatch: config.on_mismatch, retry_window }
+        let active = secrets.get(..MAX_ACTIVE_SECRETS).unwrap_or(secrets);
+        Self {
+            verifier: Verifier::new(active, config.scheme, config.tolerance),
+            on_mismatch: config.on_mismatch,
+            retry_window,
+            is_incomplete: active.len() < secrets.len(),
+        }
     }
 
     /// Returns true if PolyAI should send a delivery again whose signature matches no secret.
@@ -57,7 +75,7 @@ impl ActiveSecrets {
         let is_open = |until: Timestamp| {
             now < until && until.duration_since(now).unsigned_abs() <= 2 * MAX_RETRY_WINDOW
         };
-        self.on_mismatch == OnMismatch::Retry || self.retry_window.is_some_and(is_open)
+        self.is_incomplete || self.on_mismatch == OnMismatch::Retry || self.retry_window.is_some_and(is_open)
     }
 }
 
@@ -76,6 +94,10 @@ impl SigningSecrets {
         }
     }
 
+    pub(super) fn scheme(&self) -> Scheme {
+        self.config.scheme
+    }
+
     pub(super) fn active(&self) -> Arc<ActiveSecrets> {
         Arc::clone(&self.active.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -86,7 +108,20 @@ impl SigningSecrets {
         let mut loaded = self.loaded.lock().await;
         match self.load(file, &loaded.file).await {
             Ok(new) => {
-                self.health.clear(CONDITION);
+                let count = new.secrets.len();
+                if count > MAX_ACTIVE_SECRETS {
+                    self.health.set_degraded(
+                        CONDITION,
+                        format!(
+                            "{}. Until then only the first {MAX_ACTIVE_SECRETS} are active, those of signature.secrets and \
+                             the newest of {}, and other deliveries are answered 503, so that PolyAI sends them again",
+                            too_many(count),
+                            file.path().display()
+                        ),
+                    );
+                } else {
+                    self.health.clear(CONDITION);
+                }
                 self.activate(&mut loaded, new);
             }
             Err(why) => self.health.set_degraded(

@@ -27,6 +27,7 @@ use crate::{
     config::Config,
     event::CONVERSATION_COMPLETED,
     polyai::{CreatedEndpoint, Endpoint, EndpointSettings, WebhooksClient},
+    secret::Secret,
     web::SecretsFile,
 };
 
@@ -123,7 +124,12 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
     let (mode, is_new) = (locked_file.mode(), existing.is_none());
     // A new file starts with the secrets that receivers have now.
     let before = existing.unwrap_or_else(|| config.signature.file_secrets.clone());
-    let creation = Creation { args, locked_file: &locked_file, before, clock: Clock::System };
+    let clock = Clock::System;
+    let mut extended = before.clone();
+    extended.add("", Secret::new(new_secret::FUTURE_SECRET));
+    new_secret::check_count(&config, extended, clock.now())
+        .map_err(|why| CliError::Failed(format!("{}: {why}. Nothing was created", path.display())))?;
+    let creation = Creation { args, locked_file: &locked_file, before, clock };
 
     let read_by_receivers = !is_new && !args.disabled;
     let window = creation.prepare(read_by_receivers)?;

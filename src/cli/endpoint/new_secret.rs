@@ -2,11 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use super::{
     super::{CliError, output},
     locked_secrets_file::{LockedSecretsFile, WriteMethod, write_rescue_file},
 };
-use crate::{config::Config, secret::Secret};
+use crate::{
+    config::Config,
+    secret::Secret,
+    signature::MAX_ACTIVE_SECRETS,
+    web::{SecretsFile, SignatureConfig},
+};
+
+/// Stands for the secret that PolyAI has not created yet.
+pub(super) const FUTURE_SECRET: &str = "the secret that PolyAI creates next";
 
 /// Returns the file for a new secret.
 pub(super) fn path<'a>(given: Option<&'a Path>, config: &'a Config) -> Result<&'a Path, CliError> {
@@ -17,6 +27,19 @@ pub(super) fn path<'a>(given: Option<&'a Path>, config: &'a Config) -> Result<&'
                 .to_owned(),
         )
     })
+}
+
+/// Returns an error if receivers would have more secrets than may be active. `file` is the content of their secrets file
+/// with the new secret in it.
+pub(super) fn check_count(config: &Config, file: SecretsFile, now: Timestamp) -> Result<(), String> {
+    let valid = SignatureConfig { file_secrets: file, ..config.signature.clone() }.valid(now).len();
+    if valid <= MAX_ACTIVE_SECRETS {
+        return Ok(());
+    }
+    Err(format!(
+        "with a new one, {valid} signing secrets would be valid, but receivers use at most {MAX_ACTIVE_SECRETS}. Remove those \
+         of endpoints that no longer exist (`polyhook endpoint list`), or wait until old ones expire"
+    ))
 }
 
 /// Saves a secret that could not be written to its file, and returns a sentence that names the place. PolyAI does not return

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    config::Config,
     polyai::Endpoint,
     secret::Secret,
     web::{MAX_RETRY_WINDOW, RotationSummary, SecretsFile},
@@ -99,6 +100,12 @@ pub(super) async fn run(global: &GlobalArgs, args: &Args) -> Result<(), CliError
         locked_file.read().map_err(unreadable)?.unwrap_or_else(|| config.signature.file_secrets.clone());
     let mode = locked_file.mode();
 
+    rotation.check_count(&config, &before).map_err(|why| {
+        CliError::Failed(format!(
+            "{}: {why}; with --keep-old 0s the old secrets of this endpoint do not count. Nothing was rotated",
+            path.display()
+        ))
+    })?;
     let window_end = rotation.open_window(&locked_file, &before)?;
     tokio::time::sleep(args.wait).await;
     let secret = match webhooks.rotate_secret(endpoint).await {
@@ -139,6 +146,15 @@ struct Rotation<'a> {
 }
 
 impl<'a> Rotation<'a> {
+    /// Checks that the rotation leaves no more secrets than receivers use. Afterwards it would be too late.
+    fn check_count(&self, config: &Config, before: &SecretsFile) -> Result<(), String> {
+        let (now, old_until) = (self.clock.now(), after(&self.clock, self.args.keep_old));
+        let mut file = before.clone();
+        let future = Secret::new(new_secret::FUTURE_SECRET);
+        file.rotate(&self.endpoint.id, future, self.is_only_endpoint, old_until, now);
+        new_secret::check_count(config, file, now)
+    }
+
     /// Step 1. It also checks that the file can be written. If the process is killed after it, the window must stay open
     /// until an operator runs the command again.
     fn open_window(

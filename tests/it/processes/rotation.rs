@@ -171,7 +171,7 @@ fn first_secret_after_window(file: &str) -> String {
 }
 
 #[test]
-fn rotates_nothing_if_the_file_cannot_be_written() {
+fn rotates_nothing_if_the_new_secret_has_no_place() {
     let mut world = Fixture::start(1);
     for (file, word) in [("/proc/version", "Kubernetes"), ("not/there", "No such file")] {
         let output = world.rotate(&["--secrets-file", file]).run().expect_exit_code(1);
@@ -181,7 +181,17 @@ fn rotates_nothing_if_the_file_cannot_be_written() {
             output.stderr
         );
     }
-    assert_eq!(world.rotations(), 0);
+    // Receivers use eight secrets.
+    let others: String = (1..8).map(|number| format!("whsec_of_another_endpoint_{number}\n")).collect();
+    world.site.write("secrets", &format!("{}\n{others}", world.secret));
+    let before = world.file();
+    let output = world.rotate(&[]).run().expect_exit_code(1);
+    for word in ["9 signing secrets", "at most 8", "--keep-old 0s", "Nothing was rotated"] {
+        assert!(output.stderr.contains(word), "{}", output.stderr);
+    }
+    assert_eq!((world.rotations(), world.file()), (0, before));
+    world.rotate(&["--keep-old", "0s", "--wait", "0s"]).run().expect_exit_code(0);
+    assert_eq!(world.rotations(), 1);
     world.run.stop();
 }
 

@@ -144,6 +144,34 @@ async fn an_unusable_file_keeps_the_secrets_and_is_reported() {
     assert_eq!(place.readyz().await, "ready\n");
 }
 
+/// The ninth secret of a file may be one that PolyAI signs with.
+#[tokio::test]
+async fn more_than_eight_secrets_lose_no_delivery() {
+    let secret = |number: usize| format!("whsec_of_endpoint_number_{number}");
+    let file = |count: usize| (1..=count).map(|number| secret(number) + "\n").collect::<String>();
+    let place = Place::new(&file(8)).await;
+    for number in 1..=8 {
+        assert_eq!(place.status(&secret(number)).await, 204, "{number}");
+    }
+    assert_eq!(place.status(&secret(9)).await, 401);
+
+    place.write(&format!("# polyhook:expires={}\n{}", at(3600), file(9))).await;
+    assert_eq!([place.status(&secret(1)).await, place.status(&secret(8)).await], [204, 204]);
+    assert_eq!(place.status(&secret(9)).await, 503, "PolyAI must send it again");
+    assert_eq!(place.server.ask(&Request::unsigned("{}")).await.status, 401);
+    let said = place.readyz().await;
+    assert!(said.contains("degraded: secrets: 9 signing secrets are valid, but at most 8"), "{said}");
+    assert!(said.contains("only the first 8 are active") && !said.contains("whsec"), "{said}");
+
+    place.pass(Duration::from_hours(1)).await;
+    assert_eq!([place.status(&secret(1)).await, place.status(&secret(9)).await], [401, 204]);
+    assert_eq!(place.readyz().await, "ready\n");
+    // A secret that is there twice counts once.
+    place.write(&format!("{}{}\n", file(8), secret(1))).await;
+    assert_eq!([place.status(&secret(8)).await, place.status(&secret(9)).await], [204, 401]);
+    assert_eq!(place.readyz().await, "ready\n");
+}
+
 #[tokio::test]
 async fn a_secret_expires_at_its_time() {
     let place = Place::new(&format!("{OTHER}\n# polyhook:expires={}\n{SECRET}\n", at(3600))).await;
