@@ -120,11 +120,19 @@ pub fn is_unambiguous_id(conversation_id: &str) -> bool {
 /// Returns the id of a delivery: PolyAI's event id, or `sha256:` and the hexadecimal digest of the body if the event id
 /// is absent, empty, over 255 bytes, or not printable ASCII.
 pub fn message_id(event_id: Option<&[u8]>, body: &[u8]) -> String {
-    event_id
-        .map(<[u8]>::trim_ascii)
-        .filter(|id| (1..=MAX_EVENT_ID_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic))
-        .and_then(|id| String::from_utf8(id.to_vec()).ok())
-        .unwrap_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(body))))
+    event_id.and_then(valid_event_id).map_or_else(|| body_id(body), str::to_owned)
+}
+
+/// Returns PolyAI's event id without white space around it, if it can be the id of a delivery.
+pub fn valid_event_id(raw: &[u8]) -> Option<&str> {
+    let id = raw.trim_ascii();
+    let valid = (1..=MAX_EVENT_ID_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+    valid.then(|| std::str::from_utf8(id).ok()).flatten()
+}
+
+/// Returns the id of a delivery without a valid event id.
+pub fn body_id(body: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(body)))
 }
 
 /// The identity of a delivery: id **and** body. The signature does not cover the id, so with the id alone a replayed

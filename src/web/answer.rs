@@ -6,7 +6,7 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
 use metrics::{counter, histogram};
@@ -14,6 +14,7 @@ use metrics::{counter, histogram};
 use super::{
     Receiver,
     delivery::{DeliveryHead, DeliveryInfo, VerifiedDelivery},
+    discard::discard_body,
     outcome::Outcome,
     timing::Timing,
 };
@@ -24,13 +25,25 @@ const MAX_LOGGED_ID_BYTES: usize = 128;
 /// Bytes of an `X-Request-Id` that is used.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// The result of a request. The information is there only if the delivery is verified.
-type Handled = (Outcome, Option<DeliveryInfo>);
+/// The result of a request.
+struct Handled {
+    outcome: Outcome,
+    /// Only if the delivery is verified.
+    delivery: Option<DeliveryInfo>,
+    /// False if the connection cannot be used again, because the rest of the body is not read.
+    keeps_connection: bool,
+}
+
+impl From<Outcome> for Handled {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, delivery: None, keeps_connection: true }
+    }
+}
 
 /// Answers one request. Runs to its end whatever the client does, so it must be a task of its own.
 pub(super) async fn answer<B>(receiver: Receiver, request: Request<B>) -> Response<Full<Bytes>>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
 {
     let timing = Timing::start(receiver.inner.ack_budget);
     let version = request.version();
@@ -38,7 +51,8 @@ where
 
     // A panic is a bug of ours and the delivery is not durable, so PolyAI should send it again.
     let handled = AssertUnwindSafe(handle(&receiver, request, timing)).catch_unwind().await;
-    let (outcome, delivery) = handled.unwrap_or((Outcome::Panicked, None));
+    let Handled { outcome, delivery, keeps_connection } =
+        handled.unwrap_or_else(|_panic| Outcome::Panicked.into());
 
     let elapsed = timing.started.elapsed();
     count(&outcome, elapsed);
@@ -46,32 +60,47 @@ where
         delivery.finish_span(&outcome);
     }
     log(&outcome, delivery.as_ref(), &request_id, elapsed);
-    outcome.response(version)
+    outcome.response(version, keeps_connection)
 }
 
 /// Verifies a delivery, then publishes it. Anything else than a delivery is refused. Each step that waits has a time
 /// limit within the ack budget.
 async fn handle<B>(receiver: &Receiver, request: Request<B>, timing: Timing) -> Handled
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
 {
-    if !receiver.is_endpoint(request.uri().path()) {
-        return (Outcome::NotFound, None);
-    }
-    if request.method() != Method::POST {
-        return (Outcome::MethodNotAllowed, None);
-    }
-    let (parts, body) = request.into_parts();
-    let head = DeliveryHead::new(&parts.headers);
-    // Headers may take far more memory than they have bytes, and the body may take its time.
-    drop(parts);
-    match VerifiedDelivery::extract(receiver, head, body, timing).await {
+    let (parts, mut body) = request.into_parts();
+    let version = parts.version;
+    let (extracted, waits_for_100) = match read_head(receiver, &parts) {
+        Ok(head) => {
+            // Headers may take far more memory than they have bytes, and the body may take its time.
+            drop(parts);
+            (VerifiedDelivery::extract(receiver, head, &mut body, timing).await, false)
+        }
+        Err(outcome) => (Err(outcome), parts.headers.contains_key(header::EXPECT)),
+    };
+    match extracted {
         Ok(delivery) => {
             let (outcome, info) = delivery.publish(receiver, timing.deadline).await;
-            (outcome, Some(info))
+            Handled { outcome, delivery: Some(info), keeps_connection: true }
         }
-        Err(outcome) => (outcome, None),
+        Err(outcome) => {
+            let keeps_connection = version == Version::HTTP_2
+                || !waits_for_100 && discard_body(receiver, body, timing.read_deadline());
+            Handled { outcome, delivery: None, keeps_connection }
+        }
     }
+}
+
+/// Reads everything before the body. Returns an error if no body could make the request a delivery.
+fn read_head(receiver: &Receiver, parts: &Parts) -> Result<DeliveryHead, Outcome> {
+    if !receiver.is_endpoint(parts.uri.path()) {
+        return Err(Outcome::NotFound);
+    }
+    if parts.method != Method::POST {
+        return Err(Outcome::MethodNotAllowed);
+    }
+    DeliveryHead::read(receiver, &parts.headers)
 }
 
 /// Returns the `X-Request-Id` that the ingress set, if a log line can carry it, or a new id.

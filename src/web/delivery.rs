@@ -1,56 +1,62 @@
 //! The extractor: turns a request into a delivery that PolyAI has signed.
 
-use std::sync::Arc;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::BodyExt;
 use hyper::body::Body;
 use jiff::Timestamp;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::timeout_at;
 
-use super::{Receiver, outcome::Outcome, timing::Timing};
+use super::{
+    Receiver,
+    body::{BodyLimits, Charge},
+    outcome::Outcome,
+    timing::Timing,
+};
 use crate::{
     event::{self, DedupKey, Event},
     queue::Message,
-    signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, SignatureError, SignedForm, TIMESTAMP_HEADER},
+    signature::{
+        EVENT_ID_HEADER, SIGNATURE_HEADER, SignatureError, SignatureHeaders, SignedForm, TIMESTAMP_HEADER,
+    },
     telemetry::trace::{DeliverySpan, Span, Traceparent},
 };
 
 const TRACEPARENT_HEADER: &str = "traceparent";
-/// Body memory is reserved in steps of this size.
-const MEMORY_STEP_BYTES: usize = 16 << 10;
 /// An AMQP short string holds 255 bytes.
 const MAX_CONTENT_TYPE_BYTES: usize = 255;
 
-/// The values of a request's head that a delivery needs.
+/// The values of a request's head that a delivery needs, copied: a value of the request itself would keep all headers in
+/// memory.
 #[derive(Debug)]
 pub(super) struct DeliveryHead {
-    signature: Result<Option<HeaderValue>, RepeatedHeader>,
-    timestamp: Result<Option<HeaderValue>, RepeatedHeader>,
-    event_id: Option<HeaderValue>,
-    traceparent: Option<HeaderValue>,
-    content_type: Option<HeaderValue>,
+    signature: SignatureHeaders,
+    event_id: Option<String>,
+    traceparent: Option<String>,
+    content_type: String,
     content_length: Option<u64>,
 }
 
-/// A header that must be there once is there more than once.
-#[derive(Clone, Copy, Debug)]
-struct RepeatedHeader;
-
 impl DeliveryHead {
-    pub(super) fn new(headers: &HeaderMap) -> Self {
-        Self {
-            signature: single_header(headers, SIGNATURE_HEADER),
-            timestamp: single_header(headers, TIMESTAMP_HEADER),
-            event_id: headers.get(EVENT_ID_HEADER).cloned(),
-            traceparent: headers.get(TRACEPARENT_HEADER).cloned(),
-            content_type: headers.get(header::CONTENT_TYPE).cloned(),
-            content_length: content_length(headers),
+    /// Reads the head of a request. Returns an error if no body could make it a delivery.
+    pub(super) fn read(receiver: &Receiver, headers: &HeaderMap) -> Result<Self, Outcome> {
+        let receiver = &receiver.inner;
+        let all = |name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+        let scheme = receiver.secrets.scheme();
+        let signature = SignatureHeaders::parse(scheme, all(SIGNATURE_HEADER), all(TIMESTAMP_HEADER))
+            .map_err(Outcome::Unverified)?;
+        let content_length = content_length(headers);
+        if content_length.is_some_and(|length| length > receiver.body_limit as u64) {
+            return Err(Outcome::TooLarge);
         }
+        let event_id = headers.get(EVENT_ID_HEADER).map(HeaderValue::as_bytes);
+        let traceparent = headers.get(TRACEPARENT_HEADER).and_then(|value| value.to_str().ok());
+        Ok(Self {
+            signature,
+            event_id: event_id.and_then(event::valid_event_id).map(str::to_owned),
+            traceparent: traceparent.filter(|text| Traceparent::parse(text).is_some()).map(str::to_owned),
+            content_type: content_type(headers),
+            content_length,
+        })
     }
 }
 
@@ -59,8 +65,8 @@ impl DeliveryHead {
 pub(super) struct VerifiedDelivery {
     pub(super) message: Message,
     pub(super) info: DeliveryInfo,
-    /// Returns the body's memory to the budget when the delivery ends.
-    _memory: Vec<OwnedSemaphorePermit>,
+    /// Returns the body's memory when the delivery ends.
+    _memory: Charge,
 }
 
 /// The facts about a verified delivery that its log line and its span report.
@@ -93,26 +99,27 @@ impl VerifiedDelivery {
         body: impl Body<Data = Bytes> + Unpin,
         timing: Timing,
     ) -> Result<Self, Outcome> {
-        // A quarter of the budget is reserved for making the delivery durable.
-        let read_deadline = timing.deadline - receiver.inner.ack_budget / 4;
-        let (body, memory) = read_body(receiver, head.content_length, body, read_deadline).await?;
+        let limits = BodyLimits { max: receiver.inner.body_limit, announced: head.content_length };
+        let read = receiver.inner.body_memory.read(body, limits);
+        let (body, memory) =
+            timeout_at(timing.read_deadline(), read).await.unwrap_or(Err(Outcome::SlowBody))?;
         let now = receiver.inner.clock.now();
-        verify(receiver, &head, &body, now)?;
+        verify(receiver, &head.signature, &body, now)?;
         // Nothing before this line has looked inside the body.
-        Ok(Self::parse(receiver, &head, body, memory, timing, now))
+        Ok(Self::parse(receiver, head, body, memory, timing, now))
     }
 
     fn parse(
         receiver: &Receiver,
-        head: &DeliveryHead,
+        head: DeliveryHead,
         body: Bytes,
-        memory: Vec<OwnedSemaphorePermit>,
+        memory: Charge,
         timing: Timing,
         now: Timestamp,
     ) -> Self {
         let event = Event::read(&body);
-        let id = event::message_id(head.event_id.as_ref().map(HeaderValue::as_bytes), &body);
-        let parent = head.traceparent.as_ref().and_then(|value| value.to_str().ok());
+        let id = head.event_id.unwrap_or_else(|| event::body_id(&body));
+        let parent = head.traceparent.as_deref();
         let span = Span::delivery(&DeliverySpan {
             traceparent: parent,
             path: &receiver.inner.path,
@@ -133,7 +140,7 @@ impl VerifiedDelivery {
             conversation_id: event.conversation_id.clone(),
             received_at: now,
             traceparent: Some(traceparent),
-            content_type: content_type(head),
+            content_type: head.content_type,
             body,
             id: id.clone(),
         };
@@ -142,87 +149,43 @@ impl VerifiedDelivery {
     }
 }
 
-/// Reads a body of at most `server.body_limit` bytes until `deadline`, and returns it with the memory reserved for it.
-async fn read_body(
-    receiver: &Receiver,
-    content_length: Option<u64>,
-    body: impl Body<Data = Bytes> + Unpin,
-    deadline: Instant,
-) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Outcome> {
-    let receiver = &receiver.inner;
-    if content_length.is_some_and(|length| length > receiver.body_limit as u64) {
-        return Err(Outcome::TooLarge);
-    }
-    let read = read_frames(body, receiver.body_limit, &receiver.body_budget);
-    timeout_at(deadline, read).await.unwrap_or(Err(Outcome::SlowBody))
-}
-
-/// Reserves memory as the body arrives, so a client that announces much and sends little reserves little.
-async fn read_frames(
-    mut body: impl Body<Data = Bytes> + Unpin,
-    limit: usize,
-    budget: &Arc<Semaphore>,
-) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Outcome> {
-    let mut bytes = BytesMut::new();
-    let mut memory = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(part) = frame.map_err(|_| Outcome::BrokenBody)?.into_data() else { continue };
-        let length = bytes.len() + part.len();
-        if length > limit {
-            return Err(Outcome::TooLarge);
-        }
-        while memory.len() * MEMORY_STEP_BYTES < length {
-            let kib = u32::try_from(MEMORY_STEP_BYTES / 1024).unwrap_or(u32::MAX);
-            memory.push(Arc::clone(budget).try_acquire_many_owned(kib).map_err(|_| Outcome::Overloaded)?);
-        }
-        bytes.extend_from_slice(&part);
-    }
-    Ok((bytes.freeze(), memory))
-}
-
 /// Verifies the signature over the raw body at the time `now`.
-fn verify(receiver: &Receiver, head: &DeliveryHead, body: &[u8], now: Timestamp) -> Result<(), Outcome> {
+fn verify(
+    receiver: &Receiver,
+    headers: &SignatureHeaders,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(), Outcome> {
     let receiver = &receiver.inner;
-    // Several timestamp headers count as an unusable one. The body form does not sign the timestamp, so they must not
-    // make such a delivery fail.
-    let timestamp =
-        head.timestamp.as_ref().map_or(Some(&b""[..]), |value| value.as_ref().map(HeaderValue::as_bytes));
-    let signature =
-        head.signature.as_ref().map_err(|_| Outcome::Unverified(SignatureError::SignatureMalformed))?;
-    let signature = signature.as_ref().map(HeaderValue::as_bytes);
     let secrets = receiver.secrets.active();
-    match secrets.verifier.verify(signature, timestamp, body, now) {
+    match secrets.verifier.verify_parsed(headers, body, now) {
         Ok(verified) => {
             if verified.form == SignedForm::Timestamped {
                 receiver.clock_skew.observe_accepted();
             }
             Ok(())
         }
-        Err(error @ SignatureError::Mismatch) if secrets.requests_retry(now) => {
+        // In the body form, another secret could match whatever the timestamp is.
+        Err(error @ (SignatureError::Mismatch | SignatureError::TimestampMalformed))
+            if secrets.requests_retry(now) =>
+        {
             Err(Outcome::UnverifiedRetry(error))
         }
         Err(error) => {
             if let SignatureError::Stale { skew_s } = error {
-                receiver.clock_skew.observe_stale(signature.unwrap_or_default(), skew_s, now);
+                receiver.clock_skew.observe_stale(headers.signature(), skew_s, now);
             }
             Err(Outcome::Unverified(error))
         }
     }
 }
 
-/// Returns a header's value, if it is present, and an error if it is present more than once.
-fn single_header(headers: &HeaderMap, name: &str) -> Result<Option<HeaderValue>, RepeatedHeader> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    if values.next().is_some() { Err(RepeatedHeader) } else { Ok(first.cloned()) }
-}
-
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn content_type(head: &DeliveryHead) -> String {
-    let given = head.content_type.as_ref().and_then(|value| value.to_str().ok());
+fn content_type(headers: &HeaderMap) -> String {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     given
         .filter(|given| (1..=MAX_CONTENT_TYPE_BYTES).contains(&given.len()))
         .unwrap_or("application/json")

@@ -7,7 +7,8 @@
 //! A request passes these files:
 //! 1. `server.rs` accepts the connection.
 //! 2. `answer.rs` handles the request in a task of its own, catches panics, counts, logs and builds the response.
-//! 3. `delivery.rs` reads the body, verifies the signature over the raw bytes, and only then looks inside.
+//! 3. `delivery.rs` copies what it needs of the head and refuses what no body could make genuine. Then it reads the body
+//!    (`body.rs`), verifies the signature over the raw bytes, and only then looks inside.
 //! 4. `publish.rs` publishes the message and waits until the queue reports it durable.
 //!
 //! Bounds: the bodies in memory hold at most 64 MiB together, at most `server.max_in_flight` deliveries wait for the
@@ -15,9 +16,11 @@
 
 pub mod admin;
 mod answer;
+mod body;
 mod clock_skew;
 mod config;
 mod delivery;
+mod discard;
 mod outcome;
 mod publish;
 mod secrets;
@@ -43,7 +46,7 @@ use hyper::{
 use metrics::gauge;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use self::{clock_skew::ClockSkewDetector, outcome::Outcome, secrets::SigningSecrets};
+use self::{body::BodyMemory, clock_skew::ClockSkewDetector, outcome::Outcome, secrets::SigningSecrets};
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle, queue::Queue};
 
 pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
@@ -74,8 +77,7 @@ struct Inner {
     body_limit: usize,
     in_flight: Semaphore,
     max_in_flight: usize,
-    /// One permit is one KiB of body in memory.
-    body_budget: Arc<Semaphore>,
+    body_memory: Arc<BodyMemory>,
 }
 
 impl Receiver {
@@ -101,7 +103,7 @@ impl Receiver {
             body_limit: usize::try_from(server.body_limit.as_u64()).unwrap_or(usize::MAX),
             in_flight: Semaphore::new(max_in_flight),
             max_in_flight,
-            body_budget: Arc::new(Semaphore::new(MAX_BODY_MEMORY_BYTES / 1024)),
+            body_memory: BodyMemory::new(MAX_BODY_MEMORY_BYTES),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -115,18 +117,17 @@ impl Receiver {
     /// Sets the gauges of deliveries in flight and of body memory.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     fn update_gauges(&self) {
-        let Inner { in_flight, max_in_flight, body_budget, .. } = &*self.inner;
+        let Inner { in_flight, max_in_flight, body_memory, .. } = &*self.inner;
         let in_flight = max_in_flight - in_flight.available_permits();
         gauge!("polyhook_deliveries_in_flight").set(in_flight as f64);
-        let body_bytes = MAX_BODY_MEMORY_BYTES - body_budget.available_permits() * 1024;
-        gauge!("polyhook_body_bytes").set(body_bytes as f64);
+        gauge!("polyhook_body_bytes").set(body_memory.used() as f64);
     }
 
     /// Answers one request. The returned future only waits for the answer: the request is handled in a task of its own,
     /// so a client that hangs up does not stop a delivery that is being published, nor its count and its log line.
     pub fn handle<B>(&self, request: Request<B>) -> PendingAnswer
     where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
     {
         let version = request.version();
         PendingAnswer {
@@ -164,6 +165,6 @@ impl Future for PendingAnswer {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // The task catches panics itself, so it fails only if the runtime ends.
         let answer = ready!(Pin::new(&mut self.task).poll(context));
-        Poll::Ready(Ok(answer.unwrap_or_else(|_| Outcome::Panicked.response(self.version))))
+        Poll::Ready(Ok(answer.unwrap_or_else(|_| Outcome::Panicked.response(self.version, false))))
     }
 }

@@ -86,8 +86,9 @@ impl Outcome {
         }
     }
 
-    /// Builds the HTTP response to a request of HTTP version `version`.
-    pub(super) fn response(&self, version: Version) -> Response<Full<Bytes>> {
+    /// Builds the HTTP response to a request of HTTP version `version`. Without `keeps_connection` it says that the
+    /// connection ends.
+    pub(super) fn response(&self, version: Version, keeps_connection: bool) -> Response<Full<Bytes>> {
         let status = self.status();
         let mut response = Response::new(Full::new(Bytes::from_static(response_body(status).as_bytes())));
         *response.status_mut() = status;
@@ -104,7 +105,7 @@ impl Outcome {
         // The rest of the body is not read, so the connection cannot be used again. Connection-specific headers do not
         // exist in HTTP/2 (RFC 9113, 8.2.2).
         let body_unread = matches!(self, Self::TooLarge | Self::SlowBody | Self::BrokenBody);
-        if body_unread && version != Version::HTTP_2 {
+        if (body_unread || !keeps_connection) && version != Version::HTTP_2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -15,10 +15,11 @@ use polyhook::{
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::{
-    harness::{NOW, SECRET, Server, server, signature},
+    harness::{self, AT_ONCE, NOW, PATH, SECRET, Server, server, signature},
     queues::{Behaviour, FakeQueue},
     wire::{Answer, Request},
 };
+use crate::support::timing::assert_faster_than;
 
 const BODY: &str =
     r#"{"type":"conversation.completed","data":{"conversation_id":"CA1","from_number":"+4915112345678"}}"#;
@@ -35,6 +36,12 @@ fn stamped_hex(timestamp: i64) -> String {
 
 fn signed_with(signature: impl Into<Vec<u8>>) -> Request {
     Request::unsigned(BODY).with(SIGNATURE_HEADER, signature)
+}
+
+/// A recorded timestamped delivery: what it signs, as the body of a request without a timestamp.
+fn sent_as_a_body(timestamp: i64) -> Request {
+    let body = format!("{timestamp}.{BODY}");
+    Request { body: body.into(), ..signed_with(stamped_hex(timestamp)) }
 }
 
 /// Requests with a missing, malformed or stale signature. No other secret could make them valid.
@@ -57,12 +64,15 @@ fn never_valid() -> Vec<(&'static str, Request)> {
         ("base64", signed_with("w0mcVaGmXXpTIJ2BXfp4jUpsGP3LIbU1UhZUMQbo2sY=")),
         ("no ASCII", signed_with(b"\xff\xfe\x80".repeat(20))),
         ("eight kilobytes", signed_with(vec![b'a'; 8 << 10])),
-        ("two headers, both right", signed_with(good.clone()).with(SIGNATURE_HEADER, good.clone())),
         ("two headers, one right", signed_with(good.clone()).with(SIGNATURE_HEADER, "0".repeat(64))),
         ("two headers, one empty", signed_with("").with(SIGNATURE_HEADER, good)),
         ("too old", Request::stamped(NOW - TOLERANCE - 1, BODY)),
         ("from the future", Request::stamped(NOW + TOLERANCE + 1, BODY)),
         ("from 1970", Request::stamped(0, BODY)),
+        ("stamped, sent as a body", sent_as_a_body(NOW - 30 * 86_400)),
+        ("stamped, sent as a body, now", sent_as_a_body(NOW)),
+        ("stamped in milliseconds, sent as a body", sent_as_a_body(NOW * 1000)),
+        ("sent as a body with a useless timestamp", sent_as_a_body(NOW - 900).with(TIMESTAMP_HEADER, "now")),
     ]
 }
 
@@ -80,7 +90,15 @@ fn mismatched() -> Vec<(&'static str, Request)> {
         ("a timestamp in another form", stamp(&format!("+{NOW}"))),
         ("a timestamp that is none", stamp("yesterday")),
         ("an endless timestamp", stamp(&"9".repeat(400))),
-        ("two timestamps", stamp(&NOW.to_string()).with(TIMESTAMP_HEADER, NOW.to_string())),
+        ("two timestamps", stamp(&NOW.to_string()).with(TIMESTAMP_HEADER, (NOW + 1).to_string())),
+        (
+            "sent as a body with a new timestamp",
+            sent_as_a_body(NOW - 900).with(TIMESTAMP_HEADER, NOW.to_string()),
+        ),
+        (
+            "milliseconds",
+            signed_with(stamped_hex(NOW * 1000)).with(TIMESTAMP_HEADER, (NOW * 1000).to_string()),
+        ),
     ]
 }
 
@@ -103,6 +121,72 @@ async fn all_401_answers_are_identical() {
     }
     assert_eq!(queue.entered(), 0);
     wire.ask(&Request::signed(BODY)).await.assert_taken();
+}
+
+/// No secret could make these valid, so the body is not needed, whatever the scheme.
+#[tokio::test]
+async fn answers_401_at_once_without_the_body() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::start(&queue).await;
+    let timestamped = SignatureConfig { scheme: Scheme::Timestamped, ..signature() };
+    let pinned = Server::with(&harness::server(), &timestamped, &queue).await;
+    let good = hex(BODY);
+    for (server, request) in [
+        (&server, Request::unsigned(BODY)),
+        (&server, signed_with("")),
+        (&server, signed_with("zz")),
+        (&server, signed_with(good.clone()).with(SIGNATURE_HEADER, "0".repeat(64))),
+        (&pinned, signed_with(good.clone())),
+        (&pinned, signed_with(good).with(TIMESTAMP_HEADER, (NOW * 1000).to_string())),
+    ] {
+        for framing in ["content-length: 90", "content-length: 1048576", "transfer-encoding: chunked"] {
+            assert_faster_than(AT_ONCE, async || {
+                let mut wire = server.open().await;
+                wire.send(&request.head(framing)).await;
+                assert_eq!(wire.answer().await.status, 401, "{framing} {request:?}");
+            })
+            .await;
+        }
+    }
+    assert_eq!(queue.entered(), 0);
+}
+
+/// The body may follow the answer. Only if it is too long, the connection is closed.
+#[tokio::test]
+async fn a_refused_body_is_skipped() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::start(&queue).await;
+    let mut wire = server.open().await;
+    for size in [90, 100_000, 1 << 20] {
+        for path in [PATH, "/elsewhere"] {
+            let request = Request { path: path.to_owned(), ..Request::unsigned(vec![b'x'; size]) };
+            for bytes in [request.sized(), request.chunked(8 << 10)] {
+                let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+                wire.send(&bytes[..head]).await;
+                let answer = wire.answer().await;
+                assert_eq!(answer.status, if path == PATH { 401 } else { 404 });
+                assert_eq!(answer.header("connection"), None, "{size}");
+                wire.send(&bytes[head..]).await;
+            }
+        }
+    }
+    wire.ask(&Request::signed(BODY)).await.assert_taken();
+
+    // Nobody waits for more than a delivery may have, or for what the client sends only after a 100.
+    for (headers, framing) in
+        [("", "content-length: 1048577"), ("expect: 100-continue\r\n", "content-length: 90")]
+    {
+        let mut wire = server.open().await;
+        wire.send(&Request::unsigned("").head(&format!("{headers}{framing}"))).await;
+        let answer = wire.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (401, Some("close")));
+        wire.closed().await;
+    }
+    // A longer one in chunks is not read to its end.
+    let mut wire = server.open().await;
+    let endless = Request::unsigned(vec![b'x'; 64 << 20]).chunked(1 << 20);
+    assert!(wire.try_send(&endless).await.is_err(), "the whole body was read");
+    assert_eq!(queue.entered(), 1);
 }
 
 /// Only a delivery that a new secret could match is answered 503.
@@ -143,10 +227,18 @@ async fn accepts_the_header_forms_of_polyai_and_proxies() {
         signed_with(good.clone()).with(TIMESTAMP_HEADER, "17"),
         signed_with(good.clone()).with(TIMESTAMP_HEADER, "yesterday"),
         signed_with(good.clone()).with(TIMESTAMP_HEADER, "1").with(TIMESTAMP_HEADER, "2"),
+        signed_with(good.clone()).with(TIMESTAMP_HEADER, (NOW * 1000).to_string()),
+        // A proxy may repeat headers.
+        signed_with(good.clone()).with(SIGNATURE_HEADER, good.clone()),
+        signed_with(good.clone())
+            .with(SIGNATURE_HEADER, good.clone())
+            .with(SIGNATURE_HEADER, good.to_uppercase()),
+        Request::stamped(NOW, BODY).with(SIGNATURE_HEADER, stamped.clone()),
+        Request::stamped(NOW, BODY).with(TIMESTAMP_HEADER, NOW.to_string()),
     ] {
         server.ask(&request).await.assert_taken();
     }
-    assert_eq!(queue.entered(), 13);
+    assert_eq!(queue.entered(), 18);
 }
 
 #[tokio::test]
@@ -165,16 +257,20 @@ async fn a_fixed_scheme_accepts_only_its_form() {
         (signed_with(stamped_hex(NOW)), 401),
         (stamp(""), 401),
         (stamp("now"), 401),
-        (stamp(&now).with(TIMESTAMP_HEADER, now.clone()), 401),
+        (stamp(&now).with(TIMESTAMP_HEADER, now.clone()), 204),
+        (stamp(&now).with(TIMESTAMP_HEADER, "1"), 401),
     ] {
         assert_eq!(receiver.ask(&request).await.status, status, "{request:?}");
     }
 
     let pinned = SignatureConfig { scheme: Scheme::Body, ..signature() };
     let receiver = Server::with(&server(), &pinned, &queue).await;
-    for (request, status) in
-        [(body_form(), 204), (body_form().with(TIMESTAMP_HEADER, now.clone()), 204), (stamp(&now), 401)]
-    {
+    for (request, status) in [
+        (body_form(), 204),
+        (body_form().with(TIMESTAMP_HEADER, now.clone()), 204),
+        (stamp(&now), 401),
+        (sent_as_a_body(NOW), 401),
+    ] {
         assert_eq!(receiver.ask(&request).await.status, status, "{request:?}");
     }
 }
@@ -270,7 +366,15 @@ async fn logs_the_reason_and_nothing_private() {
         text.contains("ZZZ") && !text.contains(&"Z".repeat(200)),
         "the log must contain a shortened name"
     );
-    for reason in ["signature_missing", "signature_malformed", "stale", "mismatch", "unverified_retry"] {
+    for reason in [
+        "signature_missing",
+        "signature_malformed",
+        "stale",
+        "mismatch",
+        "timestamp_malformed",
+        "timestamp_in_body",
+        "unverified_retry",
+    ] {
         assert!(text.contains(reason), "the log must contain {reason}");
     }
     for outcome in ["accepted", "duplicate", "panicked", "not_durable", "evt-in-the-log", "CA1", "trace_id"] {
