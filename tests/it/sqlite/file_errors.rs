@@ -48,10 +48,11 @@ async fn hands_out_and_settles_jobs_while_messages_do_not_fit() {
     let mut publishers = JoinSet::new();
     let (full, body) = (Arc::new(AtomicBool::new(true)), vec![b'y'; 900_000]);
     for n in 0..16 {
-        let (queue, full, body) = (Arc::clone(&queue), Arc::clone(&full), body.clone());
+        let (queue, full) = (Arc::clone(&queue), Arc::clone(&full));
+        let message = message(&format!("evt_large_{n}"), &body);
         publishers.spawn(async move {
             while full.load(Ordering::Relaxed) {
-                queue.publish(message(&format!("evt_large_{n}"), &body)).await.unwrap_err();
+                queue.publish(message.clone()).await.unwrap_err();
             }
         });
     }
