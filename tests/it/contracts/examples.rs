@@ -20,11 +20,11 @@ use nix::{
 use polyhook::{archive::Trigger, clock::Clock, worker::FetchRequest};
 use polyhook_simulator::{CallInfo, Channel, Delivery, EventOptions};
 use serde_json::{Value, json};
-use tokio::{sync::MutexGuard, task::block_in_place};
+use tokio::task::block_in_place;
 
 use super::{TestSystem, eventually, root};
 use crate::support::{
-    rabbit::{Node, exclusive_node},
+    rabbit::{ExclusiveNode, Node, exclusive_node},
     seaweed::Seaweed,
 };
 
@@ -188,7 +188,7 @@ fn start_examples(at: &Environment) -> Vec<Example> {
 
 /// The running examples with everything around them.
 struct Consumers {
-    node: MutexGuard<'static, Node>,
+    node: ExclusiveNode,
     system: TestSystem,
     environment: Environment,
     examples: Vec<Example>,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Figures, deployment::Deployment, load::Load, oracle, short_or_long};
-use crate::support::rabbit::{ClientCertificate, Node};
+use crate::support::rabbit::{Node, exclusive_node_blocking};
 
 /// Returns the duration of a fault.
 fn fault_duration() -> Duration {
@@ -15,7 +15,7 @@ fn fault_duration() -> Duration {
 
 /// Sends load before, during and after a fault. `fault` begins and ends the fault.
 fn survives(scenario: &str, fault: impl FnOnce(&Node, &Deployment, &Load)) {
-    let node = Node::start(ClientCertificate::Optional);
+    let node = exclusive_node_blocking();
     let deployment = Deployment::start(&[node.url()], short_or_long(4000, 15_000));
     let load = deployment.start_load();
     let mut figures = Figures::new(scenario);

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::support::{
     process::{Installation, Process, SimulatedPolyAi, TEST_TIMEOUT, deliver, eventually, eventually_within},
-    rabbit::{ClientCertificate, Node},
+    rabbit::exclusive_node_blocking,
     small_disk::SmallDisk,
 };
 
@@ -237,7 +237,7 @@ fn overwrite(path: &Path) {
 
 #[test]
 fn the_spool_recovers_from_a_full_disk() {
-    let node = Node::start(ClientCertificate::Optional);
+    let node = exclusive_node_blocking();
     let calls = short_or_long(4000, 15_000);
     let spool = "spool = { path = \"small/spool.db\" }";
     let deployment = Deployment::start_with(&[node.url()], calls, spool, |site| {

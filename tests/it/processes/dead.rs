@@ -27,7 +27,7 @@ use crate::{
     support::{
         ports,
         process::{Installation, SimulatedPolyAi, deliver, eventually, interpreter, metric},
-        rabbit::{self, ClientCertificate, Node},
+        rabbit::{self, exclusive_node_blocking},
     },
 };
 
@@ -389,7 +389,7 @@ fn a_killed_replay_loses_no_message() {
 #[test]
 fn a_broker_failure_ends_a_replay_without_loss() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
-    let node = Node::start(ClientCertificate::Optional);
+    let node = exclusive_node_blocking();
     let rabbit = Rabbit::new(node.url(), &polyai, "");
     let ids: Vec<_> = (0..2000).map(|n| format!("evt_{n}")).collect();
     create_dead_letters(&rabbit.open(), &ids);

@@ -101,7 +101,12 @@ async fn notices_a_frozen_broker_and_its_return() {
     assert_fails_fast(&test).await;
     // Attempts to connect to the frozen broker time out and leave no thread behind.
     sleep(Duration::from_secs(12)).await;
-    assert!(io_threads() <= 6, "lapin has {} threads", io_threads());
+    // Other tests have threads, too, but not for long.
+    test.eventually("without a thread for each attempt", async || match io_threads() {
+        ..=6 => Ok(()),
+        more => Err(format!("lapin has {more} threads")),
+    })
+    .await;
     node.resume();
     test.wait_until_ready().await;
     assert_eq!(test.queue.publish(message("evt_1", "{}")).await.unwrap(), Published::New);

@@ -66,9 +66,11 @@ impl Cluster {
 
     /// Returns the index of the node that leads `queue` as far as `node` knows.
     pub(crate) fn leader_seen_by(&self, node: usize, queue: &str) -> Option<usize> {
-        let listed = self.nodes[node].try_ctl(&["list_queues", "name", "leader"])?;
-        let leader = listed.lines().find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'))?;
-        self.nodes.iter().position(|node| node.name() == leader)
+        let leader = self.nodes[node].eval(&format!(
+            r#"{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),
+            [{{leader, Leader}}] = rabbit_quorum_queue:info(Queue, [leader]), Leader"#
+        ))?;
+        self.nodes.iter().position(|node| leader.trim_matches('\'') == node.name())
     }
 
     /// Cuts one node off from the others, but not from clients.

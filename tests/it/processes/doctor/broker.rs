@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::{Diagnosis, call, doctor, unused_address};
 use crate::support::{
     process::{Installation, SimulatedPolyAi, eventually},
-    rabbit::{self, ClientCertificate, Node, SHARED_NODE},
+    rabbit::{self, SHARED_NODE, exclusive_node_blocking},
 };
 
 fn queue(url: &str, prefix: &str) -> String {
@@ -148,7 +148,7 @@ fn reports_login_tls_and_permission_errors() {
 #[test]
 fn reports_a_broker_that_accepts_no_messages() {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
-    let node = Node::start(ClientCertificate::Optional);
+    let node = exclusive_node_blocking();
     let site = Installation::new(&polyai.access, &queue(&node.url(), "polyhook"));
     node.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
     let found = doctor(&site, &["--role", "receive"]);
@@ -160,4 +160,5 @@ fn reports_a_broker_that_accepts_no_messages() {
     let found = doctor(&site, &["--role", "receive"]);
     found.has("broker.connection", "fail", "does not answer within");
     node.resume();
+    node.ctl(&["clear_policy", "everything"]);
 }

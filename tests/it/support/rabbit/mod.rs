@@ -5,10 +5,12 @@
 
 use std::{
     fs,
+    io::Write,
     net::{IpAddr, Ipv4Addr, TcpStream},
+    ops::Deref,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Stdio},
     sync::{
         LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -38,22 +40,49 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(90);
 /// A node that all tests may use as long as they do not disturb it. Each test takes a prefix of its own.
 pub(crate) static SHARED_NODE: LazyLock<Node> = LazyLock::new(|| Node::start(ClientCertificate::Optional));
 
-/// A node for one test at a time, which may kill, freeze or block it. It requires client certificates.
-static EXCLUSIVE_NODE: LazyLock<tokio::sync::Mutex<Node>> =
-    LazyLock::new(|| tokio::sync::Mutex::new(Node::start(ClientCertificate::Required)));
+/// Nodes for tests that kill, freeze or block theirs. Each belongs to one test at a time and requires client certificates.
+/// There are as many as tests that usually run at the same time.
+static EXCLUSIVE_NODES: [LazyLock<tokio::sync::Mutex<Node>>; 3] =
+    [const { LazyLock::new(|| tokio::sync::Mutex::new(Node::start(ClientCertificate::Required))) }; 3];
 
-/// Waits for the exclusive node and returns it running.
-pub(crate) async fn exclusive_node() -> MutexGuard<'static, Node> {
-    let node = block_in_place(|| LazyLock::force(&EXCLUSIVE_NODE)).lock().await;
-    block_in_place(|| node.ensure_running());
-    node
+/// A node that no other test uses. If the test fails, the end of the node's logs is printed.
+#[derive(Debug)]
+pub(crate) struct ExclusiveNode(MutexGuard<'static, Node>);
+
+impl Deref for ExclusiveNode {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.0
+    }
 }
 
-/// Returns the exclusive node to a test that is not asynchronous.
-pub(crate) fn exclusive_node_blocking() -> MutexGuard<'static, Node> {
-    let node = EXCLUSIVE_NODE.blocking_lock();
+impl Drop for ExclusiveNode {
+    fn drop(&mut self) {
+        self.print_logs_of_failed_test();
+    }
+}
+
+/// Waits for an exclusive node and returns it running.
+pub(crate) async fn exclusive_node() -> ExclusiveNode {
+    let node = match block_in_place(unused_node) {
+        Some(node) => node,
+        None => EXCLUSIVE_NODES[0].lock().await,
+    };
+    block_in_place(|| node.ensure_running());
+    ExclusiveNode(node)
+}
+
+/// Returns an exclusive node to a test that is not asynchronous.
+pub(crate) fn exclusive_node_blocking() -> ExclusiveNode {
+    let node = unused_node().unwrap_or_else(|| EXCLUSIVE_NODES[0].blocking_lock());
     node.ensure_running();
-    node
+    ExclusiveNode(node)
+}
+
+/// Returns the first node that no test uses. It starts now if all before it were always enough.
+fn unused_node() -> Option<MutexGuard<'static, Node>> {
+    EXCLUSIVE_NODES.iter().find_map(|node| node.try_lock().ok())
 }
 
 /// Returns a prefix that no other test uses.
@@ -157,12 +186,16 @@ impl Node {
         self.folder.join(name)
     }
 
-    /// Kills the server if it runs, starts it with the same ports and data, and waits until it accepts connections.
+    /// Starts the server again after [`Self::kill`] or [`Self::stop`], with the same ports and data, and waits until it accepts
+    /// connections.
     pub(crate) fn restart(&self) {
         let mut server = self.server.lock().unwrap();
-        *server = None;
-        let program = Program::new(self.namespace.as_deref(), SERVER, &[]);
-        *server = Some(ProcessGroup::start(&program, &self.environment(), &self.folder, false));
+        if server.is_some() {
+            self.start_app();
+        } else {
+            let program = Program::new(self.namespace.as_deref(), SERVER, &[]);
+            *server = Some(ProcessGroup::start(&program, &self.environment(), &self.folder, false));
+        }
         wait_for_port(self.host, self.port, &self.folder);
         wait_for_port(self.host, self.tls_port, &self.folder);
     }
@@ -180,13 +213,16 @@ impl Node {
     }
 
     /// Starts or resumes the server if an earlier test left it stopped or frozen.
-    pub(crate) fn ensure_running(&self) {
-        let running = self.server.lock().unwrap().is_some();
-        if running {
+    fn ensure_running(&self) {
+        if self.server.lock().unwrap().is_some() {
             self.resume();
-        } else {
-            self.restart();
         }
+        self.restart();
+    }
+
+    /// Starts RabbitMQ in a running Erlang, unless it has started.
+    fn start_app(&self) {
+        assert_eq!(self.eval("rabbit:start()").as_deref(), Some("ok"), "{} does not start", self.name);
     }
 
     /// Kills the server with SIGKILL.
@@ -200,16 +236,9 @@ impl Node {
         }
     }
 
-    /// Stops the server with SIGTERM and waits until it has ended.
+    /// Stops the server as SIGTERM does, and waits until it has ended. Its Erlang goes on, so that a restart costs little.
     pub(crate) fn stop(&self) {
-        self.signal(Signal::SIGTERM);
-        let deadline = Instant::now() + NODE_TIMEOUT;
-        // It closes its listeners first and writes its data last.
-        while self.server.lock().unwrap().as_ref().is_some_and(ProcessGroup::is_running) {
-            assert!(Instant::now() < deadline, "{} does not stop", self.name);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        self.kill();
+        assert_eq!(self.eval("rabbit:stop()").as_deref(), Some("ok"), "{} does not stop", self.name);
     }
 
     /// Freezes the server: its sockets stay open, but it does nothing.
@@ -226,7 +255,13 @@ impl Node {
 
     /// Runs `rabbitmqctl` and returns its output.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
-        let output = self.run_ctl(arguments);
+        let program = Program::new(self.namespace.as_deref(), CTL, &["-q", "-n", &self.name]);
+        let output = Command::new(program.name)
+            .args(program.arguments)
+            .args(arguments)
+            .envs(self.environment())
+            .output()
+            .expect("rabbitmqctl starts");
         assert!(
             output.status.success(),
             "rabbitmqctl {arguments:?}: {}{}",
@@ -236,20 +271,39 @@ impl Node {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs `rabbitmqctl` on a node that may not work and returns its output, or `None` if it fails.
-    pub(crate) fn try_ctl(&self, arguments: &[&str]) -> Option<String> {
-        let output = self.run_ctl(arguments);
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    /// Evaluates Erlang expressions on this node and returns the result as text, or `None` if the node does not run or they
+    /// fail. `erl_call` is a small C program, while each `rabbitmqctl` takes half a second of processor time.
+    pub(crate) fn eval(&self, expressions: &str) -> Option<String> {
+        let name = if self.namespace.is_some() { "-name" } else { "-sname" };
+        let program = Program::new(self.namespace.as_deref(), "erl_call", &["-R", "-e", name, &self.name]);
+        let mut call = Command::new(program.name)
+            .args(program.arguments)
+            .envs(self.environment())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("erl_call starts");
+        // Fails if the node does not run.
+        let _ = writeln!(call.stdin.take().expect("a pipe"), "{expressions}.");
+        let output = call.wait_with_output().expect("erl_call ends");
+        let output = String::from_utf8(output.stdout).expect("UTF-8");
+        Some(output.trim().strip_prefix("{ok, ")?.strip_suffix('}')?.to_owned())
     }
 
-    fn run_ctl(&self, arguments: &[&str]) -> Output {
-        let program = Program::new(self.namespace.as_deref(), CTL, &["-q", "-n", &self.name]);
-        Command::new(program.name)
-            .args(program.arguments)
-            .args(arguments)
-            .envs(self.environment())
-            .output()
-            .expect("rabbitmqctl starts")
+    /// Prints the end of the logs if the current thread panics.
+    fn print_logs_of_failed_test(&self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let logs = fs::read_dir(self.folder.join("log")).into_iter().flatten().flatten();
+        for log in logs {
+            let text = fs::read(log.path()).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(60)..];
+            eprintln!("--- the end of {} ---\n{}", log.path().display(), tail.join("\n"));
+        }
     }
 
     fn signal(&self, signal: Signal) {
@@ -281,20 +335,9 @@ impl Node {
     }
 }
 
-/// Prints the end of the logs if a test fails.
 impl Drop for Node {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        let logs = fs::read_dir(self.folder.join("log")).into_iter().flatten().flatten();
-        for log in logs {
-            let text = fs::read(log.path()).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            let lines: Vec<_> = text.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(60)..];
-            eprintln!("--- the end of {} ---\n{}", log.path().display(), tail.join("\n"));
-        }
+        self.print_logs_of_failed_test();
     }
 }
 

@@ -87,12 +87,6 @@ impl ProcessGroup {
         killpg(self.id, signal).expect("the process group exists");
     }
 
-    /// Returns true while the leader runs. An ended leader is a zombie until the group is dropped.
-    pub(super) fn is_running(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id)).unwrap_or_default();
-        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
-    }
-
     /// Returns true once every thread of every process of the group is stopped.
     pub(super) fn is_frozen(&self) -> bool {
         let group = self.id.to_string();
