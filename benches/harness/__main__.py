@@ -61,9 +61,9 @@ def measure(args, results):
 
     if unknown := set(args.contenders) - set(CONTENDERS):
         sys.exit(f"benches/run: unknown contenders {', '.join(unknown)}; choose from {', '.join(CONTENDERS)}")
-    build.build(args.profile)
-    for name in args.only or SECTIONS:
-        section = importlib.import_module(f".{name}", __package__)
+    sections = {name: importlib.import_module(f".{name}", __package__) for name in args.only or SECTIONS}
+    build.build(args.profile, {program for section in sections.values() for program in section.PROGRAMS})
+    for name, section in sections.items():
         begin = time.monotonic()
         print(f"{name}: …", end=" ", file=sys.stderr, flush=True)
         # A new context for each section, so that nothing is left from the one before.
@@ -86,7 +86,7 @@ def flame():
     from . import build
     from .context import ROOT, Context
 
-    build.build("profiling")
+    build.build("profiling", section.PROGRAMS)
     ctx = Context(quick=True, rounds=1, profile="profiling")
     try:
         section.draw(ctx, ROOT / "docs/benchmarks")

@@ -7,10 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def build(profile):
-    """Builds with a profile of Cargo.toml. polyhook is built alone, so that it has no features of the benchmark programs."""
-    for words in ((), ("--package", "polyhook-bench")):
-        subprocess.run(["cargo", "build", "--locked", "--profile", profile, *words], cwd=ROOT, check=True)
+def build(profile, programs):
+    """Builds polyhook and these benchmark programs with a profile of Cargo.toml."""
+    chosen = (word for name in ("polyhook", *sorted(programs)) for word in ("--bin", name))
+    argv = ["cargo", "build", "--locked", "--profile", profile, "--package", "polyhook", "--package", "polyhook-bench", *chosen]
+    subprocess.run(argv, cwd=ROOT, check=True)
 
 
 def folder(profile):

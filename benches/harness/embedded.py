@@ -17,7 +17,7 @@ from statistics import median
 from .site import BenchmarkError, Service, Simulator, Site, answers_at, eventually, free_ports, run_once
 from .formatting import number, with_spread, spread, table
 
-NAME = "embedded"
+PROGRAMS = ("append", "load", "null")
 CONNECTIONS = 64
 BODY_BYTES = 600
 

@@ -12,6 +12,7 @@ from . import contenders
 from .contenders import load
 from .site import BenchmarkError
 
+PROGRAMS = ("load",)
 HERTZ = 499
 STACK_BYTES = 16384
 #: Narrower boxes, in percent, are left out.

@@ -11,7 +11,7 @@ from .contenders import load
 from .formatting import megabytes, with_spread, spread, table
 from .site import BenchmarkError, Site, eventually, free_ports
 
-NAME = "footprint"
+PROGRAMS = ("load",)
 
 
 def run(ctx):

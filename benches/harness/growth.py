@@ -8,7 +8,7 @@ from . import contenders
 from .contenders import durable, load
 from .formatting import spread_over, with_spread, table
 
-NAME = "growth"
+PROGRAMS = ("load",)
 CONNECTIONS = (1, 64, 1000)
 CONNECTIONS_AT_RATE = (64, 10_000)
 RATE = 3000

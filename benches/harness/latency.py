@@ -8,7 +8,7 @@ from . import contenders
 from .contenders import durable, load, publish
 from .formatting import spread_over, with_spread, table
 
-NAME = "latency"
+PROGRAMS = ("load", "lean", "publish")
 RATES = (500, 5000)
 RECEIVERS = {"polyhook": contenders.polyhook, "lean": contenders.lean}
 WHAT = ("p50", "p90", "p99", "p999", "max")

@@ -9,7 +9,7 @@ from .archiving import manifests
 from .site import BenchmarkError, Simulator, Site, eventually, run_once
 from .formatting import megabytes, number, table
 
-NAME = "tools"
+PROGRAMS = ()
 
 
 def run(ctx):

@@ -9,7 +9,7 @@ from .seaweed import Seaweed
 from .site import BenchmarkError, Simulator, Site
 from .formatting import megabytes, number, with_spread, spread, table
 
-NAME = "worker"
+PROGRAMS = ("download",)
 SIZE = 1 << 20
 LARGE = 8
 
