@@ -51,6 +51,8 @@ const ACK_BUDGET: Duration = Duration::from_secs(4);
 const MAX_WAITING: usize = 1024;
 /// Maximum messages that go out together.
 const MAX_BATCH: usize = 256;
+/// Maximum batches that wait for their confirms.
+const MAX_UNCONFIRMED_BATCHES: usize = 4;
 /// Number of deliveries that are remembered to recognise duplicates.
 const MAX_DEDUP_KEYS: usize = 100_000;
 /// An AMQP short string holds 255 bytes.
@@ -342,49 +344,100 @@ impl Log {
     }
 }
 
-type Confirming<F> = Pin<Box<MaybeDone<F>>>;
+/// Messages that went out together.
+struct Batch<F: Future> {
+    replies: Vec<oneshot::Sender<bool>>,
+    confirms: Vec<Pin<Box<MaybeDone<F>>>>,
+    /// A message was returned, and it may be one of these.
+    failed: bool,
+}
 
-/// Publishes what is waiting in one batch, and the next one after all confirms of that batch. The only owner of the channel.
+impl<F: Future<Output = lapin::Result<Confirmation>>> Batch<F> {
+    /// Queues the frames of all messages, in their order.
+    fn start(messages: impl Iterator<Item = (oneshot::Sender<bool>, F)>) -> Self {
+        let (replies, confirms) =
+            messages.map(|(reply, message)| (reply, Box::pin(maybe_done(message)))).unzip();
+        let mut batch = Self { replies, confirms, failed: false };
+        batch.poll();
+        batch
+    }
+
+    /// Polls all messages. The first poll of a message queues its frames.
+    fn poll(&mut self) {
+        for confirm in &mut self.confirms {
+            let _ = confirm.as_mut().now_or_never();
+        }
+    }
+
+    /// Waits until all messages are confirmed. The broker confirms in the order of publishing, so waiting for the last one first
+    /// wakes the task once for the whole batch.
+    async fn confirmed(&mut self) {
+        for confirm in self.confirms.iter_mut().rev() {
+            confirm.as_mut().await;
+        }
+    }
+
+    /// Returns true if a returned message came with a confirm that has arrived.
+    fn has_returned_message(&mut self) -> bool {
+        self.poll();
+        self.confirms.iter_mut().any(|confirm| {
+            let output = confirm.as_mut().output_mut();
+            matches!(output, Some(Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))))
+        })
+    }
+
+    /// Replies to the waiting handlers.
+    fn reply(mut self) {
+        for (reply, confirm) in self.replies.into_iter().zip(&mut self.confirms) {
+            let is_acknowledged = matches!(confirm.as_mut().take_output(), Some(Ok(Confirmation::Ack(None))));
+            // Fails if the handler has stopped waiting.
+            let _ = reply.send(is_acknowledged && !self.failed);
+        }
+    }
+}
+
+/// Publishes all that is waiting in one batch, with at most [`MAX_UNCONFIRMED_BATCHES`]. The only owner of the channel.
 async fn publish_batches(
     channel: Channel,
     exchange: ShortString,
     mut requests: mpsc::Receiver<PublishRequest>,
 ) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while requests.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let (replies, mut confirms): (Vec<_>, Vec<_>) = batch
-            .drain(..)
-            .map(|PublishRequest { routing_key, properties, body, durable }| {
-                let confirm = publish_one(&channel, exchange.clone(), routing_key, properties, body);
-                (durable, Box::pin(maybe_done(confirm)))
-            })
-            .unzip();
-        // The first poll queues the frames, so the messages go out in this order.
-        for confirm in &mut confirms {
-            let _ = confirm.as_mut().now_or_never();
-        }
-        // The broker confirms in the order of publishing, so waiting for the last one wakes this task once for the whole batch.
-        for confirm in confirms.iter_mut().rev() {
-            confirm.as_mut().await;
-        }
-        let results: Vec<_> = confirms.iter_mut().map(result_of).collect();
-        // lapin attaches a returned message to any confirm, so one fails the batch.
-        let any_returned = results.iter().any(has_returned_message);
-        for (durable, result) in replies.into_iter().zip(results) {
-            // Fails if the handler has stopped waiting.
-            let _ = durable.send(!any_returned && matches!(result, Ok(Confirmation::Ack(None))));
+    let mut waiting = Vec::with_capacity(MAX_BATCH);
+    let mut unconfirmed = VecDeque::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = oldest_confirmed(&mut unconfirmed), if !unconfirmed.is_empty() => {
+                // lapin attaches a returned message to any confirm, so one fails all that are unconfirmed.
+                if unconfirmed.iter_mut().any(Batch::has_returned_message) {
+                    unconfirmed.iter_mut().for_each(|batch| batch.failed = true);
+                }
+                if let Some(batch) = unconfirmed.pop_front() {
+                    batch.reply();
+                }
+            }
+            received = requests.recv_many(&mut waiting, MAX_BATCH),
+                if unconfirmed.len() < MAX_UNCONFIRMED_BATCHES =>
+            {
+                if received == 0 {
+                    return;
+                }
+                unconfirmed.push_back(Batch::start(waiting.drain(..).map(|request| {
+                    let PublishRequest { routing_key, properties, body, durable } = request;
+                    (durable, publish_one(&channel, exchange.clone(), routing_key, properties, body))
+                })));
+            }
         }
     }
 }
 
-fn has_returned_message(result: &lapin::Result<Confirmation>) -> bool {
-    matches!(result, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))))
-}
-
-fn result_of<F: Future<Output = lapin::Result<Confirmation>>>(
-    confirm: &mut Confirming<F>,
-) -> lapin::Result<Confirmation> {
-    confirm.as_mut().take_output().unwrap_or_else(|| unreachable!("all of them are done"))
+async fn oldest_confirmed<F>(batches: &mut VecDeque<Batch<F>>)
+where
+    F: Future<Output = lapin::Result<Confirmation>>,
+{
+    if let Some(oldest) = batches.front_mut() {
+        oldest.confirmed().await;
+    }
 }
 
 /// Publishes a message and waits for its confirm.
