@@ -28,8 +28,8 @@ pub(super) fn start(
         draining: lifecycle.draining(),
         health: health.clone(),
     };
-    let serve =
-        web::serve("admin", bound.listener, admin.service(), config.server.ack_budget, lifecycle.clone());
+    let limits = Admin::connection_limits(&config.server);
+    let serve = web::serve("admin", bound.listener, admin.service(), limits, lifecycle.clone());
     lifecycle.spawn_service("admin", serve);
     tracing::info!(address = %bound.address, "serving /livez, /readyz and /metrics");
 }

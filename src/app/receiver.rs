@@ -9,9 +9,14 @@ pub(super) fn start(context: &Context<'_>, bound: BoundListener) -> Receiver {
     let Context { config, queue, clock, health, lifecycle } = context;
     let queue = Arc::clone(queue);
     let receiver = Receiver::new(&config.server, &config.signature, queue, clock.clone(), health, lifecycle);
-    let serve =
-        web::serve("public", bound.listener, receiver.clone(), config.server.ack_budget, lifecycle.clone());
+    let limits = config.server.connection_limits(open_files_limit());
+    let serve = web::serve("public", bound.listener, receiver.clone(), limits, lifecycle.clone());
     lifecycle.spawn_service("receiver", serve);
     tracing::info!(address = %bound.address, path = config.server.path, "receiving deliveries");
     receiver
+}
+
+/// Returns the limit of open files of this process.
+fn open_files_limit() -> u64 {
+    rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX)
 }

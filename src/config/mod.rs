@@ -175,6 +175,15 @@ impl Config {
         if self.server.max_in_flight == 0 {
             problems.push("server.max_in_flight is 0, so every delivery would be rejected".to_owned());
         }
+        if self.server.max_connections == Some(0) {
+            problems.push("server.max_connections is 0, so every delivery would be rejected".to_owned());
+        }
+        if self.server.idle_timeout < std::time::Duration::from_secs(1) {
+            problems.push(
+                "server.idle_timeout is below 1s, so almost no connection could be used twice; set it above the idle timeout of the load balancer"
+                    .to_owned(),
+            );
+        }
     }
 
     /// Checks what the worker and reconciliation require.

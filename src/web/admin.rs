@@ -13,17 +13,24 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use hyper_util::service::TowerToHyperService;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::time::timeout;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::Receiver;
+use super::{ConnectionLimits, Receiver, ServerConfig};
 use crate::{health::Health, queue::Queue, telemetry};
 
 /// Time that the queue has to answer a probe or a scrape.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections of probes and scrapes at the same time.
+const MAX_CONNECTIONS: usize = 64;
 
 /// Everything that the admin listener reports on.
 #[derive(Clone)]
@@ -47,12 +54,21 @@ impl std::fmt::Debug for Admin {
 }
 
 impl Admin {
+    /// Returns the limits of the admin listener's connections.
+    pub fn connection_limits(server: &ServerConfig) -> ConnectionLimits {
+        ConnectionLimits {
+            transfer_timeout: server.ack_budget,
+            idle_timeout: server.idle_timeout,
+            max_connections: MAX_CONNECTIONS,
+        }
+    }
+
     /// Returns the admin listener's routes.
     pub fn service(self) -> TowerToHyperService<Router> {
         let router = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
-            .route("/metrics", get(metrics));
+            .route("/metrics", get(metrics).with_state(Arc::new(Scraper::new(self.clone()))));
         TowerToHyperService::new(router.with_state(self))
     }
 }
@@ -78,18 +94,51 @@ fn with_conditions(line: &str, health: &Health) -> String {
     std::iter::once(format!("{line}\n")).chain(conditions).collect()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    if let Some(receiver) = &admin.receiver {
-        receiver.update_gauges();
-    }
-    if let Ok(Ok(depths)) = timeout(QUEUE_TIMEOUT, admin.queue.depths()).await {
-        for (queue, depth) in depths {
-            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-            gauge!("polyhook_queue_depth", "queue" => queue.label()).set(depth as f64);
-        }
-    }
-    // This reads /proc, which takes a while with many open connections.
-    let _ = tokio::task::spawn_blocking(telemetry::update_process_metrics).await;
+async fn metrics(State(scraper): State<Arc<Scraper>>) -> Response {
     let content_type = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
-    (content_type, admin.metrics.render()).into_response()
+    (content_type, scraper.scrape().await).into_response()
+}
+
+/// Renders the metrics for one request at a time.
+#[derive(Debug)]
+struct Scraper {
+    admin: Admin,
+    /// The time when the last rendering started, and its text.
+    last: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl Scraper {
+    fn new(admin: Admin) -> Self {
+        Self { admin, last: Mutex::new(None) }
+    }
+
+    /// Returns the text of all metrics. Requests that have waited for a rendering share the next one, so that any number
+    /// of them needs one thread.
+    async fn scrape(&self) -> Bytes {
+        let requested = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some((_, text)) = last.as_ref().filter(|(started, _)| *started >= requested) {
+            return text.clone();
+        }
+        let started = Instant::now();
+        let text = self.render().await;
+        *last = Some((started, text.clone()));
+        text
+    }
+
+    async fn render(&self) -> Bytes {
+        let Admin { receiver, queue, metrics, .. } = &self.admin;
+        if let Some(receiver) = receiver {
+            receiver.update_gauges();
+        }
+        if let Ok(Ok(depths)) = timeout(QUEUE_TIMEOUT, queue.depths()).await {
+            for (queue, depth) in depths {
+                #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+                gauge!("polyhook_queue_depth", "queue" => queue.label()).set(depth as f64);
+            }
+        }
+        // This reads /proc, which takes a while with many open connections.
+        let _ = tokio::task::spawn_blocking(telemetry::update_process_metrics).await;
+        metrics.render().into()
+    }
 }

@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::secrets_file::SecretsFile;
+use super::{
+    secrets_file::SecretsFile,
+    server::{ConnectionLimits, max_connections},
+};
 use crate::{
     clock::Clock,
     secret::Secret,
@@ -33,6 +36,26 @@ pub struct ServerConfig {
     /// Maximum deliveries in flight; more are answered 503.
     #[schemars(range(min = 1))]
     pub max_in_flight: usize,
+    /// Time that a connection may stay open between two requests. It must be longer than the idle timeout of the load
+    /// balancer in front, which would otherwise send requests on connections that are being closed.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub idle_timeout: Duration,
+    /// Maximum open connections; the one that has been idle for the longest time is closed for a new one. By default 4096,
+    /// or fewer if the limit of open files is low.
+    #[schemars(range(min = 1))]
+    pub max_connections: Option<usize>,
+}
+
+impl ServerConfig {
+    /// Returns the limits of the listener's connections if the process may have `open_files` open files.
+    pub fn connection_limits(&self, open_files: u64) -> ConnectionLimits {
+        ConnectionLimits {
+            transfer_timeout: self.ack_budget,
+            idle_timeout: self.idle_timeout,
+            max_connections: max_connections(self.max_connections, open_files),
+        }
+    }
 }
 
 impl Default for ServerConfig {
@@ -43,6 +66,8 @@ impl Default for ServerConfig {
             ack_budget: Duration::from_secs(4),
             body_limit: ByteSize::mib(1),
             max_in_flight: 1024,
+            idle_timeout: Duration::from_secs(650),
+            max_connections: None,
         }
     }
 }

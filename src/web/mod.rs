@@ -52,7 +52,7 @@ use crate::{clock::Clock, health::Health, lifecycle::Lifecycle, queue::Queue};
 pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
 pub use outcome::is_receiver_answer;
 pub use secrets_file::{MAX_RETRY_WINDOW, RotationSummary, SecretEntry, SecretsFile, SecretsFileError};
-pub use server::serve;
+pub use server::{ConnectionLimits, serve};
 
 /// Bytes of bodies that may be in memory at the same time, over all requests.
 const MAX_BODY_MEMORY_BYTES: usize = 64 << 20;

@@ -1,131 +1,222 @@
-//! The accept loop of a listener: HTTP/1.1 and cleartext HTTP/2, header timeouts, graceful shutdown.
+//! The accept loop of a listener: HTTP/1.1 and cleartext HTTP/2, bounded connections, graceful shutdown.
+//!
+//! A connection ends when its client is too slow, idle for too long, or must make room for a new one; see [`activity`] and
+//! [`connections`]. The time limits of a request belong to its handler.
+
+mod activity;
+mod connections;
+mod limits;
+mod observed;
+mod request_rules;
 
 use std::{
-    convert::Infallible,
-    error::Error,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    convert::Infallible, error::Error, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration,
 };
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body, Incoming},
-    service::Service,
+    service::{Service, service_fn},
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto, graceful::GracefulConnection},
 };
 use metrics::gauge;
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep, sleep_until},
+};
 
+use self::{
+    activity::Activity,
+    connections::{Connections, OpenConnection},
+    observed::{ObservedBody, ObservedStream, OpenRequest},
+};
 use crate::{lifecycle::Lifecycle, telemetry::GaugeGuard};
 
-/// Bytes of one request's headers. PolyAI's headers take less than one KiB.
-const MAX_HEADER_BYTES: usize = 32 << 10;
-const MAX_HTTP2_STREAMS: u32 = 256;
+pub use self::limits::ConnectionLimits;
+pub(super) use self::limits::max_connections;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Bytes of one request's headers, decoded. PolyAI's headers take less than one KiB.
+const MAX_HEADER_BYTES: usize = 8 << 10;
+/// Requests of one connection of HTTP/2 at the same time.
+const MAX_HTTP2_STREAMS: u32 = 32;
 /// Pause after an `accept` that failed, usually because no file descriptor was free.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Microseconds after which a timer is set again, because a time in the far future cannot be represented.
+const LONGEST_TIMER: u64 = 24 * 3600 * 1_000_000;
+/// Least time between two warnings about the limit of connections.
+const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Serves `listener` until the drain starts, then lets open requests finish.
+/// Serves `service` on `listener` until the drain starts, then lets open requests finish.
 ///
-/// Closes a connection that sends nothing, or no complete header, for `header_timeout`. `name` is the listener's label
-/// in metrics. The number of connections is bounded only by the process's limit of open files.
+/// `name` is the listener's label in metrics.
 pub async fn serve<S, B>(
     name: &'static str,
     listener: TcpListener,
     service: S,
-    header_timeout: Duration,
+    limits: ConnectionLimits,
     lifecycle: Lifecycle,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
-        + Clone
-        + Send
-        + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + From<&'static str> + Unpin + Send + 'static,
 {
-    let builder = connection_builder(header_timeout);
-    let open = gauge!("polyhook_connections", "listener" => name);
-    let graceful = GracefulShutdown::new();
+    let connections = Connections::new(limits);
     let draining = lifecycle.draining();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = draining.cancelled() => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; if this continues, raise the limit of open files");
-                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                continue;
-            }
-        };
-        // Responses are small and must leave at once.
-        let _ = stream.set_nodelay(true);
-        let received = Arc::new(AtomicBool::new(false));
-        let service = NotesRequests { service: service.clone(), received: Arc::clone(&received) };
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        let guard = GaugeGuard::increment(open.clone());
-        lifecycle.spawn("connection", async move {
-            let _guard = guard;
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended early");
-                },
-                () = first_request_timeout(&received, header_timeout) => {
-                    tracing::debug!("a connection without a request was closed");
+    let builder = Arc::new(connection_builder());
+    let open = gauge!("polyhook_connections", "listener" => name);
+    let accept = async {
+        let mut last_warning: Option<Instant> = None;
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection; if this continues, raise the limit of open files");
+                    connections.close_oldest_idle();
+                    sleep(ACCEPT_RETRY_DELAY).await;
+                    continue;
                 }
+            };
+            let was_full = connections.make_room().await;
+            if was_full && last_warning.is_none_or(|last| last.elapsed() > WARNING_INTERVAL) {
+                tracing::warn!(
+                    listener = name,
+                    max_connections = limits.max_connections,
+                    "the limit of connections is reached, so idle ones are closed for new ones; limit connections at the ingress"
+                );
+                last_warning = Some(Instant::now());
             }
-        });
+            // Responses are small and must leave at once.
+            let _ = stream.set_nodelay(true);
+            let connection = connections.open(GaugeGuard::increment(open.clone()));
+            let serve = serve_connection(stream, service.clone(), Arc::clone(&builder), connection);
+            lifecycle.spawn("connection", serve);
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = draining.cancelled() => {}
     }
     drop(listener);
-    graceful.shutdown().await;
+    connections.drain().await;
 }
 
-fn connection_builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
+/// Time limits are those of [`Activity`], so the library's own are off.
+fn connection_builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(None)
+        .half_close(true)
         .max_buf_size(MAX_HEADER_BYTES)
         .http2()
-        .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
-        .keep_alive_interval(Some(header_timeout))
-        .keep_alive_timeout(header_timeout);
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX));
     builder
 }
 
-/// A service that also records that a request was received.
-#[derive(Clone, Debug)]
-struct NotesRequests<S> {
+async fn serve_connection<S, B>(
+    stream: TcpStream,
     service: S,
-    received: Arc<AtomicBool>,
-}
-
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for NotesRequests<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, request: Request<Incoming>) -> S::Future {
-        self.received.store(true, Ordering::Relaxed);
-        self.service.call(request)
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    connection: OpenConnection,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + From<&'static str> + Unpin + Send + 'static,
+{
+    let activity = &connection.activity;
+    let stream = TokioIo::new(ObservedStream::new(stream, Arc::clone(activity)));
+    let service = service_fn({
+        let activity = Arc::clone(activity);
+        move |request| serve_request(&service, request, &activity)
+    });
+    match run(builder.serve_connection(stream, service), activity).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a connection ended early"),
+        None => tracing::debug!("closed a connection that was idle or whose client was too slow"),
     }
 }
 
-/// Completes when no request was received within `timeout`. The HTTP library applies its header timeout only once it
-/// knows the HTTP version, and not at all to HTTP/2.
-async fn first_request_timeout(received: &AtomicBool, timeout: Duration) {
-    sleep(timeout).await;
-    if received.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
+/// Runs a connection to its end, or to its deadline. Returns `None` at the deadline.
+async fn run<C: GracefulConnection>(connection: C, activity: &Activity) -> Option<Result<(), C::Error>> {
+    let mut connection = pin!(connection);
+    let mut timer_at = activity.deadline();
+    let mut timer = pin!(sleep_until(activity.instant(timer_at)));
+    let mut is_shutting_down = false;
+    poll_fn(|cx| {
+        activity.register(cx.waker());
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        if !is_shutting_down && activity.is_closing() {
+            is_shutting_down = true;
+            connection.as_mut().graceful_shutdown();
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
+        }
+        loop {
+            // A timer that is too early is only set again when it fires, so most requests do not set it.
+            let deadline = activity.deadline();
+            if deadline < timer_at || timer.is_elapsed() {
+                timer_at = deadline.min(activity.now() + LONGEST_TIMER);
+                timer.as_mut().reset(activity.instant(timer_at));
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if activity.deadline() <= activity.now() {
+                return Poll::Ready(None);
+            }
+        }
+    })
+    .await
+}
+
+/// Rejects a request that breaks a rule of HTTP, and gives any other to `service`.
+fn serve_request<S, B>(
+    service: &S,
+    request: Request<Incoming>,
+    activity: &Arc<Activity>,
+) -> impl Future<Output = Result<Response<ObservedBody<B>>, Infallible>> + use<S, B>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    B: Body + From<&'static str>,
+{
+    let version = request.version();
+    let open = OpenRequest::new(activity, version == Version::HTTP_2);
+    let answer = match request_rules::violation(&request) {
+        None => Ok(service.call(request)),
+        Some(status) => Err(rejection(status, version)),
+    };
+    async move {
+        let response = match answer {
+            Ok(answer) => answer.await?,
+            Err(response) => response,
+        };
+        Ok(open.answer(response))
     }
+}
+
+/// Builds the answer to a request that breaks a rule of HTTP. Its body is not read, so the connection is closed.
+fn rejection<B: From<&'static str>>(status: StatusCode, version: Version) -> Response<B> {
+    let body = match status {
+        StatusCode::NOT_IMPLEMENTED => "{\"error\":\"not implemented\"}\n",
+        _ => "{\"error\":\"bad request\"}\n",
+    };
+    let mut response = Response::new(B::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Connection-specific headers do not exist in HTTP/2 (RFC 9113, 8.2.2).
+    if version != Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }

@@ -4,6 +4,7 @@ mod arguments;
 mod bounds;
 mod commands;
 mod configuration;
+mod connections;
 mod dead;
 mod demo;
 mod doctor;

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use hyper::{
     body::{Body, Incoming},
     service::Service,
@@ -23,7 +24,7 @@ use polyhook::{
     queue::{Queue, QueueUrls},
     secret::Secret,
     telemetry,
-    web::{self, Receiver, ServerConfig, SignatureConfig, admin::Admin},
+    web::{self, ConnectionLimits, Receiver, ServerConfig, SignatureConfig, admin::Admin},
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -100,7 +101,7 @@ impl Server {
         let queue = Arc::clone(queue) as Arc<dyn Queue>;
         let lifecycle = Lifecycle::new();
         let receiver = Receiver::new(server, signature, queue, clock(), &Health::default(), &lifecycle);
-        Self::serve(receiver, server.ack_budget, lifecycle).await
+        Self::serve(receiver, server.connection_limits(u64::MAX), lifecycle).await
     }
 
     /// Starts the admin listener of a process with this lifecycle.
@@ -114,19 +115,20 @@ impl Server {
         let admin =
             Admin { queue, receiver: None, metrics: metrics(), draining: lifecycle.draining(), health };
         // The tests check that it answers during the drain, so it has a lifecycle of its own.
-        Self::serve(admin.service(), Duration::from_secs(4), Lifecycle::new()).await
+        Self::serve(admin.service(), Admin::connection_limits(&server()), Lifecycle::new()).await
     }
 
-    pub(super) async fn serve<S, B>(service: S, budget: Duration, lifecycle: Lifecycle) -> Self
+    pub(super) async fn serve<S, B>(service: S, limits: ConnectionLimits, lifecycle: Lifecycle) -> Self
     where
         S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
-        S: Clone + Send + 'static,
+        S: Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
-        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+        B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
+        B: From<&'static str> + Unpin + Send + 'static,
     {
         let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        lifecycle.spawn_service("server", web::serve("test", listener, service, budget, lifecycle.clone()));
+        lifecycle.spawn_service("server", web::serve("test", listener, service, limits, lifecycle.clone()));
         Self { address, lifecycle }
     }
 

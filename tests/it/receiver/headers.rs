@@ -59,18 +59,6 @@ async fn closes_a_connection_that_sends_its_header_byte_by_byte() {
     assert_eq!(queue.entered(), 0);
 }
 
-#[tokio::test]
-async fn closes_an_idle_connection_after_the_budget() {
-    let queue = FakeQueue::new(Behaviour::Store);
-    let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
-    let mut wire = server.open().await;
-    wire.ask(&Request::event("evt-1")).await.assert_taken();
-    sleep(BUDGET / 2).await;
-    wire.ask(&Request::event("evt-2")).await.assert_taken();
-    let ((), time) = timed(wire.closed()).await;
-    assert!((BUDGET / 2..AT_MOST).contains(&time), "{time:?}");
-}
-
 /// The header timeout does not limit the time of the answer.
 #[tokio::test]
 async fn keeps_a_connection_that_waits_for_the_queue() {

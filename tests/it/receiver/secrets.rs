@@ -52,7 +52,8 @@ impl Place {
         let lifecycle = Lifecycle::new();
         let receiver = Receiver::new(&server(), config, dynamic, clock.clone(), &health, &lifecycle);
         let admin = Server::admin_with(&queue, lifecycle.clone(), health).await;
-        let server = Server::serve(receiver.clone(), Duration::from_secs(4), lifecycle).await;
+        let limits = self::server().connection_limits(u64::MAX);
+        let server = Server::serve(receiver.clone(), limits, lifecycle).await;
         Self { folder, receiver, server, admin, clock }
     }
 

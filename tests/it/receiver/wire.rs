@@ -213,6 +213,11 @@ impl Wire {
         timeout(ANSWER_TIMEOUT, async { while self.more().await {} }).await.expect("closed in time");
     }
 
+    /// Closes the sending side, as `shutdown(SHUT_WR)` does.
+    pub(super) async fn finish(&mut self) {
+        self.stream.shutdown().await.expect("closed");
+    }
+
     /// Splits the connection, to read and write at the same time.
     pub(super) fn into_stream(self) -> TcpStream {
         self.stream

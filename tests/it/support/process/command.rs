@@ -45,9 +45,19 @@ impl PolyhookCommand {
     }
 
     /// Starts the program with this umask.
-    pub(crate) fn umask(mut self, mask: &str) -> Self {
+    pub(crate) fn umask(self, mask: &str) -> Self {
+        self.after(r#"umask "$1""#, mask)
+    }
+
+    /// Starts the program with this limit of open files.
+    pub(crate) fn open_files(self, limit: u32) -> Self {
+        self.after(r#"ulimit -n "$1""#, &limit.to_string())
+    }
+
+    /// Starts the program from a shell that first runs a command with one argument.
+    fn after(mut self, first: &str, argument: &str) -> Self {
         let mut command = Command::new("sh");
-        command.args(["-c", r#"umask "$1"; shift; exec "$@""#, "sh", mask]);
+        command.args(["-c", &format!(r#"{first}; shift; exec "$@""#), "sh", argument]);
         command.arg(self.command.get_program()).args(self.command.get_args()).env_clear();
         command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.current_dir(self.command.get_current_dir().expect("a folder"));
