@@ -410,7 +410,9 @@ async fn publish_batches(
             () = oldest_confirmed(&mut unconfirmed), if !unconfirmed.is_empty() => {
                 // lapin attaches a returned message to any confirm, so one fails all that are unconfirmed.
                 if unconfirmed.iter_mut().any(Batch::has_returned_message) {
-                    unconfirmed.iter_mut().for_each(|batch| batch.failed = true);
+                    for batch in &mut unconfirmed {
+                        batch.failed = true;
+                    }
                 }
                 if let Some(batch) = unconfirmed.pop_front() {
                     batch.reply();
