@@ -182,8 +182,8 @@ fn rotates_nothing_if_the_new_secret_has_no_place() {
         );
     }
     // Receivers use eight secrets.
-    let others: String = (1..8).map(|number| format!("whsec_of_another_endpoint_{number}\n")).collect();
-    world.site.write("secrets", &format!("{}\n{others}", world.secret));
+    let others: Vec<_> = (1..8).map(|number| format!("whsec_of_another_endpoint_{number}\n")).collect();
+    world.site.write("secrets", &format!("{}\n{}", world.secret, others.concat()));
     let before = world.file();
     let output = world.rotate(&[]).run().expect_exit_code(1);
     for word in ["9 signing secrets", "at most 8", "--keep-old 0s", "Nothing was rotated"] {
