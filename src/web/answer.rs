@@ -25,70 +25,68 @@ const MAX_LOGGED_ID_BYTES: usize = 128;
 /// Bytes of an `X-Request-Id` that is used.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// The result of a request.
-struct Handled {
-    outcome: Outcome,
-    /// Only if the delivery is verified.
-    delivery: Option<DeliveryInfo>,
-    /// False if the connection cannot be used again, because the rest of the body is not read.
-    keeps_connection: bool,
-}
+/// The result of a request, the information if the delivery is verified, and the body if it may not be read to its end.
+type Handled<B> = (Outcome, Option<DeliveryInfo>, Option<B>);
 
-impl From<Outcome> for Handled {
-    fn from(outcome: Outcome) -> Self {
-        Self { outcome, delivery: None, keeps_connection: true }
-    }
-}
-
-/// Answers one request. Runs to its end whatever the client does, so it must be a task of its own.
-pub(super) async fn answer<B>(receiver: Receiver, request: Request<B>) -> Response<Full<Bytes>>
+/// Answers one request. The returned future runs to its end whatever the client does, so it must be a task of its own.
+///
+/// The headers may take far more memory than they have bytes, so what is needed of them is copied before this returns.
+/// Otherwise requests that wait for their first turn would keep all of it.
+pub(super) fn answer<B>(
+    receiver: Receiver,
+    request: Request<B>,
+) -> impl Future<Output = Response<Full<Bytes>>> + Send + 'static
 where
     B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
 {
     let timing = Timing::start(receiver.inner.ack_budget);
     let version = request.version();
-    let request_id = request_id(request.headers());
+    let (parts, body) = request.into_parts();
+    let request_id = request_id(&parts.headers);
+    let head = read_head(&receiver, &parts);
+    // HTTP/2 resets a stream whose body is not needed. In HTTP/1.1, a client that waits for a 100 gets none.
+    let discards_body = version != Version::HTTP_2;
+    let waits_for_100 = discards_body && head.is_err() && parts.headers.contains_key(header::EXPECT);
+    drop(parts);
+    async move {
+        // A panic is a bug of ours and the delivery is not durable, so PolyAI should send it again.
+        let handled = AssertUnwindSafe(handle(&receiver, head, body, timing)).catch_unwind().await;
+        let (outcome, delivery, body) = handled.unwrap_or((Outcome::Panicked, None, None));
+        let keeps_connection = !waits_for_100
+            && body
+                .is_none_or(|body| !discards_body || discard_body(&receiver, body, timing.read_deadline()));
 
-    // A panic is a bug of ours and the delivery is not durable, so PolyAI should send it again.
-    let handled = AssertUnwindSafe(handle(&receiver, request, timing)).catch_unwind().await;
-    let Handled { outcome, delivery, keeps_connection } =
-        handled.unwrap_or_else(|_panic| Outcome::Panicked.into());
-
-    let elapsed = timing.started.elapsed();
-    count(&outcome, elapsed);
-    if let Some(delivery) = &delivery {
-        delivery.finish_span(&outcome);
+        let elapsed = timing.started.elapsed();
+        count(&outcome, elapsed);
+        if let Some(delivery) = &delivery {
+            delivery.finish_span(&outcome);
+        }
+        log(&outcome, delivery.as_ref(), &request_id, elapsed);
+        outcome.response(version, keeps_connection)
     }
-    log(&outcome, delivery.as_ref(), &request_id, elapsed);
-    outcome.response(version, keeps_connection)
 }
 
-/// Verifies a delivery, then publishes it. Anything else than a delivery is refused. Each step that waits has a time
-/// limit within the ack budget.
-async fn handle<B>(receiver: &Receiver, request: Request<B>, timing: Timing) -> Handled
+/// Verifies a delivery, then publishes it. Each step that waits has a time limit within the ack budget. Returns the body if
+/// its rest was not read.
+async fn handle<B>(
+    receiver: &Receiver,
+    head: Result<DeliveryHead, Outcome>,
+    mut body: B,
+    timing: Timing,
+) -> Handled<B>
 where
-    B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Unpin,
 {
-    let (parts, mut body) = request.into_parts();
-    let version = parts.version;
-    let (extracted, waits_for_100) = match read_head(receiver, &parts) {
-        Ok(head) => {
-            // Headers may take far more memory than they have bytes, and the body may take its time.
-            drop(parts);
-            (VerifiedDelivery::extract(receiver, head, &mut body, timing).await, false)
-        }
-        Err(outcome) => (Err(outcome), parts.headers.contains_key(header::EXPECT)),
+    let head = match head {
+        Ok(head) => head,
+        Err(outcome) => return (outcome, None, Some(body)),
     };
-    match extracted {
+    match VerifiedDelivery::extract(receiver, head, &mut body, timing).await {
         Ok(delivery) => {
             let (outcome, info) = delivery.publish(receiver, timing.deadline).await;
-            Handled { outcome, delivery: Some(info), keeps_connection: true }
+            (outcome, Some(info), None)
         }
-        Err(outcome) => {
-            let keeps_connection = version == Version::HTTP_2
-                || !waits_for_100 && discard_body(receiver, body, timing.read_deadline());
-            Handled { outcome, delivery: None, keeps_connection }
-        }
+        Err(outcome) => (outcome, None, Some(body)),
     }
 }
 
