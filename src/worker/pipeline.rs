@@ -38,7 +38,7 @@ use crate::{
 const IN_PROGRESS_LIMIT: Duration = Duration::from_hours(24);
 /// Bounds one attempt of a job, whatever it waits for. RabbitMQ takes a job back after 30 minutes (`consumer_timeout`).
 const ATTEMPT_TIMEOUT: Duration = Duration::from_mins(25);
-/// The attempts to settle a job. After the last one the lease expires by itself.
+/// The attempts to settle a job. After the last one the queue settles it when it can, or the lease expires.
 const SETTLE_ATTEMPTS: usize = 5;
 /// The wait before the second attempt to settle. Each further wait is twice as long.
 const FIRST_SETTLE_DELAY: Duration = Duration::from_millis(200);

@@ -62,6 +62,8 @@ use request::{PendingWrite, WriteAttributes, WriterRequest};
 use writer::Writer;
 
 /// The maximum number of writes that wait for the thread. Further callers wait for a permit, within the same timeout.
+/// Settlements need none: the leases bound their number, and the writer must learn of each, because it extends a lease
+/// until then.
 const MAX_PENDING_WRITES: usize = 1024;
 /// The maximum time that [`Queue::ready`] waits for its write.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -242,7 +244,12 @@ impl SqliteQueue {
         attributes: WriteAttributes,
     ) -> Result<T, QueueError> {
         let committed = async {
-            let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| QueueError::Closed)?;
+            let permit = match attributes.settlement {
+                Some(_) => None,
+                None => {
+                    Some(Arc::clone(&self.permits).acquire_owned().await.map_err(|_| QueueError::Closed)?)
+                }
+            };
             let (reply, result) = oneshot::channel();
             let pending = PendingWrite::new(change, attributes, reply, permit);
             self.requests.send(WriterRequest::Write(pending)).map_err(|_| QueueError::Closed)?;

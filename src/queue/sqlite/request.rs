@@ -28,8 +28,8 @@ pub(super) enum WriterRequest {
 pub(super) struct PendingWrite {
     change: Box<dyn FnMut(Step<'_>) -> rusqlite::Result<()> + Send>,
     pub(super) attributes: WriteAttributes,
-    /// Counts this write among those that may wait at a time, until it is dropped.
-    _permit: OwnedSemaphorePermit,
+    /// Counts this write among those that may wait at a time, until it is dropped. `None` for a settlement.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Facts about a change that the writer needs.
@@ -53,7 +53,7 @@ impl PendingWrite {
         change: impl Fn(&QueueFile) -> rusqlite::Result<T> + Send + 'static,
         attributes: WriteAttributes,
         reply: oneshot::Sender<Result<T, QueueError>>,
-        permit: OwnedSemaphorePermit,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
         let (mut result, mut reply) = (None, Some(reply));
         let change = move |step: Step<'_>| {

@@ -57,6 +57,42 @@ async fn a_lease_is_extended_while_its_holder_lives() {
     other.close().await;
 }
 
+/// The lease of a job that is not settled is extended as long as the process lives.
+#[tokio::test]
+async fn a_job_is_settled_although_the_writer_is_stuck_and_no_more_writes_may_wait() {
+    const MORE_THAN_MAY_WAIT: usize = 1100;
+    let fixture = SqliteFixture::new();
+    let (queue, _) = fixture
+        .open_with(SqliteOptions { publish_timeout: Duration::from_millis(200), ..SqliteOptions::default() });
+    eventually("published", || async { queue.publish(message("evt_job", b"{}")).await.ok() }).await;
+    let job = take(&queue).await;
+    fixture
+        .connection()
+        .execute_batch(
+            "CREATE TRIGGER slow BEFORE INSERT ON messages WHEN NEW.id = 'slow' BEGIN
+                 SELECT count(*) FROM (
+                     WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 8000000) SELECT x FROM n
+                 );
+             END",
+        )
+        .unwrap();
+    let mut publishers = JoinSet::new();
+    for n in 0..MORE_THAN_MAY_WAIT {
+        let queue = Arc::clone(&queue);
+        let id = if n == 0 { "slow".to_owned() } else { format!("evt_{n}") };
+        publishers.spawn(async move { queue.publish(message(&id, b"{}")).await });
+    }
+    publishers.join_all().await;
+    // Its caller may give up, but the writer must know of it.
+    let _ = queue.settle(job.lease, JobOutcome::Done).await;
+    eventually("settled", || async {
+        let done = "SELECT count(*) FROM messages WHERE id = 'evt_job' AND state = 'done'";
+        (fixture.count(done) == 1).then_some(())
+    })
+    .await;
+    queue.close().await;
+}
+
 #[tokio::test]
 async fn a_waiting_consumer_notices_a_moved_clock() {
     let (fixture, clock) = (SqliteFixture::new(), manual_clock());
