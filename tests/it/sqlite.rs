@@ -83,6 +83,17 @@ impl SqliteFixture {
     }
 }
 
+/// Checks every page and every constraint, because the queue's own connection does not check its constraints.
+impl Drop for SqliteFixture {
+    fn drop(&mut self) {
+        if self.path().exists() && !std::thread::panicking() {
+            let problems: String =
+                self.connection().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            assert_eq!(problems, "ok");
+        }
+    }
+}
+
 /// Options with a longer timeout, because other tests load the machine.
 fn test_options() -> SqliteOptions {
     SqliteOptions { publish_timeout: Duration::from_secs(10), ..SqliteOptions::default() }

@@ -101,19 +101,19 @@ impl QueueFile {
         let job = self.options.every_message_is_a_job || event::triggers_fetch(&message.kind);
         let inserted = self.execute(
             "INSERT INTO messages (dedup, state, ended_at, id, kind, environment, received_at, traceparent, content_type)
-             VALUES (:dedup, :state, :ended_at, :id, :kind, :environment, :received_at, :traceparent, :content_type)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
              ON CONFLICT (dedup) DO NOTHING",
-            named_params! {
-                ":dedup": message.dedup.as_bytes(),
-                ":state": if job { "ready" } else { "stored" },
-                ":ended_at": (!job).then(|| self.now()),
-                ":id": message.id,
-                ":kind": message.kind,
-                ":environment": message.environment,
-                ":received_at": message.received_at.as_millisecond(),
-                ":traceparent": message.traceparent,
-                ":content_type": message.content_type,
-            },
+            (
+                message.dedup.as_bytes(),
+                if job { "ready" } else { "stored" },
+                (!job).then(|| self.now()),
+                &message.id,
+                &message.kind,
+                &message.environment,
+                message.received_at.as_millisecond(),
+                &message.traceparent,
+                &message.content_type,
+            ),
         )?;
         if inserted == 0 {
             return Ok(Published::Duplicate);

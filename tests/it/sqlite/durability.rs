@@ -36,6 +36,22 @@ async fn messages_survive_a_restart() {
     queue.close().await;
 }
 
+/// The first copy is durable only after an fsync, and a process may have died between its write and that fsync. Only a
+/// commit that writes something syncs the log.
+#[tokio::test]
+async fn a_duplicate_is_answered_after_an_fsync_of_its_own() {
+    let fixture = SqliteFixture::new();
+    let (queue, _) = fixture.open_with(test_options());
+    let log = fixture.path().with_extension("db-wal");
+    for sent in [message("evt_1", b"{}"), event("evt_2")] {
+        assert_eq!(queue.publish(sent.clone()).await.unwrap(), Published::New);
+        let before = fs::read(&log).unwrap();
+        assert_eq!(queue.publish(sent).await.unwrap(), Published::Duplicate);
+        assert_ne!(fs::read(&log).unwrap(), before, "the duplicate's commit was empty");
+    }
+    queue.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_commit_serves_many_publishers() {
     const PUBLISHERS: u64 = 64;
