@@ -101,9 +101,10 @@ async fn publish_rate(test: &Arc<TestQueue>, name: &str, count: usize) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_follower_that_reads_nothing_delays_no_publisher_and_counts_missed_events() {
-    const EVENTS: usize = 64 * 400;
+    // Half as many again as the queue of a follower holds.
+    const EVENTS: usize = 64 * 250;
     let test = Arc::new(TestQueue::on(&SHARED_NODE).await);
-    let alone = publish_rate(&test, "alone", EVENTS).await;
+    let alone = publish_rate(&test, "alone", EVENTS / 2).await;
     let mut follower = follow(&SHARED_NODE.url(), &test.prefix).await;
     let with_follower = publish_rate(&test, "followed", EVENTS).await;
     eprintln!("{alone:.0}/s without a follower, {with_follower:.0}/s with one that reads nothing");
