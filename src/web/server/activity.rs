@@ -185,10 +185,9 @@ impl Activity {
             deadline = deadline.min(self.request_deadline());
         }
         match self.closing.load(Acquire) {
-            OPEN => deadline,
             MAKING_ROOM if requests == 0 => 0,
-            MAKING_ROOM => deadline,
-            _ => deadline.min(self.drain_deadline(requests)),
+            DRAINING => deadline.min(self.drain_deadline(requests)),
+            _ => deadline,
         }
     }
 
@@ -223,7 +222,7 @@ mod tests {
 
     const LIMITS: ConnectionLimits = ConnectionLimits {
         transfer_timeout: Duration::from_secs(4),
-        idle_timeout: Duration::from_secs(600),
+        idle_timeout: Duration::from_mins(10),
         max_connections: 1,
     };
 

@@ -89,7 +89,7 @@ fn open_with_header_fields(to: SocketAddr, streams: u32) -> TcpStream {
     // POST, http, path, authority, a well-formed signature, and `age` from the static table.
     let mut block = b"\x83\x86\x04\x0e/polyai-events\x01\x01a\0\x12x-polyai-signature\x40".to_vec();
     block.extend([b'0'; 64]);
-    block.extend([0x80 | 21; 880]);
+    block.extend([0x80 | 0x15; 880]);
     for number in 0..streams {
         let length = u32::try_from(block.len()).unwrap().to_be_bytes();
         bytes.extend(&length[1..]);

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::{
     harness::{Server, TOLERANCE, budget, server, signature, timed, until},
-    http2::{Http2, literal},
+    http2::{Frame, Http2, literal},
     queues::{Behaviour, FakeQueue},
     wire::Request,
 };
@@ -150,7 +150,7 @@ async fn closes_an_http2_connection_whose_client_takes_no_answer() {
     for window in [0, 1, 5] {
         let mut http2 = Http2::open(server.address, window).await;
         http2.post(1, &[], false).await;
-        http2.next_such(|frame| frame.is_headers()).await;
+        http2.next_such(Frame::is_headers).await;
         let ((), time) = timed(http2.answer_pings_until_closed()).await;
         assert!((BUDGET / 2..BUDGET + TOLERANCE).contains(&time), "{window}: {time:?}");
     }
@@ -165,7 +165,7 @@ async fn sends_an_answer_through_a_window_that_opens_slowly() {
     let mut body = Vec::new();
     while body.len() < "{\"error\":\"unauthorized\"}\n".len() {
         http2.allow(1, 5).await;
-        body.extend(http2.next_such(|frame| frame.is_data()).await.payload);
+        body.extend(http2.next_such(Frame::is_data).await.payload);
     }
     assert_eq!(body, b"{\"error\":\"unauthorized\"}\n");
 }
@@ -178,7 +178,7 @@ async fn the_drain_ends_although_clients_do_not_read() {
     for window in [0, 1, WINDOW] {
         let mut http2 = Http2::open(server.address, window).await;
         http2.post(1, &[], false).await;
-        http2.next_such(|frame| frame.is_headers()).await;
+        http2.next_such(Frame::is_headers).await;
         clients.push(http2);
     }
     let mut pipelining = server.open().await;
@@ -239,6 +239,6 @@ async fn bounds_the_streams_of_a_connection() {
     for number in 0..33 {
         http2.post(2 * number + 1, &signature, true).await;
     }
-    let refused = http2.next_such(|frame| frame.is_reset()).await;
+    let refused = http2.next_such(Frame::is_reset).await;
     assert_eq!(refused.stream, 65);
 }

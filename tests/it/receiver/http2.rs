@@ -18,7 +18,7 @@ const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
-/// SETTINGS_INITIAL_WINDOW_SIZE.
+/// `SETTINGS_INITIAL_WINDOW_SIZE`.
 const INITIAL_WINDOW: u16 = 4;
 
 /// Time after which a missing frame fails the test.
@@ -102,7 +102,7 @@ impl Http2 {
         self.send(HEADERS, flags, stream, &block).await;
     }
 
-    /// Sends a WINDOW_UPDATE for a stream.
+    /// Sends a `WINDOW_UPDATE` for a stream.
     pub(super) async fn allow(&mut self, stream: u32, bytes: u32) {
         self.send(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes()).await;
     }
