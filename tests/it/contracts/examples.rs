@@ -262,7 +262,7 @@ async fn check_events_example(consumers: &Consumers, call: &CallInfo) {
     let events = block_in_place(|| Example::start("events", &program, &environment));
     block_in_place(|| events.wait_for_lines("waiting", 1));
     consumers.system.send(Delivery::handoff(call, &EventOptions::default())).await;
-    block_in_place(|| events.wait_for_lines(&format!("handoff.created live {}", call.id), 1));
+    block_in_place(|| events.wait_for_lines(&format!("handoff.created.live {}", call.id), 1));
     block_in_place(|| events.stop());
 }
 
