@@ -1,62 +1,62 @@
-//! Formats a log event as one JSON object per line: the event's fields next to its time, level and target.
+//! Writes a log event as one JSON object per line: the event's fields next to its time, level and target.
 //!
 //! The result is the same as that of [`tracing_subscriber`]'s flattened JSON format without spans. Its formatter writes
 //! through several adapters, a few bytes at a time, and was the largest cost of a delivery (27,000 instructions).
 
-use std::fmt;
+use std::{cell::RefCell, io::Write};
 
 use serde::{Serializer, ser::SerializeMap};
 use tracing::{Event, Subscriber};
 use tracing_log::NormalizeEvent;
 use tracing_serde::{AsSerde, SerdeMapVisitor};
-use tracing_subscriber::{
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
-    registry::LookupSpan,
-};
+use tracing_subscriber::{Layer, fmt::MakeWriter, layer::Context};
 
 use crate::clock::Clock;
 
-/// Initial capacity of a line; few lines are longer.
-const INITIAL_LINE_BYTES: usize = 640;
+/// Capacity that a thread's buffer keeps. Few lines are longer.
+const RETAINED_LINE_BYTES: usize = 4 << 10;
 
-/// The event formatter of the JSON log format.
+/// The layer of the JSON log format.
 #[derive(Debug)]
-pub(super) struct JsonLine;
+pub(super) struct JsonLines<W>(pub(super) W);
 
-impl JsonLine {
-    fn format(event: &Event<'_>) -> serde_json::Result<Vec<u8>> {
-        // Events of the `log` crate carry their origin in fields.
-        let normalized = event.normalized_metadata();
-        let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
-        let mut line = Vec::with_capacity(INITIAL_LINE_BYTES);
-        let mut serializer = serde_json::Serializer::new(&mut line);
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("timestamp", &format!("{:.6}", Clock::System.now()))?;
-        map.serialize_entry("level", &metadata.level().as_serde())?;
-        let mut fields = SerdeMapVisitor::new(map);
-        event.record(&mut fields);
-        let mut map = fields.take_serializer()?;
-        map.serialize_entry("target", metadata.target())?;
-        map.end()?;
-        line.push(b'\n');
-        Ok(line)
+impl<S, W> Layer<S> for JsonLines<W>
+where
+    S: Subscriber,
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        // Nothing can be reported from here: this is the log. A value that logs while it is formatted finds the buffer in
+        // use, and a thread that ends has none any more; such a line is dropped.
+        let _ = LINE.try_with(|line| {
+            let Ok(mut line) = line.try_borrow_mut() else { return };
+            if format(event, &mut line).is_ok() {
+                let _ = self.0.make_writer().write_all(&line);
+            }
+            line.clear();
+            line.shrink_to(RETAINED_LINE_BYTES);
+        });
     }
 }
 
-impl<S, N> FormatEvent<S, N> for JsonLine
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let line = Self::format(event).map_err(|_| fmt::Error)?;
-        writer.write_str(str::from_utf8(&line).map_err(|_| fmt::Error)?)
-    }
+fn format(event: &Event<'_>, line: &mut Vec<u8>) -> serde_json::Result<()> {
+    // Events of the `log` crate carry their origin in fields.
+    let normalized = event.normalized_metadata();
+    let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
+    let mut serializer = serde_json::Serializer::new(&mut *line);
+    let mut map = serializer.serialize_map(None)?;
+    map.serialize_entry("timestamp", &format_args!("{:.6}", Clock::System.now()))?;
+    map.serialize_entry("level", &metadata.level().as_serde())?;
+    let mut fields = SerdeMapVisitor::new(map);
+    event.record(&mut fields);
+    let mut map = fields.take_serializer()?;
+    map.serialize_entry("target", metadata.target())?;
+    map.end()?;
+    line.push(b'\n');
+    Ok(())
 }
 
 #[cfg(test)]
@@ -64,7 +64,7 @@ pub(super) mod tests {
     use std::sync::{Arc, Mutex};
 
     use serde_json::{Value, json};
-    use tracing_subscriber::{fmt, layer::SubscriberExt};
+    use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
 
@@ -86,7 +86,7 @@ pub(super) mod tests {
     fn formats_every_field_into_one_json_object() {
         let lines = Lines::default();
         let writer = lines.clone();
-        let layer = fmt::layer().event_format(JsonLine).with_writer(move || writer.clone());
+        let layer = JsonLines(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let error = std::io::Error::other("a \"quoted\"\nreason");
             tracing::warn!(event.id = "é\u{1}", body_bytes = 7, ratio = 0.5, ok = true, %error, "message {}", 1);

@@ -133,7 +133,7 @@ where
             registry.with(layer).try_init()?;
         }
         LogFormat::Json => {
-            registry.with(fmt::layer().event_format(line::JsonLine).with_writer(writer)).try_init()?;
+            registry.with(line::JsonLines(writer)).try_init()?;
         }
     }
     Ok(())

@@ -21,9 +21,9 @@ use super::{
     connection::{Connection, ConnectionState},
     in_flight::{InFlightJob, InFlightJobs},
     message,
-    pending_replies::PublishResult,
     publisher::Publishers,
     topology::FETCH_DELIVERY_LIMIT,
+    unconfirmed::PublishResult,
 };
 use crate::{
     clock::Clock,

@@ -18,10 +18,10 @@ use super::{
     confirm::OutgoingMessage,
     connection::{Connection, ConnectionState},
     message,
-    pending_replies::PublishResult,
     publisher::Publishers,
     publisher_groups::PublisherGroups,
     topology::Topology,
+    unconfirmed::PublishResult,
 };
 use crate::{
     event,

@@ -59,7 +59,6 @@ mod follower;
 mod in_flight;
 mod message;
 mod message_publisher;
-mod pending_replies;
 pub mod probe;
 mod publisher;
 mod publisher_groups;
@@ -67,6 +66,7 @@ mod tail_publisher;
 mod tasks;
 mod tls;
 mod topology;
+mod unconfirmed;
 
 pub use self::{error::OpenError, follower::Follower};
 

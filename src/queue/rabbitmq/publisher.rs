@@ -36,9 +36,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    confirm::{ConfirmResult, OutgoingMessage, Unconfirmed, publish_one},
+    confirm::{ConfirmResult, OutgoingMessage, publish_one},
     connection::{Connection, ConnectionState},
-    pending_replies::{PendingReplies, Reply},
+    unconfirmed::{Reply, Unconfirmed},
 };
 use crate::queue::QueueError;
 
@@ -181,13 +181,13 @@ impl Publisher {
             Ok(channel) => channel,
             Err(reason) => {
                 connection.fail(reason);
-                return self.wait_for_connection_loss(connection, PendingReplies::default()).await;
+                return self.wait_for_connection_loss(connection).await;
             }
         };
         let _counted = connection.count_channel();
         let mut blocked = connection.watch_blocked();
         let mut timeout_check = tokio::time::interval(TIMEOUT_CHECK_INTERVAL);
-        let publish = |number, message| publish_one(&channel, number, message);
+        let publish = |message| publish_one(&channel, message);
         let mut state = ChannelState::new(Arc::clone(connection), self.config.window, publish);
         state.publish_all(self.first_request.take());
         let mut incoming = Vec::new();
@@ -198,10 +198,11 @@ impl Publisher {
             let capacity = state.capacity();
             tokio::select! {
                 biased;
-                _ = connection.ended() => {
-                    return self.wait_for_connection_loss(connection, state.pending).await;
+                reason = connection.ended() => {
+                    state.unconfirmed.fail_all(&QueueError::Unavailable(reason.to_string()));
+                    return self.wait_for_connection_loss(connection).await;
                 }
-                completed = state.in_flight.next(), if !state.in_flight.is_empty() => state.on_confirms(completed),
+                () = state.unconfirmed.oldest_completed() => state.on_confirms(),
                 _ = blocked.changed() => state.on_blocked_changed(),
                 () = self.closing.cancelled(), if state.close_deadline.is_none() => {
                     self.requests.close();
@@ -210,7 +211,7 @@ impl Publisher {
                 _ = timeout_check.tick() => if let Some(end) = state.on_timeout_check() {
                     return end;
                 },
-                () = state.batch_timer.as_mut(), if !state.in_flight.is_empty() => state.on_batch_timer(),
+                () = state.batch_timer.as_mut(), if !state.unconfirmed.is_empty() => state.on_batch_timer(),
                 received = self.requests.recv_many(&mut incoming, capacity),
                     if capacity > 0 && !state.no_more_requests =>
                 {
@@ -220,14 +221,9 @@ impl Publisher {
         }
     }
 
-    /// Fails all pending replies, then refuses requests until the connection's keeper has published the end of the
-    /// connection. Otherwise this task could take the ended connection for a new one.
-    async fn wait_for_connection_loss(
-        &mut self,
-        connection: &Arc<Connection>,
-        mut pending: PendingReplies,
-    ) -> ChannelEnd {
-        pending.fail_all(&QueueError::Unavailable(connection.ended().await.to_string()));
+    /// Refuses requests until the connection's keeper has published the end of the connection. Otherwise this task could
+    /// take the ended connection for a new one.
+    async fn wait_for_connection_loss(&mut self, connection: &Arc<Connection>) -> ChannelEnd {
         loop {
             if !self.state.borrow_and_update().is(connection) {
                 return ChannelEnd::ConnectionLost;
@@ -266,10 +262,9 @@ struct ChannelState<P, F> {
     connection: Arc<Connection>,
     window: usize,
     opened_at: Instant,
-    /// Publishes a message under a number; see [`publish_one`].
+    /// Publishes a message; see [`publish_one`].
     publish: P,
-    in_flight: Unconfirmed<F>,
-    pending: PendingReplies,
+    unconfirmed: Unconfirmed<F>,
     /// Ends [`BATCH_DELAY`] after the last batch was published.
     batch_timer: Pin<Box<Sleep>>,
     batch_is_due: bool,
@@ -281,7 +276,7 @@ struct ChannelState<P, F> {
 
 impl<P, F> ChannelState<P, F>
 where
-    P: Fn(u64, OutgoingMessage) -> F,
+    P: Fn(OutgoingMessage) -> F,
     F: Future<Output = ConfirmResult>,
 {
     fn new(connection: Arc<Connection>, window: usize, publish: P) -> Self {
@@ -290,8 +285,7 @@ where
             window,
             opened_at: Instant::now(),
             publish,
-            in_flight: Unconfirmed::new(),
-            pending: PendingReplies::default(),
+            unconfirmed: Unconfirmed::new(),
             batch_timer: Box::pin(sleep(BATCH_DELAY)),
             batch_is_due: false,
             close_deadline: None,
@@ -301,12 +295,12 @@ where
 
     /// Returns true if the channel is to be replaced once all its messages are confirmed.
     fn must_be_replaced(&self) -> bool {
-        self.pending.any_rejected && self.opened_at.elapsed() > REJECTING_CHANNEL_LIFETIME
+        self.unconfirmed.any_rejected && self.opened_at.elapsed() > REJECTING_CHANNEL_LIFETIME
     }
 
     /// Ends the channel once nothing is in flight and it is no longer needed.
     fn end(&self) -> Option<ChannelEnd> {
-        if !self.in_flight.is_empty() {
+        if !self.unconfirmed.is_empty() {
             None
         } else if self.no_more_requests {
             Some(ChannelEnd::QueueClosed)
@@ -317,8 +311,8 @@ where
 
     /// Returns how many requests may be taken now.
     fn capacity(&self) -> usize {
-        if !self.must_be_replaced() && (self.batch_is_due || self.in_flight.is_empty()) {
-            self.window.saturating_sub(self.in_flight.len())
+        if !self.must_be_replaced() && (self.batch_is_due || self.unconfirmed.is_empty()) {
+            self.window.saturating_sub(self.unconfirmed.len())
         } else {
             0
         }
@@ -339,15 +333,14 @@ where
             if let Some(reason) = &blocked {
                 request.fail(QueueError::Unavailable(reason.clone()));
             } else {
-                let number = self.pending.add(request.reply);
-                self.in_flight.send((self.publish)(number, request.message));
+                self.unconfirmed.send((self.publish)(request.message), request.reply);
             }
         }
     }
 
     /// Answers everything that has completed by now.
-    fn on_confirms(&mut self, completed: Vec<ConfirmResult>) {
-        if let Err(reason) = self.pending.answer(completed) {
+    fn on_confirms(&mut self) {
+        if let Err(reason) = self.unconfirmed.reply_to_completed() {
             // The cause, such as a deleted exchange, may need a new declaration, which a new connection makes.
             self.connection.fail(reason);
         }
@@ -357,8 +350,7 @@ where
     fn on_batch_timer(&mut self) {
         self.batch_is_due = true;
         self.restart_batch_timer();
-        let completed = self.in_flight.completed();
-        self.on_confirms(completed);
+        self.on_confirms();
     }
 
     fn restart_batch_timer(&mut self) {
@@ -368,7 +360,7 @@ where
     /// Fails all unanswered messages if the broker now blocks the connection: lapin would wait without an error.
     fn on_blocked_changed(&mut self) {
         if let Some(reason) = self.connection.blocked() {
-            self.pending.fail_all(&QueueError::Unavailable(reason));
+            self.unconfirmed.fail_all(&QueueError::Unavailable(reason));
         }
     }
 
@@ -379,15 +371,15 @@ where
     /// Ends the channel if confirms are overdue.
     fn on_timeout_check(&mut self) -> Option<ChannelEnd> {
         if self.close_deadline.is_some_and(|deadline| Instant::now() > deadline) {
-            self.pending.fail_all(&QueueError::Closed);
+            self.unconfirmed.fail_all(&QueueError::Closed);
             return Some(ChannelEnd::QueueClosed);
         }
-        let overdue = self.pending.oldest_age().is_some_and(|age| age > CONFIRM_TIMEOUT);
+        let overdue = self.unconfirmed.oldest_age().is_some_and(|age| age > CONFIRM_TIMEOUT);
         if !overdue || self.connection.blocked().is_some() {
             return None;
         }
         tracing::warn!(timeout = ?CONFIRM_TIMEOUT, "the broker left a message unconfirmed; its channel is replaced");
-        self.pending.fail_all(&QueueError::Timeout(CONFIRM_TIMEOUT));
+        self.unconfirmed.fail_all(&QueueError::Timeout(CONFIRM_TIMEOUT));
         Some(ChannelEnd::Replace)
     }
 }

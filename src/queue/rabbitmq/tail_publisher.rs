@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     confirm::OutgoingMessage,
-    pending_replies::PublishResult,
     publisher::{PublisherConfig, Publishers},
+    unconfirmed::PublishResult,
 };
 use crate::queue::TailEvent;
 
