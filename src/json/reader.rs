@@ -260,10 +260,7 @@ impl<R: BufRead> JsonReader<R> {
                 self.text.is_damaged = true;
                 return Ok(());
             }
-            let mut length = 0;
-            while length < buffer.len() && buffer[length] != quote && buffer[length] != b'\\' {
-                length += 1;
-            }
+            let length = memchr::memchr2(quote, b'\\', buffer).unwrap_or(buffer.len());
             let byte = buffer.get(length).copied();
             self.text.push(&buffer[..length]);
             self.input.consume(length + usize::from(byte.is_some()));

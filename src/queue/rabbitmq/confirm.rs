@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use lapin::{BasicProperties, Channel, Confirmation, options::BasicPublishOptions, types::ShortString};
 
-/// A message and its destination.
+/// A message and its destination. It is large, and several tasks hand it on, so it travels in a box.
 #[derive(Debug)]
 pub(super) struct OutgoingMessage {
     pub(super) exchange: ShortString,
@@ -36,8 +36,8 @@ pub(super) enum Confirm {
 /// Publishes a message and waits for its confirm. The first poll takes the delivery tag and queues all frames in one go.
 /// No other task publishes on this channel, and [`Unconfirmed::send`](super::unconfirmed::Unconfirmed::send) polls at once, so the
 /// messages go out in order.
-pub(super) async fn publish_one(channel: &Channel, message: OutgoingMessage) -> ConfirmResult {
-    let OutgoingMessage { exchange, routing_key, properties, body } = message;
+pub(super) async fn publish_one(channel: &Channel, message: Box<OutgoingMessage>) -> ConfirmResult {
+    let OutgoingMessage { exchange, routing_key, properties, body } = *message;
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let published = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
     let confirmation = match published {

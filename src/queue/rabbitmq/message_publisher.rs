@@ -74,37 +74,44 @@ impl MessagePublisher {
     pub(super) async fn publish_event(&self, message: &Message) -> Result<(), QueueError> {
         let triggers_fetch = event::triggers_fetch(&message.kind);
         let publishers = if triggers_fetch { &self.groups.jobs } else { &self.groups.events };
-        self.in_time(self.publish_event_with(publishers, message)).await
+        self.publish_event_with(publishers, message).await
     }
 
     /// Makes an event durable within the publish timeout. Events are published in the order of the calls.
     pub(super) async fn publish_event_in_order(&self, message: &Message) -> Result<(), QueueError> {
-        self.in_time(self.publish_event_with(&self.groups.in_order, message)).await
+        self.publish_event_with(&self.groups.in_order, message).await
     }
 
     async fn publish_event_with(&self, publishers: &Publishers, message: &Message) -> Result<(), QueueError> {
         let connection = self.connection()?;
-        let outgoing = OutgoingMessage {
+        let published = publishers.publish(self.outgoing_event(message)?);
+        match self.in_time(published).await? {
+            PublishResult::Stored => Ok(()),
+            PublishResult::Returned => Err(self.on_returned_event(&connection)),
+        }
+    }
+
+    fn outgoing_event(&self, message: &Message) -> Result<Box<OutgoingMessage>, QueueError> {
+        Ok(Box::new(OutgoingMessage {
             exchange: self.topology.events.clone(),
             routing_key: message::short(&message.routing_key(), "routing key")?,
             properties: message::event(message)?,
             body: message.body.clone(),
-        };
-        match publishers.publish(outgoing).await? {
-            PublishResult::Stored => Ok(()),
-            PublishResult::Returned => {
-                let Topology { events, fetch, unrouted, .. } = &self.topology;
-                let reason = format!(
-                    "a message was returned by `{events}`: no queue takes it, so `{fetch}`, or the alternate exchange `{unrouted}`, or a binding is missing (deleted, or a policy?); all are declared again"
-                );
-                let mut redeclared_at = self.redeclared_at.lock().unwrap_or_else(PoisonError::into_inner);
-                if redeclared_at.is_none_or(|at| at.elapsed() > MIN_REDECLARE_INTERVAL) {
-                    *redeclared_at = Some(Instant::now());
-                    connection.fail(reason.clone());
-                }
-                Err(QueueError::Refused(reason))
-            }
+        }))
+    }
+
+    /// Replaces the connection, so that the new one declares what is missing, and returns the error for the publisher.
+    fn on_returned_event(&self, connection: &Connection) -> QueueError {
+        let Topology { events, fetch, unrouted, .. } = &self.topology;
+        let reason = format!(
+            "a message was returned by `{events}`: no queue takes it, so `{fetch}`, or the alternate exchange `{unrouted}`, or a binding is missing (deleted, or a policy?); all are declared again"
+        );
+        let mut redeclared_at = self.redeclared_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if redeclared_at.is_none_or(|at| at.elapsed() > MIN_REDECLARE_INTERVAL) {
+            *redeclared_at = Some(Instant::now());
+            connection.fail(reason.clone());
         }
+        QueueError::Refused(reason)
     }
 
     /// Publishes an announcement within the publish timeout and returns whether any queue was bound for it.
@@ -116,7 +123,7 @@ impl MessagePublisher {
             properties: message::announcement(&announcement)?,
             body: announcement.body,
         };
-        Ok(match self.in_time(self.groups.announcements.publish(outgoing)).await? {
+        Ok(match self.in_time(self.groups.announcements.publish(Box::new(outgoing))).await? {
             PublishResult::Stored => Announced::Delivered,
             PublishResult::Returned => Announced::Unrouted,
         })
@@ -132,7 +139,7 @@ impl MessagePublisher {
         self.connection()?;
         let (exchange, routing_key) = (ShortString::default(), queue.clone());
         let outgoing = OutgoingMessage { exchange, routing_key, properties, body };
-        match self.in_time(self.groups.jobs_again.publish(outgoing)).await? {
+        match self.in_time(self.groups.jobs_again.publish(Box::new(outgoing))).await? {
             PublishResult::Stored => Ok(()),
             PublishResult::Returned => {
                 if let ConnectionState::Up(connection) = &*self.connection_state.borrow() {

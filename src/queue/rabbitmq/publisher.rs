@@ -58,7 +58,7 @@ const TIMEOUT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A message that waits for a publisher task.
 struct PublishRequest {
-    message: OutgoingMessage,
+    message: Box<OutgoingMessage>,
     reply: oneshot::Sender<Reply>,
 }
 
@@ -104,7 +104,7 @@ impl Publishers {
 
     /// Publishes a message as mandatory and waits for the confirm. The wait is not bounded; the caller bounds it, and
     /// may stop waiting at any time.
-    pub(super) async fn publish(&self, message: OutgoingMessage) -> Reply {
+    pub(super) async fn publish(&self, message: Box<OutgoingMessage>) -> Reply {
         let (sender, reply) = oneshot::channel();
         let mut request = PublishRequest { message, reply: sender };
         let first = self.next_task.fetch_add(1, Ordering::Relaxed);
@@ -276,7 +276,7 @@ struct ChannelState<P, F> {
 
 impl<P, F> ChannelState<P, F>
 where
-    P: Fn(OutgoingMessage) -> F,
+    P: Fn(Box<OutgoingMessage>) -> F,
     F: Future<Output = ConfirmResult>,
 {
     fn new(connection: Arc<Connection>, window: usize, publish: P) -> Self {

@@ -107,7 +107,7 @@ impl TailPublisher {
                     // A pause may have started since the event was built.
                     if pause.is_over()
                         && !matches!(
-                            timeout(CONFIRM_TIMEOUT, publishers.publish(message)).await,
+                            timeout(CONFIRM_TIMEOUT, publishers.publish(Box::new(message))).await,
                             Ok(Ok(PublishResult::Stored))
                         )
                     {
