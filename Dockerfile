@@ -20,6 +20,7 @@ ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS
 
 # Builds the dependencies in a layer of their own, from manifests with empty sources: only a changed manifest rebuilds it.
 # Cargo needs the manifest of every workspace member.
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 COPY benches/Cargo.toml benches/
 COPY simulator/Cargo.toml simulator/
@@ -43,10 +44,6 @@ COPY --from=build /out/polyhook /usr/bin/polyhook
 # Holds the embedded queue, the spool and the file archive at their default paths. A new volume here inherits the owner.
 COPY --from=build --chown=65532:65532 /out/state /var/lib/polyhook
 WORKDIR /var/lib/polyhook
-
-# glibc keeps a heap per thread, so memory that moves between threads is kept twice. With one heap, eight concurrent uploads of large
-# recordings take 71 MB instead of 87 MB, at the same CPU (docs/benchmarks.md).
-ENV MALLOC_ARENA_MAX=1
 
 # A number, because Kubernetes' runAsNonRoot requires one.
 USER 65532:65532

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
-use metrics::{counter, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 
 use super::{
     Receiver,
@@ -24,6 +24,25 @@ const MAX_LOGGED_ID_BYTES: usize = 128;
 
 /// Bytes of an `X-Request-Id` that is used.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// The metrics of an accepted delivery. Looking them up for each delivery would cost as much as updating them.
+#[derive(Debug)]
+pub(super) struct DeliveryMetrics {
+    accepted: Counter,
+    ack_seconds: Histogram,
+    pub(super) publish_seconds: Histogram,
+}
+
+impl DeliveryMetrics {
+    /// Looks them up in the recorder, which must be installed.
+    pub(super) fn new() -> Self {
+        Self {
+            accepted: counter!("polyhook_deliveries_total", "outcome" => Outcome::Accepted.label()),
+            ack_seconds: histogram!("polyhook_ack_seconds"),
+            publish_seconds: histogram!("polyhook_publish_seconds"),
+        }
+    }
+}
 
 /// The result of a request, the information if the delivery is verified, and the body if it may not be read to its end.
 type Handled<B> = (Outcome, Option<DeliveryInfo>, Option<B>);
@@ -57,7 +76,7 @@ where
                 .is_none_or(|body| !discards_body || discard_body(&receiver, body, timing.read_deadline()));
 
         let elapsed = timing.started.elapsed();
-        count(&outcome, elapsed);
+        count(receiver.inner.metrics(), &outcome, elapsed);
         if let Some(delivery) = &delivery {
             delivery.finish_span(&outcome);
         }
@@ -110,12 +129,15 @@ fn request_id(headers: &HeaderMap) -> String {
         .unwrap_or_else(|| uuid::Uuid::now_v7().to_string())
 }
 
-fn count(outcome: &Outcome, elapsed: Duration) {
-    counter!("polyhook_deliveries_total", "outcome" => outcome.label()).increment(1);
+fn count(metrics: &DeliveryMetrics, outcome: &Outcome, elapsed: Duration) {
+    match outcome {
+        Outcome::Accepted => metrics.accepted.increment(1),
+        _ => counter!("polyhook_deliveries_total", "outcome" => outcome.label()).increment(1),
+    }
     if let Some(error) = outcome.signature_error() {
         counter!("polyhook_unverified_total", "reason" => error.label()).increment(1);
     }
-    histogram!("polyhook_ack_seconds").record(elapsed.as_secs_f64());
+    metrics.ack_seconds.record(elapsed.as_secs_f64());
 }
 
 /// Writes one line. It never contains the signature or the body.

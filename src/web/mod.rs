@@ -31,7 +31,7 @@ mod timing;
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -46,7 +46,10 @@ use hyper::{
 use metrics::gauge;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use self::{body::BodyMemory, clock_skew::ClockSkewDetector, outcome::Outcome, secrets::SigningSecrets};
+use self::{
+    answer::DeliveryMetrics, body::BodyMemory, clock_skew::ClockSkewDetector, outcome::Outcome,
+    secrets::SigningSecrets,
+};
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle, queue::Queue};
 
 pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
@@ -77,7 +80,14 @@ struct Inner {
     body_limit: usize,
     in_flight: Semaphore,
     max_in_flight: usize,
+    metrics: OnceLock<DeliveryMetrics>,
     body_memory: Arc<BodyMemory>,
+}
+
+impl Inner {
+    fn metrics(&self) -> &DeliveryMetrics {
+        self.metrics.get_or_init(DeliveryMetrics::new)
+    }
 }
 
 impl Receiver {
@@ -103,6 +113,7 @@ impl Receiver {
             body_limit: usize::try_from(server.body_limit.as_u64()).unwrap_or(usize::MAX),
             in_flight: Semaphore::new(max_in_flight),
             max_in_flight,
+            metrics: OnceLock::new(),
             body_memory: BodyMemory::new(MAX_BODY_MEMORY_BYTES),
         };
         Self { inner: Arc::new(inner) }

@@ -1,6 +1,5 @@
 //! Publishes a verified delivery and waits until the queue reports it durable.
 
-use metrics::histogram;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -23,7 +22,7 @@ impl VerifiedDelivery {
         }
         let started = Instant::now();
         let published = timeout_at(deadline, receiver.inner.queue.publish(self.message)).await;
-        histogram!("polyhook_publish_seconds").record(started.elapsed().as_secs_f64());
+        receiver.inner.metrics().publish_seconds.record(started.elapsed().as_secs_f64());
         let outcome = match published {
             Ok(Ok(Published::New)) => Outcome::Accepted,
             Ok(Ok(Published::Duplicate)) => Outcome::Duplicate,

@@ -11,8 +11,8 @@
 //!   therefore polls all its messages itself, collects everything that has completed before it answers anyone, and
 //!   fails **all** unanswered messages if one was returned. With a window of one message this is exact.
 //!
-//! Messages that arrive while others are unconfirmed go out together, like a group commit: when the unconfirmed ones are
-//! confirmed, or after [`BATCH_DELAY`]. RabbitMQ (seen with 3.10) confirms the messages of a channel in order, so one
+//! Messages that arrive while [`UNBATCHED_MESSAGES`] others are unconfirmed go out together, like a group commit: when
+//! those are confirmed, or after [`BATCH_DELAY`]. RabbitMQ (seen with 3.10) confirms the messages of a channel in order, so one
 //! unconfirmed message holds up all later ones. [`publisher_groups`](super::publisher_groups) says which messages have
 //! channels of their own.
 //!
@@ -48,8 +48,10 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 /// A channel on which a message was rejected is replaced at this age. RabbitMQ (seen with 3.10) goes on rejecting messages
 /// for a quorum queue that was full, on that channel, long after its limit has been lifted.
 const REJECTING_CHANNEL_LIFETIME: Duration = Duration::from_secs(5);
-/// Messages wait at most this long for unconfirmed ones, to go out together. A write, a wake-up and a confirm then cost
-/// once for the whole batch.
+/// While fewer messages are unconfirmed, the next ones go out at once.
+const UNBATCHED_MESSAGES: usize = 8;
+/// Otherwise messages wait at most this long for the unconfirmed ones, to go out together. A write, a wake-up and a
+/// confirm then cost once for the whole batch.
 const BATCH_DELAY: Duration = Duration::from_millis(5);
 /// Bounds the wait for outstanding confirms when the queue is closed.
 const CLOSE_CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -76,6 +78,9 @@ pub(super) struct PublisherConfig {
     pub(super) tasks: usize,
     /// Maximum unconfirmed messages on a channel.
     pub(super) window: usize,
+    /// True if the channels are open before they are needed. lapin looks at every open channel for each frame it sends, so
+    /// channels that may never be needed are opened for their first message.
+    pub(super) eager: bool,
 }
 
 /// The callers' side of a group of publisher tasks.
@@ -177,6 +182,11 @@ impl Publisher {
 
     /// Publishes on one channel until it ends.
     async fn use_channel(&mut self, connection: &Arc<Connection>) -> ChannelEnd {
+        if !self.config.eager
+            && let Some(end) = self.wait_for_request(connection).await
+        {
+            return end;
+        }
         let channel = match open_channel(connection).await {
             Ok(channel) => channel,
             Err(reason) => {
@@ -219,6 +229,22 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// Waits for the first request. Returns the reason if no channel is needed for it.
+    async fn wait_for_request(&mut self, connection: &Arc<Connection>) -> Option<ChannelEnd> {
+        while self.first_request.is_none() {
+            tokio::select! {
+                biased;
+                _ = connection.ended() => return Some(self.wait_for_connection_loss(connection).await),
+                () = self.closing.cancelled(), if !self.requests.is_closed() => self.requests.close(),
+                request = self.requests.recv() => match request {
+                    Some(request) => self.first_request = Some(request),
+                    None => return Some(ChannelEnd::QueueClosed),
+                },
+            }
+        }
+        None
     }
 
     /// Refuses requests until the connection's keeper has published the end of the connection. Otherwise this task could
@@ -311,7 +337,8 @@ where
 
     /// Returns how many requests may be taken now.
     fn capacity(&self) -> usize {
-        if !self.must_be_replaced() && (self.batch_is_due || self.unconfirmed.is_empty()) {
+        let at_once = self.unconfirmed.len() < UNBATCHED_MESSAGES;
+        if (at_once || self.batch_is_due) && !self.must_be_replaced() {
             self.window.saturating_sub(self.unconfirmed.len())
         } else {
             0

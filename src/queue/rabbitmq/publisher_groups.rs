@@ -5,8 +5,8 @@
 //!
 //! | group | publishes | channels × unconfirmed messages | reason |
 //! |---|---|---|---|
-//! | `jobs` | deliveries that ask for a fetch | 2 × 256 | A customer's queue for other events must not keep a call from being durable. |
-//! | `events` | all other deliveries | 2 × 256 | They may be routed to a customer's queue that confirms late or never. |
+//! | `jobs` | deliveries that ask for a fetch | 1 × 512 | A customer's queue for other events must not keep a call from being durable. |
+//! | `events` | all other deliveries | 1 × 512 | They may be routed to a customer's queue that confirms late or never. |
 //! | `in_order` | deliveries from the spool | 1 × 128 | Only one channel keeps the order of arrival. |
 //! | `announcements` | announcements | 4 × 1 | A customer's queue that confirms nothing must not hold up retries. |
 //! | `jobs_again` | retries, dead letters, replays | 4 × 1 | One message at a time, so that a returned message is known exactly. |
@@ -23,12 +23,13 @@ use super::{
     tasks::BackgroundTasks,
 };
 
-/// Two tasks for each group of deliveries. With four, each would find half as many messages when it is woken, and
-/// waking is the expensive part.
-const DELIVERIES: PublisherConfig = PublisherConfig { tasks: 2, window: 256 };
-const IN_ORDER: PublisherConfig = PublisherConfig { tasks: 1, window: 128 };
+/// One task for each group of deliveries. With two, each would find half as many messages when it is woken, and waking is
+/// the expensive part.
+const JOBS: PublisherConfig = PublisherConfig { tasks: 1, window: 512, eager: true };
+const EVENTS: PublisherConfig = PublisherConfig { eager: false, ..JOBS };
+const IN_ORDER: PublisherConfig = PublisherConfig { tasks: 1, window: 128, eager: false };
 /// A window of one makes it certain which message was returned.
-const ONE_AT_A_TIME: PublisherConfig = PublisherConfig { tasks: 4, window: 1 };
+const ONE_AT_A_TIME: PublisherConfig = PublisherConfig { tasks: 4, window: 1, eager: false };
 
 /// All groups but `tail`; see the [module](self).
 #[derive(Debug)]
@@ -54,8 +55,8 @@ impl PublisherGroups {
             publishers
         };
         let groups = Self {
-            jobs: start(DELIVERIES),
-            events: start(DELIVERIES),
+            jobs: start(JOBS),
+            events: start(EVENTS),
             in_order: start(IN_ORDER),
             announcements: start(ONE_AT_A_TIME),
             jobs_again: Arc::new(start(ONE_AT_A_TIME)),

@@ -32,7 +32,7 @@ use crate::queue::TailEvent;
 
 /// One channel, which keeps the order. The window is smaller than the credit that a channel has with a queue (200 or more),
 /// so that even a queue that accepts nothing does not make the broker stop reading from the connection.
-pub(super) const CONFIG: PublisherConfig = PublisherConfig { tasks: 1, window: 64 };
+pub(super) const CONFIG: PublisherConfig = PublisherConfig { tasks: 1, window: 64, eager: false };
 /// Events that may wait for the task.
 const BUFFERED_EVENTS: usize = 1024;
 /// The pause after an event that was returned or not confirmed.
