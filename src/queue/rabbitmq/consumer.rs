@@ -103,7 +103,7 @@ impl JobConsumer {
             let Ok(properties) = message::job(&message, &history) else { continue };
             let (exchange, routing_key) = (ShortString::default(), self.queue.clone());
             let outgoing = OutgoingMessage { exchange, routing_key, properties, body: message.body.clone() };
-            match timeout(HAND_BACK_TIMEOUT, self.publishers.publish(outgoing)).await {
+            match timeout(HAND_BACK_TIMEOUT, self.publishers.publish(Box::new(outgoing))).await {
                 Ok(Ok(PublishResult::Stored)) => {
                     tracing::warn!(event.id = message.id, "published a job of the deleted queue again");
                 }
@@ -208,7 +208,7 @@ impl JobConsumer {
         let Ok(properties) = message::dead(&job.message, &history) else { return false };
         let (exchange, routing_key) = (ShortString::default(), self.dead.clone());
         let outgoing = OutgoingMessage { exchange, routing_key, properties, body: job.message.body.clone() };
-        let stored = timeout(HAND_BACK_TIMEOUT, self.publishers.publish(outgoing)).await;
+        let stored = timeout(HAND_BACK_TIMEOUT, self.publishers.publish(Box::new(outgoing))).await;
         if !matches!(stored, Ok(Ok(PublishResult::Stored))) {
             return false;
         }
@@ -237,7 +237,12 @@ impl JobConsumer {
     }
 
     fn parse(&self, delivery: Delivery) -> Job {
-        let (message, history) = message::read(&delivery.properties, delivery.data, self.clock.now());
+        let (message, history) = message::read(
+            &delivery.properties,
+            delivery.routing_key.as_str(),
+            delivery.data,
+            self.clock.now(),
+        );
         Job { message, history, lease: LeaseId(0) }
     }
 

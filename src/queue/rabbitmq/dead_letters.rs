@@ -181,7 +181,12 @@ impl DeadLetters for DeadLetterCursor<'_> {
         self.last_tag = delivery.delivery_tag;
         self.unacknowledged.fetch_add(1, Ordering::Relaxed);
         let lease = LeaseId(delivery.delivery_tag);
-        let (message, history) = message::read_dead(&delivery.properties, delivery.data, self.clock.now());
+        let (message, history) = message::read_dead(
+            &delivery.properties,
+            delivery.routing_key.as_str(),
+            delivery.data,
+            self.clock.now(),
+        );
         Ok(Some(DeadLetter { message, history, lease }))
     }
 

@@ -97,12 +97,12 @@ pub(super) fn retry(
 
 /// Builds the properties of a job that can be consumed at once.
 pub(super) fn job(message: &Message, history: &History) -> Result<BasicProperties, TooLong> {
-    Ok(with_history(event(message)?, history))
+    with_history(message, history)
 }
 
 /// Builds the properties of a dead letter. Its headers show the reason to operators.
 pub(super) fn dead(message: &Message, history: &History) -> Result<BasicProperties, TooLong> {
-    let properties = with_history(event(message)?, history);
+    let properties = with_history(message, history)?;
     let mut headers = properties.headers().clone().unwrap_or_default();
     headers.insert(FAILURES.into(), i64::try_from(history.failures).unwrap_or(i64::MAX).into());
     if let Some(last) = history.attempts.last() {
@@ -133,14 +133,25 @@ pub(super) fn announcement(announcement: &Announcement) -> Result<BasicPropertie
     Ok(with_conversation(properties, Some(&announcement.subject)))
 }
 
-/// Reads a job of any publisher. `now` is the time of receipt if the message has none. Environment and conversation come
-/// from the body, as for the receiver: other publishers may use the correlation id for something else.
-pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) -> (Message, History) {
+/// Reads a job of any publisher. `now` is the time of receipt if the message has none. The conversation comes from the
+/// body, as for the receiver: other publishers may use the correlation id for something else.
+pub(super) fn read(
+    properties: &BasicProperties,
+    routing_key: &str,
+    body: Vec<u8>,
+    now: Timestamp,
+) -> (Message, History) {
     let body = Bytes::from(body);
     let id = event::message_id(properties.message_id().as_ref().map(|id| id.as_str().as_bytes()), &body);
     let Event { kind, environment, conversation_id, .. } = Event::read(&body);
     let named = properties.kind().as_ref().map(ShortString::as_str).filter(|kind| !kind.is_empty());
     let kind = named.map_or(kind, str::to_owned);
+    // A retry comes through a delay queue, which changes the routing key.
+    let in_key = || Some(routing_key.strip_prefix(&kind)?.strip_prefix('.')?.to_owned());
+    let environment = text(properties, ENVIRONMENT)
+        .or_else(in_key)
+        .filter(|name| !name.is_empty() && name.len() <= MAX_SHORT_STRING_BYTES)
+        .unwrap_or(environment);
     let sent_at = || {
         let seconds = i64::try_from((*properties.timestamp())?).ok()?;
         Timestamp::from_second(seconds).ok()
@@ -167,8 +178,13 @@ pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) 
 }
 
 /// Reads a dead letter. If the broker dead-lettered the message, the broker's reason becomes the last attempt.
-pub(super) fn read_dead(properties: &BasicProperties, body: Vec<u8>, now: Timestamp) -> (Message, History) {
-    let (message, mut history) = read(properties, body, now);
+pub(super) fn read_dead(
+    properties: &BasicProperties,
+    routing_key: &str,
+    body: Vec<u8>,
+    now: Timestamp,
+) -> (Message, History) {
+    let (message, mut history) = read(properties, routing_key, body, now);
     if text(properties, REASON).is_none()
         && let Some(attempt) = broker_reason(properties, message.received_at)
     {
@@ -250,10 +266,13 @@ fn with_conversation(properties: BasicProperties, id: Option<&str>) -> BasicProp
     }
 }
 
-fn with_history(properties: BasicProperties, history: &History) -> BasicProperties {
+/// Adds what the routing key of a queue does not carry.
+fn with_history(message: &Message, history: &History) -> Result<BasicProperties, TooLong> {
+    let properties = event(message)?;
     let mut headers = properties.headers().clone().unwrap_or_default();
+    put(&mut headers, ENVIRONMENT, &message.environment);
     put(&mut headers, HISTORY, &bounded_json(history));
-    properties.with_headers(headers)
+    Ok(properties.with_headers(headers))
 }
 
 /// Formats the history as JSON and shortens its texts until it fits. Only texts can make it long, because the number of
@@ -316,7 +335,7 @@ mod tests {
             id: "evt_1".to_owned(),
             dedup: DedupKey::new("evt_1", body),
             kind: "conversation.completed".to_owned(),
-            environment: Event::read(body).environment,
+            environment: "live".to_owned(),
             conversation_id: Event::read(body).conversation_id,
             received_at: "2026-11-22T10:20:30.123456Z".parse().unwrap(),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
@@ -346,7 +365,10 @@ mod tests {
         let properties = retry(&sent, &history, Duration::from_millis(9500)).unwrap();
         assert_eq!(properties.expiration().as_ref().unwrap().as_str(), "9500");
         assert_eq!(properties.correlation_id().as_ref().unwrap().as_str(), "CA1");
-        assert_eq!(read(&properties, sent.body.to_vec(), Timestamp::UNIX_EPOCH), (sent, history));
+        assert_eq!(
+            read(&properties, "polyhook.fetch", sent.body.to_vec(), Timestamp::UNIX_EPOCH),
+            (sent, history)
+        );
     }
 
     #[test]
@@ -354,7 +376,7 @@ mod tests {
         let body =
             br#"{"type":"conversation.completed","data":{"conversation_id":"CA1","environment":"live"}}"#;
         let now = "2026-11-22T10:20:30Z".parse().unwrap();
-        let (read, history) = read(&BasicProperties::default(), body.to_vec(), now);
+        let (read, history) = read(&BasicProperties::default(), "", body.to_vec(), now);
         assert_eq!(read.routing_key(), "conversation.completed.live");
         assert_eq!(read.id, event::message_id(None, body));
         assert_eq!((read.received_at, history), (now, History::default()));
@@ -381,7 +403,7 @@ mod tests {
             AMQPValue::FieldTable(death)
         };
         let of =
-            |properties: BasicProperties| read_dead(&properties, b"{}".to_vec(), Timestamp::UNIX_EPOCH).1;
+            |properties: BasicProperties| read_dead(&properties, "", b"{}".to_vec(), Timestamp::UNIX_EPOCH).1;
         let with = |properties: BasicProperties, reasons: &[&str]| {
             let mut headers = properties.headers().clone().unwrap_or_default();
             let deaths: Vec<_> = reasons.iter().copied().map(death).collect();
@@ -421,17 +443,18 @@ mod tests {
             value in ".{0,300}",
             kind in ".{0,60}",
             time in any::<u64>(),
+            key in ".{0,100}",
             body in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
             let mut headers = FieldTable::default();
-            for name in [RECEIVED_AT, HISTORY, TRACEPARENT] {
+            for name in [ENVIRONMENT, RECEIVED_AT, HISTORY, TRACEPARENT] {
                 put(&mut headers, name, &value);
             }
             let mut properties = BasicProperties::default().with_headers(headers).with_timestamp(time);
             if let Ok(kind) = ShortString::try_new(kind) {
                 properties = properties.with_type(kind);
             }
-            let (message, _) = read(&properties, body, Timestamp::UNIX_EPOCH);
+            let (message, _) = read(&properties, &key, body, Timestamp::UNIX_EPOCH);
             prop_assert!(event(&message).is_ok());
         }
     }

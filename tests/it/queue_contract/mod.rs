@@ -110,7 +110,7 @@ pub(crate) fn message(id: &str, body: &[u8]) -> Message {
         id: id.to_owned(),
         dedup: DedupKey::new(id, body),
         kind: CONVERSATION_COMPLETED.to_owned(),
-        environment: Event::read(body).environment,
+        environment: "live".to_owned(),
         conversation_id: Event::read(body).conversation_id,
         received_at: "2026-11-22T10:20:30.123Z".parse().unwrap(),
         traceparent: None,

@@ -26,7 +26,7 @@ async fn make_dead_letters(test: &TestQueue, ids: &[&str]) {
 async fn names_the_delivery_limit_as_the_reason() {
     let test = TestQueue::on(&SHARED_NODE).await;
     let client = PlainClient::new().await;
-    let sent = message("evt_1", "{}");
+    let sent = message("evt_1", r#"{"environment":"live"}"#);
     test.queue.publish(sent.clone()).await.unwrap();
     let fetch = test.object_name("fetch");
     // The broker counts how often a channel ends that has the message, up to a limit.
@@ -56,7 +56,7 @@ async fn names_the_delivery_limit_as_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn makes_a_dead_letter_of_a_job_that_was_returned_too_often() {
     let (test, client) = (TestQueue::new().await, PlainClient::new().await);
-    let sent = message("evt_1", "{}");
+    let sent = message("evt_1", r#"{"environment":"live"}"#);
     test.queue.publish(sent.clone()).await.unwrap();
     let fetch = test.object_name("fetch");
     for _ in 0..=100 {

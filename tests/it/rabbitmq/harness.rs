@@ -154,7 +154,7 @@ pub(crate) fn message(id: &str, body: &str) -> Message {
         id: id.to_owned(),
         dedup: DedupKey::new(id, body.as_bytes()),
         kind: "conversation.completed".to_owned(),
-        environment: Event::read(body.as_bytes()).environment,
+        environment: "live".to_owned(),
         conversation_id: Event::read(body.as_bytes()).conversation_id,
         received_at: "2026-11-22T10:20:30.123456Z".parse().unwrap(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
