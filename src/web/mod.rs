@@ -141,10 +141,9 @@ impl Receiver {
         B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
     {
         let version = request.version();
-        PendingAnswer {
-            version,
-            task: self.inner.requests.spawn_tracked(answer::answer(self.clone(), request)),
-        }
+        // In a box, because the runtime moves a task several times, and this one is large.
+        let answer = Box::pin(answer::answer(self.clone(), request));
+        PendingAnswer { version, task: self.inner.requests.spawn_tracked(answer) }
     }
 
     /// Returns true for `server.path`, with or without a slash at its end.
