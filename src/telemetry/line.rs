@@ -76,7 +76,7 @@ impl Line {
         if self.second != now.as_second() || self.second_text.is_empty() {
             self.second = now.as_second();
             let whole = Timestamp::from_second(self.second).unwrap_or(now).to_string();
-            self.second_text = whole.trim_end_matches('Z').to_owned();
+            whole.trim_end_matches('Z').clone_into(&mut self.second_text);
         }
         self.bytes.extend_from_slice(self.second_text.as_bytes());
         let _ = write!(self.bytes, ".{:06}Z", now.subsec_microsecond());
