@@ -97,6 +97,8 @@ fn a_huge_page_needs_little_memory() {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+    // Its output may not be read yet.
+    process.wait(Duration::from_secs(10));
     let stdout = process.stdout().join("\n");
     assert_eq!(super::json(&stdout)["tally"]["missing"], megabytes, "{stdout} {:?}", process.stderr());
     eprintln!("a page of {megabytes} MB: {peak} KiB at most");

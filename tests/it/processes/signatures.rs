@@ -85,9 +85,15 @@ fn accepts_signatures_of_other_implementations() {
             let good = language.sign(secret, timestamp, site.path(), &names);
             let wrong = language.sign("another-secret-entirely", timestamp, site.path(), &names);
             for (((name, body), good), wrong) in BODIES.into_iter().zip(&good).zip(&wrong) {
+                // It may be what a recorded timestamped delivery signs, so the body form is refused.
+                let is_replay = name == "dotted" && timestamp.is_none();
                 let event_id = format!("{language:?}-{name}-{timestamp:?}");
                 let what = format!("{event_id} with {secret}");
-                assert_eq!(post(to, &event_id, good, timestamp, body), Some(204), "{what}");
+                let status = post(to, &event_id, good, timestamp, body);
+                assert_eq!(status, Some(if is_replay { 401 } else { 204 }), "{what}");
+                if is_replay {
+                    continue;
+                }
                 let seconds = timestamp.map(|seconds| seconds.to_string());
                 let mut arguments = vec!["verify", "--json", "--signature", good];
                 arguments.extend(seconds.iter().flat_map(|seconds| ["--timestamp", seconds]));
