@@ -39,10 +39,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::Full;
-use hyper::{
-    body::{Body, Incoming},
-    service::Service,
-};
+use hyper::{body::Body, service::Service};
 use metrics::gauge;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -55,7 +52,7 @@ use crate::{clock::Clock, health::Health, lifecycle::Lifecycle, queue::Queue};
 pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
 pub use outcome::is_receiver_answer;
 pub use secrets_file::{MAX_RETRY_WINDOW, RotationSummary, SecretEntry, SecretsFile, SecretsFileError};
-pub use server::{ConnectionLimits, serve};
+pub use server::{ConnectionLimits, RequestBody, serve};
 
 /// Bytes of bodies that may be in memory at the same time, over all requests.
 const MAX_BODY_MEMORY_BYTES: usize = 64 << 20;
@@ -152,12 +149,12 @@ impl Receiver {
     }
 }
 
-impl Service<Request<Incoming>> for Receiver {
+impl Service<Request<RequestBody>> for Receiver {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = PendingAnswer;
 
-    fn call(&self, request: Request<Incoming>) -> PendingAnswer {
+    fn call(&self, request: Request<RequestBody>) -> PendingAnswer {
         self.handle(request)
     }
 }

@@ -36,8 +36,8 @@ use self::{
 };
 use crate::{lifecycle::Lifecycle, telemetry::GaugeGuard};
 
-pub use self::limits::ConnectionLimits;
 pub(super) use self::limits::max_connections;
+pub use self::{limits::ConnectionLimits, observed::RequestBody};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -62,7 +62,11 @@ pub async fn serve<S, B>(
     limits: ConnectionLimits,
     lifecycle: Lifecycle,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + From<&'static str> + Unpin + Send + 'static,
 {
@@ -126,7 +130,7 @@ async fn serve_connection<S, B>(
     builder: Arc<auto::Builder<TokioExecutor>>,
     connection: OpenConnection,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + From<&'static str> + Unpin + Send + 'static,
 {
@@ -186,13 +190,13 @@ fn serve_request<S, B>(
     activity: &Arc<Activity>,
 ) -> impl Future<Output = Result<Response<ObservedBody<B>>, Infallible>> + use<S, B>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
     B: Body + From<&'static str>,
 {
     let version = request.version();
     let open = OpenRequest::new(activity, version == Version::HTTP_2);
     let answer = match request_rules::violation(&request) {
-        None => Ok(service.call(request)),
+        None => Ok(service.call(request.map(|body| RequestBody::new(body, activity)))),
         Some(status) => Err(rejection(status, version)),
     };
     async move {

@@ -36,11 +36,13 @@ pub(super) struct Activity {
     accepted: u64,
     /// Requests whose answer is not handed over.
     requests: AtomicU32,
+    /// Bodies of requests that have not arrived completely.
+    arriving: AtomicU32,
     /// Answers that are ready, but not handed over.
     answers: AtomicU32,
     had_request: AtomicBool,
     is_http2: AtomicBool,
-    /// The last time when a request ended.
+    /// The last time when a request ended, or one started while there was no other.
     idle_since: AtomicU64,
     /// The time when the first bytes of a request's header arrived, or [`NEVER`] if there are none.
     header_since: AtomicU64,
@@ -63,6 +65,7 @@ impl Activity {
             idle_timeout: micros(limits.idle_timeout),
             accepted,
             requests: AtomicU32::new(0),
+            arriving: AtomicU32::new(0),
             answers: AtomicU32::new(0),
             had_request: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
@@ -112,10 +115,21 @@ impl Activity {
     }
 
     pub(super) fn request_started(&self, is_http2: bool) {
-        self.requests.fetch_add(1, Relaxed);
+        if self.requests.fetch_add(1, Relaxed) == 0 {
+            self.idle_since.store(self.now(), Relaxed);
+        }
         self.header_since.store(NEVER, Relaxed);
         self.is_http2.store(is_http2, Relaxed);
         self.had_request.store(true, Relaxed);
+    }
+
+    pub(super) fn body_started(&self) {
+        self.arriving.fetch_add(1, Release);
+    }
+
+    /// Records that a body has arrived completely, or is given up.
+    pub(super) fn body_ended(&self) {
+        self.arriving.fetch_sub(1, Release);
     }
 
     pub(super) fn answer_ready(&self) {
@@ -139,9 +153,14 @@ impl Activity {
         }
     }
 
-    /// Returns since when the connection is without a request, if it is.
+    /// Returns since when the connection is without a complete request, if it is. Strangers can send parts of a body for as
+    /// long as a genuine one may take, so these do not keep others from their place.
     pub(super) fn idle_since(&self) -> Option<u64> {
-        (self.requests.load(Acquire) == 0).then(|| self.idle_since.load(Relaxed))
+        self.has_no_complete_request().then(|| self.idle_since.load(Relaxed))
+    }
+
+    fn has_no_complete_request(&self) -> bool {
+        self.requests.load(Acquire) <= self.arriving.load(Acquire)
     }
 
     /// Closes the connection, or lets it end its open requests first.
@@ -185,7 +204,7 @@ impl Activity {
             deadline = deadline.min(self.request_deadline());
         }
         match self.closing.load(Acquire) {
-            MAKING_ROOM if requests == 0 => 0,
+            MAKING_ROOM if self.has_no_complete_request() => 0,
             DRAINING => deadline.min(self.drain_deadline(requests)),
             _ => deadline,
         }
@@ -297,6 +316,21 @@ mod tests {
         activity.make_room();
         assert_eq!(seconds_left(&activity), None);
         activity.request_ended();
+        assert_eq!(seconds_left(&activity), Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_still_arriving_does_not_keep_the_place() {
+        let activity = Activity::new(Instant::now(), &LIMITS);
+        pass(5).await;
+        activity.request_started(false);
+        activity.body_started();
+        assert_eq!(activity.idle_since(), Some(5_000_000), "it counts from the start of the request");
+        activity.body_ended();
+        assert_eq!(activity.idle_since(), None);
+        activity.make_room();
+        assert_eq!(seconds_left(&activity), None, "the whole delivery is answered first");
+        activity.body_started();
         assert_eq!(seconds_left(&activity), Some(0));
     }
 

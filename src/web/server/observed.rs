@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http::Response;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -121,6 +121,60 @@ impl Drop for OpenRequest {
             self.activity.answer_taken();
         }
         self.activity.request_ended();
+    }
+}
+
+/// The body of a request. It reports when it has arrived.
+#[derive(Debug)]
+pub struct RequestBody {
+    body: Incoming,
+    /// Set until the whole body has arrived.
+    arriving: Option<Arc<Activity>>,
+}
+
+impl RequestBody {
+    pub(super) fn new(body: Incoming, activity: &Arc<Activity>) -> Self {
+        let arriving = (!body.is_end_stream()).then(|| {
+            activity.body_started();
+            Arc::clone(activity)
+        });
+        Self { body, arriving }
+    }
+
+    fn end(&mut self) {
+        if let Some(activity) = self.arriving.take() {
+            activity.body_ended();
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.end();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -89,6 +89,26 @@ async fn closes_the_oldest_idle_connection_for_a_new_one() {
     busy.answer().await.assert_taken();
 }
 
+/// Strangers can send parts of bodies with a well-formed signature on any number of connections.
+#[tokio::test]
+async fn a_connection_whose_body_is_still_arriving_makes_room() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let config = ServerConfig { max_connections: Some(4), ..budget(Duration::from_mins(2)) };
+    let server = Server::with(&config, &signature(), &queue).await;
+    let forged = Request::unsigned("{}").with(SIGNATURE_HEADER, "0".repeat(64)).sized();
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        let mut wire = server.open().await;
+        wire.send(&forged[..forged.len() - 1]).await;
+        strangers.push(wire);
+    }
+    for number in 0..4 {
+        let event = Request::event(&format!("evt-{number}"));
+        timeout(BUDGET * 20, server.ask(&event)).await.expect("it waits for a stranger").assert_taken();
+    }
+    timeout(BUDGET * 20, strangers[0].closed()).await.expect("the oldest has made room");
+}
+
 #[tokio::test]
 async fn a_new_connection_waits_while_all_others_have_a_request() {
     let queue = FakeQueue::new(Behaviour::Hold);

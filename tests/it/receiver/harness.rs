@@ -10,10 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::{
-    body::{Body, Incoming},
-    service::Service,
-};
+use hyper::{body::Body, service::Service};
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use polyhook::{
@@ -24,7 +21,7 @@ use polyhook::{
     queue::{Queue, QueueUrls},
     secret::Secret,
     telemetry,
-    web::{self, ConnectionLimits, Receiver, ServerConfig, SignatureConfig, admin::Admin},
+    web::{self, ConnectionLimits, Receiver, RequestBody, ServerConfig, SignatureConfig, admin::Admin},
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -120,7 +117,7 @@ impl Server {
 
     pub(super) async fn serve<S, B>(service: S, limits: ConnectionLimits, lifecycle: Lifecycle) -> Self
     where
-        S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
+        S: Service<http::Request<RequestBody>, Response = http::Response<B>, Error = Infallible>,
         S: Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
