@@ -40,17 +40,12 @@ pub(super) struct Unconfirmed<F> {
 }
 
 struct Message<F> {
-    state: MessageState<F>,
+    publishing: Pin<Box<F>>,
+    /// The result, until [`Unconfirmed::reply_to_completed`] has reported it.
+    result: Option<ConfirmResult>,
     sent_at: Instant,
     /// Empty once the caller has its reply.
     reply: Option<oneshot::Sender<Reply>>,
-}
-
-enum MessageState<F> {
-    Sent(Pin<Box<F>>),
-    Completed(ConfirmResult),
-    /// Completed and answered, but behind an older message.
-    Answered,
 }
 
 impl<F: Future<Output = ConfirmResult>> Unconfirmed<F> {
@@ -58,7 +53,6 @@ impl<F: Future<Output = ConfirmResult>> Unconfirmed<F> {
         Self { messages: VecDeque::new(), any_rejected: false }
     }
 
-    /// Returns the number of messages that may be unconfirmed.
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
@@ -69,8 +63,12 @@ impl<F: Future<Output = ConfirmResult>> Unconfirmed<F> {
 
     /// Sends a message.
     pub(super) fn send(&mut self, message: F, reply: oneshot::Sender<Reply>) {
-        let state = MessageState::Sent(Box::pin(message));
-        let mut message = Message { state, sent_at: Instant::now(), reply: Some(reply) };
+        let mut message = Message {
+            publishing: Box::pin(message),
+            result: None,
+            sent_at: Instant::now(),
+            reply: Some(reply),
+        };
         message.poll(&mut Context::from_waker(Waker::noop()));
         self.messages.push_back(message);
     }
@@ -91,26 +89,21 @@ impl<F: Future<Output = ConfirmResult>> Unconfirmed<F> {
         let mut any_returned = false;
         for message in &mut self.messages {
             message.poll(&mut Context::from_waker(Waker::noop()));
-            any_returned |=
-                matches!(&message.state, MessageState::Completed(result) if result.with_returned_message);
+            any_returned |= message.result.as_ref().is_some_and(|result| result.with_returned_message);
         }
         let mut channel = Ok(());
-        for message in &mut self.messages {
+        self.messages.retain_mut(|message| {
             if any_returned {
                 message.reply(Ok(PublishResult::Returned));
             }
-            let MessageState::Completed(ConfirmResult { confirm, .. }) = &message.state else { continue };
+            let Some(ConfirmResult { confirm, .. }) = message.result.take() else { return true };
             self.any_rejected |= matches!(confirm, Confirm::Nack);
-            if let Confirm::Lost(error) = confirm {
+            if let Confirm::Lost(error) = &confirm {
                 channel = Err(format!("a publishing channel ended: {error}"));
             }
-            let reply = reply_for(confirm);
-            message.reply(reply);
-            message.state = MessageState::Answered;
-        }
-        while self.messages.front().is_some_and(|oldest| matches!(oldest.state, MessageState::Answered)) {
-            self.messages.pop_front();
-        }
+            message.reply(reply_for(&confirm));
+            false
+        });
         channel
     }
 
@@ -129,12 +122,12 @@ impl<F: Future<Output = ConfirmResult>> Unconfirmed<F> {
 impl<F: Future<Output = ConfirmResult>> Message<F> {
     /// Returns whether the message has completed.
     fn poll(&mut self, context: &mut Context<'_>) -> bool {
-        if let MessageState::Sent(message) = &mut self.state
-            && let Poll::Ready(result) = message.as_mut().poll(context)
+        if self.result.is_none()
+            && let Poll::Ready(result) = self.publishing.as_mut().poll(context)
         {
-            self.state = MessageState::Completed(result);
+            self.result = Some(result);
         }
-        !matches!(self.state, MessageState::Sent(_))
+        self.result.is_some()
     }
 
     /// Answers the caller, unless it has its reply.
@@ -192,7 +185,7 @@ mod tests {
         assert_eq!(stored.try_recv().unwrap().unwrap(), PublishResult::Stored);
         assert!(matches!(rejected.try_recv().unwrap(), Err(QueueError::Refused(_))));
         assert!(stuck.try_recv().is_err() && unconfirmed.any_rejected);
-        assert_eq!(unconfirmed.len(), 3, "they keep their place in the window");
+        assert_eq!(unconfirmed.len(), 1, "only the stuck one takes a place in the window");
         unconfirmed.fail_all(&QueueError::Closed);
         assert!(matches!(stuck.try_recv().unwrap(), Err(QueueError::Closed)));
     }
