@@ -12,12 +12,15 @@ use super::harness::PATH;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
+/// The error code of a stream that is no longer needed.
+const CANCEL: u32 = 8;
 /// `SETTINGS_INITIAL_WINDOW_SIZE`.
 const INITIAL_WINDOW: u16 = 4;
 
@@ -49,7 +52,7 @@ impl Frame {
     }
 
     pub(super) fn is_reset(&self) -> bool {
-        self.kind == 3
+        self.kind == RST_STREAM
     }
 
     fn is_ping(&self) -> bool {
@@ -100,6 +103,16 @@ impl Http2 {
         block.extend(more);
         let flags = if has_body { END_HEADERS } else { END_HEADERS | END_STREAM };
         self.send(HEADERS, flags, stream, &block).await;
+    }
+
+    /// Sends a whole body.
+    pub(super) async fn data(&mut self, stream: u32, body: &[u8]) {
+        self.send(DATA, END_STREAM, stream, body).await;
+    }
+
+    /// Gives up a stream, as a client that no longer waits does.
+    pub(super) async fn reset(&mut self, stream: u32) {
+        self.send(RST_STREAM, 0, stream, &CANCEL.to_be_bytes()).await;
     }
 
     /// Sends a `WINDOW_UPDATE` for a stream.

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::{
     harness::{PATH, Server, TOLERANCE, budget, clock, signature, timed, until},
+    http2::{Http2, literal},
     queues::{Behaviour, FakeQueue},
     wire::{Answer, Request, event_body},
 };
@@ -186,6 +187,27 @@ async fn a_delivery_goes_on_when_its_client_disconnects() {
     }
     queue.behave(Behaviour::Store);
     server.ask(&Request::event("evt-4")).await.assert_taken();
+}
+
+/// The HTTP library gives up a request whose HTTP/2 stream is reset.
+#[tokio::test]
+async fn a_delivery_goes_on_when_its_stream_is_reset() {
+    let queue = FakeQueue::new(Behaviour::Hold);
+    let server = Server::with(&budget(Duration::from_secs(30)), &signature(), &queue).await;
+    let mut client = Http2::open(server.address, 65_535).await;
+    let event = Request::event("evt-1");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let headers: Vec<_> =
+        event.headers.iter().flat_map(|(name, value)| literal(name, &text(value))).collect();
+    client.post(1, &headers, true).await;
+    client.data(1, &event.body).await;
+    until("it waits for the queue", || queue.entered() == 1).await;
+    client.reset(1).await;
+    // The reset is read before the next request.
+    client.post(3, &[], false).await;
+    client.body(3).await;
+    queue.release(1);
+    until("it is stored", || queue.stored().len() == 1).await;
 }
 
 #[tokio::test]
