@@ -14,7 +14,8 @@ use super::{
     Api, ApiRequest, AudioDirection, Project, Target, UnknownProject,
     config::{ConfigError, PolyAiConfig, ProjectConfig},
     conversation::ConversationInfo,
-    error::{ApiError, ErrorKind, correlation_id},
+    correlation::CorrelationId,
+    error::{ApiError, ErrorKind},
     http::{Answer, DecodedBody, HttpClient, SizeLimit},
 };
 use crate::{clock::Clock, health::Health, telemetry::trace::Span, wav::StreamEnd};
@@ -49,6 +50,8 @@ pub struct Conversation {
     pub api: Api,
     /// The time at which the request was made. The answer contains everything that PolyAI had then.
     pub fetched_at: Timestamp,
+    /// The id of the request, for PolyAI's support.
+    pub correlation_id: String,
 }
 
 /// A recording that is being downloaded.
@@ -57,8 +60,8 @@ pub struct Recording {
     pub body: Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>> + Send>>,
     /// The evidence that the bytes are complete when they end without an error.
     pub end: StreamEnd,
-    /// PolyAI's id of the request.
-    pub correlation_id: Option<String>,
+    /// The id of the request, for PolyAI's support.
+    pub correlation_id: String,
 }
 
 impl fmt::Debug for Recording {
@@ -164,13 +167,14 @@ impl PolyAiClient {
     ) -> Result<Conversation, ApiError> {
         let (host, fetched_at) = (target.host(), self.clock.now());
         let answer = self.get(project, target, ApiRequest::Conversation { id }).await?;
-        let after_ok = after_ok(correlation_id(answer.headers()));
+        let correlation_id = answer.correlation_id().to_owned();
+        let after_ok = after_ok(correlation_id.clone());
         let json = answer.whole(MAX_CONVERSATION_BYTES).await.map_err(&after_ok)?;
         // Archiving another conversation under this id would be worse than archiving none, so the answer is asked for again.
         // The same check rejects JSON that is not a conversation.
         match ConversationInfo::read(&json) {
             Ok(info) if info.id.as_deref() == Some(id) => {
-                Ok(Conversation { json, info, api: target.api(), fetched_at })
+                Ok(Conversation { json, info, api: target.api(), fetched_at, correlation_id })
             }
             _ => Err(after_ok(ApiError::new(ErrorKind::BadAnswer, host))),
         }
@@ -187,7 +191,7 @@ impl PolyAiClient {
         let request = ApiRequest::Audio { id, direction, redacted };
         let open = |target: &'a Target| async move {
             let answer = self.get(project, target, request).await?;
-            let correlation_id = correlation_id(answer.headers());
+            let correlation_id = answer.correlation_id().to_owned();
             let after_ok = after_ok(correlation_id.clone());
             let DecodedBody { parts, end } = answer.decode(RECORDING_LIMIT).await.map_err(&after_ok)?;
             Ok(Recording { body: Box::pin(parts.map_err(after_ok)), end, correlation_id })
@@ -250,9 +254,11 @@ impl PolyAiClient {
         // Another request may have been answered 429 meanwhile.
         check_not_paused(project, host)?;
         let span = Span::api_request(operation, host);
-        let started = Instant::now();
-        let answered = self.http.get(url, key, request.accept()).await;
-        histogram!("polyhook_api_seconds", "operation" => operation).record(started.elapsed().as_secs_f64());
+        let (started, id) = (Instant::now(), CorrelationId::new());
+        let answered = self.http.get(url, key, request.accept(), &id).await;
+        let elapsed = started.elapsed();
+        histogram!("polyhook_api_seconds", "operation" => operation).record(elapsed.as_secs_f64());
+        log_request(operation, host, &id, &answered, elapsed);
         let count = |status: &str| {
             counter!("polyhook_api_requests_total", "operation" => operation, "status" => status.to_owned())
                 .increment(1);
@@ -264,9 +270,7 @@ impl PolyAiClient {
         let status = answer.status();
         count(status.as_str());
         span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
-        if let Some(id) = correlation_id(answer.headers()) {
-            span.set_attribute("polyai.correlation_id", id);
-        }
+        span.set_attribute("polyai.correlation_id", answer.correlation_id().to_owned());
         if status == StatusCode::OK {
             return Ok(answer);
         }
@@ -284,15 +288,40 @@ impl PolyAiClient {
             return error;
         }
         let (status, headers) = (answer.status(), answer.headers().clone());
+        let correlation_id = Some(answer.correlation_id().to_owned());
         let body = answer.start(MAX_ERROR_BYTES).await;
-        ApiError::from_answer(status, &headers, &body, now, host)
+        ApiError { correlation_id, ..ApiError::from_answer(status, &headers, &body, now, host) }
     }
 }
 
+/// Logs one request with the id that it carried and, if the answer has another one, that of the answer.
+fn log_request(
+    operation: &str,
+    host: &str,
+    sent: &CorrelationId,
+    answered: &Result<Answer, ApiError>,
+    elapsed: Duration,
+) {
+    let (status, reason, received) = match answered {
+        Ok(answer) => (Some(answer.status().as_u16()), "", answer.correlation_id()),
+        Err(error) => (error.status, error.kind.label(), error.correlation_id.as_deref().unwrap_or_default()),
+    };
+    tracing::debug!(
+        operation,
+        host,
+        status,
+        reason,
+        request.correlation_id = sent.as_str(),
+        polyai.correlation_id = received,
+        elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        "request to PolyAI"
+    );
+}
+
 /// Adds what an error after the headers of a 200 has in common with them.
-fn after_ok(correlation_id: Option<String>) -> impl Fn(ApiError) -> ApiError {
+fn after_ok(correlation_id: String) -> impl Fn(ApiError) -> ApiError {
     move |error| ApiError {
-        correlation_id: correlation_id.clone(),
+        correlation_id: Some(correlation_id.clone()),
         status: Some(StatusCode::OK.as_u16()),
         ..error
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, StatusCode,
+    HeaderMap, HeaderName, StatusCode,
     header::{DATE, RETRY_AFTER},
 };
 use jiff::Timestamp;
@@ -14,8 +14,8 @@ use thiserror::Error;
 
 use super::envelope::{Envelope, KnownCode};
 
-/// PolyAI's id of a request. Every answer has one, and PolyAI's support asks for it.
-pub(super) const CORRELATION_HEADER: &str = "x-polyai-correlation-id";
+/// The id of a request ([`super::correlation`]).
+pub(super) const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-polyai-correlation-id");
 /// The longest wait that a `Retry-After` can ask for. A wrong header must not stop a job or a project for a week.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
@@ -76,7 +76,7 @@ pub struct ApiError {
     pub in_envelope: bool,
     /// PolyAI's machine-readable code (`UPPER_SNAKE_CASE`) in the envelope.
     pub code: Option<String>,
-    /// PolyAI's `X-PolyAI-Correlation-Id`.
+    /// The `X-PolyAI-Correlation-Id` of the answer, or of the request if there was none. `None` if nothing was sent.
     pub correlation_id: Option<String>,
     /// The wait that `Retry-After` asks for, at most [`MAX_RETRY_AFTER`].
     pub retry_after: Option<Duration>,
@@ -258,7 +258,7 @@ fn kind_of_status(status: StatusCode) -> ErrorKind {
     }
 }
 
-/// Returns the correlation id, if it is safe to log.
+/// Returns the correlation id of an answer, if it is safe to log.
 pub(super) fn correlation_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(CORRELATION_HEADER)?.to_str().ok()?;
     (id.len() <= 128 && !id.is_empty()).then(|| id.to_owned())

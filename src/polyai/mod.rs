@@ -12,6 +12,7 @@
 mod client;
 mod config;
 mod conversation;
+mod correlation;
 mod envelope;
 mod error;
 mod fallback;

@@ -19,6 +19,7 @@ use url::Url;
 
 use super::{
     ApiError, ApiRequest, ConversationInfo, ErrorKind, Hosts, Region, Target,
+    correlation::CorrelationId,
     error::CORRELATION_HEADER,
     http::{Answer, HttpClient, SizeLimit},
     list::page::Page,
@@ -126,16 +127,16 @@ impl Prober {
         let Some(url) = target.url(request) else {
             return ProbeResponse::without_answer(ApiError::new(ErrorKind::UnknownConversation, &host));
         };
-        let (before, started) = (self.clock.now(), Instant::now());
+        let (before, started, id) = (self.clock.now(), Instant::now(), CorrelationId::new());
         let exchange = async {
-            let answer = self.http.get(url, target.key().header(), request.accept()).await?;
+            let answer = self.http.get(url, target.key().header(), request.accept(), &id).await?;
             Ok(self.read_answer(answer, target, request, before).await)
         };
         let answered = timeout(limit, exchange).await;
         let answered = answered.unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Timeout, &host)));
         let response = answered.unwrap_or_else(|error| ProbeResponse {
             cause: cause(&error),
-            ..ProbeResponse::without_answer(ApiError { host, ..error })
+            ..ProbeResponse::without_answer(ApiError { host, ..id.complete(error) })
         });
         ProbeResponse { elapsed: started.elapsed(), ..response }
     }
@@ -150,6 +151,7 @@ impl Prober {
     ) -> ProbeResponse {
         let (host, now) = (target.host_and_port(), self.clock.now());
         let (status, headers) = (answer.status(), answer.headers().clone());
+        let correlation_id = Some(answer.correlation_id().to_owned());
         let certificate_expiry = answer.certificate_expiry();
         let redirect_error = answer.redirect_error(now).filter(|_| status != StatusCode::OK);
         let (keep, max) = match request {
@@ -160,10 +162,11 @@ impl Prober {
         let read = read_body(answer, keep, max).await;
         let cause = read.as_ref().err().and_then(cause);
         let outcome = match (redirect_error, read) {
-            (Some(error), _) | (None, Err(error)) => Err(ApiError { host, ..error }),
+            (Some(error), _) | (None, Err(error)) => Err(error),
             (None, Ok(body)) if status == StatusCode::OK => Ok(body),
             (None, Ok(body)) => Err(ApiError::from_answer(status, &headers, &body.start, now, &host)),
         };
+        let outcome = outcome.map_err(|error| ApiError { correlation_id, host, ..error });
         ProbeResponse {
             outcome,
             cause,

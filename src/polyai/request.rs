@@ -10,6 +10,8 @@ use url::Url;
 use super::{
     Api, AudioDirection, Hosts,
     config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig},
+    correlation::CorrelationId,
+    error::CORRELATION_HEADER,
     key::Key,
 };
 use crate::secret::Secret;
@@ -189,15 +191,19 @@ fn encode_path_segment(id: &str) -> String {
     utf8_percent_encode(id, ENCODED_IN_PATH).to_string()
 }
 
-/// Builds a request with an API key. The key is in one header, marked as sensitive, and nowhere else.
+/// Builds a request with an API key and a correlation id. The key is in one header, marked as sensitive, and nowhere else.
 pub(super) fn authorized(
     http: &Client,
     method: Method,
     url: Url,
     key: HeaderValue,
     accept: &'static str,
+    id: &CorrelationId,
 ) -> RequestBuilder {
-    http.request(method, url).header("x-api-key", key).header(ACCEPT, HeaderValue::from_static(accept))
+    http.request(method, url)
+        .header("x-api-key", key)
+        .header(ACCEPT, HeaderValue::from_static(accept))
+        .header(CORRELATION_HEADER, id.header())
 }
 
 #[cfg(test)]

@@ -76,7 +76,8 @@ pub struct Attempt {
     /// The HTTP status of PolyAI's answer, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// PolyAI's `X-PolyAI-Correlation-Id`, for a request to PolyAI's support.
+    /// The `X-PolyAI-Correlation-Id` for a request to PolyAI's support: that of the answer, or of the request if there was
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
 }

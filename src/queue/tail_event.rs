@@ -82,7 +82,7 @@ pub struct TailEvent {
     /// The HTTP status of PolyAI's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// PolyAI's correlation id of that answer.
+    /// The correlation id of that answer, or of the request if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
     /// The earliest time of the next attempt.

@@ -26,7 +26,7 @@ pub struct JobFailure {
     pub detail: String,
     /// PolyAI's HTTP status.
     pub status: Option<u16>,
-    /// PolyAI's `X-PolyAI-Correlation-Id`.
+    /// The `X-PolyAI-Correlation-Id` of the answer, or of the request if there was none.
     pub correlation_id: Option<String>,
     /// The decision about the job.
     pub next: RetryDecision,

@@ -28,7 +28,8 @@ impl JobLog<'_> {
         let (elapsed_ms, trace_id) = (self.elapsed_ms(), self.trace_id());
         match result {
             Ok(FetchOutcome::Archived(archived)) => {
-                let ArchivedConversation { conversation_id, manifest, .. } = archived.as_ref();
+                let ArchivedConversation { conversation_id, manifest, correlation_id, .. } =
+                    archived.as_ref();
                 tracing::info!(
                     outcome,
                     attempt,
@@ -41,6 +42,7 @@ impl JobLog<'_> {
                     archived_bytes = manifest.objects.iter().map(|object| object.size_bytes).sum::<u64>(),
                     audio = manifest.audio.status.as_str(),
                     api = manifest.provenance.served_by.as_str(),
+                    polyai.correlation_id = correlation_id,
                     "job"
                 );
             }

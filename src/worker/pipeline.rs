@@ -166,7 +166,7 @@ impl Pipeline {
             && self.needs_no_fetch(request, job.need, stored)
         {
             job.slot.set_began(stored.manifest.timings.fetched_at);
-            return self.announce(request, "known", location, stored.manifest.clone()).await;
+            return self.announce(request, "known", location, stored.manifest.clone(), None).await;
         }
         if let Some(job) = job {
             job.slot.set_began(self.clock.now());
@@ -210,7 +210,8 @@ impl Pipeline {
             CommitOutcome::Unchanged(_) => "unchanged",
             CommitOutcome::Stale(_) => "stale",
         };
-        self.announce(request, outcome, &location, committed.into_manifest()).await
+        let correlation_id = Some(conversation.correlation_id);
+        self.announce(request, outcome, &location, committed.into_manifest(), correlation_id).await
     }
 
     /// Downloads the recordings and commits the conversation with them, unless the archive has all of it already.
@@ -352,6 +353,7 @@ impl Pipeline {
         outcome: &'static str,
         location: &Location,
         manifest: Manifest,
+        correlation_id: Option<String>,
     ) -> Result<FetchOutcome, JobFailure> {
         let urls = self.object_urls(location, &manifest)?;
         let mut announcement = announce::ready(&manifest, urls.clone(), request.traceparent.clone())
@@ -372,7 +374,7 @@ impl Pipeline {
         };
         counter!("polyhook_announcements_total", "outcome" => label).increment(1);
         let conversation_id = request.conversation_id.clone();
-        let archived = ArchivedConversation { conversation_id, outcome, manifest, urls };
+        let archived = ArchivedConversation { conversation_id, outcome, manifest, urls, correlation_id };
         Ok(FetchOutcome::Archived(Box::new(archived)))
     }
 

@@ -72,7 +72,7 @@ enum DownloadError {
     /// PolyAI did not serve it.
     Api(ApiError),
     /// The bytes are not a recording, or not all of one.
-    Unusable { problem: String, correlation_id: Option<String> },
+    Unusable { problem: String, correlation_id: String },
     /// It could not be stored.
     Archive(ArchiveError),
     /// It took longer than [`RECORDING_TIMEOUT`].
@@ -325,22 +325,22 @@ impl fmt::Display for DownloadError {
                     (Some(status), None) => write!(f, "the API answered {status}")?,
                     (None, _) => f.write_str("the API gave no answer")?,
                 }
-                &error.correlation_id
+                error.correlation_id.as_deref()
             }
             Self::Unusable { problem, correlation_id } => {
                 f.write_str(problem)?;
-                correlation_id
+                Some(correlation_id.as_str())
             }
             Self::Archive(error) => {
                 write!(f, "the archive could not store it ({})", error.label())?;
-                &None
+                None
             }
             Self::TimedOut => {
                 write!(f, "the download took longer than {RECORDING_TIMEOUT:?}")?;
-                &None
+                None
             }
         };
-        correlation_id.as_ref().map_or(Ok(()), |id| write!(f, ", correlation id {id}"))
+        correlation_id.map_or(Ok(()), |id| write!(f, ", correlation id {id}"))
     }
 }
 
@@ -359,7 +359,7 @@ impl From<DownloadError> for JobFailure {
                 Self::new(error.reason(), error.to_string(), RetryDecision::Retry(None))
             }
             DownloadError::Unusable { problem, correlation_id } => Self {
-                correlation_id,
+                correlation_id: Some(correlation_id),
                 status: Some(200),
                 ..Self::new(
                     "bad_recording",

@@ -61,6 +61,8 @@ pub struct ArchivedConversation {
     pub manifest: Manifest,
     /// The URLs of its objects, by name.
     pub urls: BTreeMap<String, String>,
+    /// The correlation id of the request for the conversation, if it was fetched.
+    pub correlation_id: Option<String>,
 }
 
 impl FetchOutcome {

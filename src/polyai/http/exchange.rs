@@ -22,7 +22,8 @@ use super::{
     transport_error,
 };
 use crate::polyai::{
-    error::{ApiError, ErrorKind, correlation_id, retry_after},
+    correlation::CorrelationId,
+    error::{ApiError, ErrorKind, retry_after},
     request::authorized,
 };
 
@@ -47,6 +48,8 @@ pub(in crate::polyai) struct Answer {
     response: Response,
     /// The host of the API.
     host: Arc<str>,
+    /// The id of the API's answer, or of the request.
+    correlation_id: String,
     /// The redirect by which another host answers.
     redirect: Option<Redirect>,
     limits: TransferLimits,
@@ -81,8 +84,9 @@ impl HttpClient {
         url: Url,
         key: HeaderValue,
         accept: &'static str,
+        id: &CorrelationId,
     ) -> RequestBuilder {
-        authorized(&self.api, method, url, key, accept)
+        authorized(&self.api, method, url, key, accept, id)
     }
 
     /// Sends a request, and follows no redirect: a request that changes something is never repeated.
@@ -90,25 +94,31 @@ impl HttpClient {
         &self,
         request: RequestBuilder,
         host: &str,
+        id: &CorrelationId,
     ) -> Result<Answer, ApiError> {
         let host: Arc<str> = host.into();
-        let sent = timeout(self.limits.headers, request.send());
-        let response = sent.await.map_err(|_| timed_out(&host))?;
-        let response = response.map_err(|error| transport_error(&error, &host))?;
-        Ok(Answer { response, host, redirect: None, limits: self.limits })
+        let sent = timeout(self.limits.headers, request.send()).await;
+        let response = sent
+            .map_err(|_| timed_out(&host))
+            .and_then(|sent| sent.map_err(|error| transport_error(&error, &host)));
+        let response = response.map_err(|error| id.complete(error))?;
+        let correlation_id = id.of_answer(response.headers());
+        Ok(Answer { response, host, correlation_id, redirect: None, limits: self.limits })
     }
 
-    /// Sends a GET, and follows its redirects. The key is sent to the host of `url` only.
+    /// Sends a GET, and follows its redirects. The key and the id are sent to the host of `url` only.
     pub(in crate::polyai) async fn get(
         &self,
         url: Url,
         key: HeaderValue,
         accept: &'static str,
+        id: &CorrelationId,
     ) -> Result<Answer, ApiError> {
         let host: Arc<str> = url.host_str().unwrap_or("no host").into();
         // Every job holds this future, and it is large.
-        let answered = Box::pin(self.follow(url, key, accept, &host));
-        timeout(self.limits.headers, answered).await.unwrap_or_else(|_| Err(timed_out(&host)))
+        let answered = Box::pin(self.follow(url, key, accept, id, &host));
+        let answered = timeout(self.limits.headers, answered).await;
+        answered.unwrap_or_else(|_| Err(timed_out(&host))).map_err(|error| id.complete(error))
     }
 
     async fn follow(
@@ -116,6 +126,7 @@ impl HttpClient {
         url: Url,
         key: HeaderValue,
         accept: &'static str,
+        id: &CorrelationId,
         host: &Arc<str>,
     ) -> Result<Answer, ApiError> {
         let mut redirects = Redirects::starting_at(url);
@@ -124,7 +135,7 @@ impl HttpClient {
             let response = match &redirect {
                 None => {
                     let url = redirects.current().clone();
-                    let sent = self.request(Method::GET, url, key.clone(), accept).send().await;
+                    let sent = self.request(Method::GET, url, key.clone(), accept, id).send().await;
                     sent.map_err(|error| transport_error(&error, host))?
                 }
                 Some(redirect) => self
@@ -133,11 +144,15 @@ impl HttpClient {
                     .map_err(|what| redirect.failed(&what))?,
             };
             if !is_redirect(response.status()) {
-                return Ok(Answer { response, host: Arc::clone(host), redirect, limits: self.limits });
+                let of_redirect =
+                    redirect.as_ref().and_then(|redirect| redirect.error.correlation_id.clone());
+                let correlation_id = of_redirect.unwrap_or_else(|| id.of_answer(response.headers()));
+                let (host, limits) = (Arc::clone(host), self.limits);
+                return Ok(Answer { response, host, correlation_id, redirect, limits });
             }
             let error = ApiError {
                 status: Some(response.status().as_u16()),
-                correlation_id: correlation_id(response.headers()),
+                correlation_id: Some(id.of_answer(response.headers())),
                 ..ApiError::new(ErrorKind::Redirected, host)
             };
             match (redirects.follow(response.headers().get(LOCATION)), &mut redirect) {
@@ -210,6 +225,11 @@ impl Answer {
     /// Returns the headers.
     pub(in crate::polyai) fn headers(&self) -> &HeaderMap {
         self.response.headers()
+    }
+
+    /// Returns the id of the request to quote to PolyAI's support.
+    pub(in crate::polyai) fn correlation_id(&self) -> &str {
+        &self.correlation_id
     }
 
     /// Returns the end of validity of the host's certificate, if the client keeps it.

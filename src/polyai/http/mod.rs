@@ -2,6 +2,8 @@
 //!
 //! - **Key:** the API key is sent to the configured host only. Redirects of a GET are followed without it to other hosts,
 //!   within bounds (`redirect.rs`, `address.rs`). Other requests are not redirected.
+//! - **Correlation id:** every request to the configured host carries one. Every error of such a request has that id or the
+//!   answer's.
 //! - **Codings:** every request asks for `identity`. Encoded answers are decoded all the same (`coding.rs`).
 //! - **Bounds:** every transfer ends, however slow the server is (`pace.rs`), and has a largest size (`body.rs`).
 

@@ -29,7 +29,7 @@ pub use self::{paging::EndlessList, window::ListWindow};
 use super::{
     Api, ApiRequest, PolyAiClient, Project, Target,
     conversation::ListedConversation,
-    error::{Advice, ApiError, ErrorKind, correlation_id},
+    error::{Advice, ApiError, ErrorKind},
     http::SizeLimit,
 };
 
@@ -123,7 +123,11 @@ impl fmt::Display for ListFailure {
         if let Some(more @ 1..) = self.windows.len().checked_sub(MAX_NAMED_WINDOWS) {
             write!(f, " and {more} more")?;
         }
-        write!(f, " cannot be listed: {}", self.error)
+        write!(f, " cannot be listed: {}", self.error)?;
+        match &self.error {
+            ListError::Api(ApiError { correlation_id: Some(id), .. }) => write!(f, " (correlation id {id})"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -376,9 +380,9 @@ impl ConversationLister<'_> {
         };
         let page = async {
             let answer = self.polyai.get_url(self.project, target, PAGE_REQUEST, url).await?;
-            let correlation_id = correlation_id(answer.headers());
+            let correlation_id = answer.correlation_id().to_owned();
             let after_ok = |error| ApiError {
-                correlation_id: correlation_id.clone(),
+                correlation_id: Some(correlation_id.clone()),
                 status: Some(http::StatusCode::OK.as_u16()),
                 ..error
             };

@@ -75,6 +75,12 @@ impl WebhooksError {
         Self { message, ..error.into() }
     }
 
+    /// Sets the id of the request.
+    pub(super) fn with_correlation_id(mut self, id: String) -> Self {
+        self.error.correlation_id = Some(id);
+        self
+    }
+
     /// Creates the error for settings that the quickstart's family has no fields for. Nothing was sent.
     pub(super) fn unsupported(host: &str, unsupported: Vec<&'static str>) -> Self {
         Self { unsupported, ..ApiError::new(ErrorKind::NotServed, host).into() }

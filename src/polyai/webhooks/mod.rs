@@ -30,7 +30,8 @@ pub use self::{
 };
 use super::{
     config::{ConfigError, PolyAiConfig, ProjectConfig},
-    error::{ApiError, ErrorKind, correlation_id},
+    correlation::CorrelationId,
+    error::{ApiError, ErrorKind},
     http::{Answer, HttpClient},
     key::Key,
 };
@@ -175,7 +176,7 @@ impl WebhooksClient {
         serde_json::from_slice(&answer.body).map_err(|_| {
             let SuccessAnswer { correlation_id, status, .. } = answer.clone();
             let error = ApiError::new(ErrorKind::BadAnswer, self.host());
-            ApiError { correlation_id, status: Some(status), ..error }.into()
+            ApiError { correlation_id: Some(correlation_id), status: Some(status), ..error }.into()
         })
     }
 
@@ -214,14 +215,16 @@ impl WebhooksClient {
         family: Family,
         request: &EndpointRequest<'_>,
     ) -> Result<SuccessAnswer, WebhooksError> {
-        let result = tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(family, request)).await;
-        result.unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Timeout, self.host()).into()))
+        let id = CorrelationId::new();
+        let result = tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(family, request, &id)).await;
+        result.unwrap_or_else(|_| Err(id.complete(ApiError::new(ErrorKind::Timeout, self.host())).into()))
     }
 
     async fn exchange(
         &self,
         family: Family,
         request: &EndpointRequest<'_>,
+        id: &CorrelationId,
     ) -> Result<SuccessAnswer, WebhooksError> {
         let host = self.host();
         let unsupported =
@@ -234,20 +237,24 @@ impl WebhooksClient {
         if let Some((name, value)) = request.query {
             url.query_pairs_mut().append_pair(name, value);
         }
-        let answer = self.answer(family, request, url).await?;
+        let answer = self.answer(family, request, url, id).await?;
         let (status, headers) = (answer.status(), answer.headers().clone());
+        let correlation_id = answer.correlation_id().to_owned();
         if !status.is_success() {
             let now = self.clock.now();
             if let Some(error) = answer.redirect_error(now) {
                 return Err(error.into());
             }
             let body = answer.start(MAX_ANSWER_BYTES).await;
-            return Err(WebhooksError::from_answer(status, &headers, &body, now, host));
+            let error = WebhooksError::from_answer(status, &headers, &body, now, host);
+            return Err(error.with_correlation_id(correlation_id));
         }
-        let (correlation_id, status) = (correlation_id(&headers), status.as_u16());
+        let status = status.as_u16();
         match answer.whole(MAX_ANSWER_BYTES).await {
             Ok(body) => Ok(SuccessAnswer { body, correlation_id, status }),
-            Err(error) => Err(ApiError { correlation_id, status: Some(status), ..error }.into()),
+            Err(error) => {
+                Err(ApiError { correlation_id: Some(correlation_id), status: Some(status), ..error }.into())
+            }
         }
     }
 
@@ -257,12 +264,13 @@ impl WebhooksClient {
         family: Family,
         request: &EndpointRequest<'_>,
         url: Url,
+        id: &CorrelationId,
     ) -> Result<Answer, ApiError> {
         const ACCEPT: &str = "application/json";
         if request.method == Method::GET {
-            return self.http.get(url, self.key.clone(), ACCEPT).await;
+            return self.http.get(url, self.key.clone(), ACCEPT, id).await;
         }
-        let builder = self.http.request(request.method.clone(), url, self.key.clone(), ACCEPT);
+        let builder = self.http.request(request.method.clone(), url, self.key.clone(), ACCEPT, id);
         let builder = match request.settings {
             Some(settings) => builder
                 .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
@@ -272,7 +280,7 @@ impl WebhooksClient {
             }
             None => builder,
         };
-        self.http.send(builder, self.host()).await
+        self.http.send(builder, self.host(), id).await
     }
 }
 
@@ -280,6 +288,6 @@ impl WebhooksClient {
 #[derive(Clone)]
 struct SuccessAnswer {
     body: Bytes,
-    correlation_id: Option<String>,
+    correlation_id: String,
     status: u16,
 }

@@ -306,6 +306,11 @@ async fn a_gateways_404_is_no_word_about_a_recording() {
     let manifest = assert_consistent(&world.place_in(ACCOUNT, PROJECT, "call"));
     assert_eq!(manifest.audio.status, AudioStatus::Ready, "{:?}", manifest.warnings);
     assert_eq!(asked.load(Ordering::SeqCst), 3);
+    // Each of the six requests carried an id of its own.
+    let seen = stub.seen();
+    let ids = seen.iter().map(|(_, headers)| headers["x-polyai-correlation-id"].to_str().unwrap());
+    let ids: std::collections::BTreeSet<_> = ids.filter(|id| id.starts_with("polyhook-")).collect();
+    assert_eq!((ids.len(), seen.len()), (6, 6));
 }
 
 #[tokio::test]

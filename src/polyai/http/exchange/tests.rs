@@ -73,7 +73,7 @@ fn client() -> HttpClient {
 }
 
 async fn get(client: &HttpClient, url: Url) -> Result<Answer, ApiError> {
-    client.get(url, HeaderValue::from_static("secret-key"), "audio/wav").await
+    client.get(url, HeaderValue::from_static("secret-key"), "audio/wav", &CorrelationId::new()).await
 }
 
 async fn error(url: Url) -> ApiError {
@@ -89,7 +89,10 @@ async fn follows_a_redirect_to_another_host_without_the_key() {
     let answer = get(&client(), api.url("here")).await.unwrap();
     assert_eq!(answer.whole(100).await.unwrap(), "RIFF");
     let [here, there] = &api.seen()[..] else { panic!("two requests") };
-    assert!(here.contains("x-api-key: secret-key") && there.contains("x-api-key: secret-key"));
+    for own in [here, there] {
+        assert!(own.contains("x-api-key: secret-key"), "{own}");
+        assert!(own.contains("x-polyai-correlation-id: polyhook-"), "{own}");
+    }
     let [stored] = &store.seen()[..] else { panic!("one request") };
     assert!(stored.starts_with("get /object?signature=secret "), "{stored}");
     assert!(stored.contains("accept: audio/wav") && stored.contains("accept-encoding: identity"), "{stored}");
@@ -111,6 +114,37 @@ async fn another_host_gets_no_key_from_the_api_by_sending_polyhook_back() {
     *api_url.lock().unwrap() = api.url("back").to_string();
     get(&client(), api.url("audio")).await.unwrap();
     assert!(!api.seen()[1].contains("key"), "{:?}", api.seen());
+}
+
+#[tokio::test]
+async fn every_error_has_the_id_of_the_answer_or_of_the_request() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let silent: Url = format!("http://{}/", silent.local_addr().unwrap()).parse().unwrap();
+    let api = Server::start(|path| match path {
+        "/unnamed" => b"HTTP/1.1 302 Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        "/named" => redirect("ftp://h/"),
+        _ => Vec::new(),
+    });
+    let limits = TransferLimits { headers: Duration::from_millis(200), ..TransferLimits::default() };
+    let client = HttpClient { limits, ..client() };
+    let closed = "http://127.0.0.1:1/".parse().unwrap();
+    for (url, kind, own) in [
+        (closed, ErrorKind::Network, true),
+        (silent, ErrorKind::Timeout, true),
+        (api.url("hang-up"), ErrorKind::Network, true),
+        (api.url("unnamed"), ErrorKind::Redirected, true),
+        (api.url("named"), ErrorKind::Redirected, false),
+    ] {
+        let (id, key) = (CorrelationId::new(), HeaderValue::from_static("k"));
+        let error = client.get(url.clone(), key.clone(), "*/*", &id).await.unwrap_err();
+        let expected = if own { id.as_str() } else { "c-1" };
+        assert_eq!((error.kind, error.correlation_id.as_deref()), (kind, Some(expected)), "{url}");
+        if kind != ErrorKind::Redirected {
+            let request = client.request(Method::POST, url.clone(), key, "*/*", &id);
+            let error = client.send(request, "api", &id).await.unwrap_err();
+            assert_eq!((error.kind, error.correlation_id.as_deref()), (kind, Some(expected)), "{url}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -149,8 +183,9 @@ async fn only_a_get_is_redirected() {
     let api = Server::start(|_| redirect("/there"));
     let client = client();
     for method in [Method::POST, Method::PATCH, Method::DELETE] {
-        let request = client.request(method, api.url("here"), HeaderValue::from_static("k"), "*/*");
-        assert_eq!(client.send(request, "api").await.unwrap().status(), 302);
+        let id = CorrelationId::new();
+        let request = client.request(method, api.url("here"), HeaderValue::from_static("k"), "*/*", &id);
+        assert_eq!(client.send(request, "api", &id).await.unwrap().status(), 302);
     }
     assert_eq!(api.seen().len(), 3);
 }
