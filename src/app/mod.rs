@@ -6,6 +6,7 @@
 //! Shutdown: the first signal makes the process not ready. Listeners stop accepting, open requests are answered, and the
 //! worker finishes or returns its jobs. The queue is closed last, because the others need it until then.
 
+mod account;
 mod admin;
 mod archive_disk;
 mod disk_metrics;
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The projects are not valid.
     #[error("{0}")]
     PolyAi(#[from] polyai::ConfigError),
+    /// A project names no account, and it cannot be found out now.
+    #[error("{0}")]
+    Account(#[from] polyai::AccountError),
     /// A port is in use, or this user may not open it.
     #[error("{key}: cannot listen on {address}: {source}")]
     Listen {
@@ -125,8 +129,9 @@ impl App {
         let health = Health::default();
         let queue_lifecycle = lifecycle.with_own_tracker();
         let queue = open_queue(config, roles, clock.clone(), &health, &queue_lifecycle)?;
-        let resources = (roles.work || roles.reconcile).then(|| Resources::open(config, &clock)).transpose();
-        let resources = match resources {
+        let archives = roles.work || roles.reconcile;
+        let resources = (archives && !account::is_unknown(config)).then(|| Resources::open(config, &clock));
+        let resources = match resources.transpose() {
             Ok(resources) => resources,
             Err(error) => {
                 lifecycle.drain();
@@ -140,16 +145,14 @@ impl App {
             public.as_ref().map(|listener| listener.address),
             admin.as_ref().map(|(listener, _)| listener.address),
         );
-        let receiver = public.map(|listener| receiver::start(&context, listener));
+        let receiver = public.map(|listener| receiver::start(&context, roles, listener));
         if let Some((listener, metrics)) = admin {
             admin::start(&context, listener, metrics, receiver.clone());
         }
-        if let Some(resources) = resources.as_ref().filter(|_| roles.work) {
-            archive_disk::start(&context, resources.archive.clone());
-            worker::start(&context, resources);
-        }
-        if let Some(resources) = resources.as_ref().filter(|_| reconcile::is_enabled(config, roles)) {
-            reconcile::start(&context, resources);
+        match &resources {
+            Some(resources) => start_archiving(&context, roles, resources),
+            None if archives => start_archiving_later(&context, roles),
+            None => {}
         }
         disk_metrics::start(&context, roles);
         SecretReloader::new(&context, receiver, resources.map(|resources| resources.polyai)).start(&context);
@@ -195,6 +198,39 @@ impl App {
         tracing::info!(ending = ?outcome, "stopped");
         outcome
     }
+}
+
+/// Starts the services that fetch and archive.
+fn start_archiving(context: &Context<'_>, roles: Roles, resources: &Resources) {
+    if roles.work {
+        archive_disk::start(context, resources.archive.clone());
+        worker::start(context, resources);
+    }
+    if reconcile::is_enabled(context.config, roles) {
+        reconcile::start(context, resources);
+    }
+}
+
+/// Starts the services that fetch and archive as soon as the account of every project is known.
+fn start_archiving_later(context: &Context<'_>, roles: Roles) {
+    let Context { queue, clock, health, lifecycle, .. } = context;
+    let (queue, clock, health) = (Arc::clone(queue), clock.clone(), health.clone());
+    let (config, lifecycle) = (context.config.clone(), lifecycle.clone());
+    context.lifecycle.spawn_service("account", async move {
+        let context = Context { config: &config, queue, clock, health, lifecycle };
+        let Some(config) = account::wait_for(&context).await else { return };
+        let context = Context { config: &config, ..context };
+        let resources = match Resources::open(&config, &context.clock) {
+            Ok(resources) => resources,
+            Err(error) => {
+                tracing::error!(%error, "cannot start to archive");
+                return;
+            }
+        };
+        start_archiving(&context, roles, &resources);
+        SecretReloader::new(&context, None, Some(resources.polyai)).start(&context);
+        context.lifecycle.draining().cancelled().await;
+    });
 }
 
 /// A listener that is bound, and the address that it got.

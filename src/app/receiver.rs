@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use super::{BoundListener, Context};
-use crate::web::{self, Receiver};
+use crate::{
+    config::Roles,
+    web::{self, Receiver},
+};
 
-pub(super) fn start(context: &Context<'_>, bound: BoundListener) -> Receiver {
+pub(super) fn start(context: &Context<'_>, roles: Roles, bound: BoundListener) -> Receiver {
     let Context { config, queue, clock, health, lifecycle } = context;
     let queue = Arc::clone(queue);
     let receiver = Receiver::new(&config.server, &config.signature, queue, clock.clone(), health, lifecycle);
@@ -13,6 +16,12 @@ pub(super) fn start(context: &Context<'_>, bound: BoundListener) -> Receiver {
     let serve = web::serve("public", bound.listener, receiver.clone(), limits, lifecycle.clone());
     lifecycle.spawn_service("receiver", serve);
     tracing::info!(address = %bound.address, path = config.server.path, "receiving deliveries");
+    if config.works_without_webhook(roles) {
+        tracing::warn!(
+            "no signing secret is configured: conversations are found by reconciliation alone, and signed deliveries are \
+             answered 503; set POLYAI_WEBHOOK_SECRET (or signature.secrets_file) if you register a webhook endpoint"
+        );
+    }
     receiver
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::StartError;
+use super::{StartError, account};
 use crate::{
     archive::Archive,
     clock::Clock,
@@ -31,6 +31,11 @@ impl Resources {
         let polyai = PolyAiClient::new(&config.polyai, &config.projects, clock.clone())?;
         let archive = Archive::open_beside(&config.archive, clock.clone(), growing_files(config))?;
         Ok(Self { polyai: Arc::new(polyai), archive })
+    }
+
+    /// Opens the resources for a command. Asks PolyAI for the account of a project that names none.
+    pub async fn open_for_command(config: &Config, clock: &Clock) -> Result<Self, StartError> {
+        Self::open(&account::find(config, clock).await?, clock)
     }
 
     /// Creates a worker that archives conversations.

@@ -64,7 +64,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let config = global.load_for_command(Roles::RECONCILE)?;
     let clock = Clock::System;
     let date = args.date.resolve(clock.now());
-    let resources = Resources::open(&config, &clock)?;
+    let resources = Resources::open_for_command(&config, &clock).await?;
     if !args.repair {
         return audit(&args, &resources, date, None, &config, &clock).await;
     }

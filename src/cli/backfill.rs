@@ -71,7 +71,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let clock = Clock::System;
     let period = period(&args, clock.now())?;
     let environments = environments(&args, &config)?;
-    let resources = Resources::open(&config, &clock)?;
+    let resources = Resources::open_for_command(&config, &clock).await?;
     let projects = select_projects(&resources, &args.projects)?;
     let rate =
         args.rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)));

@@ -1,7 +1,10 @@
 //! `polyhook config check|show|schema`: checks or prints the configuration.
 
 use super::{CliError, GlobalArgs, output};
-use crate::config::{Config, Roles};
+use crate::{
+    config::{Config, Roles},
+    polyai::Target,
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -62,6 +65,7 @@ pub(super) fn run(global: &GlobalArgs, command: &Command) -> Result<(), CliError
             } else {
                 let text = toml::to_string(&config).map_err(|error| CliError::Failed(error.to_string()))?;
                 output::line(text.trim_end());
+                show_hosts(&config);
             }
             Ok(())
         }
@@ -69,6 +73,21 @@ pub(super) fn run(global: &GlobalArgs, command: &Command) -> Result<(), CliError
             output::pretty_json(&Config::schema());
             Ok(())
         }
+    }
+}
+
+/// Prints the hosts that each project is served by, as comments.
+fn show_hosts(config: &Config) {
+    for project in &config.projects {
+        let hosts = match Target::configured(&config.polyai, project) {
+            Ok(targets) => {
+                let host =
+                    |target: &Target| format!("{} at {}", target.api().label(), target.host_and_port());
+                targets.iter().map(host).collect::<Vec<_>>().join(", ")
+            }
+            Err(error) => format!("no host: {error}"),
+        };
+        output::line(format!("# project {}: {hosts}", project.project_id));
     }
 }
 

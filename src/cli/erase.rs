@@ -107,7 +107,8 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, lifecycle| {
         let spool = open_spool(&config, &clock, lifecycle)?;
         let result = async {
-            let worker = app::Resources::open(&config, &clock)?.worker(&config, Arc::clone(queue), clock);
+            let resources = app::Resources::open_for_command(&config, &clock).await?;
+            let worker = resources.worker(&config, Arc::clone(queue), clock);
             let stores = Stores { worker, queue: Arc::clone(queue), spool: spool.clone() };
             if args.lift { lift_all(&stores, &args).await } else { erase_all(&stores, &args).await }
         }

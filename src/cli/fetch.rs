@@ -45,7 +45,8 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let clock = Clock::System;
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
-        let worker = app::Resources::open(&config, &clock)?.worker(&config, Arc::clone(queue), clock.clone());
+        let resources = app::Resources::open_for_command(&config, &clock).await?;
+        let worker = resources.worker(&config, Arc::clone(queue), clock.clone());
         fetch_all(&args, &worker, &clock).await
     })
     .await

@@ -33,7 +33,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     }
     let config = global.load_for_command(Roles::RECONCILE)?;
     let clock = Clock::System;
-    let resources = app::Resources::open(&config, &clock)?;
+    let resources = app::Resources::open_for_command(&config, &clock).await?;
     let result = with_queue(&config, Roles::RECONCILE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
         let service = resources.reconciliation(&config, Arc::clone(queue), clock, Health::default());

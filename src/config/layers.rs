@@ -4,7 +4,7 @@ use std::{ffi::OsString, fmt::Write, path::PathBuf};
 
 use config::{Config as Merged, ConfigError as MergeError, Map, Source, Value, ValueKind};
 
-use super::{Config, ConfigError, keys::Keys};
+use super::{Config, ConfigError, keys::Keys, quickstart::Quickstart};
 use crate::{
     bounded_file,
     secret::{self, Secret},
@@ -31,27 +31,12 @@ impl Sources {
     }
 }
 
-/// The variables of PolyAI's quickstart and the keys that they set.
-const QUICKSTART: [(&str, &str); 6] = [
-    ("POLYAI_API_KEY", "projects[0].api_key"),
-    ("POLYAI_ACCOUNT_ID", "projects[0].account_id"),
-    ("POLYAI_PROJECT_ID", "projects[0].project_id"),
-    ("POLYAI_BASE_URL", "polyai.base_url"),
-    ("POLYAI_PLATFORM_URL", "polyai.platform_url"),
-    ("POLYAI_WEBHOOK_SECRET", "signature.secrets"),
-];
-
 /// Prefix of polyhook's own variables.
 const PREFIX: &str = "POLYHOOK__";
 
 pub(super) fn merge(sources: &Sources) -> Result<Config, ConfigError> {
     let keys = Keys::new();
     let mut problems = Vec::new();
-    let quickstart = QUICKSTART.iter().filter_map(|(name, path)| {
-        let (_, value) = sources.env.iter().find(|(known, _)| known == name)?;
-        Some(Setting { source: (*name).to_owned(), path: (*path).to_owned(), text: secret::unwrapped(value) })
-    });
-    let quickstart = Pairs::new(&keys, quickstart.filter(|setting| !setting.text.is_empty()), &mut problems);
     let own = sources.env.iter().filter_map(|(name, value)| {
         Some(Setting { source: name.clone(), path: path_of(name)?, text: secret::unwrapped(value) })
     });
@@ -61,13 +46,20 @@ pub(super) fn merge(sources: &Sources) -> Result<Config, ConfigError> {
         Setting { source: format!("--set {path}"), path: path.clone(), text }
     });
     let set = Pairs::new(&keys, set, &mut problems);
+    let file = sources.file.as_deref().map(read_toml).transpose();
+    let table = file.as_ref().ok().and_then(Option::as_ref);
+    let is_set_later = |key: &str| {
+        own.sets_for_first_project(key) || set.sets_for_first_project(key) || file_sets(table, key)
+    };
+    let quickstart = Quickstart::new(&sources.env, is_set_later);
+    let names_no_webhook = quickstart.names_no_webhook;
+    let quickstart = Pairs::new(&keys, quickstart.settings.into_iter(), &mut problems);
     if !problems.is_empty() {
         return Err(ConfigError::Invalid(problems));
     }
 
     let mut builder = Merged::builder().add_source(quickstart);
-    if let Some(path) = &sources.file {
-        let table = read_toml(path)?;
+    if let Some(table) = file? {
         builder = builder
             .add_source(Merged::try_from(&table).map_err(|error| ConfigError::Value(error.to_string()))?)
             .add_source(Pairs::of_empty_lists(&table));
@@ -79,7 +71,14 @@ pub(super) fn merge(sources: &Sources) -> Result<Config, ConfigError> {
     if let Some(unknown) = keys.unknown(&tree) {
         return Err(ConfigError::UnknownKey(unknown));
     }
-    merged.try_deserialize().map_err(value_error)
+    let config: Config = merged.try_deserialize().map_err(value_error)?;
+    Ok(Config { names_no_webhook, ..config })
+}
+
+/// Returns whether the file sets `key`, or the file of it, for its first project.
+fn file_sets(file: Option<&toml::Table>, key: &str) -> bool {
+    let project = file.and_then(|file| file.get("projects")?.as_array()?.first()?.as_table());
+    project.is_some_and(|project| project.contains_key(key) || project.contains_key(&format!("{key}_file")))
 }
 
 /// `POLYHOOK__SERVER__ACK_BUDGET` is `server.ack_budget`, `POLYHOOK__PROJECTS__0__API_KEY` is
@@ -136,12 +135,12 @@ fn unquoted(text: &str) -> String {
 
 /// A value from a variable or a flag, without the quotes and the white space that `docker --env-file` and
 /// `kubectl create secret` keep around it.
-struct Setting<'a> {
+pub(super) struct Setting<'a> {
     /// The name of the variable, or the flag with its key.
-    source: String,
+    pub(super) source: String,
     /// The dotted path of the key.
-    path: String,
-    text: &'a str,
+    pub(super) path: String,
+    pub(super) text: &'a str,
 }
 
 impl Setting<'_> {
@@ -178,6 +177,12 @@ impl Pairs {
             (setting.path, value)
         });
         Self(pairs.collect())
+    }
+
+    /// Returns whether `key`, or the file of it, is set for the first project.
+    fn sets_for_first_project(&self, key: &str) -> bool {
+        let own = format!("projects[0].{key}");
+        self.0.iter().any(|(path, _)| path.strip_suffix("_file").unwrap_or(path) == own)
     }
 
     /// Returns the empty lists of a file. The library merges a list item by item, so an empty one would change nothing.

@@ -1,12 +1,13 @@
 //! The configuration: composed of the modules' own types, read in layers, checked, and shown without secrets.
 //!
-//! Layers, of which later ones win: built-in defaults, the quickstart's `POLYAI_*` variables, the TOML file
+//! Layers, of which later ones win: built-in defaults, the quickstarts' `POLYAI_*` variables, the TOML file
 //! (`--config` or `POLYHOOK_CONFIG`), `POLYHOOK__SECTION__KEY` variables, `--set section.key=value`. An
 //! invalid configuration ends the process with exit code 78 before any socket is bound. The error for an unknown key
 //! names the nearest known key. No message shows a value that may be a secret.
 
 mod keys;
 mod layers;
+mod quickstart;
 
 use std::path::{Path, PathBuf};
 
@@ -16,8 +17,7 @@ use thiserror::Error;
 
 use crate::{
     archive::{Archive, ArchiveConfig},
-    clock::Clock,
-    polyai::{PolyAiClient, PolyAiConfig, ProjectConfig},
+    polyai::{self, PolyAiConfig, ProjectConfig},
     queue::{QueueBackend, QueueConfig, QueueUrls, SpoolConfig},
     reconcile::ReconcileConfig,
     retry::RetryConfig,
@@ -59,6 +59,9 @@ pub struct Config {
     pub log: LogConfig,
     /// Spans.
     pub tracing: TracingConfig,
+    /// True if the variables of PolyAI's current quickstart are set, which registers no webhook.
+    #[serde(skip)]
+    pub names_no_webhook: bool,
 }
 
 /// The tasks of a process. They determine which settings it requires.
@@ -140,6 +143,9 @@ impl Config {
     pub fn check(&self, roles: Roles) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         if roles.receive {
+            if !self.works_without_webhook(roles) {
+                problems.extend(self.signature.problem());
+            }
             self.check_receiver(&mut problems);
         }
         if roles.work || roles.reconcile {
@@ -161,9 +167,15 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// Checks what the receiver requires.
+    /// Returns whether a process of these roles needs no signing secret: PolyAI's current quickstart registers no webhook,
+    /// and reconciliation finds the conversations. Deliveries are answered 503 then.
+    pub fn works_without_webhook(&self, roles: Roles) -> bool {
+        let finds_conversations = roles.reconcile && !self.reconcile.every.is_zero();
+        self.names_no_webhook && finds_conversations && self.signature.is_unset()
+    }
+
+    /// Checks what the receiver requires, except for secrets.
     fn check_receiver(&self, problems: &mut Vec<String>) {
-        problems.extend(self.signature.problem());
         if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?', '#']) {
             problems.push("server.path must start with a slash and be a plain path".to_owned());
         }
@@ -191,12 +203,12 @@ impl Config {
         if self.projects.is_empty() {
             problems.push(
                 "no project is configured, so no conversation could be fetched: add [[projects]] with account_id, project_id and \
-                 api_key_file, or set POLYAI_ACCOUNT_ID, POLYAI_PROJECT_ID and POLYAI_API_KEY"
+                 api_key_file, or set the variables of PolyAI's quickstart (POLYAI_AGENT_ID or POLYAI_PROJECT_ID, POLYAI_API_KEY, …)"
                     .to_owned(),
             );
         }
-        let client = PolyAiClient::new(&self.polyai, &self.projects, Clock::System);
-        problems.extend(client.err().map(|error| error.to_string()));
+        let polyai = polyai::check_config(&self.polyai, &self.projects);
+        problems.extend(polyai.err().map(|error| error.to_string()));
         problems.extend(Archive::check_config(&self.archive).err().map(|error| error.to_string()));
         if self.worker.concurrency == 0 {
             problems.push("worker.concurrency is 0, so nothing would be fetched".to_owned());

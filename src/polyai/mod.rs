@@ -9,6 +9,7 @@
 //! envelope with a code that is known to be final (`envelope.rs`). The API key is in one header, marked as sensitive, and
 //! nowhere else. Redirects to another host are followed without it ([`http`]).
 
+mod account;
 mod client;
 mod config;
 mod conversation;
@@ -26,6 +27,7 @@ mod request;
 mod throttle;
 mod webhooks;
 
+pub use account::{AccountError, check_config, find_account};
 pub use client::{Conversation, PolyAiClient, Recording};
 pub use config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig};
 pub use conversation::{ConversationInfo, Handoff, ListedConversation, NotAConversation};

@@ -61,8 +61,9 @@ impl Project {
         if let Some(problem) = keys.into_iter().flatten().find_map(Secret::token_problem) {
             return Err(ConfigError::WrongKey(project.project_id.clone(), problem));
         }
-        let has_v3 = config.hosts(project.region)?.runtime.is_some();
-        if project.api.unwrap_or(config.api) == ApiChoice::V3 && !has_v3 {
+        let choice = project.api.unwrap_or(config.api);
+        let has_v3 = config.hosts(project.region, choice)?.runtime.is_some();
+        if choice == ApiChoice::V3 && !has_v3 {
             return Err(ConfigError::StudioHasNoV3(project.project_id.clone()));
         }
         Ok(Self {

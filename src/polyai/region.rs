@@ -4,6 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::Api;
+
 /// A region of PolyAI. A key is valid in one region; in another it is answered 401.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -19,13 +21,13 @@ pub enum Region {
     Studio,
 }
 
-/// The two hosts of a region.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The hosts of a project.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts {
-    /// Runtime and v3 conversations; `None` for [`Region::Studio`].
+    /// Runtime and v3 conversations; `None` for [`Region::Studio`], or if it is not known.
     pub runtime: Option<Url>,
-    /// Data, Agents, Alerts and Webhooks APIs.
-    pub platform: Url,
+    /// Data, Agents, Alerts and Webhooks APIs; `None` if it is not known.
+    pub platform: Option<Url>,
 }
 
 impl Region {
@@ -51,18 +53,34 @@ impl Region {
             Self::Studio => (None, "https://api.studio.poly.ai"),
         };
         let parse = |text: &str| Url::parse(text).unwrap_or_else(|_| unreachable!("{text} is a URL"));
-        Hosts { runtime: runtime.map(parse), platform: parse(platform) }
+        Hosts { runtime: runtime.map(parse), platform: Some(parse(platform)) }
     }
 
-    /// Returns the region of one of PolyAI's hosts. A configuration with only `POLYAI_BASE_URL`, as in the quickstart,
+    /// Returns the region of one of PolyAI's hosts. A configuration with only `POLYAI_BASE_URL`, as in the quickstarts,
     /// names its region by it.
     pub fn of_host(url: &Url) -> Option<Self> {
-        Self::ALL.into_iter().find(|region| {
-            let hosts = region.hosts();
-            hosts.platform.host_str() == url.host_str()
-                || hosts.runtime.is_some_and(|runtime| runtime.host_str() == url.host_str())
+        Self::served_by(url).map(|(region, _)| region)
+    }
+
+    /// Returns the region of one of PolyAI's hosts, and the API that it serves.
+    pub fn served_by(url: &Url) -> Option<(Self, Api)> {
+        let host = host_name(url)?;
+        Self::ALL.into_iter().find_map(|region| {
+            let Hosts { runtime, platform } = region.hosts();
+            let is_given = |known: &Url| known.host_str() == Some(host);
+            let api = match (runtime, platform) {
+                (Some(runtime), _) if is_given(&runtime) => Api::V3,
+                (_, Some(platform)) if is_given(&platform) => Api::Data,
+                _ => return None,
+            };
+            Some((region, api))
         })
     }
+}
+
+/// Returns the name of a host without the dot that may end it.
+pub(super) fn host_name(url: &Url) -> Option<&str> {
+    url.host_str().map(|host| host.trim_end_matches('.'))
 }
 
 #[cfg(test)]
@@ -70,10 +88,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recognises_the_region_of_a_host() {
-        let region = |url: &str| Region::of_host(&Url::parse(url).unwrap());
-        assert_eq!(region("https://api.euw-1.platform.polyai.app/"), Some(Region::Eu));
-        assert_eq!(region("https://api.studio.poly.ai"), Some(Region::Studio));
-        assert_eq!(region("https://api.poly.ai"), None);
+    fn recognises_the_region_and_the_api_of_a_host() {
+        let served = |url: &str| Region::served_by(&Url::parse(url).unwrap());
+        assert_eq!(served("https://api.euw-1.platform.polyai.app/"), Some((Region::Eu, Api::V3)));
+        assert_eq!(served("https://API.uk.poly.ai.:443/v1"), Some((Region::Uk, Api::Data)));
+        assert_eq!(served("https://api.studio.poly.ai"), Some((Region::Studio, Api::Data)));
+        for unknown in
+            ["https://api.poly.ai", "https://studio.us.poly.ai", "https://api.us.poly.ai.example.com"]
+        {
+            assert_eq!(served(unknown), None);
+        }
     }
 }

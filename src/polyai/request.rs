@@ -75,8 +75,8 @@ pub struct Target {
 impl Target {
     /// Returns the targets that the configuration names: v3 first, then the Data API.
     pub fn configured(config: &PolyAiConfig, project: &ProjectConfig) -> Result<Vec<Self>, ConfigError> {
-        let hosts = config.hosts(project.region)?;
         let choice = project.api.unwrap_or(config.api);
+        let hosts = config.hosts(project.region, choice)?;
         let key = |key: &Secret, file: &Option<std::path::PathBuf>| {
             let unusable = || ConfigError::InvalidKey(project.project_id.clone());
             Key::new(key, file.clone()).map(Arc::new).ok_or_else(unusable)
@@ -95,14 +95,15 @@ impl Target {
         };
         let v3 = hosts.runtime.filter(|_| choice != ApiChoice::Data);
         let v3 = v3.map(|base| target(Api::V3, base, own_key));
-        let data = (choice != ApiChoice::V3).then(|| target(Api::Data, hosts.platform, data_key));
+        let data = hosts.platform.filter(|_| choice != ApiChoice::V3);
+        let data = data.map(|base| target(Api::Data, base, data_key));
         Ok(v3.into_iter().chain(data).collect())
     }
 
     /// Returns the targets with the same project and key at other hosts: v3 first, if there is a host for it.
     pub fn at_hosts(&self, hosts: &Hosts) -> Vec<Self> {
-        let v3 = hosts.runtime.clone().map(|base| self.with(Api::V3, base));
-        v3.into_iter().chain([self.with(Api::Data, hosts.platform.clone())]).collect()
+        let at = |api, host: &Option<Url>| host.clone().map(|base| self.with(api, base));
+        at(Api::V3, &hosts.runtime).into_iter().chain(at(Api::Data, &hosts.platform)).collect()
     }
 
     /// Returns the target for the other API at the same host.

@@ -124,6 +124,11 @@ impl Default for SignatureConfig {
 }
 
 impl SignatureConfig {
+    /// Returns whether neither a secret nor a file of secrets is configured.
+    pub fn is_unset(&self) -> bool {
+        self.secrets.is_empty() && self.secrets_file.is_none()
+    }
+
     /// Returns the reason why the receiver must not start with these secrets, if there is one.
     pub fn problem(&self) -> Option<String> {
         let valid = self.valid(Clock::System.now()).len();

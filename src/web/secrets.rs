@@ -10,6 +10,9 @@
 //! while it runs, for example by a rotation. Then the first ones are active, which include the newest, the condition
 //! `secrets` names the number, and a delivery that none of them matches is answered 503: PolyAI sends it again until a
 //! person has removed the secrets that are no longer in use.
+//!
+//! Without any secret, which only a process that reconciles may be, every well-formed signature is answered 503: PolyAI
+//! sends the delivery again until the secret of the endpoint is configured.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -48,7 +51,7 @@ pub(super) struct ActiveSecrets {
     pub(super) verifier: Verifier,
     on_mismatch: OnMismatch,
     retry_window: Option<Timestamp>,
-    /// True if there are more secrets than may be active.
+    /// True if there is no secret, or if there are more than may be active.
     is_incomplete: bool,
 }
 
@@ -65,7 +68,7 @@ impl ActiveSecrets {
             verifier: Verifier::new(active, config.scheme, config.tolerance),
             on_mismatch: config.on_mismatch,
             retry_window,
-            is_incomplete: active.len() < secrets.len(),
+            is_incomplete: active.is_empty() || active.len() < secrets.len(),
         }
     }
 
@@ -186,7 +189,8 @@ mod tests {
     fn a_retry_window_does_not_last_until_a_clock_that_was_ahead() {
         let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
         let is_open = |until: Timestamp| {
-            ActiveSecrets::new(&SignatureConfig::default(), &[], Some(until)).requests_retry(now)
+            let secrets = [Secret::new("0123456789abcdef")];
+            ActiveSecrets::new(&SignatureConfig::default(), &secrets, Some(until)).requests_retry(now)
         };
         assert!(is_open(now + MAX_RETRY_WINDOW));
         assert!(!is_open(now));

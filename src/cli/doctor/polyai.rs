@@ -8,7 +8,7 @@ mod host;
 mod key;
 mod recording;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     config::Config,
     polyai::{
-        Api, ApiRequest, ProjectConfig, Target, http,
+        self, AccountError, Api, ApiChoice, ApiRequest, ProjectConfig, Target, http,
         probe::{ProbeResponse, Prober},
     },
 };
@@ -92,8 +92,17 @@ async fn check_project(
     prober: &Prober,
     clock: &Clock,
 ) -> ProjectCheck {
-    let name = format!("{}/{}", project.account_id, project.project_id);
     let mut check = ProjectCheck::default();
+    let known = match find_account(config, project, clock).await {
+        None => Cow::Borrowed(project),
+        Some((known, finding)) => {
+            check.findings.push(finding);
+            Cow::Owned(known)
+        }
+    };
+    let project = &*known;
+    let account = if project.needs_account() { "(unknown account)" } else { &project.account_id };
+    let name = format!("{account}/{}", project.project_id);
     let targets = match Target::configured(&config.polyai, project) {
         Ok(targets) => targets,
         Err(error) => {
@@ -125,6 +134,33 @@ async fn check_project(
     }
     conversation::check(config, args, prober, &name, &attempts, &mut check).await;
     check
+}
+
+/// Finds out the account of a project that names none. Without it, only the Data API can be checked.
+async fn find_account(
+    config: &Config,
+    project: &ProjectConfig,
+    clock: &Clock,
+) -> Option<(ProjectConfig, Finding)> {
+    if !project.needs_account() {
+        return None;
+    }
+    let subject = Subject::new("polyai.account", project.project_id.clone());
+    let mut project = project.clone();
+    let finding = match polyai::find_account(&config.polyai, &project, clock.clone()).await {
+        Ok(account_id) => {
+            project.account_id = account_id;
+            subject.ok(format!("{}, as the Data API says", project.account_id))
+        }
+        Err(error @ AccountError::NoConversation(_)) => {
+            subject.warn(error.to_string(), "nothing is fetched until the first call, or until you set it")
+        }
+        Err(error) => subject.fail(error.to_string(), "set POLYAI_ACCOUNT_ID, or see polyai.key below"),
+    };
+    if project.needs_account() {
+        project.api = Some(ApiChoice::Data);
+    }
+    Some((project, finding))
 }
 
 /// Returns a warning if the certificate expires soon. An expired certificate is a failed connection instead.

@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn check(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if roles.receive {
-        findings.extend(signing_secrets(config));
+        findings.extend(signing_secrets(config, roles));
     }
     if roles.work {
         findings.extend(api_keys(config));
@@ -23,7 +23,7 @@ pub(super) fn check(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<F
     findings
 }
 
-fn signing_secrets(config: &Config) -> Vec<Finding> {
+fn signing_secrets(config: &Config, roles: Roles) -> Vec<Finding> {
     let signature = &config.signature;
     let name = |place: &str, number: usize| format!("signature.{place} number {}", number + 1);
     let inline = signature.secrets.iter().enumerate().map(|(at, secret)| (name("secrets", at), secret));
@@ -57,6 +57,12 @@ fn signing_secrets(config: &Config) -> Vec<Finding> {
                 "store the signing secret instead, which PolyAI shows once, when the endpoint is created; create a new one with `polyhook endpoint rotate-secret`",
             ));
         }
+    }
+    if config.works_without_webhook(roles) {
+        findings.push(Subject::new("secret", "signature").skipped(
+            "there is no signing secret, so conversations are found by reconciliation alone, and deliveries are answered 503",
+            "set POLYAI_WEBHOOK_SECRET (or signature.secrets_file) if you register a webhook endpoint",
+        ));
     }
     let valid = signature.valid(Clock::System.now()).len();
     if findings.is_empty() && count > 0 {

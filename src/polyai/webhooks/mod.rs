@@ -29,7 +29,7 @@ pub use self::{
     shape::{Endpoint, EndpointSettings},
 };
 use super::{
-    config::{ConfigError, PolyAiConfig, ProjectConfig},
+    config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig},
     correlation::CorrelationId,
     error::{ApiError, ErrorKind},
     http::{Answer, HttpClient},
@@ -85,7 +85,9 @@ impl WebhooksClient {
         }
         let key = Key::new(key, None).ok_or_else(|| ConfigError::InvalidKey(project.project_id.clone()))?;
         let http = HttpClient::new(|builder| builder).map_err(|_| ConfigError::ClientSetup)?;
-        let base = config.hosts(project.region)?.platform;
+        // The Webhooks API is at the host of the Data API.
+        let hosts = config.hosts(project.region, ApiChoice::Data)?;
+        let base = hosts.platform.ok_or(ConfigError::NotHttpUrl("polyai.platform_url"))?;
         Ok(Self { http, base, key: key.header(), family: OnceLock::new(), clock })
     }
 

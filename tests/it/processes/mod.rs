@@ -17,6 +17,7 @@ mod logs;
 mod memory;
 mod metrics;
 mod private_files;
+mod quickstart;
 mod rabbitmq;
 mod reload;
 mod rotation;

@@ -15,9 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
 use super::verified_archive;
-use crate::support::process::{
-    Installation, PolyhookCommand, SimulatedPolyAi, deliver, eventually, http_request, metric,
-};
+use crate::support::process::{Installation, SimulatedPolyAi, deliver, eventually, metric};
 
 /// Senders that run until the receiver no longer answers or all calls are delivered.
 struct Load {
@@ -161,38 +159,5 @@ fn a_second_signal_aborts_and_the_job_runs_again() {
     polyai.control("DELETE", "faults", &Value::Null);
     let mut run = site.polyhook(["run"]).start();
     eventually("archived", || site.manifests().len() == 1);
-    run.stop();
-}
-
-#[test]
-fn runs_with_only_the_quickstart_variables() {
-    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 1);
-    let ids = polyai.ids();
-    let folder = tempfile::tempdir().unwrap();
-    let access = &polyai.access;
-    let mut run = PolyhookCommand::new(folder.path(), ["run"])
-        .env("POLYAI_API_KEY", &access.api_key)
-        .env("POLYAI_BASE_URL", &access.url)
-        .env("POLYAI_ACCOUNT_ID", &access.account_id)
-        .env("POLYAI_PROJECT_ID", &access.project_id)
-        .env("POLYAI_WEBHOOK_SECRET", &access.secret)
-        // The default ports may be in use.
-        .env("POLYHOOK__SERVER__LISTEN", "127.0.0.1:0")
-        .env("POLYHOOK__ADMIN__LISTEN", "127.0.0.1:0")
-        .must_not_print(&access.secret)
-        .start();
-    run.wait_until_ready();
-    let to = run.receiver_address();
-    // As in the quickstart: no timestamp, no event id, no identifiers of account and project.
-    let body = json!({ "type": "conversation.completed", "data": { "conversation_id": ids[0], "environment": "live" } });
-    let body = body.to_string();
-    let secret = polyhook::secret::Secret::new(access.secret.clone());
-    let signature = polyhook::signature::sign(&secret, None, body.as_bytes());
-    let headers = format!("x-polyai-signature: {signature}\r\n");
-    let answer = http_request(to, "POST", "/polyai-events", &headers, body.as_bytes());
-    assert_eq!(answer, Some((204, String::new())));
-    let archive = folder.path().join("polyhook-data/archive");
-    eventually("archived", || verified_archive(&archive).len() == 1);
-    assert_eq!(verified_archive(&archive)[&ids[0]]["audio"]["status"], "ready");
     run.stop();
 }

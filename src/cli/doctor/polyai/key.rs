@@ -132,7 +132,7 @@ fn candidate_regions(all: &[Attempt], args: &Args) -> Vec<CandidateRegion> {
     let candidate = |(region, url): &(String, url::Url)| CandidateRegion {
         region: region.clone(),
         // The studio region has no v3 API.
-        hosts: Hosts { runtime: (region != "studio").then(|| url.clone()), platform: url.clone() },
+        hosts: Hosts { runtime: (region != "studio").then(|| url.clone()), platform: Some(url.clone()) },
     };
     args.other_region.iter().map(candidate).collect()
 }

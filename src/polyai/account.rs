@@ -1,0 +1,84 @@
+//! Finds out the account of a project whose configuration names none.
+//!
+//! PolyAI's current quickstart names the agent (the project) alone. The Data API needs no more, and each conversation that
+//! it lists names its account. v3 and the keys in the archive need the account, so nothing is fetched before it is known.
+
+use thiserror::Error;
+
+use super::{
+    ApiRequest, ConversationInfo, PolyAiClient,
+    config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig},
+    error::{ApiError, ErrorKind},
+    list::page::Page,
+};
+use crate::clock::Clock;
+
+/// Stands for the account in requests to the Data API, which do not contain it.
+const STAND_IN: &str = "unknown";
+/// The largest list of one conversation.
+const MAX_LIST_BYTES: usize = 32 << 20;
+
+/// The reason why an account is not known.
+#[derive(Debug, Error)]
+pub enum AccountError {
+    /// The configuration is not valid.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The Data API did not list the conversations.
+    #[error("{hint}, and the Data API does not list its conversations: {0}", hint = hint(.1))]
+    Api(Box<ApiError>, String),
+    /// There is no conversation that names it.
+    #[error("{hint}, and the project has no conversation yet that names it", hint = hint(.0))]
+    NoConversation(String),
+}
+
+fn hint(project: &str) -> String {
+    format!(
+        "the account of project {project} is not configured (set POLYAI_ACCOUNT_ID or projects.account_id; it is in the URL of Agent Studio)"
+    )
+}
+
+impl ProjectConfig {
+    /// Returns whether the project names no account.
+    pub fn needs_account(&self) -> bool {
+        self.account_id.is_empty()
+    }
+}
+
+/// Checks the configuration as [`PolyAiClient::new`] does, but accepts a project without an account if the Data API can
+/// tell it.
+pub fn check_config(config: &PolyAiConfig, projects: &[ProjectConfig]) -> Result<(), ConfigError> {
+    let known = |project: &ProjectConfig| {
+        let can_learn = project.api.unwrap_or(config.api) != ApiChoice::V3;
+        let account_id = if project.needs_account() && can_learn { STAND_IN } else { &project.account_id };
+        ProjectConfig { account_id: account_id.to_owned(), ..project.clone() }
+    };
+    let projects: Vec<_> = projects.iter().map(known).collect();
+    PolyAiClient::new(config, &projects, Clock::System).map(drop)
+}
+
+/// Returns the account of `project`, as a conversation of the project names it.
+pub async fn find_account(
+    config: &PolyAiConfig,
+    project: &ProjectConfig,
+    clock: Clock,
+) -> Result<String, AccountError> {
+    let by_data_api =
+        ProjectConfig { account_id: STAND_IN.to_owned(), api: Some(ApiChoice::Data), ..project.clone() };
+    let client = PolyAiClient::new(config, &[by_data_api], clock)?;
+    let failed = |error| AccountError::Api(Box::new(error), project.project_id.clone());
+    let account = newest_account(&client).await.map_err(failed)?;
+    account.ok_or_else(|| AccountError::NoConversation(project.project_id.clone()))
+}
+
+/// Returns the account that the newest conversation of the client's only project names.
+async fn newest_account(client: &PolyAiClient) -> Result<Option<String>, ApiError> {
+    let [project] = client.projects() else { return Ok(None) };
+    let [target] = project.targets() else { return Ok(None) };
+    let answer = client.get(project, target, ApiRequest::List { limit: 1 }).await?;
+    let body = answer.whole(MAX_LIST_BYTES).await?;
+    let mut page = Page::default();
+    page.read(&body[..], |reader| Ok(ConversationInfo::read_object(reader)?.account_id))
+        .map_err(|_| ApiError::new(ErrorKind::BadAnswer, target.host()))?;
+    Ok(page.items.pop())
+}
