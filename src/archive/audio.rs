@@ -39,6 +39,8 @@ pub struct AudioWriter {
     destination: Destination,
     blocks: Vec<Bytes>,
     block: BytesMut,
+    /// Blocks of stored parts, for the next ones.
+    free_blocks: Vec<BytesMut>,
     hash: Sha256,
     size: u64,
     check: WavValidator,
@@ -65,6 +67,7 @@ impl AudioWriter {
             destination,
             blocks: Vec::new(),
             block: BytesMut::new(),
+            free_blocks: Vec::new(),
             hash: Sha256::new(),
             size: 0,
             check: WavValidator::new(),
@@ -90,7 +93,8 @@ impl AudioWriter {
         self.size += bytes.len() as u64;
         while !bytes.is_empty() {
             if self.block.is_empty() {
-                self.block.reserve(BLOCK_BYTES);
+                self.block =
+                    self.free_blocks.pop().unwrap_or_else(|| BytesMut::with_capacity(BLOCK_BYTES));
             }
             let room = BLOCK_BYTES - self.block.len();
             let piece = bytes.split_to(room.min(bytes.len()));
@@ -162,8 +166,20 @@ impl AudioWriter {
         self.blocks.drain(..).collect()
     }
 
+    /// Stores what is buffered, and takes its blocks back.
     async fn store_part(&mut self) -> Result<(), ArchiveError> {
         let part = self.take_buffered();
+        let blocks: Vec<_> = part.iter().cloned().collect();
+        self.store(part).await?;
+        let unused = blocks.into_iter().filter_map(|block| block.try_into_mut().ok());
+        self.free_blocks.extend(unused.map(|mut block| {
+            block.clear();
+            block
+        }));
+        Ok(())
+    }
+
+    async fn store(&mut self, part: PutPayload) -> Result<(), ArchiveError> {
         let (key, upload, interrupted) = match &mut self.destination {
             Destination::Folder(staged) => return staged.append(part.into_iter()).await,
             Destination::Bucket { interrupted: true, .. } => return Err(ArchiveError::Interrupted),
