@@ -93,8 +93,7 @@ impl AudioWriter {
         self.size += bytes.len() as u64;
         while !bytes.is_empty() {
             if self.block.is_empty() {
-                self.block =
-                    self.free_blocks.pop().unwrap_or_else(|| BytesMut::with_capacity(BLOCK_BYTES));
+                self.block = self.free_blocks.pop().unwrap_or_else(|| BytesMut::with_capacity(BLOCK_BYTES));
             }
             let room = BLOCK_BYTES - self.block.len();
             let piece = bytes.split_to(room.min(bytes.len()));

@@ -66,6 +66,12 @@ impl Archive {
         Ok(day)
     }
 
+    /// Returns the time at which the conversation was archived, by the clock of the store, or `None` if it is not.
+    pub async fn archived_at(&self, location: &Location) -> Result<Option<Timestamp>, ArchiveError> {
+        let found = self.head(&self.key(location, MANIFEST)?).await?;
+        Ok(found.map(|meta| Timestamp::from_second(meta.last_modified.timestamp()).unwrap_or(Timestamp::MIN)))
+    }
+
     /// Lists the folders of a project's day, in no particular order.
     pub fn list_folders(
         &self,

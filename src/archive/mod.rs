@@ -59,6 +59,7 @@ mod folder;
 mod key;
 mod lease;
 mod manifest;
+mod private_object;
 mod staging;
 mod write_decision;
 

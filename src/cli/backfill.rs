@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     config::{Config, Roles},
     event::DiscoverySource,
-    polyai::Project,
+    polyai::{ListQuery, Project},
     reconcile::{PassSummary, QueueingLimits, ReconcilePass},
 };
 
@@ -76,23 +76,24 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let rate =
         args.rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)));
     let limits = QueueingLimits { rate, max_backlog: Some(args.ahead) };
+    let query =
+        ListQuery { started: period.clone(), environments: environments.to_vec(), failed_before: false };
     let pass = ReconcilePass {
         polyai: &resources.polyai,
         archive: &resources.archive,
         queue: None,
         clock: &clock,
         settle: config.reconcile.settle,
-        environments,
         source: DiscoverySource::Command,
         requested_at: Some(clock.now()),
         limits: &limits,
     };
     if args.dry_run {
-        return backfill(&args, &projects, &period, &pass).await;
+        return backfill(&args, &projects, &query, &pass).await;
     }
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
-        backfill(&args, &projects, &period, &ReconcilePass { queue: Some(&**queue), ..pass }).await
+        backfill(&args, &projects, &query, &ReconcilePass { queue: Some(&**queue), ..pass }).await
     })
     .await
 }
@@ -150,16 +151,17 @@ fn period(args: &Args, now: Timestamp) -> Result<Range<Timestamp>, CliError> {
 async fn backfill(
     args: &Args,
     projects: &[&Project],
-    period: &Range<Timestamp>,
+    query: &ListQuery,
     pass: &ReconcilePass<'_>,
 ) -> Result<(), CliError> {
+    let period = &query.started;
     let progress = Progress::new(period, projects.len(), args.json);
     let mut total = PassSummary::default();
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let mut failures = Vec::new();
     for (done, project) in projects.iter().enumerate() {
         let mut last = PassSummary::default();
-        let compared = pass.run(project, period.clone(), Vec::new(), |summary, reached| {
+        let compared = pass.run(project, query.clone(), |summary, reached| {
             last = *summary;
             let mut sum = total;
             sum.add(summary);

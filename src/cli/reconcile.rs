@@ -7,7 +7,7 @@ use super::{
     queue_access::{wait_until_ready, with_queue},
     serve,
 };
-use crate::{app, clock::Clock, config::Roles, health::Health};
+use crate::{app, clock::Clock, config::Roles, health::Health, reconcile::Scope};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -37,7 +37,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let result = with_queue(&config, Roles::RECONCILE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
         let service = resources.reconciliation(&config, Arc::clone(queue), clock, Health::default());
-        Ok(service.run_once().await)
+        Ok(service.run_once(Scope::Lookback).await)
     });
     let report = result.await?.map_err(CliError::Failed)?;
     if args.json {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 
 use super::{
-    Target,
+    Api, Target,
     config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig},
     fallback::PreferredApi,
     key::Key,
@@ -90,6 +90,11 @@ impl Project {
     /// Returns how much longer a 429 pauses the project.
     pub fn paused_for(&self) -> Option<Duration> {
         self.throttle.paused_for()
+    }
+
+    /// Returns whether v3 may be asked about it.
+    pub fn uses_v3(&self) -> bool {
+        self.targets().iter().any(|target| target.api() == Api::V3)
     }
 
     /// Returns the targets: v3 first, then the Data API.

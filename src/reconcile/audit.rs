@@ -251,7 +251,7 @@ impl Auditor<'_> {
         let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
         let environments = self.environments.to_vec();
         let mut list =
-            self.polyai.list(project, ListQuery { started: start..end, environments, unread: Vec::new() });
+            self.polyai.list(project, ListQuery { started: start..end, environments, failed_before: false });
         let mut listed_folders = HashSet::new();
         while let Some(listed) = list.next().await {
             let erased = erasures.contains(project.account_id(), project.project_id(), &listed.id);

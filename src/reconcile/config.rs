@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReconcileConfig {
-    /// Interval at which PolyAI's list is compared with the archive. `0s`: `run` and `work` do not reconcile.
+    /// Interval at which new calls are looked for in PolyAI's list. `0s`: `run` and `work` do not reconcile.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub every: Duration,
-    /// Age up to which conversations are compared.
+    /// Age up to which calls are looked for: at the first start, and once more when they reach it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub lookback: Duration,
@@ -26,9 +26,9 @@ pub struct ReconcileConfig {
 impl Default for ReconcileConfig {
     fn default() -> Self {
         Self {
-            every: Duration::from_mins(15),
+            every: Duration::from_mins(1),
             lookback: Duration::from_hours(24),
-            settle: Duration::from_mins(5),
+            settle: Duration::from_secs(30),
         }
     }
 }

@@ -7,11 +7,13 @@
 //! command (`backfill`, `audit`). Missing ones are queued as [`conversation.discovered`](crate::event::Discovery),
 //! for the same queue, worker and retries as those of webhooks.
 //!
-//! * There is no database. The archive itself records what is archived, and one listing per day
-//!   ([`Archive::list_day`](crate::archive::Archive::list_day)) returns it. A pass can end anywhere, and the next one
-//!   continues from the same knowledge.
+//! * A pass lists what is new, and later the same calls again at growing ages, because PolyAI may list a call late
+//!   (`progress`). A conversation is listed five or six times. A call that has not settled is followed by its id
+//!   (`project_pass`).
+//! * There is no database. The archive itself records what is archived, and a small object in it the progress of the lists.
+//!   A pass can end anywhere, and the next one continues from the same knowledge.
 //! * A page, window or project that cannot be listed, a day of the archive that cannot be read and a message that cannot
-//!   be queued do not affect the others. They are named, and the next pass begins with them.
+//!   be queued do not affect the others. They are named, and tried first in the next pass.
 //! * A call is ignored until `settle` after its end, so that its webhook comes first.
 //! * A conversation is fetched once. If reconciliation finds it again, the queue recognises a duplicate (for
 //!   `queue.dedup_window`). A worker does not fetch a conversation that was archived in the meantime.
@@ -21,12 +23,15 @@
 //!
 //! Memory: about 50 bytes for each conversation of one or two days, and a few fields for each entry of one page.
 
+mod archived;
 mod audit;
 mod config;
 mod pass;
+mod progress;
+mod project_pass;
 mod service;
 
 pub use audit::{AuditFinding, AuditReport, Auditor, FindingKind};
 pub use config::ReconcileConfig;
 pub use pass::{PassError, PassOutcome, PassSummary, QueueingLimits, ReconcilePass};
-pub use service::{PassReport, ReconcileService};
+pub use service::{PassReport, ReconcileService, Scope};

@@ -1,26 +1,23 @@
 //! One pass over the conversations of a project: lists them, compares them with the archive, and queues the missing
 //! ones.
 
-use std::{collections::VecDeque, ops::Range, time::Duration};
+use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::{StreamExt, stream};
 use governor::DefaultDirectRateLimiter;
-use jiff::{Timestamp, civil::Date, tz::Offset};
+use jiff::Timestamp;
 use thiserror::Error;
 
+use super::archived::{ArchiveState, ArchivedConversations};
 use crate::{
-    archive::{Archive, ArchiveError, ArchivedDay, ErasedConversations, Location},
+    archive::{Archive, ArchiveError},
     clock::Clock,
     event::{self, CONVERSATION_DISCOVERED, DedupKey, Discovery, DiscoverySource},
-    polyai::{
-        ConversationLister, ListFailure, ListQuery, ListWindow, ListedConversation, PolyAiClient, Project,
-    },
+    polyai::{Api, ConversationLister, ListFailure, ListQuery, ListedConversation, PolyAiClient, Project},
     queue::{Message, Published, Queue, QueueError, QueueKind},
 };
 
-/// The number of days of the archive in memory. A list is almost in order, so two would be enough.
-const MAX_CACHED_DAYS: usize = 3;
 /// The number of conversations that are queued at the same time.
 const BATCH_SIZE: usize = 32;
 /// The maximum number of attempts for an operation of the queue. The delay between them doubles.
@@ -57,8 +54,6 @@ pub struct ReconcilePass<'a> {
     pub clock: &'a Clock,
     /// Calls that ended less than this time ago are ignored.
     pub settle: Duration,
-    /// The wanted environments.
-    pub environments: &'a [String],
     /// The initiator of the pass.
     pub source: DiscoverySource,
     /// The time of a person's request. Conversations that were queued before this time are queued again.
@@ -97,8 +92,10 @@ pub struct PassOutcome {
     pub summary: PassSummary,
     /// The reasons why something was not compared or not queued, at most twenty.
     pub failures: Vec<PassError>,
-    /// The parts of PolyAI's list that the next pass should compare, even if they have left its range by then.
-    pub unread: Vec<ListWindow>,
+    /// The conversations that are in progress, or ended just now.
+    pub unsettled: Vec<ListedConversation>,
+    /// The API that served the list, if one did.
+    pub api: Option<Api>,
     /// The place of an unreadable entry of PolyAI's list, for a person.
     pub first_unreadable: Option<String>,
 }
@@ -151,33 +148,36 @@ pub enum PassError {
     Queue(#[from] QueueError),
 }
 
+impl PassError {
+    /// Returns true if a part of PolyAI's list cannot be read, although its other parts may be served.
+    pub(super) fn is_of_window(&self) -> bool {
+        matches!(self, Self::List(failure) if !failure.error.affects_project())
+    }
+}
+
 impl ReconcilePass<'_> {
-    /// Compares the conversations that started within `started`, newest first, and before them those of `unread`. A
-    /// failure of one part does not affect the others. `on_progress` gets the counts so far, and the approximate time
-    /// down to which everything is compared.
+    /// Compares the conversations of `query`, newest first. A failure of one part does not affect the others.
+    /// `on_progress` gets the counts so far, and the approximate time down to which everything is compared.
     pub async fn run(
         &self,
         project: &Project,
-        started: Range<Timestamp>,
-        unread: Vec<ListWindow>,
+        query: ListQuery,
         on_progress: impl FnMut(&PassSummary, Timestamp),
     ) -> PassOutcome {
-        let query = ListQuery { started, environments: self.environments.to_vec(), unread };
-        let windows = query.windows();
-        let mut list = self.polyai.list(project, query);
         let mut outcome = PassOutcome::default();
-        if let Err(error) = self.compare_all(project, &mut list, &mut outcome, on_progress).await {
+        let archived = ArchivedConversations::open(self.archive, project, &query.started).await;
+        let mut list = self.polyai.list(project, query);
+        let compared = match archived {
+            Ok(archived) => self.compare_all(project, &mut list, archived, &mut outcome, on_progress).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = compared {
             outcome.add_failure(error);
         }
+        outcome.api = list.api();
         outcome.first_unreadable = list.first_unreadable().map(str::to_owned);
-        // Conversations of any window may not have been compared with the archive or not be queued.
-        let any_window = !outcome.failures.is_empty();
         for failure in list.into_failures() {
-            outcome.unread.extend(failure.windows.iter().cloned());
             outcome.add_failure(PassError::List(failure));
-        }
-        if any_window {
-            outcome.unread = windows;
         }
         outcome
     }
@@ -189,12 +189,10 @@ impl ReconcilePass<'_> {
         &self,
         project: &Project,
         list: &mut ConversationLister<'_>,
+        mut archived: ArchivedConversations<'_>,
         outcome: &mut PassOutcome,
         mut on_progress: impl FnMut(&PassSummary, Timestamp),
     ) -> Result<(), PassError> {
-        let erased = self.archive.erased_conversations().await?;
-        let mut archived_days =
-            ArchivedDays { archive: self.archive, project, erased, days: VecDeque::new() };
         let mut found = Vec::with_capacity(BATCH_SIZE);
         // The number of conversations that may be queued before the backlog is checked again.
         let mut room = 0;
@@ -204,9 +202,14 @@ impl ReconcilePass<'_> {
             outcome.summary.unreadable = list.unreadable();
             if let Some(listed) = next {
                 outcome.summary.listed += 1;
-                match self.compare(&listed, project, &mut archived_days, &mut outcome.summary).await {
-                    Ok(discovery) => found.extend(discovery),
-                    Err(error) => outcome.add_failure(error),
+                if self.is_unsettled(&listed) {
+                    outcome.summary.unsettled += 1;
+                    outcome.unsettled.push(listed);
+                } else {
+                    match self.compare(&listed, project, &mut archived, &mut outcome.summary).await {
+                        Ok(discovery) => found.extend(discovery),
+                        Err(error) => outcome.add_failure(error),
+                    }
                 }
             }
             // The next page may take long or fail, so what was found is not kept waiting for it.
@@ -220,24 +223,22 @@ impl ReconcilePass<'_> {
         }
     }
 
-    /// Compares one conversation with the archive. Returns it if it must be queued.
-    async fn compare(
+    /// Returns true if the call is in progress or ended just now.
+    pub(super) fn is_unsettled(&self, listed: &ListedConversation) -> bool {
+        let over = listed.ended_at.or(listed.started_at).unwrap_or(Timestamp::MIN);
+        let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
+        listed.in_progress || over > settled
+    }
+
+    /// Compares a settled conversation with the archive. Returns it if it must be queued.
+    pub(super) async fn compare(
         &self,
         listed: &ListedConversation,
         project: &Project,
-        archived_days: &mut ArchivedDays<'_>,
+        archived: &mut ArchivedConversations<'_>,
         summary: &mut PassSummary,
     ) -> Result<Option<Discovery>, ArchiveError> {
-        let over = listed.ended_at.or(listed.started_at).unwrap_or(Timestamp::MIN);
-        let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
-        if listed.in_progress || over > settled {
-            summary.unsettled += 1;
-            return Ok(None);
-        }
-        let location = listed
-            .started_at
-            .map(|at| Location::new(project.account_id(), project.project_id(), &listed.id, at));
-        let archived_at = match archived_days.find(location.as_ref(), listed).await? {
+        let archived_at = match archived.find(listed).await? {
             ArchiveState::Archived => {
                 summary.archived += 1;
                 return Ok(None);
@@ -320,7 +321,7 @@ impl ReconcilePass<'_> {
 }
 
 /// Waits until at most `max_backlog` jobs wait. Returns the number of conversations that may be queued now.
-async fn wait_for_room(queue: &dyn Queue, max_backlog: u64) -> Result<u64, QueueError> {
+pub(super) async fn wait_for_room(queue: &dyn Queue, max_backlog: u64) -> Result<u64, QueueError> {
     let mut checks = 0;
     loop {
         let jobs = with_retries(|| waiting_jobs(queue)).await?;
@@ -379,71 +380,7 @@ where
 }
 
 /// Returns the number of jobs that can be taken now.
-async fn waiting_jobs(queue: &dyn Queue) -> Result<u64, QueueError> {
+pub(super) async fn waiting_jobs(queue: &dyn Queue) -> Result<u64, QueueError> {
     let depths = queue.depths().await?;
     Ok(depths.into_iter().filter(|(queue, _)| *queue == QueueKind::Fetch).map(|(_, depth)| depth).sum())
-}
-
-enum ArchiveState {
-    Archived,
-    /// The time at which it was archived.
-    Outdated(Timestamp),
-    Erased,
-    Missing,
-    /// Its day cannot be listed, which was reported before.
-    Unknown,
-}
-
-/// The days of the archive that a pass has listed.
-struct ArchivedDays<'a> {
-    archive: &'a Archive,
-    project: &'a Project,
-    erased: ErasedConversations,
-    /// A day that cannot be listed is `None`.
-    days: VecDeque<(Date, Option<ArchivedDay>)>,
-}
-
-impl ArchivedDays<'_> {
-    async fn find(
-        &mut self,
-        location: Option<&Location>,
-        listed: &ListedConversation,
-    ) -> Result<ArchiveState, ArchiveError> {
-        if self.erased.contains(self.project.account_id(), self.project.project_id(), &listed.id) {
-            return Ok(ArchiveState::Erased);
-        }
-        // The place in the archive depends on the start, so only the worker can check this.
-        let (Some(location), Some(started_at)) = (location, listed.started_at) else {
-            return Ok(ArchiveState::Missing);
-        };
-        let Some(day) = self.day(started_at).await? else { return Ok(ArchiveState::Unknown) };
-        let Some(archived_at) = day.archived_at(location) else { return Ok(ArchiveState::Missing) };
-        // The clock of the store may be slow, so the manifest decides.
-        if listed.ended_at.is_none_or(|ended_at| archived_at > ended_at) {
-            return Ok(ArchiveState::Archived);
-        }
-        Ok(match self.archive.read(location).await? {
-            Some(stored) if stored.is_final() => ArchiveState::Archived,
-            Some(_) => ArchiveState::Outdated(archived_at),
-            None => ArchiveState::Missing,
-        })
-    }
-
-    /// Returns the day of a conversation. The error of a day is returned once.
-    async fn day(&mut self, started_at: Timestamp) -> Result<Option<&ArchivedDay>, ArchiveError> {
-        let date = Offset::UTC.to_datetime(started_at).date();
-        if let Some(at) = self.days.iter().position(|(known, _)| *known == date) {
-            return Ok(self.days[at].1.as_ref());
-        }
-        if self.days.len() == MAX_CACHED_DAYS {
-            self.days.pop_front();
-        }
-        let day = self.archive.list_day(self.project.account_id(), self.project.project_id(), date).await;
-        let (day, error) = day.map_or_else(|error| (None, Some(error)), |day| (Some(day), None));
-        self.days.push_back((date, day));
-        match error {
-            Some(error) => Err(error),
-            None => Ok(self.days[self.days.len() - 1].1.as_ref()),
-        }
-    }
 }

@@ -1,19 +1,24 @@
 //! The service that reconciles every `every`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use metrics::{counter, gauge};
-use tokio::time::sleep;
+use metrics::gauge;
+use tokio::time::{Instant, sleep};
 
-use super::{PassSummary, QueueingLimits, ReconcileConfig, ReconcilePass};
+use super::{
+    PassSummary, QueueingLimits, ReconcileConfig, ReconcilePass,
+    progress::{Progress, ProjectProgress},
+    project_pass::{ProjectOutcome, ProjectPass},
+};
 use crate::{
     archive::{Archive, ArchiveLease},
     clock::Clock,
     event::DiscoverySource,
     health::Health,
     lifecycle::Lifecycle,
-    polyai::{ListWindow, PolyAiClient, Project},
+    polyai::{PolyAiClient, Project},
     queue::Queue,
 };
 
@@ -23,10 +28,12 @@ const LEASE_NAME: &str = "reconcile";
 const RETRY_DELAY: Duration = Duration::from_secs(30);
 /// The maximum time to release the lease at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The maximum number of waiting jobs while more are queued. So an archive that lacks weeks is filled gradually.
-const MAX_BACKLOG: u64 = 1_000;
-/// The number of windows of a project that are remembered because they could not be compared: a year of live and sandbox.
-const MAX_UNREAD_WINDOWS: usize = 732;
+/// The name of the object that keeps the progress.
+const PROGRESS_OBJECT: &str = "reconcile-progress";
+/// The shortest time that a pass may take. Longer intervals give it their whole length.
+const MIN_PASS_TIME: Duration = Duration::from_mins(1);
+/// The number of projects that are worked on at the same time.
+const CONCURRENT_PROJECTS: usize = 8;
 /// The number of failures that `/readyz` names.
 const MAX_NAMED_FAILURES: usize = 5;
 
@@ -48,16 +55,28 @@ pub struct PassReport {
     /// The counts.
     #[serde(flatten)]
     pub summary: PassSummary,
-    /// The parts that were not compared or not queued, each with its project and the reason.
+    /// The parts that were not compared or not queued, in this pass or an earlier one, each with its project and the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
-    /// The place of an unreadable entry of each project's list.
+    /// The place of an unreadable entry of each project's list, if one was found within the lookback.
     #[serde(skip)]
     unreadable: Vec<String>,
+    /// The number of windows that could not be read so far.
+    #[serde(skip)]
+    failed_windows: usize,
+    /// True if nothing failed in this pass, and everything that is due was done.
+    #[serde(skip)]
+    is_complete: bool,
 }
 
-/// The windows of each project that the last pass could not compare.
-type UnreadWindows = HashMap<(String, String), Vec<ListWindow>>;
+/// The scope of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What is due, for about the time until the next pass.
+    Due,
+    /// The whole lookback, however long it takes.
+    Lookback,
+}
 
 impl ReconcileService {
     /// Creates the service for the projects of `polyai` and the environments that the worker wants.
@@ -76,7 +95,6 @@ impl ReconcileService {
     /// Reconciles until the drain.
     pub async fn run(self, lifecycle: Lifecycle) {
         let draining = lifecycle.draining();
-        let mut unread = UnreadWindows::new();
         loop {
             let lease = tokio::select! {
                 () = draining.cancelled() => return,
@@ -99,9 +117,14 @@ impl ReconcileService {
             let report = tokio::select! {
                 () = draining.cancelled() => None,
                 () = lease.lost() => None,
-                report = self.run_pass(&mut unread) => Some(report),
+                report = self.run_pass(Scope::Due) => Some(report),
             };
-            let complete = report.as_ref().is_some_and(|report| report.failures.is_empty());
+            let complete = report.as_ref().is_some_and(|report| report.is_complete);
+            let pause = if report.as_ref().is_some_and(|report| report.failures.is_empty()) {
+                Duration::ZERO
+            } else {
+                RETRY_DELAY.min(self.config.every)
+            };
             release_lease(lease, complete.then(|| started_at.to_string())).await;
             match report {
                 None if draining.is_cancelled() => return,
@@ -111,7 +134,7 @@ impl ReconcileService {
             if !complete {
                 tokio::select! {
                     () = draining.cancelled() => return,
-                    () = sleep(RETRY_DELAY.min(self.config.every)) => {}
+                    () = sleep(pause) => {}
                 }
             }
         }
@@ -122,17 +145,15 @@ impl ReconcileService {
     /// # Errors
     ///
     /// The lease cannot be taken, or was lost.
-    pub async fn run_once(&self) -> Result<PassReport, String> {
+    pub async fn run_once(&self, scope: Scope) -> Result<PassReport, String> {
         let mut lease =
             self.archive.lease(LEASE_NAME, |_| Ok(())).await.map_err(|error| error.to_string())?;
         let started_at = self.clock.now();
-        let mut unread = UnreadWindows::new();
         let report = tokio::select! {
             () = lease.lost() => return Err("the lease for reconciliation was lost".to_owned()),
-            report = self.run_pass(&mut unread) => report,
+            report = self.run_pass(scope) => report,
         };
-        let complete = report.failures.is_empty();
-        release_lease(lease, complete.then(|| started_at.to_string())).await;
+        release_lease(lease, report.is_complete.then(|| started_at.to_string())).await;
         self.publish(&report);
         Ok(report)
     }
@@ -143,44 +164,64 @@ impl ReconcileService {
         last.map_or(Ok(()), |last| check_due(self.clock.now(), last, self.config.every))
     }
 
-    async fn run_pass(&self, unread: &mut UnreadWindows) -> PassReport {
+    async fn run_pass(&self, scope: Scope) -> PassReport {
         let now = self.clock.now();
-        let start = now.checked_sub(self.config.lookback).unwrap_or(Timestamp::MIN);
-        let limits = QueueingLimits { rate: None, max_backlog: Some(MAX_BACKLOG) };
+        let limits = QueueingLimits::default();
         let pass = ReconcilePass {
             polyai: &self.polyai,
             archive: &self.archive,
             queue: Some(&*self.queue),
             clock: &self.clock,
             settle: self.config.settle,
-            environments: &self.environments,
             source: DiscoverySource::Reconcile,
             requested_at: None,
             limits: &limits,
         };
-        let mut report = PassReport::default();
-        for project in self.polyai.projects() {
-            let ids = (project.account_id().to_owned(), project.project_id().to_owned());
-            let failed_before = unread.get(&ids).cloned().unwrap_or_default();
-            let mut last = PassSummary::default();
-            let outcome = pass
-                .run(project, start..now, failed_before, |summary, _| {
-                    counter!("polyhook_reconcile_listed_total").increment(summary.listed - last.listed);
-                    // Conversations that an earlier pass has queued are not counted again.
-                    counter!("polyhook_reconcile_missing_total").increment(summary.queued - last.queued);
-                    last = *summary;
-                })
-                .await;
-            report.summary.add(&outcome.summary);
-            report.unreadable.extend(outcome.first_unreadable);
-            report.failures.extend(outcome.failures.iter().map(|error| describe(project, error)));
-            unread.insert(ids, outcome.unread.into_iter().take(MAX_UNREAD_WINDOWS).collect());
+        let deadline = (scope == Scope::Due).then(|| Instant::now() + self.config.every.max(MIN_PASS_TIME));
+        let mut known = match self.archive.read_private(PROGRESS_OBJECT).await {
+            Ok(object) => object.map_or_else(Progress::default, |object| Progress::parse(&object)),
+            Err(error) => {
+                let failures = vec![format!("the progress of reconciliation cannot be read: {error}")];
+                return PassReport { failures, ..PassReport::default() };
+            }
+        };
+        let projects = self.polyai.projects().iter().map(|project| {
+            let (account_id, project_id) = (project.account_id(), project.project_id());
+            let mut progress = known
+                .take(account_id, project_id)
+                .unwrap_or_else(|| ProjectProgress::new(account_id, project_id, project.uses_v3()));
+            if scope == Scope::Lookback {
+                progress.restart(now, &self.config, &self.environments);
+            } else {
+                progress.schedule(now, &self.config, &self.environments);
+            }
+            (project, progress)
+        });
+        let passes: Vec<_> = projects
+            .map(|(project, progress)| {
+                ProjectPass { pass: &pass, project, config: &self.config, deadline }.run(progress)
+            })
+            .collect();
+        let projects: Vec<_> = stream::iter(passes).buffered(CONCURRENT_PROJECTS).collect().await;
+        let mut report = PassReport { is_complete: true, ..PassReport::default() };
+        let mut progress = Vec::with_capacity(projects.len());
+        for (project, (project_progress, outcome)) in self.polyai.projects().iter().zip(projects) {
+            report.add(project, &project_progress, outcome, now, &self.config);
+            progress.push(project_progress);
+        }
+        let saved = self.archive.write_private(PROGRESS_OBJECT, Progress::new(progress).to_json()).await;
+        if let Err(error) = saved {
+            report.failures.push(format!("the progress of reconciliation cannot be saved: {error}"));
+            report.is_complete = false;
         }
         report
     }
 
     /// Writes the result to the log, the metrics and `/readyz`.
-    fn publish(&self, PassReport { summary, failures, unreadable }: &PassReport) {
+    #[expect(clippy::cast_precision_loss, reason = "counts and seconds since 1970 fit")]
+    fn publish(&self, report: &PassReport) {
+        let PassReport { summary, failures, unreadable, failed_windows, .. } = report;
+        gauge!("polyhook_reconcile_failed_windows").set(*failed_windows as f64);
         tracing::info!(
             listed = summary.listed,
             archived = summary.archived,
@@ -194,16 +235,15 @@ impl ReconcileService {
             failures = failures.len(),
             "reconciled"
         );
-        for failure in failures {
-            tracing::warn!(failure, "reconciliation is not complete");
-        }
         let mut problems: Vec<_> = failures.iter().take(MAX_NAMED_FAILURES).cloned().collect();
         if let Some(more @ 1..) = failures.len().checked_sub(MAX_NAMED_FAILURES) {
-            problems.push(format!("and {more} more, see the log"));
+            problems.push(format!("and {more} more"));
+        }
+        for failure in &problems {
+            tracing::warn!(failure, "reconciliation is not complete");
         }
         if let Some(place) = unreadable.first() {
-            let count = summary.unreadable;
-            problems.push(format!("{count} entries of PolyAI's lists cannot be read, such as {place}"));
+            problems.push(format!("entries of PolyAI's lists cannot be read, such as {place}"));
         }
         if problems.is_empty() {
             self.health.clear(LEASE_NAME);
@@ -214,10 +254,36 @@ impl ReconcileService {
             );
         }
         if failures.is_empty() {
-            #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
             gauge!("polyhook_reconcile_last_success_timestamp_seconds")
                 .set(self.clock.now().as_second() as f64);
         }
+    }
+}
+
+impl PassReport {
+    fn add(
+        &mut self,
+        project: &Project,
+        progress: &ProjectProgress,
+        outcome: ProjectOutcome,
+        now: Timestamp,
+        config: &ReconcileConfig,
+    ) {
+        self.is_complete &=
+            outcome.failures.is_empty() && !outcome.has_failed_windows && !outcome.is_interrupted;
+        self.summary.add(&outcome.summary);
+        self.failures.extend(outcome.failures);
+        for window in progress.failed_windows() {
+            let reason = window.failure.as_ref().map_or("", |failure| &failure.reason);
+            let failure = format!("the conversations of {window} cannot be listed: {reason}");
+            self.failures.push(describe(project, failure));
+            self.failed_windows += 1;
+        }
+        let is_recent = |at: Timestamp| {
+            Duration::try_from(now.duration_since(at)).is_ok_and(|age| age <= config.lookback)
+        };
+        let unreadable = progress.unreadable.as_ref().filter(|entry| is_recent(entry.seen_at));
+        self.unreadable.extend(unreadable.map(|entry| entry.place.clone()));
     }
 }
 

@@ -8,7 +8,7 @@
 //! * After a transient error (429, 5xx, a broken connection) the page is requested again, a few times. So a conversation
 //!   may be returned twice. A conversation that is written while a list is read may be missing; the next list has it.
 //! * A page or window that cannot be read does not hide the others. It is reported in
-//!   [`ConversationLister::failures`], and a later [`ListQuery`] can name it, to begin with it.
+//!   [`ConversationLister::failures`].
 
 pub(super) mod page;
 mod paging;
@@ -38,7 +38,7 @@ const PAGE_ENTRIES: usize = 200;
 const PAGE_REQUEST: ApiRequest<'static> = ApiRequest::List { limit: PAGE_ENTRIES };
 /// Requests for one page before it counts as failed.
 const MAX_ATTEMPTS: usize = 5;
-/// Requests for one page after another failure, and for a window that failed in an earlier list.
+/// Requests for one page after another failure, and in a range that failed in an earlier list.
 const MAX_ATTEMPTS_AFTER_FAILURE: usize = 2;
 /// The number of failed pages or windows in a row after which the rest is not read.
 const MAX_FAILURES_IN_A_ROW: usize = 16;
@@ -62,15 +62,8 @@ pub struct ListQuery {
     pub started: Range<Timestamp>,
     /// Their environments.
     pub environments: Vec<String>,
-    /// Windows that an earlier list could not read. They are read first, also if they have left the range.
-    pub unread: Vec<ListWindow>,
-}
-
-impl ListQuery {
-    /// Returns all windows of the query.
-    pub fn windows(&self) -> Vec<ListWindow> {
-        window::windows(self).into()
-    }
+    /// True if an earlier list could not read this range. Then each page is requested less often.
+    pub failed_before: bool,
 }
 
 /// A part of a list that could not be read, wholly or from some page on.
@@ -100,7 +93,7 @@ pub enum ListError {
 
 impl ListError {
     /// Returns whether all requests of the project would fail in the same way. A gateway's answer does not say so.
-    fn affects_project(&self) -> bool {
+    pub fn affects_project(&self) -> bool {
         let Self::Api(error) = self else { return false };
         match error.kind {
             ErrorKind::KeyRejected
@@ -161,8 +154,6 @@ impl PolyAiClient {
     /// Prepares a list of the conversations of `project`. Sends nothing yet.
     pub fn list<'a>(&'a self, project: &'a Project, query: ListQuery) -> ConversationLister<'a> {
         let windows = window::windows(&query);
-        let earliest = windows.iter().map(|window| window.started.start).min();
-        let started = earliest.unwrap_or(query.started.start)..query.started.end;
         ConversationLister {
             polyai: self,
             project,
@@ -178,8 +169,8 @@ impl PolyAiClient {
             failures_in_a_row: 0,
             unreadable: 0,
             first_unreadable: None,
-            reached: started.end,
-            query: ListQuery { started, ..query },
+            reached: query.started.end,
+            query,
         }
     }
 }
@@ -218,6 +209,11 @@ impl ConversationLister<'_> {
     /// Returns the parts of the list that could not be read.
     pub fn into_failures(self) -> Vec<ListFailure> {
         self.failures
+    }
+
+    /// Returns the API that serves the list, once one has answered.
+    pub fn api(&self) -> Option<Api> {
+        self.api
     }
 
     /// Returns the time down to which the range has been listed, roughly.
@@ -336,8 +332,7 @@ impl ConversationLister<'_> {
 
     /// Fetches the page at the current position. Waits at least as long as `Retry-After` between attempts.
     async fn fetch_page(&self) -> Result<(Api, Page<ListedConversation>), FailedPage> {
-        let failed_before = self.windows.front().is_some_and(|window| window.failed_before);
-        let attempts = if failed_before || self.failures_in_a_row > 0 {
+        let attempts = if self.query.failed_before || self.failures_in_a_row > 0 {
             MAX_ATTEMPTS_AFTER_FAILURE
         } else {
             MAX_ATTEMPTS

@@ -134,7 +134,7 @@ async fn assert_listed(world: &World, ids: &[String]) {
     let query = ListQuery {
         started: "2026-11-03T00:00:00Z".parse().unwrap().."2026-11-05T00:00:00Z".parse().unwrap(),
         environments: vec!["live".to_owned()],
-        unread: Vec::new(),
+        failed_before: false,
     };
     let mut list = polyai.list(&polyai.projects()[0], query);
     let mut found = Vec::new();
