@@ -57,7 +57,7 @@ pub fn open_broker(
     clock: Clock,
     lifecycle: &Lifecycle,
 ) -> Result<Arc<RabbitMqQueue>, StartError> {
-    open_rabbitmq(config, None, true, clock, lifecycle)
+    open_rabbitmq(config, Roles::RECEIVE, clock, lifecycle)
 }
 
 fn open_broker_queue(
@@ -67,10 +67,7 @@ fn open_broker_queue(
     health: &Health,
     lifecycle: &Lifecycle,
 ) -> Result<Arc<dyn Queue>, StartError> {
-    let max_held_jobs = worker::max_held_jobs(config.worker.concurrency, config.projects.len());
-    let consume = roles.work.then_some(max_held_jobs);
-    let only_publishes = roles.receive && !roles.work && !roles.reconcile;
-    let broker = open_rabbitmq(config, consume, only_publishes, clock.clone(), lifecycle)?;
+    let broker = open_rabbitmq(config, roles, clock.clone(), lifecycle)?;
     if !roles.receive && !roles.reconcile {
         return Ok(broker);
     }
@@ -86,18 +83,18 @@ fn open_broker_queue(
 
 fn open_rabbitmq(
     config: &Config,
-    consume: Option<usize>,
-    only_publishes: bool,
+    roles: Roles,
     clock: Clock,
     lifecycle: &Lifecycle,
 ) -> Result<Arc<RabbitMqQueue>, StartError> {
-    let delays = config.retry.delays.clone();
+    let max_held_jobs = worker::max_held_jobs(config.worker.concurrency, config.projects.len());
     let options = RabbitMqOptions {
         config: &config.queue,
-        delays,
-        consume,
+        delays: config.retry.delays.clone(),
+        refresh_delays: config.refresh_ages(roles),
+        consume: roles.work.then_some(max_held_jobs),
         consumer_timeout: CONSUMER_TIMEOUT,
-        only_publishes,
+        only_publishes: roles.only_receives(),
         clock,
     };
     Ok(RabbitMqQueue::open(options, lifecycle)?)

@@ -13,7 +13,7 @@ use crate::{
     queue::{Queue, QueueBackend, SpoolConfig},
     reconcile::ReconcileService,
     retry::RetrySchedule,
-    worker::Worker,
+    worker::{Worker, WorkerSettings},
 };
 
 /// The PolyAI client and the archive. All services of a process share them.
@@ -41,7 +41,12 @@ impl Resources {
     /// Creates a worker that archives conversations.
     pub fn worker(&self, config: &Config, queue: Arc<dyn Queue>, clock: Clock) -> Worker {
         let Self { polyai, archive } = self.clone();
-        Worker::new(config.worker.clone(), RetrySchedule::new(&config.retry), queue, polyai, archive, clock)
+        let settings = WorkerSettings {
+            worker: config.worker.clone(),
+            refresh: config.refresh.clone(),
+            schedule: RetrySchedule::new(&config.retry),
+        };
+        Worker::new(settings, queue, polyai, archive, clock)
     }
 
     /// Creates the service that compares PolyAI's lists with the archive.

@@ -1,8 +1,8 @@
 //! The commit of a conversation: it becomes visible once and in order, even if several workers write it.
 //!
-//! All slow work is done before: the recordings are staged. A commit reads the current state, decides, and then
-//! writes `conversation.json`, the recordings and the manifest. Two writers must not do this at the same time,
-//! because the manifest of one could name the bytes of the other:
+//! All slow work is done before: the recordings are staged. A commit reads the current state, decides, copies the bytes
+//! that it replaces (`revision.rs`), and then writes `conversation.json`, the recordings and the manifest. Two writers must
+//! not do this at the same time, because the manifest of one could name the bytes of the other:
 //!
 //! * Within a process a mutex prevents it, and in a folder a file lock does so between processes.
 //! * In a bucket `conversation.json` is the lock. It is written on the condition that it has not changed since it was
@@ -32,6 +32,7 @@ use super::{
     manifest::{
         AudioStatus, Handoff, Manifest, ManifestDraft, ManifestObject, ObjectKind, SCHEMA_VERSION, Timings,
     },
+    revision,
     write_decision::{WriteDecision, decide_write},
 };
 use crate::disk::SpaceUse;
@@ -43,7 +44,9 @@ pub(super) const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(40);
 const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(1);
 /// The interval at which a waiting writer checks the current state.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
+/// The beginning of every warning about a recording.
+const RECORDING_WARNING: &str = "recording_";
 /// The metadata of `conversation.json` that names the process that wrote it.
 const WRITER_METADATA: &str = "writer";
 
@@ -96,6 +99,8 @@ enum CommitStep {
 /// The manifest to write, and the objects that it replaces.
 struct WritePlan {
     manifest: Manifest,
+    /// The manifest of the copy that is replaced, if its `conversation.json` has other bytes.
+    earlier: Option<Manifest>,
     /// The `conversation.json` to replace.
     conversation: Option<ObjectMeta>,
     /// The manifest to replace.
@@ -128,13 +133,17 @@ impl Archive {
         loop {
             let take_over =
                 watched.as_ref().is_some_and(|(_, since)| since.elapsed() >= self.takeover_timeout);
-            match self.next_step(location, &candidate, draft.force_rewrite, take_over).await? {
+            match self.next_step(location, &candidate, draft, take_over).await? {
                 CommitStep::Finish(committed) => {
                     drop(audio);
                     self.abort_dropped_uploads().await;
                     return Ok(*committed);
                 }
-                CommitStep::Write(plan) => {
+                CommitStep::Write(mut plan) => {
+                    if let Some(earlier) = &plan.earlier {
+                        let copy = self.keep_revision(location, earlier).await?;
+                        revision::add(&mut plan.manifest, earlier.revision, copy);
+                    }
                     match self.lock_conversation(location, &plan, &conversation).await? {
                         Some(written) => {
                             let writing = self.write_objects(location, *plan, written, &candidate, audio);
@@ -161,13 +170,13 @@ impl Archive {
         }
     }
 
-    /// Reads the current state and decides. With `force_rewrite`, an identical copy is written, too. With `take_over`,
-    /// another writer that has started counts as dead.
+    /// Reads the current state and decides. With [`ManifestDraft::force_rewrite`], an identical copy is written, too. With
+    /// `take_over`, another writer that has started counts as dead.
     async fn next_step(
         &self,
         location: &Location,
         candidate: &Manifest,
-        force_rewrite: bool,
+        draft: &ManifestDraft,
         take_over: bool,
     ) -> Result<CommitStep, ArchiveError> {
         let stored = self.read_manifest(&self.key(location, MANIFEST)?, location).await?;
@@ -179,15 +188,20 @@ impl Archive {
         let conversation = document.map(|document| document.meta);
         let Some((existing, version)) = stored else {
             let manifest = Manifest { revision: 1, ..candidate.clone() };
-            let plan = WritePlan { manifest, conversation, version: None };
+            let plan = WritePlan { manifest, earlier: None, conversation, version: None };
             return Ok(if locked { CommitStep::Wait } else { CommitStep::Write(Box::new(plan)) });
         };
         // The objects of a locked conversation change at this moment.
-        let damaged = if locked { Vec::new() } else { self.find_damage(location, &existing, false).await? };
+        let mut damaged =
+            if locked { Vec::new() } else { self.find_damage(location, &existing, false).await? };
+        if draft.force_rewrite && !locked {
+            // A repair writes everything else again.
+            damaged.extend(self.find_damaged_revisions(location, &existing).await?);
+        }
         let intact = damaged.is_empty();
         let revision = match self.decide(&existing, candidate) {
             WriteDecision::Write { revision } => revision,
-            WriteDecision::Unchanged if (intact && !force_rewrite) || locked => {
+            WriteDecision::Unchanged if (intact && !draft.force_rewrite) || locked => {
                 return Ok(CommitStep::Finish(Box::new(CommitOutcome::Unchanged(existing))));
             }
             // An object was removed or changed from outside. Write it again.
@@ -205,8 +219,17 @@ impl Archive {
         if locked {
             return Ok(CommitStep::Wait);
         }
-        let manifest = keep_recordings(&existing, &damaged, Manifest { revision, ..candidate.clone() });
-        Ok(CommitStep::Write(Box::new(WritePlan { manifest, conversation, version: Some(version) })))
+        let new = Manifest { revision, ..candidate.clone() };
+        let mut manifest = if draft.json_only {
+            keep_all_recordings(&existing, new)
+        } else {
+            keep_recordings(&existing, &damaged, new)
+        };
+        revision::carry_over(&existing, &damaged, &mut manifest);
+        let hash = |manifest: &Manifest| manifest.conversation().map(|object| object.sha256.clone());
+        let is_replaced = hash(&existing) != hash(&manifest);
+        let earlier = is_replaced.then_some(existing);
+        Ok(CommitStep::Write(Box::new(WritePlan { manifest, earlier, conversation, version: Some(version) })))
     }
 
     async fn stored_document(&self, location: &Location) -> Result<Option<StoredDocument>, ArchiveError> {
@@ -397,6 +420,15 @@ fn keep_recordings(existing: &Manifest, damaged: &[String], mut new: Manifest) -
     new
 }
 
+/// Leaves the recordings, and what the earlier manifest says about them, as they are.
+fn keep_all_recordings(existing: &Manifest, mut new: Manifest) -> Manifest {
+    new.audio = existing.audio;
+    new.objects.extend(existing.objects.iter().filter(|object| object.kind == ObjectKind::Audio).cloned());
+    let is_about_recordings = |warning: &&String| warning.starts_with(RECORDING_WARNING);
+    new.warnings.extend(existing.warnings.iter().filter(is_about_recordings).cloned());
+    new
+}
+
 /// Removes a reason or destination that looks like a phone number or an address. Names stay.
 fn remove_addresses(handoff: Handoff) -> Handoff {
     let is_safe = |text: &String| {
@@ -409,6 +441,6 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-fn count_bytes(kind: &'static str, bytes: u64) {
+pub(super) fn count_bytes(kind: &'static str, bytes: u64) {
     metrics::counter!("polyhook_archive_bytes_total", "kind" => kind).increment(bytes);
 }

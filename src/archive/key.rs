@@ -19,6 +19,11 @@ pub const MANIFEST: &str = "manifest.json";
 /// The name of the file with PolyAI's bytes.
 pub const CONVERSATION: &str = "conversation.json";
 
+/// Returns the name of the file with PolyAI's bytes of an earlier revision.
+pub(super) fn revision_name(revision: u64) -> String {
+    format!("conversation.{revision}.json")
+}
+
 /// The prefix of the date in a key.
 pub(super) const DATE_PREFIX: &str = "date=";
 

@@ -6,6 +6,8 @@
 //! Reading is lenient: unknown fields are ignored, and unknown words become `unknown`. So a later polyhook can add
 //! both without a new [`SCHEMA_VERSION`].
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -33,7 +35,8 @@ pub struct Manifest {
     /// PolyAI's data about the conversation.
     #[serde(flatten)]
     pub facts: ConversationFacts,
-    /// All objects in the folder except the manifest itself; `conversation.json` comes first.
+    /// All objects in the folder except the manifest itself. `conversation.json` comes first; earlier revisions of it are
+    /// `conversation.<revision>.json`.
     pub objects: Vec<ManifestObject>,
     /// The state of the recordings.
     pub audio: AudioSummary,
@@ -96,6 +99,17 @@ pub struct ConversationFacts {
     /// PolyAI has written its summary, which it does some time after the call.
     #[serde(default)]
     pub summarised: bool,
+}
+
+impl ConversationFacts {
+    /// Returns the end of the conversation, as exactly as it is known.
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        let of_duration = || {
+            let duration = Duration::try_from_secs_f64(self.total_duration_s?).ok()?;
+            self.started_at.checked_add(duration).ok()
+        };
+        self.finished_at.or_else(of_duration)
+    }
 }
 
 /// A conversation that was handed over to another system or person.
@@ -222,6 +236,8 @@ words! {
         Conversation = "conversation",
         /// A recording.
         Audio = "audio",
+        /// PolyAI's bytes of an earlier revision, whose number is in the name.
+        Revision = "revision",
     }
 }
 
@@ -256,6 +272,8 @@ words! {
         Reconcile = "reconcile",
         /// A command of a person.
         Command = "command",
+        /// A refresh, some time after the end of the call.
+        Refresh = "refresh",
     }
 }
 
@@ -287,4 +305,6 @@ pub struct ManifestDraft {
     pub warnings: Vec<String>,
     /// The archived copy is damaged: write everything again, even if it is identical.
     pub force_rewrite: bool,
+    /// Only `conversation.json` was fetched: the archived recordings stay as they are. `audio` is that of the archived copy.
+    pub json_only: bool,
 }

@@ -5,6 +5,7 @@
 //! ```text
 //! account_id=<a>/project_id=<p>/date=<YYYY-MM-DD, UTC, of the start>/<conversation id>/
 //!     conversation.json    PolyAI's bytes
+//!     conversation.1.json  earlier bytes: those of revision 1
 //!     audio.wav            audio.user.wav, audio.agent.wav
 //!     manifest.json        written last: names the others with their sizes and hashes
 //! erasures/<SHA-256 of the ids>.json      marks an erased conversation that must not be archived again
@@ -20,6 +21,7 @@
 //!   [`Archive::commit`].
 //! * At most one part of a recording is in memory, and a recording is visible only when it is complete
 //!   ([`AudioWriter`]).
+//! * `conversation.json` is never replaced without a copy of the earlier bytes (`revision.rs`).
 //! * A failure leaves the archive unchanged, or leaves newer objects beside a manifest that still names the old ones.
 //!   The next attempt of the job repairs the second case. Archiving deletes nothing.
 //! * An erased conversation ([`Archive::erase`]) does not come back, even if a worker is archiving it at that moment.
@@ -60,6 +62,7 @@ mod key;
 mod lease;
 mod manifest;
 mod private_object;
+mod revision;
 mod staging;
 mod write_decision;
 
@@ -139,14 +142,17 @@ impl StoredConversation {
         self.manifest.audio.status == AudioStatus::Failed
     }
 
+    /// Returns true if the manifest names exactly these bytes as the conversation.
+    pub fn names_bytes(&self, conversation: &[u8]) -> bool {
+        let hash = commit::sha256(conversation);
+        self.manifest.conversation().is_some_and(|object| object.sha256 == hash)
+    }
+
     /// Returns true if a fetch would add nothing: the archive has the bytes of `conversation` and every recording in
     /// `wanted`.
     pub fn covers(&self, conversation: &[u8], wanted: &[Direction]) -> bool {
         self.is_intact()
-            && self
-                .manifest
-                .conversation()
-                .is_some_and(|object| object.sha256 == commit::sha256(conversation))
+            && self.names_bytes(conversation)
             && wanted.iter().all(|direction| self.manifest.recording(*direction).is_some())
     }
 }

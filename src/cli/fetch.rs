@@ -111,7 +111,9 @@ fn print_result(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool)
             "{} {id}: the conversation was erased on request, so it is not archived; allow it with `polyhook erase --lift {id}`",
             output::red("erased")
         )),
-        Ok(FetchOutcome::Skipped | FetchOutcome::Coalesced) => output::line(format!("skipped {id}")),
+        Ok(FetchOutcome::Skipped | FetchOutcome::Coalesced | FetchOutcome::Refreshed(_)) => {
+            output::line(format!("skipped {id}"));
+        }
         Err(failure) => {
             let JobFailure { reason, detail, status, correlation_id, .. } = failure;
             if json {

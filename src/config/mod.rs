@@ -9,7 +9,10 @@ mod keys;
 mod layers;
 mod quickstart;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,7 +27,7 @@ use crate::{
     secret::Secret,
     telemetry::{self, LogConfig, trace::TracingConfig},
     web::{AdminConfig, SecretsFile, ServerConfig, SignatureConfig},
-    worker::WorkerConfig,
+    worker::{RefreshConfig, WorkerConfig},
 };
 
 pub use layers::Sources;
@@ -51,6 +54,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// The delays before a failed job is tried again.
     pub retry: RetryConfig,
+    /// The later fetches of archived conversations.
+    pub refresh: RefreshConfig,
     /// The archive of conversations.
     pub archive: ArchiveConfig,
     /// The search for conversations that no webhook announced.
@@ -86,6 +91,11 @@ impl Roles {
     pub const RECONCILE: Self = Self { receive: false, work: false, reconcile: true };
     /// A command that requires none of them.
     pub const NONE: Self = Self { receive: false, work: false, reconcile: false };
+
+    /// Returns true if the process accepts deliveries and does nothing else, so that it only publishes to the queue.
+    pub fn only_receives(self) -> bool {
+        self.receive && !self.work && !self.reconcile
+    }
 }
 
 /// An error in a configuration, for the person who wrote it.
@@ -139,6 +149,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Returns the ages at which a process with these roles refreshes conversations. A receiver refreshes none.
+    pub fn refresh_ages(&self, roles: Roles) -> Vec<Duration> {
+        if roles.only_receives() { Vec::new() } else { self.refresh.ages() }
+    }
+
     /// Checks everything that `roles` require. Returns all problems at once.
     pub fn check(&self, roles: Roles) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
@@ -179,7 +194,7 @@ impl Config {
         if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?', '#']) {
             problems.push("server.path must start with a slash and be a plain path".to_owned());
         }
-        if self.server.ack_budget < std::time::Duration::from_millis(200) {
+        if self.server.ack_budget < Duration::from_millis(200) {
             problems.push(
                 "server.ack_budget is below 200ms, which is too short to make a delivery durable".to_owned(),
             );
@@ -190,7 +205,7 @@ impl Config {
         if self.server.max_connections == Some(0) {
             problems.push("server.max_connections is 0, so every delivery would be rejected".to_owned());
         }
-        if self.server.idle_timeout < std::time::Duration::from_secs(1) {
+        if self.server.idle_timeout < Duration::from_secs(1) {
             problems.push(
                 "server.idle_timeout is below 1s, so almost no connection could be used twice; set it above the idle timeout of the load balancer"
                     .to_owned(),
@@ -216,6 +231,7 @@ impl Config {
         if self.worker.environments.is_empty() {
             problems.push("worker.environments is empty, so nothing would be archived".to_owned());
         }
+        problems.extend(self.refresh.problem());
     }
 
     /// Returns the JSON Schema of the TOML file.

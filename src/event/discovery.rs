@@ -1,8 +1,10 @@
-//! `conversation.discovered`: polyhook's own event for a conversation that is missing from the archive.
+//! `conversation.discovered`: polyhook's own event for a conversation that is to be fetched.
 //!
-//! Reconciliation, `backfill` and `audit` publish it to the same exchange as PolyAI's events, so it takes the same way:
+//! Reconciliation, `backfill` and `audit` publish it for a conversation that is missing from the archive. They publish it to the same exchange as PolyAI's events, so it takes the same way:
 //! to the fetch queue, and to every queue that binds `conversation.discovered.#`. Its id is a hash of the finding, so the
 //! queue recognises a second identical finding as a duplicate. A command that is repeated makes a new finding.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -19,9 +21,11 @@ pub enum DiscoverySource {
     Reconcile,
     /// A person, by a command.
     Command,
+    /// The worker that archived the conversation: it is fetched again at [`Discovery::age`].
+    Refresh,
 }
 
-/// A conversation that was found missing or outdated.
+/// A conversation that was found missing or outdated, or that is fetched again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Discovery {
@@ -50,6 +54,9 @@ pub struct Discovery {
     /// The archived copy is damaged: fetch and write the conversation whatever the archive has.
     #[serde(rename = "again", skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// The age, since the end of the call, of a conversation that is fetched again.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub age: Option<Duration>,
 }
 
 /// The event as it is written.
@@ -76,12 +83,21 @@ impl Discovery {
         serde_json::to_vec(&DiscoveredEvent { r#type: CONVERSATION_DISCOVERED, data: self })
     }
 
-    /// Returns the id of the event. Equal findings of one conversation have equal ids.
+    /// Returns the time at which the conversation is fetched again, if that is what the event asks for.
+    pub fn refresh_due(&self) -> Option<Timestamp> {
+        self.ended_at?.checked_add(self.age?).ok()
+    }
+
+    /// Returns the id of the event. Equal findings of one conversation have equal ids, and so have its refreshes at one age.
     pub fn id(&self) -> String {
         let mut hash = Sha256::new();
         for part in [&self.account_id, &self.project_id, &self.conversation_id] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
+        }
+        if let Some(age) = self.age {
+            hash.update(age.as_millis().to_be_bytes());
+            return format!("refresh:{}", hex::encode(&hash.finalize()[..16]));
         }
         for at in [self.ended_at, self.dedup_time] {
             hash.update(at.map(Timestamp::as_millisecond).unwrap_or_default().to_be_bytes());
@@ -126,7 +142,13 @@ mod tests {
             found.id(),
             Discovery { source: DiscoverySource::Command, environment: None, ..discovery() }.id()
         );
+        let refresh = |discovery: Discovery, hours| {
+            Discovery { age: Some(Duration::from_hours(hours)), ..discovery }.id()
+        };
+        assert_eq!(refresh(discovery(), 1), refresh(Discovery { ended_at: None, ..discovery() }, 1));
+        assert_ne!(refresh(discovery(), 1), refresh(discovery(), 2));
         for other in [
+            Discovery { age: Some(Duration::from_hours(1)), ..discovery() },
             Discovery { conversation_id: "CA2".to_owned(), ..discovery() },
             Discovery { account_id: "acmed".to_owned(), project_id: "esk".to_owned(), ..discovery() },
             Discovery { ended_at: None, ..discovery() },

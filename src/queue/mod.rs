@@ -266,8 +266,10 @@ impl ErasedMessages {
 pub enum QueueKind {
     /// Jobs that can be leased now or are leased.
     Fetch,
-    /// Jobs that wait for a known time.
+    /// Jobs that failed and wait for their next attempt.
     Retry,
+    /// Jobs that are published for a later time and wait for it ([`Queue::publish_delayed`]).
+    Refresh,
     /// Dead letters.
     Dead,
     /// Events for which no queue is bound.
@@ -276,13 +278,14 @@ pub enum QueueKind {
 
 impl QueueKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Fetch, Self::Retry, Self::Dead, Self::Unrouted];
+    pub const ALL: [Self; 5] = [Self::Fetch, Self::Retry, Self::Refresh, Self::Dead, Self::Unrouted];
 
     /// Returns the metric label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Fetch => "fetch",
             Self::Retry => "retry",
+            Self::Refresh => "refresh",
             Self::Dead => "dead",
             Self::Unrouted => "unrouted",
         }
@@ -333,6 +336,10 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// Makes `message` durable. Safe to cancel: the message is then stored completely or not at all.
     async fn publish(&self, message: Message) -> Result<Published, QueueError>;
 
+    /// Makes `message` durable as a job that can be leased after about `delay`, not earlier. Otherwise like
+    /// [`Queue::publish`].
+    async fn publish_delayed(&self, message: Message, delay: Duration) -> Result<Published, QueueError>;
+
     /// Makes an announcement durable in the queues that are bound for it.
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError>;
 
@@ -360,7 +367,7 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// a lost lease.
     async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError>;
 
-    /// Returns the number of messages of each kind.
+    /// Returns the number of messages of each kind that this queue knows.
     async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError>;
 
     /// Stops accepting and delivering, hands every lease back, and closes files and connections.

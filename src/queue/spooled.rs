@@ -286,6 +286,12 @@ impl Queue for SpooledQueue {
         self.dedup.publish_once(dedup, Box::pin(self.publish_or_spool(message))).await
     }
 
+    async fn publish_delayed(&self, message: Message, delay: Duration) -> Result<Published, QueueError> {
+        // Not spooled: the job that publishes it is repeated.
+        let dedup = message.dedup;
+        self.dedup.publish_once(dedup, self.broker.publish_job_later(&message, delay)).await
+    }
+
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
         self.broker.announce(announcement).await
     }

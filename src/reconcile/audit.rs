@@ -361,6 +361,7 @@ impl Auditor<'_> {
                 source: DiscoverySource::Command,
                 dedup_time: Some(report.audited_at),
                 force: !stored.is_intact() || !stored.is_final(),
+                age: None,
             };
             self.repair(&discovery, report).await?;
         }
@@ -402,5 +403,6 @@ fn missing(project: &Project, listed: ListedConversation, audited_at: Timestamp)
         source: DiscoverySource::Command,
         dedup_time: Some(audited_at),
         force: false,
+        age: None,
     }
 }

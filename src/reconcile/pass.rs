@@ -267,6 +267,7 @@ impl ReconcilePass<'_> {
             source: self.source,
             dedup_time: self.requested_at.or(archived_at),
             force: false,
+            age: None,
         }))
     }
 

@@ -199,6 +199,7 @@ fn describe_metrics() {
     describe_counter!("polyhook_archive_bytes_total", "Bytes written to the archive, by kind");
     describe_counter!("polyhook_dead_letters_total", "Jobs that ended as dead letters, by reason");
     describe_counter!("polyhook_announcements_total", "Announcements, by outcome");
+    describe_counter!("polyhook_refreshes_total", "Later fetches of archived conversations, by outcome");
     describe_counter!("polyhook_reconcile_listed_total", "Conversations that reconciliation has compared");
     describe_counter!("polyhook_reconcile_missing_total", "Conversations that reconciliation has queued");
     describe_gauge!(

@@ -1,5 +1,5 @@
-//! Announcements to consumers, as CloudEvents (v1.0, structured JSON): `conversation.ready`, whose data is the manifest and
-//! the URLs of all objects, and `conversation.erased`, whose data is ids only. Their JSON Schemas, and that of the
+//! Announcements to consumers, as CloudEvents (v1.0, structured JSON): `conversation.ready` and `conversation.updated`, whose
+//! data is the manifest and the URLs of all objects, and `conversation.erased`, whose data is ids only. Their JSON Schemas, and that of the
 //! manifest, are generated from these types ([`schemas`]); `tests/it/contracts` compares them with `docs/schemas`.
 
 use std::collections::BTreeMap;
@@ -14,13 +14,16 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    archive::{ErasureRecord, Manifest},
+    archive::{ErasureRecord, Manifest, ObjectKind},
     event::{self, CONVERSATION_ERASED},
     queue::Announcement,
 };
 
-/// The type of the event, and the first part of its routing key.
-pub(super) const CONVERSATION_READY: &str = "conversation.ready";
+/// The type of the event about a conversation that is archived for the first time.
+const CONVERSATION_READY: &str = "conversation.ready";
+
+/// The type of the event about a conversation whose `conversation.json` has replaced an earlier one.
+const CONVERSATION_UPDATED: &str = "conversation.updated";
 
 /// A CloudEvent 1.0 in structured JSON.
 #[derive(Serialize, JsonSchema)]
@@ -81,10 +84,11 @@ const MANIFEST_SCHEMA: &str = "manifest.schema.json";
 
 /// Returns the JSON Schemas of everything that consumers read, by file name. They are of draft 7, the latest one that
 /// `AsyncAPI` 3.0 reads. They describe what this version writes: a reader should accept further fields and values.
-pub fn schemas() -> [(&'static str, Schema); 3] {
+pub fn schemas() -> [(&'static str, Schema); 4] {
     [
         (MANIFEST_SCHEMA, schema::<Manifest>("manifest.json of an archived conversation")),
         ("conversation-ready.schema.json", event_schema::<ReadyData<'_>>(CONVERSATION_READY)),
+        ("conversation-updated.schema.json", event_schema::<ReadyData<'_>>(CONVERSATION_UPDATED)),
         ("conversation-erased.schema.json", event_schema::<ErasedData<'_>>(CONVERSATION_ERASED)),
     ]
 }
@@ -128,18 +132,20 @@ fn reference_to_manifest(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "$ref": MANIFEST_SCHEMA })
 }
 
-/// Creates the announcement of an archived conversation.
-pub(super) fn ready(
+/// Creates the announcement of an archived conversation. Its content alone decides about type and id.
+pub(super) fn archived(
     manifest: &Manifest,
     urls: BTreeMap<String, String>,
     traceparent: Option<String>,
 ) -> Result<Announcement, serde_json::Error> {
     let id = ready_id(manifest);
+    let is_updated = manifest.objects.iter().any(|object| object.kind == ObjectKind::Revision);
+    let kind = if is_updated { CONVERSATION_UPDATED } else { CONVERSATION_READY };
     let body = serde_json::to_vec(&CloudEvent {
         specversion: "1.0",
         id: &id,
         source: source(&manifest.account_id, &manifest.project_id),
-        r#type: CONVERSATION_READY,
+        r#type: kind,
         subject: &manifest.conversation_id,
         time: manifest.timings.archived_at.to_string(),
         datacontenttype: "application/json",
@@ -148,7 +154,7 @@ pub(super) fn ready(
     })?;
     Ok(Announcement {
         id,
-        kind: CONVERSATION_READY.to_owned(),
+        kind: kind.to_owned(),
         environment: event::routing_environment(&manifest.facts.environment),
         subject: manifest.conversation_id.clone(),
         time: manifest.timings.archived_at,

@@ -1,4 +1,4 @@
-//! `[worker]`
+//! `[worker]` and `[refresh]`
 
 use std::time::Duration;
 
@@ -39,6 +39,60 @@ impl Default for WorkerConfig {
     }
 }
 
+/// `[refresh]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RefreshConfig {
+    /// Ages of a call, since its end, at which its conversation is fetched again, without recordings. PolyAI writes summary,
+    /// score, notes and reviews after the call. An empty list switches this off.
+    #[serde(with = "crate::retry::durations")]
+    #[schemars(with = "Vec<String>")]
+    pub after: Vec<Duration>,
+}
+
+impl Default for RefreshConfig {
+    fn default() -> Self {
+        Self { after: vec![Duration::from_hours(1)] }
+    }
+}
+
+impl RefreshConfig {
+    /// The largest number of ages. Each costs one request for each call, and RabbitMQ has a queue for each.
+    pub const MAX_AGES: usize = 8;
+    /// The largest age. RabbitMQ holds no message for longer than 49 days.
+    pub const MAX_AGE: Duration = Duration::from_hours(30 * 24);
+
+    /// Returns the ages in order, each once.
+    pub fn ages(&self) -> Vec<Duration> {
+        let mut ages = self.after.clone();
+        ages.sort_unstable();
+        ages.dedup();
+        ages
+    }
+
+    /// Returns what is wrong with the list, if anything.
+    pub fn problem(&self) -> Option<String> {
+        if self.after.iter().any(Duration::is_zero) {
+            return Some(
+                "refresh.after contains 0s, but a conversation is archived right after the call anyway; leave it out, and use an empty list to refresh nothing"
+                    .to_owned(),
+            );
+        }
+        if self.after.iter().any(|age| *age > Self::MAX_AGE) {
+            return Some(
+                "refresh.after contains more than 30days; use shorter ages, and `polyhook fetch` for older calls"
+                    .to_owned(),
+            );
+        }
+        (self.ages().len() > Self::MAX_AGES).then(|| {
+            format!(
+                "refresh.after has more than {} ages, and each costs a request for every call; use fewer",
+                Self::MAX_AGES
+            )
+        })
+    }
+}
+
 /// The recordings that are archived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -65,6 +119,33 @@ impl AudioChoice {
             Self::Agent => &[AudioDirection::Agent],
             Self::Both => &[AudioDirection::User, AudioDirection::Agent],
             Self::Off => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refresh(after: &[&str]) -> RefreshConfig {
+        toml::from_str(&format!("after = {after:?}")).unwrap()
+    }
+
+    #[test]
+    fn ages_are_sorted_and_bounded() {
+        let config = refresh(&["6h", "15m", "1h", "6h"]);
+        assert_eq!(config.ages(), [15, 60, 360].map(Duration::from_mins));
+        assert_eq!(config.problem(), None);
+        assert_eq!((refresh(&[]).ages(), refresh(&[]).problem()), (Vec::new(), None));
+        assert_eq!(RefreshConfig::default().ages(), [Duration::from_hours(1)]);
+        let many: Vec<_> = (1..=9).map(|hours| format!("{hours}h")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert_eq!(refresh(&many[..8]).problem(), None);
+        for (unusable, word) in
+            [(&["1h", "0s"][..], "0s"), (&["31days"][..], "30days"), (&many[..], "8 ages")]
+        {
+            let problem = refresh(unusable).problem().unwrap();
+            assert!(problem.contains(word), "{problem}");
         }
     }
 }

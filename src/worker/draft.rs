@@ -74,6 +74,7 @@ pub(super) fn manifest_draft(
         audio,
         warnings,
         force_rewrite: request.force(),
+        json_only: request.refresh().is_some(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     failure::JobFailure,
-    request::{ArchivedConversation, FetchOutcome},
+    request::{ArchivedConversation, FetchOutcome, RefreshOutcome},
 };
 use crate::{
     queue::{JobOutcome, Message},
@@ -27,7 +27,9 @@ impl JobLog<'_> {
         let Self { message, outcome, attempt, .. } = self;
         let (elapsed_ms, trace_id) = (self.elapsed_ms(), self.trace_id());
         match result {
-            Ok(FetchOutcome::Archived(archived)) => {
+            Ok(
+                FetchOutcome::Archived(archived) | FetchOutcome::Refreshed(RefreshOutcome::Updated(archived)),
+            ) => {
                 let ArchivedConversation { conversation_id, manifest, correlation_id, .. } =
                     archived.as_ref();
                 tracing::info!(
@@ -46,6 +48,15 @@ impl JobLog<'_> {
                     "job"
                 );
             }
+            Ok(FetchOutcome::Refreshed(refreshed)) => tracing::info!(
+                outcome,
+                attempt,
+                elapsed_ms,
+                trace_id,
+                event.id = message.id,
+                refresh = refreshed.label(),
+                "job"
+            ),
             Ok(_) => tracing::info!(outcome, attempt, elapsed_ms, trace_id, event.id = message.id, "job"),
             Err(failure) => self.write_failure(failure, settlement),
         }

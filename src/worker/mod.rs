@@ -9,6 +9,7 @@
 //! go back to the queue at once.
 
 mod announce;
+mod announcer;
 mod coalescer;
 mod concurrency;
 mod config;
@@ -20,6 +21,7 @@ mod parked_recordings;
 mod pipeline;
 mod recording_check;
 mod recordings;
+mod refresh;
 mod request;
 
 use std::{sync::Arc, time::Duration};
@@ -31,16 +33,18 @@ use crate::{
     retry::RetrySchedule,
 };
 
+use announcer::Announcer;
 use coalescer::JobCoalescer;
 use concurrency::ConcurrencyLimiter;
 use parked_recordings::ParkedRecordings;
 use pipeline::Pipeline;
+use refresh::Refresher;
 
 pub use announce::schemas;
-pub use config::{AudioChoice, WorkerConfig};
+pub use config::{AudioChoice, RefreshConfig, WorkerConfig};
 pub use erase::{ErasedProject, ErasureReport, ErasureRequest};
 pub use failure::{JobFailure, RetryDecision};
-pub use request::{ArchivedConversation, FetchOutcome, FetchRequest};
+pub use request::{ArchivedConversation, FetchOutcome, FetchRequest, RefreshOutcome};
 
 /// The time that running jobs get after the start of a shutdown.
 pub const FINISH_TIMEOUT: Duration = Duration::from_secs(7);
@@ -56,6 +60,17 @@ pub fn max_held_jobs(concurrency: usize, projects: usize) -> usize {
     concurrency.saturating_add(max_waiting_jobs(concurrency, projects))
 }
 
+/// The settings of a worker.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// `[worker]`
+    pub worker: WorkerConfig,
+    /// `[refresh]`
+    pub refresh: RefreshConfig,
+    /// The delays of `[retry]`.
+    pub schedule: RetrySchedule,
+}
+
 /// Takes jobs from the queue; see the [module](self).
 #[derive(Clone, Debug)]
 pub struct Worker {
@@ -65,15 +80,35 @@ pub struct Worker {
 impl Worker {
     /// Creates a worker for the jobs of `queue`.
     pub fn new(
-        config: WorkerConfig,
-        schedule: RetrySchedule,
+        settings: WorkerSettings,
         queue: Arc<dyn Queue>,
         polyai: Arc<PolyAiClient>,
         archive: Archive,
         clock: Clock,
     ) -> Self {
+        let WorkerSettings { worker: config, refresh, schedule } = settings;
         let (coalescer, parked) = (Arc::<JobCoalescer>::default(), ParkedRecordings::default());
-        let pipeline = Pipeline { config, schedule, queue, polyai, archive, clock, coalescer, parked };
+        let announcer = Announcer { queue: Arc::clone(&queue), archive: archive.clone() };
+        let refresher = Refresher {
+            ages: refresh.ages(),
+            queue: Arc::clone(&queue),
+            polyai: Arc::clone(&polyai),
+            archive: archive.clone(),
+            clock: clock.clone(),
+            announcer: announcer.clone(),
+        };
+        let pipeline = Pipeline {
+            config,
+            schedule,
+            queue,
+            polyai,
+            archive,
+            clock,
+            coalescer,
+            parked,
+            announcer,
+            refresher,
+        };
         Self { pipeline: Arc::new(pipeline) }
     }
 

@@ -5,7 +5,7 @@
 //! queue, and repeating a step changes nothing that is already right. [`JobCoalescer`] and a lock in the archive keep jobs of
 //! one conversation from fetching it at the same time.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
@@ -14,7 +14,8 @@ use metrics::{counter, gauge, histogram};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    WorkerConfig, announce,
+    WorkerConfig,
+    announcer::Announcer,
     coalescer::{Admission, AnswerNeed, FetchSlot, JobCoalescer},
     concurrency::{self, ConcurrencyPermit},
     draft::{manifest_draft, other_project_warning},
@@ -22,14 +23,15 @@ use super::{
     job_log::JobLog,
     parked_recordings::ParkedRecordings,
     recordings::{self, RecordingsStep},
-    request::{ArchivedConversation, FetchOutcome, FetchRequest},
+    refresh::Refresher,
+    request::{FetchOutcome, FetchRequest},
 };
 use crate::{
-    archive::{Archive, ArchiveError, CommitOutcome, Location, MANIFEST, Manifest, StoredConversation},
+    archive::{Archive, ArchiveError, CommitOutcome, Location, Manifest, StoredConversation},
     clock::Clock,
     event::{self, Discovery},
     polyai::{Conversation, ConversationInfo, PolyAiClient, Project, UnknownProject},
-    queue::{Announced, History, Job, JobOutcome, LeaseId, Queue, QueueError},
+    queue::{History, Job, JobOutcome, LeaseId, Queue, QueueError},
     retry::RetrySchedule,
     telemetry::{GaugeGuard, JOB_WAIT_METRIC, trace::Span},
 };
@@ -56,6 +58,8 @@ pub(super) struct Pipeline {
     pub(super) clock: Clock,
     pub(super) coalescer: Arc<JobCoalescer>,
     pub(super) parked: ParkedRecordings,
+    pub(super) announcer: Announcer,
+    pub(super) refresher: Refresher,
 }
 
 /// The parts of a request that only a job has.
@@ -71,12 +75,13 @@ impl Pipeline {
     pub(super) async fn process(&self, job: Job, permit: ConcurrencyPermit) {
         let _running = GaugeGuard::increment(gauge!("polyhook_jobs_running"));
         let Job { message, history, lease } = job;
-        let waited = self.clock.now().duration_since(message.received_at);
         let (started, attempt, is_first) =
             (Instant::now(), history.failures + 1, history.attempt_count() == 0);
         let span = Span::job(message.traceparent.as_deref(), &message.id, attempt);
         let request = JobFailure::check_due(&history, self.clock.now())
             .and_then(|()| FetchRequest::from_message(&message, &self.config.environments));
+        let requested_at = request.as_ref().ok().and_then(|request| Some(request.as_ref()?.received_at));
+        let waited = self.clock.now().duration_since(requested_at.unwrap_or(message.received_at));
         let result = match request {
             Ok(Some(mut request)) => {
                 request.correct_receipt(&history, self.clock.now());
@@ -131,7 +136,13 @@ impl Pipeline {
         let need = AnswerNeed::of(request, history, is_last_attempt, self.queue.clock_tolerance());
         let slot = match self.coalescer.admit(request, &need, self.clock.now()) {
             Admission::Fetch(slot) => slot,
-            Admission::Answered(result) => return result.map(|()| FetchOutcome::Coalesced),
+            Admission::Answered(result) => {
+                result?;
+                if let Some(refresh) = request.refresh() {
+                    self.refresher.schedule(refresh, self.clock.now()).await?;
+                }
+                return Ok(FetchOutcome::Coalesced);
+            }
             Admission::Wait(after) => return Err(JobFailure::coalesced(after)),
         };
         let Some(mut lock) = self.archive.try_fetch_lock(&request.conversation_id).await? else {
@@ -155,6 +166,10 @@ impl Pipeline {
         request: &FetchRequest,
         job: Option<RunningJob<'_>>,
     ) -> Result<FetchOutcome, JobFailure> {
+        if let Some(refresh) = request.refresh() {
+            let (permit, need) = job.map(|job| (job.permit, job.need)).unzip();
+            return self.refresher.run(request, refresh, permit, need).await;
+        }
         let (candidates, unknown_project) =
             self.polyai.candidates(request.account_id.as_deref(), request.project_id.as_deref());
         let candidates = self.without_erased(candidates, &request.conversation_id).await?;
@@ -166,7 +181,7 @@ impl Pipeline {
             && self.needs_no_fetch(request, job.need, stored)
         {
             job.slot.set_began(stored.manifest.timings.fetched_at);
-            return self.announce(request, "known", location, stored.manifest.clone(), None).await;
+            return self.finish(request, "known", location, stored.manifest.clone(), None).await;
         }
         if let Some(job) = job {
             job.slot.set_began(self.clock.now());
@@ -187,6 +202,13 @@ impl Pipeline {
             Some((expected_location, stored)) if expected_location == location => stored,
             _ => self.archive.read(&location).await?,
         };
+        if let Some(stored) = &stored
+            && request.has_written(&stored.manifest)
+            && !stored.names_bytes(&conversation.json)
+        {
+            // An earlier attempt wrote it, but may not have announced it, and it is about to be replaced.
+            self.announcer.announce(request, "known", &location, stored.manifest.clone()).await?;
+        }
         let recordings = RecordingsStep {
             config: &self.config,
             polyai: &self.polyai,
@@ -211,7 +233,24 @@ impl Pipeline {
             CommitOutcome::Stale(_) => "stale",
         };
         let correlation_id = Some(conversation.correlation_id);
-        self.announce(request, outcome, &location, committed.into_manifest(), correlation_id).await
+        self.finish(request, outcome, &location, committed.into_manifest(), correlation_id).await
+    }
+
+    /// Announces an archived conversation, and schedules its refresh if this request has written it.
+    async fn finish(
+        &self,
+        request: &FetchRequest,
+        outcome: &'static str,
+        location: &Location,
+        manifest: Manifest,
+        correlation_id: Option<String>,
+    ) -> Result<FetchOutcome, JobFailure> {
+        let mut archived = self.announcer.announce(request, outcome, location, manifest).await?;
+        archived.correlation_id = correlation_id;
+        if request.has_written(&archived.manifest) {
+            self.refresher.schedule_first(&archived.manifest).await?;
+        }
+        Ok(FetchOutcome::Archived(archived))
     }
 
     /// Downloads the recordings and commits the conversation with them, unless the archive has all of it already.
@@ -343,49 +382,6 @@ impl Pipeline {
                 RetryDecision::Dead,
             ),
         }
-    }
-
-    /// Announces an archived conversation. This happens in every attempt, because the worker that archived it may have died
-    /// before its announcement.
-    async fn announce(
-        &self,
-        request: &FetchRequest,
-        outcome: &'static str,
-        location: &Location,
-        manifest: Manifest,
-        correlation_id: Option<String>,
-    ) -> Result<FetchOutcome, JobFailure> {
-        let urls = self.object_urls(location, &manifest)?;
-        let mut announcement = announce::ready(&manifest, urls.clone(), request.traceparent.clone())
-            .map_err(|error| JobFailure::new("announce", error.to_string(), RetryDecision::Retry(None)))?;
-        let span = Span::announce(&announcement.id, || announcement.routing_key(), announcement.body.len());
-        announcement.traceparent = span.traceparent().or(announcement.traceparent);
-        let announced =
-            self.queue.announce(announcement).await.inspect_err(|error| span.set_error(error.label()))?;
-        let label = match announced {
-            Announced::Delivered => "delivered",
-            Announced::Unrouted => {
-                tracing::debug!(
-                    conversation.id = manifest.conversation_id,
-                    "announced, but no queue is bound for it"
-                );
-                "unrouted"
-            }
-        };
-        counter!("polyhook_announcements_total", "outcome" => label).increment(1);
-        let conversation_id = request.conversation_id.clone();
-        let archived = ArchivedConversation { conversation_id, outcome, manifest, urls, correlation_id };
-        Ok(FetchOutcome::Archived(Box::new(archived)))
-    }
-
-    /// Returns the URLs of all objects of a conversation, by name.
-    fn object_urls(
-        &self,
-        location: &Location,
-        manifest: &Manifest,
-    ) -> Result<BTreeMap<String, String>, ArchiveError> {
-        let names = manifest.objects.iter().map(|object| object.name.as_str()).chain([MANIFEST]);
-        names.map(|name| Ok((name.to_owned(), self.archive.object_url(location, name)?))).collect()
     }
 
     /// Settles a job. Transient errors of the queue are retried.

@@ -25,7 +25,7 @@ pub struct FetchRequest {
     pub trigger: Trigger,
     /// The id of the event.
     pub event_id: Option<String>,
-    /// The time of the request.
+    /// The time of the request; for a refresh, the time at which it is due.
     pub received_at: Timestamp,
     /// The start of the conversation, if the event names it.
     pub started_at: Option<Timestamp>,
@@ -42,12 +42,39 @@ pub struct FetchRequest {
 pub enum FetchOutcome {
     /// The conversation is in the archive and announced.
     Archived(Box<ArchivedConversation>),
+    /// A conversation that was archived before was to be fetched again.
+    Refreshed(RefreshOutcome),
     /// Its environment is not configured.
     Skipped,
     /// A fetch that began after the event had arrived has archived and announced the conversation.
     Coalesced,
     /// The conversation was erased. If that happened while it was archived, it has been removed again.
     Erased,
+}
+
+/// The outcome of a refresh.
+#[derive(Clone, Debug)]
+pub enum RefreshOutcome {
+    /// PolyAI's answer differs: it is archived as a new revision and announced.
+    Updated(Box<ArchivedConversation>),
+    /// PolyAI's answer adds nothing to the archived copy.
+    Unchanged,
+    /// PolyAI no longer has the conversation; the archive keeps its copy.
+    Gone,
+    /// No request was necessary: the archive has a later copy, or none.
+    Skipped,
+}
+
+impl RefreshOutcome {
+    /// Returns the metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Updated(_) => "updated",
+            Self::Unchanged => "unchanged",
+            Self::Gone => "gone",
+            Self::Skipped => "skipped",
+        }
+    }
 }
 
 /// An archived conversation.
@@ -70,6 +97,7 @@ impl FetchOutcome {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Archived(archived) => archived.outcome,
+            Self::Refreshed(_) => "refreshed",
             Self::Skipped => "skipped",
             Self::Coalesced => "coalesced",
             Self::Erased => "erased",
@@ -83,7 +111,12 @@ impl FetchRequest {
         message: &Message,
         environments: &[String],
     ) -> Result<Option<Self>, JobFailure> {
-        if message.environment != event::UNKNOWN && !environments.contains(&message.environment) {
+        let is_discovery = message.kind.starts_with(CONVERSATION_DISCOVERED);
+        let discovery = if is_discovery { Discovery::read(&message.body) } else { None };
+        // A command may have archived a conversation of any environment.
+        let is_refresh = discovery.as_ref().is_some_and(|discovery| discovery.age.is_some());
+        let is_wanted = |name: &String| name == event::UNKNOWN || environments.contains(name);
+        if !is_refresh && !is_wanted(&message.environment) {
             return Ok(None);
         }
         let event = Event::read(&message.body);
@@ -94,19 +127,20 @@ impl FetchRequest {
                 RetryDecision::Dead,
             ));
         };
-        let is_discovery = message.kind.starts_with(CONVERSATION_DISCOVERED);
-        let discovery = if is_discovery { Discovery::read(&message.body) } else { None };
+        // An earlier fetch does not replace a refresh.
+        let refresh_due = discovery.as_ref().and_then(Discovery::refresh_due);
         Ok(Some(Self {
             conversation_id,
             account_id: event.account_id,
             project_id: event.project_id,
             trigger: match &discovery {
                 Some(Discovery { source: DiscoverySource::Command, .. }) => Trigger::Command,
+                _ if is_refresh => Trigger::Refresh,
                 _ if is_discovery => Trigger::Reconcile,
                 _ => Trigger::Webhook,
             },
             event_id: Some(message.id.clone()),
-            received_at: message.received_at,
+            received_at: refresh_due.map_or(message.received_at, |due| due.max(message.received_at)),
             started_at: discovery
                 .as_ref()
                 .map_or_else(|| event::started_at(&message.body), |found| found.started_at),
@@ -127,6 +161,17 @@ impl FetchRequest {
     /// Returns whether the conversation is written even if the archive has it.
     pub(super) fn force(&self) -> bool {
         self.discovery.as_ref().is_some_and(|discovery| discovery.force)
+    }
+
+    /// Returns the details of a refresh, if the request asks for one.
+    pub(super) fn refresh(&self) -> Option<&Discovery> {
+        self.discovery.as_ref().filter(|discovery| discovery.age.is_some())
+    }
+
+    /// Returns whether this request has written a copy, in this attempt or in an earlier one.
+    pub(super) fn has_written(&self, manifest: &Manifest) -> bool {
+        self.event_id == manifest.provenance.event_id
+            && (self.event_id.is_some() || manifest.timings.received_at == Some(self.received_at))
     }
 
     /// Returns the start of the conversation as far as it is known before the fetch. Most conversations start on the day on

@@ -36,6 +36,7 @@ mod own_writes;
 mod permissions;
 mod recordings;
 mod restored;
+mod revisions;
 
 const STARTED_AT: &str = "2026-11-22T10:00:00Z";
 
@@ -221,6 +222,7 @@ fn draft(turns: u64, audio: AudioStatus) -> ManifestDraft {
         audio: AudioSummary { status: audio, redacted: false },
         warnings: Vec::new(),
         force_rewrite: false,
+        json_only: false,
     }
 }
 
@@ -292,6 +294,11 @@ on_both_stores! {
         a_long_recording_needs_little_memory,
         whole_recordings_with_a_wrong_header_are_kept,
         a_short_recording_can_be_kept_outside_memory,
+    ],
+    revisions: [
+        keeps_the_bytes_of_every_earlier_revision,
+        a_crash_between_two_writes_loses_no_revision,
+        a_damaged_revision_is_found_and_named_by_the_repair,
     ],
     keys: [
         hostile_ids_stay_in_their_folders,

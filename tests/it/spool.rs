@@ -87,6 +87,7 @@ impl SpoolFixture {
         let options = RabbitMqOptions {
             config: &self.queue_config,
             delays,
+            refresh_delays: [1, 2, 600].map(Duration::from_secs).to_vec(),
             consume: Some(250),
             consumer_timeout: CONSUMER_TIMEOUT,
             only_publishes: false,

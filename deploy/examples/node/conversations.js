@@ -76,18 +76,20 @@ async function erased({ data: { conversation_id } }) {
   return 'erased';
 }
 
+const handlers = { 'conversation.ready': ready, 'conversation.updated': ready, 'conversation.erased': erased };
+
 function parse(body) {
   let event;
   try { event = JSON.parse(body); } catch (error) { throw new PoisonMessage(error.message); }
-  const known = { 'conversation.ready': event?.data?.manifest?.objects, 'conversation.erased': event?.data?.conversation_id };
-  if (!/^[0-9a-f]{64}$/.test(event?.id) || !known[event.type]) throw new PoisonMessage('not an announcement');
+  const needed = event?.type === 'conversation.erased' ? event.data?.conversation_id : event?.data?.manifest?.objects;
+  if (!/^[0-9a-f]{64}$/.test(event?.id) || !handlers[event.type] || !needed) throw new PoisonMessage('not an announcement');
   return event;
 }
 
 async function handle(channel, message) {
   try {
     const event = parse(message.content);
-    const outcome = await (event.type === 'conversation.ready' ? ready : erased)(event);
+    const outcome = await handlers[event.type](event);
     console.log(`${outcome} ${event.subject}`);
   } catch (error) {
     const poison = error instanceof PoisonMessage;
@@ -108,7 +110,7 @@ async function consume(connection) {
     'x-queue-type': 'quorum', 'x-delivery-limit': 10, 'x-overflow': 'reject-publish',
     'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': `${QUEUE}.dead`, 'x-dead-letter-strategy': 'at-least-once',
   } });
-  for (const key of ['conversation.ready.#', 'conversation.erased.#']) await channel.bindQueue(QUEUE, EXCHANGE, key);
+  for (const type of Object.keys(handlers)) await channel.bindQueue(QUEUE, EXCHANGE, `${type}.#`);
   await channel.prefetch(8);
   const lost = new Promise((resolve) => connection.on('close', resolve));
   let previous = Promise.resolve(); // one message after the other, so that a repeat finds the result of the first

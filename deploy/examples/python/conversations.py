@@ -83,12 +83,15 @@ def erased(event):
     return "erased"
 
 
+HANDLERS = {"conversation.ready": ready, "conversation.updated": ready, "conversation.erased": erased}
+
+
 def handle(body):
     try:
         event = json.loads(body)
         if not re.fullmatch("[0-9a-f]{64}", event["id"]):
             raise PoisonMessage("not an id of polyhook")
-        outcome = {"conversation.ready": ready, "conversation.erased": erased}[event["type"]](event)
+        outcome = HANDLERS[event["type"]](event)
         return f"{outcome} {event['subject']}"
     except (ValueError, KeyError, TypeError) as error:
         raise PoisonMessage(f"not an announcement: {error!r}") from error
@@ -104,8 +107,8 @@ def consume(channel):
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     })
-    for key in ("conversation.ready.#", "conversation.erased.#"):
-        channel.queue_bind(QUEUE, EXCHANGE, key)
+    for kind in HANDLERS:
+        channel.queue_bind(QUEUE, EXCHANGE, f"{kind}.#")
     channel.basic_qos(prefetch_count=8)
     print(f"waiting in {QUEUE}", flush=True)
     for method, _, body in channel.consume(QUEUE, inactivity_timeout=0.2):

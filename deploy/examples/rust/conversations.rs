@@ -121,7 +121,7 @@ impl Consumer {
             return Err(PoisonMessage("not an id of polyhook".to_owned()).into());
         }
         let outcome = match text(&event, "type")? {
-            "conversation.ready" => self.ready(&event).await,
+            "conversation.ready" | "conversation.updated" => self.ready(&event).await,
             "conversation.erased" => self.erased(&event).await,
             other => Err(PoisonMessage(format!("not an announcement: {other}")).into()),
         };
@@ -167,7 +167,7 @@ impl Consumer {
             arguments.insert(name.into(), word(value));
         }
         channel.queue_declare(self.queue.as_str().into(), durable, arguments).await?;
-        for key in ["conversation.ready.#", "conversation.erased.#"] {
+        for key in ["conversation.ready.#", "conversation.updated.#", "conversation.erased.#"] {
             let (queue, exchange) = (self.queue.as_str().into(), self.exchange.as_str().into());
             let options = QueueBindOptions::default();
             channel.queue_bind(queue, exchange, key.into(), options, FieldTable::default()).await?;

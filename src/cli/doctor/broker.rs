@@ -12,7 +12,8 @@ use crate::{
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 
 pub(super) async fn check(config: &Config, roles: Roles) -> Vec<Finding> {
-    let probed = match probe::probe(&config.queue, &config.retry.delays).await {
+    let refresh_ages = config.refresh_ages(roles);
+    let probed = match probe::probe(&config.queue, &config.retry.delays, &refresh_ages).await {
         Ok(probed) => probed,
         Err(error) => {
             let subject = Subject::new("broker.connection", "queue.url");

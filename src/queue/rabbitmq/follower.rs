@@ -51,7 +51,7 @@ pub struct Follower {
 impl Follower {
     /// Checks the configuration and starts to connect. Does not wait for the broker.
     pub fn open(config: &QueueConfig, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
-        let topology = Topology::new(&config.prefix, &[])?;
+        let topology = Topology::new(&config.prefix, &[], &[])?;
         let broker = Arc::new(Broker::new(config, None)?);
         let tasks = BackgroundTasks::new(lifecycle);
         let (sender, state) = ConnectionState::connecting();

@@ -37,7 +37,7 @@ use self::{
     publisher_groups::PublisherGroups,
     tail_publisher::TailPublisher,
     tasks::BackgroundTasks,
-    topology::Topology,
+    topology::{DelayQueue, Topology},
 };
 use crate::{
     clock::Clock,
@@ -86,6 +86,8 @@ pub struct RabbitMqOptions<'a> {
     pub config: &'a QueueConfig,
     /// The delays of the retry schedule, `[retry]`.
     pub delays: Vec<Duration>,
+    /// The longest delays of jobs that are published for later, `[refresh]`. Empty: this process publishes none.
+    pub refresh_delays: Vec<Duration>,
     /// The maximum number of jobs that this process holds at a time. `None`: it consumes no jobs.
     pub consume: Option<usize>,
     /// Usually [`CONSUMER_TIMEOUT`].
@@ -110,8 +112,16 @@ impl RabbitMqQueue {
     /// Checks the configuration and starts the tasks that connect. Does not wait for the broker; [`Queue::ready`] reports
     /// its state. Call it within a tokio runtime.
     pub fn open(options: RabbitMqOptions<'_>, lifecycle: &Lifecycle) -> Result<Arc<Self>, OpenError> {
-        let RabbitMqOptions { config, delays, consume, consumer_timeout, only_publishes, clock } = options;
-        let topology = Topology::new(&config.prefix, &delays)?;
+        let RabbitMqOptions {
+            config,
+            delays,
+            refresh_delays,
+            consume,
+            consumer_timeout,
+            only_publishes,
+            clock,
+        } = options;
+        let topology = Topology::new(&config.prefix, &delays, &refresh_delays)?;
         let broker = Arc::new(Broker::new(config, only_publishes.then_some(PUBLISHER_FRAME_MAX))?);
         let tasks = BackgroundTasks::new(lifecycle);
 
@@ -181,6 +191,19 @@ impl RabbitMqQueue {
         Ok(())
     }
 
+    /// Makes a job durable that can be consumed after `delay`.
+    pub(super) async fn publish_job_later(
+        &self,
+        message: &Message,
+        delay: Duration,
+    ) -> Result<(), QueueError> {
+        let Some((queue, expiration)) = self.publisher.topology.refresh_queue(delay) else {
+            return Err(QueueError::Refused("this process has no queue for delayed jobs".to_owned()));
+        };
+        let properties = message::retry(message, &History::default(), expiration)?;
+        self.publisher.publish_to_queue(&queue.name, properties, message.body.clone()).await
+    }
+
     fn send_delivery_event(&self, message: &Message) {
         if self.tail.has_followers() {
             self.tail.send(TailEvent::delivery(message, self.clock.now()));
@@ -211,18 +234,28 @@ impl RabbitMqQueue {
                 Err(error) => Err(QueueError::Unavailable(format!("`{queue}` cannot be counted: {error}"))),
             }
         };
-        let mut delayed = 0;
-        for queue in &self.publisher.topology.delay_queues {
-            delayed += count(&queue.name).await?;
-        }
+        let count_all = async |queues: &[DelayQueue]| {
+            let mut sum = 0;
+            for queue in queues {
+                sum += count(&queue.name).await?;
+            }
+            Ok::<_, QueueError>(sum)
+        };
+        let Topology { delay_queues, refresh_queues, .. } = &self.publisher.topology;
+        let retries = count_all(delay_queues).await?;
         // The broker counts only messages that no consumer holds, so the jobs of this process are added.
         let fetch = count(&self.publisher.topology.fetch).await? + self.jobs.count();
-        Ok(vec![
+        let mut depths = vec![
             (QueueKind::Fetch, fetch),
-            (QueueKind::Retry, delayed),
+            (QueueKind::Retry, retries),
             (QueueKind::Dead, count(&self.publisher.topology.dead).await?),
             (QueueKind::Unrouted, count(&self.publisher.topology.unrouted).await?),
-        ])
+        ];
+        // A process without these queues does not know how many jobs wait there.
+        if !refresh_queues.is_empty() {
+            depths.push((QueueKind::Refresh, count_all(refresh_queues).await?));
+        }
+        Ok(depths)
     }
 }
 
@@ -230,6 +263,10 @@ impl RabbitMqQueue {
 impl Queue for RabbitMqQueue {
     async fn publish(&self, message: Message) -> Result<Published, QueueError> {
         self.publish_event(&message).await.map(|()| Published::New)
+    }
+
+    async fn publish_delayed(&self, message: Message, delay: Duration) -> Result<Published, QueueError> {
+        self.publish_job_later(&message, delay).await.map(|()| Published::New)
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
@@ -293,7 +330,8 @@ impl Queue for RabbitMqQueue {
         let (dead_letters, events) = (erase(dead).await?, erase(unrouted).await?);
         // Searching the other queues would take jobs from workers and change their order.
         let depths = self.depths().await?;
-        let jobs = depths.iter().filter(|(queue, _)| matches!(queue, QueueKind::Fetch | QueueKind::Retry));
+        let is_of_jobs = |queue| matches!(queue, QueueKind::Fetch | QueueKind::Retry | QueueKind::Refresh);
+        let jobs = depths.iter().filter(|(queue, _)| is_of_jobs(*queue));
         let unsearched = jobs.map(|(_, depth)| depth).sum();
         Ok(ErasedMessages { dead_letters, events, unsearched, ..ErasedMessages::default() })
     }

@@ -93,8 +93,12 @@ pub enum RoundTripError {
 }
 
 /// Connects to every node and inspects the first one that accepts a connection.
-pub async fn probe(config: &QueueConfig, delays: &[Duration]) -> Result<ProbeReport, OpenError> {
-    let topology = Topology::new(&config.prefix, delays)?;
+pub async fn probe(
+    config: &QueueConfig,
+    delays: &[Duration],
+    refresh_delays: &[Duration],
+) -> Result<ProbeReport, OpenError> {
+    let topology = Topology::new(&config.prefix, delays, refresh_delays)?;
     let broker = Broker::new(config, None)?;
     let urls: Vec<_> = broker.display_urls().map(str::to_owned).collect();
     let (mut nodes, mut details) = (Vec::new(), None);

@@ -35,6 +35,9 @@ pub(super) const FETCH_DELIVERY_LIMIT: i64 = 100;
 const NO_DELIVERY_LIMIT: i64 = 2_000_000_000;
 /// The only delay if `[retry]` has none.
 const FALLBACK_DELAY: Duration = Duration::from_mins(1);
+/// Distinguishes the queues for later jobs. Their names begin like those of the other delay queues, so that they need no
+/// other permissions.
+const REFRESH_WORD: &str = "refresh";
 const MAX_PREFIX_BYTES: usize = 64;
 /// The interval at which the existence of the fetch queue is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -69,27 +72,35 @@ pub(super) struct Topology {
     pub(super) unrouted: ShortString,
     /// The exchange of tail events (`tail_publisher.rs`).
     pub(super) tail: ShortString,
-    /// Shortest first.
+    /// For jobs that failed. Shortest first.
     pub(super) delay_queues: Vec<DelayQueue>,
+    /// For jobs that are published for later. They are queues of their own, because the number of jobs in the others shows
+    /// failures. Shortest first.
+    pub(super) refresh_queues: Vec<DelayQueue>,
 }
 
 impl Topology {
-    pub(super) fn new(prefix: &str, delays: &[Duration]) -> Result<Self, OpenError> {
+    pub(super) fn new(
+        prefix: &str,
+        delays: &[Duration],
+        refresh_delays: &[Duration],
+    ) -> Result<Self, OpenError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         if prefix.is_empty() || prefix.len() > MAX_PREFIX_BYTES || !prefix.chars().all(fits) {
             return Err(OpenError::Prefix);
         }
         let name = |rest: &str| ShortString::from(format!("{prefix}.{rest}"));
-        let mut delays: Vec<_> = delays.iter().copied().map(whole_milliseconds).collect();
-        if delays.is_empty() {
-            delays.push(FALLBACK_DELAY);
-        }
-        delays.sort_unstable();
-        delays.dedup();
-        let delay_queues = delays
-            .into_iter()
-            .map(|delay| DelayQueue { name: name(&format!("fetch.retry.{}", format_delay(delay))), delay })
-            .collect();
+        let delay_queues = |delays: &[Duration], word: &str| -> Vec<_> {
+            let mut delays: Vec<_> = delays.iter().copied().map(whole_milliseconds).collect();
+            delays.sort_unstable();
+            delays.dedup();
+            let queue = |delay| DelayQueue {
+                name: name(&format!("fetch.retry.{word}{}", format_delay(delay))),
+                delay,
+            };
+            delays.into_iter().map(queue).collect()
+        };
+        let delays = if delays.is_empty() { &[FALLBACK_DELAY] } else { delays };
         Ok(Self {
             events: name("events"),
             conversations: name("conversations"),
@@ -97,7 +108,8 @@ impl Topology {
             dead: name("dead"),
             unrouted: name("unrouted"),
             tail: name("tail"),
-            delay_queues,
+            delay_queues: delay_queues(delays, ""),
+            refresh_queues: delay_queues(refresh_delays, REFRESH_WORD),
         })
     }
 
@@ -105,9 +117,12 @@ impl Topology {
     /// expiration in it. A quorum queue expires messages at its head only, so a message does not overtake earlier ones:
     /// it may wait longer than asked, up to the delay of the queue.
     pub(super) fn delay_queue(&self, after: Duration) -> Option<(&DelayQueue, Duration)> {
-        let queue =
-            self.delay_queues.iter().find(|queue| queue.delay >= after).or(self.delay_queues.last())?;
-        Some((queue, whole_milliseconds(after).min(queue.delay)))
+        shortest_sufficient(&self.delay_queues, after)
+    }
+
+    /// Does the same for a job that is published for later.
+    pub(super) fn refresh_queue(&self, after: Duration) -> Option<(&DelayQueue, Duration)> {
+        shortest_sufficient(&self.refresh_queues, after)
     }
 
     /// Declares everything. The error names the object and what to do.
@@ -163,7 +178,7 @@ impl Topology {
             never_dropped(&self.dead),
             TopologyObject::queue(&self.fetch, &dead_lettered(&self.dead, FETCH_DELIVERY_LIMIT)),
         ];
-        objects.extend(self.delay_queues.iter().map(|queue| {
+        objects.extend(self.delay_queues.iter().chain(&self.refresh_queues).map(|queue| {
             let mut arguments = dead_lettered(&self.fetch, NO_DELIVERY_LIMIT);
             let ttl = i64::try_from(queue.delay.as_millis()).unwrap_or(i64::MAX);
             arguments.push(("x-message-ttl", ttl.into()));
@@ -322,6 +337,11 @@ fn dead_lettered(queue: &ShortString, delivery_limit: i64) -> Vec<(&'static str,
     ]
 }
 
+fn shortest_sufficient(queues: &[DelayQueue], after: Duration) -> Option<(&DelayQueue, Duration)> {
+    let queue = queues.iter().find(|queue| queue.delay >= after).or(queues.last())?;
+    Some((queue, whole_milliseconds(after).min(queue.delay)))
+}
+
 fn cut_off(connection: &Connection) -> String {
     format!(
         "{} does not answer within {CHECK_TIMEOUT:?}: is it frozen, or cut off from the majority of its cluster?",
@@ -378,7 +398,8 @@ mod tests {
 
     #[test]
     fn names_match_the_contract() {
-        let topology = Topology::new("polyhook", &seconds(&[10, 60, 300, 1800, 7200, 21600, 90])).unwrap();
+        let delays = seconds(&[10, 60, 300, 1800, 7200, 21600, 90]);
+        let topology = Topology::new("polyhook", &delays, &seconds(&[3600, 60])).unwrap();
         let names: Vec<_> = topology.delay_queues.iter().map(|queue| queue.name.as_str()).collect();
         assert_eq!(
             names,
@@ -386,11 +407,13 @@ mod tests {
                 .map(|wait| format!("polyhook.fetch.retry.{wait}"))
         );
         assert_eq!(topology.events.as_str(), "polyhook.events");
+        let names: Vec<_> = topology.refresh_queues.iter().map(|queue| queue.name.as_str()).collect();
+        assert_eq!(names, ["polyhook.fetch.retry.refresh1m", "polyhook.fetch.retry.refresh1h"]);
     }
 
     #[test]
     fn chooses_the_shortest_delay_queue_that_is_long_enough() {
-        let topology = Topology::new("p", &seconds(&[60, 10])).unwrap();
+        let topology = Topology::new("p", &seconds(&[60, 10]), &[]).unwrap();
         for (after, delay, expiration) in
             [(0.0, 10, 0.001), (9.5, 10, 9.5), (10.0, 10, 10.0), (10.1, 60, 10.1), (999.0, 60, 60.0)]
         {
@@ -405,13 +428,13 @@ mod tests {
 
     #[test]
     fn has_one_delay_queue_without_retry_delays() {
-        assert_eq!(Topology::new("p", &[]).unwrap().delay_queues[0].name.as_str(), "p.fetch.retry.1m");
+        assert_eq!(Topology::new("p", &[], &[]).unwrap().delay_queues[0].name.as_str(), "p.fetch.retry.1m");
     }
 
     #[test]
     fn rejects_a_prefix_that_cannot_begin_a_name() {
         for prefix in ["", "a b", "a#", &"x".repeat(65)] {
-            assert!(Topology::new(prefix, &[]).is_err(), "{prefix}");
+            assert!(Topology::new(prefix, &[], &[]).is_err(), "{prefix}");
         }
     }
 }

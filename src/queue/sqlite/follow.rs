@@ -159,13 +159,19 @@ impl Follower {
         )?;
         let found = statement
             .query_map((self.last_message, MAX_ROWS), |row| {
-                Ok((row.get::<_, i64>("seq")?, delivery_event(row)?))
+                let is_delayed = row.get::<_, String>("state")? == "retry"
+                    && row.get::<_, Option<String>>("history")?.is_none();
+                Ok((row.get::<_, i64>("seq")?, delivery_event(row)?, is_delayed))
             })?
             .collect::<rusqlite::Result<Vec<_>>>()?;
         drop(statement);
         let full = found.len() == MAX_ROWS;
-        for (seq, mut event) in found {
+        for (seq, mut event, is_delayed) in found {
             self.last_message = seq;
+            // A job for later is no delivery.
+            if is_delayed {
+                continue;
+            }
             if event.conversation_id.is_none()
                 && let Some(ids) = self.announced.get(&event.id)
             {
@@ -275,7 +281,8 @@ impl Follower {
             let retry_at = due.and_then(|due| Timestamp::from_millisecond(due).ok());
             Ok(TailEvent { what: kind, retry_at, ..event })
         })?;
-        Ok(event.filter(|event| event.at.as_millisecond() >= self.since))
+        // A job for later has not failed.
+        Ok(event.filter(|event| event.attempt != Some(0) && event.at.as_millisecond() >= self.since))
     }
 
     fn read_message_row<T>(

@@ -280,6 +280,12 @@ impl Queue for SqliteQueue {
         self.submit(move |file| file.publish(&message), self.options.publish_timeout, attributes).await
     }
 
+    async fn publish_delayed(&self, message: Message, delay: Duration) -> Result<Published, QueueError> {
+        let attributes = WriteAttributes { bytes: message.body.len(), settlement: None };
+        let publish = move |file: &QueueFile| file.publish_delayed(&message, delay);
+        self.submit(publish, self.options.publish_timeout, attributes).await
+    }
+
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
         let attributes = WriteAttributes { bytes: announcement.body.len(), settlement: None };
         self.submit(move |file| file.announce(&announcement), self.options.publish_timeout, attributes).await

@@ -125,6 +125,19 @@ impl QueueFile {
         Ok(Published::New)
     }
 
+    /// Publishes a job that waits for `delay`. Unlike a job that failed, it has no history ([`super::read::depths`]).
+    pub(super) fn publish_delayed(&self, message: &Message, delay: Duration) -> rusqlite::Result<Published> {
+        let published = self.publish(message)?;
+        if published == Published::New {
+            let (due, wait) = self.due_after(delay);
+            self.execute(
+                "UPDATE messages SET state = 'retry', due = ?1, wait = ?2, ended_at = NULL WHERE seq = ?3",
+                (due, wait, self.connection.last_insert_rowid()),
+            )?;
+        }
+        Ok(published)
+    }
+
     pub(super) fn announce(&self, announcement: &Announcement) -> rusqlite::Result<Announced> {
         self.execute(
             "INSERT INTO announcements (id, stored_at, kind, environment, subject, time, traceparent, body)

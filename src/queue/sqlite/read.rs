@@ -40,13 +40,21 @@ pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Resul
         [now.as_millisecond()],
         |row| row.get(0),
     )?;
+    // Few rows wait for their time, and those that failed have a history.
+    let delayed: u64 = snapshot.query_row(
+        "SELECT count(*) FROM messages INDEXED BY messages_due
+         WHERE due IS NOT NULL AND due > ?1 AND state = 'retry' AND history IS NULL",
+        [now.as_millisecond()],
+        |row| row.get(0),
+    )?;
     let count = |state| states.get(state).copied().unwrap_or(0);
     Ok(QueueKind::ALL
         .into_iter()
         .map(|queue| {
             let depth = match queue {
                 QueueKind::Fetch => count("ready") + count("leased") + overdue,
-                QueueKind::Retry => count("retry") - overdue,
+                QueueKind::Retry => count("retry") - overdue - delayed,
+                QueueKind::Refresh => delayed,
                 QueueKind::Dead => count("dead"),
                 QueueKind::Unrouted => count("stored"),
             };

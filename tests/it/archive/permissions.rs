@@ -52,7 +52,7 @@ async fn every_file_and_folder_has_the_configured_mode() {
                 assert_eq!(mode(parent), expected, "{}", parent.display());
             }
         }
-        assert_eq!(public, 8, "two conversations, an erasure and a report");
+        assert_eq!(public, 9, "two conversations, a revision, an erasure and a report");
         drop(unfinished);
     }
 }

@@ -14,7 +14,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use polyhook::{clock::Clock, config::Config};
-use polyhook_simulator::{CallInfo, CallScript, Channel, Delivery, EventOptions, NewCall};
+use polyhook_simulator::{CallInfo, CallScript, Channel, Delivery, EventOptions, LaterChange, NewCall};
 use serde_json::{Map, Value, json};
 use tokio::{task::block_in_place, time::timeout};
 
@@ -253,7 +253,7 @@ async fn published(system: &TestSystem, document: &Value) -> Vec<Published> {
     let mut published = vec![unrouted, dead, wait_for_retry(system, &channel, document).await];
 
     let mut not_ready: BTreeSet<_> = calls.iter().map(|call| call.id.clone()).collect();
-    let mut erased = false;
+    let mut changed = false;
     loop {
         let message = timeout(TIMEOUT, messages.next()).await.expect("every kind of message");
         let message = message.unwrap().unwrap();
@@ -263,16 +263,34 @@ async fn published(system: &TestSystem, document: &Value) -> Vec<Published> {
         if channel == "conversationReady" {
             not_ready.remove(message.properties["correlation_id"].as_str().unwrap());
         }
-        let is_last = channel == "conversationErased";
         published.push(message);
-        if is_last {
-            return published;
-        }
-        if not_ready.is_empty() && !erased {
-            erased = true;
-            system.erase(&calls[0]).await;
+        match channel {
+            "conversationErased" => break,
+            "conversationUpdated" => system.erase(&calls[0]).await,
+            _ if not_ready.is_empty() && !changed => {
+                changed = true;
+                change(system, &calls[0]).await;
+            }
+            _ => {}
         }
     }
+    published.push(refresh_of_an_archived_call(system, &connection).await);
+    published
+}
+
+async fn refresh_of_an_archived_call(system: &TestSystem, connection: &Connection) -> Published {
+    // The delay queues of the retries are still read on the other channel.
+    let channel = connection.create_channel().await.unwrap();
+    wait_for_message(system, &channel, "fetchRefresh", "polyhook.fetch.retry.refresh1h").await
+}
+
+/// Makes PolyAI change a conversation, and sends another event about it.
+async fn change(system: &TestSystem, call: &CallInfo) {
+    let change = LaterChange { after: None, after_requests: None, more_turns: 1, summarised: false };
+    let script = CallScript { change: Some(change), ..CallScript::default() };
+    system.sim.state().set_script(&call.id, script);
+    let options = EventOptions { seed: 2, ..EventOptions::default() };
+    system.send(Delivery::completed(call, &options)).await;
 }
 
 async fn consume_all_exchanges(system: &TestSystem, channel: &lapin::Channel) -> lapin::Consumer {

@@ -18,11 +18,11 @@ use nix::{
     unistd::Pid,
 };
 use polyhook::{archive::Trigger, clock::Clock, worker::FetchRequest};
-use polyhook_simulator::{CallInfo, Channel, Delivery, EventOptions};
+use polyhook_simulator::{CallInfo, CallScript, Channel, Delivery, EventOptions, LaterChange, NewCall};
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
-use super::{TestSystem, eventually, root};
+use super::{TestSystem, eventually, root, short_call};
 use crate::support::{
     rabbit::{ExclusiveNode, Node, exclusive_node},
     seaweed::Seaweed,
@@ -197,7 +197,8 @@ struct Consumers {
 impl Consumers {
     async fn start(s3: &Seaweed) -> Self {
         let node = exclusive_node().await;
-        let system = TestSystem::start(&node, |_| ()).await;
+        let system =
+            TestSystem::start(&node, |config| config.refresh.after = vec![Duration::from_secs(1)]).await;
         let environment = block_in_place(|| Environment::new(&system, &node, s3));
         let examples = start_examples(&environment);
         let consumers = Self { node, system, environment, examples };
@@ -324,6 +325,16 @@ async fn consumers_process_each_conversation_once_and_survive_a_broker_restart()
     customer.publish(outdated.to_string().as_bytes()).await;
     consumers.wait_for_lines(&format!("missing {}", first.id), 1);
     consumers.assert_processed(&customer, &[&second, &third], &[&first, &second, &third]).await;
+
+    // PolyAI changes a conversation. The refresh that waits in the broker finds that, and it is processed again.
+    let change = LaterChange { after: None, after_requests: Some(1), more_turns: 1, summarised: false };
+    let script = CallScript { change: Some(change), ..CallScript::default() };
+    // It ends in the future, so that its refresh is not due before it is archived. No refresh waits longer than its age.
+    let started_at = Some(Clock::System.now() + Duration::from_hours(1));
+    let changing = NewCall { script: Some(script), started_at, ..short_call(Channel::Webchat) };
+    let changing = system.sim.state().add_call(&changing).unwrap();
+    system.announce_call(&changing).await;
+    consumers.wait_for_lines(&format!("done {}", changing.id), 2);
 
     // A damaged object is not processed; the example retries.
     customer.publish(damaged(&announcement, system.folder.path()).to_string().as_bytes()).await;

@@ -121,6 +121,15 @@ fn invalid_ready_events() -> InvalidChanges {
     }
 }
 
+fn invalid_updated_events() -> InvalidChanges {
+    let data = json!({ "manifest": manifest(), "urls": { "manifest.json": "file:///a/manifest.json" } });
+    InvalidChanges {
+        schema: "conversation-updated",
+        valid: event("conversation.updated", &data),
+        changes: vec![("/type", Some("conversation.ready".into())), ("/data/manifest", None)],
+    }
+}
+
 fn invalid_erased_events() -> InvalidChanges {
     let data = json!({
         "conversation_id": "CA1", "account_id": "acme", "project_id": "front-desk",
@@ -139,7 +148,8 @@ fn invalid_erased_events() -> InvalidChanges {
 
 #[test]
 fn schemas_reject_invalid_documents() {
-    let cases = [invalid_manifests(), invalid_ready_events(), invalid_erased_events()];
+    let cases =
+        [invalid_manifests(), invalid_ready_events(), invalid_updated_events(), invalid_erased_events()];
     let checks = cases.iter().map(|InvalidChanges { schema, valid, changes }| {
         let invalid = changes.iter().map(|(pointer, value)| changed(valid, pointer, value.clone()));
         SchemaCheck {

@@ -267,6 +267,7 @@ impl Rabbit {
             let options = RabbitMqOptions {
                 config: &config,
                 delays,
+                refresh_delays: Vec::new(),
                 consume: Some(200),
                 consumer_timeout: CONSUMER_TIMEOUT,
                 only_publishes: false,

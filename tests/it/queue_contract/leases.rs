@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use polyhook::queue::{History, JobOutcome, LeaseId, Message, QueueError};
+use polyhook::event::CONVERSATION_DISCOVERED;
+use polyhook::queue::{History, JobOutcome, LeaseId, Message, Published, Queue, QueueError, QueueKind};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -97,6 +98,54 @@ pub(crate) async fn delays_a_retry_and_keeps_its_history<B: QueueUnderTest>() {
     let queue = backend.open().await;
     assert_eq!(take(&queue).await.history, history(3));
     queue.close().await;
+}
+
+pub(crate) async fn delivers_a_delayed_job_at_its_time<B: QueueUnderTest>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    let discovered = |id: &str| Message { kind: CONVERSATION_DISCOVERED.to_owned(), ..message(id, b"{}") };
+    // One that waits for longer does not hold up another one.
+    delay(&queue, discovered("late"), B::LONG_DELAY).await;
+    let started = Instant::now();
+    let sent = discovered("soon");
+    assert_eq!(delay(&queue, sent.clone(), B::SHORT_DELAY).await, Published::New);
+    if B::RECOGNISES_DUPLICATES {
+        assert_eq!(delay(&queue, sent.clone(), B::SHORT_DELAY).await, Published::Duplicate);
+        assert_eq!(publish(&queue, sent.clone()).await, Published::Duplicate);
+    }
+    let job = take(&queue).await;
+    assert!(started.elapsed() >= B::SHORT_DELAY.mul_f64(0.9), "came after {:?}", started.elapsed());
+    assert_eq!((job.message, job.history), (sent, History::default()));
+    // It is a job like others.
+    let retry = JobOutcome::Retry { after: B::LONG_DELAY, history: history(1) };
+    settle(&queue, job.lease, retry).await;
+    assert_depths(&queue, with_delayed(depths(0, 1, 0, 0), 1)).await;
+    queue.close().await;
+}
+
+pub(crate) async fn keeps_a_delayed_job_across_a_restart<B: QueueUnderTest>() {
+    let backend = B::start().await;
+    let queue = backend.open().await;
+    delay(&queue, message("late", b"{}"), B::LONG_DELAY).await;
+    delay(&queue, message("soon", b"{}"), B::SHORT_DELAY * 2).await;
+    assert_depths(&queue, with_delayed(depths(0, 0, 0, 0), 2)).await;
+    queue.close().await;
+    let queue = backend.open().await;
+    let job = take(&queue).await;
+    assert_eq!(job.message.id, "soon");
+    settle(&queue, job.lease, JobOutcome::Done).await;
+    assert_depths(&queue, with_delayed(depths(0, 0, 0, 0), 1)).await;
+    queue.close().await;
+}
+
+async fn delay(queue: &Arc<dyn Queue>, message: Message, delay: Duration) -> Published {
+    let published = queue.publish_delayed(message, delay);
+    timeout(STEP_TIMEOUT, published).await.expect("an answer in time").expect("published")
+}
+
+fn with_delayed<const N: usize>(mut depths: [(QueueKind, u64); N], delayed: u64) -> [(QueueKind, u64); N] {
+    depths.iter_mut().filter(|(kind, _)| *kind == QueueKind::Refresh).for_each(|depth| depth.1 = delayed);
+    depths
 }
 
 pub(crate) async fn keeps_a_long_history<B: QueueUnderTest>() {

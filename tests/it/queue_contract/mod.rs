@@ -67,6 +67,8 @@ macro_rules! contract_suite {
                 removes_a_finished_job
                 delivers_a_released_job_again_at_once
                 delays_a_retry_and_keeps_its_history
+                delivers_a_delayed_job_at_its_time
+                keeps_a_delayed_job_across_a_restart
                 keeps_a_long_history
                 settles_a_lease_once;
             dead_lettering:
@@ -153,11 +155,12 @@ pub(crate) async fn take(queue: &Arc<dyn Queue>) -> Job {
     timeout(STEP_TIMEOUT, queue.next()).await.expect("a job in time").expect("an open queue")
 }
 
-/// Returns the depths of all kinds, as `Queue::depths` does.
-pub(crate) fn depths(fetch: u64, retry: u64, dead: u64, unrouted: u64) -> [(QueueKind, u64); 4] {
+/// Returns the depths of all kinds, as `Queue::depths` does, if no job is published for later.
+pub(crate) fn depths(fetch: u64, retry: u64, dead: u64, unrouted: u64) -> [(QueueKind, u64); 5] {
     [
         (QueueKind::Fetch, fetch),
         (QueueKind::Retry, retry),
+        (QueueKind::Refresh, 0),
         (QueueKind::Dead, dead),
         (QueueKind::Unrouted, unrouted),
     ]
@@ -178,7 +181,7 @@ async fn settle(queue: &Arc<dyn Queue>, lease: LeaseId, outcome: JobOutcome) {
 }
 
 /// Waits for the expected depths: some backends count with a delay.
-pub(crate) async fn assert_depths(queue: &Arc<dyn Queue>, wanted: [(QueueKind, u64); 4]) {
+pub(crate) async fn assert_depths(queue: &Arc<dyn Queue>, wanted: [(QueueKind, u64); 5]) {
     let wanted = HashMap::from(wanted);
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {

@@ -140,11 +140,14 @@ async fn keeps_the_messages_of_a_new_queue_when_the_broker_is_killed() {
     let job = test.next_job().await;
     let retry = JobOutcome::Retry { after: Duration::from_mins(10), history: history(1) };
     test.queue.settle(job.lease, retry).await.unwrap();
+    let later = message("evt_later", "{}");
+    assert_eq!(test.queue.publish_delayed(later, Duration::from_mins(10)).await.unwrap(), Published::New);
     kill_and_restart(&test).await;
     test.eventually("delayed", async || {
         let depths = test.queue.depths().await.map_err(|error| error.to_string())?;
         // The job's acknowledgement may be lost with the broker: then the job is in two queues.
-        if depths.contains(&(QueueKind::Retry, 1)) { Ok(()) } else { Err(format!("{depths:?}")) }
+        let kept = [QueueKind::Retry, QueueKind::Refresh].map(|kind| depths.contains(&(kind, 1)));
+        if kept == [true, true] { Ok(()) } else { Err(format!("{depths:?}")) }
     })
     .await;
 
@@ -225,6 +228,7 @@ async fn a_job_that_outlasts_the_consumer_timeout_is_not_duplicated() {
     let options = RabbitMqOptions {
         config: &config(&node.url(), &unique_prefix()),
         delays: vec![Duration::from_secs(1)],
+        refresh_delays: Vec::new(),
         consume: Some(4),
         consumer_timeout: Duration::from_secs(3),
         only_publishes: false,

@@ -39,6 +39,7 @@ impl QueueUnderTest for RabbitMq {
         let options = RabbitMqOptions {
             config: &config,
             delays: vec![Self::SHORT_DELAY, Self::LONG_DELAY],
+            refresh_delays: vec![Self::SHORT_DELAY, Self::SHORT_DELAY * 2, Self::LONG_DELAY],
             // The suite holds many jobs at a time.
             consume: Some(250),
             consumer_timeout: CONSUMER_TIMEOUT,

@@ -65,6 +65,7 @@ pub(crate) fn try_open(config: &QueueConfig) -> Result<TestQueue, OpenError> {
     let options = RabbitMqOptions {
         config,
         delays: [1, 600].map(Duration::from_secs).to_vec(),
+        refresh_delays: vec![Duration::from_mins(10)],
         consume: Some(4),
         consumer_timeout: CONSUMER_TIMEOUT,
         only_publishes: false,
@@ -140,6 +141,7 @@ impl TestQueue {
             (QueueKind::Retry, retry),
             (QueueKind::Dead, dead),
             (QueueKind::Unrouted, unrouted),
+            (QueueKind::Refresh, 0),
         ];
         self.eventually(&format!("{wanted:?}"), async || match self.queue.depths().await {
             Ok(found) if found == wanted => Ok(()),

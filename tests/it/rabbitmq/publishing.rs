@@ -74,6 +74,7 @@ async fn publishes_the_largest_message_in_small_frames() {
     let options = RabbitMqOptions {
         config: &config,
         delays,
+        refresh_delays: Vec::new(),
         consume: None,
         consumer_timeout: CONSUMER_TIMEOUT,
         only_publishes: true,

@@ -37,7 +37,10 @@ async fn declares_the_documented_topology() {
     let queues = list_objects("list_queues", &["type", "durable", "arguments"], &test.prefix);
     let mut names: Vec<_> = queues.keys().map(String::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["dead", "fetch", "fetch.retry.10m", "fetch.retry.1s", "unrouted"]);
+    assert_eq!(
+        names,
+        ["dead", "fetch", "fetch.retry.10m", "fetch.retry.1s", "fetch.retry.refresh10m", "unrouted"]
+    );
     for (name, row) in &queues {
         assert_eq!((row["type"].as_str(), row["durable"].as_bool()), (Some("quorum"), Some(true)), "{name}");
         assert!(
@@ -45,7 +48,12 @@ async fn declares_the_documented_topology() {
             "{name}: RabbitMQ 4 drops messages after 20 deliveries by default"
         );
     }
-    for (name, target) in [("fetch", "dead"), ("fetch.retry.1s", "fetch"), ("fetch.retry.10m", "fetch")] {
+    for (name, target) in [
+        ("fetch", "dead"),
+        ("fetch.retry.1s", "fetch"),
+        ("fetch.retry.10m", "fetch"),
+        ("fetch.retry.refresh10m", "fetch"),
+    ] {
         let row = &queues[name];
         assert_eq!(argument(row, "x-dead-letter-exchange"), "", "{name}");
         assert_eq!(argument(row, "x-dead-letter-routing-key"), test.object_name(target), "{name}");

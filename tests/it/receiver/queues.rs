@@ -114,6 +114,10 @@ impl Queue for FakeQueue {
         Ok(Published::New)
     }
 
+    async fn publish_delayed(&self, message: Message, _: Duration) -> Result<Published, QueueError> {
+        self.publish(message).await
+    }
+
     async fn announce(&self, _: Announcement) -> Result<Announced, QueueError> {
         Ok(Announced::Delivered)
     }

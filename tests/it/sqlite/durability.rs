@@ -20,7 +20,13 @@ async fn messages_survive_a_restart() {
     let (queue, sqlite) = fixture.open_with(test_options());
     assert_depths(
         &queue,
-        [(QueueKind::Fetch, 1), (QueueKind::Retry, 1), (QueueKind::Dead, 1), (QueueKind::Unrouted, 1)],
+        [
+            (QueueKind::Fetch, 1),
+            (QueueKind::Retry, 1),
+            (QueueKind::Refresh, 0),
+            (QueueKind::Dead, 1),
+            (QueueKind::Unrouted, 1),
+        ],
     )
     .await;
     for id in ["waiting", "retried", "dead"] {
@@ -119,7 +125,13 @@ async fn concurrent_processes_can_create_the_file() {
     let queues = opening.join_all().await;
     assert_depths(
         &queues[0],
-        [(QueueKind::Fetch, 8), (QueueKind::Retry, 0), (QueueKind::Dead, 0), (QueueKind::Unrouted, 0)],
+        [
+            (QueueKind::Fetch, 8),
+            (QueueKind::Retry, 0),
+            (QueueKind::Refresh, 0),
+            (QueueKind::Dead, 0),
+            (QueueKind::Unrouted, 0),
+        ],
     )
     .await;
     for queue in queues {

@@ -31,7 +31,13 @@ async fn expired_messages_are_deleted_and_dead_letters_kept() {
     clock.advance(Duration::from_mins(2));
     assert_depths(
         &queue,
-        [(QueueKind::Fetch, 1), (QueueKind::Retry, 0), (QueueKind::Dead, 1), (QueueKind::Unrouted, 0)],
+        [
+            (QueueKind::Fetch, 1),
+            (QueueKind::Retry, 0),
+            (QueueKind::Refresh, 0),
+            (QueueKind::Dead, 1),
+            (QueueKind::Unrouted, 0),
+        ],
     )
     .await;
     eventually("the announcement is deleted", || async {

@@ -66,7 +66,7 @@ fn received_long_ago(call: &CallInfo) -> Message {
 #[tokio::test]
 async fn two_workers_fetch_a_conversation_one_after_the_other() {
     let one = World::start().await;
-    let two = one.second_instance().await;
+    let two = one.second_instance("twin").await;
     let call = one.call(&scripted(slow(Operation::V3Conversation)));
     let event = || received_long_ago(&call);
     let (first, second) = tokio::join!(one.queue().publish(event()), two.queue().publish(event()));

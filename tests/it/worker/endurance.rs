@@ -26,7 +26,7 @@ use super::{Watch, World, assert_consistent, eventually, files, project, scripte
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_workers_with_the_same_jobs_archive_one_conversation() {
     let one = World::start().await;
-    let two = one.second_instance().await;
+    let two = one.second_instance("twin").await;
     let watch = Watch::over(one.root());
     let calls: Vec<_> = (0..8).map(|_| one.call(&voice())).collect();
     for call in &calls {

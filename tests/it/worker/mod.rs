@@ -41,6 +41,7 @@ mod imperfect_recordings;
 mod main_path;
 mod permanent_errors;
 mod recordings;
+mod refresh;
 mod retries;
 mod states;
 mod stub;
@@ -58,6 +59,7 @@ struct World {
     config: Config,
     sender: Sender,
     folder: Arc<TempDir>,
+    clock: Clock,
     /// Of everything but the app.
     lifecycle: Lifecycle,
 }
@@ -69,6 +71,11 @@ impl World {
 
     /// One whose scenario and configuration are changed first. Retries come after 100 ms, up to four.
     async fn with(change: impl FnOnce(&mut Scenario, &mut Config)) -> Self {
+        Self::with_clock(Clock::System, change).await
+    }
+
+    /// One whose polyhook has another clock. The simulated PolyAI has the system's.
+    async fn with_clock(clock: Clock, change: impl FnOnce(&mut Scenario, &mut Config)) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut scenario = Scenario { calls: 0, ..Scenario::default() };
         let mut config = Config::default();
@@ -100,18 +107,19 @@ impl World {
         config.polyai.base_url.get_or_insert_with(|| sim.url().clone());
         config.polyai.platform_url.get_or_insert_with(|| sim.url().clone());
         config.signature.secrets = vec![Secret::new(sim.signing_secret())];
-        let (app, sender) = connect(&sim, &config).await;
-        Self { sim, app, config, sender, folder, lifecycle }
+        let (app, sender) = connect(&sim, &config, &clock).await;
+        Self { sim, app, config, sender, folder, clock, lifecycle }
     }
 
     /// A second polyhook on the same archive, with a queue of its own.
-    async fn second_instance(&self) -> Self {
+    async fn second_instance(&self, name: &str) -> Self {
         let mut config = self.config.clone();
-        let queue = self.folder.path().join("twin.db").display().to_string();
+        let queue = self.folder.path().join(format!("{name}.db")).display().to_string();
         config.queue.url = QueueUrls::One(Secret::new(format!("sqlite:{queue}")));
-        let (app, sender) = connect(&self.sim, &config).await;
+        let (app, sender) = connect(&self.sim, &config, &self.clock).await;
         let (sim, folder) = (self.sim.clone(), Arc::clone(&self.folder));
-        Self { sim, app, config, sender, folder, lifecycle: self.lifecycle.clone() }
+        let (clock, lifecycle) = (self.clock.clone(), self.lifecycle.clone());
+        Self { sim, app, config, sender, folder, clock, lifecycle }
     }
 
     fn queue(&self) -> &SqliteQueue {
@@ -243,9 +251,9 @@ impl World {
     }
 }
 
-async fn connect(sim: &Simulator, config: &Config) -> (App, Sender) {
+async fn connect(sim: &Simulator, config: &Config, clock: &Clock) -> (App, Sender) {
     config.check(Roles::ALL).unwrap();
-    let app = App::start(config, Roles::ALL, None, Clock::System).await.unwrap();
+    let app = App::start(config, Roles::ALL, None, clock.clone()).await.unwrap();
     let target = format!("http://{}{}", app.public_address().unwrap(), config.server.path);
     let sender = sim.sender(target.parse().unwrap(), SenderOptions::default()).unwrap();
     (app, sender)

@@ -12,7 +12,7 @@ file that the configuration names must exist.
 {{- $config := deepCopy $values.config -}}
 {{- $use := list "queue" "retry" "log" "tracing" -}}
 {{- if $receives }}{{ $use = concat $use (list "server" "signature") }}{{ end -}}
-{{- if $works }}{{ $use = concat $use (list "polyai" "worker" "archive" "reconcile") }}{{ end -}}
+{{- if $works }}{{ $use = concat $use (list "polyai" "worker" "refresh" "archive" "reconcile") }}{{ end -}}
 {{- if and (eq $role "receiver") $values.receiver.spool.enabled }}{{ $use = append $use "spool" }}{{ end -}}
 {{- $own := dict -}}
 {{- $_ := set $own "admin" (dict "listen" (printf "%s:9090" $values.listenAddress)) -}}
