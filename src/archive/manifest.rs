@@ -260,6 +260,8 @@ words! {
         V3 = "v3",
         /// The Data API, `/v1/agents/…`
         Data = "data",
+        /// An entry of v3's list, because no API serves the conversation by id
+        V3List = "v3_list",
     }
 }
 

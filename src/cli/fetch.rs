@@ -68,6 +68,7 @@ async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), Cl
             event_id: None,
             received_at: clock.now(),
             started_at: None,
+            environment: None,
             traceparent: None,
             any_environment: true,
             discovery: None,

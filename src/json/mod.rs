@@ -8,10 +8,11 @@
 
 mod nesting;
 mod reader;
+mod recorder;
 mod scalar;
 mod text;
 
-pub(crate) use self::{reader::JsonReader, scalar::Scalar};
+pub(crate) use self::{reader::JsonReader, recorder::Recorder, scalar::Scalar};
 
 /// A fact that polyhook reads, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,6 +34,11 @@ impl<R: BufRead> JsonReader<R> {
         Self { input, nesting: Nesting::default(), text: TextBuffer::default(), well_formed: true }
     }
 
+    /// Returns the input, for example to [record](super::Recorder) what is read from it.
+    pub(crate) fn input_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// Returns the next byte that is not white space, without reading it; `None` at the end of the input.
     pub(crate) fn peek(&mut self) -> io::Result<Option<u8>> {
         loop {

@@ -1,9 +1,8 @@
-//! Fetches conversations and recordings.
+//! Sends requests for the configured projects.
 
-use std::{fmt, pin::Pin, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt, future::join_all};
+use futures_util::future::join_all;
 use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
@@ -11,21 +10,16 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Api, ApiRequest, AudioDirection, Project, Target, UnknownProject,
+    ApiRequest, Project, Target, UnknownProject,
     config::{ConfigError, PolyAiConfig, ProjectConfig},
-    conversation::ConversationInfo,
     correlation::CorrelationId,
     error::{ApiError, ErrorKind},
-    http::{Answer, DecodedBody, HttpClient, SizeLimit},
+    http::{Answer, HttpClient},
 };
-use crate::{clock::Clock, health::Health, telemetry::trace::Span, wav::StreamEnd};
+use crate::{clock::Clock, health::Health, telemetry::trace::Span};
 
-/// The largest conversation read into memory. Ten thousand turns fit.
-const MAX_CONVERSATION_BYTES: usize = 32 << 20;
 /// The part of an error's body that is searched for its code.
 const MAX_ERROR_BYTES: usize = 16 << 10;
-/// The largest recording: the format of WAV files allows no larger one.
-const RECORDING_LIMIT: SizeLimit = SizeLimit { bytes: 4 << 30, error: ErrorKind::BadAnswer };
 /// The health condition of key files.
 const KEY_CONDITION: &str = "api_key";
 /// The pause after a 429 without `Retry-After`.
@@ -37,37 +31,6 @@ pub struct PolyAiClient {
     http: HttpClient,
     projects: Vec<Project>,
     clock: Clock,
-}
-
-/// A conversation as PolyAI sent it.
-#[derive(Clone, Debug)]
-pub struct Conversation {
-    /// The bytes of the answer, unchanged.
-    pub json: Bytes,
-    /// The fields that were read from them.
-    pub info: ConversationInfo,
-    /// The API that served it.
-    pub api: Api,
-    /// The time at which the request was made. The answer contains everything that PolyAI had then.
-    pub fetched_at: Timestamp,
-    /// The id of the request, for PolyAI's support.
-    pub correlation_id: String,
-}
-
-/// A recording that is being downloaded.
-pub struct Recording {
-    /// The bytes as they arrive. An error ends them.
-    pub body: Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>> + Send>>,
-    /// The evidence that the bytes are complete when they end without an error.
-    pub end: StreamEnd,
-    /// The id of the request, for PolyAI's support.
-    pub correlation_id: String,
-}
-
-impl fmt::Debug for Recording {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recording").field("end", &self.end).finish_non_exhaustive()
-    }
 }
 
 impl PolyAiClient {
@@ -94,7 +57,10 @@ impl PolyAiClient {
         let mut errors = Vec::new();
         for (project, reloaded) in reloads {
             match reloaded {
-                Ok(true) => tracing::info!(project.id = project.project_id(), "API key reloaded"),
+                Ok(true) => {
+                    project.data_access.forget_refusal();
+                    tracing::info!(project.id = project.project_id(), "API key reloaded");
+                }
                 Ok(false) => {}
                 Err(error) => errors.push(error),
             }
@@ -149,54 +115,9 @@ impl PolyAiClient {
         }
     }
 
-    /// Fetches a conversation from v3 or the Data API.
-    pub async fn conversation<'a>(
-        &'a self,
-        project: &'a Project,
-        id: &'a str,
-    ) -> Result<Conversation, ApiError> {
-        let fetch = |target: &'a Target| Box::pin(self.fetch_conversation(project, target, id));
-        project.conversations_api.request(project.targets(), fetch).await
-    }
-
-    async fn fetch_conversation(
-        &self,
-        project: &Project,
-        target: &Target,
-        id: &str,
-    ) -> Result<Conversation, ApiError> {
-        let (host, fetched_at) = (target.host(), self.clock.now());
-        let answer = self.get(project, target, ApiRequest::Conversation { id }).await?;
-        let correlation_id = answer.correlation_id().to_owned();
-        let after_ok = after_ok(correlation_id.clone());
-        let json = answer.whole(MAX_CONVERSATION_BYTES).await.map_err(&after_ok)?;
-        // Archiving another conversation under this id would be worse than archiving none, so the answer is asked for again.
-        // The same check rejects JSON that is not a conversation.
-        match ConversationInfo::read(&json) {
-            Ok(info) if info.id.as_deref() == Some(id) => {
-                Ok(Conversation { json, info, api: target.api(), fetched_at, correlation_id })
-            }
-            _ => Err(after_ok(ApiError::new(ErrorKind::BadAnswer, host))),
-        }
-    }
-
-    /// Starts the download of a recording.
-    pub async fn audio<'a>(
-        &'a self,
-        project: &'a Project,
-        id: &'a str,
-        direction: AudioDirection,
-        redacted: bool,
-    ) -> Result<Recording, ApiError> {
-        let request = ApiRequest::Audio { id, direction, redacted };
-        let open = |target: &'a Target| async move {
-            let answer = self.get(project, target, request).await?;
-            let correlation_id = answer.correlation_id().to_owned();
-            let after_ok = after_ok(correlation_id.clone());
-            let DecodedBody { parts, end } = answer.decode(RECORDING_LIMIT).await.map_err(&after_ok)?;
-            Ok(Recording { body: Box::pin(parts.map_err(after_ok)), end, correlation_id })
-        };
-        project.audio_api.request(project.targets(), open).await
+    /// Returns the time at which a request is sent.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Sends a request to a target. An answer that is not a 200 is an error.
@@ -316,15 +237,6 @@ fn log_request(
         elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         "request to PolyAI"
     );
-}
-
-/// Adds what an error after the headers of a 200 has in common with them.
-fn after_ok(correlation_id: String) -> impl Fn(ApiError) -> ApiError {
-    move |error| ApiError {
-        correlation_id: Some(correlation_id.clone()),
-        status: Some(StatusCode::OK.as_u16()),
-        ..error
-    }
 }
 
 fn check_not_paused(project: &Project, host: &str) -> Result<(), ApiError> {

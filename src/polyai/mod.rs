@@ -2,8 +2,8 @@
 //!
 //! Two APIs serve conversations and recordings: v3 on the regional runtime host, and the Data API on the regional
 //! `poly.ai` host. The reference of August 2026 no longer lists v3's paths for one conversation and its audio. So
-//! [`PolyAiClient`] asks v3 first and, if v3 does not serve the path, the Data API; it remembers for a while, for each
-//! project and kind of request, that PolyAI said so. `api = "v3"` or `"data"` pins the choice.
+//! [`PolyAiClient`] asks v3 first and, if v3 does not serve the path, the Data API, then the list of v3; it remembers for a
+//! while, for each project and kind of request, that PolyAI said so. `api = "v3"` or `"data"` pins the choice.
 //!
 //! Every error has advice for its caller ([`ApiError::advice`]). Only PolyAI's own word is final: an answer in its error
 //! envelope with a code that is known to be final (`envelope.rs`). The API key is in one header, marked as sensitive, and
@@ -14,9 +14,11 @@ mod client;
 mod config;
 mod conversation;
 mod correlation;
+mod data_access;
 mod envelope;
 mod error;
 mod fallback;
+mod fetch;
 pub mod http;
 mod key;
 mod list;
@@ -28,11 +30,15 @@ mod throttle;
 mod webhooks;
 
 pub use account::{AccountError, check_config, find_account};
-pub use client::{Conversation, PolyAiClient, Recording};
+pub use client::PolyAiClient;
 pub use config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig};
 pub use conversation::{ConversationInfo, Handoff, ListedConversation, NotAConversation};
 pub use error::{Advice, ApiError, ErrorKind, MAX_RETRY_AFTER};
-pub use list::{ConversationLister, EndlessList, ListError, ListFailure, ListQuery, ListWindow};
+pub use fallback::Route;
+pub use fetch::{Conversation, Recording};
+pub use list::{
+    ConversationHint, ConversationLister, EndlessList, ListError, ListFailure, ListQuery, ListWindow,
+};
 pub use project::{Project, UnknownProject};
 pub use region::{Hosts, Region};
 pub use request::{ApiRequest, Target};

@@ -7,7 +7,8 @@ use thiserror::Error;
 use super::{
     Api, Target,
     config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig},
-    fallback::PreferredApi,
+    data_access::DataAccess,
+    fallback::PreferredRoute,
     key::Key,
     throttle::Throttle,
 };
@@ -21,9 +22,10 @@ pub struct Project {
     project_id: String,
     /// v3 first, then the Data API; without those that the configuration or the region excludes.
     targets: Vec<Target>,
-    pub(super) conversations_api: PreferredApi,
-    pub(super) audio_api: PreferredApi,
-    pub(super) lists_api: PreferredApi,
+    pub(super) conversation_route: PreferredRoute,
+    pub(super) audio_route: PreferredRoute,
+    pub(super) list_route: PreferredRoute,
+    pub(super) data_access: DataAccess,
     pub(super) throttle: Throttle,
 }
 
@@ -66,13 +68,15 @@ impl Project {
         if choice == ApiChoice::V3 && !has_v3 {
             return Err(ConfigError::StudioHasNoV3(project.project_id.clone()));
         }
+        let targets = Target::configured(config, project)?;
         Ok(Self {
             account_id: project.account_id.clone(),
             project_id: project.project_id.clone(),
-            targets: Target::configured(config, project)?,
-            conversations_api: PreferredApi::default(),
-            audio_api: PreferredApi::default(),
-            lists_api: PreferredApi::default(),
+            data_access: DataAccess::new(&targets),
+            targets,
+            conversation_route: PreferredRoute::default(),
+            audio_route: PreferredRoute::default(),
+            list_route: PreferredRoute::default(),
             throttle: Throttle::new(config.max_requests_per_second),
         })
     }
@@ -95,6 +99,11 @@ impl Project {
     /// Returns whether v3 may be asked about it.
     pub fn uses_v3(&self) -> bool {
         self.targets().iter().any(|target| target.api() == Api::V3)
+    }
+
+    /// Returns whether PolyAI served a recording of this project in the last hour.
+    pub fn has_served_recordings(&self) -> bool {
+        self.audio_route.worked_lately()
     }
 
     /// Returns the targets: v3 first, then the Data API.

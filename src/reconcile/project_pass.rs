@@ -18,7 +18,7 @@ use super::{
     pass::{publish_discovery, waiting_jobs},
     progress::{ProjectProgress, UnreadableEntry, UnsettledCall, Window},
 };
-use crate::polyai::{Api, ErrorKind, ListQuery, ListWindow, ListedConversation, Project};
+use crate::polyai::{Api, ConversationHint, ErrorKind, ListQuery, ListWindow, ListedConversation, Project};
 
 /// Older windows wait while more jobs than this do. So an archive that lacks weeks is filled gradually.
 const MAX_BACKLOG: u64 = 1_000;
@@ -285,7 +285,12 @@ impl ProjectPass<'_> {
             if self.archived(&listed).await?.is_final(&listed).await.map_err(text)? {
                 return Ok(None);
             }
-            match self.pass.polyai.conversation(self.project, &call.id).await {
+            let hint = ConversationHint {
+                started_at: call.started_at,
+                known_at: call.listed_at,
+                environments: call.environment.as_slice(),
+            };
+            match self.pass.polyai.conversation(self.project, &call.id, &hint).await {
                 Ok(conversation) => {
                     listed.in_progress = conversation.info.in_progress;
                     listed.ended_at = conversation.info.ended_at();

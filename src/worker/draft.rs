@@ -7,7 +7,7 @@ use super::request::FetchRequest;
 use crate::{
     archive::{AudioSummary, ConversationFacts, Handoff, ManifestDraft, Provenance, ServedBy},
     event,
-    polyai::{Api, Conversation, ConversationInfo, Project},
+    polyai::{Conversation, ConversationInfo, Project, Route},
 };
 
 /// The part of an id in PolyAI's answer that a warning repeats.
@@ -62,9 +62,10 @@ pub(super) fn manifest_draft(
             summarised: info.has_summary,
         },
         provenance: Provenance {
-            served_by: match conversation.api {
-                Api::V3 => ServedBy::V3,
-                Api::Data => ServedBy::Data,
+            served_by: match conversation.route {
+                Route::V3 => ServedBy::V3,
+                Route::Data => ServedBy::Data,
+                Route::V3List => ServedBy::V3List,
             },
             trigger: request.trigger,
             event_id: request.event_id.clone(),

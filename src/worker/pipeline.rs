@@ -30,7 +30,7 @@ use crate::{
     archive::{Archive, ArchiveError, CommitOutcome, Location, Manifest, StoredConversation},
     clock::Clock,
     event::{self, Discovery},
-    polyai::{Conversation, ConversationInfo, PolyAiClient, Project, UnknownProject},
+    polyai::{Conversation, ConversationHint, ConversationInfo, PolyAiClient, Project, UnknownProject},
     queue::{History, Job, JobOutcome, LeaseId, Queue, QueueError},
     retry::RetrySchedule,
     telemetry::{GaugeGuard, JOB_WAIT_METRIC, trace::Span},
@@ -331,17 +331,17 @@ impl Pipeline {
         request: &FetchRequest,
         permit: Option<&ConcurrencyPermit>,
     ) -> Result<(&'a Project, Conversation), JobFailure> {
-        let id = &request.conversation_id;
+        let (id, hint) = (&request.conversation_id, &self.hint(request));
         if let [project] = candidates {
             let name = project.project_id();
             permit.map_or(Ok(()), |permit| check_not_held_up(permit, project))?;
-            let answer = self.polyai.conversation(project, id);
+            let answer = self.polyai.conversation(project, id, hint);
             let conversation = concurrency::wait_for_answer(permit, name, answer).await?;
             return Ok((project, conversation));
         }
         let mut answers: FuturesUnordered<_> = candidates
             .iter()
-            .map(|project| async move { (*project, self.polyai.conversation(project, id).await) })
+            .map(|project| async move { (*project, self.polyai.conversation(project, id, hint).await) })
             .collect();
         let first_success = async {
             let (mut errors, mut other_owner) = (Vec::new(), None);
@@ -357,6 +357,16 @@ impl Pipeline {
             other_owner.ok_or_else(|| JobFailure::of_all_projects(errors, unknown_project))
         };
         concurrency::wait_for_answer(permit, SEVERAL_PROJECTS, first_success).await
+    }
+
+    /// Returns the facts by which the conversation is found in a list.
+    fn hint<'a>(&'a self, request: &'a FetchRequest) -> ConversationHint<'a> {
+        let environments = match &request.environment {
+            Some(environment) => std::slice::from_ref(environment),
+            None if request.any_environment => &[],
+            None => &self.config.environments,
+        };
+        ConversationHint { started_at: request.started_at, known_at: request.received_at, environments }
     }
 
     /// Returns whether the environment of a conversation is to be archived. An unknown one is.

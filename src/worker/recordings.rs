@@ -23,7 +23,7 @@ use crate::{
         StoredConversation,
     },
     clock::Clock,
-    polyai::{ApiError, AudioDirection, Conversation, ErrorKind, PolyAiClient, Project, Recording},
+    polyai::{ApiError, AudioDirection, Conversation, ErrorKind, PolyAiClient, Project, Recording, Route},
     telemetry::trace::Span,
 };
 
@@ -179,6 +179,7 @@ impl RecordingsStep<'_> {
         let downloaded = timeout(RECORDING_TIMEOUT, self.request_recording(direction, call)).await;
         match downloaded.unwrap_or(Err(DownloadError::TimedOut)) {
             Ok(audio) => Ok(Obtained::Staged(Box::new(audio))),
+            Err(DownloadError::Api(error)) if self.is_unserved(&error) => Ok(unserved(direction, &error)),
             Err(DownloadError::Api(error)) if error.is_absent_recording() => {
                 self.accept_absence(direction, error)
             }
@@ -246,6 +247,15 @@ impl RecordingsStep<'_> {
         writer.finish(end).await.map_err(failed)
     }
 
+    /// Returns whether no API that the project can use serves recordings, so that waiting for one is of no use. A gateway's
+    /// word is believed only if it agrees with what happened to the conversation itself: its list is served and its path is
+    /// not.
+    fn is_unserved(&self, error: &ApiError) -> bool {
+        error.kind == ErrorKind::NotServed
+            && (error.in_envelope || self.conversation.route == Route::V3List)
+            && !self.project.has_served_recordings()
+    }
+
     /// Accepts that a recording does not exist, or returns a failure while it may still appear.
     fn accept_absence(&self, direction: AudioDirection, error: ApiError) -> Result<Obtained, JobFailure> {
         let due = self.request.recording_due(&self.conversation.info);
@@ -293,6 +303,18 @@ impl RecordingsStep<'_> {
         let warning = format!("recording_failed: no {direction} recording ({}): {error}", error.reason());
         Obtained::Missing(AudioStatus::Failed, warning)
     }
+}
+
+/// Reports a recording that no API serves.
+fn unserved(direction: AudioDirection, error: &ApiError) -> Obtained {
+    let warning = format!(
+        "recording_absent: no {} recording ({}): {} serves none to this key, and no Data API key is valid here; add \
+         projects.data_api_key_file and run `polyhook fetch`",
+        direction.label(),
+        error.kind.label(),
+        error.host
+    );
+    Obtained::Missing(AudioStatus::Absent, warning)
 }
 
 impl DownloadError {

@@ -25,7 +25,7 @@ use crate::{
     archive::{Archive, CommitOutcome, Location, Manifest, StoredConversation},
     clock::Clock,
     event::{self, CONVERSATION_DISCOVERED, DedupKey, Discovery, DiscoverySource},
-    polyai::{Conversation, ErrorKind, PolyAiClient, Project},
+    polyai::{Conversation, ConversationHint, ErrorKind, PolyAiClient, Project},
     queue::{Message, Queue},
 };
 
@@ -91,7 +91,12 @@ impl Refresher {
         permit: Option<&ConcurrencyPermit>,
     ) -> Result<Option<(RefreshOutcome, Timestamp)>, JobFailure> {
         let (project, id) = (self.project(refresh)?, &request.conversation_id);
-        let answer = self.polyai.conversation(project, id);
+        let hint = ConversationHint {
+            started_at: Some(stored.manifest.facts.started_at),
+            known_at: request.received_at,
+            environments: refresh.environment.as_slice(),
+        };
+        let answer = self.polyai.conversation(project, id, &hint);
         let conversation = match concurrency::wait_for_answer(permit, project.project_id(), answer).await {
             Err(error) if error.kind == ErrorKind::UnknownConversation => {
                 let revision = stored.manifest.revision;

@@ -29,6 +29,8 @@ pub struct FetchRequest {
     pub received_at: Timestamp,
     /// The start of the conversation, if the event names it.
     pub started_at: Option<Timestamp>,
+    /// The environment of the conversation, if the event names it.
+    pub environment: Option<String>,
     /// The trace to continue.
     pub traceparent: Option<String>,
     /// If true, conversations of every environment are archived, not only of the configured ones.
@@ -144,6 +146,7 @@ impl FetchRequest {
             started_at: discovery
                 .as_ref()
                 .map_or_else(|| event::started_at(&message.body), |found| found.started_at),
+            environment: (message.environment != event::UNKNOWN).then(|| message.environment.clone()),
             traceparent: message.traceparent.clone(),
             any_environment: false,
             discovery,

@@ -10,6 +10,7 @@
 //! * A page or window that cannot be read does not hide the others. It is reported in
 //!   [`ConversationLister::failures`].
 
+mod lookup;
 pub(super) mod page;
 mod paging;
 mod window;
@@ -21,15 +22,17 @@ use jiff::Timestamp;
 use thiserror::Error;
 use url::Url;
 
+pub(super) use self::lookup::FoundEntry;
+pub use self::{lookup::ConversationHint, paging::EndlessList, window::ListWindow};
 use self::{
     page::{Page, ReadPage},
     paging::{Paging, Position},
 };
-pub use self::{paging::EndlessList, window::ListWindow};
 use super::{
     Api, ApiRequest, PolyAiClient, Project, Target,
     conversation::ListedConversation,
     error::{Advice, ApiError, ErrorKind},
+    fallback::Source,
     http::SizeLimit,
 };
 
@@ -353,24 +356,20 @@ impl ConversationLister<'_> {
     }
 
     async fn try_page(&self) -> Result<(Api, Page<ListedConversation>), FailedPage> {
-        let request = |target| self.request_page(target);
-        let targets = self.project.targets();
-        let answer = match self.api {
-            Some(api) => match targets.iter().find(|target| target.api() == api) {
-                Some(target) => request(target).await,
-                None => Err(ApiError::new(ErrorKind::NotServed, "no host")),
-            },
-            None => self.project.lists_api.request(targets, request).await,
-        };
+        let is_right = |source: &Source<'_>| self.api.is_none_or(|api| source.target.api() == api);
+        let sources: Vec<_> = Source::each(self.project.targets()).into_iter().filter(is_right).collect();
+        let request = async |source: Source<'_>| self.request_page(source.target).await;
+        let answer = self.project.list_route.request(&sources, request).await;
         match answer {
-            Ok((api, ReadPage { page, error: None })) => Ok((api, page)),
-            Ok((_, ReadPage { page, error: Some(error) })) => Err(FailedPage { error, page }),
+            Ok((api, ReadPage { page, error: None, .. })) => Ok((api, page)),
+            Ok((_, ReadPage { page, error: Some(error), .. })) => Err(FailedPage { error, page }),
             Err(error) => Err(FailedPage { error, page: Page::default() }),
         }
     }
 
     async fn request_page(&self, target: &Target) -> Result<(Api, ReadPage), ApiError> {
-        let Some(url) = self.page_url(target) else {
+        let url = page_url(target, PAGE_REQUEST, &self.paging.position, self.windows.front());
+        let Some(url) = url else {
             return Err(ApiError::new(ErrorKind::NotServed, target.host()));
         };
         let page = async {
@@ -389,24 +388,30 @@ impl ConversationLister<'_> {
             .await
             .unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Timeout, target.host())))
     }
+}
 
-    fn page_url(&self, target: &Target) -> Option<Url> {
-        let mut url = target.url(PAGE_REQUEST)?;
-        let mut query = url.query_pairs_mut();
-        match &self.paging.position {
-            Position::Start => {}
-            Position::Cursor(cursor) => drop(query.append_pair("cursor", cursor)),
-            Position::Offset(offset) => drop(query.append_pair("offset", &offset.to_string())),
-        }
-        // All other parameters have to stay the same from page to page.
-        if let (Api::V3, Some(window)) = (target.api(), self.windows.front()) {
-            let [start, end] = window.time_parameters();
-            query
-                .append_pair("start_time", &start.to_string())
-                .append_pair("end_time", &end.to_string())
-                .append_pair("client_env", &window.environment);
-        }
-        drop(query);
-        Some(url)
+/// Returns the URL of a page. `window` is a part of the list of v3; the Data API has no filters.
+fn page_url(
+    target: &Target,
+    request: ApiRequest<'_>,
+    position: &Position,
+    window: Option<&ListWindow>,
+) -> Option<Url> {
+    let mut url = target.url(request)?;
+    let mut query = url.query_pairs_mut();
+    match position {
+        Position::Start => {}
+        Position::Cursor(cursor) => drop(query.append_pair("cursor", cursor)),
+        Position::Offset(offset) => drop(query.append_pair("offset", &offset.to_string())),
     }
+    // All other parameters have to stay the same from page to page.
+    if let (Api::V3, Some(window)) = (target.api(), window) {
+        let [start, end] = window.time_parameters();
+        query
+            .append_pair("start_time", &start.to_string())
+            .append_pair("end_time", &end.to_string())
+            .append_pair("client_env", &window.environment);
+    }
+    drop(query);
+    Some(url)
 }

@@ -2,16 +2,21 @@
 //!
 //! A page can have hundreds of megabytes, because conversations come with their transcripts. Only the few fields of
 //! [`ListedConversation`] are kept; everything else is skipped while it is read, however deeply it is nested. An entry
-//! that cannot be read is counted and does not affect the others.
+//! that cannot be read is counted and does not affect the others. The bytes of one entry can be kept ([`find`]).
 
-use std::io::{self, BufRead};
+use std::{
+    io::{self, BufRead},
+    pin::Pin,
+};
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use thiserror::Error;
+use tokio::io::AsyncRead;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
-    json::{JsonReader, Scalar, conversation_key},
+    json::{JsonReader, Recorder, Scalar, conversation_key},
     polyai::{
         conversation::{CommonFields, ListedConversation},
         error::{ApiError, ErrorKind},
@@ -124,23 +129,60 @@ pub(in crate::polyai) enum PageError {
 #[derive(Debug, Default)]
 pub(super) struct ReadPage {
     pub(super) page: Page<ListedConversation>,
+    /// The bytes of the entry that was asked for.
+    pub(super) found: Option<Bytes>,
     /// The reason why the rest is missing.
     pub(super) error: Option<ApiError>,
 }
 
 /// Reads a page to its end.
 pub(super) async fn read(body: Body, host: String) -> ReadPage {
-    let bytes = StreamReader::new(body.map_err(io::Error::other));
+    parse_while_it_arrives(body, host, |reader| {
+        let (page, result) = parse(reader);
+        (page, None, result)
+    })
+    .await
+}
+
+/// Reads a page to its end, and keeps the entry with this id. It may have at most `max_bytes`.
+pub(super) async fn find(body: Body, host: String, id: String, max_bytes: usize) -> ReadPage {
+    let too_large = ApiError::new(ErrorKind::TooLarge, &host);
+    parse_while_it_arrives(body, host, move |reader| {
+        let (mut page, mut found) = (Page::default(), None);
+        let result = page.read(Recorder::new(reader, max_bytes), |reader| {
+            reader.input_mut().start();
+            let entry = read_entry(reader)?;
+            reader.input_mut().stop();
+            if entry.as_ref().is_some_and(|entry| entry.id == id) {
+                let whole = reader.input_mut().recorded();
+                found = Some(whole.ok_or_else(|| io::Error::other(too_large.clone()))?);
+            }
+            Ok(entry)
+        });
+        (page, found, result)
+    })
+    .await
+}
+
+async fn parse_while_it_arrives<P>(body: Body, host: String, parse: P) -> ReadPage
+where
+    P: FnOnce(PageInput) -> (Page<ListedConversation>, Option<Bytes>, Result<(), PageError>) + Send + 'static,
+{
+    let bytes: PageBytes = Box::pin(StreamReader::new(body.map_err(io::Error::other)));
     let reader = io::BufReader::with_capacity(BUFFER_BYTES, SyncIoBridge::new(bytes));
     let parsed = tokio::task::spawn_blocking(move || parse(reader)).await;
-    let (page, result) = parsed.unwrap_or_else(|_| (Page::default(), Err(PageError::NotAPage)));
+    let (page, found, result) = parsed.unwrap_or_else(|_| (Page::default(), None, Err(PageError::NotAPage)));
     let bad_answer = || ApiError::new(ErrorKind::BadAnswer, &host);
     let error = result.err().map(|error| match error {
         PageError::Transfer(error) => error.downcast().unwrap_or_else(|_| bad_answer()),
         PageError::NotAPage => bad_answer(),
     });
-    ReadPage { page, error }
+    ReadPage { page, found, error }
 }
+
+/// The body of a page, as a blocking reader.
+type PageInput = io::BufReader<SyncIoBridge<PageBytes>>;
+type PageBytes = Pin<Box<dyn AsyncRead + Send>>;
 
 fn parse(input: impl BufRead) -> (Page<ListedConversation>, Result<(), PageError>) {
     let mut page = Page::default();
@@ -151,19 +193,22 @@ fn parse(input: impl BufRead) -> (Page<ListedConversation>, Result<(), PageError
 impl Page<ListedConversation> {
     /// Reads an answer. What was read before an error stays in the page.
     pub(super) fn read_conversations(&mut self, input: impl BufRead) -> Result<(), PageError> {
-        self.read(input, |reader| {
-            let mut fields = CommonFields::default();
-            reader.object(conversation_key, |reader, key| {
-                if CommonFields::include(key.field) {
-                    fields.offer(key, reader.scalar()?);
-                    Ok(())
-                } else {
-                    reader.skip_value()
-                }
-            })?;
-            Ok(fields.into_listed(MAX_TEXT_BYTES))
-        })
+        self.read(input, read_entry)
     }
+}
+
+/// Reads the entry that is next.
+fn read_entry<R: BufRead>(reader: &mut JsonReader<R>) -> io::Result<Option<ListedConversation>> {
+    let mut fields = CommonFields::default();
+    reader.object(conversation_key, |reader, key| {
+        if CommonFields::include(key.field) {
+            fields.offer(key, reader.scalar()?);
+            Ok(())
+        } else {
+            reader.skip_value()
+        }
+    })?;
+    Ok(fields.into_listed(MAX_TEXT_BYTES))
 }
 
 /// A member of a page.

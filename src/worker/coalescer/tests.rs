@@ -16,6 +16,7 @@ fn request(event_id: &str, received_at: f64) -> FetchRequest {
         event_id: Some(event_id.to_owned()),
         received_at: at(received_at),
         started_at: None,
+        environment: None,
         traceparent: None,
         any_environment: false,
         discovery: None,

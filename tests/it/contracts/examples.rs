@@ -353,6 +353,7 @@ async fn archive_in_bucket(system: &TestSystem, s3: &Seaweed, call: &CallInfo) {
         event_id: None,
         received_at: Clock::System.now(),
         started_at: None,
+        environment: None,
         traceparent: None,
         any_environment: true,
         discovery: None,

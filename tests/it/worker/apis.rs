@@ -64,10 +64,83 @@ async fn changes_the_api_when_the_remembered_one_stops_serving() {
     assert_eq!(world.manifest(&call).audio.status, AudioStatus::Ready);
 }
 
+/// A customer has a key for v3 only, and v3 serves nothing but its list.
+#[tokio::test]
+async fn takes_conversations_from_the_v3_list_if_no_api_serves_them_by_id() {
+    let world = World::with(|scenario, config| {
+        scenario.projects[0].data_api_key = Some("another-key".to_owned());
+        scenario.served = ServedApis { v3_by_id: false, v3_audio: false, ..ServedApis::default() };
+        config.retry.delays = vec![std::time::Duration::from_mins(5)];
+    })
+    .await;
+    let neighbours: Vec<_> = (0..60).map(|_| world.call(&voice())).collect();
+    for call in [&neighbours[0], &neighbours[59]] {
+        world.deliver(call).await;
+    }
+    let started_later = NewCall { started_at: Some("2026-11-03T23:59:59.999Z".parse().unwrap()), ..voice() };
+    let later = world.add(&started_later).await;
+    world.wait_until_idle().await;
+    let list = format!(
+        "v3/{}/{}/conversations?limit=1000&include_latency=true&include_context_state=true",
+        later.account_id, later.project_id
+    );
+    let list = String::from_utf8(world.get(&list).await.to_vec()).unwrap();
+    for call in [&neighbours[0], &neighbours[59], &later] {
+        let manifest = assert_consistent(&world.place(call));
+        assert_eq!(manifest.provenance.served_by, ServedBy::V3List);
+        assert_eq!(manifest.audio.status, AudioStatus::Absent);
+        let [warning] = &manifest.warnings[..] else { panic!("{:?}", manifest.warnings) };
+        assert!(warning.starts_with("recording_absent: ") && warning.contains("data_api_key"), "{warning}");
+        let archived = std::fs::read_to_string(world.place(call).join("conversation.json")).unwrap();
+        assert!(archived.contains("\"turns\":[{") && archived.contains("\"latency\""), "{archived}");
+        assert!(list.contains(&archived), "not PolyAI's bytes: {archived}");
+    }
+    // What is not served is not asked for again.
+    assert_eq!(world.requests(Operation::DataConversation), 1);
+    assert!(world.requests(Operation::V3Conversation) <= 3);
+    let before = world.requests(Operation::V3Conversation);
+    world.archive(&voice()).await;
+    assert_eq!(world.requests(Operation::V3Conversation), before);
+    assert_eq!(world.requests(Operation::DataConversation) + world.requests(Operation::DataAudio), 1);
+}
+
+#[tokio::test]
+async fn without_a_data_api_key_unserved_recordings_are_absent() {
+    let world = World::with(|scenario, config| {
+        scenario.projects[0].data_api_key = Some("another-key".to_owned());
+        scenario.served = ServedApis { v3_audio: false, ..ServedApis::default() };
+        config.retry.delays = vec![std::time::Duration::from_mins(5)];
+    })
+    .await;
+    let call = world.archive(&voice()).await;
+    let manifest = assert_consistent(&world.place(&call));
+    assert_eq!((manifest.provenance.served_by, manifest.audio.status), (ServedBy::V3, AudioStatus::Absent));
+    assert!(manifest.warnings[0].starts_with("recording_absent: "), "{:?}", manifest.warnings);
+}
+
+/// A recording that the customer's own Data API key should give can be added later.
+#[tokio::test]
+async fn with_a_rejected_data_api_key_the_recording_has_failed() {
+    let world = World::with(|scenario, config| {
+        scenario.projects[0].data_api_key = Some("the-key-of-today".to_owned());
+        scenario.served = ServedApis { v3_by_id: false, v3_audio: false, ..ServedApis::default() };
+        config.projects = scenario.projects.iter().map(super::project).collect();
+        config.projects[0].data_api_key = Some(polyhook::secret::Secret::new("the-key-of-yesterday"));
+    })
+    .await;
+    let call = world.archive(&voice()).await;
+    let manifest = assert_consistent(&world.place(&call));
+    assert_eq!(
+        (manifest.provenance.served_by, manifest.audio.status),
+        (ServedBy::V3List, AudioStatus::Failed)
+    );
+    assert!(manifest.warnings[0].contains("(key_rejected)"), "{:?}", manifest.warnings);
+}
+
 #[tokio::test]
 async fn pinned_to_v3_an_unserved_path_becomes_a_dead_letter_after_the_last_delay() {
     let world = World::with(|scenario, config| {
-        scenario.served = ServedApis { v3_by_id: false, ..ServedApis::default() };
+        scenario.served = ServedApis { v3_by_id: false, v3_list: false, ..ServedApis::default() };
         config.polyai.api = ApiChoice::V3;
     })
     .await;

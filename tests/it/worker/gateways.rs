@@ -28,8 +28,8 @@ use tokio::time::Instant;
 
 use super::{World, assert_consistent, eventually, second_project, stub::Stub};
 
-const ACCOUNT: &str = "ws-5a11d0c5";
-const PROJECT: &str = "PROJECT-C0NC1ERG";
+pub(super) const ACCOUNT: &str = "ws-5a11d0c5";
+pub(super) const PROJECT: &str = "PROJECT-C0NC1ERG";
 const HTML: &str = "<!doctype html><title>403 Forbidden</title>";
 const ENVELOPE: &str = r#"{"success":false,"error":"No.","error_id":"1","error_code":"PROJECT_NOT_FOUND","error_message":"No.","data":null}"#;
 
@@ -46,7 +46,7 @@ fn answer(status: u16, body: &'static str) -> Answer {
 }
 
 /// Returns the JSON of a conversation without recordings.
-fn conversation(id: &str) -> Value {
+pub(super) fn conversation(id: &str) -> Value {
     json!({ "id": id, "account_id": ACCOUNT, "project_id": PROJECT, "channel": "CHAT", "environment": "live",
             "in_progress": false, "started_at": super::BEGAN, "num_turns": 1, "turns": [{}] })
 }
@@ -110,7 +110,7 @@ async fn world(server: &FaultyServer, api: ApiChoice, delays: Vec<Duration>) -> 
     .await
 }
 
-async fn deliver(world: &World, id: &str) {
+pub(super) async fn deliver(world: &World, id: &str) {
     let data = json!({ "conversation_id": id, "environment": "live", "project_id": PROJECT });
     world.deliver_body(&json!({ "type": "conversation.completed", "data": data })).await;
 }
@@ -260,7 +260,7 @@ async fn a_gateways_404_moves_no_project_to_the_data_api() {
 }
 
 /// Returns a tenth of a second of sound.
-fn recording() -> Vec<u8> {
+pub(super) fn recording() -> Vec<u8> {
     let sound = [0x10; 1600];
     let length = u32::try_from(sound.len()).unwrap();
     let mut wav = b"RIFF".to_vec();

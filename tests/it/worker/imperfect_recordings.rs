@@ -390,6 +390,7 @@ async fn a_persons_fetch_does_not_end_the_attempts_of_a_job() {
         event_id: None,
         received_at: Clock::System.now(),
         started_at: None,
+        environment: None,
         traceparent: None,
         any_environment: true,
         discovery: None,

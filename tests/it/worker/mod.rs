@@ -38,6 +38,7 @@ mod coalescing;
 mod endurance;
 mod gateways;
 mod imperfect_recordings;
+mod listed;
 mod main_path;
 mod permanent_errors;
 mod recordings;

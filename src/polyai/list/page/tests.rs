@@ -11,7 +11,7 @@ fn page(json: &str) -> Page<ListedConversation> {
 async fn a_transfer_that_fails_keeps_its_error_and_what_was_read() {
     let error = ApiError::new(ErrorKind::Timeout, "api.example");
     let parts = [Ok(r#"{"conversations":[{"id":"CA1"},"#.into()), Err(error)];
-    let ReadPage { page, error } =
+    let ReadPage { page, error, .. } =
         read(Box::pin(futures_util::stream::iter(parts)), "api.example".to_owned()).await;
     assert_eq!((page.items.len(), error.unwrap().kind), (1, ErrorKind::Timeout));
 }
@@ -191,4 +191,32 @@ fn skips_deep_and_long_values() {
     let long = "x".repeat(3 << 20);
     let body = format!(r#"{{"conversations":[{{"id":"C","turns":{deep},"note":"{long}"}}]}}"#);
     assert_eq!(page(&body).items.len(), 1);
+}
+
+/// Returns the bytes of the entry with the id `CA2`.
+async fn found(json: &'static str, max_bytes: usize) -> (Option<Bytes>, Option<ErrorKind>) {
+    // Pieces that split every token.
+    let parts: Vec<_> = json.as_bytes().chunks(3).map(|part| Ok(Bytes::from_static(part))).collect();
+    let body = Box::pin(futures_util::stream::iter(parts));
+    let read = find(body, "api.example".to_owned(), "CA2".to_owned(), max_bytes).await;
+    (read.found, read.error.map(|error| error.kind))
+}
+
+#[tokio::test]
+async fn keeps_the_bytes_of_one_entry() {
+    let entry = r#"{ "turns":[{"id":"CA1","latency":NaN}], "id" : "CA2","x":"\u00e4\"}]" }"#;
+    for page in [
+        r#"{"conversations":[{"id":"CA1","x":"CA2"} , { "turns":[{"id":"CA1","latency":NaN}], "id" : "CA2","x":"\u00e4\"}]" },{"id":"CA3"}],"cursor":null}"#,
+        r#"{"cursor":"c","conversations":[{ "turns":[{"id":"CA1","latency":NaN}], "id" : "CA2","x":"\u00e4\"}]" }]}"#,
+    ] {
+        assert_eq!(found(page, 1000).await, (Some(Bytes::from(entry)), None));
+        assert_eq!(found(page, entry.len() - 1).await, (None, Some(ErrorKind::TooLarge)));
+    }
+    let cut_off = r#"{"conversations":[{"id":"CA2"},{"id":"CA"#;
+    assert_eq!(
+        found(cut_off, 1000).await,
+        (Some(Bytes::from(r#"{"id":"CA2"}"#)), Some(ErrorKind::BadAnswer))
+    );
+    let elsewhere = r#"{"conversations":[{"id":"CA1","turns":[{"id":"CA2"}]},{"conversationId":"CA22"}]}"#;
+    assert_eq!(found(elsewhere, 1000).await, (None, None));
 }
