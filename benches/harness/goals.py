@@ -66,4 +66,7 @@ GOALS = [
     ),
     ("memory with eight large recordings at a time, folder", "worker", value("memory", "folder", "peak_rss", scale=1 / MB), "≤", 64, "{:.0f} MB"),
     ("the same, bucket", "worker", value("memory", "bucket", "peak_rss", scale=1 / MB), "≤", 64, "{:.0f} MB"),
+    ("a conversation is listed, 10,000 calls a day", "reconcile", lambda found: found["listed"][1]["listed_per_call"], "≤", 6, "{:.1f} times"),
+    ("bytes listed per call with 100,000 calls a day against 1,000", "reconcile", value("growth"), "≤", 1.1, "{:.2f} ×"),
+    ("age of a call at its archiving without webhooks, p95", "reconcile", value("archived", "ages_s", "p95"), "≤", 90, "{:.0f} s"),
 ]

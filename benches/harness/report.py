@@ -15,6 +15,7 @@ TITLES = {
     "growth": "With more of everything",
     "embedded": "The embedded queue",
     "worker": "The worker",
+    "reconcile": "Reconciliation",
     "tools": "The tools",
 }
 INTRODUCTION = """# Benchmarks

@@ -42,7 +42,7 @@ pub struct QueueingLimits {
 }
 
 /// The parameters of a pass.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct ReconcilePass<'a> {
     /// The client for PolyAI's list.
     pub polyai: &'a PolyAiClient,

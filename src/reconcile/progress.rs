@@ -269,6 +269,11 @@ impl ProjectProgress {
         };
     }
 
+    /// Returns how many times longer than usual a list may take that cannot be split.
+    pub(super) fn patience(&self) -> u32 {
+        u32::try_from(MAX_WINDOW.as_secs() / self.window_s.max(1)).unwrap_or(u32::MAX)
+    }
+
     /// Returns the windows that could not be read so far. Neighbours are joined.
     pub(super) fn failed_windows(&self) -> Vec<Window> {
         let mut failed: Vec<_> =

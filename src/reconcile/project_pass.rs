@@ -13,15 +13,18 @@ use tokio::{
 };
 
 use super::{
-    PassError, PassOutcome, PassSummary, ReconcileConfig, ReconcilePass,
+    PassError, PassOutcome, PassSummary, QueueingLimits, ReconcileConfig, ReconcilePass,
     archived::ArchivedConversations,
     pass::{publish_discovery, waiting_jobs},
     progress::{ProjectProgress, UnreadableEntry, UnsettledCall, Window},
 };
 use crate::polyai::{Api, ConversationHint, ErrorKind, ListQuery, ListWindow, ListedConversation, Project};
 
-/// Older windows wait while more jobs than this do. So an archive that lacks weeks is filled gradually.
+/// Long windows wait while more jobs than this do. So an archive that lacks weeks is filled gradually, and webhooks do not
+/// wait behind old calls.
 const MAX_BACKLOG: u64 = 1_000;
+/// A window of this length is never long: it has new calls, or few.
+const SHORT_WINDOW: Duration = Duration::from_mins(15);
 /// After this number of failed windows in a row the others wait for the next pass.
 const MAX_FAILURES_IN_A_ROW: usize = 3;
 /// The time for which new windows wait for the retries of others.
@@ -96,7 +99,8 @@ impl ProjectPass<'_> {
             tokio::join!(untried, retries, self.follow(calls))
         } else {
             let all = retries.into_iter().chain(untried).collect();
-            let (read, followed) = tokio::join!(self.read_at_once(all), self.follow(calls));
+            let (read, followed) =
+                tokio::join!(self.read_at_once(all, progress.patience()), self.follow(calls));
             (read, ReadWindows::default(), followed)
         };
         let mut outcome = ProjectOutcome {
@@ -128,10 +132,11 @@ impl ProjectPass<'_> {
     /// Reads windows in turn.
     async fn read(&self, windows: Vec<Window>) -> ReadWindows {
         let mut result = ReadWindows::default();
-        let (mut failures_in_a_row, mut is_first) = (0, true);
+        let mut failures_in_a_row = 0;
         let mut windows = windows.into_iter();
         for window in windows.by_ref() {
-            if self.is_over() || !(std::mem::take(&mut is_first) || self.has_room(&mut result).await) {
+            let is_short = window.length() <= SHORT_WINDOW;
+            if self.is_over() || !(is_short || self.has_room(&mut result).await) {
                 result.unread.push(window);
                 break;
             }
@@ -140,7 +145,7 @@ impl ProjectPass<'_> {
                 environments: vec![window.environment.clone()],
                 failed_before: window.failure.is_some(),
             };
-            let Some(mut outcome) = self.until_deadline(self.compare(query)).await else {
+            let Some(mut outcome) = self.until_deadline(self.compare(query, is_short)).await else {
                 result.is_interrupted = true;
                 result.unread.push(window);
                 break;
@@ -172,8 +177,8 @@ impl ProjectPass<'_> {
         result
     }
 
-    /// Reads one list that has all of the windows.
-    async fn read_at_once(&self, windows: Vec<Window>) -> ReadWindows {
+    /// Reads one list that has all of the windows. It cannot be continued, so it may take `patience` times as long.
+    async fn read_at_once(&self, windows: Vec<Window>, patience: u32) -> ReadWindows {
         let mut result = ReadWindows::default();
         let from = windows.iter().map(|window| window.from).min();
         let to = windows.iter().map(|window| window.to).max();
@@ -183,7 +188,11 @@ impl ProjectPass<'_> {
         environments.dedup();
         let failed_before = windows.iter().all(|window| window.failure.is_some());
         let query = ListQuery { started: from..to, environments, failed_before };
-        let Some(mut outcome) = self.until_deadline(self.compare(query)).await else {
+        let deadline = self.deadline.map(|deadline| {
+            let now = Instant::now();
+            now + deadline.saturating_duration_since(now) * patience
+        });
+        let Some(mut outcome) = until(deadline, self.compare(query, false)).await else {
             return ReadWindows { is_interrupted: true, unread: windows, ..result };
         };
         result.api = outcome.api;
@@ -218,7 +227,9 @@ impl ProjectPass<'_> {
         Some(parts)
     }
 
-    async fn compare(&self, query: ListQuery) -> PassOutcome {
+    async fn compare(&self, query: ListQuery, is_short: bool) -> PassOutcome {
+        let max_backlog = (!is_short).then_some(MAX_BACKLOG);
+        let pass = ReconcilePass { limits: &QueueingLimits { rate: None, max_backlog }, ..*self.pass };
         let mut last = PassSummary::default();
         let count = |summary: &PassSummary, _| {
             counter!("polyhook_reconcile_listed_total").increment(summary.listed - last.listed);
@@ -226,7 +237,7 @@ impl ProjectPass<'_> {
             counter!("polyhook_reconcile_missing_total").increment(summary.queued - last.queued);
             last = *summary;
         };
-        self.pass.run(self.project, query, count).await
+        pass.run(self.project, query, count).await
     }
 
     /// Returns whether more may be queued. Without a deadline, waits for that.
@@ -332,10 +343,7 @@ impl ProjectPass<'_> {
     }
 
     async fn until_deadline<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        match self.deadline {
-            Some(deadline) => timeout_at(deadline, work).await.ok(),
-            None => Some(work.await),
-        }
+        until(self.deadline, work).await
     }
 
     fn describe(&self, error: impl std::fmt::Display) -> String {
@@ -348,6 +356,13 @@ impl ReadWindows {
         self.summary.add(&outcome.summary);
         self.unsettled.extend(outcome.unsettled);
         self.first_unreadable = outcome.first_unreadable.or(self.first_unreadable.take());
+    }
+}
+
+async fn until<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, work).await.ok(),
+        None => Some(work.await),
     }
 }
 

@@ -107,6 +107,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     #[expect(clippy::cast_precision_loss, reason = "averages")]
     let report = json!({
         "calls": args.calls,
+        "simulated_days": f64::from(DAY + AFTER) / f64::from(DAY),
         "listed_per_call": listed as f64 / calls,
         "bytes": bytes.load(Ordering::Relaxed),
         "bytes_per_call": bytes.load(Ordering::Relaxed) as f64 / calls,

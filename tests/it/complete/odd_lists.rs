@@ -179,6 +179,12 @@ fn a_failing_window_does_not_hide_another_and_is_tried_first() {
     let readyz = || process::get(admin, "/readyz").unwrap().1;
     eventually("the window is named", || readyz().contains(&format!("{failing} (live)")));
     assert!(readyz().contains("project desk"), "{}", readyz());
+    run.stop();
+    // The next process knows the window, although it does not list the whole lookback again.
+    let mut run = site.polyhook(["run"]).start();
+    let admin = run.wait_until_ready();
+    let readyz = || process::get(admin, "/readyz").unwrap().1;
+    eventually("the window is still named", || readyz().contains(&format!("{failing} (live)")));
     healed.store(true, Ordering::SeqCst);
     eventually("yesterday's is archived", || site.manifests().len() == 4);
     eventually("nothing is degraded", || !readyz().contains("degraded: reconcile"));

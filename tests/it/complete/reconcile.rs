@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use polyhook::clock::Clock;
 use serde_json::{Value, json};
 
 use super::{RECENT_CHATS, request_count, script_call, set_served, site};
@@ -109,6 +110,58 @@ fn fetches_a_call_when_it_is_over_and_again_if_it_was_archived_too_early() {
     assert_eq!(site.polyhook(["reconcile", "--once"]).run().code, Some(0));
     eventually("fetched again", || read()["in_progress"] == false);
     assert_eq!(read()["revision"], 2);
+    run.stop();
+}
+
+/// No webhook comes. The call is listed once or twice, and followed by its id to its end.
+#[test]
+fn archives_a_call_soon_after_its_end() {
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 1);
+    let site = site(&polyai, "every = \"2s\", settle = \"1s\"", "");
+    let mut run = site.polyhook(["run"]).start();
+    run.wait_until_ready();
+    eventually("the first is archived", || site.manifests().len() == 1);
+    let call = json!({ "environment": "live", "channel": "WEBCHAT", "turns": 1,
+        "started_at": Clock::System.now() });
+    let started = Instant::now();
+    let call = polyai.control("POST", "calls", &call);
+    let call = &call["calls"][0];
+    let lasts = Duration::from_millis(call["duration_ms"].as_u64().unwrap());
+    let script = json!({ "in_progress_for": format!("{}ms", lasts.as_millis()) });
+    script_call(&polyai, call["id"].as_str().unwrap(), &script);
+    let before = request_count(&polyai, "v3_list");
+    eventually("archived", || site.manifests().len() == 2);
+    assert!(started.elapsed() >= lasts, "{:?}", started.elapsed());
+    // The interval, the settling time, and a fetch on a busy machine.
+    assert!(started.elapsed() < lasts + Duration::from_secs(15), "{:?}", started.elapsed());
+    assert!(request_count(&polyai, "v3_list") > before, "lists go on");
+    let listed: u64 = run
+        .log()
+        .iter()
+        .filter(|line| line["message"] == "reconciled")
+        .map(|line| line["listed"].as_u64().unwrap())
+        .sum();
+    assert!(listed <= 1 + 3, "{listed}: it is not listed while it is followed");
+    run.stop();
+}
+
+/// Without its progress, reconciliation compares the whole lookback.
+#[test]
+fn begins_again_if_its_progress_is_lost_or_damaged() {
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 3);
+    let site = site(&polyai, "every = \"1s\", settle = \"0s\"", "");
+    let mut run = site.polyhook(["run"]).start();
+    run.wait_until_ready();
+    eventually("archived", || site.manifests().len() == 3);
+    let progress = site.archive().join(".polyhook/reconcile-progress.json");
+    eventually("the progress is kept", || progress.exists());
+    let listed_all = || {
+        let is_whole = |line: &&Value| line["message"] == "reconciled" && line["listed"] == 3;
+        run.log().iter().filter(is_whole).count()
+    };
+    assert_eq!(listed_all(), 1);
+    std::fs::write(&progress, "{\"version\": 1, \"proj").unwrap();
+    eventually("the lookback is compared", || listed_all() == 2);
     run.stop();
 }
 
