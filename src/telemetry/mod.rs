@@ -150,6 +150,9 @@ pub fn update_process_metrics() {
 /// Metric: time from the receipt of an event to the first attempt of its job.
 pub const JOB_WAIT_METRIC: &str = "polyhook_job_wait_seconds";
 
+/// Metric: age of a call, counted from its end, when it was first archived.
+pub const ARCHIVE_AGE_METRIC: &str = "polyhook_archive_age_seconds";
+
 /// Installs the metrics recorder and describes every metric.
 pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     const SECONDS: &[f64] = &[
@@ -158,9 +161,11 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     ];
     // A job waits for the broker, in the spool or for a worker, possibly for hours.
     const WAITS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0];
+    const AGES: &[f64] = &[5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
         .set_buckets_for_metric(Matcher::Full(JOB_WAIT_METRIC.to_owned()), WAITS)?
+        .set_buckets_for_metric(Matcher::Full(ARCHIVE_AGE_METRIC.to_owned()), AGES)?
         .install_recorder()?;
     describe_metrics();
     metrics_process::Collector::default().describe();
@@ -193,6 +198,10 @@ fn describe_metrics() {
     describe_gauge!("polyhook_jobs_waiting", "Running jobs that wait for PolyAI without a slot");
     describe_counter!("polyhook_jobs_total", "Tries of jobs, by outcome");
     describe_histogram!("polyhook_job_seconds", "Duration of one attempt of a job");
+    describe_histogram!(
+        ARCHIVE_AGE_METRIC,
+        "Age of a call after its end when it was first archived, by trigger"
+    );
     describe_histogram!(JOB_WAIT_METRIC, "Time from the receipt of an event to the first attempt of its job");
     describe_counter!("polyhook_api_requests_total", "Requests to PolyAI, by operation and status");
     describe_histogram!("polyhook_api_seconds", "Time from request to response header");
@@ -202,6 +211,7 @@ fn describe_metrics() {
     describe_counter!("polyhook_refreshes_total", "Later fetches of archived conversations, by outcome");
     describe_counter!("polyhook_reconcile_listed_total", "Conversations that reconciliation has compared");
     describe_counter!("polyhook_reconcile_missing_total", "Conversations that reconciliation has queued");
+    describe_gauge!("polyhook_reconcile_failed_windows", "Parts of PolyAI's list that cannot be read so far");
     describe_gauge!(
         "polyhook_reconcile_last_success_timestamp_seconds",
         "Time at which the last pass over all projects ended"

@@ -33,7 +33,7 @@ use crate::{
     polyai::{Conversation, ConversationHint, ConversationInfo, PolyAiClient, Project, UnknownProject},
     queue::{History, Job, JobOutcome, LeaseId, Queue, QueueError},
     retry::RetrySchedule,
-    telemetry::{GaugeGuard, JOB_WAIT_METRIC, trace::Span},
+    telemetry::{ARCHIVE_AGE_METRIC, GaugeGuard, JOB_WAIT_METRIC, trace::Span},
 };
 
 /// The longest time for which a call may be in progress. No phone call lasts a day, so a person should look.
@@ -228,7 +228,10 @@ impl Pipeline {
             return Ok(FetchOutcome::Erased);
         }
         let outcome = match &committed {
-            CommitOutcome::Written(_) => "archived",
+            CommitOutcome::Written(manifest) => {
+                record_age(manifest);
+                "archived"
+            }
             CommitOutcome::Unchanged(_) => "unchanged",
             CommitOutcome::Stale(_) => "stale",
         };
@@ -405,6 +408,18 @@ impl Pipeline {
 }
 
 /// Returns an error if the project has reached its share of waiting jobs.
+/// Records how old a call is that is archived for the first time.
+fn record_age(manifest: &Manifest) {
+    if manifest.revision > 1 {
+        return;
+    }
+    let archived_at = manifest.timings.archived_at;
+    if let Some(ended_at) = manifest.facts.ended_at() {
+        let age = archived_at.duration_since(ended_at).as_secs_f64().max(0.0);
+        histogram!(ARCHIVE_AGE_METRIC, "trigger" => manifest.provenance.trigger.as_str()).record(age);
+    }
+}
+
 fn check_not_held_up(permit: &ConcurrencyPermit, project: &Project) -> Result<(), JobFailure> {
     let name = project.project_id();
     if permit.is_held_up(name) { Err(JobFailure::held_up(name)) } else { Ok(()) }

@@ -119,7 +119,7 @@ fn archives_a_call_soon_after_its_end() {
     let polyai = SimulatedPolyAi::start(RECENT_CHATS, 1);
     let site = site(&polyai, "every = \"2s\", settle = \"1s\"", "");
     let mut run = site.polyhook(["run"]).start();
-    run.wait_until_ready();
+    let admin = run.wait_until_ready();
     eventually("the first is archived", || site.manifests().len() == 1);
     let call = json!({ "environment": "live", "channel": "WEBCHAT", "turns": 1,
         "started_at": Clock::System.now() });
@@ -142,6 +142,7 @@ fn archives_a_call_soon_after_its_end() {
         .map(|line| line["listed"].as_u64().unwrap())
         .sum();
     assert!(listed <= 1 + 3, "{listed}: it is not listed while it is followed");
+    assert_eq!(metric(admin, "polyhook_archive_age_seconds_count{trigger=\"reconcile\"}"), 2);
     run.stop();
 }
 
