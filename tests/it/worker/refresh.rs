@@ -166,6 +166,19 @@ async fn keeps_a_conversation_that_polyai_no_longer_has() {
     assert!(metrics.contains(r#"polyhook_refreshes_total{outcome="gone"} 1"#), "{metrics}");
 }
 
+/// RabbitMQ cannot be searched for a job that waits.
+#[tokio::test]
+async fn a_refresh_that_outlives_an_erasure_restores_nothing() {
+    let world = world(&[1]).await;
+    let call = world.archive(&ends_now(Some(summary_after(1)))).await;
+    let archive = Resources::open(&world.config, &world.clock).unwrap().archive;
+    archive.erase(&call.account_id, &call.project_id, &call.id, None).await.unwrap();
+    world.sim.state().reset_request_counts();
+    world.pass(HOUR + ROUNDING, 0).await;
+    assert_eq!((world.names_of(&call).len(), world.requests(Operation::DataConversation)), (0, 0));
+    assert_eq!((world.announcements().await.len(), world.dead_letters().await), (1, Vec::new()));
+}
+
 #[tokio::test]
 async fn schedules_nothing_for_old_calls_and_for_an_empty_list() {
     let by_default = World::start().await;
