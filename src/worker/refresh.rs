@@ -22,12 +22,16 @@ use super::{
     request::{FetchOutcome, FetchRequest, RefreshOutcome},
 };
 use crate::{
-    archive::{Archive, CommitOutcome, Location, Manifest, StoredConversation},
+    archive::{Archive, CommitOutcome, Location, Manifest, ServedBy, StoredConversation},
     clock::Clock,
     event::{self, CONVERSATION_DISCOVERED, DedupKey, Discovery, DiscoverySource},
-    polyai::{Conversation, ConversationHint, ErrorKind, PolyAiClient, Project},
+    polyai::{Conversation, ConversationHint, ErrorKind, PolyAiClient, Project, Route},
     queue::{Message, Queue},
 };
+
+/// A copy that was fetched this soon after the end of the call has nothing that comes late. So an age that had passed by then
+/// counts from the fetch.
+const SOON: Duration = Duration::from_mins(5);
 
 /// Refreshes conversations, and schedules that.
 #[derive(Debug)]
@@ -103,6 +107,7 @@ impl Refresher {
                 tracing::info!(
                     conversation.id = id,
                     revision,
+                    polyai.correlation_id = error.correlation_id,
                     "PolyAI no longer has the conversation; the archive keeps it"
                 );
                 return Ok(Some((RefreshOutcome::Gone, self.clock.now())));
@@ -110,7 +115,11 @@ impl Refresher {
             answer => answer?,
         };
         let fetched_at = conversation.fetched_at;
-        if conversation.info.in_progress || stored.names_bytes(&conversation.json) {
+        let served_by = stored.manifest.provenance.served_by;
+        if conversation.info.in_progress
+            || stored.names_bytes(&conversation.json)
+            || has_fewer_fields(conversation.route, served_by)
+        {
             return Ok(Some((RefreshOutcome::Unchanged, fetched_at)));
         }
         let correlation_id = Some(conversation.correlation_id.clone());
@@ -158,7 +167,7 @@ impl Refresher {
             conversation_id: manifest.conversation_id.clone(),
             account_id: manifest.account_id.clone(),
             project_id: manifest.project_id.clone(),
-            environment: Some(facts.environment.clone()),
+            environment: Some(facts.environment.clone()).filter(|name| name != event::UNKNOWN),
             started_at: Some(facts.started_at),
             ended_at: Some(facts.ended_at().unwrap_or(timings.archived_at)),
             source: DiscoverySource::Refresh,
@@ -205,15 +214,24 @@ impl Refresher {
 fn next_refresh(ages: &[Duration], last: &Discovery, fetched_at: Timestamp) -> Option<(Duration, Timestamp)> {
     let ended_at = last.ended_at?;
     let mut later = ages.iter().copied().filter(|age| last.age.is_none_or(|done| *age > done));
+    let is_soon = fetched_at.duration_since(ended_at).unsigned_abs() < SOON;
     later.find_map(|age| {
         let due = ended_at.checked_add(age).ok()?;
-        (due > fetched_at).then_some((age, due))
+        if due > fetched_at {
+            return Some((age, due));
+        }
+        is_soon.then_some((age, fetched_at.checked_add(age).ok()?))
     })
 }
 
 fn finish(outcome: RefreshOutcome) -> FetchOutcome {
     counter!("polyhook_refreshes_total", "outcome" => outcome.label()).increment(1);
     FetchOutcome::Refreshed(outcome)
+}
+
+/// Returns whether an answer lacks fields that the archived copy may have: only the Data API knows summary, score and notes.
+fn has_fewer_fields(answer: Route, archived: ServedBy) -> bool {
+    matches!((answer, archived), (Route::V3 | Route::V3List, ServedBy::Data) | (Route::V3List, ServedBy::V3))
 }
 
 fn with_kept_revision(failure: JobFailure, revision: u64) -> JobFailure {
@@ -237,6 +255,18 @@ mod tests {
         let (age, due) = next_refresh(&ages, &discovery, at(fetched_at))?;
         assert_eq!(due, at(100) + age);
         Some(age.as_secs() / 60)
+    }
+
+    #[test]
+    fn an_age_that_passed_while_the_call_was_archived_counts_from_the_fetch() {
+        let ages = [1, 60].map(Duration::from_mins);
+        let next = |age: Option<Duration>, fetched_at| {
+            let last = Discovery { ended_at: Some(at(100)), age, ..Discovery::default() };
+            next_refresh(&ages, &last, fetched_at)
+        };
+        assert_eq!(next(None, at(103)), Some((ages[0], at(104))));
+        assert_eq!(next(Some(ages[0]), at(104)), Some((ages[1], at(160))));
+        assert_eq!(next(None, at(105)), Some((ages[1], at(160))), "not soon");
     }
 
     #[test]

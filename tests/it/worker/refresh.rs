@@ -5,14 +5,14 @@ use std::{fs, sync::Arc, time::Duration};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use polyhook::{
     app::Resources,
-    archive::{ObjectKind, Trigger},
+    archive::{ObjectKind, ServedBy, Trigger},
     clock::Clock,
     polyai::ApiChoice,
     queue::{Queue, QueueKind},
     worker::ErasureRequest,
 };
 use polyhook_simulator::{
-    CallInfo, CallScript, EventOptions, Fault, FaultAction, LaterChange, NewCall, Operation,
+    CallInfo, CallScript, EventOptions, Fault, FaultAction, LaterChange, NewCall, Operation, ServedApis,
 };
 
 use super::{World, assert_consistent, eventually, scripted, voice};
@@ -164,6 +164,25 @@ async fn keeps_a_conversation_that_polyai_no_longer_has() {
     assert_eq!(world.dead_letters().await, []);
     let metrics = handle.render();
     assert!(metrics.contains(r#"polyhook_refreshes_total{outcome="gone"} 1"#), "{metrics}");
+}
+
+/// Only the Data API has summary, score and notes.
+#[tokio::test]
+async fn an_answer_of_v3_does_not_replace_one_of_the_data_api_and_the_reverse_does() {
+    let served = |v3| ServedApis { v3_by_id: v3, data_api: !v3, ..ServedApis::default() };
+    for (first, then, revision) in [(ServedBy::Data, ServedBy::Data, 1), (ServedBy::V3, ServedBy::Data, 2)] {
+        let world = World::with_clock(Clock::manual(Clock::System.now()), |scenario, _| {
+            scenario.served = served(first == ServedBy::V3);
+        })
+        .await;
+        let call = world.archive(&ends_now(None)).await;
+        assert_eq!(assert_consistent(&world.folder_of(&call)).provenance.served_by, first);
+        world.sim.state().set_served(served(first == ServedBy::Data));
+        world.pass(HOUR + ROUNDING, 0).await;
+        let manifest = assert_consistent(&world.folder_of(&call));
+        assert_eq!((manifest.provenance.served_by, manifest.revision), (then, revision));
+        assert_eq!(world.dead_letters().await, []);
+    }
 }
 
 /// RabbitMQ cannot be searched for a job that waits.
