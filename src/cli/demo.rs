@@ -202,6 +202,7 @@ fn config(args: &Args, simulator: &Simulator) -> Config {
     config.signature.secrets = vec![Secret::new(simulator.signing_secret())];
     config.polyai.base_url = Some(simulator.url().clone());
     config.polyai.platform_url = Some(simulator.url().clone());
+    config.polyai.max_requests_per_second = 1_000;
     config.projects = vec![ProjectConfig {
         account_id: simulator.account_id().to_owned(),
         project_id: simulator.project_id().to_owned(),

@@ -15,6 +15,7 @@ use super::{
     correlation::CorrelationId,
     error::{ApiError, ErrorKind},
     http::{Answer, HttpClient},
+    throttle::SlowDown,
 };
 use crate::{clock::Clock, health::Health, telemetry::trace::Span};
 
@@ -22,8 +23,6 @@ use crate::{clock::Clock, health::Health, telemetry::trace::Span};
 const MAX_ERROR_BYTES: usize = 16 << 10;
 /// The health condition of key files.
 const KEY_CONDITION: &str = "api_key";
-/// The pause after a 429 without `Retry-After`.
-const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
 
 /// A client for all configured projects.
 #[derive(Debug)]
@@ -171,7 +170,7 @@ impl PolyAiClient {
     ) -> Result<Answer, ApiError> {
         let (host, operation) = (target.host(), request.operation());
         check_not_paused(project, host)?;
-        project.throttle.wait_for_turn().await;
+        let sent_at = project.throttle.wait_for_turn().await;
         // Another request may have been answered 429 meanwhile.
         check_not_paused(project, host)?;
         let span = Span::api_request(operation, host);
@@ -193,12 +192,22 @@ impl PolyAiClient {
         span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
         span.set_attribute("polyai.correlation_id", answer.correlation_id().to_owned());
         if status == StatusCode::OK {
+            if project.throttle.speed_up() {
+                tracing::info!(project.id = project.project_id(), "the request rate is back at its maximum");
+            }
             return Ok(answer);
         }
         let error = self.error_of(answer, host).await;
         span.set_error(error.kind.label());
         if error.kind == ErrorKind::RateLimited {
-            project.throttle.pause(error.retry_after.unwrap_or(DEFAULT_PAUSE));
+            let SlowDown { per_second, pause } = project.throttle.slow_down(sent_at, error.retry_after);
+            tracing::warn!(
+                project.id = project.project_id(),
+                operation,
+                requests_per_second = per_second,
+                pause_s = pause.as_secs(),
+                "PolyAI answered 429: the project pauses and its request rate is reduced"
+            );
         }
         Err(error)
     }

@@ -30,7 +30,7 @@ pub struct PolyAiConfig {
     /// "data"`) must be set, too.
     #[schemars(with = "Option<String>")]
     pub platform_url: Option<Url>,
-    /// Maximum requests per second for one project.
+    /// Maximum requests per second for one project. A 429 halves the rate, and successful requests raise it again.
     #[schemars(range(min = 1))]
     pub max_requests_per_second: u32,
 }
@@ -42,7 +42,7 @@ impl Default for PolyAiConfig {
             api: ApiChoice::Auto,
             base_url: None,
             platform_url: None,
-            max_requests_per_second: 50,
+            max_requests_per_second: 10,
         }
     }
 }

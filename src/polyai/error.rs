@@ -128,7 +128,7 @@ impl ErrorKind {
                 "this host does not serve the path: check polyai.base_url and polyai.platform_url (or polyai.region and polyai.api), then replay"
             }
             Self::RateLimited => {
-                "too many requests: the project is paused; lower polyai.max_requests_per_second if it persists"
+                "too many requests: the project is paused and its request rate is halved; ask PolyAI for a higher rate if it persists"
             }
             Self::Paused => "not sent, because a 429 paused the project; it is sent after the pause",
             Self::Unavailable => "PolyAI's API is failing at the moment",

@@ -130,6 +130,7 @@ impl TestSystem {
         config.queue.publish_timeout = Duration::from_secs(3);
         config.polyai.base_url = Some(sim.url().clone());
         config.polyai.platform_url = Some(sim.url().clone());
+        config.polyai.max_requests_per_second = 1_000;
         config.archive.url = format!("file:{}", folder.path().join("archive").display());
         // Only deliveries cause fetches.
         config.reconcile.every = Duration::ZERO;

@@ -117,6 +117,7 @@ pub(super) fn config(polyai: &Simulator, folder: &Path, url: &str, prefix: &str)
     config.spool.path = folder.join("spool.db");
     config.polyai.base_url = Some(polyai.url().clone());
     config.polyai.platform_url = Some(polyai.url().clone());
+    config.polyai.max_requests_per_second = 1_000;
     config.signature.secrets = vec![Secret::new(polyai.signing_secret())];
     config.archive.url = format!("file:{}/archive", folder.display());
     config.reconcile.every = Duration::ZERO;

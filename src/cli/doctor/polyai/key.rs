@@ -58,7 +58,7 @@ pub(super) async fn check(
         }
         ErrorKind::RateLimited => subject.warn(
             format!("too many requests at present{correlation_id}"),
-            "try again in a minute; if it persists, lower polyai.max_requests_per_second",
+            "try again in a minute; if it persists, lower polyai.max_requests_per_second, or ask PolyAI for a higher rate",
         ),
         _ => subject.fail(
             format!("{error}{correlation_id}"),
