@@ -32,6 +32,8 @@ const MAX_WINDOW: Duration = Duration::from_hours(24);
 pub(super) const MIN_WINDOW: Duration = Duration::from_mins(1);
 /// A window that fails is tried again after at most this time.
 const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
+/// A call in progress is looked at again after this part of its age.
+const LOOKS_PER_AGE: u32 = 16;
 /// After a longer pause the calls of its beginning are left to `polyhook backfill`.
 const MAX_PAUSE: Duration = Duration::from_hours(31 * 24);
 /// A clock of another process may be this far ahead.
@@ -101,6 +103,9 @@ pub(super) struct UnsettledCall {
     /// `None` while it is in progress.
     pub(super) ended_at: Option<Timestamp>,
     pub(super) listed_at: Timestamp,
+    /// It is left alone until then.
+    #[serde(default)]
+    pub(super) look_at: Timestamp,
 }
 
 /// An entry of the list without an id, or a damaged one.
@@ -177,10 +182,16 @@ impl ProjectProgress {
         self.merge();
     }
 
-    /// Adds the whole lookback, for all environments.
+    /// Adds the whole lookback, for all environments, and the failed windows before it.
     pub(super) fn restart(&mut self, now: Timestamp, config: &ReconcileConfig, environments: &[String]) {
         self.forget_others(config, environments);
-        self.add(earlier(now, config.lookback), now);
+        let start = earlier(now, config.lookback);
+        self.windows.retain(|window| window.from < start);
+        for failure in self.windows.iter_mut().filter_map(|window| window.failure.as_mut()) {
+            failure.retry_at = now;
+        }
+        self.unreadable = None;
+        self.add(start, now);
         self.listed_until = now;
         self.verified_until = ages(config.lookback).map(|age| (age.as_secs(), earlier(now, age))).collect();
         self.merge();
@@ -287,17 +298,27 @@ impl ProjectProgress {
         for call in listed {
             let ListedConversation { id, environment, in_progress, started_at, ended_at } = call;
             let ended_at = ended_at.or(started_at).filter(|_| !in_progress);
-            match self.calls.iter_mut().find(|known| known.id == id) {
-                Some(known) => known.ended_at = ended_at,
-                None => {
-                    self.calls.push(UnsettledCall { id, environment, started_at, ended_at, listed_at: now });
-                }
+            if let Some(known) = self.calls.iter_mut().find(|known| known.id == id) {
+                known.ended_at = ended_at;
+                continue;
             }
+            let (listed_at, look_at) = (now, now);
+            self.calls.push(UnsettledCall { id, environment, started_at, ended_at, listed_at, look_at });
         }
     }
 }
 
 impl UnsettledCall {
+    /// Returns it after another look. A call that has lasted long is looked at less often, so that one whose end PolyAI never
+    /// notes costs little.
+    pub(super) fn seen(&self, now_listed: &ListedConversation, now: Timestamp, every: Duration) -> Self {
+        let ended_at = now_listed.ended_at.filter(|_| !now_listed.in_progress);
+        let age = Duration::try_from(now.duration_since(self.started_at.unwrap_or(self.listed_at)));
+        let pause = age.unwrap_or_default() / LOOKS_PER_AGE;
+        let look_at = if ended_at.is_none() && pause > every { later(now, pause) } else { now };
+        Self { ended_at, look_at, ..self.clone() }
+    }
+
     /// Returns it as PolyAI's list would.
     pub(super) fn to_listed(&self) -> ListedConversation {
         ListedConversation {

@@ -84,7 +84,7 @@ impl ProjectPass<'_> {
         let now = self.pass.clock.now();
         let calls = std::mem::take(&mut progress.calls);
         let (untried, retries) = (progress.take_untried(), progress.take_retries(now));
-        let (new, old, followed) = if progress.filters_by_time {
+        let (mut new, mut old, followed) = if progress.filters_by_time {
             // Retries come first, but nothing waits long for them.
             let (done, wait) = oneshot::channel::<()>();
             let retries = async {
@@ -103,15 +103,20 @@ impl ProjectPass<'_> {
                 tokio::join!(self.read_at_once(all, progress.patience()), self.follow(calls));
             (read, ReadWindows::default(), followed)
         };
+        let mut rest = ReadWindows::default();
+        if progress.filters_by_time && [&new, &old].iter().any(|read| read.api == Some(Api::Data)) {
+            let unread = std::mem::take(&mut new.unread).into_iter().chain(std::mem::take(&mut old.unread));
+            rest = self.read_at_once(unread.collect(), progress.patience()).await;
+        }
         let mut outcome = ProjectOutcome {
             summary: followed.summary,
             failures: followed.failures,
             ..ProjectOutcome::default()
         };
         progress.calls = followed.unsettled;
-        let is_served = new.read + old.read > 0;
+        let is_served = new.read + old.read + rest.read > 0;
         let mut failed = Vec::new();
-        for read in [new, old] {
+        for read in [new, old, rest] {
             outcome.summary.add(&read.summary);
             outcome.failures.extend(read.failures);
             outcome.is_interrupted |= read.is_interrupted;
@@ -168,7 +173,7 @@ impl ProjectPass<'_> {
                 result.unread.push(window);
                 break;
             }
-            // The list that was read had all windows.
+            // This list has all windows.
             if failures_in_a_row == MAX_FAILURES_IN_A_ROW || result.api == Some(Api::Data) {
                 break;
             }
@@ -291,6 +296,10 @@ impl ProjectPass<'_> {
         call: &UnsettledCall,
         summary: &mut PassSummary,
     ) -> Result<Option<UnsettledCall>, String> {
+        let now = self.pass.clock.now();
+        if now < call.look_at {
+            return Ok(Some(call.clone()));
+        }
         let mut listed = call.to_listed();
         if call.ended_at.is_none() && !self.is_too_old(call) {
             if self.archived(&listed).await?.is_final(&listed).await.map_err(text)? {
@@ -315,8 +324,7 @@ impl ProjectPass<'_> {
         }
         if self.pass.is_unsettled(&listed) {
             summary.unsettled += 1;
-            let ended_at = listed.ended_at.filter(|_| !listed.in_progress);
-            return Ok(Some(UnsettledCall { ended_at, ..call.clone() }));
+            return Ok(Some(call.seen(&listed, now, self.config.every)));
         }
         let mut archived = self.archived(&listed).await?;
         let missing = self.pass.compare(&listed, self.project, &mut archived, summary).await.map_err(text)?;

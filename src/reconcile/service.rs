@@ -30,6 +30,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(30);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The name of the object that keeps the progress.
 const PROGRESS_OBJECT: &str = "reconcile-progress";
+/// The shortest interval: `every` may be zero for `polyhook reconcile`.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time that a pass may take. Longer intervals give it their whole length.
 const MIN_PASS_TIME: Duration = Duration::from_mins(1);
 /// The number of projects that are worked on at the same time.
@@ -161,7 +163,7 @@ impl ReconcileService {
     /// Returns `Ok` if a pass is due according to the note of the last one. Otherwise returns the delay until then.
     fn is_due(&self, note: Option<&str>) -> Result<(), Duration> {
         let last = note.and_then(|note| note.parse::<Timestamp>().ok());
-        last.map_or(Ok(()), |last| check_due(self.clock.now(), last, self.config.every))
+        last.map_or(Ok(()), |last| check_due(self.clock.now(), last, self.config.every.max(MIN_INTERVAL)))
     }
 
     async fn run_pass(&self, scope: Scope) -> PassReport {

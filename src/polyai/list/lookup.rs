@@ -25,7 +25,9 @@ use crate::polyai::{
 const PAGE_ENTRIES: usize = 50;
 /// The pages of one lookup: 20,000 conversations. A project with more in a day needs an event that names the start.
 const MAX_PAGES: u32 = 400;
-/// The time before and after the start that is listed. Clocks and documents differ by less.
+/// The time before and after the start that is listed first. A list or a manifest names it exactly, and others start then, too.
+const AT_START: Duration = Duration::from_secs(1);
+/// The time before and after the start that is listed otherwise. Clocks and documents differ by less.
 const AROUND_START: Duration = Duration::from_mins(2);
 /// The ages of the windows before an event that does not name the start.
 const AGES: [Duration; 4] =
@@ -71,11 +73,14 @@ impl ConversationHint<'_> {
     /// Returns the ranges of starts to list, in order.
     fn ranges(&self) -> Vec<Range<Timestamp>> {
         let before = |at: Timestamp, age: Duration| at.checked_sub(age).unwrap_or(Timestamp::MIN);
-        let after = |at: Timestamp| at.checked_add(AROUND_START).unwrap_or(Timestamp::MAX);
+        let after = |at: Timestamp, by: Duration| at.checked_add(by).unwrap_or(Timestamp::MAX);
         if let Some(start) = self.started_at {
-            return vec![before(start, AROUND_START)..after(start)];
+            let exact = before(start, AT_START)..after(start, AT_START);
+            let earlier = before(start, AROUND_START)..exact.start;
+            let later = exact.end..after(start, AROUND_START);
+            return vec![exact, earlier, later];
         }
-        let mut until = after(self.known_at);
+        let mut until = after(self.known_at, AROUND_START);
         AGES.iter()
             .map(|age| {
                 let from = before(self.known_at, *age);
@@ -211,7 +216,9 @@ mod tests {
             known_at: at("2026-11-04T12:00:00Z"),
             environments: &environments,
         };
-        assert_eq!(hint.ranges(), [at("2026-11-03T11:58:00Z")..at("2026-11-03T12:02:00Z")]);
+        let times =
+            ["11:58:00", "11:59:59", "12:00:01", "12:02:00"].map(|time| at(&format!("2026-11-03T{time}Z")));
+        assert_eq!(hint.ranges(), [times[1]..times[2], times[0]..times[1], times[2]..times[3]]);
         assert_eq!(hint.environments(), ["sandbox"]);
         let hint = ConversationHint { started_at: None, environments: &[], ..hint };
         let ends = [

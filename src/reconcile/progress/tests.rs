@@ -210,6 +210,18 @@ fn a_call_is_followed_once_and_keeps_its_end() {
     assert_eq!((progress.calls.len(), progress.calls[0].ended_at), (1, None));
     progress.follow(vec![call(false)], now);
     assert_eq!((progress.calls.len(), progress.calls[0].ended_at), (1, Some(at("02T10:00:50"))));
+    // A call that PolyAI never ends is looked at some hundred times a day, and a short one in each pass.
+    let stuck = ListedConversation { ended_at: None, ..call(true) };
+    let (mut followed, mut looks) =
+        (UnsettledCall { ended_at: None, ..progress.calls[0].clone() }, Vec::new());
+    for minute in 1..24 * 60 {
+        let now = now + MINUTE * minute;
+        if now >= followed.look_at {
+            looks.push(minute);
+            followed = followed.seen(&stuck, now, MINUTE);
+        }
+    }
+    assert!(looks.starts_with(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) && looks.len() < 120, "{looks:?}");
     let stored = Progress::new(vec![progress]).to_json();
     assert_eq!(Progress::parse(&stored).to_json(), stored);
     assert_eq!(Progress::parse(b"{\"version\": 9}"), Progress::default());

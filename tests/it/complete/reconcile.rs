@@ -205,6 +205,12 @@ fn falls_back_to_the_list_of_the_data_api() {
     assert_eq!(request_count(&polyai, "data_list"), 2, "the second page is older as a whole");
     let again = super::json(&site.polyhook(["reconcile", "--once", "--json"]).run().stdout);
     assert_eq!((&again["queued"], &again["queued_before"]), (&json!(0), &tally["queued"]), "{again}");
+
+    // Its list has all environments, and is read for all of them.
+    let environments = "worker = { environments = [\"sandbox\", \"live\"] }";
+    let site = super::site(&polyai, "settle = \"0s\", lookback = \"1d\"", environments);
+    let tally = super::json(&site.polyhook(["reconcile", "--once", "--json"]).run().stdout);
+    assert!((143..=145).contains(&tally["queued"].as_u64().unwrap()), "{tally}");
 }
 
 /// An error of one project is reported and does not affect the others.
