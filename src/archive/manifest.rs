@@ -18,6 +18,9 @@ use crate::wav::WavInfo;
 /// The schema version. It grows when something is removed or changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// The first word of the warning about an earlier revision that is lost.
+pub(super) const REVISION_LOST: &str = "revision_lost";
+
 /// One archived conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
@@ -56,6 +59,12 @@ impl Manifest {
     /// Returns the entry of `conversation.json`.
     pub fn conversation(&self) -> Option<&ManifestObject> {
         self.objects.iter().find(|object| object.name == CONVERSATION)
+    }
+
+    /// Returns true if `conversation.json` has replaced other bytes, whether they are kept or lost.
+    pub fn replaces_earlier_bytes(&self) -> bool {
+        self.objects.iter().any(|object| object.kind == ObjectKind::Revision)
+            || self.warnings.iter().any(|warning| warning.starts_with(REVISION_LOST))
     }
 
     /// Returns the entry of one recording.

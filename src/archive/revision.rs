@@ -12,15 +12,13 @@ use super::{
     Archive, ArchiveError,
     commit::{JSON, count_bytes, sha256},
     key::{CONVERSATION, Location, revision_name},
-    manifest::{Manifest, ManifestObject, ObjectKind},
+    manifest::{Manifest, ManifestObject, ObjectKind, REVISION_LOST},
 };
 use crate::disk::SpaceUse;
 
 /// The maximum number of revisions that a manifest lists. Of more, the first one and the latest ones are listed, so that
 /// the manifest stays readable; the other objects stay where they are.
 const MAX_REVISIONS: usize = 100;
-/// The first word of a warning about bytes that are lost.
-const LOST: &str = "revision_lost";
 
 impl Archive {
     /// Copies the bytes of `existing`, which a commit is about to replace. Returns the entry of the copy for the manifest,
@@ -77,11 +75,12 @@ impl Archive {
 
 /// Lists the revisions of `existing` in the manifest that replaces it. Those in `damaged` are lost: no fetch restores them.
 pub(super) fn carry_over(existing: &Manifest, damaged: &[String], new: &mut Manifest) {
-    let is_known_loss = |warning: &&String| warning.starts_with(LOST);
+    let is_known_loss = |warning: &&String| warning.starts_with(REVISION_LOST);
     new.warnings.extend(existing.warnings.iter().filter(is_known_loss).cloned());
     for object in existing.objects.iter().filter(|object| object.kind == ObjectKind::Revision) {
         if damaged.contains(&object.name) {
-            new.warnings.push(format!("{LOST}: {} was removed or changed in the archive", object.name));
+            new.warnings
+                .push(format!("{REVISION_LOST}: {} was removed or changed in the archive", object.name));
         } else {
             new.objects.push(object.clone());
         }
@@ -92,7 +91,7 @@ pub(super) fn carry_over(existing: &Manifest, damaged: &[String], new: &mut Mani
 pub(super) fn add(manifest: &mut Manifest, earlier_revision: u64, copy: Option<ManifestObject>) {
     let Some(copy) = copy else {
         manifest.warnings.push(format!(
-            "{LOST}: the bytes of revision {earlier_revision} were removed or changed in the archive"
+            "{REVISION_LOST}: the bytes of revision {earlier_revision} were removed or changed in the archive"
         ));
         return;
     };

@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    archive::{ErasureRecord, Manifest, ObjectKind},
+    archive::{ErasureRecord, Manifest},
     event::{self, CONVERSATION_ERASED},
     queue::Announcement,
 };
@@ -139,8 +139,7 @@ pub(super) fn archived(
     traceparent: Option<String>,
 ) -> Result<Announcement, serde_json::Error> {
     let id = ready_id(manifest);
-    let is_updated = manifest.objects.iter().any(|object| object.kind == ObjectKind::Revision);
-    let kind = if is_updated { CONVERSATION_UPDATED } else { CONVERSATION_READY };
+    let kind = if manifest.replaces_earlier_bytes() { CONVERSATION_UPDATED } else { CONVERSATION_READY };
     let body = serde_json::to_vec(&CloudEvent {
         specversion: "1.0",
         id: &id,

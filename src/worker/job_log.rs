@@ -26,6 +26,10 @@ impl JobLog<'_> {
     pub(super) fn write(&self, result: &Result<FetchOutcome, JobFailure>, settlement: &JobOutcome) {
         let Self { message, outcome, attempt, .. } = self;
         let (elapsed_ms, trace_id) = (self.elapsed_ms(), self.trace_id());
+        let refresh = match result {
+            Ok(FetchOutcome::Refreshed(refreshed)) => Some(refreshed.label()),
+            _ => None,
+        };
         match result {
             Ok(
                 FetchOutcome::Archived(archived) | FetchOutcome::Refreshed(RefreshOutcome::Updated(archived)),
@@ -34,6 +38,7 @@ impl JobLog<'_> {
                     archived.as_ref();
                 tracing::info!(
                     outcome,
+                    refresh,
                     attempt,
                     elapsed_ms,
                     trace_id,
@@ -48,16 +53,16 @@ impl JobLog<'_> {
                     "job"
                 );
             }
-            Ok(FetchOutcome::Refreshed(refreshed)) => tracing::info!(
+            Ok(_) => tracing::info!(
                 outcome,
+                refresh,
                 attempt,
                 elapsed_ms,
                 trace_id,
                 event.id = message.id,
-                refresh = refreshed.label(),
+                conversation.id = refresh.and(message.conversation_id.as_deref()),
                 "job"
             ),
-            Ok(_) => tracing::info!(outcome, attempt, elapsed_ms, trace_id, event.id = message.id, "job"),
             Err(failure) => self.write_failure(failure, settlement),
         }
     }

@@ -168,17 +168,14 @@ impl Follower {
         let full = found.len() == MAX_ROWS;
         for (seq, mut event, is_delayed) in found {
             self.last_message = seq;
-            // A job for later is no delivery.
-            if is_delayed {
-                continue;
-            }
             if event.conversation_id.is_none()
                 && let Some(ids) = self.announced.get(&event.id)
             {
                 (event.conversation_id, event.project_id) = ids.clone();
             }
             self.remember(seq, &event);
-            if event.at.as_millisecond() >= self.since {
+            // A job for later is not a delivery.
+            if event.at.as_millisecond() >= self.since && !is_delayed {
                 events.push(event);
             }
         }
