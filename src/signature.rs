@@ -297,13 +297,13 @@ fn sign_body(mut key: Hmac<Sha256>, body: &[u8]) -> [u8; 32] {
 }
 
 /// Returns the one value of a header, none if there is no header, and an error if there are different values.
-fn only<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, DifferentValues> {
+pub(crate) fn only<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, DifferentValues> {
     let Some(first) = values.next() else { return Ok(None) };
     if values.all(|value| value == first) { Ok(Some(first)) } else { Err(DifferentValues) }
 }
 
 /// A header occurs several times, with different values.
-struct DifferentValues;
+pub(crate) struct DifferentValues;
 
 fn parse_signature(raw: &[u8]) -> Result<[u8; 32], SignatureError> {
     let raw = raw.trim_ascii();

@@ -17,7 +17,7 @@ use polyhook::{
     },
     signature::{self, EVENT_ID_HEADER, SIGNATURE_HEADER, Scheme, TIMESTAMP_HEADER, Verifier},
     telemetry::{self, LogConfig, LogFormat},
-    web::{Receiver, ServerConfig, SignatureConfig},
+    web::{Receiver, ReceiverConfig, ServerConfig, SignatureConfig, TriggerConfig},
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -147,7 +147,9 @@ fn delivery(times: usize) {
     let server = ServerConfig { ack_budget: TIMEOUT, ..ServerConfig::default() };
     let signature = SignatureConfig { secrets, ..SignatureConfig::default() };
     let queue = Arc::clone(&store.queue) as Arc<dyn Queue>;
-    let receiver = Receiver::new(&server, &signature, queue, clock(), &Health::default(), &store.lifecycle);
+    let trigger = TriggerConfig::default();
+    let sections = ReceiverConfig { server: &server, signature: &signature, trigger: &trigger };
+    let receiver = Receiver::new(sections, queue, clock(), &Health::default(), &store.lifecycle);
     for (id, signature, body) in &deliveries[..times] {
         let request = Request::post(&server.path)
             .header(header::CONTENT_TYPE, "application/json")

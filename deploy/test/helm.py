@@ -28,6 +28,7 @@ CUSTOM = {
 MANAGED = {
     "server": {"listen"},
     "signature": {"secrets", "secrets_file"},
+    "trigger": {"token", "token_file"},
     "queue": {"url", "url_file", "ca_file", "client_cert_file", "client_key_file"},
     "spool": {"path"},
     "archive": {"secret_access_key", "secret_access_key_file", "service_account_file"},
@@ -45,6 +46,7 @@ REFUSED = [
     ("worker.keda.minReplicas=0", "minReplicas"),
     ("worker.terminationGracePeriodSeconds=5", "terminationGracePeriodSeconds"),
     ("secrets.webhook.name=", "webhook"),
+    ("config.trigger.path=/trigger", "secrets.trigger"),
     ("image.digest=latest", "digest"),
     ("projects=null", "projects is empty"),
     ("ingress.tlsSecretName=,ingress.enabled=true,ingress.host=a.example", "ingress.tlsSecretName"),

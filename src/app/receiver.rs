@@ -5,21 +5,26 @@ use std::sync::Arc;
 use super::{BoundListener, Context};
 use crate::{
     config::Roles,
-    web::{self, Receiver},
+    web::{self, Receiver, ReceiverConfig},
 };
 
 pub(super) fn start(context: &Context<'_>, roles: Roles, bound: BoundListener) -> Receiver {
     let Context { config, queue, clock, health, lifecycle } = context;
     let queue = Arc::clone(queue);
-    let receiver = Receiver::new(&config.server, &config.signature, queue, clock.clone(), health, lifecycle);
+    let sections =
+        ReceiverConfig { server: &config.server, signature: &config.signature, trigger: &config.trigger };
+    let receiver = Receiver::new(sections, queue, clock.clone(), health, lifecycle);
     let limits = config.server.connection_limits(open_files_limit());
     let serve = web::serve("public", bound.listener, receiver.clone(), limits, lifecycle.clone());
     lifecycle.spawn_service("receiver", serve);
     tracing::info!(address = %bound.address, path = config.server.path, "receiving deliveries");
+    if config.trigger.is_on() {
+        tracing::info!(path = config.trigger.path, "the trigger is on");
+    }
     if config.works_without_webhook(roles) {
         tracing::warn!(
-            "no signing secret is configured: conversations are found by reconciliation alone, and signed deliveries are \
-             answered 503; set POLYAI_WEBHOOK_SECRET (or signature.secrets_file) if you register a webhook endpoint"
+            "no signing secret is configured: signed deliveries are answered 503, and conversations are found by \
+             reconciliation and the trigger alone; set POLYAI_WEBHOOK_SECRET (or signature.secrets_file) if you register a webhook endpoint"
         );
     }
     receiver

@@ -1,4 +1,4 @@
-//! Reads the files of signing secrets and API keys again, every second and at once on SIGHUP.
+//! Reads the files of signing secrets, trigger tokens and API keys again, every second and at once on SIGHUP.
 //!
 //! The files are read and compared, not watched: reading a few hundred bytes per second costs nothing, and it works
 //! wherever the files are stored and however they are replaced. An unusable file opens a condition of
@@ -35,7 +35,8 @@ impl SecretReloader {
         let config = context.config;
         let keys =
             config.projects.iter().flat_map(|project| [&project.api_key_file, &project.data_api_key_file]);
-        let files = keys.chain([&config.signature.secrets_file]).flatten().count();
+        let files =
+            keys.chain([&config.signature.secrets_file, &config.trigger.token_file]).flatten().count();
         let hangups = (files > 0).then(HangupSignals::install);
         Self { receiver, polyai, health: context.health.clone(), hangups }
     }

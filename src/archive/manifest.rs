@@ -285,6 +285,8 @@ words! {
         Command = "command",
         /// A refresh, some time after the end of the call.
         Refresh = "refresh",
+        /// A request of a token holder to the trigger.
+        Trigger = "trigger",
     }
 }
 

@@ -8,6 +8,7 @@
 mod keys;
 mod layers;
 mod quickstart;
+mod setting;
 
 use std::{
     path::{Path, PathBuf},
@@ -20,13 +21,14 @@ use thiserror::Error;
 
 use crate::{
     archive::{Archive, ArchiveConfig},
+    clock::Clock,
     polyai::{self, PolyAiConfig, ProjectConfig},
     queue::{QueueBackend, QueueConfig, QueueUrls, SpoolConfig},
     reconcile::ReconcileConfig,
     retry::RetryConfig,
     secret::Secret,
     telemetry::{self, LogConfig, trace::TracingConfig},
-    web::{AdminConfig, SecretsFile, ServerConfig, SignatureConfig},
+    web::{AdminConfig, SecretsFile, ServerConfig, SignatureConfig, TriggerConfig},
     worker::{RefreshConfig, WorkerConfig},
 };
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The verification of deliveries.
     pub signature: SignatureConfig,
+    /// The trigger: your own code names a conversation to fetch.
+    pub trigger: TriggerConfig,
     /// The queue between receiver and worker.
     pub queue: QueueConfig,
     /// The local file that stores deliveries while RabbitMQ is not reachable.
@@ -182,18 +186,17 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// Returns whether a process of these roles needs no signing secret: PolyAI's current quickstart registers no webhook,
-    /// and reconciliation finds the conversations. Deliveries are answered 503 then.
+    /// Returns whether a process of these roles needs no signing secret: the trigger has a token, or reconciliation finds the
+    /// conversations, because PolyAI's current quickstart registers no webhook. Deliveries are answered 503 then.
     pub fn works_without_webhook(&self, roles: Roles) -> bool {
-        let finds_conversations = roles.reconcile && !self.reconcile.every.is_zero();
-        self.names_no_webhook && finds_conversations && self.signature.is_unset()
+        let reconciles = roles.reconcile && !self.reconcile.every.is_zero();
+        self.signature.is_unset() && (self.trigger.is_on() || self.names_no_webhook && reconciles)
     }
 
     /// Checks what the receiver requires, except for secrets.
     fn check_receiver(&self, problems: &mut Vec<String>) {
-        if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?', '#']) {
-            problems.push("server.path must start with a slash and be a plain path".to_owned());
-        }
+        problems.extend(self.server.path_problem());
+        problems.extend(self.trigger.problem(&self.server.path).or_else(|| self.reused_token_problem()));
         if self.server.ack_budget < Duration::from_millis(200) {
             problems.push(
                 "server.ack_budget is below 200ms, which is too short to make a delivery durable".to_owned(),
@@ -211,6 +214,20 @@ impl Config {
                     .to_owned(),
             );
         }
+    }
+
+    /// Returns an error text if a token of the trigger is another secret as well: whoever may name a conversation could then
+    /// sign deliveries, or read all conversations.
+    fn reused_token_problem(&self) -> Option<String> {
+        let signing = self.signature.valid(Clock::System.now());
+        let keys =
+            self.projects.iter().flat_map(|project| [Some(&project.api_key), project.data_api_key.as_ref()]);
+        let others: Vec<_> = keys.flatten().chain(&signing).collect();
+        let is_reused = self.trigger.is_on() && self.trigger.tokens().any(|token| others.contains(&token));
+        is_reused.then(|| {
+            "a trigger token is a signing secret or an API key, which the token's holder would then have; make a new token (`openssl rand -hex 32`)"
+                .to_owned()
+        })
     }
 
     /// Checks what the worker and reconciliation require.
@@ -249,7 +266,7 @@ impl Config {
             .projects
             .iter_mut()
             .flat_map(|project| [Some(&mut project.api_key), project.data_api_key.as_mut()])
-            .chain([self.archive.secret_access_key.as_mut()]);
+            .chain([self.archive.secret_access_key.as_mut(), self.trigger.token.as_mut()]);
         for secret in self.signature.secrets.iter_mut().chain(urls).chain(keys.flatten()) {
             *secret = Secret::unwrapped(secret.expose());
         }
@@ -258,6 +275,9 @@ impl Config {
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
         if let Some(path) = &self.signature.secrets_file {
             self.signature.file_secrets = read(path, SecretsFile::read)?;
+        }
+        if let Some(path) = self.trigger.token_file.as_ref().filter(|_| self.trigger.is_on()) {
+            self.trigger.file_tokens = read(path, SecretsFile::read)?;
         }
         if let Some(path) = &self.queue.url_file {
             self.queue.url = QueueUrls::Many(read(path, Secret::read_lines)?);

@@ -14,7 +14,7 @@
 
 use url::Url;
 
-use super::layers::Setting;
+use super::setting::Setting;
 use crate::{
     polyai::{Api, Region},
     secret,

@@ -1,6 +1,7 @@
 //! `conversation.discovered`: polyhook's own event for a conversation that is to be fetched.
 //!
-//! Reconciliation, `backfill` and `audit` publish it for a conversation that is missing from the archive. They publish it to the same exchange as PolyAI's events, so it takes the same way:
+//! Reconciliation, `backfill` and `audit` publish it for a conversation that is missing from the archive, and the trigger for
+//! one that a request names. They publish it to the same exchange as PolyAI's events, so it takes the same way:
 //! to the fetch queue, and to every queue that binds `conversation.discovered.#`. Its id is a hash of the finding, so the
 //! queue recognises a second identical finding as a duplicate. A command that is repeated makes a new finding.
 
@@ -23,6 +24,8 @@ pub enum DiscoverySource {
     Command,
     /// The worker that archived the conversation: it is fetched again at [`Discovery::age`].
     Refresh,
+    /// A token holder, by the trigger.
+    Trigger,
 }
 
 /// A conversation that was found missing or outdated, or that is fetched again.
@@ -31,9 +34,11 @@ pub enum DiscoverySource {
 pub struct Discovery {
     /// PolyAI's id.
     pub conversation_id: String,
-    /// The account, as configured.
+    /// The account, as configured. Empty if the trigger did not name it.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub account_id: String,
-    /// The project, as configured.
+    /// The project, as configured. Empty if the trigger did not name it.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub project_id: String,
     /// The environment in PolyAI's list.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +108,10 @@ impl Discovery {
             hash.update(at.map(Timestamp::as_millisecond).unwrap_or_default().to_be_bytes());
         }
         hash.update([u8::from(self.force)]);
+        // Reconciliation must not take its finding for a duplicate of a request that was answered long ago.
+        if self.source == DiscoverySource::Trigger {
+            hash.update(b"trigger");
+        }
         format!("discovered:{}", hex::encode(&hash.finalize()[..16]))
     }
 }

@@ -111,13 +111,11 @@ where
 
 /// Reads everything before the body. Returns an error if no body could make the request a delivery.
 fn read_head(receiver: &Receiver, parts: &Parts) -> Result<DeliveryHead, Outcome> {
-    if !receiver.is_endpoint(parts.uri.path()) {
-        return Err(Outcome::NotFound);
-    }
+    let endpoint = receiver.endpoint(parts.uri.path()).ok_or(Outcome::NotFound)?;
     if parts.method != Method::POST {
         return Err(Outcome::MethodNotAllowed);
     }
-    DeliveryHead::read(receiver, &parts.headers)
+    DeliveryHead::read(receiver, endpoint, &parts.headers)
 }
 
 /// Returns the `X-Request-Id` that the ingress set, if a log line can carry it, or a new id.
@@ -134,8 +132,8 @@ fn count(metrics: &DeliveryMetrics, outcome: &Outcome, elapsed: Duration) {
         Outcome::Accepted => metrics.accepted.increment(1),
         _ => counter!("polyhook_deliveries_total", "outcome" => outcome.label()).increment(1),
     }
-    if let Some(error) = outcome.signature_error() {
-        counter!("polyhook_unverified_total", "reason" => error.label()).increment(1);
+    if let Some((reason, _)) = outcome.refusal() {
+        counter!("polyhook_unverified_total", "reason" => reason).increment(1);
     }
     metrics.ack_seconds.record(elapsed.as_secs_f64());
 }
@@ -152,17 +150,20 @@ fn log(outcome: &Outcome, delivery: Option<&DeliveryInfo>, request_id: &str, ela
 fn log_unverified(outcome: &Outcome, request_id: &str, elapsed_ms: u64) {
     let status = outcome.status().as_u16();
     let label = outcome.label();
-    if let Some(error) = outcome.signature_error() {
+    if let Some((reason, error)) = outcome.refusal() {
         tracing::warn!(
             outcome = label,
             status,
             request.id = request_id,
-            reason = error.label(),
+            reason,
             elapsed_ms,
             "delivery refused: {error}"
         );
     } else if matches!(outcome, Outcome::NotFound | Outcome::MethodNotAllowed) {
         tracing::debug!(outcome = label, status, request.id = request_id, elapsed_ms, "not a delivery");
+    } else if matches!(outcome, Outcome::NoConversation(_)) {
+        let text = "a request to the trigger names no conversation";
+        tracing::warn!(outcome = label, status, request.id = request_id, elapsed_ms, "{text}");
     } else {
         tracing::warn!(outcome = label, status, request.id = request_id, elapsed_ms, "delivery not accepted");
     }
@@ -173,6 +174,11 @@ fn log_verified(outcome: &Outcome, delivery: &DeliveryInfo, request_id: &str, el
     let status = outcome.status().as_u16();
     let conversation = event.conversation_id.as_deref().unwrap_or_default();
     let conversation = &conversation[..conversation.floor_char_boundary(MAX_LOGGED_ID_BYTES)];
+    let again = if delivery.is_trigger {
+        "its sender may send it again, and reconciliation finds the conversation"
+    } else {
+        "PolyAI will send it again"
+    };
     // A macro, because `tracing` needs the level at compile time.
     macro_rules! log_delivery {
         ($level:ident, $($rest:tt)*) => {
@@ -190,8 +196,8 @@ fn log_verified(outcome: &Outcome, delivery: &DeliveryInfo, request_id: &str, el
     match outcome {
         Outcome::Accepted | Outcome::Duplicate => log_delivery!(info, "delivery"),
         Outcome::NotDurable(error) => {
-            log_delivery!(warn, %error, "delivery not accepted; PolyAI will send it again");
+            log_delivery!(warn, %error, "delivery not accepted; {again}");
         }
-        _ => log_delivery!(warn, "delivery not accepted; PolyAI will send it again"),
+        _ => log_delivery!(warn, "delivery not accepted; {again}"),
     }
 }

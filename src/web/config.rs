@@ -1,4 +1,4 @@
-//! `[server]`, `[admin]` and `[signature]`.
+//! `[server]`, `[admin]`, `[signature]` and `[trigger]`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -8,14 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    bearer,
+    configured_secrets::{ConfiguredSecrets, SecretKind},
     secrets_file::SecretsFile,
     server::{ConnectionLimits, max_connections},
 };
-use crate::{
-    clock::Clock,
-    secret::Secret,
-    signature::{MAX_ACTIVE_SECRETS, MIN_SECRET_LENGTH, Scheme},
-};
+use crate::{clock::Clock, secret::Secret, signature::Scheme};
 
 /// `[server]`: the public listener.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -48,6 +46,12 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// Returns the reason why no delivery could reach `path`, if there is one.
+    pub fn path_problem(&self) -> Option<String> {
+        let problem = || "server.path must start with a slash and be a plain path".to_owned();
+        (!is_plain_path(&self.path)).then(problem)
+    }
+
     /// Returns the limits of the listener's connections if the process may have `open_files` open files.
     pub fn connection_limits(&self, open_files: u64) -> ConnectionLimits {
         ConnectionLimits {
@@ -131,7 +135,8 @@ impl SignatureConfig {
 
     /// Returns the reason why the receiver must not start with these secrets, if there is one.
     pub fn problem(&self) -> Option<String> {
-        let valid = self.valid(Clock::System.now()).len();
+        let configured = self.configured_secrets();
+        let valid = configured.valid(Clock::System.now()).len();
         if valid == 0 {
             return Some(
                 "no signing secret is configured, so no delivery could be verified: set signature.secrets_file (one secret a \
@@ -139,45 +144,110 @@ impl SignatureConfig {
                     .to_owned(),
             );
         }
-        self.wrong_secret_problem().or_else(|| (valid > MAX_ACTIVE_SECRETS).then(|| too_many(valid)))
+        configured.wrong_secret_problem().or_else(|| configured.too_many(valid))
     }
 
     /// Returns the different secrets that are valid at `now`: those of the configuration, then those of the file.
     pub fn valid(&self, now: Timestamp) -> Vec<Secret> {
-        let mut valid = Vec::new();
-        for secret in self.secrets.iter().chain(self.file_secrets.valid(now)) {
-            if !valid.contains(secret) {
-                valid.push(secret.clone());
-            }
-        }
-        valid
+        self.configured_secrets().valid(now)
     }
 
-    /// Returns an error text for the first secret that cannot be one of PolyAI's.
-    pub(super) fn wrong_secret_problem(&self) -> Option<String> {
-        let in_file = self.file_secrets.entries().map(|entry| &entry.secret);
-        self.secrets.iter().chain(in_file).enumerate().find_map(|(index, secret)| {
-            let number = index + 1;
-            if secret.expose().chars().count() < MIN_SECRET_LENGTH {
-                return Some(format!(
-                    "signing secret number {number} is shorter than {MIN_SECRET_LENGTH} characters: it is not PolyAI's, or was cut off"
-                ));
-            }
-            let problem = secret.token_problem()?;
-            Some(format!(
-                "signing secret number {number}: {problem}; store only the signing_secret, as PolyAI showed it"
-            ))
-        })
+    pub(super) fn configured_secrets(&self) -> ConfiguredSecrets<'_> {
+        ConfiguredSecrets { kind: &SIGNING_SECRETS, inline: &self.secrets, file: &self.file_secrets }
     }
 }
 
-/// Returns an error text for more secrets than [`MAX_ACTIVE_SECRETS`].
-pub(super) fn too_many(secrets: usize) -> String {
-    format!(
-        "{secrets} signing secrets are valid, but at most {MAX_ACTIVE_SECRETS} may be active: each costs time for every \
-         delivery, genuine or not. Remove those of endpoints that no longer exist (`polyhook endpoint list`) from \
-         signature.secrets_file and signature.secrets"
-    )
+const SIGNING_SECRETS: SecretKind = SecretKind {
+    name: "signing secret",
+    condition: "secrets",
+    key: "signature.secrets",
+    file_key: "signature.secrets_file",
+    too_short: "it is not PolyAI's, or was cut off",
+    store_only: "store only the signing_secret, as PolyAI showed it",
+    write: "write the endpoint's signing_secret into the file",
+    removable: "those of endpoints that no longer exist (`polyhook endpoint list`)",
+    excess: "other deliveries are answered 503, so that PolyAI sends them again",
+    problem: Secret::token_problem,
+    is_repetition_wrong: false,
+};
+
+/// `[trigger]`: a second path, on which your own code names a conversation to fetch, with a bearer token.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TriggerConfig {
+    /// Path of the trigger on the public listener. Empty: no trigger.
+    pub path: String,
+    /// Token of at least 16 characters, sent as `Authorization: Bearer TOKEN`.
+    pub token: Option<Secret>,
+    /// File with more tokens, one per line. It is read again when it changes. A rotation needs two at the same time; at most
+    /// 8 may be active.
+    pub token_file: Option<PathBuf>,
+    /// Content of `token_file` at the start.
+    #[serde(skip)]
+    pub file_tokens: SecretsFile,
+}
+
+const TRIGGER_TOKENS: SecretKind = SecretKind {
+    name: "trigger token",
+    condition: "trigger_tokens",
+    key: "trigger.token",
+    file_key: "trigger.token_file",
+    too_short: "anyone could guess it; use a random one (`openssl rand -hex 32`)",
+    store_only: "store only the token",
+    write: "write the token into the file",
+    removable: "those that are no longer sent",
+    excess: "requests with other tokens are answered 401",
+    problem: bearer::token_problem,
+    is_repetition_wrong: true,
+};
+
+impl TriggerConfig {
+    /// Returns whether there is a trigger.
+    pub fn is_on(&self) -> bool {
+        !self.path.is_empty()
+    }
+
+    /// Returns the reason why the receiver must not start with this trigger, if there is one. `server_path` is the path of
+    /// deliveries.
+    pub fn problem(&self, server_path: &str) -> Option<String> {
+        if !self.is_on() {
+            return None;
+        }
+        if !is_plain_path(&self.path) {
+            return Some("trigger.path must start with a slash and be a plain path".to_owned());
+        }
+        if self.path.trim_end_matches('/') == server_path.trim_end_matches('/') {
+            return Some(
+                "trigger.path is the same as server.path, where deliveries need a signature; choose another path"
+                    .to_owned(),
+            );
+        }
+        let configured = self.configured_tokens();
+        let valid = configured.valid(Clock::System.now()).len();
+        if valid == 0 {
+            return Some(
+                "trigger.path is set, but there is no token, so anyone could use it: set trigger.token_file (one token a line) or \
+                 trigger.token, or remove trigger.path"
+                    .to_owned(),
+            );
+        }
+        configured.wrong_secret_problem().or_else(|| configured.too_many(valid))
+    }
+
+    /// Returns all tokens, including expired ones.
+    pub fn tokens(&self) -> impl Iterator<Item = &Secret> {
+        let inline = self.configured_tokens().inline.iter();
+        inline.chain(self.file_tokens.entries().map(|entry| &entry.secret))
+    }
+
+    pub(super) fn configured_tokens(&self) -> ConfiguredSecrets<'_> {
+        ConfiguredSecrets { kind: &TRIGGER_TOKENS, inline: self.token.as_slice(), file: &self.file_tokens }
+    }
+}
+
+/// Returns whether a path of the configuration can be compared with that of a request.
+fn is_plain_path(path: &str) -> bool {
+    path.starts_with('/') && !path.contains(['{', '}', '*', '?', '#'])
 }
 
 /// Answer to a well-formed signature that matches no active secret.

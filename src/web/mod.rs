@@ -1,4 +1,4 @@
-//! The public listener, where PolyAI's deliveries arrive, and the admin listener.
+//! The public listener, where PolyAI's deliveries and requests to the trigger arrive, and the admin listener.
 //!
 //! [`Receiver`] guarantees to PolyAI that 204 means durable, and that every request is answered within
 //! `server.ack_budget`. If polyhook itself fails, the answer is 503 with `Retry-After`, never a 4xx: PolyAI sends a
@@ -7,8 +7,9 @@
 //! A request passes these files:
 //! 1. `server.rs` accepts the connection.
 //! 2. `answer.rs` handles the request in a task of its own, catches panics, counts, logs and builds the response.
-//! 3. `delivery.rs` copies what it needs of the head and refuses what no body could make genuine. Then it reads the body
-//!    (`body.rs`), verifies the signature over the raw bytes, and only then looks inside.
+//! 3. `delivery.rs` copies what it needs of the head and refuses what no body could make genuine: a missing or malformed
+//!    signature, or on the path of the trigger a wrong token (`bearer.rs`). Then it reads the body (`body.rs`), verifies the
+//!    signature over the raw bytes, and only then looks inside. `trigger.rs` makes an event of a request to the trigger.
 //! 4. `publish.rs` publishes the message and waits until the queue reports it durable.
 //!
 //! Bounds: the bodies in memory hold at most 64 MiB together, at most `server.max_in_flight` deliveries wait for the
@@ -16,9 +17,11 @@
 
 pub mod admin;
 mod answer;
+mod bearer;
 mod body;
 mod clock_skew;
 mod config;
+mod configured_secrets;
 mod delivery;
 mod discard;
 mod outcome;
@@ -27,6 +30,7 @@ mod secrets;
 mod secrets_file;
 mod server;
 mod timing;
+mod trigger;
 
 use std::{
     convert::Infallible,
@@ -45,11 +49,11 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use self::{
     answer::DeliveryMetrics, body::BodyMemory, clock_skew::ClockSkewDetector, outcome::Outcome,
-    secrets::SigningSecrets,
+    secrets::ReloadedSecrets,
 };
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle, queue::Queue};
 
-pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig};
+pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig, TriggerConfig};
 pub use outcome::is_receiver_answer;
 pub use secrets_file::{MAX_RETRY_WINDOW, RotationSummary, SecretEntry, SecretsFile, SecretsFileError};
 pub use server::{ConnectionLimits, RequestBody, serve};
@@ -70,7 +74,8 @@ struct Inner {
     /// The tasks of requests. A drain waits for them.
     requests: Lifecycle,
     queue: Arc<dyn Queue>,
-    secrets: SigningSecrets,
+    secrets: ReloadedSecrets<SignatureConfig>,
+    trigger: Option<Trigger>,
     clock_skew: ClockSkewDetector,
     clock: Clock,
     ack_budget: Duration,
@@ -81,6 +86,34 @@ struct Inner {
     body_memory: Arc<BodyMemory>,
 }
 
+/// The path on which a token holder names a conversation.
+#[derive(Debug)]
+struct Trigger {
+    /// `trigger.path` without a slash at its end.
+    path: String,
+    tokens: ReloadedSecrets<TriggerConfig>,
+}
+
+/// A path of the public listener, and what verifies its requests.
+#[derive(Clone, Copy, Debug)]
+enum Endpoint<'a> {
+    /// `server.path`: signatures.
+    Webhook,
+    /// `trigger.path`: these tokens.
+    Trigger(&'a ReloadedSecrets<TriggerConfig>),
+}
+
+/// The sections of the configuration that a receiver needs.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiverConfig<'a> {
+    /// The limits, and the path of deliveries.
+    pub server: &'a ServerConfig,
+    /// The verification of deliveries.
+    pub signature: &'a SignatureConfig,
+    /// The path and the tokens of the trigger.
+    pub trigger: &'a TriggerConfig,
+}
+
 impl Inner {
     fn metrics(&self) -> &DeliveryMetrics {
         self.metrics.get_or_init(DeliveryMetrics::new)
@@ -88,11 +121,10 @@ impl Inner {
 }
 
 impl Receiver {
-    /// Creates a receiver that accepts what `signature` allows, publishes to `queue` and reports conditions to `health`.
-    /// A drain of `lifecycle` waits for its open requests.
+    /// Creates a receiver that publishes to `queue` and reports conditions to `health`. A drain of `lifecycle` waits for its
+    /// open requests.
     pub fn new(
-        server: &ServerConfig,
-        signature: &SignatureConfig,
+        ReceiverConfig { server, signature, trigger }: ReceiverConfig<'_>,
         queue: Arc<dyn Queue>,
         clock: Clock,
         health: &Health,
@@ -103,7 +135,11 @@ impl Receiver {
             path: server.path.trim_end_matches('/').to_owned(),
             requests: lifecycle.clone(),
             queue,
-            secrets: SigningSecrets::new(signature, clock.clone(), health.clone()),
+            secrets: ReloadedSecrets::new(signature, clock.clone(), health.clone()),
+            trigger: trigger.is_on().then(|| Trigger {
+                path: trigger.path.trim_end_matches('/').to_owned(),
+                tokens: ReloadedSecrets::new(trigger, clock.clone(), health.clone()),
+            }),
             clock_skew: ClockSkewDetector::new(health.clone()),
             clock,
             ack_budget: server.ack_budget,
@@ -116,9 +152,16 @@ impl Receiver {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Reads the file of signing secrets again and expires old clock observations. Call it every second, and on SIGHUP.
+    /// Reads the files of signing secrets and tokens again and expires old clock observations. Call it every second, and on
+    /// SIGHUP.
     pub async fn refresh(&self) {
-        self.inner.secrets.reload().await;
+        let tokens = async {
+            if let Some(trigger) = &self.inner.trigger {
+                trigger.tokens.reload().await;
+            }
+        };
+        // At the same time, because one of the files may hang for a while.
+        tokio::join!(self.inner.secrets.reload(), tokens);
         self.inner.clock_skew.expire(self.inner.clock.now());
     }
 
@@ -143,9 +186,20 @@ impl Receiver {
         PendingAnswer { version, task: self.inner.requests.spawn_tracked(answer) }
     }
 
-    /// Returns true for `server.path`, with or without a slash at its end.
-    fn is_endpoint(&self, path: &str) -> bool {
-        path.strip_prefix(&self.inner.path).is_some_and(|rest| rest.is_empty() || rest == "/")
+    /// Returns the endpoint at `path`, with or without a slash at its end.
+    fn endpoint(&self, path: &str) -> Option<Endpoint<'_>> {
+        let is_at = |own: &str| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest == "/");
+        if is_at(&self.inner.path) {
+            return Some(Endpoint::Webhook);
+        }
+        let trigger = self.inner.trigger.as_ref().filter(|trigger| is_at(&trigger.path))?;
+        Some(Endpoint::Trigger(&trigger.tokens))
+    }
+
+    /// Returns the path of deliveries, or that of the trigger.
+    fn path_of(&self, is_trigger: bool) -> &str {
+        let trigger = self.inner.trigger.as_ref().filter(|_| is_trigger);
+        trigger.map_or(&self.inner.path, |trigger| &trigger.path)
     }
 }
 

@@ -1,9 +1,12 @@
 //! The possible results of a request, each with its HTTP response and its metric label.
 
+use std::fmt;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, Version, header};
 use http_body_util::Full;
 
+use super::{bearer::TokenError, trigger::TriggerError};
 use crate::{queue::QueueError, signature::SignatureError};
 
 /// PolyAI ignores `Retry-After` and follows its own schedule. The header is for proxies and load generators.
@@ -18,6 +21,10 @@ pub(super) enum Outcome {
     Duplicate,
     /// The signature does not prove that PolyAI sent the delivery.
     Unverified(SignatureError),
+    /// The bearer token does not prove that the sender may use the trigger.
+    Unauthorized(TokenError),
+    /// The body of a request to the trigger names no conversation.
+    NoConversation(TriggerError),
     /// No active secret matches, but a new secret may: PolyAI should send the delivery again.
     UnverifiedRetry(SignatureError),
     /// The body is larger than `server.body_limit`.
@@ -34,7 +41,7 @@ pub(super) enum Outcome {
     Late,
     /// The handler panicked.
     Panicked,
-    /// The path is not `server.path`.
+    /// The path is neither `server.path` nor `trigger.path`.
     NotFound,
     /// The method is not POST.
     MethodNotAllowed,
@@ -46,7 +53,8 @@ impl Outcome {
         match self {
             Self::Accepted => "accepted",
             Self::Duplicate => "duplicate",
-            Self::Unverified(_) => "unverified",
+            Self::Unverified(_) | Self::Unauthorized(_) => "unverified",
+            Self::NoConversation(_) => "no_conversation",
             Self::UnverifiedRetry(_) => "unverified_retry",
             Self::TooLarge => "too_large",
             Self::SlowBody => "slow_body",
@@ -65,7 +73,8 @@ impl Outcome {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Accepted | Self::Duplicate => StatusCode::NO_CONTENT,
-            Self::Unverified(_) => StatusCode::UNAUTHORIZED,
+            Self::Unverified(_) | Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::NoConversation(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody | Self::BrokenBody => StatusCode::REQUEST_TIMEOUT,
             Self::UnverifiedRetry(_)
@@ -78,10 +87,11 @@ impl Outcome {
         }
     }
 
-    /// Returns why the signature was not accepted, if that is the reason.
-    pub(super) fn signature_error(&self) -> Option<SignatureError> {
+    /// Returns why the signature or the token was not accepted, if that is the reason: a label and a text.
+    pub(super) fn refusal(&self) -> Option<(&'static str, &dyn fmt::Display)> {
         match self {
-            Self::Unverified(error) | Self::UnverifiedRetry(error) => Some(*error),
+            Self::Unverified(error) | Self::UnverifiedRetry(error) => Some((error.label(), error)),
+            Self::Unauthorized(error) => Some((error.label(), error)),
             _ => None,
         }
     }
@@ -90,7 +100,11 @@ impl Outcome {
     /// connection ends.
     pub(super) fn response(&self, version: Version, keeps_connection: bool) -> Response<Full<Bytes>> {
         let status = self.status();
-        let mut response = Response::new(Full::new(Bytes::from_static(response_body(status).as_bytes())));
+        let body = match self {
+            Self::NoConversation(error) => error.body(),
+            _ => response_body(status),
+        };
+        let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -98,6 +112,9 @@ impl Outcome {
         }
         if status != StatusCode::NO_CONTENT {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if matches!(self, Self::Unauthorized(_)) {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(header::ALLOW, HeaderValue::from_static("POST"));

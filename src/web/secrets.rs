@@ -1,26 +1,32 @@
-//! The active signing secrets, and their replacement while the receiver runs.
+//! The active signing secrets and trigger tokens, and their replacement while the receiver runs.
 //!
-//! Secrets from the configuration stay. Those of `signature.secrets_file` follow the file. [`SigningSecrets::reload`]
+//! Secrets from the configuration stay. Those of a file follow the file. [`ReloadedSecrets::reload`]
 //! compares the file's content, not its times, so it works for a file that is edited, replaced, bind-mounted or behind
 //! Kubernetes' symlinks. The new secrets replace the old ones in one step, so a delivery is verified with one set or
 //! the other. If the file cannot be used, the previous secrets stay active and `/readyz` reports the condition
-//! `secrets` until the file can be used again.
+//! `secrets` (`trigger_tokens`) until the file can be used again.
 //!
 //! At most [`MAX_ACTIVE_SECRETS`] secrets are active. A receiver does not start with more, but a file may come to hold more
 //! while it runs, for example by a rotation. Then the first ones are active, which include the newest, the condition
-//! `secrets` names the number, and a delivery that none of them matches is answered 503: PolyAI sends it again until a
+//! names the number, and a delivery that none of them matches is answered 503: PolyAI sends it again until a
 //! person has removed the secrets that are no longer in use.
 //!
 //! Without any secret, which only a process that reconciles may be, every well-formed signature is answered 503: PolyAI
 //! sends the delivery again until the secret of the endpoint is configured.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    fmt::Debug,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use super::{
-    config::{OnMismatch, SignatureConfig, too_many},
+    bearer::ActiveTokens,
+    config::{OnMismatch, SignatureConfig, TriggerConfig},
+    configured_secrets::ConfiguredSecrets,
     secrets_file::{MAX_RETRY_WINDOW, SecretsFile},
 };
 use crate::{
@@ -28,24 +34,35 @@ use crate::{
     clock::Clock,
     health::Health,
     secret::Secret,
-    signature::{MAX_ACTIVE_SECRETS, Scheme, Verifier},
+    signature::{MAX_ACTIVE_SECRETS, Verifier},
 };
 
-const CONDITION: &str = "secrets";
+/// A section of the configuration with secrets, of which those in a file are reloaded.
+pub(super) trait SecretsConfig: Clone + Debug {
+    /// What requests are verified with.
+    type Active: Debug;
 
-/// The secrets that deliveries are verified with, and the file that they are reloaded from.
+    /// Returns the secrets and the file that holds more of them.
+    fn configured(&self) -> (ConfiguredSecrets<'_>, Option<&PathBuf>);
+
+    /// Prepares the verification of requests with the first [`MAX_ACTIVE_SECRETS`] of `valid`. `retry_window` is that of the
+    /// file.
+    fn activate(&self, valid: &[Secret], retry_window: Option<Timestamp>) -> Self::Active;
+}
+
+/// The secrets that requests are verified with, and the file that they are reloaded from.
 #[derive(Debug)]
-pub(super) struct SigningSecrets {
-    config: SignatureConfig,
+pub(super) struct ReloadedSecrets<C: SecretsConfig> {
+    config: C,
     file: Option<ReloadedFile>,
     clock: Clock,
     health: Health,
-    active: RwLock<Arc<ActiveSecrets>>,
+    active: RwLock<Arc<C::Active>>,
     /// The source of `active`. Locked during a reload, so that only one runs at a time.
     loaded: Mutex<LoadedSecrets>,
 }
 
-/// One set of secrets, ready to verify deliveries.
+/// One set of signing secrets, ready to verify deliveries.
 #[derive(Debug)]
 pub(super) struct ActiveSecrets {
     pub(super) verifier: Verifier,
@@ -59,19 +76,41 @@ pub(super) struct ActiveSecrets {
 struct LoadedSecrets {
     file: SecretsFile,
     secrets: Vec<Secret>,
+    /// The end of the file's retry window, bounded from the time when it was first read.
+    window: Option<Timestamp>,
+}
+
+impl SecretsConfig for SignatureConfig {
+    type Active = ActiveSecrets;
+
+    fn configured(&self) -> (ConfiguredSecrets<'_>, Option<&PathBuf>) {
+        (self.configured_secrets(), self.secrets_file.as_ref())
+    }
+
+    fn activate(&self, valid: &[Secret], retry_window: Option<Timestamp>) -> ActiveSecrets {
+        let active = valid.get(..MAX_ACTIVE_SECRETS).unwrap_or(valid);
+        ActiveSecrets {
+            verifier: Verifier::new(active, self.scheme, self.tolerance),
+            on_mismatch: self.on_mismatch,
+            retry_window,
+            is_incomplete: active.is_empty() || active.len() < valid.len(),
+        }
+    }
+}
+
+impl SecretsConfig for TriggerConfig {
+    type Active = ActiveTokens;
+
+    fn configured(&self) -> (ConfiguredSecrets<'_>, Option<&PathBuf>) {
+        (self.configured_tokens(), self.token_file.as_ref())
+    }
+
+    fn activate(&self, valid: &[Secret], _: Option<Timestamp>) -> ActiveTokens {
+        ActiveTokens::new(valid.get(..MAX_ACTIVE_SECRETS).unwrap_or(valid))
+    }
 }
 
 impl ActiveSecrets {
-    fn new(config: &SignatureConfig, secrets: &[Secret], retry_window: Option<Timestamp>) -> Self {
-        let active = secrets.get(..MAX_ACTIVE_SECRETS).unwrap_or(secrets);
-        Self {
-            verifier: Verifier::new(active, config.scheme, config.tolerance),
-            on_mismatch: config.on_mismatch,
-            retry_window,
-            is_incomplete: active.is_empty() || active.len() < secrets.len(),
-        }
-    }
-
     /// Returns true if PolyAI should send a delivery again whose signature matches no secret.
     pub(super) fn requests_retry(&self, now: Timestamp) -> bool {
         // A window that ends much later was read while the clock was ahead.
@@ -82,26 +121,26 @@ impl ActiveSecrets {
     }
 }
 
-impl SigningSecrets {
-    pub(super) fn new(config: &SignatureConfig, clock: Clock, health: Health) -> Self {
+impl<C: SecretsConfig> ReloadedSecrets<C> {
+    pub(super) fn new(config: &C, clock: Clock, health: Health) -> Self {
         let now = clock.now();
-        let secrets = config.valid(now);
-        let active = ActiveSecrets::new(config, &secrets, bounded_window(&config.file_secrets, now));
+        let (configured, path) = config.configured();
+        let (secrets, window) = (configured.valid(now), bounded_window(configured.file, now));
         Self {
-            active: RwLock::new(Arc::new(active)),
-            loaded: Mutex::new(LoadedSecrets { file: config.file_secrets.clone(), secrets }),
+            active: RwLock::new(Arc::new(config.activate(&secrets, window))),
+            loaded: Mutex::new(LoadedSecrets { file: configured.file.clone(), secrets, window }),
             config: config.clone(),
-            file: config.secrets_file.clone().map(ReloadedFile::new),
+            file: path.cloned().map(ReloadedFile::new),
             clock,
             health,
         }
     }
 
-    pub(super) fn scheme(&self) -> Scheme {
-        self.config.scheme
+    pub(super) fn config(&self) -> &C {
+        &self.config
     }
 
-    pub(super) fn active(&self) -> Arc<ActiveSecrets> {
+    pub(super) fn active(&self) -> Arc<C::Active> {
         Arc::clone(&self.active.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -109,30 +148,33 @@ impl SigningSecrets {
     pub(super) async fn reload(&self) {
         let Some(file) = &self.file else { return };
         let mut loaded = self.loaded.lock().await;
+        let (configured, _) = self.config.configured();
+        let kind = configured.kind;
         match self.load(file, &loaded.file).await {
             Ok(new) => {
-                let count = new.secrets.len();
-                if count > MAX_ACTIVE_SECRETS {
+                if let Some(problem) = configured.too_many(new.secrets.len()) {
                     self.health.set_degraded(
-                        CONDITION,
+                        kind.condition,
                         format!(
-                            "{}. Until then only the first {MAX_ACTIVE_SECRETS} are active, those of signature.secrets and \
-                             the newest of {}, and other deliveries are answered 503, so that PolyAI sends them again",
-                            too_many(count),
-                            file.path().display()
+                            "{problem}. Until then only the first {MAX_ACTIVE_SECRETS} are active, those of {} and \
+                             the newest of {}, and {}",
+                            kind.key,
+                            file.path().display(),
+                            kind.excess
                         ),
                     );
                 } else {
-                    self.health.clear(CONDITION);
+                    self.health.clear(kind.condition);
                 }
                 self.activate(&mut loaded, new);
             }
             Err(why) => self.health.set_degraded(
-                CONDITION,
+                kind.condition,
                 format!(
-                    "{}: {why}. The signing secrets that were read before remain active; write the endpoint's \
-                     signing_secret into the file, one per line, readable by this process",
-                    file.path().display()
+                    "{}: {why}. The {}s that were read before remain active; {}, one per line, readable by this process",
+                    file.path().display(),
+                    kind.name,
+                    kind.write
                 ),
             ),
         }
@@ -141,36 +183,39 @@ impl SigningSecrets {
     async fn load(&self, file: &ReloadedFile, known: &SecretsFile) -> Result<LoadedSecrets, String> {
         let read = file.read_stable(known, SecretsFile::parse_text).await;
         let file = read.map_err(|error| error.to_string())?;
-        let config = SignatureConfig { file_secrets: file, ..self.config.clone() };
-        let secrets = config.valid(self.clock.now());
-        if config.file_secrets.entries().next().is_none() {
+        let now = self.clock.now();
+        let configured = ConfiguredSecrets { file: &file, ..self.config.configured().0 };
+        let secrets = configured.valid(now);
+        if file.entries().next().is_none() {
             return Err("there is no secret in it".to_owned());
         }
         if secrets.is_empty() {
             return Err("every secret in it has expired".to_owned());
         }
-        match config.wrong_secret_problem() {
+        match configured.wrong_secret_problem() {
             Some(problem) => Err(problem),
-            None => Ok(LoadedSecrets { file: config.file_secrets, secrets }),
+            None => Ok(LoadedSecrets { window: bounded_window(&file, now), secrets, file }),
         }
     }
 
-    fn activate(&self, loaded: &mut LoadedSecrets, new: LoadedSecrets) {
-        let now = self.clock.now();
-        let same_window = loaded.file.retry_window() == new.file.retry_window();
-        if same_window && loaded.secrets == new.secrets {
-            loaded.file = new.file;
-            return;
+    fn activate(&self, loaded: &mut LoadedSecrets, mut new: LoadedSecrets) {
+        if loaded.file.retry_window() == new.file.retry_window() {
+            // The bound of the window counts from the first time the window was read.
+            new.window = loaded.window;
+            if loaded.secrets == new.secrets {
+                loaded.file = new.file;
+                return;
+            }
         }
-        // The bound of the window counts from the first time the window was read, so an unchanged one is kept.
-        let window = if same_window { self.active().retry_window } else { bounded_window(&new.file, now) };
-        let active = Arc::new(ActiveSecrets::new(&self.config, &new.secrets, window));
+        let active = Arc::new(self.config.activate(&new.secrets, new.window));
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
+        let now = self.clock.now();
         tracing::info!(
             secrets = new.secrets.len(),
             expiring = new.file.entries().filter(|entry| entry.expires.is_some_and(|at| now < at)).count(),
-            window_until = window.filter(|until| now < *until).map(tracing::field::display),
-            "signing secrets reloaded"
+            window_until = new.window.filter(|until| now < *until).map(tracing::field::display),
+            "{}s reloaded",
+            self.config.configured().0.kind.name
         );
         *loaded = new;
     }
@@ -190,7 +235,7 @@ mod tests {
         let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
         let is_open = |until: Timestamp| {
             let secrets = [Secret::new("0123456789abcdef")];
-            ActiveSecrets::new(&SignatureConfig::default(), &secrets, Some(until)).requests_retry(now)
+            SignatureConfig::default().activate(&secrets, Some(until)).requests_retry(now)
         };
         assert!(is_open(now + MAX_RETRY_WINDOW));
         assert!(!is_open(now));

@@ -14,6 +14,13 @@ use crate::{
 
 /// The time for which further jobs of a project that does not answer are postponed.
 const HELD_UP_DELAY: Duration = Duration::from_secs(5);
+/// The longest time for which a call may be in progress. No phone call lasts a day, so a person should look.
+const IN_PROGRESS_LIMIT: Duration = Duration::from_hours(24);
+/// The longest time between two looks at a call in progress, so that it is archived soon after its end.
+const LONGEST_WAIT_FOR_END: Duration = Duration::from_mins(1);
+/// The same from [`LONG_CALL`] on. Few calls last so long, and some are never reported as ended.
+const LONGEST_WAIT_FOR_LONG_CALL: Duration = Duration::from_mins(5);
+const LONG_CALL: Duration = Duration::from_hours(3);
 /// The metric label of an attempt that did not begin.
 pub(super) const POSTPONED: &str = "postponed";
 
@@ -85,6 +92,23 @@ impl JobFailure {
             "being_fetched",
             "another job of the same conversation comes first; this one needs no fetch if that one began after its event arrived",
             RetryDecision::Postpone(after),
+        )
+    }
+
+    /// Creates the failure of a job whose event arrived `age` ago and whose call has not ended.
+    pub(super) fn still_in_progress(age: Duration) -> Self {
+        let Some(left) = IN_PROGRESS_LIMIT.checked_sub(age).filter(|left| !left.is_zero()) else {
+            return Self::new(
+                "in_progress",
+                "PolyAI has reported this conversation as in progress for over a day: ask their support, then replay",
+                RetryDecision::Dead,
+            );
+        };
+        let longest = if age < LONG_CALL { LONGEST_WAIT_FOR_END } else { LONGEST_WAIT_FOR_LONG_CALL };
+        Self::new(
+            "in_progress",
+            "the call is still in progress; it is fetched again later",
+            RetryDecision::Wait(left.min(longest)),
         )
     }
 
@@ -245,6 +269,33 @@ mod tests {
             JobOutcome::Retry { after, .. } => Some(after),
             _ => None,
         }
+    }
+
+    #[test]
+    fn looks_at_a_call_in_progress_every_minute() {
+        let wait = |age: u64, waits| {
+            let history = History { waits, ..History::default() };
+            let failure = JobFailure::still_in_progress(Duration::from_secs(age));
+            match failure
+                .settlement(
+                    &RetrySchedule::new(&RetryConfig { jitter: 0.0, ..RetryConfig::default() }),
+                    history,
+                    Timestamp::UNIX_EPOCH,
+                )
+                .1
+            {
+                JobOutcome::Retry { after, .. } => Some(after.as_secs()),
+                _ => None,
+            }
+        };
+        assert_eq!(
+            [0, 1, 2, 6, 90].map(|waits| wait(600, waits)),
+            [Some(10), Some(60), Some(60), Some(60), Some(60)]
+        );
+        assert_eq!(
+            [(3 * 3600, 200), (24 * 3600 - 7, 400), (24 * 3600, 400)].map(|(age, waits)| wait(age, waits)),
+            [Some(300), Some(7), None]
+        );
     }
 
     #[test]

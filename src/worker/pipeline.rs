@@ -19,7 +19,7 @@ use super::{
     coalescer::{Admission, AnswerNeed, FetchSlot, JobCoalescer},
     concurrency::{self, ConcurrencyPermit},
     draft::{manifest_draft, other_project_warning},
-    failure::{JobFailure, POSTPONED, RetryDecision},
+    failure::{JobFailure, POSTPONED},
     job_log::JobLog,
     parked_recordings::ParkedRecordings,
     recordings::{self, RecordingsStep},
@@ -36,8 +36,6 @@ use crate::{
     telemetry::{ARCHIVE_AGE_METRIC, GaugeGuard, JOB_WAIT_METRIC, trace::Span},
 };
 
-/// The longest time for which a call may be in progress. No phone call lasts a day, so a person should look.
-const IN_PROGRESS_LIMIT: Duration = Duration::from_hours(24);
 /// Bounds one attempt of a job, whatever it waits for. RabbitMQ takes a job back after 30 minutes (`consumer_timeout`).
 const ATTEMPT_TIMEOUT: Duration = Duration::from_mins(25);
 /// The attempts to settle a job. After the last one the queue settles it when it can, or the lease expires.
@@ -381,20 +379,8 @@ impl Pipeline {
     }
 
     fn still_in_progress(&self, request: &FetchRequest) -> JobFailure {
-        let age =
-            Duration::try_from(self.clock.now().duration_since(request.received_at)).unwrap_or_default();
-        match IN_PROGRESS_LIMIT.checked_sub(age).filter(|left| !left.is_zero()) {
-            Some(left) => JobFailure::new(
-                "in_progress",
-                "the call is still in progress; it is fetched again later",
-                RetryDecision::Wait(left),
-            ),
-            None => JobFailure::new(
-                "in_progress",
-                "PolyAI has reported this conversation as in progress for over a day: ask their support, then replay",
-                RetryDecision::Dead,
-            ),
-        }
+        let age = self.clock.now().duration_since(request.received_at);
+        JobFailure::still_in_progress(Duration::try_from(age).unwrap_or_default())
     }
 
     /// Settles a job. Transient errors of the queue are retried.
@@ -449,6 +435,7 @@ fn locate(project: &Project, request: &FetchRequest, started_at: Timestamp) -> L
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::failure::RetryDecision;
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_does_not_end_is_a_failure_of_the_job() {

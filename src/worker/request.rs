@@ -137,6 +137,7 @@ impl FetchRequest {
             project_id: event.project_id,
             trigger: match &discovery {
                 Some(Discovery { source: DiscoverySource::Command, .. }) => Trigger::Command,
+                Some(Discovery { source: DiscoverySource::Trigger, .. }) => Trigger::Trigger,
                 _ if is_refresh => Trigger::Refresh,
                 _ if is_discovery => Trigger::Reconcile,
                 _ => Trigger::Webhook,

@@ -60,7 +60,7 @@ fn signing_secrets(config: &Config, roles: Roles) -> Vec<Finding> {
     }
     if config.works_without_webhook(roles) {
         findings.push(Subject::new("secret", "signature").skipped(
-            "there is no signing secret, so conversations are found by reconciliation alone, and deliveries are answered 503",
+            "there is no signing secret, so deliveries are answered 503, and conversations are found by reconciliation and the trigger alone",
             "set POLYAI_WEBHOOK_SECRET (or signature.secrets_file) if you register a webhook endpoint",
         ));
     }
@@ -96,6 +96,7 @@ fn file_modes(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<Finding
     ];
     if roles.receive {
         files.push(("signature.secrets_file", config.signature.secrets_file.as_deref()));
+        files.push(("trigger.token_file", config.trigger.token_file.as_deref()));
     }
     if roles.work {
         let archive = &config.archive;
@@ -149,6 +150,7 @@ fn contains_secrets(path: &Path) -> bool {
     let has_key =
         |project: &toml::Value| ["api_key", "data_api_key"].iter().any(|key| project.get(key).is_some());
     key("signature", "secrets").is_some()
+        || key("trigger", "token").is_some()
         || key("archive", "secret_access_key").is_some()
         || key("queue", "url").is_some_and(has_password)
         || table.get("projects").and_then(toml::Value::as_array).is_some_and(|all| all.iter().any(has_key))

@@ -13,15 +13,17 @@ use lapin::{
     options::{BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use polyhook::{clock::Clock, config::Config};
+use polyhook::{clock::Clock, config::Config, secret::Secret};
 use polyhook_simulator::{CallInfo, CallScript, Channel, Delivery, EventOptions, LaterChange, NewCall};
 use serde_json::{Map, Value, json};
 use tokio::{task::block_in_place, time::timeout};
 
 use super::{SchemaCheck, TestSystem, document, eventually, short_call};
-use crate::support::rabbit::SHARED_NODE;
+use crate::support::{process::http_request, rabbit::SHARED_NODE};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+const TRIGGER: &str = "/polyai-trigger";
+const TOKEN: &str = "a-trigger-token-of-tests";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broker_and_messages_are_as_documented() {
@@ -30,6 +32,8 @@ async fn broker_and_messages_are_as_documented() {
     let system = TestSystem::start(&SHARED_NODE, |config| {
         config.reconcile.every = Duration::from_secs(1);
         config.reconcile.settle = Duration::ZERO;
+        config.trigger.path = TRIGGER.to_owned();
+        config.trigger.token = Some(Secret::new(TOKEN));
     })
     .await;
 
@@ -56,6 +60,9 @@ async fn broker_and_messages_are_as_documented() {
     assert_eq!(documented.bindings, declared.bindings, "documented and declared bindings differ");
 
     check_messages(&document, &published);
+    let is_triggered =
+        |message: &&Published| message.body.windows(14).any(|part| part == br#""by":"trigger""#);
+    assert_eq!(published.iter().filter(is_triggered).count(), 1, "a request that is repeated is one event");
     system.shut_down().await;
 }
 
@@ -320,7 +327,7 @@ async fn cause_dead_letter(system: &TestSystem, channel: &lapin::Channel) -> Pub
 
 /// Causes an event and a retry of every kind. Returns the calls that will be archived; the last one is only
 /// found by reconciliation.
-async fn cause_messages(system: &TestSystem) -> [CallInfo; 3] {
+async fn cause_messages(system: &TestSystem) -> [CallInfo; 4] {
     let (chat, voice) = (system.add_call(Channel::Webchat), system.add_call(Channel::Voice));
     system.announce_call(&voice).await;
     system.announce_call(&chat).await;
@@ -330,8 +337,18 @@ async fn cause_messages(system: &TestSystem) -> [CallInfo; 3] {
     let in_progress = NewCall { script: Some(script), ..short_call(Channel::Webchat) };
     let in_progress = system.sim.state().add_call(&in_progress).unwrap();
     system.announce_call(&in_progress).await;
-    let unannounced = system.add_call(Channel::Chat);
-    [chat, voice, unannounced]
+    let triggered = system.add_call(Channel::Chat);
+    let body = json!({ "conversation_id": triggered.id, "environment": "live" }).to_string();
+    let headers = format!("authorization: Bearer {TOKEN}\r\n");
+    for _ in 0..2 {
+        let to = system.app.public_address().unwrap();
+        let answer = block_in_place(|| http_request(to, "POST", TRIGGER, &headers, body.as_bytes()));
+        assert_eq!(answer, Some((204, String::new())));
+    }
+    // Reconciliation lists what has started since its last pass, a second ago.
+    let unannounced = NewCall { started_at: Some(Clock::System.now()), ..short_call(Channel::Chat) };
+    let unannounced = system.sim.state().add_call(&unannounced).unwrap();
+    [chat, voice, triggered, unannounced]
 }
 
 async fn wait_for_retry(system: &TestSystem, channel: &lapin::Channel, document: &Value) -> Published {

@@ -163,6 +163,7 @@ fn redacts_secrets_in_every_key() {
         queue.url = ["amqp://polyhook:hunter2@a:5672/v", "amqp://polyhook:hunter2@b:5672/v"]
         archive.url = "s3://bucket/prefix"
         archive.secret_access_key = "hunter2"
+        trigger.token = "hunter2-hunter2-hunter2"
         [[projects]]
         account_id = "a"
         project_id = "p"
@@ -177,7 +178,7 @@ fn redacts_secrets_in_every_key() {
             .run()
             .expect_exit_code(0)
             .stdout;
-        assert_eq!(shown.matches("[redacted]").count(), 6, "{shown}");
+        assert_eq!(shown.matches("[redacted]").count(), 7, "{shown}");
     }
 }
 

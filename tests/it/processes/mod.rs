@@ -29,6 +29,7 @@ mod spool;
 mod stuck_log;
 mod tail;
 mod tracing;
+mod trigger;
 
 use std::{collections::BTreeMap, path::Path};
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::{
     harness::{self, NOW, PATH, Server, budget, server, signature},
     queues::{Behaviour, FakeQueue},
+    trigger,
     wire::{Answer, Request},
 };
 use crate::contracts::{SchemaCheck, document};
@@ -35,6 +36,7 @@ async fn answers_match_the_openapi_document() {
     let document = document("openapi.yaml");
     assert_eq!(ServerConfig::default().path, PATH);
     let mut given = deliveries().await;
+    given.extend(triggers().await);
     given.extend(strangers().await);
     given.extend(probes().await);
 
@@ -132,6 +134,32 @@ async fn deliveries() -> Vec<Given> {
     dawdling.send(&Request::signed("{}").head("content-length: 2")).await;
     answers.push(dawdling.answer().await);
     answers.into_iter().map(|answer| Given { path: PATH, method: "post", answer }).collect()
+}
+
+/// Returns an answer for each outcome of a request to the trigger.
+async fn triggers() -> Vec<Given> {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let config = ServerConfig { body_limit: "100B".parse().unwrap(), ..budget(BUDGET) };
+    let receiver = trigger::start(&config, &queue).await;
+    let good = || trigger::request(r#"{"conversation_id":"CA1"}"#);
+    let mut answers = Vec::new();
+    for request in [
+        good(),
+        trigger::request("{}"),
+        trigger::request(r#"{"conversation_id":"."}"#),
+        Request { headers: Vec::new(), ..good() },
+        trigger::request(vec![b'x'; 101]),
+    ] {
+        answers.push(receiver.ask(&request).await);
+    }
+    queue.behave(Behaviour::Hold);
+    answers.push(receiver.ask(&good()).await);
+    let mut dawdling = receiver.open().await;
+    dawdling.send(&good().head("content-length: 2")).await;
+    answers.push(dawdling.answer().await);
+    let given = |(method, answer)| Given { path: trigger::TRIGGER, method, answer };
+    let other_method = ("get", receiver.ask(&Request { method: "GET", ..good() }).await);
+    answers.into_iter().map(|answer| ("post", answer)).chain([other_method]).map(given).collect()
 }
 
 /// Returns the answers to requests that are not deliveries.

@@ -21,7 +21,10 @@ use polyhook::{
     queue::{Queue, QueueUrls},
     secret::Secret,
     telemetry,
-    web::{self, ConnectionLimits, Receiver, RequestBody, ServerConfig, SignatureConfig, admin::Admin},
+    web::{
+        self, ConnectionLimits, Receiver, ReceiverConfig, RequestBody, ServerConfig, SignatureConfig,
+        TriggerConfig, admin::Admin,
+    },
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -97,7 +100,8 @@ impl Server {
     ) -> Self {
         let queue = Arc::clone(queue) as Arc<dyn Queue>;
         let lifecycle = Lifecycle::new();
-        let receiver = Receiver::new(server, signature, queue, clock(), &Health::default(), &lifecycle);
+        let sections = ReceiverConfig { server, signature, trigger: &TriggerConfig::default() };
+        let receiver = Receiver::new(sections, queue, clock(), &Health::default(), &lifecycle);
         Self::serve(receiver, server.connection_limits(u64::MAX), lifecycle).await
     }
 

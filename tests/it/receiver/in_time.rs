@@ -4,7 +4,11 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::body::Body;
 use futures_util::{StreamExt, future::join_all};
-use polyhook::{health::Health, lifecycle::Lifecycle, web::Receiver};
+use polyhook::{
+    health::Health,
+    lifecycle::Lifecycle,
+    web::{Receiver, ReceiverConfig, TriggerConfig},
+};
 use tokio::time::sleep;
 
 use super::{
@@ -49,14 +53,9 @@ async fn answers_exactly_at_the_deadline() {
         ),
     ] {
         let queue = FakeQueue::new(behaviour.clone());
-        let receiver = Receiver::new(
-            &budget(BUDGET),
-            &signature(),
-            queue,
-            clock(),
-            &Health::default(),
-            &Lifecycle::new(),
-        );
+        let (server, signature, trigger) = (budget(BUDGET), signature(), TriggerConfig::default());
+        let sections = ReceiverConfig { server: &server, signature: &signature, trigger: &trigger };
+        let receiver = Receiver::new(sections, queue, clock(), &Health::default(), &Lifecycle::new());
         let mut request = http::Request::post(PATH);
         for (name, value) in &whole.headers {
             request = request.header(name, &value[..]);

@@ -20,4 +20,5 @@ mod protocol;
 mod queues;
 mod rejected;
 mod secrets;
+mod trigger;
 mod wire;

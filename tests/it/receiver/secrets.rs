@@ -10,7 +10,7 @@ use polyhook::{
     queue::Queue,
     secret::Secret,
     signature::{SIGNATURE_HEADER, TIMESTAMP_HEADER, sign},
-    web::{Receiver, SignatureConfig},
+    web::{Receiver, ReceiverConfig, SignatureConfig, TriggerConfig},
 };
 use tempfile::TempDir;
 
@@ -50,7 +50,9 @@ impl Place {
         let queue = FakeQueue::new(Behaviour::Store);
         let dynamic = Arc::clone(&queue) as Arc<dyn Queue>;
         let lifecycle = Lifecycle::new();
-        let receiver = Receiver::new(&server(), config, dynamic, clock.clone(), &health, &lifecycle);
+        let sections =
+            ReceiverConfig { server: &server(), signature: config, trigger: &TriggerConfig::default() };
+        let receiver = Receiver::new(sections, dynamic, clock.clone(), &health, &lifecycle);
         let admin = Server::admin_with(&queue, lifecycle.clone(), health).await;
         let limits = self::server().connection_limits(u64::MAX);
         let server = Server::serve(receiver.clone(), limits, lifecycle).await;

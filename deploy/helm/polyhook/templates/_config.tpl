@@ -11,7 +11,7 @@ file that the configuration names must exist.
 {{- $works := has $role (list "worker" "single") -}}
 {{- $config := deepCopy $values.config -}}
 {{- $use := list "queue" "retry" "log" "tracing" -}}
-{{- if $receives }}{{ $use = concat $use (list "server" "signature") }}{{ end -}}
+{{- if $receives }}{{ $use = concat $use (list "server" "signature" "trigger") }}{{ end -}}
 {{- if $works }}{{ $use = concat $use (list "polyai" "worker" "refresh" "archive" "reconcile") }}{{ end -}}
 {{- if and (eq $role "receiver") $values.receiver.spool.enabled }}{{ $use = append $use "spool" }}{{ end -}}
 {{- $own := dict -}}
@@ -31,6 +31,8 @@ file that the configuration names must exist.
 {{- if $receives -}}
 {{- $_ := set $own "server" (dict "listen" (printf "%s:8080" $values.listenAddress)) -}}
 {{- $_ := set $own "signature" (dict "secrets_file" "/etc/polyhook/webhook/secrets") -}}
+{{- if and $config.trigger.path (not $secrets.trigger.name) }}{{ fail "secrets.trigger is not set: config.trigger.path needs a token" }}{{ end -}}
+{{- if $secrets.trigger.name }}{{ $_ := set $own "trigger" (dict "token_file" "/etc/polyhook/trigger/tokens") }}{{ end -}}
 {{- end -}}
 {{- if and (eq $role "receiver") $values.receiver.spool.enabled -}}
 {{- $_ := set $own "spool" (dict "path" "/var/lib/polyhook/spool.db") -}}

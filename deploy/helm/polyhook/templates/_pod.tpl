@@ -21,6 +21,10 @@
 {{- if ne $role "worker" }}
 - name: webhook
   secret: { secretName: {{ $secrets.webhook.name | quote }}, defaultMode: 0440, items: [{ key: {{ $secrets.webhook.key | quote }}, path: secrets }] }
+{{- with $secrets.trigger }}{{ if .name }}
+- name: trigger
+  secret: { secretName: {{ .name | quote }}, defaultMode: 0440, items: [{ key: {{ .key | quote }}, path: tokens }] }
+{{- end }}{{ end }}
 {{- end }}
 {{- if ne $role "receiver" }}
 {{- with $secrets.archiveKey }}{{ if .name }}
