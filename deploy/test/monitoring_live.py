@@ -210,7 +210,7 @@ def run(ctx):
 
 
 def main():
-    ctx = Context(quick=True, rounds=1)
+    ctx = Context(quick=True, rounds=1, profile="dev")
     given = os.environ.get("POLYHOOK_BIN")
     found = [Path(given)] if given else [ROOT / f"target/{profile}/polyhook" for profile in ("debug", "release")]
     ctx.bin = max((path for path in found if path.exists()), key=lambda path: path.stat().st_mtime).parent

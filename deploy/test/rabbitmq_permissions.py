@@ -398,10 +398,11 @@ def declared_topology(node):
     node.ctl("add_vhost", "scratch")
     node.ctl("set_permissions", "-p", "scratch", "guest", ".*", ".*", ".*")
     with installation(node, {"guest": "guest"}) as it:
-        env = it.env("guest", it.receiver_admin)
+        env = it.env("guest", it.worker_admin)
         (it.folder / "url-guest").write_text(node.url_of("guest", "guest", "scratch"))
-        receive = it.start("receive", ["receive"], env)
-        it.ready(receive, it.receiver_admin)
+        # A receiver declares no queue for refreshes.
+        work = it.start("work", ["work"], env)
+        it.ready(work, it.worker_admin)
     found = topology(node.export(), "scratch")
     node.ctl("delete_vhost", "scratch")
     return found
@@ -451,7 +452,7 @@ def main():
     options = dict(option.partition("=")[::2] for option in sys.argv[2:])
     if unknown := set(options) - {"--tighten", "--write"}:
         sys.exit(f"rabbitmq-permissions: unknown: {' '.join(unknown)}")
-    ctx = Context(quick=True, rounds=1)
+    ctx = Context(quick=True, rounds=1, profile="dev")
     try:
         node = Node(ctx)
         definitions = json.loads(DEFINITIONS.read_text())

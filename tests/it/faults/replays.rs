@@ -132,7 +132,8 @@ async fn is_idle(apps: &[App]) -> bool {
     for app in apps {
         // Fails while the queue connects again.
         let Ok(depths) = app.queue().queue.depths().await else { return false };
-        if depths.iter().any(|(kind, depth)| *kind != QueueKind::Unrouted && *depth > 0) {
+        let is_open = |kind: QueueKind| !matches!(kind, QueueKind::Unrouted | QueueKind::Refresh);
+        if depths.iter().any(|(kind, depth)| is_open(*kind) && *depth > 0) {
             return false;
         }
     }

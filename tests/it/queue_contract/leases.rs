@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polyhook::event::CONVERSATION_DISCOVERED;
-use polyhook::queue::{History, JobOutcome, LeaseId, Message, Published, Queue, QueueError, QueueKind};
+use polyhook::queue::{History, JobOutcome, LeaseId, Message, Published, Queue, QueueError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{
     QUIET_PERIOD, QueueUnderTest, STEP_TIMEOUT, assert_depths, assert_empty, depths, history, message,
-    publish, settle, take,
+    publish, settle, take, with_delayed,
 };
 
 pub(crate) async fn leases_each_job_to_one_consumer<B: QueueUnderTest>() {
@@ -141,11 +141,6 @@ pub(crate) async fn keeps_a_delayed_job_across_a_restart<B: QueueUnderTest>() {
 async fn delay(queue: &Arc<dyn Queue>, message: Message, delay: Duration) -> Published {
     let published = queue.publish_delayed(message, delay);
     timeout(STEP_TIMEOUT, published).await.expect("an answer in time").expect("published")
-}
-
-fn with_delayed<const N: usize>(mut depths: [(QueueKind, u64); N], delayed: u64) -> [(QueueKind, u64); N] {
-    depths.iter_mut().filter(|(kind, _)| *kind == QueueKind::Refresh).for_each(|depth| depth.1 = delayed);
-    depths
 }
 
 pub(crate) async fn keeps_a_long_history<B: QueueUnderTest>() {

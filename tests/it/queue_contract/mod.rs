@@ -166,6 +166,15 @@ pub(crate) fn depths(fetch: u64, retry: u64, dead: u64, unrouted: u64) -> [(Queu
     ]
 }
 
+/// Adds jobs that are published for later.
+pub(crate) fn with_delayed<const N: usize>(
+    mut depths: [(QueueKind, u64); N],
+    delayed: u64,
+) -> [(QueueKind, u64); N] {
+    depths.iter_mut().filter(|(kind, _)| *kind == QueueKind::Refresh).for_each(|depth| depth.1 = delayed);
+    depths
+}
+
 pub(crate) async fn assert_empty(queue: &Arc<dyn Queue>) {
     if let Ok(job) = timeout(QUIET_PERIOD, queue.next()).await {
         panic!("an unexpected job: {job:?}");
