@@ -94,8 +94,8 @@ fn record_name(account_id: &str, project_id: &str, conversation_id: &str) -> Str
 }
 
 /// One folder of a conversation with its objects.
-struct ObjectFolder {
-    location: Location,
+pub(super) struct ObjectFolder {
+    pub(super) location: Location,
     objects: ObjectList,
 }
 
@@ -258,7 +258,7 @@ impl Archive {
 
     /// Finds the folders of a conversation. The key contains its date, which may be unknown, so every date of the
     /// project is searched.
-    async fn find_folders(
+    pub(super) async fn find_folders(
         &self,
         account_id: &str,
         project_id: &str,

@@ -57,6 +57,7 @@ mod day;
 mod erasure;
 mod error;
 mod fetch_lock;
+mod find;
 mod folder;
 mod key;
 mod lease;

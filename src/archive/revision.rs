@@ -5,8 +5,7 @@
 //! bytes that the manifest names in at least one of the two places, and the next attempt finds them. The manifest lists
 //! the copies; what cannot be kept or was lost later is named in a warning.
 
-use bytes::Bytes;
-use object_store::{ObjectStoreExt, PutMode};
+use object_store::PutMode;
 
 use super::{
     Archive, ArchiveError,
@@ -32,7 +31,7 @@ impl Archive {
         let name = revision_name(existing.revision);
         let key = self.key(location, &name)?;
         let mut entry = ManifestObject { name, kind: ObjectKind::Revision, etag: None, ..earlier.clone() };
-        let bytes = self.read_bytes(location, CONVERSATION).await?;
+        let bytes = self.read_object(location, CONVERSATION).await?;
         let Some(bytes) = bytes.filter(|bytes| sha256(bytes) == earlier.sha256) else {
             // A writer that died after it had copied them has replaced them.
             let is_kept = self.hash_object(&key).await?.is_some_and(|hash| hash == earlier.sha256);
@@ -62,14 +61,6 @@ impl Archive {
             }
         }
         Ok(damaged)
-    }
-
-    async fn read_bytes(&self, location: &Location, name: &str) -> Result<Option<Bytes>, ArchiveError> {
-        match self.backend.store.get(&self.key(location, name)?).await {
-            Ok(found) => Ok(Some(found.bytes().await?)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

@@ -18,6 +18,7 @@ mod error;
 mod fetch;
 mod global_args;
 mod healthcheck;
+mod list;
 mod man;
 pub mod output;
 mod prompt;
@@ -25,6 +26,7 @@ mod queue_access;
 mod reconcile;
 mod send;
 mod serve;
+mod show;
 mod simulate;
 mod spool;
 mod table;
@@ -94,6 +96,10 @@ Examples:
     Reconcile(reconcile::Args),
     /// Follow deliveries and jobs, one line per event
     Tail(tail::Args),
+    /// List the conversations of a day in the archive
+    List(list::Args),
+    /// Show what the archive has of a conversation
+    Show(show::Args),
     /// Fetch conversations by ID and archive them now
     Fetch(fetch::Args),
     /// Queue the conversations of a past period that the archive lacks
@@ -151,6 +157,8 @@ impl Command {
             Self::Work => serve::run(global, Roles::WORK).await,
             Self::Reconcile(args) => reconcile::run(global, args).await,
             Self::Tail(args) => tail::run(global, args).await,
+            Self::List(args) => list::run(global, args).await,
+            Self::Show(args) => show::run(global, args).await,
             Self::Fetch(args) => fetch::run(global, args).await,
             Self::Backfill(args) => backfill::run(global, args).await,
             Self::Audit(args) => audit::run(global, args).await,

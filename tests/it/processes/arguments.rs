@@ -15,6 +15,8 @@ const COMMANDS: &[&[&str]] = &[
     &["send"],
     &["verify"],
     &["tail"],
+    &["list"],
+    &["show"],
     &["fetch"],
     &["backfill"],
     &["audit"],

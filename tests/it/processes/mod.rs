@@ -1,5 +1,6 @@
 //! Tests of the program as users and scripts see it: processes, exit codes, signals, files.
 
+mod archive_commands;
 mod arguments;
 mod bounds;
 mod commands;

@@ -1,0 +1,214 @@
+//! `polyhook list`: shows which conversations the archive has.
+
+use futures_util::TryStreamExt;
+use jiff::{Timestamp, ToSpan, civil::Date};
+use serde::Serialize;
+
+use super::{CliError, GlobalArgs, backfill, output, table::Table, time_arg};
+use crate::{
+    app::Resources,
+    archive::{Archive, ArchiveError, AudioStatus, ConversationFolder, Manifest},
+    clock::Clock,
+    config::Roles,
+    polyai::Project,
+};
+
+/// The number of conversations that are read at the same time.
+const CONCURRENT_READS: usize = 16;
+/// The longest period, in days. Its conversations are sorted day by day.
+const MAX_DAYS: i32 = 366;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  polyhook list
+  polyhook list --date yesterday --missing recording
+  polyhook list --date 2026-11-02 --to 2026-11-08 --json | jq -r .conversation_id
+
+Days are those of the start of the call, in UTC. `polyhook show ID` shows one \
+conversation, and `polyhook audit` finds what PolyAI has and the archive lacks.")]
+pub(super) struct Args {
+    /// Day: a date, `today` or `yesterday`
+    #[arg(long, value_name = "DATE", value_parser = time_arg::parse_date, default_value = "today")]
+    date: time_arg::DateArg,
+    /// Last day of a longer period
+    #[arg(long, value_name = "DATE", value_parser = time_arg::parse_date)]
+    to: Option<time_arg::DateArg>,
+    /// List only this project (repeatable)
+    #[arg(long = "project", value_name = "PROJECT_ID", alias = "project-id")]
+    projects: Vec<String>,
+    /// List only conversations without this part (repeatable)
+    #[arg(long, value_name = "PART")]
+    missing: Vec<Part>,
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// A part that an archived conversation may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// A recording: PolyAI has none, or it could not be had
+    Recording,
+    /// The transcript: PolyAI counts turns, but shows none
+    Transcript,
+    /// PolyAI's summary
+    Summary,
+}
+
+/// An archived conversation.
+#[derive(Debug, Serialize)]
+struct ListedRow {
+    conversation_id: String,
+    account_id: String,
+    project_id: String,
+    environment: String,
+    channel: String,
+    started_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u64>,
+    turns: u64,
+    audio: AudioStatus,
+    revision: u64,
+    archived_at: Timestamp,
+    /// The names of objects that are missing or differ from the manifest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged: Vec<String>,
+}
+
+pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
+    let config = global.load_for_command(Roles::RECONCILE)?;
+    let clock = Clock::System;
+    let (first, last) = period(&args, clock.now())?;
+    let resources = Resources::open_for_command(&config, &clock).await?;
+    let projects = backfill::select_projects(&resources, &args.projects)?;
+    let mut table = Table::new(["STARTED", "ID", "CHANNEL", "LENGTH", "TURNS", "AUDIO", "PROJECT"], 2);
+    let (mut shown, mut failures) = (0_u64, Vec::new());
+    let mut date = first;
+    while date <= last {
+        for project in &projects {
+            let rows = read_day(&resources.archive, project, date, &args.missing, &mut failures).await?;
+            for row in rows {
+                shown += 1;
+                if args.json {
+                    output::json(&row);
+                } else {
+                    table.row(row.cells());
+                }
+            }
+        }
+        date = date.saturating_add(1.day());
+    }
+    table.flush();
+    if shown == 0 && !args.json {
+        output::note(&format!("the archive has none from {first} to {last} (UTC)"));
+    }
+    if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
+}
+
+fn period(args: &Args, now: Timestamp) -> Result<(Date, Date), CliError> {
+    let first = args.date.resolve(now);
+    let last = args.to.as_ref().map_or(first, |to| to.resolve(now));
+    let days = first.until(last).map_or(i32::MAX, |span| span.get_days());
+    if !(0..MAX_DAYS).contains(&days) {
+        return Err(CliError::Usage(format!(
+            "--to {last}: the period must have 1 to {MAX_DAYS} days, counted from --date {first}"
+        )));
+    }
+    Ok((first, last))
+}
+
+/// Reads the conversations of a day, in the order of their start. One that cannot be read becomes a failure.
+async fn read_day(
+    archive: &Archive,
+    project: &Project,
+    date: Date,
+    missing: &[Part],
+    failures: &mut Vec<String>,
+) -> Result<Vec<ListedRow>, CliError> {
+    let (account_id, project_id) = (project.account_id(), project.project_id());
+    let folders = archive.list_folders(account_id, project_id, date);
+    let failed = |error: ArchiveError| CliError::Failed(format!("archive.url: {error}"));
+    let found: Vec<_> = folders
+        .map_ok(|ConversationFolder { name, .. }| async move {
+            let read = archive.inspect(account_id, project_id, date, &name, false).await;
+            Ok((name, read))
+        })
+        .try_buffer_unordered(CONCURRENT_READS)
+        .try_collect()
+        .await
+        .map_err(failed)?;
+    let mut rows = Vec::new();
+    for (name, read) in found {
+        match read {
+            Ok(Some(stored)) => {
+                let damaged = stored.damaged().to_vec();
+                if missing.is_empty() || missing.iter().any(|part| part.is_missing(&stored.manifest)) {
+                    rows.push(ListedRow::new(stored.manifest, damaged));
+                }
+            }
+            // The commit of this one is not complete.
+            Ok(None) => {}
+            Err(error) => failures.push(format!("{name}: {error}")),
+        }
+    }
+    rows.sort_by_key(|row| row.started_at);
+    Ok(rows)
+}
+
+impl Part {
+    fn is_missing(self, manifest: &Manifest) -> bool {
+        match self {
+            Self::Recording => matches!(manifest.audio.status, AudioStatus::Absent | AudioStatus::Failed),
+            Self::Transcript => {
+                manifest.warnings.iter().any(|warning| warning.starts_with("transcript_hidden"))
+            }
+            Self::Summary => !manifest.facts.summarised,
+        }
+    }
+}
+
+impl ListedRow {
+    fn new(manifest: Manifest, damaged: Vec<String>) -> Self {
+        let Manifest { facts, .. } = manifest;
+        Self {
+            conversation_id: manifest.conversation_id,
+            account_id: manifest.account_id,
+            project_id: manifest.project_id,
+            duration_ms: duration_ms(facts.total_duration_s),
+            environment: facts.environment,
+            channel: facts.channel,
+            started_at: facts.started_at,
+            turns: facts.turn_count,
+            audio: manifest.audio.status,
+            revision: manifest.revision,
+            archived_at: manifest.timings.archived_at,
+            damaged,
+        }
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let audio = if self.damaged.is_empty() { self.audio.as_str() } else { "damaged" };
+        [
+            format!("{:.0}", self.started_at),
+            self.conversation_id.clone(),
+            self.channel.clone(),
+            self.duration_ms.map(length).unwrap_or_default(),
+            self.turns.to_string(),
+            audio.to_owned(),
+            self.project_id.clone(),
+        ]
+    }
+}
+
+/// Returns seconds as whole milliseconds.
+pub(super) fn duration_ms(seconds: Option<f64>) -> Option<u64> {
+    let duration = std::time::Duration::try_from_secs_f64(seconds?).ok()?;
+    u64::try_from(duration.as_millis()).ok()
+}
+
+/// Formats the length of a call: `4:05`.
+pub(super) fn length(duration_ms: u64) -> String {
+    let seconds = duration_ms / 1000;
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
