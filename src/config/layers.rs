@@ -127,6 +127,9 @@ fn unquoted(text: &str) -> String {
     if text.contains("variant") {
         return "this word is not allowed here".to_owned();
     }
+    if text.contains("relative URL without a base") {
+        return "this is not a whole URL; write https://HOST".to_owned();
+    }
     text.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
 }
 
@@ -355,6 +358,10 @@ mod tests {
             ("[signature]\nsecrets = [\"hunter2-hunter2\" x]", "line 2"),
             ("[server]\nack_budget = \"hunter2-hunter2\"", "ack_budget"),
             ("[signature]\nscheme = \"hunter2-hunter2\"", "scheme"),
+            (
+                "[polyai]\nbase_url = \"hunter2.poly.ai\"",
+                "polyai.base_url: this is not a whole URL; write https://HOST",
+            ),
             ("[[projects]]\nproject_id = \"p\"\naccount_id = { hunter2-hunter2 = 1 }\n", ""),
         ] {
             let message = load(file, &[], &[]).unwrap_err().to_string();

@@ -233,7 +233,12 @@ mod tests {
     fn an_account_may_be_missing_where_the_data_api_tells_it() {
         let file = |api: &str| format!("polyai.api = \"{api}\"\n");
         load(&CURRENT, &[], &file("data")).unwrap().check(Roles::WORK).unwrap();
-        let error = load(&CURRENT, &[], &file("v3")).unwrap().check(Roles::WORK).unwrap_err().to_string();
-        assert!(error.contains("account_id"), "{error}");
+        let second = "[[projects]]\n[[projects]]\naccount_id = \"a\"\nproject_id = \"p\"\napi_key = \"k\"\n";
+        for file in [&*file("v3"), second] {
+            let own = [("POLYHOOK__PROJECTS__0__PROJECT_ID", "PROJECT-1")];
+            let error = load(&CURRENT, &own, file)
+                .and_then(|config| config.check(Roles::WORK).map_err(|error| error.to_string()));
+            assert!(error.as_ref().is_err_and(|error| error.contains("account_id")), "{error:?}");
+        }
     }
 }

@@ -46,10 +46,10 @@ impl ProjectConfig {
 }
 
 /// Checks the configuration as [`PolyAiClient::new`] does, but accepts a project without an account if the Data API can
-/// tell it.
+/// tell it. It must be the only one: others must not wait for its first conversation.
 pub fn check_config(config: &PolyAiConfig, projects: &[ProjectConfig]) -> Result<(), ConfigError> {
     let known = |project: &ProjectConfig| {
-        let can_learn = project.api.unwrap_or(config.api) != ApiChoice::V3;
+        let can_learn = project.api.unwrap_or(config.api) != ApiChoice::V3 && projects.len() == 1;
         let account_id = if project.needs_account() && can_learn { STAND_IN } else { &project.account_id };
         ProjectConfig { account_id: account_id.to_owned(), ..project.clone() }
     };

@@ -64,8 +64,8 @@ pub enum ApiChoice {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProjectConfig {
-    /// Account (workspace): slug (`acme-uk`) or `ws-…`, as in the URL of Agent Studio. If it is not set, it is read from a
-    /// conversation that the Data API lists.
+    /// Account (workspace): slug (`acme-uk`) or `ws-…`, as in the URL of Agent Studio. If an only project does not
+    /// set it, it is read from a conversation that the Data API lists.
     #[serde(default)]
     pub account_id: String,
     /// Project (agent): slug (`acme-team-4`) or `PROJECT-…`.
@@ -243,16 +243,19 @@ impl<'a> NamedHost<'a> {
         }))
     }
 
-    /// Returns the base URL of the API, without query, fragment and version.
+    /// Returns the base URL of the API, without query, fragment and version. PolyAI's own hosts have no other path.
     fn url(&self) -> Result<Url, ConfigError> {
         let mut url = self.url.clone();
         url.set_query(None);
         url.set_fragment(None);
-        let last = url.path_segments().and_then(|mut segments| segments.rfind(|segment| !segment.is_empty()));
-        match (self.api, last.map(str::to_owned).as_deref()) {
+        let segments = || url.path_segments().into_iter().flatten();
+        let first = segments().next().filter(|_| self.region.is_some());
+        let last = segments().rfind(|segment| !segment.is_empty());
+        match (self.api, first.or(last).map(str::to_owned).as_deref()) {
             (Api::V3, Some(version @ ("v1" | "v2"))) => {
                 return Err(ConfigError::UnsupportedVersion(self.key, version.to_owned()));
             }
+            _ if self.region.is_some() => url.set_path(""),
             (Api::V3, Some("v3")) | (Api::Data, Some("v1")) => {
                 if let Ok(mut segments) = url.path_segments_mut() {
                     segments.pop_if_empty().pop();
@@ -308,6 +311,8 @@ mod tests {
             ),
             (["https://api.uk.poly.ai/v1/", ""], UK),
             (["https://api.uk-1.platform.polyai.app/v3", ""], UK),
+            (["https://api.uk-1.platform.polyai.app/v3/acme/desk/conversations?limit=1", ""], UK),
+            (["https://api.uk.poly.ai/v1/agents/PROJECT-1", ""], UK),
             // A gateway in front of one of them.
             ([UK[1], "https://gateway/data/v1"], [UK[0], "https://gateway/data"]),
             (["https://gateway/v3/", UK[1]], ["https://gateway", UK[1]]),
@@ -353,7 +358,8 @@ mod tests {
     #[test]
     fn rejects_old_versions_wrong_hosts_and_several_regions() {
         let error = |given| hosts_of(given, None, None, ApiChoice::Auto).unwrap_err();
-        for old in [["https://h/v1/", "https://d"], ["https://h/v2", "https://d"]] {
+        let known = "https://api.uk-1.platform.polyai.app/v1/acme/desk";
+        for old in [["https://h/v1/", "https://d"], ["https://h/v2", "https://d"], [known, ""]] {
             assert!(matches!(error(old), ConfigError::UnsupportedVersion(..)));
         }
         for given in
