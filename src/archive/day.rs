@@ -72,6 +72,19 @@ impl Archive {
         Ok(found.map(|meta| Timestamp::from_second(meta.last_modified.timestamp()).unwrap_or(Timestamp::MIN)))
     }
 
+    /// Returns whether there is a conversation of this project.
+    pub async fn has_conversations(&self, account: &str, project: &str) -> Result<bool, ArchiveError> {
+        let prefix = key::project_prefix(&self.backend.prefix, account, project);
+        let prefix = prefix.map_err(object_store::Error::from)?;
+        let mut objects = self.backend.store.list(Some(&prefix));
+        while let Some(object) = objects.try_next().await? {
+            if object.location.filename() == Some(MANIFEST) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Lists the folders of a project's day, in no particular order.
     pub fn list_folders(
         &self,

@@ -105,6 +105,15 @@ impl fmt::Display for Location {
     }
 }
 
+/// Returns the prefix of all conversations of a project.
+pub(super) fn project_prefix(
+    prefix: &Path,
+    account_id: &str,
+    project_id: &str,
+) -> Result<Path, object_store::path::Error> {
+    Path::parse(format!("{prefix}/{}", project_folder(account_id, project_id)))
+}
+
 /// Returns the prefix of all conversations of a day.
 pub(super) fn day_prefix(
     prefix: &Path,

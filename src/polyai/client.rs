@@ -23,6 +23,12 @@ use crate::{clock::Clock, health::Health, telemetry::trace::Span};
 const MAX_ERROR_BYTES: usize = 16 << 10;
 /// The health condition of key files.
 const KEY_CONDITION: &str = "api_key";
+/// The health condition of keys that PolyAI rejects.
+const REJECTED_KEY_CONDITION: &str = "api_key_rejected";
+/// The metric label of a v3 key that the Data API refuses.
+const NOT_FOR_THIS_API: &str = "not_served";
+/// The number of rejected keys that a condition describes.
+const MAX_DESCRIBED_KEYS: usize = 5;
 
 /// A client for all configured projects.
 #[derive(Debug)]
@@ -48,8 +54,24 @@ impl PolyAiClient {
         Ok(Self { http, projects: known, clock })
     }
 
-    /// Reads the files of all keys again. An unusable file changes nothing; it becomes a condition of `health`.
+    /// Reads the files of all keys again. An unusable file changes nothing; it becomes a condition of `health`, and so do
+    /// keys that PolyAI rejects.
     pub async fn reload_keys(&self, health: &Health) {
+        self.reload_key_files(health).await;
+        let mut rejected: Vec<_> = self.projects.iter().flat_map(Project::key_rejections).collect();
+        if rejected.is_empty() {
+            health.clear(REJECTED_KEY_CONDITION);
+            return;
+        }
+        let more = rejected.len().saturating_sub(MAX_DESCRIBED_KEYS);
+        rejected.truncate(MAX_DESCRIBED_KEYS);
+        if more > 0 {
+            rejected.push(format!("and {more} more"));
+        }
+        health.set_degraded(REJECTED_KEY_CONDITION, rejected.join("; "));
+    }
+
+    async fn reload_key_files(&self, health: &Health) {
         // At the same time, because each file may hang for a while.
         let keys = self.projects.iter().flat_map(|project| project.keys().map(move |key| (project, key)));
         let reloads = join_all(keys.map(async |(project, key)| (project, key.reload().await))).await;
@@ -57,7 +79,7 @@ impl PolyAiClient {
         for (project, reloaded) in reloads {
             match reloaded {
                 Ok(true) => {
-                    project.data_access.forget_refusal();
+                    project.forget_rejections();
                     tracing::info!(project.id = project.project_id(), "API key reloaded");
                 }
                 Ok(false) => {}
@@ -147,13 +169,17 @@ impl PolyAiClient {
             let sent = Box::pin(self.send(key.clone(), project, target, request, url.clone()));
             let error = match sent.await {
                 Err(error) if error.kind == ErrorKind::KeyRejected => error,
+                Ok(answer) => {
+                    target.note_accepted(&key);
+                    return Ok(answer);
+                }
                 other => return other,
             };
             // The periodic reload reports a file that cannot be read.
             let _ = target.key().reload().await;
             let current = target.key().header();
             if current == key {
-                return Err(error);
+                return Err(ApiError { key_worked: target.has_accepted(&key), ..error });
             }
             key = current;
         }
@@ -179,6 +205,7 @@ impl PolyAiClient {
         let elapsed = started.elapsed();
         histogram!("polyhook_api_seconds", "operation" => operation).record(elapsed.as_secs_f64());
         log_request(operation, host, &id, &answered, elapsed);
+        let is_known_refusal = project.data_access.expects_refusal(target);
         let count = |status: &str| {
             counter!("polyhook_api_requests_total", "operation" => operation, "status" => status.to_owned())
                 .increment(1);
@@ -188,7 +215,9 @@ impl PolyAiClient {
             span.set_error(error.kind.label());
         })?;
         let status = answer.status();
-        count(status.as_str());
+        // A key that is not one for the Data API is no reason for an alert.
+        let is_refusal = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        count(if is_refusal && is_known_refusal { NOT_FOR_THIS_API } else { status.as_str() });
         span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
         span.set_attribute("polyai.correlation_id", answer.correlation_id().to_owned());
         if status == StatusCode::OK {

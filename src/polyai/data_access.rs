@@ -52,22 +52,25 @@ impl DataAccess {
             return Err(ApiError::new(ErrorKind::NotServed, target.host()));
         }
         let result = request.await;
-        let mut memory = self.memory();
         let now = Some(Instant::now());
         match result {
-            Err(error) if is_refusal(&error) && !is_recent(memory.worked) => {
+            Ok(answer) => {
+                *self.memory() = Memory { worked: now, refused: None };
+                Ok(answer)
+            }
+            Err(error) if is_refusal(&error) && self.expects_refusal(target) => {
                 if error.in_envelope {
-                    memory.refused = now;
+                    self.memory().refused = now;
                 }
                 Err(ApiError { kind: ErrorKind::NotServed, code: None, ..error })
             }
-            result => {
-                if result.is_ok() {
-                    *memory = Memory { worked: now, refused: None };
-                }
-                result
-            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Returns whether a refusal by `target` would only mean that the project has no key for it.
+    pub(super) fn expects_refusal(&self, target: &Target) -> bool {
+        self.may_be_missing && target.api() == Api::Data && !is_recent(self.memory().worked)
     }
 
     /// Forgets that the key was refused, because there is another one.

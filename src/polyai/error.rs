@@ -19,6 +19,9 @@ pub(super) const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-pol
 /// The longest wait that a `Retry-After` can ask for. A wrong header must not stop a job or a project for a week.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
+/// The hint for a rejected key that was accepted before. PolyAI's keys have an expiry date and stop working at once.
+const EXPIRED_KEY_HINT: &str = "the API key worked before, so it has expired or was revoked: create a new one in Agent Studio and put it into projects.api_key_file (data_api_key_file for the Data API), then replay";
+
 /// The action that a caller should take after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
@@ -84,6 +87,8 @@ pub struct ApiError {
     pub host: String,
     /// A remark for a person about this error. Contains no private data.
     pub detail: Option<Box<str>>,
+    /// True for a 401 if the same key was accepted before.
+    pub key_worked: bool,
 }
 
 impl ErrorKind {
@@ -112,7 +117,7 @@ impl ErrorKind {
     fn hint(self) -> &'static str {
         match self {
             Self::KeyRejected => {
-                "the API key is wrong, expired or of another region: put the right one into projects.api_key_file (data_api_key_file for the Data API), then replay"
+                "the API key is wrong, expired or revoked, or of another region: put the right one into projects.api_key_file (data_api_key_file for the Data API), then replay"
             }
             Self::KeyLacksScope => {
                 "the API key is valid but not for this project: ask PolyAI to provision it for the project, then replay"
@@ -163,7 +168,7 @@ impl fmt::Display for ApiError {
         if !self.origin().is_empty() {
             write!(f, "check what is between here and PolyAI; if PolyAI sent it: ")?;
         }
-        f.write_str(self.kind.hint())
+        f.write_str(if self.key_worked { EXPIRED_KEY_HINT } else { self.kind.hint() })
     }
 }
 
@@ -209,6 +214,7 @@ impl ApiError {
             retry_after: None,
             host: host.to_owned(),
             detail: None,
+            key_worked: false,
         }
     }
 
@@ -240,6 +246,7 @@ impl ApiError {
             retry_after: retry_after(headers, now),
             host: host.to_owned(),
             detail: None,
+            key_worked: false,
         }
     }
 }

@@ -68,6 +68,8 @@ struct Memory {
     preferred: Option<(Route, Instant)>,
     /// The time of the last success of a route other than the list.
     worked: Option<Instant>,
+    /// The error of the last request, if it says that PolyAI rejects the key.
+    key_rejection: Option<String>,
 }
 
 impl PreferredRoute {
@@ -104,7 +106,20 @@ impl PreferredRoute {
             }
         }
         let error = failures.into_iter().reduce(more_telling).map(|(_, error)| error);
-        Err(error.unwrap_or_else(|| ApiError::new(ErrorKind::NotServed, "no host")))
+        let error = error.unwrap_or_else(|| ApiError::new(ErrorKind::NotServed, "no host"));
+        if matches!(error.kind, ErrorKind::KeyRejected | ErrorKind::KeyLacksScope) {
+            self.memory().key_rejection = Some(error.to_string());
+        }
+        Err(error)
+    }
+
+    /// Returns the error of the last request that could succeed, if it says that PolyAI rejects the key.
+    pub(super) fn key_rejection(&self) -> Option<String> {
+        self.memory().key_rejection.clone()
+    }
+
+    pub(super) fn forget_key_rejection(&self) {
+        self.memory().key_rejection = None;
     }
 
     /// Returns whether a path of v3 or the Data API served such a request lately.
@@ -119,6 +134,7 @@ impl PreferredRoute {
     /// Remembers the route that succeeded after `failures`.
     fn note_success(&self, source: &Source<'_>, failures: &[(Route, ApiError)]) {
         let mut memory = self.memory();
+        memory.key_rejection = None;
         if source.route != Route::V3List {
             memory.worked = Some(Instant::now());
         }

@@ -101,6 +101,23 @@ impl Project {
         self.targets().iter().any(|target| target.api() == Api::V3)
     }
 
+    /// Returns the keys of the project that PolyAI rejects, in words.
+    pub(super) fn key_rejections(&self) -> Vec<String> {
+        let routes = [&self.conversation_route, &self.audio_route, &self.list_route];
+        let mut errors: Vec<_> = routes.into_iter().filter_map(PreferredRoute::key_rejection).collect();
+        errors.sort();
+        errors.dedup();
+        errors.into_iter().map(|error| format!("project {}: {error}", self.project_id)).collect()
+    }
+
+    /// Forgets rejections of the keys, because one of them has changed.
+    pub(super) fn forget_rejections(&self) {
+        self.data_access.forget_refusal();
+        for route in [&self.conversation_route, &self.audio_route, &self.list_route] {
+            route.forget_key_rejection();
+        }
+    }
+
     /// Returns whether PolyAI served a recording of this project in the last hour.
     pub fn has_served_recordings(&self) -> bool {
         self.audio_route.worked_lately()

@@ -1,6 +1,6 @@
 //! Builds requests to v3 and the Data API: the only place that knows their paths, parameters and headers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderValue, Method, header::ACCEPT};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -70,6 +70,8 @@ pub struct Target {
     account_id: String,
     project_id: String,
     key: Arc<Key>,
+    /// The last value of the key that this API accepted.
+    accepted_key: Arc<Mutex<Option<HeaderValue>>>,
 }
 
 impl Target {
@@ -92,6 +94,7 @@ impl Target {
             account_id: project.account_id.clone(),
             project_id: project.project_id.clone(),
             key,
+            accepted_key: Arc::default(),
         };
         let v3 = hosts.runtime.filter(|_| choice != ApiChoice::Data);
         let v3 = v3.map(|base| target(Api::V3, base, own_key));
@@ -117,7 +120,7 @@ impl Target {
     }
 
     fn with(&self, api: Api, base: Url) -> Self {
-        Self { api, base, ..self.clone() }
+        Self { api, base, accepted_key: Arc::default(), ..self.clone() }
     }
 
     /// Returns the API.
@@ -152,6 +155,23 @@ impl Target {
 
     pub(super) fn key(&self) -> &Arc<Key> {
         &self.key
+    }
+
+    /// Notes that the API accepted this value of the key.
+    pub(super) fn note_accepted(&self, key: &HeaderValue) {
+        let mut accepted = self.accepted_key();
+        if accepted.as_ref() != Some(key) {
+            *accepted = Some(key.clone());
+        }
+    }
+
+    /// Returns whether the API has accepted this value of the key in this process.
+    pub(super) fn has_accepted(&self, key: &HeaderValue) -> bool {
+        self.accepted_key().as_ref() == Some(key)
+    }
+
+    fn accepted_key(&self) -> MutexGuard<'_, Option<HeaderValue>> {
+        self.accepted_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the URL of a request, or `None` for an id that no path can carry.

@@ -365,6 +365,7 @@ mod tests {
             retry_after: None,
             host: "api.example".to_owned(),
             detail: None,
+            key_worked: false,
         }
     }
 

@@ -18,10 +18,11 @@ use super::{
     report::{Finding, Subject},
 };
 use crate::{
+    archive::Archive,
     clock::Clock,
     config::Config,
     polyai::{
-        self, AccountError, Api, ApiChoice, ApiRequest, ProjectConfig, Target, http,
+        self, AccountError, Api, ApiChoice, ApiRequest, ErrorKind, ProjectConfig, Target, http,
         probe::{ProbeResponse, Prober},
     },
 };
@@ -32,6 +33,9 @@ const LISTED_CONVERSATIONS: usize = 10;
 const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(5);
 /// A certificate that expires sooner should have been renewed already.
 const MIN_CERTIFICATE_VALIDITY: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// The longest time for a look into the archive.
+const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The findings about one project.
 #[derive(Debug, Default)]
@@ -128,9 +132,13 @@ async fn check_project(
         attempt.wrong_host = !host.is_ok();
         check.hosts.push(host);
     }
+    let is_rejected = |attempt: &Attempt| attempt.response.error() == Some(ErrorKind::KeyRejected);
+    let archived_before =
+        attempts.iter().any(is_rejected) && has_archived(config, project, clock.clone()).await;
     for attempt in &attempts {
         let subject = Subject::new("polyai.key", format!("{name} ({})", attempt.target.api().label()));
-        check.findings.push(key::check(&subject, prober, attempt, &attempts, args, v3_works).await);
+        let finding = key::check(&subject, prober, attempt, &attempts, args, v3_works, archived_before).await;
+        check.findings.push(finding);
     }
     conversation::check(config, args, prober, &name, &attempts, &mut check).await;
     check
@@ -161,6 +169,13 @@ async fn find_account(
         project.api = Some(ApiChoice::Data);
     }
     Some((project, finding))
+}
+
+/// Returns whether the archive has conversations of the project. An archive that cannot be read says nothing.
+async fn has_archived(config: &Config, project: &ProjectConfig, clock: Clock) -> bool {
+    let Ok(archive) = Archive::open(&config.archive, clock) else { return false };
+    let found = archive.has_conversations(&project.account_id, &project.project_id);
+    matches!(tokio::time::timeout(ARCHIVE_TIMEOUT, found).await, Ok(Ok(true)))
 }
 
 /// Returns a warning if the certificate expires soon. An expired certificate is a failed connection instead.

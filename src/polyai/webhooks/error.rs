@@ -98,7 +98,7 @@ impl WebhooksError {
     fn hint(&self) -> &'static str {
         match (self.error.status, self.error.kind) {
             (Some(401), _) => {
-                "the API key is wrong, expired or of another region: put the right one into \
+                "the API key is wrong, expired or revoked, or of another region: put the right one into \
                  projects.data_api_key_file (or api_key_file), and check polyai.region"
             }
             (Some(403), _) => "the API key may not manage webhook endpoints: ask PolyAI for one that may",

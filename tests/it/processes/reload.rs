@@ -217,3 +217,39 @@ fn jobs_continue_with_the_new_key() {
     );
     run.stop();
 }
+
+#[test]
+fn a_key_that_stops_working_is_named_as_expired_or_revoked() {
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 2);
+    let site = Installation::new(&polyai.access, "");
+    let ids = polyai.ids();
+    let mut run = site.polyhook(["run"]).must_not_print("a-new-key").start();
+    let admin = run.wait_until_ready();
+    let deliver = |id: &str| {
+        let event = polyai.event(id);
+        assert_eq!(deliver(run.receiver_address(), &site.secret, &format!("evt-{id}"), &event), Some(204));
+    };
+    deliver(&ids[0]);
+    eventually("archived", || !site.manifests().is_empty());
+    assert_eq!(readyz(admin), "ready\n");
+
+    let doctor = || site.polyhook(["doctor", "--json"]).run().stdout;
+    assert!(!doctor().contains("revoked"));
+    polyai.control("PUT", "api-key", &json!({ "api_key": "a-new-key" }));
+    deliver(&ids[1]);
+    let named = "worked before, so it has expired or was revoked";
+    eventually("reported", || {
+        let said = readyz(admin);
+        said.contains("degraded: api_key_rejected: project ") && said.contains(named)
+    });
+    eventually("dead", || metric(admin, "polyhook_dead_letters_total{reason=\"key_rejected\"}") == 1);
+    let dead = site.polyhook(["dead", "list", "--json"]).run().expect_exit_code(0).stdout;
+    assert!(dead.contains(named) && dead.contains("key_rejected"), "{dead}");
+    let said = doctor();
+    assert!(said.contains("expired or revoked key: the archive has conversations of this project"), "{said}");
+
+    // The condition ends with the new key, and not only with the next request.
+    replace_file(&site.path().join("key"), "a-new-key");
+    eventually("no longer reported", || readyz(admin) == "ready\n");
+    run.stop();
+}

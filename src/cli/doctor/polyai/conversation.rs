@@ -115,15 +115,17 @@ fn by_id(
             subject.ok(format!("not served by {api} here; polyhook uses the other API"))
         }
         Some(ErrorKind::NotServed) => {
-            let next = match target.api() {
-                Api::V3 => {
-                    "leave polyai.api at \"auto\"; if your key is not valid for the Data API, add one with projects.data_api_key_file"
-                }
-                Api::Data => {
-                    "check polyai.platform_url, and ask PolyAI which API serves conversations by id for you"
-                }
-            };
-            subject.fail(format!("{api} lists conversations but does not serve one by id"), next)
+            let message = format!("{api} lists conversations but does not serve one by id");
+            match target.api() {
+                Api::V3 => subject.warn(
+                    format!("{message}; polyhook takes them from the list, without recordings"),
+                    "leave polyai.api at \"auto\", and add a key for the Data API with projects.data_api_key_file, which serves recordings",
+                ),
+                Api::Data => subject.fail(
+                    message,
+                    "check polyai.platform_url, and ask PolyAI which API serves conversations by id for you",
+                ),
+            }
         }
         Some(_) => {
             let error = response.outcome.as_ref().err();

@@ -21,6 +21,7 @@ pub(super) async fn check(
     all: &[Attempt],
     args: &Args,
     v3_works: bool,
+    archived_before: bool,
 ) -> Finding {
     let Attempt { target, response, wrong_host } = attempt;
     if *wrong_host {
@@ -39,7 +40,14 @@ pub(super) async fn check(
             "if PolyAI gave you a separate key for the Data API, put it into projects.data_api_key_file; it is not needed where v3 serves conversations by id",
         ),
         ErrorKind::KeyRejected => {
-            let (message, next) = locate_key(prober, target, all, args).await;
+            let (message, next) = match locate_key(prober, target, all, args).await {
+                KeyPlace::Unknown(..) if archived_before => (
+                    "expired or revoked key: the archive has conversations of this project, so its key worked before"
+                        .to_owned(),
+                    "create a new key in Agent Studio and put it into projects.api_key_file".to_owned(),
+                ),
+                KeyPlace::Elsewhere(message, next) | KeyPlace::Unknown(message, next) => (message, next),
+            };
             subject.fail(format!("{message}{correlation_id}"), next)
         }
         ErrorKind::KeyLacksScope => subject.fail(
@@ -67,12 +75,20 @@ pub(super) async fn check(
     }
 }
 
-/// Finds out where a rejected key belongs. Returns the message and the next step.
-async fn locate_key(prober: &Prober, target: &Target, all: &[Attempt], args: &Args) -> (String, String) {
+/// The place where a rejected key is valid, with the message and the next step.
+enum KeyPlace {
+    /// Another API or region accepts the key.
+    Elsewhere(String, String),
+    /// No place is known that does.
+    Unknown(String, String),
+}
+
+/// Finds out where a rejected key belongs.
+async fn locate_key(prober: &Prober, target: &Target, all: &[Attempt], args: &Args) -> KeyPlace {
     let same_key =
         all.iter().find(|other| other.target.api() != target.api() && other.target.has_same_key_as(target));
     if same_key.is_some_and(|other| other.response.accepts_key()) {
-        return (
+        return KeyPlace::Elsewhere(
             "wrong kind of key: v3 rejects it, the Data API accepts it".to_owned(),
             "set projects.api (or polyai.api) to \"data\", or ask PolyAI for a key for the Conversations API v3"
                 .to_owned(),
@@ -80,9 +96,9 @@ async fn locate_key(prober: &Prober, target: &Target, all: &[Attempt], args: &Ar
     }
     let regions = candidate_regions(all, args);
     if regions.is_empty() {
-        return (
+        return KeyPlace::Unknown(
             "the key is wrong, expired, or of another region".to_owned(),
-            "put the right key into projects.api_key_file, and check polyai.region; other regions were not tried"
+            "if the key worked before, it is expired or revoked: create a new one; put the right key into projects.api_key_file, and check polyai.region; other regions were not tried"
                 .to_owned(),
         );
     }
@@ -94,7 +110,7 @@ async fn locate_key(prober: &Prober, target: &Target, all: &[Attempt], args: &Ar
     });
     let attempts = join_all(attempts).await;
     match attempts.iter().find(|(_, _, response)| response.accepts_key()) {
-        Some((region, ..)) if region.hosts.runtime.is_none() => (
+        Some((region, ..)) if region.hosts.runtime.is_none() => KeyPlace::Elsewhere(
             "wrong region: it is a Studio key".to_owned(),
             format!("set polyai.region = \"{}\" (this implies api = \"data\")", region.region),
         ),
@@ -104,14 +120,14 @@ async fn locate_key(prober: &Prober, target: &Target, all: &[Attempt], args: &Ar
             } else {
                 ""
             };
-            (
+            KeyPlace::Elsewhere(
                 format!("wrong region: the key is of region {}", region.region),
                 format!("set polyai.region = \"{}\" (or the project's own region){api}", region.region),
             )
         }
         None => {
             let names: Vec<_> = regions.iter().map(|region| region.region.as_str()).collect();
-            (
+            KeyPlace::Unknown(
                 format!("wrong key: it is refused here and in every other region ({})", names.join(", ")),
                 "the key is mistyped, expired or revoked; put a valid one into projects.api_key_file"
                     .to_owned(),
