@@ -27,7 +27,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  polyhook backfill --last 30d --dry-run
+  polyhook backfill --last 7d
+  polyhook backfill --from yesterday --dry-run
   polyhook backfill --from 2026-10-01 --to 2026-10-31 --project acme-front-desk
   polyhook backfill --from 2026-11-02T08:00:00Z --to 2026-11-02T09:30:00Z --json
 
@@ -133,9 +134,9 @@ pub(super) fn select_projects<'a>(
 }
 
 fn period(args: &Args, now: Timestamp) -> Result<Range<Timestamp>, CliError> {
-    let end = args.to.map_or(now, time_arg::TimeArg::range_end).min(now);
+    let end = args.to.map_or(now, |to| to.range_end(now)).min(now);
     let start = match (args.from, args.last) {
-        (Some(from), _) => from.range_start(),
+        (Some(from), _) => from.range_start(now),
         (None, Some(last)) => now.checked_sub(last).unwrap_or(Timestamp::MIN),
         // clap requires one of them.
         (None, None) => now,

@@ -11,24 +11,24 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimeArg {
     /// A day in UTC.
-    Day(civil::Date),
+    Day(DateArg),
     /// An instant.
     Instant(Timestamp),
 }
 
 impl TimeArg {
-    /// Returns the start of a range that begins with this time (inclusive).
-    pub(super) fn range_start(self) -> Timestamp {
+    /// Returns the start of a range that begins with this time (inclusive), as seen at `now`.
+    pub(super) fn range_start(self, now: Timestamp) -> Timestamp {
         match self {
-            Self::Day(date) => midnight(date),
+            Self::Day(date) => midnight(date.resolve(now)),
             Self::Instant(at) => at,
         }
     }
 
-    /// Returns the end of a range that ends with this time (exclusive). A day is part of the range.
-    pub(super) fn range_end(self) -> Timestamp {
+    /// Returns the end of a range that ends with this time (exclusive), as seen at `now`. A day is part of the range.
+    pub(super) fn range_end(self, now: Timestamp) -> Timestamp {
         match self {
-            Self::Day(date) => date.tomorrow().map_or(Timestamp::MAX, midnight),
+            Self::Day(date) => date.resolve(now).tomorrow().map_or(Timestamp::MAX, midnight),
             Self::Instant(at) => at,
         }
     }
@@ -58,21 +58,20 @@ fn midnight(date: civil::Date) -> Timestamp {
     date.to_zoned(TimeZone::UTC).map_or(Timestamp::MAX, |zoned| zoned.timestamp())
 }
 
-/// Parses `2026-11-02`, `2026-11-02T10:00:00+01:00`, or a time without a zone, which is in UTC.
+/// Parses `2026-11-02`, `today`, `yesterday`, `2026-11-02T10:00:00+01:00`, or a time without a zone, which is in UTC.
 pub(super) fn parse_time(text: &str) -> Result<TimeArg, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(TimeArg::Instant(at));
     }
     // A date also parses as midnight of that day, so it is tried before a time without a zone.
-    if !text.contains([':', 'T', 't'])
-        && let Ok(date) = text.parse::<civil::Date>()
-    {
+    let is_day = matches!(text, "today" | "yesterday") || !text.contains([':', 'T', 't']);
+    if is_day && let Ok(date) = parse_date(text) {
         return Ok(TimeArg::Day(date));
     }
     let local = text.parse::<civil::DateTime>().ok().and_then(|local| local.to_zoned(TimeZone::UTC).ok());
-    local
-        .map(|zoned| TimeArg::Instant(zoned.timestamp()))
-        .ok_or_else(|| "write a date (2026-11-02) or a time (2026-11-02T10:00:00Z)".to_owned())
+    local.map(|zoned| TimeArg::Instant(zoned.timestamp())).ok_or_else(|| {
+        "write a date (2026-11-02, `today`, `yesterday`) or a time (2026-11-02T10:00:00Z)".to_owned()
+    })
 }
 
 /// Parses `2026-11-02`, `today` or `yesterday`.
@@ -107,12 +106,17 @@ mod tests {
 
     #[test]
     fn parses_whole_days_and_exact_instants() {
-        let time = |text| parse_time(text).unwrap();
-        assert_eq!(time("2026-10-31").range_start().to_string(), "2026-10-31T00:00:00Z");
-        assert_eq!(time("2026-10-31").range_end().to_string(), "2026-11-01T00:00:00Z");
-        assert_eq!(time("2026-10-31T10:00:00+01:00").range_end().to_string(), "2026-10-31T09:00:00Z");
-        assert_eq!(time("2026-10-31T10:00").range_start(), time("2026-10-31 10:00:00").range_end());
-        for wrong in ["", "yesterday", "2026-13-01", "10:00", "30d"] {
+        let now = "2026-11-01T09:00:00Z".parse().unwrap();
+        let start = |text| parse_time(text).unwrap().range_start(now);
+        let end = |text| parse_time(text).unwrap().range_end(now);
+        for day in ["2026-10-31", "yesterday"] {
+            assert_eq!(start(day).to_string(), "2026-10-31T00:00:00Z");
+            assert_eq!(end(day).to_string(), "2026-11-01T00:00:00Z");
+        }
+        assert_eq!(start("today").to_string(), "2026-11-01T00:00:00Z");
+        assert_eq!(end("2026-10-31T10:00:00+01:00").to_string(), "2026-10-31T09:00:00Z");
+        assert_eq!(start("2026-10-31T10:00"), end("2026-10-31 10:00:00"));
+        for wrong in ["", "tomorrow", "2026-13-01", "10:00", "30d"] {
             assert!(parse_time(wrong).is_err(), "{wrong}");
         }
     }
