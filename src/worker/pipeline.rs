@@ -393,7 +393,6 @@ impl Pipeline {
     }
 }
 
-/// Returns an error if the project has reached its share of waiting jobs.
 /// Records how old a call is that is archived for the first time.
 fn record_age(manifest: &Manifest) {
     if manifest.revision > 1 {
@@ -406,6 +405,7 @@ fn record_age(manifest: &Manifest) {
     }
 }
 
+/// Returns an error if the project has reached its share of waiting jobs.
 fn check_not_held_up(permit: &ConcurrencyPermit, project: &Project) -> Result<(), JobFailure> {
     let name = project.project_id();
     if permit.is_held_up(name) { Err(JobFailure::held_up(name)) } else { Ok(()) }

@@ -116,11 +116,11 @@ impl Refresher {
         };
         let fetched_at = conversation.fetched_at;
         let served_by = stored.manifest.provenance.served_by;
-        if conversation.info.in_progress
-            || stored.names_bytes(&conversation.json)
-            || has_fewer_fields(conversation.route, served_by)
-        {
+        if stored.names_bytes(&conversation.json) {
             return Ok(Some((RefreshOutcome::Unchanged, fetched_at)));
+        }
+        if conversation.info.in_progress || has_fewer_fields(conversation.route, served_by) {
+            return Ok(Some((RefreshOutcome::Stale, fetched_at)));
         }
         let correlation_id = Some(conversation.correlation_id.clone());
         let committed = self.commit(request, location, stored, project, conversation).await?;
@@ -128,8 +128,10 @@ impl Refresher {
         if self.archive.remove_if_erased(account_id, project_id, id).await? {
             return Ok(None);
         }
-        let CommitOutcome::Written(manifest) = committed else {
-            return Ok(Some((RefreshOutcome::Unchanged, fetched_at)));
+        let manifest = match committed {
+            CommitOutcome::Written(manifest) => manifest,
+            CommitOutcome::Unchanged(_) => return Ok(Some((RefreshOutcome::Unchanged, fetched_at))),
+            CommitOutcome::Stale(_) => return Ok(Some((RefreshOutcome::Stale, fetched_at))),
         };
         let mut archived = self.announcer.announce(request, "refreshed", location, manifest).await?;
         archived.correlation_id = correlation_id;

@@ -59,8 +59,10 @@ pub enum FetchOutcome {
 pub enum RefreshOutcome {
     /// PolyAI's answer differs: it is archived as a new revision and announced.
     Updated(Box<ArchivedConversation>),
-    /// PolyAI's answer adds nothing to the archived copy.
+    /// PolyAI's answer has the archived bytes.
     Unchanged,
+    /// PolyAI's answer is older than the archived copy, or has fewer fields.
+    Stale,
     /// PolyAI no longer has the conversation; the archive keeps its copy.
     Gone,
     /// No request was necessary: the archive has a later copy, or none.
@@ -73,6 +75,7 @@ impl RefreshOutcome {
         match self {
             Self::Updated(_) => "updated",
             Self::Unchanged => "unchanged",
+            Self::Stale => "stale",
             Self::Gone => "gone",
             Self::Skipped => "skipped",
         }

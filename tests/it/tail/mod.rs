@@ -16,6 +16,8 @@ async fn cause_every_kind(queue: &Arc<dyn Queue>, mut after_step: impl AsyncFnMu
     let publish = async |id: &str| {
         queue.publish(message(id, BODY)).await.unwrap();
     };
+    // A job for later causes no event yet.
+    queue.publish_delayed(message("evt_later", BODY), Duration::from_mins(10)).await.unwrap();
     publish("evt_done").await;
     after_step().await;
     queue.settle(take(queue).await.lease, JobOutcome::Done).await.unwrap();

@@ -6,6 +6,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use polyhook::{
     polyai::ApiChoice,
     queue::{Queue, QueueKind},
+    worker::AudioChoice,
 };
 use polyhook_simulator::{
     CallScript, Environment, EventOptions, Fault, FaultAction, LaterChange, NewCall, Operation,
@@ -100,6 +101,23 @@ async fn a_longer_conversation_becomes_a_new_revision_and_a_shorter_one_does_not
     assert_ne!(ids[0], ids[1], "other content, other id");
     assert!(ids[2..].iter().all(|id| *id == ids[1]), "what lies there is announced, not what was fetched");
     assert_eq!(world.dead_letters().await, []);
+}
+
+/// The worker that archived it may have died before its announcement.
+#[tokio::test]
+async fn announces_what_a_job_has_written_before_another_attempt_replaces_it() {
+    let first = World::start().await;
+    let call = first.archive(&voice()).await;
+    let change = LaterChange { after: None, after_requests: None, more_turns: 1, summarised: false };
+    first.sim.state().set_script(&call.id, CallScript { change: Some(change), ..CallScript::default() });
+    // This worker wants more recordings, so it fetches what the same event has archived.
+    let mut config = first.config.clone();
+    config.worker.audio = AudioChoice::Both;
+    let second = World { config, ..first }.second_instance("second").await;
+    second.deliver(&call).await;
+    second.wait_until_idle().await;
+    let announced: Vec<_> = second.announcements().await.into_iter().map(|one| one.kind).collect();
+    assert_eq!(announced, ["conversation.ready", "conversation.updated"]);
 }
 
 #[tokio::test]
