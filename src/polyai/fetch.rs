@@ -68,17 +68,32 @@ impl PolyAiClient {
                         let fetched = self.fetch_conversation(project, source, id);
                         project.data_access.request(source.target, fetched).await
                     }
-                    Route::V3List => {
-                        let entry = self
-                            .find_in_list(project, source.target, id, hint, MAX_CONVERSATION_BYTES)
-                            .await?;
-                        let FoundEntry { json, fetched_at, correlation_id } = entry;
-                        checked_conversation(json, source, id, fetched_at, correlation_id)
-                    }
+                    Route::V3List => self.find_conversation(project, source, id, hint).await,
                 }
             })
         };
-        project.conversation_route.request(&Source::of_conversation(project.targets()), fetch).await
+        let sources = Source::of_conversation(project.targets());
+        let error = match project.conversation_route.request(&sources, fetch).await {
+            Err(error) if hint.was_listed && is_unknown_by_id(&error) => error,
+            result => return result,
+        };
+        // A path by id may lag behind the list.
+        let Some(list) = sources.into_iter().find(|source| source.route == Route::V3List) else {
+            return Err(error);
+        };
+        Box::pin(self.find_conversation(project, list, id, hint)).await.map_err(|_| error)
+    }
+
+    async fn find_conversation(
+        &self,
+        project: &Project,
+        source: Source<'_>,
+        id: &str,
+        hint: &ConversationHint<'_>,
+    ) -> Result<Conversation, ApiError> {
+        let entry = self.find_in_list(project, source.target, id, hint, MAX_CONVERSATION_BYTES).await?;
+        let FoundEntry { json, fetched_at, correlation_id } = entry;
+        checked_conversation(json, source, id, fetched_at, correlation_id)
     }
 
     async fn fetch_conversation(
@@ -113,6 +128,11 @@ impl PolyAiClient {
         };
         project.audio_route.request(&Source::each(project.targets()), open).await
     }
+}
+
+/// Returns whether the error is PolyAI's word that its path by id does not know a conversation.
+fn is_unknown_by_id(error: &ApiError) -> bool {
+    error.kind == ErrorKind::UnknownConversation && error.in_envelope
 }
 
 /// Checks that an answer is the conversation `id`. Archiving another one under this id would be worse than archiving none, so

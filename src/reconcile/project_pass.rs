@@ -309,6 +309,7 @@ impl ProjectPass<'_> {
                 started_at: call.started_at,
                 known_at: call.listed_at,
                 environments: call.environment.as_slice(),
+                was_listed: true,
             };
             match self.pass.polyai.conversation(self.project, &call.id, &hint).await {
                 Ok(conversation) => {

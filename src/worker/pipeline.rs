@@ -30,7 +30,7 @@ use crate::{
     archive::{Archive, ArchiveError, CommitOutcome, Location, Manifest, StoredConversation},
     clock::Clock,
     event::{self, Discovery},
-    polyai::{Conversation, ConversationHint, ConversationInfo, PolyAiClient, Project, UnknownProject},
+    polyai::{Conversation, ConversationInfo, PolyAiClient, Project, UnknownProject},
     queue::{History, Job, JobOutcome, LeaseId, Queue, QueueError},
     retry::RetrySchedule,
     telemetry::{ARCHIVE_AGE_METRIC, GaugeGuard, JOB_WAIT_METRIC, trace::Span},
@@ -332,7 +332,7 @@ impl Pipeline {
         request: &FetchRequest,
         permit: Option<&ConcurrencyPermit>,
     ) -> Result<(&'a Project, Conversation), JobFailure> {
-        let (id, hint) = (&request.conversation_id, &self.hint(request));
+        let (id, hint) = (&request.conversation_id, &request.hint());
         if let [project] = candidates {
             let name = project.project_id();
             permit.map_or(Ok(()), |permit| check_not_held_up(permit, project))?;
@@ -358,16 +358,6 @@ impl Pipeline {
             other_owner.ok_or_else(|| JobFailure::of_all_projects(errors, unknown_project))
         };
         concurrency::wait_for_answer(permit, SEVERAL_PROJECTS, first_success).await
-    }
-
-    /// Returns the facts by which the conversation is found in a list.
-    fn hint<'a>(&'a self, request: &'a FetchRequest) -> ConversationHint<'a> {
-        let environments = match &request.environment {
-            Some(environment) => std::slice::from_ref(environment),
-            None if request.any_environment => &[],
-            None => &self.config.environments,
-        };
-        ConversationHint { started_at: request.started_at, known_at: request.received_at, environments }
     }
 
     /// Returns whether the environment of a conversation is to be archived. An unknown one is.

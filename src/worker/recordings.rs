@@ -180,7 +180,9 @@ impl RecordingsStep<'_> {
         match downloaded.unwrap_or(Err(DownloadError::TimedOut)) {
             Ok(audio) => Ok(Obtained::Staged(Box::new(audio))),
             Err(DownloadError::Api(error)) if self.is_unserved(&error) => Ok(unserved(direction, &error)),
-            Err(DownloadError::Api(error)) if error.is_absent_recording() => {
+            Err(DownloadError::Api(error))
+                if error.is_absent_recording() || self.is_unknown_by_id(&error) =>
+            {
                 self.accept_absence(direction, error)
             }
             Err(error) => {
@@ -254,6 +256,13 @@ impl RecordingsStep<'_> {
         error.kind == ErrorKind::NotServed
             && (error.in_envelope || self.conversation.route == Route::V3List)
             && !self.project.has_served_recordings()
+    }
+
+    /// Returns whether PolyAI's path by id does not know a conversation that its list has.
+    fn is_unknown_by_id(&self, error: &ApiError) -> bool {
+        error.kind == ErrorKind::UnknownConversation
+            && error.in_envelope
+            && self.conversation.route == Route::V3List
     }
 
     /// Accepts that a recording does not exist, or returns a failure while it may still appear.

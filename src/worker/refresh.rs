@@ -99,6 +99,7 @@ impl Refresher {
             started_at: Some(stored.manifest.facts.started_at),
             known_at: request.received_at,
             environments: refresh.environment.as_slice(),
+            was_listed: true,
         };
         let answer = self.polyai.conversation(project, id, &hint);
         let conversation = match concurrency::wait_for_answer(permit, project.project_id(), answer).await {

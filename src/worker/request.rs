@@ -8,7 +8,7 @@ use super::failure::{JobFailure, RetryDecision};
 use crate::{
     archive::{Manifest, Trigger},
     event::{self, CONVERSATION_DISCOVERED, Discovery, DiscoverySource, Event},
-    polyai::ConversationInfo,
+    polyai::{ConversationHint, ConversationInfo},
     queue::{History, Message},
 };
 
@@ -179,6 +179,17 @@ impl FetchRequest {
     pub(super) fn has_written(&self, manifest: &Manifest) -> bool {
         self.event_id == manifest.provenance.event_id
             && (self.event_id.is_some() || manifest.timings.received_at == Some(self.received_at))
+    }
+
+    /// Returns the facts by which the conversation is found in a list.
+    pub(super) fn hint(&self) -> ConversationHint<'_> {
+        ConversationHint {
+            started_at: self.started_at,
+            known_at: self.received_at,
+            environments: self.environment.as_slice(),
+            // Reconciliation and refreshes know the start from PolyAI.
+            was_listed: self.discovery.as_ref().is_some_and(|discovery| discovery.started_at.is_some()),
+        }
     }
 
     /// Returns the start of the conversation as far as it is known before the fetch. Most conversations start on the day on

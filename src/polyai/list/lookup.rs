@@ -46,6 +46,8 @@ pub struct ConversationHint<'a> {
     pub known_at: Timestamp,
     /// The environments that the call can be of. Empty means all.
     pub environments: &'a [String],
+    /// True if the call was in a list before. Then the list counts, even if the path by id does not know the call.
+    pub was_listed: bool,
 }
 
 /// An entry of a list.
@@ -215,6 +217,7 @@ mod tests {
             started_at: Some(at("2026-11-03T12:00:00Z")),
             known_at: at("2026-11-04T12:00:00Z"),
             environments: &environments,
+            was_listed: false,
         };
         let times =
             ["11:58:00", "11:59:59", "12:00:01", "12:02:00"].map(|time| at(&format!("2026-11-03T{time}Z")));

@@ -1,8 +1,11 @@
 //! Conversations that only the list of v3 has, on a host whose other answers are not PolyAI's.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{body::Body, response::Response};
@@ -11,8 +14,10 @@ use polyhook::{
     archive::{AudioStatus, ServedBy},
     clock::Clock,
     config::Config,
+    event::Discovery,
     lifecycle::Lifecycle,
 };
+use polyhook_simulator::Delivery;
 use serde_json::json;
 use url::form_urlencoded;
 
@@ -138,4 +143,73 @@ async fn a_gateways_404s_cost_no_recording_where_recordings_are_served() {
         );
     }
     assert!(stub.seen().iter().any(|(path, _)| path == LIST), "the list was asked meanwhile");
+}
+
+/// Otherwise a call that reconciliation has found is never archived.
+#[tokio::test]
+async fn the_list_counts_if_the_path_by_id_does_not_know_a_listed_call() {
+    const UNKNOWN: &str = r#"{"success":false,"error":"No.","error_id":"1","error_code":"CONVERSATIONS_NOT_FOUND","error_message":"No.","data":null}"#;
+    let lifecycle = Lifecycle::new();
+    let stub = Stub::start_with_query(&lifecycle, |path, query| match path {
+        LIST => page(query, &[voice("listed", super::BEGAN.parse().unwrap())]),
+        _ => Response::builder().status(404).body(Body::from(UNKNOWN)).unwrap(),
+    })
+    .await;
+    let at_stub = at_stub(&stub);
+    let world = World::with(|scenario, config| {
+        at_stub(scenario, config);
+        config.worker.audio_wait = Duration::ZERO;
+    })
+    .await;
+    let found = Discovery {
+        conversation_id: "listed".to_owned(),
+        account_id: ACCOUNT.to_owned(),
+        project_id: PROJECT.to_owned(),
+        environment: Some("live".to_owned()),
+        started_at: super::BEGAN.parse().ok(),
+        ..Discovery::default()
+    };
+    let body = found.body().unwrap();
+    world.send(Delivery::new("found-1".to_owned(), "conversation.discovered", body)).await;
+    world.wait_until_idle().await;
+    assert_eq!(world.dead_letters().await, []);
+    let manifest = assert_consistent(&world.place_in(ACCOUNT, PROJECT, "listed"));
+    assert_eq!(
+        (manifest.provenance.served_by, manifest.audio.status),
+        (ServedBy::V3List, AudioStatus::Absent)
+    );
+    // A webhook may be faster than the database behind the path by id, so it waits.
+    deliver(&world, "unlisted").await;
+    let dead = world.only_dead_letter().await;
+    let last = dead.history.attempts.last().unwrap();
+    assert_eq!((&*last.reason, last.status), ("unknown_conversation", Some(404)));
+}
+
+#[tokio::test]
+async fn an_event_without_an_environment_is_looked_for_in_all_of_them() {
+    let lifecycle = Lifecycle::new();
+    let seen_environments = Arc::<Mutex<Vec<String>>>::default();
+    let noted = Arc::clone(&seen_environments);
+    let call = Arc::new(voice("test-call", super::BEGAN.parse().unwrap()));
+    let stub = Stub::start_with_query(&lifecycle, move |path, query| {
+        if path != LIST {
+            return not_found();
+        }
+        let environment = query.split("client_env=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        let mut call = (*call).clone();
+        call["environment"] = json!(environment);
+        let entries = if environment == "sandbox" { vec![call] } else { Vec::new() };
+        noted.lock().unwrap().push(environment);
+        Response::new(Body::from(json!({ "conversations": entries }).to_string()))
+    })
+    .await;
+    let world = World::with(at_stub(&stub)).await;
+    world
+        .deliver_body(&json!({ "type": "conversation.completed",
+            "data": { "conversation_id": "test-call", "started_at": super::BEGAN } }))
+        .await;
+    world.wait_until_idle().await;
+    assert_eq!(world.dead_letters().await, [], "its environment is not archived");
+    assert!(world.visible().is_empty());
+    assert_eq!(*seen_environments.lock().unwrap(), ["live", "sandbox"]);
 }
