@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use jiff::SignedDuration;
+
 use super::manifest::{AudioStatus, Manifest, ObjectKind};
 
 /// The result for a copy that arrives where the archive already has one.
@@ -21,9 +23,10 @@ pub enum WriteDecision {
 /// Compares the archived copy with a `new` one. The revision of `new` is ignored.
 ///
 /// The same bytes are written again only to add a missing recording. Other bytes are newer by the first of these that
-/// differs: the conversation is over, more turns, a longer duration, a summary (compared only between answers of the
-/// same API, because v3 has none), a later fetch. So a copy that was fetched before the end of the call never
-/// replaces the final one, even if it is written later.
+/// differs: the conversation is over, a fetch that is more than [`LAG`] later (compared only between answers of the same
+/// API), more turns, a longer duration, a summary (likewise, because v3 has none), a later fetch. So a copy that was
+/// fetched before the end of the call never replaces the final one, even if it is written later. And whatever PolyAI
+/// corrects later, such as a duration, is a new revision.
 pub fn decide_write(existing: &Manifest, new: &Manifest) -> WriteDecision {
     let write = WriteDecision::Write { revision: existing.revision.saturating_add(1) };
     let hash = |manifest: &Manifest| manifest.conversation().map(|object| object.sha256.clone());
@@ -37,6 +40,9 @@ pub fn decide_write(existing: &Manifest, new: &Manifest) -> WriteDecision {
     }
 }
 
+/// Within this time an answer may come from a part of PolyAI that does not have everything yet.
+const LAG: SignedDuration = SignedDuration::from_mins(5);
+
 fn adds_audio(existing: &Manifest, new: &Manifest) -> bool {
     let missing = |name: &str| !existing.objects.iter().any(|object| object.name == name);
     new.objects.iter().any(|object| object.kind == ObjectKind::Audio && missing(&object.name))
@@ -49,14 +55,16 @@ fn compare_age(a: &Manifest, b: &Manifest) -> Ordering {
     let turns = |manifest: &Manifest| manifest.facts.turn_count;
     let duration = |manifest: &Manifest| manifest.facts.total_duration_s.unwrap_or(f64::NEG_INFINITY);
     let summarised = |manifest: &Manifest| manifest.facts.summarised;
+    let same_api = a.provenance.served_by == b.provenance.served_by;
+    let later = b.timings.fetched_at.duration_since(a.timings.fetched_at);
     over(a)
         .cmp(&over(b))
+        .then_with(|| {
+            if same_api && later.abs() > LAG { SignedDuration::ZERO.cmp(&later) } else { Ordering::Equal }
+        })
         .then_with(|| turns(a).cmp(&turns(b)))
         .then_with(|| duration(a).total_cmp(&duration(b)))
-        .then_with(|| {
-            let same_shape = a.provenance.served_by == b.provenance.served_by;
-            if same_shape { summarised(a).cmp(&summarised(b)) } else { Ordering::Equal }
-        })
+        .then_with(|| if same_api { summarised(a).cmp(&summarised(b)) } else { Ordering::Equal })
         .then_with(|| a.timings.fetched_at.cmp(&b.timings.fetched_at))
 }
 
@@ -124,7 +132,7 @@ mod tests {
             |m, new| m.facts.total_duration_s = new.then_some(0.0),
             |m, new| m.facts.summarised = new,
             |m, new| {
-                let at = if new { "2026-12-02T00:00:00Z" } else { "2026-12-01T00:00:00Z" };
+                let at = if new { "2026-12-01T00:04:00Z" } else { "2026-12-01T00:00:00Z" };
                 m.timings.fetched_at = at.parse().unwrap();
             },
         ];
@@ -144,6 +152,24 @@ mod tests {
             assert_eq!(decide_write(&old, &new), WRITE, "criterion {rank}");
             assert_eq!(decide_write(&new, &old), WriteDecision::Stale, "criterion {rank}");
         }
+    }
+
+    #[test]
+    fn a_much_later_answer_of_the_same_api_is_newer_whatever_it_corrects() {
+        let existing = manifest(|_| ());
+        let corrected = |m: &mut Manifest| {
+            other_bytes(m);
+            m.facts.turn_count = 1;
+            m.facts.total_duration_s = Some(1.0);
+            m.timings.fetched_at = existing.timings.fetched_at + LAG + SignedDuration::from_secs(1);
+        };
+        assert_eq!(decide_write(&existing, &manifest(corrected)), WRITE);
+        assert_eq!(decide_write(&manifest(corrected), &existing), WriteDecision::Stale);
+        let early = manifest(|m| {
+            corrected(m);
+            m.facts.in_progress = true;
+        });
+        assert_eq!(decide_write(&existing, &early), WriteDecision::Stale, "it is not over in this answer");
     }
 
     #[test]
