@@ -13,7 +13,7 @@ use crate::{
 const MAX_CACHED_DAYS: usize = 3;
 /// In a shorter period few calls start, and the archive is asked for each of them. For a longer one a listing of the whole
 /// day is cheaper.
-const MIN_LISTED_PERIOD: Duration = Duration::from_mins(10);
+const MIN_LISTED_PERIOD: Duration = Duration::from_mins(45);
 
 /// The state of a listed conversation in the archive.
 pub(super) enum ArchiveState {

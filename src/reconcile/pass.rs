@@ -28,6 +28,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(200);
 const BACKLOG_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of checks without room after which a warning is logged.
 const CHECKS_BEFORE_WARNING: u32 = 30;
+/// The number of queued conversations that a pass names.
+const MAX_FIRST_QUEUED: usize = 100;
 /// The number of failures of a pass that are kept.
 const MAX_FAILURES: usize = 20;
 
@@ -94,6 +96,8 @@ pub struct PassOutcome {
     pub failures: Vec<PassError>,
     /// The conversations that are in progress, or ended just now.
     pub unsettled: Vec<ListedConversation>,
+    /// The first of the conversations that were queued.
+    pub first_queued: Vec<Discovery>,
     /// The API that served the list, if one did.
     pub api: Option<Api>,
     /// The place of an unreadable entry of PolyAI's list, for a person.
@@ -297,12 +301,17 @@ impl ReconcilePass<'_> {
                 if let Some(rate) = &self.limits.rate {
                     rate.until_ready().await;
                 }
-                publish_discovery(queue, &discovery, self.clock).await
+                (publish_discovery(queue, &discovery, self.clock).await, discovery)
             })
             .buffer_unordered(BATCH_SIZE);
-        while let Some(published) = queued.next().await {
+        while let Some((published, discovery)) = queued.next().await {
             match published {
-                Ok(Published::New) => outcome.summary.queued += 1,
+                Ok(Published::New) => {
+                    outcome.summary.queued += 1;
+                    if outcome.first_queued.len() < MAX_FIRST_QUEUED {
+                        outcome.first_queued.push(discovery);
+                    }
+                }
                 Ok(Published::Duplicate) => outcome.summary.queued_before += 1,
                 Err(error) => failures.push(error),
             }

@@ -27,6 +27,12 @@ const PARTS_PER_AGE: u32 = 6;
 /// be listed a moment after its start.
 const OVERLAP_PARTS: u32 = 2;
 const MAX_OVERLAP: Duration = Duration::from_mins(5);
+/// PolyAI may list a call only when it is over. While that is not known, each pass reads again what started within this time.
+const FIRST_REACH: Duration = Duration::from_mins(15);
+/// The most that each pass reads again because calls are listed late.
+const MAX_REACH: Duration = Duration::from_mins(30);
+/// After this number of calls in a row that were listed while they were in progress, calls are listed in time.
+const CALLS_IN_TIME: u32 = 5;
 /// The longest window, and the shortest into which a failing or slow one is split.
 const MAX_WINDOW: Duration = Duration::from_hours(24);
 pub(super) const MIN_WINDOW: Duration = Duration::from_mins(1);
@@ -58,7 +64,9 @@ pub(super) struct ProjectProgress {
     lookback_s: u64,
     /// All calls that started before this time were read, or are in `windows`.
     listed_until: Timestamp,
-    /// The same for each age, in seconds: calls that were read at this age.
+    /// `listed_until` before the present pass. The earliest time if that pass read the whole lookback.
+    last_pass: Timestamp,
+    /// The same as `listed_until` for each age, in seconds: calls that were read at this age.
     verified_until: BTreeMap<u64, Timestamp>,
     /// The windows that are to be read.
     pub(super) windows: Vec<Window>,
@@ -69,6 +77,11 @@ pub(super) struct ProjectProgress {
     pub(super) filters_by_time: bool,
     /// The longest window for this project, in seconds. It becomes shorter while windows take too long.
     window_s: u64,
+    /// Each pass reads again what started within this time before the last one, in seconds, because PolyAI lists calls late.
+    /// 0: it lists them while they are in progress.
+    reach_s: u64,
+    /// The number of calls since the last late one that were listed while they were in progress.
+    calls_in_time: u32,
     /// The latest unreadable entry of the list, within the lookback.
     pub(super) unreadable: Option<UnreadableEntry>,
 }
@@ -148,11 +161,14 @@ impl ProjectProgress {
             environments: Vec::new(),
             lookback_s: 0,
             listed_until: Timestamp::MIN,
+            last_pass: Timestamp::MIN,
             verified_until: BTreeMap::new(),
             windows: Vec::new(),
             calls: Vec::new(),
             filters_by_time,
             window_s: MAX_WINDOW.as_secs(),
+            reach_s: FIRST_REACH.as_secs(),
+            calls_in_time: 0,
             unreadable: None,
         }
     }
@@ -165,10 +181,10 @@ impl ProjectProgress {
             return self.restart(now, config, environments);
         }
         self.forget_others(config, environments);
-        let overlap = (config.every / OVERLAP_PARTS).min(MAX_OVERLAP);
+        let overlap = (config.every / OVERLAP_PARTS).min(MAX_OVERLAP).max(Duration::from_secs(self.reach_s));
         let from = earlier(self.listed_until.min(now), overlap);
         self.add(from.max(earlier(now, MAX_PAUSE.max(config.lookback))), now);
-        self.listed_until = now;
+        self.last_pass = std::mem::replace(&mut self.listed_until, now);
         for age in ages(config.lookback) {
             let due = earlier(now, age);
             let verified = self.verified_until.entry(age.as_secs()).or_insert(due);
@@ -192,7 +208,7 @@ impl ProjectProgress {
         }
         self.unreadable = None;
         self.add(start, now);
-        self.listed_until = now;
+        (self.listed_until, self.last_pass) = (now, Timestamp::MIN);
         self.verified_until = ages(config.lookback).map(|age| (age.as_secs(), earlier(now, age))).collect();
         self.merge();
     }
@@ -293,6 +309,26 @@ impl ProjectProgress {
         failed
     }
 
+    /// Notes that a call was found for the first time. The last pass should have found it if it had started before: PolyAI
+    /// lists calls late.
+    pub(super) fn note_if_late(&mut self, started_at: Timestamp, now: Timestamp) {
+        if started_at >= self.last_pass {
+            return;
+        }
+        let late = Duration::try_from(now.duration_since(started_at)).unwrap_or_default();
+        // Not only just as late.
+        let reach = (late + late / 4).min(MAX_REACH).as_secs();
+        self.reach_s = self.reach_s.max(reach);
+        self.calls_in_time = 0;
+    }
+
+    fn note_in_time(&mut self) {
+        self.calls_in_time = self.calls_in_time.saturating_add(1);
+        if self.calls_in_time >= CALLS_IN_TIME {
+            self.reach_s = 0;
+        }
+    }
+
     /// Notes calls that were listed before they had settled.
     pub(super) fn follow(&mut self, listed: Vec<ListedConversation>, now: Timestamp) {
         for call in listed {
@@ -301,6 +337,11 @@ impl ProjectProgress {
             if let Some(known) = self.calls.iter_mut().find(|known| known.id == id) {
                 known.ended_at = ended_at;
                 continue;
+            }
+            if in_progress {
+                self.note_in_time();
+            } else if let Some(started_at) = started_at {
+                self.note_if_late(started_at, now);
             }
             let (listed_at, look_at) = (now, now);
             self.calls.push(UnsettledCall { id, environment, started_at, ended_at, listed_at, look_at });

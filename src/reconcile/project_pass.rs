@@ -3,9 +3,10 @@
 //! New windows, windows that failed before and calls are worked on at the same time, so none of them waits for another. What
 //! is not done by the deadline stays in the [`ProjectProgress`].
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
 use metrics::counter;
 use tokio::{
     sync::oneshot,
@@ -24,7 +25,7 @@ use crate::polyai::{Api, ConversationHint, ErrorKind, ListQuery, ListWindow, Lis
 /// wait behind old calls.
 const MAX_BACKLOG: u64 = 1_000;
 /// A window of this length is never long: it has new calls, or few.
-const SHORT_WINDOW: Duration = Duration::from_mins(15);
+const SHORT_WINDOW: Duration = Duration::from_mins(45);
 /// After this number of failed windows in a row the others wait for the next pass.
 const MAX_FAILURES_IN_A_ROW: usize = 3;
 /// The time for which new windows wait for the retries of others.
@@ -66,6 +67,8 @@ struct ReadWindows {
     failures: Vec<String>,
     is_interrupted: bool,
     unsettled: Vec<ListedConversation>,
+    /// The conversations of short windows that were queued for the first time, with their starts.
+    found: Vec<(String, Timestamp)>,
     first_unreadable: Option<String>,
     api: Option<Api>,
 }
@@ -83,6 +86,7 @@ impl ProjectPass<'_> {
     pub(super) async fn run(self, mut progress: ProjectProgress) -> (ProjectProgress, ProjectOutcome) {
         let now = self.pass.clock.now();
         let calls = std::mem::take(&mut progress.calls);
+        let followed_ids: HashSet<_> = calls.iter().map(|call| call.id.clone()).collect();
         let (untried, retries) = (progress.take_untried(), progress.take_retries(now));
         let (mut new, mut old, followed) = if progress.filters_by_time {
             // Retries come first, but nothing waits long for them.
@@ -123,6 +127,9 @@ impl ProjectPass<'_> {
             progress.windows.extend(read.unread);
             failed.extend(read.failed);
             progress.follow(read.unsettled, now);
+            for (_, started_at) in read.found.iter().filter(|(id, _)| !followed_ids.contains(id)) {
+                progress.note_if_late(*started_at, now);
+            }
             progress.note_api(read.api);
             if let Some(place) = read.first_unreadable {
                 progress.unreadable = Some(UnreadableEntry { place, seen_at: now });
@@ -157,6 +164,10 @@ impl ProjectPass<'_> {
             };
             result.api = outcome.api.or(result.api);
             let failures = std::mem::take(&mut outcome.failures);
+            if is_short && window.failure.is_none() {
+                let found = std::mem::take(&mut outcome.first_queued).into_iter();
+                result.found.extend(found.filter_map(|call| Some((call.conversation_id, call.started_at?))));
+            }
             result.add(outcome);
             if failures.is_empty() {
                 result.read += 1;

@@ -14,8 +14,9 @@ fn live() -> Vec<String> {
     vec!["live".to_owned()]
 }
 
+/// Returns the progress of a project of which it is known that calls are listed while they are in progress.
 fn progress(filters_by_time: bool) -> ProjectProgress {
-    ProjectProgress::new("acme", "desk", filters_by_time)
+    ProjectProgress { reach_s: 0, ..ProjectProgress::new("acme", "desk", filters_by_time) }
 }
 
 fn failed(window: &Window, reason: &str, now: Timestamp) -> Window {
@@ -193,6 +194,49 @@ fn long_windows_become_shorter_while_they_take_too_long() {
     progress.adapt_windows(false);
     progress.schedule(at("02T10:01:00"), &config(), &live());
     assert_eq!(progress.windows.len(), 2, "24 hours and 1 minute: {:?}", shown(&progress));
+}
+
+#[test]
+fn reads_further_back_while_calls_are_listed_late() {
+    let start = at("02T10:00:00");
+    let mut progress = ProjectProgress::new("acme", "desk", true);
+    let reach = |progress: &mut ProjectProgress, minute: u32| {
+        let now = start + MINUTE * minute;
+        progress.schedule(now, &config(), &live());
+        let newest = progress.take_untried().into_iter().max_by_key(|window| window.to).unwrap();
+        newest.length()
+    };
+    reach(&mut progress, 0);
+    assert_eq!(reach(&mut progress, 1), MINUTE * 16, "it is not known yet");
+    let call = |id: u32, minute: u32, in_progress| ListedConversation {
+        id: format!("CA{id}"),
+        environment: None,
+        in_progress,
+        started_at: Some(start + MINUTE * minute),
+        ended_at: Some(start + MINUTE * minute + Duration::from_secs(20)),
+    };
+    for id in 0..5 {
+        progress.follow(vec![call(id, 1, true)], start + MINUTE);
+    }
+    assert_eq!(
+        reach(&mut progress, 2),
+        Duration::from_secs(90),
+        "calls are listed while they are in progress"
+    );
+    // One that started before the last pass, and was not listed then.
+    progress.follow(vec![call(9, 0, false)], start + MINUTE * 4);
+    assert_eq!(reach(&mut progress, 3), MINUTE * 6, "it was late by four minutes");
+    progress.note_if_late(start - Duration::from_hours(1), start + MINUTE * 3);
+    assert_eq!(reach(&mut progress, 4), MINUTE * 31, "but not without bounds");
+    for id in 10..15 {
+        progress.follow(vec![call(id, 4, true)], start + MINUTE * 4);
+    }
+    assert_eq!(reach(&mut progress, 5), Duration::from_secs(90));
+    // What a pass over the whole lookback finds says nothing.
+    progress.restart(start + MINUTE * 6, &config(), &live());
+    progress.note_if_late(start - Duration::from_hours(1), start + MINUTE * 6);
+    progress.take_untried();
+    assert_eq!(reach(&mut progress, 7), Duration::from_secs(90));
 }
 
 #[test]
