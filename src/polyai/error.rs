@@ -20,7 +20,7 @@ pub(super) const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-pol
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// The hint for a rejected key that was accepted before. PolyAI's keys have an expiry date and stop working at once.
-const EXPIRED_KEY_HINT: &str = "the API key worked before, so it has expired or was revoked: create a new one in Agent Studio and put it into projects.api_key_file (data_api_key_file for the Data API), then replay";
+const EXPIRED_KEY_HINT: &str = "the API key worked before, so it is expired or revoked: create a new one in Agent Studio and put it into projects.api_key_file (data_api_key_file for the Data API), then replay";
 
 /// The action that a caller should take after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -237,7 +237,7 @@ fn a_key_that_stops_working_is_named_as_expired_or_revoked() {
     assert!(!doctor().contains("revoked"));
     polyai.control("PUT", "api-key", &json!({ "api_key": "a-new-key" }));
     deliver(&ids[1]);
-    let named = "worked before, so it has expired or was revoked";
+    let named = "worked before, so it is expired or revoked";
     eventually("reported", || {
         let said = readyz(admin);
         said.contains("degraded: api_key_rejected: project ") && said.contains(named)
