@@ -228,7 +228,7 @@ async fn a_job_that_outlasts_the_consumer_timeout_is_not_duplicated() {
     let options = RabbitMqOptions {
         config: &config(&node.url(), &unique_prefix()),
         delays: vec![Duration::from_secs(1)],
-        refresh_delays: Vec::new(),
+        refresh_delays: vec![Duration::from_mins(1)],
         consume: Some(4),
         consumer_timeout: Duration::from_secs(3),
         only_publishes: false,
