@@ -31,6 +31,7 @@ GOALS = [
     ("p99 at 500/s against the bare publisher", "latency", median("500", "ratio", "p99"), "≤", 1.5, "{:.2f} ×"),
     ("p99 at 5,000/s against the bare publisher", "latency", median("5000", "ratio", "p99"), "≤", 2.5, "{:.2f} ×"),
     ("CPU per delivery with 1 connection against 64", "growth", median("ratio", "connections_1/connections_64"), "≤", 3, "{:.2f} ×"),
+    ("the same for the lean bound", "growth", median("ratio", "lean_1/lean_64"), None, None, "{:.2f} ×"),
     ("idle memory after a million deliveries (`--quick`: 120,000)", "footprint", value("memory", "idle_bytes", scale=1 / MB), "≤", 25, "{:.1f} MB"),
     ("embedded queue against an appender that rejects duplicates", "embedded", median("queue/append_unique"), "≥", 0.9, "{:.2f} ×"),
     ("first 204, broker up", "footprint", median("start", "broker_up_ms"), "≤", 100, "{:.0f} ms"),

@@ -8,7 +8,7 @@ from . import contenders
 from .contenders import durable, load
 from .formatting import spread_over, with_spread, table
 
-PROGRAMS = ("load",)
+PROGRAMS = ("load", "lean")
 CONNECTIONS = (1, 64, 1000)
 CONNECTIONS_AT_RATE = (64, 10_000)
 RATE = 3000
@@ -23,18 +23,21 @@ def run(ctx):
         "projects_100": (contenders.polyhook(ctx, "growth-projects", many), ("--projects", 100)),
         "secrets_8": (contenders.polyhook(ctx, "growth-secrets", {"signature": {"secrets": [*secrets, contenders.SECRET]}}), ()),
     }
+    lean = contenders.lean(ctx, "growth-lean")
     rounds = []
     for _ in range(ctx.rounds):
         found = {name: cost(ctx, running, 64, words) for name, (running, words) in kinds.items()}
         for count in CONNECTIONS:
             found[f"connections_{count}"] = cost(ctx, kinds["one"][0], count, ())
+        for count in (1, 64):
+            found[f"lean_{count}"] = cost(ctx, lean, count, ())
         rounds.append(found)
     for found in rounds:
         for count in CONNECTIONS_AT_RATE:
             # Long enough to open and use each connection.
             words = ("--rate", RATE, "--warmup", "5s", "--duration", "1s" if ctx.quick else "10s")
             found[f"at_rate_{count}"] = cost(ctx, kinds["one"][0], count, words)
-    for running, _ in kinds.values():
+    for running in [lean, *(running for running, _ in kinds.values())]:
         running.stop()
     return {
         "per_second": {name: spread_over(rounds, lambda each: each[name]["per_second"]) for name in rounds[0]},
@@ -44,6 +47,7 @@ def run(ctx):
             for base, names in {
                 "one": ("projects_100", "secrets_8"),
                 "connections_64": ("connections_1", "connections_1000"),
+                "lean_64": ("lean_1",),
                 "at_rate_64": ("at_rate_10000",),
             }.items()
             for name in names
@@ -71,6 +75,8 @@ def markdown(found):
 def label(name):
     """Returns the label of a figure."""
     kind, _, count = name.rpartition("_")
+    if kind == "lean":
+        return f"the lean bound, {count} connection{'s' if count != '1' else ''}"
     if kind == "at_rate":
         return f"{int(count):,} connections at {RATE:,}/s"
     return f"{int(count):,} {kind if count != '1' else kind.rstrip('s')}" if count.isdigit() else "one project, one secret, 64 connections"
