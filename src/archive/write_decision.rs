@@ -23,7 +23,7 @@ pub enum WriteDecision {
 /// Compares the archived copy with a `new` one. The revision of `new` is ignored.
 ///
 /// The same bytes are written again only to add a missing recording. Other bytes are newer by the first of these that
-/// differs: the conversation is over, a fetch that is more than [`LAG`] later (compared only between answers of the same
+/// differs: the conversation is over, a fetch that is more than five minutes later (compared only between answers of the same
 /// API), more turns, a longer duration, a summary (likewise, because v3 has none), a later fetch. So a copy that was
 /// fetched before the end of the call never replaces the final one, even if it is written later. And whatever PolyAI
 /// corrects later, such as a duration, is a new revision.
