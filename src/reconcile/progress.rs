@@ -36,6 +36,12 @@ const CALLS_IN_TIME: u32 = 5;
 /// The longest window, and the shortest into which a failing or slow one is split.
 const MAX_WINDOW: Duration = Duration::from_hours(24);
 pub(super) const MIN_WINDOW: Duration = Duration::from_mins(1);
+/// The shortest windows into which the list is cut because windows take too long.
+const MIN_CUT_WINDOW: Duration = Duration::from_mins(15);
+/// A window of which no call is older has the new calls.
+const RECENT: Duration = Duration::from_mins(45);
+/// The number of calls that are followed. Those beyond are found when they are listed again.
+const MAX_CALLS: usize = 10_000;
 /// A window that fails is tried again after at most this time.
 const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
 /// A call in progress is looked at again after this part of its age.
@@ -290,7 +296,7 @@ impl ProjectProgress {
     /// Makes windows shorter if they took too long, and else longer again.
     pub(super) fn adapt_windows(&mut self, took_too_long: bool) {
         self.window_s = if took_too_long {
-            (self.window_s / 2).max(MIN_WINDOW.as_secs())
+            (self.window_s / 2).max(MIN_CUT_WINDOW.as_secs())
         } else {
             (self.window_s * 2).min(MAX_WINDOW.as_secs())
         };
@@ -335,7 +341,10 @@ impl ProjectProgress {
             let ListedConversation { id, environment, in_progress, started_at, ended_at } = call;
             let ended_at = ended_at.or(started_at).filter(|_| !in_progress);
             if let Some(known) = self.calls.iter_mut().find(|known| known.id == id) {
-                known.ended_at = ended_at;
+                (known.ended_at, known.look_at) = (ended_at, now);
+                continue;
+            }
+            if self.calls.len() >= MAX_CALLS {
                 continue;
             }
             if in_progress {
@@ -375,6 +384,11 @@ impl UnsettledCall {
 impl Window {
     pub(super) fn length(&self) -> Duration {
         Duration::try_from(self.to.duration_since(self.from)).unwrap_or_default()
+    }
+
+    /// Returns whether it has new calls only.
+    pub(super) fn is_recent(&self, now: Timestamp) -> bool {
+        self.from >= earlier(now, RECENT)
     }
 
     /// Returns it, or the `part` of it that failed just now.

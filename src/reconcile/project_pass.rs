@@ -21,11 +21,9 @@ use super::{
 };
 use crate::polyai::{Api, ConversationHint, ErrorKind, ListQuery, ListWindow, ListedConversation, Project};
 
-/// Long windows wait while more jobs than this do. So an archive that lacks weeks is filled gradually, and webhooks do not
-/// wait behind old calls.
+/// Windows of old calls wait while more jobs than this do. So an archive that lacks weeks is filled gradually, and webhooks
+/// do not wait behind old calls.
 const MAX_BACKLOG: u64 = 1_000;
-/// A window of this length is never long: it has new calls, or few.
-const SHORT_WINDOW: Duration = Duration::from_mins(45);
 /// After this number of failed windows in a row the others wait for the next pass.
 const MAX_FAILURES_IN_A_ROW: usize = 3;
 /// The time for which new windows wait for the retries of others.
@@ -34,6 +32,9 @@ const HEAD_START: Duration = Duration::from_secs(5);
 const CONCURRENT_CALLS: usize = 8;
 /// A call that is in progress for longer is queued, so that the worker reports it. No phone call lasts a day.
 const MAX_CALL: Duration = Duration::from_hours(24);
+
+/// A listed call that PolyAI does not know by its id is asked for again up to this age.
+const MAX_UNKNOWN: Duration = Duration::from_hours(1);
 
 /// The parameters of a pass over a project.
 pub(super) struct ProjectPass<'a> {
@@ -67,7 +68,7 @@ struct ReadWindows {
     failures: Vec<String>,
     is_interrupted: bool,
     unsettled: Vec<ListedConversation>,
-    /// The conversations of short windows that were queued for the first time, with their starts.
+    /// The conversations of recent windows that were queued for the first time, with their starts.
     found: Vec<(String, Timestamp)>,
     first_unreadable: Option<String>,
     api: Option<Api>,
@@ -147,8 +148,8 @@ impl ProjectPass<'_> {
         let mut failures_in_a_row = 0;
         let mut windows = windows.into_iter();
         for window in windows.by_ref() {
-            let is_short = window.length() <= SHORT_WINDOW;
-            if self.is_over() || !(is_short || self.has_room(&mut result).await) {
+            let is_recent = window.is_recent(self.pass.clock.now());
+            if self.is_over() || !(is_recent || self.has_room(&mut result).await) {
                 result.unread.push(window);
                 break;
             }
@@ -157,14 +158,14 @@ impl ProjectPass<'_> {
                 environments: vec![window.environment.clone()],
                 failed_before: window.failure.is_some(),
             };
-            let Some(mut outcome) = self.until_deadline(self.compare(query, is_short)).await else {
+            let Some(mut outcome) = self.until_deadline(self.compare(query, is_recent)).await else {
                 result.is_interrupted = true;
                 result.unread.push(window);
                 break;
             };
             result.api = outcome.api.or(result.api);
             let failures = std::mem::take(&mut outcome.failures);
-            if is_short && window.failure.is_none() {
+            if is_recent && window.failure.is_none() {
                 let found = std::mem::take(&mut outcome.first_queued).into_iter();
                 result.found.extend(found.filter_map(|call| Some((call.conversation_id, call.started_at?))));
             }
@@ -243,8 +244,8 @@ impl ProjectPass<'_> {
         Some(parts)
     }
 
-    async fn compare(&self, query: ListQuery, is_short: bool) -> PassOutcome {
-        let max_backlog = (!is_short).then_some(MAX_BACKLOG);
+    async fn compare(&self, query: ListQuery, is_recent: bool) -> PassOutcome {
+        let max_backlog = (!is_recent).then_some(MAX_BACKLOG);
         let pass = ReconcilePass { limits: &QueueingLimits { rate: None, max_backlog }, ..*self.pass };
         let mut last = PassSummary::default();
         let count = |summary: &PassSummary, _| {
@@ -312,7 +313,7 @@ impl ProjectPass<'_> {
             return Ok(Some(call.clone()));
         }
         let mut listed = call.to_listed();
-        if call.ended_at.is_none() && !self.is_too_old(call) {
+        if call.ended_at.is_none() && !self.is_older_than(call, MAX_CALL) {
             if self.archived(&listed).await?.is_final(&listed).await.map_err(text)? {
                 return Ok(None);
             }
@@ -327,8 +328,11 @@ impl ProjectPass<'_> {
                     listed.in_progress = conversation.info.in_progress;
                     listed.ended_at = conversation.info.ended_at();
                 }
-                // The list decides whether the call exists: it is read again.
-                Err(error) if error.kind == ErrorKind::UnknownConversation => return Ok(None),
+                // It was listed, so the answer may be a wrong one. Later lists decide whether the call exists.
+                Err(error) if error.kind == ErrorKind::UnknownConversation => {
+                    let is_gone = self.is_older_than(call, MAX_UNKNOWN);
+                    return Ok((!is_gone).then(|| call.seen(&listed, now, self.config.every)));
+                }
                 Err(error) => return Err(text(error)),
             }
         } else {
@@ -353,9 +357,9 @@ impl ProjectPass<'_> {
         ArchivedConversations::open(self.pass.archive, self.project, &(at..at)).await.map_err(text)
     }
 
-    fn is_too_old(&self, call: &UnsettledCall) -> bool {
+    fn is_older_than(&self, call: &UnsettledCall, limit: Duration) -> bool {
         let age = self.pass.clock.now().duration_since(call.started_at.unwrap_or(call.listed_at));
-        Duration::try_from(age).is_ok_and(|age| age > MAX_CALL)
+        Duration::try_from(age).is_ok_and(|age| age > limit)
     }
 
     fn is_over(&self) -> bool {

@@ -194,6 +194,30 @@ fn long_windows_become_shorter_while_they_take_too_long() {
     progress.adapt_windows(false);
     progress.schedule(at("02T10:01:00"), &config(), &live());
     assert_eq!(progress.windows.len(), 2, "24 hours and 1 minute: {:?}", shown(&progress));
+    // However often that happens, windows of old calls do not become windows of new ones.
+    let mut slow = ProjectProgress::new("acme", "desk", true);
+    for _ in 0..20 {
+        slow.adapt_windows(true);
+    }
+    let now = at("02T10:00:00");
+    slow.schedule(now, &config(), &live());
+    let recent = slow.windows.iter().filter(|window| window.is_recent(now)).count();
+    assert_eq!((slow.windows.len(), recent), (24 * 4, 3));
+}
+
+#[test]
+fn follows_a_bounded_number_of_calls() {
+    let mut progress = progress(true);
+    let now = at("02T10:00:00");
+    let call = |id: usize| ListedConversation {
+        id: format!("CA{id}"),
+        environment: None,
+        in_progress: true,
+        started_at: Some(now),
+        ended_at: None,
+    };
+    progress.follow((0..MAX_CALLS + 5).map(call).collect(), now);
+    assert_eq!(progress.calls.len(), MAX_CALLS);
 }
 
 #[test]

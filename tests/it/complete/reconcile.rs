@@ -127,8 +127,17 @@ fn archives_a_call_soon_after_its_end() {
     let call = polyai.control("POST", "calls", &call);
     let call = &call["calls"][0];
     let lasts = Duration::from_millis(call["duration_ms"].as_u64().unwrap());
-    let script = json!({ "in_progress_for": format!("{}ms", lasts.as_millis()) });
-    script_call(&polyai, call["id"].as_str().unwrap(), &script);
+    let id = call["id"].as_str().unwrap();
+    let in_progress_for = |left: Duration| {
+        script_call(&polyai, id, &json!({ "in_progress_for": format!("{}ms", left.as_millis()) }));
+    };
+    in_progress_for(lasts);
+    eventually("followed", || request_count(&polyai, "v3_conversation") > 1);
+    // For a while PolyAI does not know it.
+    script_call(&polyai, id, &json!({ "missing": true }));
+    let asked = request_count(&polyai, "v3_conversation");
+    eventually("still followed", || request_count(&polyai, "v3_conversation") > asked + 1);
+    in_progress_for(lasts.saturating_sub(started.elapsed()));
     let before = request_count(&polyai, "v3_list");
     eventually("archived", || site.manifests().len() == 2);
     assert!(started.elapsed() >= lasts, "{:?}", started.elapsed());
