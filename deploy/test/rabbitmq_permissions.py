@@ -290,7 +290,7 @@ def check_doctor(it, user):
     done = subprocess.run([BIN, "doctor", "--json"], env=it.env(user), capture_output=True, text=True, timeout=90, cwd=it.folder)
     for finding in json.loads(done.stdout)["findings"]:
         if finding["check"] in ("broker.connection", "broker.permissions", "broker.topology", "broker.round_trip"):
-            if finding["status"] != "ok":
+            if finding["state"] != "ok":
                 raise PermissionTestError(f"{user}: polyhook doctor: {finding}")
 
 

@@ -4,6 +4,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +17,8 @@ use url::Url;
 use super::{CliError, GlobalArgs, output, simulate::SignedForm};
 use crate::{bounded_file, clock::Clock, event::CONVERSATION_COMPLETED, secret::Secret};
 use polyhook_simulator::{
-    AttemptOutcome, Delivery, DeliveryReport, DeliverySummary, Sender, SenderOptions, Tampering,
+    AttemptOutcome, Delivery, DeliveryReport, DeliverySummary, LatencyPercentiles, Sender, SenderOptions,
+    Tampering,
 };
 
 /// The answer of a receiver to a delivery with an invalid signature.
@@ -119,11 +121,11 @@ impl From<Bad> for Tampering {
 }
 
 impl Args {
-    fn is_expected(&self, answer: AttemptOutcome) -> bool {
+    fn is_expected(&self, outcome: AttemptOutcome) -> bool {
         match (self.expect, self.bad) {
-            (Some(status), _) => answer == AttemptOutcome::Status(status),
-            (None, Some(_)) => answer == AttemptOutcome::Status(UNAUTHORIZED),
-            (None, None) => answer.accepted(),
+            (Some(status), _) => outcome == AttemptOutcome::Answered { status },
+            (None, Some(_)) => outcome == AttemptOutcome::Answered { status: UNAUTHORIZED },
+            (None, None) => outcome.accepted(),
         }
     }
 }
@@ -154,7 +156,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
 
     if args.count == 1 {
         let report = sender.deliver(delivery(&args, body.as_ref(), 0)).await;
-        let expected = args.is_expected(report.answer);
+        let expected = args.is_expected(report.outcome);
         show_report(&report, expected, args.json);
         return if expected { Ok(()) } else { Err(CliError::AlreadyReported) };
     }
@@ -174,7 +176,7 @@ async fn send_all(args: &Args, sender: &Sender, body: Option<&Bytes>) -> (Delive
     let summary = sender
         .run_with(stream::iter(deliveries), |report| {
             bar.inc(1);
-            unexpected.fetch_add(u64::from(!args.is_expected(report.answer)), Ordering::Relaxed);
+            unexpected.fetch_add(u64::from(!args.is_expected(report.outcome)), Ordering::Relaxed);
         })
         .await;
     bar.finish_and_clear();
@@ -252,14 +254,14 @@ fn show_report(report: &DeliveryReport, expected: bool, json: bool) {
         output::json(report);
         return;
     }
-    let answer = match report.answer {
-        AttemptOutcome::Status(status) => format!("answered {status}"),
+    let answer = match report.outcome {
+        AttemptOutcome::Answered { status } => format!("answered {status}"),
         AttemptOutcome::Timeout => "no answer in time".to_owned(),
         AttemptOutcome::Network => "no connection".to_owned(),
     };
     let answer = if expected { output::green(answer) } else { output::red(answer) };
-    let ms = milliseconds(report.latency_us);
-    output::line(format!("{} {} {answer} after {ms}", report.kind, report.event_id));
+    let DeliveryReport { event_type, id, latency_ms, .. } = report;
+    output::line(format!("{event_type} {id} {answer} after {latency_ms:.1} ms"));
 }
 
 fn show_summary(summary: &DeliverySummary, unexpected: u64, json: bool) {
@@ -274,13 +276,14 @@ fn show_summary(summary: &DeliverySummary, unexpected: u64, json: bool) {
         output::json(&SendSummary { summary, unexpected });
         return;
     }
-    let DeliverySummary { deliveries, seconds, latency_us, statuses, timeouts, network_errors, .. } = summary;
+    let DeliverySummary { deliveries, duration_ms, latency_ms, statuses, timeouts, network_errors, .. } =
+        summary;
     let verdict = if unexpected == 0 {
         output::green(format!("{deliveries} deliveries, all answered as expected"))
     } else {
         output::red(format!("{deliveries} deliveries, {unexpected} not answered as expected"))
     };
-    output::line(format!("{verdict}, in {seconds:.1} s"));
+    output::line(format!("{verdict}, in {:.1} s", Duration::from_millis(*duration_ms).as_secs_f64()));
     let mut answers: Vec<_> = statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
     for (what, count) in [("no answer in time", *timeouts), ("no connection", *network_errors)] {
         if count > 0 {
@@ -288,12 +291,6 @@ fn show_summary(summary: &DeliverySummary, unexpected: u64, json: bool) {
         }
     }
     output::line(format!("answers  {}", answers.join(", ")));
-    let [p50, p90, p99, max] =
-        [latency_us.p50, latency_us.p90, latency_us.p99, latency_us.max].map(|us| milliseconds(us.into()));
-    output::line(format!("latency  p50 {p50}, p90 {p90}, p99 {p99}, max {max}"));
-}
-
-#[expect(clippy::cast_precision_loss, reason = "microseconds of one request")]
-fn milliseconds(us: u64) -> String {
-    format!("{:.1} ms", us as f64 / 1000.0)
+    let LatencyPercentiles { p50, p90, p99, max } = latency_ms;
+    output::line(format!("latency  p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, max {max:.1} ms"));
 }

@@ -40,7 +40,7 @@ async fn deliver(form: SignatureForm, tampering: Option<Tampering>) -> (HeaderMa
     let sender = Sender::new(target, SECRET, options, Clock::from_fn(now)).unwrap();
     tokio::select! {
         served = async { axum::serve(listener, router).await } => panic!("{served:?}"),
-        report = sender.deliver(Delivery::new("evt_1", "test", "{ \"n\": 1 }")) => assert!(report.answer.accepted()),
+        report = sender.deliver(Delivery::new("evt_1", "test", "{ \"n\": 1 }")) => assert!(report.outcome.accepted()),
     }
     received.lock().unwrap().remove(0)
 }

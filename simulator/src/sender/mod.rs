@@ -171,13 +171,13 @@ impl Sender {
             permit = self.acquire_permit().await;
         };
         DeliveryReport {
-            event_id,
-            kind,
+            id: event_id,
+            event_type: kind,
             conversation_id,
             attempts: u32::try_from(earlier.len()).unwrap_or(u32::MAX).saturating_add(1),
-            answer: outcome,
+            outcome,
             earlier,
-            latency_us: u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
+            latency_ms: f64::from(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX)) / 1000.0,
             duplicate,
         }
     }
@@ -211,7 +211,7 @@ impl Sender {
             Ok::<_, reqwest::Error>(status)
         };
         let outcome = match tokio::time::timeout(self.options.timeout, exchange).await {
-            Ok(Ok(status)) => AttemptOutcome::Status(status),
+            Ok(Ok(status)) => AttemptOutcome::Answered { status },
             Ok(Err(_)) => AttemptOutcome::Network,
             Err(_) => AttemptOutcome::Timeout,
         };

@@ -4,10 +4,13 @@ use serde::Serialize;
 
 /// The outcome of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum AttemptOutcome {
-    /// The receiver answered with this HTTP status.
-    Status(u16),
+    /// The receiver answered.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+    },
     /// The receiver did not answer in time.
     Timeout,
     /// The connection failed.
@@ -17,12 +20,12 @@ pub enum AttemptOutcome {
 impl AttemptOutcome {
     /// Returns true if PolyAI regards the event as delivered.
     pub fn accepted(self) -> bool {
-        matches!(self, Self::Status(200..=299))
+        matches!(self, Self::Answered { status: 200..=299 })
     }
 
     /// Returns true if PolyAI sends the event again.
     pub fn retried(self) -> bool {
-        matches!(self, Self::Timeout | Self::Network | Self::Status(408 | 429 | 500..=599))
+        matches!(self, Self::Timeout | Self::Network | Self::Answered { status: 408 | 429 | 500..=599 })
     }
 }
 
@@ -30,19 +33,20 @@ impl AttemptOutcome {
 #[derive(Clone, Debug, Serialize)]
 pub struct DeliveryReport {
     /// The event's id.
-    pub event_id: String,
+    pub id: String,
     /// The event's type.
-    pub kind: String,
+    pub event_type: String,
     /// The conversation, if the event is about one.
     pub conversation_id: Option<String>,
     /// The number of attempts.
     pub attempts: u32,
     /// The outcome of the last attempt.
-    pub answer: AttemptOutcome,
+    #[serde(flatten)]
+    pub outcome: AttemptOutcome,
     /// The outcomes of all earlier attempts.
     pub earlier: Vec<AttemptOutcome>,
-    /// The duration of the last attempt in microseconds.
-    pub latency_us: u64,
+    /// The duration of the last attempt in milliseconds, exact to a microsecond.
+    pub latency_ms: f64,
     /// True if this is a deliberate duplicate.
     pub duplicate: bool,
 }

@@ -27,25 +27,25 @@ pub struct DeliverySummary {
     pub timeouts: u64,
     /// Attempts whose connection failed.
     pub network_errors: u64,
-    /// Seconds from the first attempt to the last answer.
-    pub seconds: f64,
-    /// Latencies of the last attempts in microseconds.
-    pub latency_us: LatencyPercentiles,
+    /// Milliseconds from the first attempt to the last answer.
+    pub duration_ms: u64,
+    /// Latencies of the last attempts in milliseconds.
+    pub latency_ms: LatencyPercentiles,
     #[serde(skip)]
-    latencies: Vec<u32>,
+    latencies: Vec<f64>,
 }
 
 /// Latency percentiles.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct LatencyPercentiles {
     /// The median.
-    pub p50: u32,
+    pub p50: f64,
     /// The 90th percentile.
-    pub p90: u32,
+    pub p90: f64,
     /// The 99th percentile.
-    pub p99: u32,
+    pub p99: f64,
     /// The maximum.
-    pub max: u32,
+    pub max: f64,
 }
 
 impl DeliverySummary {
@@ -53,29 +53,29 @@ impl DeliverySummary {
         self.deliveries += 1;
         self.duplicates += u64::from(report.duplicate);
         self.attempts += u64::from(report.attempts);
-        match report.answer {
-            answer if answer.accepted() => self.accepted += 1,
-            answer if answer.retried() => self.exhausted += 1,
+        match report.outcome {
+            outcome if outcome.accepted() => self.accepted += 1,
+            outcome if outcome.retried() => self.exhausted += 1,
             _ => self.refused += 1,
         }
-        for answer in report.earlier.iter().chain([&report.answer]) {
-            match answer {
-                AttemptOutcome::Status(status) => *self.statuses.entry(*status).or_default() += 1,
+        for outcome in report.earlier.iter().chain([&report.outcome]) {
+            match outcome {
+                AttemptOutcome::Answered { status } => *self.statuses.entry(*status).or_default() += 1,
                 AttemptOutcome::Timeout => self.timeouts += 1,
                 AttemptOutcome::Network => self.network_errors += 1,
             }
         }
-        self.latencies.push(u32::try_from(report.latency_us).unwrap_or(u32::MAX));
+        self.latencies.push(report.latency_ms);
     }
 
     pub(crate) fn finish(&mut self, elapsed: Duration) {
-        self.seconds = elapsed.as_secs_f64();
-        self.latencies.sort_unstable();
+        self.duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        self.latencies.sort_unstable_by(f64::total_cmp);
         let percentile = |part: usize| {
             let last = self.latencies.len().saturating_sub(1);
             self.latencies.get(last * part / 100).copied().unwrap_or_default()
         };
-        self.latency_us = LatencyPercentiles {
+        self.latency_ms = LatencyPercentiles {
             p50: percentile(50),
             p90: percentile(90),
             p99: percentile(99),

@@ -62,8 +62,7 @@ pub(super) struct DeadLetterSummary<'a> {
     dead_since: Timestamp,
     tries: usize,
     replays: usize,
-    #[serde(rename = "type")]
-    kind: &'a str,
+    event_type: &'a str,
     environment: &'a str,
     account_id: Option<String>,
     project_id: Option<String>,
@@ -85,7 +84,7 @@ impl<'a> DeadLetterSummary<'a> {
             dead_since: letter.since(),
             tries: history.attempt_count(),
             replays: history.replays.len(),
-            kind: &message.kind,
+            event_type: &message.kind,
             environment: &message.environment,
             account_id: event.account_id,
             project_id: event.project_id,

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytesize::ByteSize;
@@ -27,8 +28,9 @@ enum Step<'a> {
     },
     Received {
         conversation_id: &'a str,
-        event: &'a str,
-        status: String,
+        event_type: &'a str,
+        #[serde(flatten)]
+        outcome: AttemptOutcome,
         latency_ms: f64,
     },
     Fetched {
@@ -40,14 +42,14 @@ enum Step<'a> {
         objects: usize,
         bytes: u64,
         audio: &'static str,
-        audio_s: f64,
+        audio_ms: u64,
     },
     Summary {
         calls: u64,
         archived: usize,
-        audio_s: f64,
+        audio_ms: u64,
         bytes: u64,
-        seconds: f64,
+        duration_ms: u64,
         archive: String,
     },
 }
@@ -71,8 +73,8 @@ pub(super) struct Display {
     archive: PathBuf,
     bar: ProgressBar,
     started: Instant,
-    /// The seconds of audio of each archived conversation.
-    archived: HashMap<String, f64>,
+    /// The milliseconds of audio of each archived conversation.
+    archived: HashMap<String, u64>,
     bytes: u64,
     /// Conversations whose delivery was shown.
     received: HashSet<String>,
@@ -149,19 +151,21 @@ impl Display {
 
     fn delivered(&mut self, report: &DeliveryReport) {
         let id = report.conversation_id.as_deref().unwrap_or("-");
-        let status = match report.answer {
-            AttemptOutcome::Status(status) => status.to_string(),
-            other => format!("{other:?}").to_lowercase(),
+        let DeliveryReport { event_type, outcome, latency_ms, .. } = report;
+        let answer = match outcome {
+            AttemptOutcome::Answered { status } => format!("answered {status}"),
+            AttemptOutcome::Timeout => "no answer in time".to_owned(),
+            AttemptOutcome::Network => "no connection".to_owned(),
         };
-        #[expect(clippy::cast_precision_loss, reason = "microseconds of one request")]
-        let latency_ms = report.latency_us as f64 / 1000.0;
         let text = format!(
             "{}  {id:<36}  {}",
             output::dimmed("received"),
-            output::dimmed(format!("{} answered {status} after {latency_ms:.1} ms", report.kind))
+            output::dimmed(format!("{event_type} {answer} after {latency_ms:.1} ms"))
         );
-        self.print(&Step::Received { conversation_id: id, event: &report.kind, status, latency_ms }, &text);
-        if report.kind == CONVERSATION_COMPLETED {
+        let step =
+            Step::Received { conversation_id: id, event_type, outcome: *outcome, latency_ms: *latency_ms };
+        self.print(&step, &text);
+        if event_type == CONVERSATION_COMPLETED {
             self.received.insert(id.to_owned());
             if self.fetched_early.remove(id) {
                 self.fetched(id);
@@ -178,12 +182,20 @@ impl Display {
         else {
             return;
         };
-        let audio_s: f64 =
-            manifest.objects.iter().filter_map(|object| object.wav.as_ref()).map(|wav| wav.seconds).sum();
+        let audio: Duration = manifest
+            .objects
+            .iter()
+            .filter_map(|object| object.wav.as_ref())
+            .filter_map(|wav| Duration::try_from_secs_f64(wav.seconds).ok())
+            .sum();
+        let audio_ms = u64::try_from(audio.as_millis()).unwrap_or(u64::MAX);
         let bytes: u64 = manifest.objects.iter().map(|object| object.size_bytes).sum();
         let path = urls.get("manifest.json").map(|url| self.folder(url)).unwrap_or_default();
-        let audio =
-            if audio_s > 0.0 { format!(", {audio_s:.0} s of audio") } else { ", no audio".to_owned() };
+        let audio = if audio.is_zero() {
+            ", no audio".to_owned()
+        } else {
+            format!(", {} s of audio", audio.as_secs())
+        };
         let text = format!(
             "{}  {:<36}  {} turn{}{audio}, {}",
             output::green("archived"),
@@ -198,10 +210,10 @@ impl Display {
             objects: manifest.objects.len(),
             bytes,
             audio: manifest.audio.status.as_str(),
-            audio_s,
+            audio_ms,
         };
         self.print(&step, &text);
-        if self.archived.insert(manifest.conversation_id, audio_s).is_none() {
+        if self.archived.insert(manifest.conversation_id, audio_ms).is_none() {
             self.bytes += bytes;
         }
         self.bar.set_position(self.archived.len() as u64);
@@ -219,23 +231,24 @@ impl Display {
 
     pub(super) fn summary(&self) {
         self.bar.finish_and_clear();
-        let audio_s: f64 = self.archived.values().sum();
-        let seconds = self.started.elapsed().as_secs_f64();
+        let audio_ms: u64 = self.archived.values().sum();
+        let duration = self.started.elapsed();
         let archive = self.archive.display().to_string();
         let all = self.archived.len() as u64 >= self.calls;
         let count = format!("{} of {} conversations archived", self.archived.len(), self.calls);
         let text = format!(
-            "\n{} in {seconds:.1} s: {:.0} min of audio, {}, in {archive}\n  each folder has conversation.json, audio.wav and manifest.json\n  find {archive} -name audio.wav",
+            "\n{} in {:.1} s: {} min of audio, {}, in {archive}\n  each folder has conversation.json, audio.wav and manifest.json\n  find {archive} -name audio.wav",
             if all { output::green(count) } else { output::red(count) },
-            audio_s / 60.0,
+            duration.as_secs_f64(),
+            audio_ms / 60_000,
             ByteSize(self.bytes),
         );
         let step = Step::Summary {
             calls: self.calls,
             archived: self.archived.len(),
-            audio_s,
+            audio_ms,
             bytes: self.bytes,
-            seconds,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             archive,
         };
         self.print(&step, &text);

@@ -49,8 +49,8 @@ impl Status {
 pub(super) struct Finding {
     check: &'static str,
     target: String,
+    #[serde(rename = "state")]
     status: Status,
-    #[serde(rename = "said")]
     message: String,
     /// The next step; none if the status is ok.
     next: Option<String>,

@@ -160,7 +160,7 @@ impl TestSystem {
 
     async fn send(&self, delivery: Delivery) {
         let report = self.sender.deliver(delivery).await;
-        assert!(report.answer.accepted(), "{report:?}");
+        assert!(report.outcome.accepted(), "{report:?}");
     }
 
     /// Creates a separate worker on the same broker.

@@ -25,15 +25,15 @@ impl Diagnosis {
     fn read(said: &CommandOutput) -> Self {
         let document: Value = serde_json::from_str(said.stdout.lines().next().expect("a document")).unwrap();
         let findings = document["findings"].as_array().unwrap().clone();
-        let red = findings.iter().any(|finding| finding["status"] == "fail");
+        let red = findings.iter().any(|finding| finding["state"] == "fail");
         assert_eq!(document["ok"], !red, "{document}");
         assert!(red || said.code == Some(0), "{said:?}");
         for status in ["ok", "warn", "fail", "skipped"] {
-            let count = findings.iter().filter(|finding| finding["status"] == status).count();
+            let count = findings.iter().filter(|finding| finding["state"] == status).count();
             assert_eq!(document["summary"][status], count, "{document}");
         }
         for finding in &findings {
-            let [next, status] = [&finding["next"], &finding["status"]];
+            let [next, status] = [&finding["next"], &finding["state"]];
             assert_eq!(next.is_null(), status == "ok", "a finding that is not ok has a next step: {finding}");
         }
         Self { findings, code: said.code }
@@ -43,10 +43,10 @@ impl Diagnosis {
     #[track_caller]
     fn has(&self, check: &str, status: &str, words: &str) -> &Self {
         let found = self.findings.iter().any(|finding| {
-            let text = format!("{} {} {}", finding["target"], finding["said"], finding["next"])
+            let text = format!("{} {} {}", finding["target"], finding["message"], finding["next"])
                 .replace("\\\"", "\"")
                 .replace("\\\\", "\\");
-            finding["check"] == check && finding["status"] == status && text.contains(words)
+            finding["check"] == check && finding["state"] == status && text.contains(words)
         });
         assert!(found, "no {status} of {check} says {words:?}:\n{}", self.text());
         if status == "fail" {
@@ -64,7 +64,7 @@ impl Diagnosis {
     fn fails_only(&self, check: &str) -> &Self {
         for finding in &self.findings {
             assert!(
-                finding["status"] != "fail" || finding["check"] == check,
+                finding["state"] != "fail" || finding["check"] == check,
                 "another failure than {check}: {finding}"
             );
         }

@@ -78,7 +78,7 @@ fn runs_with_only_the_current_variables() {
             polyhook(folder.path(), &["doctor", "--json"], url, &variables).run().expect_exit_code(0);
         let findings = report.json()["findings"].as_array().unwrap().clone();
         let found = findings.iter().find(|finding| finding["check"] == "polyai.account").unwrap();
-        assert_eq!(found["status"], expected, "{found}");
+        assert_eq!(found["state"], expected, "{found}");
     };
     doctor("warn");
 

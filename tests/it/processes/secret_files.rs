@@ -200,7 +200,7 @@ fn a_wrong_secret_is_named_by_check_doctor_and_start() {
         site.polyhook(["run"]).must_not_print("hunter2").run().expect_exit_code(78);
         let doctor = site.polyhook(["doctor", "--json"]).must_not_print("hunter2").run().expect_exit_code(1);
         let findings = doctor.json()["findings"].clone();
-        let failed = findings.as_array().unwrap().iter().filter(|finding| finding["status"] == "fail");
+        let failed = findings.as_array().unwrap().iter().filter(|finding| finding["state"] == "fail");
         assert!(failed.into_iter().any(|finding| finding["check"] == "configuration"), "{findings}");
         site.write("secrets", &site.secret);
     }

@@ -149,7 +149,7 @@ impl World {
 
     async fn send(&self, delivery: Delivery) {
         let report = self.sender.deliver(delivery).await;
-        assert!(report.answer.accepted(), "{report:?}");
+        assert!(report.outcome.accepted(), "{report:?}");
     }
 
     /// A call that is over, delivered and settled.
