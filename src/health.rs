@@ -32,7 +32,7 @@ impl Health {
     pub fn clear(&self, name: &'static str) {
         if self.lock().remove(name).is_some() {
             gauge!("polyhook_condition", "condition" => name).set(0.0);
-            tracing::info!(condition = name, "no longer degraded");
+            tracing::info!(condition = name, "no longer degraded: the condition {name} is over");
         }
     }
 

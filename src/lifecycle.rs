@@ -4,6 +4,9 @@
 //! [`Lifecycle::draining`] is cancelled, services stop taking new work and finish the work they have. The drain takes
 //! at most [`DRAIN_TIMEOUT`]; a second signal ends it at once. If a service task ends or panics before the drain, the
 //! whole process ends with an error and can be restarted: a process in which one service is missing would be worse.
+//!
+//! SIGHUP has two meanings. A process that a person started on a terminal gets it when the terminal is closed: it drains,
+//! as on SIGTERM. A service has no terminal and reads its files of secrets again ([`HangupSignals`]).
 
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -13,6 +16,8 @@ use tokio::{
     sync::Mutex,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::terminal;
 
 /// Time that work in progress has after the first signal.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -35,6 +40,17 @@ pub enum ShutdownOutcome {
     Aborted,
     /// A service task ended or panicked before the drain.
     Failed,
+}
+
+impl ShutdownOutcome {
+    /// Returns what it means for the work of the process.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Drained => "all work in progress is finished or back in the queue",
+            Self::Aborted => "unfinished work is repeated after the next start",
+            Self::Failed => "a service failed; unfinished work is repeated after the next start",
+        }
+    }
 }
 
 impl Lifecycle {
@@ -97,7 +113,7 @@ impl Lifecycle {
     {
         self.tracker.spawn(async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                tracing::error!(task = name, "a task panicked");
+                tracing::error!(task = name, "the task {name} panicked; the process continues");
             }
         })
     }
@@ -123,7 +139,7 @@ impl Lifecycle {
         let mut signals = self.signals.lock().await;
         let signals = signals.get_or_insert_with(TerminationSignals::new);
         tokio::select! {
-            name = signals.next() => tracing::info!(signal = name, "draining: no new work is taken; a second signal aborts"),
+            name = signals.first() => tracing::info!(signal = name, "draining: no new work is taken; a second signal aborts"),
             () = self.failed.cancelled() => {}
             () = self.draining.cancelled() => {}
         }
@@ -135,7 +151,7 @@ impl Lifecycle {
                 tracing::warn!(tasks = self.tracker.len(), "the drain took too long; unfinished work is repeated after the restart");
                 return ShutdownOutcome::Aborted;
             }
-            name = signals.next() => {
+            name = signals.abort() => {
                 tracing::warn!(signal = name, "aborted by a second signal");
                 return ShutdownOutcome::Aborted;
             }
@@ -145,7 +161,7 @@ impl Lifecycle {
 }
 
 /// A stream of SIGHUP, which asks a service to read its files again. While it is installed, SIGHUP does not end the
-/// process.
+/// process. On a terminal it is empty, because SIGHUP then means that the terminal was closed.
 #[derive(Debug)]
 pub struct HangupSignals(Option<Signal>);
 
@@ -153,44 +169,60 @@ impl HangupSignals {
     /// Records SIGHUP from now on.
     #[must_use]
     pub fn install() -> Self {
-        Self(signal(SignalKind::hangup()).ok())
+        Self(if terminal::is_attached() { None } else { signal(SignalKind::hangup()).ok() })
     }
 
     /// Waits for the next SIGHUP.
     pub async fn next(&mut self) {
-        match &mut self.0 {
-            Some(signal) => drop(signal.recv().await),
-            None => std::future::pending().await,
-        }
+        receive(&mut self.0).await;
     }
 }
 
-/// A stream of SIGTERM and SIGINT. Signals that arrive after its creation are recorded.
+/// A stream of SIGTERM, SIGINT and, on a terminal, SIGHUP. Signals that arrive after its creation are recorded.
 #[derive(Debug)]
 struct TerminationSignals {
     terminate: Option<Signal>,
     interrupt: Option<Signal>,
+    hangup: Option<Signal>,
 }
 
 impl TerminationSignals {
     fn new() -> Self {
+        let record = |kind| signal(kind).ok();
         Self {
-            terminate: signal(SignalKind::terminate()).ok(),
-            interrupt: signal(SignalKind::interrupt()).ok(),
+            terminate: record(SignalKind::terminate()),
+            interrupt: record(SignalKind::interrupt()),
+            hangup: if terminal::is_attached() { record(SignalKind::hangup()) } else { None },
         }
     }
 
-    async fn next(&mut self) -> &'static str {
-        async fn receive(signal: &mut Option<Signal>) {
-            match signal {
-                Some(signal) => drop(signal.recv().await),
-                None => std::future::pending().await,
-            }
-        }
+    /// Waits for a signal that starts the drain.
+    async fn first(&mut self) -> &'static str {
         tokio::select! {
-            () = receive(&mut self.terminate) => "SIGTERM",
-            () = receive(&mut self.interrupt) => "SIGINT",
+            () = receive(&mut self.hangup) => "SIGHUP",
+            name = Self::ending(&mut self.terminate, &mut self.interrupt) => name,
         }
+    }
+
+    /// Waits for a signal that aborts the drain. SIGHUP does not: the system and the shell each send one when a terminal
+    /// is closed.
+    async fn abort(&mut self) -> &'static str {
+        Self::ending(&mut self.terminate, &mut self.interrupt).await
+    }
+
+    async fn ending(terminate: &mut Option<Signal>, interrupt: &mut Option<Signal>) -> &'static str {
+        tokio::select! {
+            () = receive(terminate) => "SIGTERM",
+            () = receive(interrupt) => "SIGINT",
+        }
+    }
+}
+
+/// Waits for the next signal of a stream.
+async fn receive(stream: &mut Option<Signal>) {
+    match stream {
+        Some(stream) => drop(stream.recv().await),
+        None => std::future::pending().await,
     }
 }
 

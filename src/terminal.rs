@@ -1,14 +1,24 @@
-//! Escapes text from outside before a terminal shows it.
+//! Finds out whether there is a terminal, and escapes text from outside before a terminal shows it.
 //!
 //! Ids, reasons and names come from PolyAI, from brokers and from everybody who can write to a queue. Control characters
 //! could move the cursor or change colours, marks of the writing direction could reorder a line, and invisible
 //! characters could make two ids look the same. All of them are shown as in `\u{202e}`.
 
-use std::{borrow::Cow, fmt::Write};
+use std::{
+    borrow::Cow,
+    fmt::Write,
+    io::{self, IsTerminal},
+};
 
 /// The escape sequences that polyhook's own colours consist of.
 const STYLES: [&str; 7] =
     ["\u{1b}[0m", "\u{1b}[1m", "\u{1b}[2m", "\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m", "\u{1b}[39m"];
+
+/// Returns true if a person started the process on a terminal: input, output or errors are connected to one. That is not
+/// so for a service, in most containers, and after `nohup`.
+pub fn is_attached() -> bool {
+    io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
+}
 
 /// Escapes text that must stay on one line. Tabs stay.
 pub fn escape(text: &str) -> Cow<'_, str> {

@@ -195,7 +195,7 @@ impl App {
         if closed.await.is_err() {
             tracing::warn!("the queue did not close in time; its leases expire by themselves");
         }
-        tracing::info!(ending = ?outcome, "stopped");
+        tracing::info!("stopped: {}", outcome.meaning());
         outcome
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct SecretReloader {
     receiver: Option<Receiver>,
     polyai: Option<Arc<PolyAiClient>>,
     health: Health,
-    /// None if the configuration names no files: then SIGHUP keeps its default meaning.
+    /// None if the configuration names no files.
     hangups: Option<HangupSignals>,
 }
 

@@ -78,7 +78,9 @@ async fn list(queue: &dyn Queue, args: &ListArgs, now: Timestamp) -> Result<(), 
     let read = read.await;
     table.flush();
     if !args.json && read.is_ok() {
-        cli_output::line(cli_output::dimmed(output::count(found)));
+        let next =
+            if found > 0 { "; why: polyhook dead show ID; again: polyhook dead replay ID" } else { "" };
+        cli_output::line(cli_output::dimmed(format!("{}{next}", output::count(found))));
     }
     read
 }

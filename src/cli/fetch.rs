@@ -14,7 +14,7 @@ use crate::{
     archive::Trigger,
     clock::Clock,
     config::Roles,
-    worker::{ArchivedConversation, FetchOutcome, FetchRequest, JobFailure, Worker},
+    worker::{ArchivedConversation, FetchOutcome, FetchRequest, JobFailure, RetryDecision, Worker},
 };
 
 #[derive(Debug, clap::Args)]
@@ -128,6 +128,21 @@ fn print_result(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool)
             if let Some(correlation_id) = correlation_id {
                 output::line(format!("  PolyAI correlation id {}", output::sanitize(correlation_id)));
             }
+            if let Some(next) = next_step(failure.next) {
+                output::line(format!("  {next}"));
+            }
         }
+    }
+}
+
+/// Returns what the user can do about a failure, beside what its text says. This command makes one attempt and leaves no
+/// job and no dead letter behind.
+fn next_step(decision: RetryDecision) -> Option<&'static str> {
+    match decision {
+        RetryDecision::Wait(_) => Some("run the command again when the call has ended"),
+        RetryDecision::Retry(_) | RetryDecision::Postpone(_) => {
+            Some("not final, and nothing is queued: run the command again later")
+        }
+        RetryDecision::Dead => None,
     }
 }

@@ -15,7 +15,7 @@ const WANTED_OPEN_FILES: u64 = 65_536;
 const MIN_OPEN_FILES: u64 = 4096;
 
 pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliError> {
-    // By default SIGHUP ends a process. It must not, even during the start and in roles that have nothing to reload.
+    // By default SIGHUP ends a process. It must not end a service, even during the start and if there is nothing to reload.
     let _caught = HangupSignals::install();
     let (config, _logs) = global.load_for_service(roles)?;
     raise_open_files();
@@ -36,7 +36,7 @@ fn raise_open_files() {
             limit,
             "the limit of open files is low and limits the number of connections; raise the hard limit (ulimit -Hn, LimitNOFILE)"
         ),
-        Ok(limit) => tracing::debug!(limit, "limit of open files"),
+        Ok(limit) => tracing::debug!(limit, "the limit of open files is {limit}"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
 }

@@ -262,8 +262,8 @@ fn log_request(
     elapsed: Duration,
 ) {
     let (status, reason, received) = match answered {
-        Ok(answer) => (Some(answer.status().as_u16()), "", answer.correlation_id()),
-        Err(error) => (error.status, error.kind.label(), error.correlation_id.as_deref().unwrap_or_default()),
+        Ok(answer) => (Some(answer.status().as_u16()), None, Some(answer.correlation_id())),
+        Err(error) => (error.status, Some(error.kind.label()), error.correlation_id.as_deref()),
     };
     tracing::debug!(
         operation,
@@ -273,7 +273,7 @@ fn log_request(
         request.correlation_id = sent.as_str(),
         polyai.correlation_id = received,
         elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-        "request to PolyAI"
+        "sent a request to PolyAI ({operation})"
     );
 }
 

@@ -20,7 +20,7 @@ pub(super) const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-pol
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// The hint for a rejected key that was accepted before. PolyAI's keys have an expiry date and stop working at once.
-const EXPIRED_KEY_HINT: &str = "the API key worked before, so it is expired or revoked: create a new one in Agent Studio and put it into projects.api_key_file (data_api_key_file for the Data API), then replay";
+const EXPIRED_KEY_HINT: &str = "the API key worked before, so it is expired or revoked: create a new one in Agent Studio and put it into projects.api_key_file (data_api_key_file for the Data API)";
 
 /// The action that a caller should take after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,25 +117,25 @@ impl ErrorKind {
     fn hint(self) -> &'static str {
         match self {
             Self::KeyRejected => {
-                "the API key is wrong, expired or revoked, or of another region: put the right one into projects.api_key_file (data_api_key_file for the Data API), then replay"
+                "the API key is wrong, expired or revoked, or of another region: put the right one into projects.api_key_file (data_api_key_file for the Data API)"
             }
             Self::KeyLacksScope => {
-                "the API key is valid but not for this project: ask PolyAI to provision it for the project, then replay"
+                "the API key is valid but not for this project: ask PolyAI to provision it for the project"
             }
             Self::UnknownConversation => {
-                "PolyAI does not know this conversation (yet) under this account and project: check projects.account_id and project_id and polyai.region, then replay"
+                "PolyAI does not know this conversation (yet) under this account and project: check its id, projects.account_id and project_id, and polyai.region"
             }
             Self::RecordingNotFound => "there is no recording (yet)",
             Self::UnknownProject => {
-                "PolyAI does not know this account or project: check projects.account_id, projects.project_id and polyai.region, then replay"
+                "PolyAI does not know this account or project: check projects.account_id, projects.project_id and polyai.region"
             }
             Self::NotServed => {
-                "this host does not serve the path: check polyai.base_url and polyai.platform_url (or polyai.region and polyai.api), then replay"
+                "this host does not serve the path: check polyai.base_url and polyai.platform_url (or polyai.region and polyai.api)"
             }
             Self::RateLimited => {
                 "too many requests: the project is paused and its request rate is halved; ask PolyAI for a higher rate if it persists"
             }
-            Self::Paused => "not sent, because a 429 paused the project; it is sent after the pause",
+            Self::Paused => "not sent, because a 429 paused the project for a moment",
             Self::Unavailable => "PolyAI's API is failing at the moment",
             Self::Network => "the host cannot be reached: check DNS, proxy and firewall if it persists",
             Self::Timeout => "the host did not answer in time",

@@ -33,6 +33,17 @@ pub enum Route {
     V3List,
 }
 
+impl Route {
+    /// Returns its name for the log.
+    fn label(self) -> &'static str {
+        match self {
+            Self::V3 => "v3",
+            Self::Data => "the Data API",
+            Self::V3List => "the list of v3",
+        }
+    }
+}
+
 /// A route of one project.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source<'a> {
@@ -143,12 +154,12 @@ impl PreferredRoute {
         } else if failures.iter().any(|(route, error)| *route == Route::V3 && error.in_envelope) {
             let before = memory.preferred.replace((source.route, Instant::now()));
             if before.is_none_or(|(route, _)| route != source.route) {
-                let (api, route) = (source.target.api().label(), source.route);
+                let api = source.target.api().label();
                 tracing::info!(
                     project.id = source.target.project_id(),
                     api,
-                    ?route,
-                    "v3 does not serve this path; another route does and is asked first from now on"
+                    "v3 does not serve this path; {} does and is asked first from now on",
+                    source.route.label()
                 );
             }
         }

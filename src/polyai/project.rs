@@ -32,7 +32,7 @@ pub struct Project {
 /// An event belongs to no configured project.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the event is of account {account:?}, project {project:?}, which is not configured: add it to [[projects]], then replay"
+    "the event is of account {account:?}, project {project:?}, which is not configured: add it to [[projects]]"
 )]
 pub struct UnknownProject {
     /// The account that the event names.

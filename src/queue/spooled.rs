@@ -132,7 +132,7 @@ impl SpooledQueue {
         match spool.put(message.clone()).await {
             Ok(()) => {
                 counter!("polyhook_spooled_total").increment(1);
-                tracing::debug!(event.id = message.id, error = %broker_error, "spooled");
+                tracing::debug!(event.id = message.id, error = %broker_error, "the broker did not confirm a delivery, so it is in the spool");
                 Ok(())
             }
             // The broker is the only place that is left to try.

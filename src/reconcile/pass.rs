@@ -342,7 +342,7 @@ pub(super) async fn wait_for_room(queue: &dyn Queue, max_backlog: u64) -> Result
         if checks == CHECKS_BEFORE_WARNING {
             tracing::warn!(
                 jobs,
-                ahead = max_backlog,
+                max_backlog,
                 "nothing more is queued while so many jobs wait; if this continues, check that a worker is running"
             );
         }

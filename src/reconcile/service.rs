@@ -235,14 +235,17 @@ impl ReconcileService {
             queued_before = summary.queued_before,
             unreadable = summary.unreadable,
             failures = failures.len(),
-            "reconciled"
+            "reconciled: {} conversations listed, {} missing, {} queued",
+            summary.listed,
+            summary.missing,
+            summary.queued
         );
         let mut problems: Vec<_> = failures.iter().take(MAX_NAMED_FAILURES).cloned().collect();
         if let Some(more @ 1..) = failures.len().checked_sub(MAX_NAMED_FAILURES) {
             problems.push(format!("and {more} more"));
         }
         for failure in &problems {
-            tracing::warn!(failure, "reconciliation is not complete");
+            tracing::warn!("reconciliation is not complete: {failure}");
         }
         if let Some(place) = unreadable.first() {
             problems.push(format!("entries of PolyAI's lists cannot be read, such as {place}"));

@@ -7,6 +7,7 @@
 //! A separate thread writes a service's lines, because the reader of the log may stop reading, and no answer may wait
 //! for that. Lines that do not fit into its buffer are dropped and counted.
 
+mod ecs;
 mod fields;
 mod line;
 pub mod trace;
@@ -17,6 +18,7 @@ use std::{
     sync::OnceLock,
 };
 
+use self::line::{FieldNames, JsonLines};
 use metrics::{Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use schemars::JsonSchema;
@@ -33,7 +35,8 @@ use tracing_subscriber::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// `pretty` or `json`. Default: pretty on a terminal, JSON elsewhere.
+    /// `pretty`, `json`, or `ecs` (JSON with the field names of the Elastic Common Schema). Default: pretty on a terminal,
+    /// JSON elsewhere.
     pub format: Option<LogFormat>,
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,polyhook::worker=debug`.
     pub level: String,
@@ -53,6 +56,8 @@ pub enum LogFormat {
     Pretty,
     /// For programs: one object per line.
     Json,
+    /// Like JSON, with the field names of the Elastic Common Schema.
+    Ecs,
 }
 
 /// The target of lapin, which logs returned messages with their bodies. Its errors reach us as return values anyway.
@@ -128,13 +133,12 @@ where
     match format {
         LogFormat::Pretty => {
             // On a terminal the layer itself honours NO_COLOR.
-            let layer = fmt::layer().fmt_fields(fields::escaped()).with_writer(writer).with_target(false);
+            let layer = fmt::layer().fmt_fields(fields::EscapedFields).with_writer(writer).with_target(false);
             let layer = if terminal { layer } else { layer.with_ansi(false) };
             registry.with(layer).try_init()?;
         }
-        LogFormat::Json => {
-            registry.with(line::JsonLines(writer)).try_init()?;
-        }
+        LogFormat::Json => registry.with(JsonLines { writer, names: FieldNames::Own }).try_init()?,
+        LogFormat::Ecs => registry.with(JsonLines { writer, names: FieldNames::Ecs }).try_init()?,
     }
     Ok(())
 }

@@ -160,20 +160,33 @@ fn log_unverified(outcome: &Outcome, request_id: &str, elapsed_ms: u64) {
             "delivery refused: {error}"
         );
     } else if matches!(outcome, Outcome::NotFound | Outcome::MethodNotAllowed) {
-        tracing::debug!(outcome = label, status, request.id = request_id, elapsed_ms, "not a delivery");
+        tracing::debug!(
+            outcome = label,
+            status,
+            request.id = request_id,
+            elapsed_ms,
+            "a request that is not a delivery was answered {status}"
+        );
     } else if matches!(outcome, Outcome::NoConversation(_)) {
         let text = "a request to the trigger names no conversation";
         tracing::warn!(outcome = label, status, request.id = request_id, elapsed_ms, "{text}");
     } else {
-        tracing::warn!(outcome = label, status, request.id = request_id, elapsed_ms, "delivery not accepted");
+        tracing::warn!(
+            outcome = label,
+            status,
+            request.id = request_id,
+            elapsed_ms,
+            "delivery not accepted: {}",
+            outcome.cause()
+        );
     }
 }
 
 fn log_verified(outcome: &Outcome, delivery: &DeliveryInfo, request_id: &str, elapsed_ms: u64) {
     let DeliveryInfo { message_id, event, body_bytes, trace_id, .. } = delivery;
     let status = outcome.status().as_u16();
-    let conversation = event.conversation_id.as_deref().unwrap_or_default();
-    let conversation = &conversation[..conversation.floor_char_boundary(MAX_LOGGED_ID_BYTES)];
+    let conversation =
+        event.conversation_id.as_deref().map(|id| &id[..id.floor_char_boundary(MAX_LOGGED_ID_BYTES)]);
     let again = if delivery.is_trigger {
         "its sender may send it again, and reconciliation finds the conversation"
     } else {
@@ -194,10 +207,13 @@ fn log_verified(outcome: &Outcome, delivery: &DeliveryInfo, request_id: &str, el
         };
     }
     match outcome {
-        Outcome::Accepted | Outcome::Duplicate => log_delivery!(info, "delivery"),
-        Outcome::NotDurable(error) => {
-            log_delivery!(warn, %error, "delivery not accepted; {again}");
+        Outcome::Accepted => log_delivery!(info, "delivery stored durably"),
+        Outcome::Duplicate => {
+            log_delivery!(info, "delivery known already: it is durable, and this is a duplicate");
         }
-        _ => log_delivery!(warn, "delivery not accepted; {again}"),
+        Outcome::NotDurable(error) => {
+            log_delivery!(warn, %error, "delivery not accepted: {error}; {again}");
+        }
+        _ => log_delivery!(warn, "delivery not accepted: {}; {again}", outcome.cause()),
     }
 }

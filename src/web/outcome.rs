@@ -96,6 +96,19 @@ impl Outcome {
         }
     }
 
+    /// Returns why a delivery was not accepted, for an outcome that has no error of its own.
+    pub(super) fn cause(&self) -> &'static str {
+        match self {
+            Self::TooLarge => "its body is larger than server.body_limit",
+            Self::SlowBody => "its body did not arrive in time",
+            Self::BrokenBody => "its sender closed the connection before the end of the body",
+            Self::Overloaded => "too many deliveries are in flight (server.max_in_flight)",
+            Self::Late => "server.ack_budget ran out",
+            Self::Panicked => "a bug in polyhook; please report it",
+            other => other.label(),
+        }
+    }
+
     /// Builds the HTTP response to a request of HTTP version `version`. Without `keeps_connection` it says that the
     /// connection ends.
     pub(super) fn response(&self, version: Version, keeps_connection: bool) -> Response<Full<Bytes>> {

@@ -63,9 +63,7 @@ impl JobFailure {
     pub(super) fn held_up(project: &str) -> Self {
         Self::new(
             "held_up",
-            format!(
-                "PolyAI is slow to answer for project {project}; the job is tried again in a few seconds"
-            ),
+            format!("PolyAI is slow to answer for project {project}, and enough of its jobs wait"),
             RetryDecision::Postpone(HELD_UP_DELAY),
         )
     }
@@ -100,22 +98,18 @@ impl JobFailure {
         let Some(left) = IN_PROGRESS_LIMIT.checked_sub(age).filter(|left| !left.is_zero()) else {
             return Self::new(
                 "in_progress",
-                "PolyAI has reported this conversation as in progress for over a day: ask their support, then replay",
+                "PolyAI has reported this conversation as in progress for over a day: ask their support",
                 RetryDecision::Dead,
             );
         };
         let longest = if age < LONG_CALL { LONGEST_WAIT_FOR_END } else { LONGEST_WAIT_FOR_LONG_CALL };
-        Self::new(
-            "in_progress",
-            "the call is still in progress; it is fetched again later",
-            RetryDecision::Wait(left.min(longest)),
-        )
+        Self::new("in_progress", "the call is still in progress", RetryDecision::Wait(left.min(longest)))
     }
 
     pub(super) fn panicked() -> Self {
         Self::new(
             "panicked",
-            "a bug in polyhook; the log names the place. Please report it, update, then replay",
+            "a bug in polyhook; the log names the place. please report it and update",
             RetryDecision::Retry(None),
         )
     }
@@ -202,7 +196,7 @@ impl JobFailure {
                 if is_denied { "unknown_project" } else { failure.reason },
                 format!(
                     "the event names account {account:?}, project {project:?}, which is not configured under these names \
-                     (add it to [[projects]], then replay)"
+                     (add it to [[projects]])"
                 ),
             ),
             None => (failure.reason, "the event names no project".to_owned()),

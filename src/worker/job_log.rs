@@ -50,7 +50,8 @@ impl JobLog<'_> {
                     audio = manifest.audio.status.as_str(),
                     api = manifest.provenance.served_by.as_str(),
                     polyai.correlation_id = correlation_id,
-                    "job"
+                    "job done: {}",
+                    done(result)
                 );
             }
             Ok(_) => tracing::info!(
@@ -61,7 +62,8 @@ impl JobLog<'_> {
                 trace_id,
                 event.id = message.id,
                 conversation.id = refresh.and(message.conversation_id.as_deref()),
-                "job"
+                "job done: {}",
+                done(result)
             ),
             Err(failure) => self.write_failure(failure, settlement),
         }
@@ -71,7 +73,6 @@ impl JobLog<'_> {
         let Self { message, outcome, attempt, .. } = self;
         let (elapsed_ms, trace_id) = (self.elapsed_ms(), self.trace_id());
         let JobFailure { reason, detail, status, correlation_id, .. } = failure;
-        let correlation = correlation_id.as_deref().unwrap_or_default();
         if let JobOutcome::Retry { after, .. } = settlement {
             tracing::info!(
                 outcome,
@@ -81,9 +82,9 @@ impl JobLog<'_> {
                 event.id = message.id,
                 reason,
                 status,
-                polyai.correlation_id = correlation,
+                polyai.correlation_id = correlation_id,
                 retry_in_s = after.as_secs(),
-                "job: {detail}"
+                "job waits for its next attempt: {detail}"
             );
         } else {
             tracing::error!(
@@ -94,8 +95,9 @@ impl JobLog<'_> {
                 event.id = message.id,
                 reason,
                 status,
-                polyai.correlation_id = correlation,
-                "job is a dead letter: {detail}"
+                polyai.correlation_id = correlation_id,
+                "job is a dead letter: {detail}; when the cause is fixed: polyhook dead replay {}",
+                message.id
             );
         }
     }
@@ -104,7 +106,34 @@ impl JobLog<'_> {
         u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn trace_id(&self) -> &str {
-        self.traceparent.as_deref().and_then(Traceparent::parse).map_or("", |trace| trace.trace_id)
+    fn trace_id(&self) -> Option<&str> {
+        Some(Traceparent::parse(self.traceparent.as_deref()?)?.trace_id)
+    }
+}
+
+/// Returns what a finished job has done.
+fn done(result: &Result<FetchOutcome, JobFailure>) -> &'static str {
+    match result {
+        Ok(FetchOutcome::Archived(archived)) => match archived.outcome {
+            "unchanged" => "fetched the conversation; the archive had the same bytes",
+            "stale" => "fetched the conversation; the archive had a newer copy and keeps it",
+            "known" => "the archive had the conversation already, so it was not fetched",
+            _ => "archived the conversation",
+        },
+        Ok(FetchOutcome::Refreshed(refresh)) => match refresh {
+            RefreshOutcome::Updated(_) => {
+                "fetched the conversation again; it had changed and is a new revision"
+            }
+            RefreshOutcome::Unchanged => "fetched the conversation again; it had not changed",
+            RefreshOutcome::Stale => {
+                "fetched the conversation again; the archive had a newer copy and keeps it"
+            }
+            RefreshOutcome::Gone => "PolyAI no longer has the conversation; the archive keeps it",
+            RefreshOutcome::Skipped => "the conversation needed no second fetch",
+        },
+        Ok(FetchOutcome::Skipped) => "the environment of the event is not in worker.environments",
+        Ok(FetchOutcome::Coalesced) => "another job has fetched the conversation since the event arrived",
+        Ok(FetchOutcome::Erased) => "the conversation was erased on request and stays out of the archive",
+        Err(_) => "",
     }
 }

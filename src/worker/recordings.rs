@@ -394,9 +394,7 @@ impl From<DownloadError> for JobFailure {
                 status: Some(200),
                 ..Self::new(
                     "bad_recording",
-                    format!(
-                        "the recording is not whole: {problem}; it is not archived and is requested again"
-                    ),
+                    format!("the recording is not whole and is not archived: {problem}"),
                     RetryDecision::Retry(None),
                 )
             },

@@ -162,6 +162,8 @@ pub(super) fn print_details(letter: &DeadLetter, with_body: bool, now: Timestamp
     field("body", &format!("{} bytes of {}", message.body.len(), message.content_type));
     field("tries", &letter.history.attempt_count().to_string());
     print_history(letter);
+    field("when fixed", &format!("polyhook dead replay {}", message.id));
+    field("not needed", &format!("polyhook dead drop {}", message.id));
     if with_body {
         output::line("");
         for text in String::from_utf8_lossy(&message.body).lines() {

@@ -319,13 +319,12 @@ impl ConversationLister<'_> {
             _ => format!("offset {}", self.paging.offset()),
         };
         let project = self.project.project_id();
-        let (count, entries) = (page.unreadable, &page.unreadable_positions);
         tracing::warn!(
             project.id = project,
-            count,
-            ?entries,
+            count = page.unreadable,
             place,
-            "entries of PolyAI's list cannot be read, so they cannot be compared with the archive"
+            "entries {:?} of a page of PolyAI's list cannot be read, so they cannot be compared with the archive",
+            page.unreadable_positions
         );
         self.first_unreadable.get_or_insert_with(|| {
             let entry = page.unreadable_positions.first().copied().unwrap_or_default();
@@ -350,7 +349,8 @@ impl ConversationLister<'_> {
             .adjust(|FailedPage { error, .. }, delay| Some(delay?.max(error.retry_after.unwrap_or_default())))
             .notify(|FailedPage { error, .. }, delay| {
                 let project = self.project.project_id();
-                tracing::debug!(project.id = project, %error, ?delay, "a page of the list is requested again");
+                let wait_ms = delay.as_millis();
+                tracing::debug!(project.id = project, %error, wait_ms, "a page of PolyAI's list is requested again");
             })
             .await
     }

@@ -104,10 +104,9 @@ pub(super) async fn keep_connected(
         failures = failures.saturating_add(1);
         tracing::warn!(
             connection = role.name(),
-            reason = &*reason,
             failures,
             wait_ms = delay.as_millis(),
-            "no connection to the broker"
+            "no connection to the broker: {reason}"
         );
         state.send_replace(ConnectionState::Down(reason));
         tokio::select! {

@@ -212,7 +212,11 @@ impl JobConsumer {
         if !matches!(stored, Ok(Ok(PublishResult::Stored))) {
             return false;
         }
-        tracing::error!(event.id = job.message.id, "a job was delivered too often and is a dead letter");
+        tracing::error!(
+            event.id = job.message.id,
+            "a job was delivered too often and is a dead letter; see why with: polyhook dead show {}",
+            job.message.id
+        );
         counter!("polyhook_dead_letters_total", "reason" => "delivery_limit").increment(1);
         // If the acknowledgement is lost, there will be a second dead letter.
         let _ = acker.ack(BasicAckOptions::default()).await;

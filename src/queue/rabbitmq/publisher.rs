@@ -405,7 +405,10 @@ where
         if !overdue || self.connection.blocked().is_some() {
             return None;
         }
-        tracing::warn!(timeout = ?CONFIRM_TIMEOUT, "the broker left a message unconfirmed; its channel is replaced");
+        tracing::warn!(
+            timeout_ms = CONFIRM_TIMEOUT.as_millis(),
+            "the broker left a message unconfirmed; its channel is replaced"
+        );
         self.unconfirmed.fail_all(&QueueError::Timeout(CONFIRM_TIMEOUT));
         Some(ChannelEnd::Replace)
     }

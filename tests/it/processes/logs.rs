@@ -48,7 +48,10 @@ fn a_trace_id_connects_the_lines_of_receiver_and_worker() {
     for (number, id) in ids.iter().enumerate() {
         let event_id = format!("evt-{id}");
         let [delivery] = &deliveries[&event_id][..] else { panic!("one line per delivery: {deliveries:?}") };
-        assert_eq!(delivery["level"], "INFO");
+        assert_eq!(
+            (&delivery["level"], &delivery["message"]),
+            (&"INFO".into(), &"delivery stored durably".into())
+        );
         assert_eq!(delivery["outcome"], "accepted");
         assert_eq!(delivery["conversation.id"], id.as_str());
         let trace = delivery["trace_id"].as_str().unwrap();
@@ -57,14 +60,35 @@ fn a_trace_id_connects_the_lines_of_receiver_and_worker() {
         assert_eq!(tries.len(), if number <= 1 { 2 } else { 1 }, "{tries:?}");
         assert!(tries.iter().all(|line| line["trace_id"] == trace && line["elapsed_ms"].is_u64()));
         let last = tries.last().unwrap();
+        let said = last["message"].as_str().unwrap();
         if number == 1 {
             assert_eq!((&last["level"], &last["outcome"]), (&"ERROR".into(), &"dead".into()));
+            // The advice fits a dead letter: what to check, then the replay.
+            let replay = format!("polyhook dead replay {event_id}");
+            assert!(said.contains("check its id") && said.ends_with(&replay), "{said}");
             assert!(!last["polyai.correlation_id"].as_str().unwrap().is_empty());
         } else {
             assert_eq!((&last["level"], &last["conversation.id"]), (&"INFO".into(), &id.as_str().into()));
+            assert_eq!(said, "job done: archived the conversation");
         }
     }
     let refused: Vec<_> = receive.log().into_iter().filter(|line| line["outcome"] == "unverified").collect();
     assert_eq!(refused.len(), 1);
     assert_eq!(refused[0]["reason"], "mismatch");
+
+    let mut receive = site.polyhook(["receive", "--set", "log.format=ecs"]).start();
+    let to = receive.wait_for("the address", |line| {
+        serde_json::from_str::<Value>(line).ok()?["polyhook.address"].as_str()?.parse().ok()
+    });
+    assert_eq!(deliver(to, "not-the-configured-secret", "evt-bad", b"{}"), Some(401));
+    receive.stop();
+    let log = receive.log();
+    for name in ["@timestamp", "message", "log.logger", "ecs.version", "service.name", "service.version"] {
+        assert!(log.iter().all(|line| line[name].is_string()), "{name}: {log:?}");
+    }
+    let refused = log.iter().find(|line| line["log.level"] == "warn").unwrap();
+    assert_eq!(
+        (&refused["http.response.status_code"], &refused["polyhook.reason"]),
+        (&401.into(), &"mismatch".into())
+    );
 }

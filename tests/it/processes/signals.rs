@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
 use super::verified_archive;
-use crate::support::process::{Installation, SimulatedPolyAi, deliver, eventually, metric};
+use crate::support::process::{Installation, PolyhookCommand, SimulatedPolyAi, deliver, eventually, metric};
 
 /// Senders that run until the receiver no longer answers or all calls are delivered.
 struct Load {
@@ -160,4 +160,40 @@ fn a_second_signal_aborts_and_the_job_runs_again() {
     let mut run = site.polyhook(["run"]).start();
     eventually("archived", || site.manifests().len() == 1);
     run.stop();
+}
+
+/// The window of `run` is closed while it works on a job: the job ends, and so does the process.
+#[test]
+fn closing_the_terminal_ends_run_gracefully() {
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let ids = polyai.ids();
+    let fault = json!({ "fault": { "operations": ["v3_conversation"], "action": { "delay": "1s" } } });
+    polyai.control("POST", "faults", &fault);
+    let site = Installation::new(&polyai.access, "");
+    let mut run = site.polyhook(["run"]).start_on_terminal(80, false);
+    run.wait_until_ready();
+    assert_eq!(deliver(run.receiver_address(), &site.secret, "evt-1", &polyai.event(&ids[0])), Some(204));
+    eventually("the job runs", || count(&site, "SELECT count(*) FROM messages WHERE state = 'leased'") == 1);
+    run.close_terminal();
+    run.wait_for("the drain", |line| line.contains("draining").then_some(()));
+    // The system and the shell each send one. The second must not abort the drain.
+    run.signal(Signal::SIGHUP);
+    assert_eq!(run.wait(Duration::from_secs(10)).code(), Some(0), "{:#?}", run.stderr());
+    assert_eq!(site.manifests().len(), 1, "the job was finished");
+}
+
+#[test]
+fn closing_the_terminal_ends_commands_that_run_until_a_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, started) in [
+        (&["simulate", "--listen", "127.0.0.1:0"][..], "POLYAI_WEBHOOK_SECRET"),
+        (&["demo", "--calls", "1", "--rate", "100"], "Ctrl-C"),
+        (&["tail", "--set", "queue.url=sqlite:polyhook-demo/queue.db"], "Ctrl-C"),
+    ] {
+        let command = PolyhookCommand::new(folder.path(), arguments).may_print_secrets();
+        let mut process = command.start_on_terminal(80, true);
+        process.wait_for(started, |line| line.contains(started).then_some(()));
+        process.close_terminal();
+        assert_eq!(process.wait(Duration::from_secs(10)).code(), Some(0), "{arguments:?}");
+    }
 }

@@ -184,7 +184,7 @@ pub(crate) fn history(failures: usize) -> History {
         history.push(Attempt {
             at: "2026-11-22T10:20:31Z".parse().unwrap(),
             reason: "unknown_project".into(),
-            detail: "no [[projects]] entry for PROJECT-1: add one, then replay".to_owned(),
+            detail: "no [[projects]] entry for PROJECT-1: add one".to_owned(),
             status: Some(404),
             correlation_id: Some("corr-1".to_owned()),
         });

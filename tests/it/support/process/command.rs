@@ -14,6 +14,7 @@ use super::{
     Process, TEST_TIMEOUT,
     private_text::assert_nothing_private,
     running::{Watchdog, process_id},
+    terminal::{Terminal, stream},
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_polyhook");
@@ -88,6 +89,24 @@ impl PolyhookCommand {
         self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = self.command.spawn().expect("polyhook starts");
         Process::new(child, self.private, self.may_print_secrets)
+    }
+
+    /// Starts the process on a terminal with this number of columns. `stderr` says whether its errors go there, too; if
+    /// not, they go to a pipe, as with `2> file`.
+    pub(crate) fn start_on_terminal(self, columns: u16, stderr: bool) -> Process {
+        // As a login shell does: a session whose terminal this is.
+        let mut command = Command::new("setsid");
+        command
+            .args(["--ctty".as_ref(), self.command.get_program()])
+            .args(self.command.get_args())
+            .env_clear();
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("TERM", "xterm").current_dir(self.command.get_current_dir().expect("a folder"));
+        let (terminal, window, end) = Terminal::open(columns);
+        command.stdin(stream(&end)).stdout(stream(&end));
+        command.stderr(if stderr { stream(&end) } else { Stdio::piped() });
+        let child = command.spawn().expect("polyhook starts");
+        Process::on_terminal(child, (self.private, self.may_print_secrets), terminal, window)
     }
 
     /// Runs the process to its end. Panics after [`TEST_TIMEOUT`].

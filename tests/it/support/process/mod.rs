@@ -7,9 +7,11 @@
 mod command;
 mod http;
 mod installation;
+mod log_fields;
 mod private_text;
 mod running;
 mod simulated_polyai;
+mod terminal;
 mod wait;
 
 pub(crate) use self::{

@@ -13,7 +13,10 @@ use std::{
 use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::Value;
 
-use super::{TEST_TIMEOUT, eventually, get, private_text::assert_nothing_private};
+use super::{
+    TEST_TIMEOUT, eventually, get, log_fields::assert_log_fields, private_text::assert_nothing_private,
+    terminal::Terminal,
+};
 
 /// A running process. When it is dropped, it is killed, and its output is searched for private texts.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub(crate) struct Process {
     private: Vec<String>,
     may_print_secrets: bool,
     exit_status: Option<ExitStatus>,
+    terminal: Option<Terminal>,
 }
 
 impl Process {
@@ -36,7 +40,37 @@ impl Process {
             output.capture(child.stdout.take().expect("a pipe"), false),
             output.capture(child.stderr.take().expect("a pipe"), true),
         ];
-        Self { child, watchdog, output, readers, private, may_print_secrets, exit_status: None }
+        Self {
+            child,
+            watchdog,
+            output,
+            readers,
+            private,
+            may_print_secrets,
+            exit_status: None,
+            terminal: None,
+        }
+    }
+
+    /// Takes over a child whose standard output is the terminal that `window` shows. Its errors go there, too, or to a
+    /// pipe.
+    pub(super) fn on_terminal(
+        mut child: Child,
+        (private, may_print_secrets): (Vec<String>, bool),
+        terminal: Terminal,
+        window: impl Read + Send + 'static,
+    ) -> Self {
+        let watchdog = Watchdog::of(child.id());
+        let output = Arc::new(CapturedOutput::default());
+        let mut readers = vec![output.capture(window, false)];
+        readers.extend(child.stderr.take().map(|stderr| output.capture(stderr, true)));
+        let terminal = Some(terminal);
+        Self { child, watchdog, output, readers, private, may_print_secrets, exit_status: None, terminal }
+    }
+
+    /// Closes its terminal, as a person closes the window.
+    pub(crate) fn close_terminal(&self) {
+        self.terminal.as_ref().expect("a terminal").close();
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -159,6 +193,9 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
         self.watchdog.end();
+        if let Some(terminal) = &self.terminal {
+            terminal.close();
+        }
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
@@ -169,6 +206,7 @@ impl Drop for Process {
             return;
         }
         assert_nothing_private(&stderr, &self.private);
+        assert_log_fields(&stderr);
         if !self.may_print_secrets {
             assert_nothing_private(&self.stdout().join("\n"), &self.private);
         }
