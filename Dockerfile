@@ -36,13 +36,14 @@ COPY src src
 RUN touch src/lib.rs src/main.rs simulator/src/lib.rs \
     && cargo build --release --locked --target host-tuple --package polyhook \
     && install -D target/*/release/polyhook /out/polyhook \
-    && install -d /out/state
+    && install -d -m 775 /out/state/polyhook
 
 FROM gcr.io/distroless/static-debian12:nonroot
 
 COPY --from=build /out/polyhook /usr/bin/polyhook
-# Holds the embedded queue, the spool and the file archive at their default paths. A new volume here inherits the owner.
-COPY --from=build --chown=65532:65532 /out/state /var/lib/polyhook
+# Holds the embedded queue, the spool and the file archive at their default paths. A new volume here inherits owner, group and mode.
+# OpenShift runs the image as a random user of group 0. Copies the parent, because a copied folder itself does not keep its mode.
+COPY --from=build --chown=65532:0 /out/state/ /var/lib/
 WORKDIR /var/lib/polyhook
 
 # A number, because Kubernetes' runAsNonRoot requires one.

@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import helm_parameters
 import kubernetes_validate
 import yaml
+from helm_names import check_names
 
 HELM, POLYHOOK = (str(Path(argument).absolute()) for argument in sys.argv[1:3])
 CHART = Path("deploy/helm/polyhook")
@@ -23,6 +28,7 @@ CUSTOM = {
     "PrometheusRule": ("monitoring.coreos.com/v1", ["groups"]),
     "ScaledObject": ("keda.sh/v1alpha1", ["scaleTargetRef", "triggers"]),
     "TriggerAuthentication": ("keda.sh/v1alpha1", ["secretTargetRef"]),
+    "HTTPRoute": ("gateway.networking.k8s.io/v1", ["parentRefs", "rules"]),
 }
 # Keys that the chart sets itself, and secrets, which are never in values.
 MANAGED = {
@@ -35,9 +41,12 @@ MANAGED = {
 }
 # Invalid values for --set, and a word of the expected error.
 REFUSED = [
-    ("reciever.replicas=3", "reciever"),
+    ("reciever.replicaCount=3", "reciever"),
     ("receiver.replica=3", "replica"),
+    ("receiver.replicaCount=0", "minimum"),
     ("receiver.replicas=0", "minimum"),
+    ("podSecurityContext.runAsUsr=1", "runAsUsr"),
+    ("mode=single,replicaCount=2", "replicaCount"),
     ("config.server.ackbudget=4s", "ackbudget"),
     ("config.server.listen=0.0.0.0:1", "listen"),
     ("config.signature.secrets={a}", "secrets"),
@@ -46,10 +55,15 @@ REFUSED = [
     ("worker.keda.minReplicas=0", "minReplicas"),
     ("worker.terminationGracePeriodSeconds=5", "terminationGracePeriodSeconds"),
     ("secrets.webhook.name=", "webhook"),
+    ("projects[0].apiKey.existingSecret=", "projects[0].apiKey.existingSecret"),
     ("config.trigger.path=/trigger", "secrets.trigger"),
     ("image.digest=latest", "digest"),
     ("projects=null", "projects is empty"),
     ("ingress.tlsSecretName=,ingress.enabled=true,ingress.host=a.example", "ingress.tlsSecretName"),
+    ("ingress.enabled=true,ingress.hosts[0].host=a.example", "ingress.tls"),
+    ("ingress.enabled=true,ingress.tls[0].secretName=a", "ingress.hosts"),
+    ("ingress.enabled=true,ingress.hosts[0].host=a.example,ingress.tls[0].hosts={b.example}", "no entry for a.example"),
+    ("httpRoute.enabled=true", "httpRoute.parentRefs"),
     ("mode=split,config.archive.url=file:/archive", "no volume holds"),
 ]
 
@@ -101,8 +115,8 @@ def pod_of(document):
     return None
 
 
-def check_pod(where, pod):
-    """Checks the Pod Security Standard `restricted`, and what the image needs."""
+def check_pod(where, pod, openshift):
+    """Checks the Pod Security Standard `restricted`, and what the image needs. OpenShift assigns the users itself."""
     spec = pod["spec"]
 
     def expect(found, wanted, what):
@@ -111,8 +125,8 @@ def check_pod(where, pod):
 
     context = spec.get("securityContext", {})
     expect(context.get("runAsNonRoot"), True, "runAsNonRoot")
-    expect(context.get("runAsUser"), 65532, "runAsUser")
-    expect(context.get("fsGroup"), 65532, "fsGroup")
+    for key in ("runAsUser", "runAsGroup", "fsGroup"):
+        expect(context.get(key), None if openshift else 65532, key)
     expect(context.get("seccompProfile"), {"type": "RuntimeDefault"}, "seccompProfile")
     expect(spec.get("automountServiceAccountToken"), False, "automountServiceAccountToken")
     for key in ("hostNetwork", "hostPID", "hostIPC"):
@@ -126,6 +140,7 @@ def check_pod(where, pod):
         expect(own.get("readOnlyRootFilesystem"), True, "readOnlyRootFilesystem")
         expect(own.get("capabilities"), {"drop": ["ALL"]}, "capabilities")
         expect(own.get("privileged", False), False, "privileged")
+        expect(own.get("runAsUser"), None, "the container's runAsUser")
         expect("command" in container, False, "a command, which would replace the entrypoint,")
         if not container["resources"].get("limits", {}).get("memory"):
             problem(where, "no memory limit")
@@ -164,6 +179,9 @@ def check_network(name, documents):
             problem(where, f"leads to {targets}, not {wanted}")
     if len([spec for spec in services.values() if spec.get("clusterIP") != "None"]) != 1:
         problem(name, "the number of public Services is not one")
+    policies = [document for document in documents if document["kind"] == "NetworkPolicy"]
+    if len(policies) != len(pods):
+        problem(name, f"{len(policies)} network policies for {len(pods)} workloads")
     for document in documents:
         where = f"{name}: {document['kind']}/{document['metadata']['name']}"
         if document["kind"] == "Ingress":
@@ -174,15 +192,23 @@ def check_network(name, documents):
                     backend = path["backend"]["service"]
                     if services.get(backend["name"], {}).get("clusterIP") == "None" or backend["port"] != {"name": "http"}:
                         problem(where, f"leads to {backend}")
+        elif document["kind"] == "HTTPRoute":
+            [rule] = document["spec"]["rules"]
+            for backend in rule["backendRefs"]:
+                if services.get(backend["name"], {}).get("clusterIP") == "None" or backend["port"] != 80:
+                    problem(where, f"leads to {backend}")
+            for match in rule["matches"]:
+                if match["path"] not in ({"type": "Exact", "value": "/polyai-events"}, {"type": "Exact", "value": "/polyai-trigger"}):
+                    problem(where, f"exposes {match}")
         elif document["kind"] == "NetworkPolicy":
             for rule in document["spec"]["ingress"]:
                 peers = json.dumps(rule.get("from") or [])
                 for port in rule["ports"]:
-                    if port["port"] == "admin" and "ingress-nginx" in peers or not rule.get("from"):
+                    if port["port"] == "admin" and ("ingress-nginx" in peers or not rule.get("from")):
                         problem(where, f"allows {peers} to connect to {port}")
         elif document["kind"] == "StatefulSet" and services.get(document["spec"]["serviceName"], {}).get("clusterIP") != "None":
             problem(where, "its serviceName is not a headless Service")
-        elif document["kind"] in ("PodDisruptionBudget", "NetworkPolicy"):
+        if document["kind"] in ("PodDisruptionBudget", "NetworkPolicy"):
             selector = document["spec"].get("selector", document["spec"].get("podSelector"))["matchLabels"]
             if len([pod for pod in pods if selects(selector, pod)]) != 1:
                 problem(where, "does not select one workload")
@@ -205,7 +231,7 @@ SAMPLES = {
 
 def check_config(name, documents):
     """Runs `polyhook config check` on the configuration of each pod, with its mounts as folders."""
-    maps = {document["metadata"]["name"]: document["data"] for document in documents if document["kind"] == "ConfigMap"}
+    maps = {document["metadata"]["name"]: document.get("data") for document in documents if document["kind"] == "ConfigMap"}
     for document in documents:
         pod = pod_of(document)
         if not pod:
@@ -221,28 +247,59 @@ def check_config(name, documents):
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         with tempfile.TemporaryDirectory(prefix="polyhook-helm-") as folder:
             root = Path(folder)
+            root.chmod(0o755)
             for volume in pod["spec"]["volumes"]:
                 at = root / mounts[volume["name"]].lstrip("/")
                 at.mkdir(parents=True)
-                if "configMap" in volume:
+                if volume["name"] == "config":
                     for file, text in maps[volume["configMap"]["name"]].items():
-                        (at / file).write_text(text.replace("/etc/polyhook/", f"{root}/etc/polyhook/"))
+                        (at / file).write_text(re.sub("/(etc|var/lib)/polyhook/", rf"{root}/\1/polyhook/", text))
                 elif "secret" in volume:
                     for item in volume["secret"]["items"]:
                         (at / item["path"]).write_text(SAMPLES.get(item["path"], "sample-of-a-secret-file\n"))
             env = {key: value for key, value in os.environ.items() if not key.startswith(("POLYHOOK", "POLYAI", "AWS_"))}
             for variable in container["env"]:
                 env[variable["name"]] = variable.get("value", "sample").replace("/etc/polyhook/", f"{root}/etc/polyhook/")
+            data = root / "var/lib/polyhook"
+            data.mkdir(parents=True)
             config = [POLYHOOK, "config", "check", "--role", COMMANDS[role]]
             done = subprocess.run(config, env=env, capture_output=True, text=True)
             if done.returncode:
                 problem(where, f"polyhook config check: {done.stdout}{done.stderr}")
+            if role == "single":
+                check_random_user(where, root, env)
             toml = next((root / "etc/polyhook/config").iterdir()).read_text()
             for path in [line.split('"')[1] for line in toml.splitlines() if f'"{root}/etc/' in line]:
                 if not Path(path).is_file():
                     problem(where, f"{path.removeprefix(folder)} is configured, but not mounted")
             if "password" in toml or "whsec_" in toml:
                 problem(where, "a ConfigMap contains a secret")
+
+
+def check_random_user(where, root, env):
+    """Runs `polyhook run` as OpenShift does: a random user of group 0 without a home, whose volumes belong to another group."""
+    program = shutil.copy(POLYHOOK, root / "polyhook")
+    data, secrets = root / "var/lib/polyhook", [path for path in (root / "etc").rglob("*") if path.is_file()]
+    user = {}
+    if os.geteuid() == 0:
+        user = {"user": 1000680000, "group": 0, "extra_groups": [1000680001]}
+        data.chmod(0o2775)
+        for path in [data, *secrets]:
+            os.chown(path, 0, 1000680001)
+        for path in secrets:
+            path.chmod(0o440)
+    env = {key: value for key, value in env.items() if key not in ("HOME", "USER")}
+    env |= {"POLYHOOK__SERVER__LISTEN": "127.0.0.1:0", "POLYHOOK__ADMIN__LISTEN": "127.0.0.1:0", "POLYHOOK__RECONCILE__EVERY": "0s"}
+    with subprocess.Popen([program, "run"], env=env, cwd=data, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **user) as run:
+        lines, limit = [], threading.Timer(60, run.kill)
+        limit.start()
+        for line in run.stdout:
+            lines.append(line)
+            if "receiving deliveries" in line:
+                run.terminate()
+        limit.cancel()
+        if run.wait() or not (data / "queue.db").is_file():
+            problem(where, f"polyhook run as a random user: exit code {run.returncode}: {''.join(lines)}")
 
 
 def check_rollout(values):
@@ -302,13 +359,18 @@ def main():
             where = f"{values.name}: {what}"
             check_schema(where, document)
             if pod := pod_of(document):
-                check_pod(where, pod)
+                check_pod(where, pod, values.name.startswith("openshift-"))
         check_network(values.name, documents)
         check_config(values.name, documents)
         check_rollout(values)
         print(f"{values.name}: {len(documents)} objects")
     check_refusals(next(values for values in files if values.name.startswith("own-")))
     check_keys()
+    problems.extend(check_names(helm))
+    text, wanted, bare = helm_parameters.readme()
+    if text != wanted:
+        problem("deploy/helm/README.md", "the table of values is not that of values.yaml: run deploy/test/helm --write")
+    problems.extend(f"values.yaml: {path} has no comment" for path in bare)
     if problems:
         sys.exit("\n".join(["helm: problems:", *problems]))
     print(f"{len(REFUSED)} invalid values refused; took {time.monotonic() - started:.0f} s")

@@ -21,8 +21,8 @@ file that the configuration names must exist.
 {{- if not $config.archive.url }}{{ $_ := set $config.archive "url" "file:/var/lib/polyhook/archive" }}{{ end -}}
 {{- else -}}
 {{- $queue := dict "url_file" "/etc/polyhook/amqp/url" -}}
-{{- if $secrets.amqpCa.name }}{{ $_ := set $queue "ca_file" "/etc/polyhook/amqp-ca/ca.pem" }}{{ end -}}
-{{- if $secrets.amqpClient.name -}}
+{{- if $secrets.amqpCa.existingSecret }}{{ $_ := set $queue "ca_file" "/etc/polyhook/amqp-ca/ca.pem" }}{{ end -}}
+{{- if $secrets.amqpClient.existingSecret -}}
 {{- $_ := set $queue "client_cert_file" "/etc/polyhook/amqp-client/client.pem" -}}
 {{- $_ := set $queue "client_key_file" "/etc/polyhook/amqp-client/client.key" -}}
 {{- end -}}
@@ -31,16 +31,16 @@ file that the configuration names must exist.
 {{- if $receives -}}
 {{- $_ := set $own "server" (dict "listen" (printf "%s:8080" $values.listenAddress)) -}}
 {{- $_ := set $own "signature" (dict "secrets_file" "/etc/polyhook/webhook/secrets") -}}
-{{- if and $config.trigger.path (not $secrets.trigger.name) }}{{ fail "secrets.trigger is not set: config.trigger.path needs a token" }}{{ end -}}
-{{- if $secrets.trigger.name }}{{ $_ := set $own "trigger" (dict "token_file" "/etc/polyhook/trigger/tokens") }}{{ end -}}
+{{- if and $config.trigger.path (not $secrets.trigger.existingSecret) }}{{ fail "secrets.trigger.existingSecret is not set: config.trigger.path needs a token" }}{{ end -}}
+{{- if $secrets.trigger.existingSecret }}{{ $_ := set $own "trigger" (dict "token_file" "/etc/polyhook/trigger/tokens") }}{{ end -}}
 {{- end -}}
 {{- if and (eq $role "receiver") $values.receiver.spool.enabled -}}
 {{- $_ := set $own "spool" (dict "path" "/var/lib/polyhook/spool.db") -}}
 {{- end -}}
 {{- if $works -}}
 {{- $archive := dict -}}
-{{- if $secrets.archiveKey.name }}{{ $_ := set $archive "secret_access_key_file" "/etc/polyhook/archive-key/key" }}{{ end -}}
-{{- if $secrets.archiveServiceAccount.name }}{{ $_ := set $archive "service_account_file" "/etc/polyhook/archive-account/account.json" }}{{ end -}}
+{{- if $secrets.archiveKey.existingSecret }}{{ $_ := set $archive "secret_access_key_file" "/etc/polyhook/archive-key/key" }}{{ end -}}
+{{- if $secrets.archiveServiceAccount.existingSecret }}{{ $_ := set $archive "service_account_file" "/etc/polyhook/archive-account/account.json" }}{{ end -}}
 {{- $_ := set $own "archive" $archive -}}
 {{- end -}}
 {{- $all := dict "admin" $own.admin -}}
@@ -59,7 +59,7 @@ file that the configuration names must exist.
 account_id = {{ $project.accountId | toJson }}
 project_id = {{ $project.projectId | toJson }}
 api_key_file = "/etc/polyhook/project-{{ $index }}/api-key"
-{{- with $project.dataApiKey }}{{ if .name }}
+{{- with $project.dataApiKey }}{{ if .existingSecret }}
 data_api_key_file = "/etc/polyhook/project-{{ $index }}-data/api-key"
 {{- end }}{{ end }}
 {{- with $project.region }}

@@ -67,3 +67,12 @@ app.kubernetes.io/component: {{ .role }}
 {{- define "polyhook.stateful" -}}
 {{- if or (eq .role "single") (and (eq .role "receiver") .root.Values.receiver.spool.enabled) -}}true{{- end -}}
 {{- end -}}
+
+{{/* The public paths, as JSON: the endpoint, and the trigger if there is one. */}}
+{{- define "polyhook.paths" -}}
+{{- $paths := list -}}
+{{- range compact (list (default "/polyai-events" .Values.config.server.path) (default "" .Values.config.trigger.path)) -}}
+{{- $paths = append $paths (dict "path" .) -}}
+{{- end -}}
+{{- toJson $paths -}}
+{{- end -}}

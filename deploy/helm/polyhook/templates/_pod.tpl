@@ -2,136 +2,200 @@
 {{- define "polyhook.secretVolumes" -}}
 {{- $secrets := .root.Values.secrets -}}
 {{- $role := .role -}}
+{{- $mode := include "polyhook.secretMode" . -}}
 {{- if ne $role "single" }}
 {{- $amqp := .amqp | default (index $secrets.amqp $role) }}
 - name: amqp
-  secret: { secretName: {{ $amqp.name | quote }}, defaultMode: 0440, items: [{ key: {{ $amqp.key | quote }}, path: url }] }
-{{- with $secrets.amqpCa }}{{ if .name }}
+  secret: { secretName: {{ $amqp.existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ $amqp.key | quote }}, path: url }] }
+{{- with $secrets.amqpCa }}{{ if .existingSecret }}
 - name: amqp-ca
-  secret: { secretName: {{ .name | quote }}, defaultMode: 0440, items: [{ key: {{ .key | quote }}, path: ca.pem }] }
+  secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: ca.pem }] }
 {{- end }}{{ end }}
-{{- with $secrets.amqpClient }}{{ if .name }}
+{{- with $secrets.amqpClient }}{{ if .existingSecret }}
 - name: amqp-client
   secret:
-    secretName: {{ .name | quote }}
-    defaultMode: 0440
+    secretName: {{ .existingSecret | quote }}
+    defaultMode: {{ $mode }}
     items: [{ key: {{ .certKey | quote }}, path: client.pem }, { key: {{ .keyKey | quote }}, path: client.key }]
 {{- end }}{{ end }}
 {{- end }}
 {{- if ne $role "worker" }}
 - name: webhook
-  secret: { secretName: {{ $secrets.webhook.name | quote }}, defaultMode: 0440, items: [{ key: {{ $secrets.webhook.key | quote }}, path: secrets }] }
-{{- with $secrets.trigger }}{{ if .name }}
+  secret: { secretName: {{ $secrets.webhook.existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ $secrets.webhook.key | quote }}, path: secrets }] }
+{{- with $secrets.trigger }}{{ if .existingSecret }}
 - name: trigger
-  secret: { secretName: {{ .name | quote }}, defaultMode: 0440, items: [{ key: {{ .key | quote }}, path: tokens }] }
+  secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: tokens }] }
 {{- end }}{{ end }}
 {{- end }}
 {{- if ne $role "receiver" }}
-{{- with $secrets.archiveKey }}{{ if .name }}
+{{- with $secrets.archiveKey }}{{ if .existingSecret }}
 - name: archive-key
-  secret: { secretName: {{ .name | quote }}, defaultMode: 0440, items: [{ key: {{ .key | quote }}, path: key }] }
+  secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: key }] }
 {{- end }}{{ end }}
-{{- with $secrets.archiveServiceAccount }}{{ if .name }}
+{{- with $secrets.archiveServiceAccount }}{{ if .existingSecret }}
 - name: archive-account
-  secret: { secretName: {{ .name | quote }}, defaultMode: 0440, items: [{ key: {{ .key | quote }}, path: account.json }] }
+  secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: account.json }] }
 {{- end }}{{ end }}
 {{- range $index, $project := .root.Values.projects }}
 - name: project-{{ $index }}
-  secret: { secretName: {{ $project.apiKey.name | quote }}, defaultMode: 0440, items: [{ key: {{ $project.apiKey.key | quote }}, path: api-key }] }
-{{- with $project.dataApiKey }}{{ if .name }}
+  secret: { secretName: {{ $project.apiKey.existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ $project.apiKey.key | quote }}, path: api-key }] }
+{{- with $project.dataApiKey }}{{ if .existingSecret }}
 - name: project-{{ $index }}-data
-  secret: { secretName: {{ .name | quote }}, defaultMode: 0440, items: [{ key: {{ .key | quote }}, path: api-key }] }
+  secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: api-key }] }
 {{- end }}{{ end }}
 {{- end }}
 {{- end }}
 {{- end -}}
 
-{{- define "polyhook.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
-# Changes the owner only once, because a spool may be large.
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: { type: RuntimeDefault }
+{{/* A map for all roles with the keys of one role over it; null removes a key. The context also has "key", the name in values. */}}
+{{- define "polyhook.merged" -}}
+{{- $all := deepCopy (default dict (get .root.Values .key)) -}}
+{{- range $key, $value := default dict (get (get .root.Values .role) .key) -}}
+{{- if kindIs "invalid" $value }}{{ $_ := unset $all $key }}{{ else }}{{ $_ := set $all $key $value }}{{ end -}}
+{{- end -}}
+{{- range $key, $value := $all }}{{ if kindIs "invalid" $value }}{{ $_ := unset $all $key }}{{ end }}{{ end -}}
+{{- if $all }}{{ toYaml $all }}{{ end -}}
 {{- end -}}
 
-{{- define "polyhook.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: { drop: [ALL] }
+{{/* A list for all roles, then the one of a role. */}}
+{{- define "polyhook.joined" -}}
+{{- $all := concat (default list (get .root.Values .key)) (default list (get (get .root.Values .role) .key)) -}}
+{{- if $all }}{{ toYaml $all }}{{ end -}}
+{{- end -}}
+
+{{/* "true" if the user ids are OpenShift's to assign. */}}
+{{- define "polyhook.openshift" -}}
+{{- $adapt := dig "compatibility" "openshift" "adaptSecurityContext" "auto" (default dict .Values.global) -}}
+{{- if or (eq $adapt "force") (and (eq $adapt "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "polyhook.podSecurityContext" -}}
+{{- $context := include "polyhook.merged" (dict "root" .root "role" .role "key" "podSecurityContext") | fromYaml -}}
+{{- if include "polyhook.openshift" .root }}{{ $context = omit $context "runAsUser" "runAsGroup" "fsGroup" }}{{ end -}}
+{{- if $context }}{{ toYaml $context }}{{ end -}}
+{{- end -}}
+
+{{- define "polyhook.securityContext" -}}
+{{- $context := include "polyhook.merged" (dict "root" .root "role" .role "key" "securityContext") | fromYaml -}}
+{{- if include "polyhook.openshift" .root }}{{ $context = omit $context "runAsUser" "runAsGroup" }}{{ end -}}
+{{- if $context }}{{ toYaml $context }}{{ end -}}
+{{- end -}}
+
+{{/* Secrets belong to root and the pod's fsGroup, which OpenShift assigns. Without such a group all users of the pod may read them. */}}
+{{- define "polyhook.secretMode" -}}
+{{- $context := include "polyhook.podSecurityContext" . | fromYaml -}}
+{{- if or $context.fsGroup (include "polyhook.openshift" .root) -}}0440{{- else -}}0444{{- end -}}
+{{- end -}}
+
+{{/* The part of a pod's spec that the pod of `helm test` has, too. */}}
+{{- define "polyhook.podSpec" -}}
+{{- $of := dict "root" .root "role" .role -}}
+serviceAccountName: {{ include "polyhook.serviceAccountName" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with include "polyhook.podSecurityContext" . }}
+securityContext:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with default .root.Values.priorityClassName (get .root.Values .role).priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- range $key, $template := dict "nodeSelector" "merged" "affinity" "merged" "tolerations" "joined" }}
+{{- with include (printf "polyhook.%s" $template) (set $of "key" $key) }}
+{{ $key }}:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The volumes of a pod, except the ones of volumeClaimTemplates. */}}
+{{- define "polyhook.volumes" -}}
+- name: config
+  configMap: { name: {{ include "polyhook.roleName" . }} }
+{{ include "polyhook.secretVolumes" . | fromYamlArray | toYaml }}
+{{- with include "polyhook.joined" (dict "root" .root "role" .role "key" "extraVolumes") }}
+{{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* The part of a container that the one of `helm test` has, too. */}}
+{{- define "polyhook.container" -}}
+{{- $of := dict "root" .root "role" .role -}}
+name: polyhook
+image: {{ include "polyhook.image" .root | quote }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+env:
+  - name: POLYHOOK_CONFIG
+    value: /etc/polyhook/config/polyhook.toml
+  {{- with include "polyhook.joined" (set $of "key" "extraEnv") }}
+  {{- . | nindent 2 }}
+  {{- end }}
+{{- with include "polyhook.joined" (set $of "key" "extraEnvFrom") }}
+envFrom:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- with include "polyhook.securityContext" . }}
+securityContext:
+  {{- . | nindent 2 }}
+{{- end }}
+resources:
+  {{- toYaml (get .root.Values .role).resources | nindent 2 }}
+volumeMounts:
+  - { name: config, mountPath: /etc/polyhook/config, readOnly: true }
+  {{- range include "polyhook.secretVolumes" . | fromYamlArray }}
+  - { name: {{ .name }}, mountPath: /etc/polyhook/{{ .name }}, readOnly: true }
+  {{- end }}
+  {{- with include "polyhook.joined" (set $of "key" "extraVolumeMounts") }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/* The metadata and spec of a pod. */}}
 {{- define "polyhook.pod" -}}
-{{- $root := .root -}}
-{{- $role := .role -}}
-{{- $values := index $root.Values $role -}}
-{{- $secretVolumes := include "polyhook.secretVolumes" . | fromYamlArray -}}
-{{- $public := ne $role "worker" -}}
+{{- $of := dict "root" .root "role" .role -}}
+{{- $values := get .root.Values .role -}}
+{{- $public := ne .role "worker" -}}
 metadata:
   annotations:
     # A changed configuration restarts the pods. A changed Secret does not: polyhook reads it again.
     checksum/config: {{ include "polyhook.config" . | sha256sum }}
-    {{- with $values.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
+    {{- with include "polyhook.merged" (set $of "key" "podAnnotations") }}
+    {{- . | nindent 4 }}
     {{- end }}
   labels:
-    {{- with $values.podLabels }}
-    {{- toYaml . | nindent 4 }}
+    {{- with include "polyhook.merged" (set $of "key" "podLabels") }}
+    {{- . | nindent 4 }}
     {{- end }}
     {{- include "polyhook.labels" . | nindent 4 }}
 spec:
-  serviceAccountName: {{ include "polyhook.serviceAccountName" . }}
-  automountServiceAccountToken: false
-  enableServiceLinks: false
   terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
-  securityContext:
-    {{- include "polyhook.podSecurityContext" . | nindent 4 }}
-  {{- with $root.Values.imagePullSecrets }}
-  imagePullSecrets:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $values.priorityClassName }}
-  priorityClassName: {{ . }}
-  {{- end }}
-  {{- with $values.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $values.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $values.affinity }}
-  affinity:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- if $values.topologySpreadConstraints }}
+  {{- include "polyhook.podSpec" . | nindent 2 }}
+  {{- $constraints := include "polyhook.joined" (set $of "key" "topologySpreadConstraints") }}
+  {{- if $constraints }}
   topologySpreadConstraints:
-    {{- toYaml $values.topologySpreadConstraints | nindent 4 }}
-  {{- else if ne $role "single" }}
+    {{- $constraints | nindent 4 }}
+  {{- else if ne .role "single" }}
   topologySpreadConstraints:
-    {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+    {{- range $topology := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
     - maxSkew: 1
-      topologyKey: {{ . }}
+      topologyKey: {{ $topology }}
       whenUnsatisfiable: ScheduleAnyway
       labelSelector:
         matchLabels:
-          {{- include "polyhook.selector" (dict "root" $root "role" $role) | nindent 10 }}
+          {{- include "polyhook.selector" $ | nindent 10 }}
     {{- end }}
   {{- end }}
   containers:
-    - name: polyhook
-      image: {{ include "polyhook.image" $root | quote }}
-      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-      args: [{{ get (dict "receiver" "receive" "worker" "work" "single" "run") $role }}]
-      env:
-        - name: POLYHOOK_CONFIG
-          value: /etc/polyhook/config/polyhook.toml
-        {{- with $values.env }}
-        {{- toYaml . | nindent 8 }}
+    -
+      {{- include "polyhook.container" . | nindent 6 }}
+        {{- if include "polyhook.stateful" . }}
+        - { name: data, mountPath: /var/lib/polyhook }
         {{- end }}
+      args: [{{ get (dict "receiver" "receive" "worker" "work" "single" "run") .role }}]
       ports:
         {{- if $public }}
         - { name: http, containerPort: 8080, protocol: TCP }
@@ -159,30 +223,6 @@ spec:
         preStop:
           sleep: { seconds: {{ $values.preStopSleepSeconds }} }
       {{- end }}
-      securityContext:
-        {{- include "polyhook.containerSecurityContext" . | nindent 8 }}
-      resources:
-        {{- toYaml $values.resources | nindent 8 }}
-      volumeMounts:
-        {{- include "polyhook.mounts" (dict "secretVolumes" $secretVolumes) | nindent 8 }}
-        {{- if include "polyhook.stateful" . }}
-        - { name: data, mountPath: /var/lib/polyhook }
-        {{- end }}
-        {{- with $values.extraVolumeMounts }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
   volumes:
-    - name: config
-      configMap: { name: {{ include "polyhook.roleName" . }} }
-    {{- toYaml $secretVolumes | nindent 4 }}
-    {{- with $values.extraVolumes }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-{{- end -}}
-
-{{- define "polyhook.mounts" -}}
-- { name: config, mountPath: /etc/polyhook/config, readOnly: true }
-{{- range .secretVolumes }}
-- { name: {{ .name }}, mountPath: /etc/polyhook/{{ .name }}, readOnly: true }
-{{- end }}
+    {{- include "polyhook.volumes" . | nindent 4 }}
 {{- end -}}
