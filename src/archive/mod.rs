@@ -308,7 +308,13 @@ impl Archive {
     /// Checks that conversations can be archived safely now: writes a small object and verifies that a second,
     /// conditional write of it is rejected.
     pub async fn check(&self) -> Result<(), ArchiveError> {
-        let key = Path::parse(format!("{}/{CHECK_OBJECT}", self.backend.prefix))
+        // Only in a folder is the object removed, which must not disturb another check.
+        let id = self
+            .backend
+            .folder
+            .as_ref()
+            .map_or_else(String::new, |_| format!("-{}", Uuid::new_v4().simple()));
+        let key = Path::parse(format!("{}/{CHECK_OBJECT}{id}", self.backend.prefix))
             .map_err(object_store::Error::from)?;
         let body = PutPayload::from_static(b"polyhook was here\n");
         let put = |mode| {

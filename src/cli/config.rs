@@ -1,10 +1,7 @@
 //! `polyhook config check|show|schema`: checks or prints the configuration.
 
-use super::{CliError, GlobalArgs, output};
-use crate::{
-    config::{Config, Roles},
-    polyai::Target,
-};
+use super::{CliError, GlobalArgs, output, role::Role};
+use crate::{config::Config, polyai::Target};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -36,23 +33,6 @@ Examples:
 Examples:
   polyhook config schema > polyhook.schema.json     for completion in an editor")]
     Schema,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(super) enum Role {
-    Run,
-    Receive,
-    Work,
-}
-
-impl Role {
-    pub(super) fn roles(self) -> Roles {
-        match self {
-            Self::Run => Roles::ALL,
-            Self::Receive => Roles::RECEIVE,
-            Self::Work => Roles::WORK,
-        }
-    }
 }
 
 pub(super) fn run(global: &GlobalArgs, command: &Command) -> Result<(), CliError> {

@@ -1,12 +1,14 @@
 //! `polyhook doctor`: checks everything that polyhook depends on and suggests fixes.
 //!
 //! Each check is a function that returns findings. Checks run concurrently, each with a time limit, and are printed in a
-//! fixed order. They change nothing except one small object in the bucket of the archive (`Archive::check`). No finding
-//! contains a secret or a part of a transcript.
+//! fixed order. Each role has its own: a check needs no key, permission or access that the role does not need. Checks change
+//! nothing except one small object in the bucket of the archive (`Archive::check`). No finding contains a secret or a part of
+//! a transcript.
 
 mod archive;
 mod broker;
 mod disk;
+mod endpoint;
 mod local;
 mod polyai;
 mod public;
@@ -19,7 +21,7 @@ use futures_util::future::join_all;
 use url::Url;
 
 use self::report::{DoctorReport, Finding, Subject};
-use super::{CliError, GlobalArgs, config::Role};
+use super::{CliError, GlobalArgs, role::Role};
 use crate::{
     clock::Clock,
     config::Config,
@@ -37,7 +39,7 @@ Examples:
 Run it on the machine where polyhook runs, as the same user. docs/doctor.md explains \
 every check. Exit code 1 if a check fails, 78 if the configuration cannot be read.")]
 pub(super) struct Args {
-    /// Role of this machine; `run` includes all roles
+    /// Role to check: only for what it needs
     #[arg(long, value_enum, default_value_t = Role::Run)]
     role: Role,
     /// Public URL of the endpoint; an unsigned POST must be answered with 401
@@ -88,12 +90,13 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
 /// Returns the checks in the order of output.
 fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec<Check<'a>> {
     let roles = args.role.roles();
+    let archives = roles.work || roles.reconcile;
     let mut checks: Vec<Check<'a>> = vec![Box::pin(async move {
         let mut findings = local::configuration(config, roles);
         findings.extend(secrets::check(config, roles, global.config.as_deref()));
         findings
     })];
-    if roles.work {
+    if archives {
         let check = polyai::check(config, args, Clock::System);
         checks.push(with_timeout(Subject::new("polyai", "all projects"), POLYAI_TIMEOUT, check));
     }
@@ -106,7 +109,7 @@ fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec
             checks.push(with_timeout(
                 Subject::new("broker", "queue.url"),
                 CHECK_TIMEOUT,
-                broker::check(config, roles),
+                broker::check(config, args.role),
             ));
             if roles.receive {
                 checks.push(with_timeout(
@@ -119,13 +122,17 @@ fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec
         // The check of the configuration reports this.
         Err(_) => {}
     }
-    if roles.work {
+    if archives {
         let subject = Subject::new("archive", config.archive.url.clone());
         checks.push(with_timeout(
             subject.clone(),
             CHECK_TIMEOUT,
-            archive::check(config, subject, Clock::System),
+            archive::check(config, subject, Clock::System, roles.work),
         ));
+    }
+    if roles.receive || args.role == Role::Operate {
+        let check = endpoint::check(config, args.url.as_ref(), Clock::System);
+        checks.push(with_timeout(endpoint::subject("webhook"), CHECK_TIMEOUT, check));
     }
     if roles.receive {
         let target = args.url.as_ref().map_or_else(|| "no URL".to_owned(), public::redact_url);

@@ -24,6 +24,7 @@ pub mod output;
 mod prompt;
 mod queue_access;
 mod reconcile;
+mod role;
 mod send;
 mod serve;
 mod show;

@@ -17,13 +17,15 @@ use crate::{
 const MIN_FREE: ByteSize = ByteSize::mib(128);
 const RECOMMENDED_FREE: ByteSize = ByteSize::gib(5);
 
-pub(super) async fn check(config: &Config, subject: Subject, clock: Clock) -> Vec<Finding> {
+/// Checks the archive for a role that writes conversations, or that only looks for them.
+pub(super) async fn check(config: &Config, subject: Subject, clock: Clock, writes: bool) -> Vec<Finding> {
     let folder = config.archive.folder();
     let mut findings = Vec::new();
     match &folder {
         Some(path) if !path.is_dir() => findings.push(missing_folder(&subject, path)),
-        _ => findings.push(check_store(config, &subject, clock).await),
+        _ => findings.push(check_store(config, &subject, clock, writes).await),
     }
+    let folder = folder.filter(|_| writes);
     findings.extend(folder.map(|path| disk_check::check("archive", &path, MIN_FREE, RECOMMENDED_FREE)));
     findings
 }
@@ -41,18 +43,33 @@ fn missing_folder(subject: &Subject, path: &std::path::Path) -> Finding {
     }
 }
 
-async fn check_store(config: &Config, subject: &Subject, clock: Clock) -> Finding {
-    let checked = async { Archive::open(&config.archive, clock)?.check().await };
+async fn check_store(config: &Config, subject: &Subject, clock: Clock, writes: bool) -> Finding {
+    let checked = async {
+        let archive = Archive::open(&config.archive, clock)?;
+        if writes {
+            archive.check().await?;
+        }
+        for project in config.projects.iter().filter(|project| !project.needs_account()) {
+            archive.has_conversations(&project.account_id, &project.project_id).await?;
+        }
+        Ok(())
+    };
     match checked.await {
-        Ok(()) => subject.ok("writable, and rejects a second write of the same object"),
+        Ok(()) if writes => {
+            subject.ok("lists objects, writes them, and rejects a second write of the same one")
+        }
+        Ok(()) => subject.ok("lists objects"),
         Err(error) => {
             let next = match &error {
                 ArchiveError::Config(_) => "correct [archive]",
                 ArchiveError::Folder { .. } => {
                     "make the user that runs polyhook the owner of the folder and its content"
                 }
+                ArchiveError::Denied(_) if writes => {
+                    "check the access keys; they need permission to list, get and put objects and to abort multipart uploads below the prefix"
+                }
                 ArchiveError::Denied(_) => {
-                    "check the access keys; they need permission to get and put objects and to abort multipart uploads below the prefix"
+                    "check the access keys; they need permission to list and get objects below the prefix"
                 }
                 ArchiveError::Unconditional => {
                     "use a store with conditional writes, such as S3, GCS, Azure, MinIO or SeaweedFS"

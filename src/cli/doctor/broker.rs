@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
-use super::report::{Finding, Subject};
+use super::{
+    super::role::Role,
+    report::{Finding, Subject},
+};
 use crate::{
-    config::{Config, Roles},
+    config::Config,
     queue::rabbitmq::probe::{self, BrokerDetails, MissingPermission, ObjectState, RoundTripError},
 };
 
 /// A slower confirm noticeably delays every delivery.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 
-pub(super) async fn check(config: &Config, roles: Roles) -> Vec<Finding> {
-    let refresh_ages = config.refresh_ages(roles);
-    let probed = match probe::probe(&config.queue, &config.retry.delays, &refresh_ages).await {
+pub(super) async fn check(config: &Config, role: Role) -> Vec<Finding> {
+    let refresh_ages = config.refresh_ages(role.roles());
+    let probed = probe::probe(&config.queue, &config.retry.delays, &refresh_ages, role.broker_user());
+    let probed = match probed.await {
         Ok(probed) => probed,
         Err(error) => {
             let subject = Subject::new("broker.connection", "queue.url");
@@ -31,8 +35,8 @@ pub(super) async fn check(config: &Config, roles: Roles) -> Vec<Finding> {
         }
         return findings;
     };
-    findings.extend(permissions(&details, &config.queue.prefix));
-    findings.extend(topology(&details, config, roles));
+    findings.extend(permissions(&details, &config.queue.prefix, role));
+    findings.extend(topology(&details, config, role));
     findings.push(policies(&details, &config.queue.prefix));
     findings.push(round_trip(&details, config));
     findings
@@ -52,37 +56,31 @@ fn node(address: &str, connected: &Result<(), String>) -> Finding {
     }
 }
 
-fn permissions(details: &BrokerDetails, prefix: &str) -> Vec<Finding> {
+fn permissions(details: &BrokerDetails, prefix: &str, role: Role) -> Vec<Finding> {
+    let (user, role_name) = (&details.user, role.label());
     let subject = |on: &str| Subject::new("broker.permissions", on);
-    if details.missing_permissions.is_empty()
-        && details.objects.iter().all(|(_, _, state)| *state != ObjectState::Denied)
-    {
-        return vec![
-            subject(prefix)
-                .ok("the user may configure, write and read all of polyhook's queues and exchanges"),
-        ];
-    }
-    let next = grant_command(details, prefix);
     if details.missing_permissions.is_empty() {
-        return vec![
-            subject(prefix).fail("the user may not declare all of polyhook's queues and exchanges", next),
-        ];
+        return vec![subject(prefix).ok(format!("the user {user} has what the role `{role_name}` needs"))];
     }
+    let next = format!(
+        "{} gives the user what this role needs, and takes away the rest",
+        grant_command(details, prefix, role)
+    );
     let all = details.missing_permissions.iter();
     all.map(|MissingPermission { permission, object }| {
-        subject(object).fail(format!("the user {} lacks permission to {permission} it", details.user), &*next)
+        let message = format!(
+            "the user {user} lacks permission to {permission} it, which the role `{role_name}` needs"
+        );
+        subject(object).fail(message, &*next)
     })
     .collect()
 }
 
-/// Returns the command that grants exactly the permissions that polyhook needs.
-fn grant_command(details: &BrokerDetails, prefix: &str) -> String {
-    let ours = format!("{}\\.", prefix.replace('.', "\\."));
-    format!(
-        "rabbitmqctl set_permissions -p {} {} '^{ours}' '^({ours}|amq\\.default$)' '^{ours}'",
-        shell_quote(&details.vhost),
-        shell_quote(&details.user)
-    )
+/// Returns the command that grants exactly the permissions that the role needs.
+fn grant_command(details: &BrokerDetails, prefix: &str, role: Role) -> String {
+    let [configure, write, read] = role.broker_user().patterns(prefix);
+    let [vhost, user] = [&details.vhost, &details.user].map(|name| shell_quote(name));
+    format!("`rabbitmqctl set_permissions -p {vhost} {user} '{configure}' '{write}' '{read}'`")
 }
 
 /// Quotes `text` for a shell.
@@ -90,18 +88,22 @@ fn shell_quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn topology(details: &BrokerDetails, config: &Config, roles: Roles) -> Vec<Finding> {
+fn topology(details: &BrokerDetails, config: &Config, role: Role) -> Vec<Finding> {
     let prefix = &config.queue.prefix;
     let mut findings = Vec::new();
     let (mut correct, mut missing) = (0, Vec::new());
+    let mut may_create_all = true;
     for (what, name, state) in &details.objects {
         let subject = Subject::new("broker.topology", format!("{what} {name}"));
         match state {
             ObjectState::AsExpected(counts) => {
                 correct += 1;
-                findings.extend(counts.and_then(|counts| contents(&subject, name, counts, prefix, roles)));
+                findings.extend(counts.and_then(|counts| contents(&subject, name, counts, prefix, role)));
             }
-            ObjectState::Missing => missing.push(name.as_str()),
+            ObjectState::Missing { may_create } => {
+                missing.push(name.as_str());
+                may_create_all &= may_create;
+            }
             ObjectState::Different(difference) => findings.push(subject.fail(
                 format!("it exists with other properties than polyhook needs ({difference})"),
                 format!("delete it when it is empty (polyhook declares it again) with `rabbitmqctl delete_{what} -p {} {name}` or on the management page, or set another queue.prefix", shell_quote(&details.vhost)),
@@ -115,17 +117,25 @@ fn topology(details: &BrokerDetails, config: &Config, roles: Roles) -> Vec<Findi
         }
     }
     let all = Subject::new("broker.topology", prefix.as_str());
-    if missing.len() == details.objects.len() {
-        findings.insert(
-            0,
-            all.warn(
-                "nothing is declared yet",
-                "nothing to do; polyhook declares everything at its first start",
-            ),
-        );
-    } else if !missing.is_empty() {
-        let next = "start polyhook, which declares it again within seconds; if it runs already, find out what deletes it";
-        findings.insert(0, all.warn(format!("missing: {}", missing.join(", ")), next));
+    if !missing.is_empty() {
+        let message = if missing.len() == details.objects.len() {
+            "nothing is declared yet".to_owned()
+        } else {
+            format!("missing: {}", missing.join(", "))
+        };
+        let next = match role {
+            Role::Run | Role::Work => {
+                "start polyhook, which declares it within seconds; if it runs already, find out what deletes it"
+            }
+            // Queues that dead-letter can only be created by those who may read them.
+            _ if !may_create_all => {
+                "start a worker first, which declares it within seconds: this user may not create these queues, and does not need to"
+            }
+            _ => {
+                "start polyhook, which declares it within seconds; if it runs already, find out what deletes it"
+            }
+        };
+        findings.insert(0, all.warn(message, next));
     } else if correct == details.objects.len() {
         let message =
             format!("{correct} exchanges and queues have the required type, delivery limit and arguments");
@@ -140,12 +150,16 @@ fn contents(
     name: &str,
     (messages, consumers): (u32, u32),
     prefix: &str,
-    roles: Roles,
+    role: Role,
 ) -> Option<Finding> {
     match name.strip_prefix(prefix)? {
         ".fetch" if messages > 0 && consumers == 0 => Some(subject.warn(
             format!("{messages} jobs wait, and no worker takes them"),
-            if roles.work { "start `polyhook work` (or `run`)" } else { "start `polyhook work` somewhere" },
+            if role.roles().work {
+                "start `polyhook work` (or `run`)"
+            } else {
+                "start `polyhook work` somewhere"
+            },
         )),
         ".dead" if messages > 0 => Some(subject.warn(
             format!("{messages} dead letters"),
@@ -185,6 +199,7 @@ fn round_trip(details: &BrokerDetails, config: &Config) -> Finding {
             "find the alarm with `rabbitmqctl status`; add memory or disk, raise vm_memory_high_watermark or lower disk_free_limit",
         ),
         Err(RoundTripError::Denied) => subject.skipped("a permission is missing", "see broker.permissions"),
+        Err(RoundTripError::Undeclared) => subject.skipped("nothing is declared yet", "see broker.topology"),
         Err(RoundTripError::Other(message)) => subject.fail(
             message.clone(),
             "check the log of the broker, and look for a policy that matches every queue (`rabbitmqctl list_policies`)",

@@ -140,7 +140,10 @@ async fn check_project(
         let finding = key::check(&subject, prober, attempt, &attempts, args, v3_works, archived_before).await;
         check.findings.push(finding);
     }
-    conversation::check(config, args, prober, &name, &attempts, &mut check).await;
+    // The other roles only list.
+    if args.role.roles().work {
+        conversation::check(config, args, prober, &name, &attempts, &mut check).await;
+    }
     check
 }
 

@@ -16,7 +16,7 @@ pub(super) fn check(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<F
     if roles.receive {
         findings.extend(signing_secrets(config, roles));
     }
-    if roles.work {
+    if roles.work || roles.reconcile {
         findings.extend(api_keys(config));
     }
     findings.extend(file_modes(config, roles, file));
@@ -98,7 +98,7 @@ fn file_modes(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<Finding
         files.push(("signature.secrets_file", config.signature.secrets_file.as_deref()));
         files.push(("trigger.token_file", config.trigger.token_file.as_deref()));
     }
-    if roles.work {
+    if roles.work || roles.reconcile {
         let archive = &config.archive;
         files.push(("archive.secret_access_key_file", archive.secret_access_key_file.as_deref()));
         files.push(("archive.service_account_file", archive.service_account_file.as_deref()));

@@ -1,37 +1,32 @@
 //! A probe of the broker over AMQP, for `polyhook doctor`.
 //!
 //! The probe does not create or change any of polyhook's objects: missing ones stay missing, it consumes no message of
-//! others, and publishes nothing to an exchange that a customer may have bound to. It tests permissions on an exclusive
-//! queue of its own, which is deleted with the connection, and by removing bindings that do not exist, for which the broker
-//! checks the same permissions.
+//! others, and publishes nothing to an exchange that a customer may have bound to. It needs no permission that the user's
+//! role does not need ([`permissions`]).
 //!
 //! AMQP shows neither policies nor bindings.
 
 use std::time::Duration;
 
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ErrorKind,
-    options::{
-        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeUnbindOptions,
-        QueueDeclareOptions,
-    },
+    BasicProperties, Channel, Confirmation, Connection,
+    options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
 use tokio::time::{Instant, timeout};
 
+pub use super::permissions::{BrokerUser, MissingPermission};
 use super::{
     broker::{Broker, SocketHandle},
     error::OpenError,
+    permissions::{self, DEFAULT_EXCHANGE, Permission},
+    request::{BrokerError, with_channel},
     topology::{Topology, TopologyObject},
 };
 use crate::queue::QueueConfig;
 
-/// Bounds each request to the broker.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 const BLOCKED_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A routing key that no binding has.
-const UNUSED_KEY: &str = "polyhook.doctor.nothing";
 
 /// The result of a probe.
 #[derive(Debug)]
@@ -45,7 +40,7 @@ pub struct ProbeReport {
 /// The facts that a connection shows.
 #[derive(Debug)]
 pub struct BrokerDetails {
-    /// The user that the broker has authenticated.
+    /// The name of the user that the broker has authenticated.
     pub user: String,
     /// The virtual host.
     pub vhost: String,
@@ -63,22 +58,16 @@ pub enum ObjectState {
     /// It has the required properties. For a queue: the number of messages and consumers.
     AsExpected(Option<(u32, u32)>),
     /// It does not exist.
-    Missing,
+    Missing {
+        /// The user may create it.
+        may_create: bool,
+    },
     /// It exists with other properties, in the broker's words.
     Different(String),
-    /// The user has no permission to check it.
+    /// The user has no permission to declare it; it is listed in [`BrokerDetails::missing_permissions`].
     Denied,
     /// The broker gave another answer.
     Unclear(String),
-}
-
-/// A permission that is missing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MissingPermission {
-    /// `configure`, `write` or `read`.
-    pub permission: &'static str,
-    /// The exchange or queue.
-    pub object: String,
 }
 
 /// An error of the round trip.
@@ -88,15 +77,18 @@ pub enum RoundTripError {
     Blocked,
     /// A permission is missing; it is listed in [`BrokerDetails::missing_permissions`].
     Denied,
+    /// The exchange for the message does not exist yet.
+    Undeclared,
     /// Another error.
     Other(String),
 }
 
-/// Connects to every node and inspects the first one that accepts a connection.
+/// Connects to every node and inspects the first one that accepts a connection, for what `user` needs there.
 pub async fn probe(
     config: &QueueConfig,
     delays: &[Duration],
     refresh_delays: &[Duration],
+    user: BrokerUser,
 ) -> Result<ProbeReport, OpenError> {
     let topology = Topology::new(&config.prefix, delays, refresh_delays)?;
     let broker = Broker::new(config, None)?;
@@ -107,7 +99,7 @@ pub async fn probe(
         let connected = match broker.connect("doctor").await {
             Ok((connection, socket, _)) => {
                 if details.is_none() {
-                    details = Some(inspect(&connection, config, &topology).await);
+                    details = Some(inspect(&connection, &topology, user).await);
                 }
                 close(&connection, &socket).await;
                 Ok(())
@@ -124,16 +116,25 @@ async fn close(connection: &Connection, socket: &SocketHandle) {
     socket.shut_down();
 }
 
-async fn inspect(connection: &Connection, config: &QueueConfig, topology: &Topology) -> BrokerDetails {
-    let mut objects = Vec::new();
+async fn inspect(connection: &Connection, topology: &Topology, user: BrokerUser) -> BrokerDetails {
+    let (mut objects, mut missing_permissions) = (Vec::new(), Vec::new());
     for object in topology.objects() {
         let state = object_state(connection, &object).await;
+        let missing = MissingPermission::new(Permission::Configure, object.name.as_str());
+        // Exchange and queue may share a name.
+        if state == ObjectState::Denied && !missing_permissions.contains(&missing) {
+            missing_permissions.push(missing);
+        }
         objects.push((object.object_type(), object.name.to_string(), state));
     }
-    let queue = ShortString::from(format!("{}.doctor.{}", config.prefix, uuid::Uuid::new_v4().simple()));
-    let mut missing_permissions = permissions(connection, topology, &queue).await;
+    // The name of a follower's queue, so that an operator needs no permission for another one.
+    let queue = ShortString::from(format!("{}.{}", topology.tail, uuid::Uuid::new_v4().simple()));
+    missing_permissions.extend(permissions::missing(connection, topology, &queue, user).await);
     // The round trip is last, because a broker that is short of memory stops reading from a connection that has published.
-    let round_trip = round_trip(connection, &queue, &mut missing_permissions).await;
+    let round_trip = round_trip(connection, topology, &queue, user).await;
+    if user.needs_default_exchange() && round_trip == Err(RoundTripError::Denied) {
+        missing_permissions.push(MissingPermission::new(Permission::Write, DEFAULT_EXCHANGE));
+    }
     let status = connection.status();
     BrokerDetails {
         user: status.username(),
@@ -149,7 +150,7 @@ async fn object_state(connection: &Connection, object: &TopologyObject) -> Objec
     let found = with_channel(connection, async |channel| object.inspect(channel).await).await;
     let counts = match found {
         Ok(queue) => queue.map(|queue| (queue.message_count(), queue.consumer_count())),
-        Err(BrokerError { code: Some(404), .. }) => return ObjectState::Missing,
+        Err(BrokerError { code: Some(404), .. }) => return missing_object_state(connection, object).await,
         Err(BrokerError { code: Some(403), .. }) => return ObjectState::Denied,
         Err(BrokerError { text, .. }) => return ObjectState::Unclear(text),
     };
@@ -161,40 +162,17 @@ async fn object_state(connection: &Connection, object: &TopologyObject) -> Objec
     }
 }
 
-/// Returns the permissions that the user lacks for polyhook's exchanges and for a queue under the prefix.
-async fn permissions(
-    connection: &Connection,
-    topology: &Topology,
-    queue: &ShortString,
-) -> Vec<MissingPermission> {
-    let (events, conversations) = (&topology.events, &topology.conversations);
-    let mut denied = Vec::new();
-    let mut record = |result: Result<(), BrokerError>, needed: &[(&'static str, &ShortString)]| {
-        let Err(BrokerError { code: Some(403), text }) = result else { return };
-        // If an operation needs two permissions, the broker names the object whose permission is missing.
-        let found = needed.iter().find(|(_, on)| text.contains(&format!("'{on}'"))).or(needed.first());
-        let Some((permission, on)) = found else { return };
-        let missing = MissingPermission { permission, object: on.to_string() };
-        if !denied.contains(&missing) {
-            denied.push(missing);
-        }
+/// Finds out whether the user may create an object, without creating it.
+async fn missing_object_state(connection: &Connection, object: &TopologyObject) -> ObjectState {
+    let is_denied = async |all_arguments| {
+        let declared =
+            with_channel(connection, async |channel| object.declare_invalid(channel, all_arguments).await);
+        matches!(declared.await, Err(BrokerError { code: Some(403), .. }))
     };
-    let declared = with_channel(connection, async |channel| declare_exclusive(channel, queue).await).await;
-    record(declared, &[("configure", queue)]);
-    let unbound = with_channel(connection, async |channel| {
-        channel.queue_unbind(queue.clone(), events.clone(), UNUSED_KEY.into(), FieldTable::default()).await
-    });
-    record(unbound.await, &[("write", queue), ("read", events)]);
-    for (to, from) in [(events, conversations), (conversations, events)] {
-        let unbound = with_channel(connection, async |channel| {
-            let options = ExchangeUnbindOptions::default();
-            channel
-                .exchange_unbind(to.clone(), from.clone(), UNUSED_KEY.into(), options, FieldTable::default())
-                .await
-        });
-        record(unbound.await, &[("write", to), ("read", from)]);
+    if is_denied(false).await {
+        return ObjectState::Denied;
     }
-    denied
+    ObjectState::Missing { may_create: !is_denied(true).await }
 }
 
 async fn declare_exclusive(channel: &Channel, queue: &ShortString) -> lapin::Result<()> {
@@ -203,25 +181,60 @@ async fn declare_exclusive(channel: &Channel, queue: &ShortString) -> lapin::Res
     channel.queue_declare(queue.clone(), options, FieldTable::default()).await.map(drop)
 }
 
-/// Publishes a message to the probe's own queue, waits for the confirm, and reads the message.
+/// Measures the way of a message to the broker and back: through a queue of its own if the user may use one, or else as
+/// an unroutable message, which the broker returns.
 async fn round_trip(
     connection: &Connection,
+    topology: &Topology,
     queue: &ShortString,
-    denied: &mut Vec<MissingPermission>,
+    user: BrokerUser,
 ) -> Result<Duration, RoundTripError> {
-    if denied.iter().any(|denied| denied.permission == "configure") {
-        return Err(RoundTripError::Denied);
+    let own = with_channel(connection, async |channel| declare_exclusive(channel, queue).await).await;
+    if own.is_ok() {
+        match round_trip_through(connection, queue).await {
+            Err(RoundTripError::Denied) => {}
+            result => return result,
+        }
     }
+    let exchange = if user.needs_default_exchange() { "" } else { topology.unrouted.as_str() };
     let started = Instant::now();
-    let mut missing = |permission, on: &str| {
-        denied.push(MissingPermission { permission, object: on.to_owned() });
-        RoundTripError::Denied
-    };
+    // No binding of the exchange `unrouted` fits a message without its header.
+    publish(connection, exchange, &format!("{queue}.nothing")).await.map(|_| started.elapsed())
+}
+
+/// Publishes a message to the queue and reads it.
+async fn round_trip_through(
+    connection: &Connection,
+    queue: &ShortString,
+) -> Result<Duration, RoundTripError> {
+    let started = Instant::now();
+    if !matches!(publish(connection, "", queue.as_str()).await?, Confirmation::Ack(None)) {
+        return Err(RoundTripError::Other("the broker did not store a message".to_owned()));
+    }
+    let got = with_channel(connection, async |channel| {
+        channel.basic_get(queue.clone(), BasicGetOptions { no_ack: true }).await
+    });
+    match got.await {
+        Ok(Some(_)) => Ok(started.elapsed()),
+        Ok(None) => Err(RoundTripError::Other(
+            "a message that was confirmed is not in its queue: a policy drops messages".to_owned(),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Publishes a message and waits for the broker's answer.
+async fn publish(
+    connection: &Connection,
+    exchange: &str,
+    routing_key: &str,
+) -> Result<Confirmation, RoundTripError> {
     let sent = with_channel(connection, async |channel| {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let properties = BasicProperties::default();
-        channel.basic_publish("".into(), queue.clone(), options, b"polyhook doctor", properties).await?.await
+        let (exchange, routing_key, properties) =
+            (exchange.into(), routing_key.into(), BasicProperties::default());
+        channel.basic_publish(exchange, routing_key, options, b"polyhook doctor", properties).await?.await
     });
     let blocked = async {
         while !connection.status().blocked() {
@@ -232,50 +245,18 @@ async fn round_trip(
         sent = sent => sent,
         () = blocked => return Err(RoundTripError::Blocked),
     };
-    match confirmed {
-        Ok(Confirmation::Ack(None)) => {}
-        Ok(_) => return Err(RoundTripError::Other("the broker did not store a message".to_owned())),
-        // In permissions, the default exchange is called `amq.default`.
-        Err(BrokerError { code: Some(403), .. }) => return Err(missing("write", "amq.default")),
-        Err(BrokerError { text, .. }) => return Err(RoundTripError::Other(text)),
-    }
-    let got = with_channel(connection, async |channel| {
-        channel.basic_get(queue.clone(), BasicGetOptions { no_ack: true }).await
-    });
-    match got.await {
-        Ok(Some(_)) => Ok(started.elapsed()),
-        Ok(None) => Err(RoundTripError::Other(
-            "a message that was confirmed is not in its queue: a policy drops messages".to_owned(),
-        )),
-        Err(BrokerError { code: Some(403), .. }) => Err(missing("read", queue.as_str())),
-        Err(BrokerError { text, .. }) => Err(RoundTripError::Other(text)),
+    match confirmed? {
+        Confirmation::Nack(_) => Err(RoundTripError::Other("the broker refused a message".to_owned())),
+        confirmation => Ok(confirmation),
     }
 }
 
-/// An error answer of the broker.
-struct BrokerError {
-    /// The AMQP reply code.
-    code: Option<u16>,
-    text: String,
-}
-
-/// Runs a request on a channel of its own, because the broker closes the channel of a refused request.
-async fn with_channel<T>(
-    connection: &Connection,
-    request: impl AsyncFnOnce(&Channel) -> lapin::Result<T>,
-) -> Result<T, BrokerError> {
-    let answer = async {
-        let channel = connection.create_channel().await?;
-        request(&channel).await
-    };
-    match timeout(REQUEST_TIMEOUT, answer).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(match error.kind() {
-            ErrorKind::ProtocolError(answer) => {
-                BrokerError { code: Some(answer.get_id()), text: answer.get_message().to_string() }
-            }
-            _ => BrokerError { code: None, text: error.to_string() },
-        }),
-        Err(_) => Err(BrokerError { code: None, text: format!("no answer within {REQUEST_TIMEOUT:?}") }),
+impl From<BrokerError> for RoundTripError {
+    fn from(error: BrokerError) -> Self {
+        match error.code {
+            Some(403) => Self::Denied,
+            Some(404) => Self::Undeclared,
+            _ => Self::Other(error.text),
+        }
     }
 }

@@ -287,7 +287,7 @@ impl TopologyObject {
         Self { name: name.clone(), exchange: Some(kind), arguments }
     }
 
-    fn queue(name: &ShortString, more: &[(&'static str, AMQPValue)]) -> Self {
+    pub(super) fn queue(name: &ShortString, more: &[(&'static str, AMQPValue)]) -> Self {
         let mut arguments = arguments(more);
         arguments.insert("x-queue-type".into(), long_string("quorum"));
         Self { name: name.clone(), exchange: None, arguments }
@@ -311,6 +311,18 @@ impl TopologyObject {
     /// Verifies that it exists, with whatever properties. Creates nothing.
     pub(super) async fn inspect(&self, channel: &Channel) -> lapin::Result<Option<Queue>> {
         self.declare_with(channel, true).await
+    }
+
+    /// Declares it with an argument that the broker refuses (406), so that nothing is created. Before that the broker checks
+    /// permissions: `configure`, and with all `arguments` also those for the exchange that they name.
+    pub(super) async fn declare_invalid(&self, channel: &Channel, all_arguments: bool) -> lapin::Result<()> {
+        let mut invalid = self.clone();
+        if !all_arguments {
+            invalid.arguments = FieldTable::default();
+        }
+        let argument = if self.exchange.is_some() { "alternate-exchange" } else { "x-message-ttl" };
+        invalid.arguments.insert(argument.into(), (-1_i32).into());
+        invalid.declare(channel).await.map(drop)
     }
 
     async fn declare_with(&self, channel: &Channel, passive: bool) -> lapin::Result<Option<Queue>> {

@@ -10,6 +10,7 @@ mod contract;
 mod dead_letters;
 mod harness;
 mod jobs;
+mod permissions;
 mod publishing;
 mod topology;
 

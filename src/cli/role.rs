@@ -1,0 +1,47 @@
+//! The roles that checks are made for.
+
+use crate::{config::Roles, queue::rabbitmq::probe::BrokerUser};
+
+/// A role in the words of the commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Role {
+    /// Receiver, worker and reconciliation in one process
+    Run,
+    Receive,
+    Work,
+    Reconcile,
+    /// A person with the commands `dead`, `tail`, `backfill`, `audit` and `erase`
+    Operate,
+}
+
+impl Role {
+    /// Returns the tasks of the role. The commands of an operator need what reconciliation needs.
+    pub(super) fn roles(self) -> Roles {
+        match self {
+            Self::Run => Roles::ALL,
+            Self::Receive => Roles::RECEIVE,
+            Self::Work => Roles::WORK,
+            Self::Reconcile | Self::Operate => Roles::RECONCILE,
+        }
+    }
+
+    /// Returns what the role does on RabbitMQ.
+    pub(super) fn broker_user(self) -> BrokerUser {
+        match self {
+            Self::Run | Self::Work => BrokerUser::Worker,
+            Self::Receive | Self::Reconcile => BrokerUser::Publisher,
+            Self::Operate => BrokerUser::Operator,
+        }
+    }
+
+    /// The word on the command line.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Receive => "receive",
+            Self::Work => "work",
+            Self::Reconcile => "reconcile",
+            Self::Operate => "operate",
+        }
+    }
+}
