@@ -64,6 +64,8 @@ REFUSED = [
     ("ingress.enabled=true,ingress.tls[0].secretName=a", "ingress.hosts"),
     ("ingress.enabled=true,ingress.hosts[0].host=a.example,ingress.tls[0].hosts={b.example}", "no entry for a.example"),
     ("httpRoute.enabled=true", "httpRoute.parentRefs"),
+    # As after an upgrade with --reuse-values.
+    ("httpRoute=null", "--reset-then-reuse-values"),
     ("mode=split,config.archive.url=file:/archive", "no volume holds"),
 ]
 

@@ -31,6 +31,9 @@ Prepares .Values once. Every template starts with it, so it does not matter whic
 {{- define "polyhook.prepare" -}}
 {{- if not (hasKey .Values "renamed") -}}
 {{- $values := .Values -}}
+{{- if not (hasKey $values "httpRoute") -}}
+{{- fail "the values lack the defaults of this version: upgrade with --reset-then-reuse-values instead of --reuse-values" -}}
+{{- end -}}
 {{- $_ := set $values "renamed" list -}}
 {{- range $old, $new := include "polyhook.renames" . | fromYaml -}}
 {{- include "polyhook.rename" (dict "values" $values "root" $values "old" $old "new" $new "label" "") -}}
