@@ -51,13 +51,14 @@ pub fn open_queue(
     }
 }
 
-/// Opens RabbitMQ without a spool, to publish only.
+/// Opens RabbitMQ without a spool, to publish only, with the queues that `roles` need.
 pub fn open_broker(
     config: &Config,
+    roles: Roles,
     clock: Clock,
     lifecycle: &Lifecycle,
 ) -> Result<Arc<RabbitMqQueue>, StartError> {
-    open_rabbitmq(config, Roles::RECEIVE, clock, lifecycle)
+    open_rabbitmq(config, roles, clock, lifecycle)
 }
 
 fn open_broker_queue(

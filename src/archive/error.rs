@@ -28,7 +28,9 @@ pub enum ArchiveError {
     #[error("the object store rejected the credentials, or they lack a permission: {0}")]
     Denied(String),
     /// The store is unavailable, slow or full, or sent an unexpected answer.
-    #[error("the object store failed: {0}")]
+    #[error(
+        "the object store failed: {0}; check archive.url and the network, or find the cause with `polyhook doctor`"
+    )]
     Store(#[source] object_store::Error),
     /// The store accepts a write whose condition is not met, so concurrent workers would not be safe.
     #[error("the object store ignores conditional writes (If-None-Match); use one that supports them")]

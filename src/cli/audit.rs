@@ -1,12 +1,12 @@
 //! `polyhook audit`: compares one day of PolyAI's conversations with the archive, in both directions.
 
-use indicatif::ProgressBar;
 use jiff::civil::Date;
 use serde_json::json;
 
 use super::{
     CliError, GlobalArgs, backfill,
     output::{self, sanitize},
+    progress,
     queue_access::{wait_until_ready, with_queue},
     time_arg,
 };
@@ -93,7 +93,7 @@ async fn audit(
         deep: args.deep,
         repair,
     };
-    let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let bar = progress::spinner(args.json);
     let show_progress = |report: &AuditReport| {
         bar.set_message(format!("{} listed, {} archived", report.listed, report.archived));
         bar.tick();

@@ -3,12 +3,20 @@
 //! A run stores no progress, because the archive shows what is done. To continue an interrupted run, run the same
 //! command again.
 
-use std::{num::NonZeroU32, ops::Range, time::Duration};
+mod listing;
+mod wait;
+
+use std::{num::NonZeroU32, ops::Range, pin::pin, time::Duration};
 
 use governor::{Quota, RateLimiter};
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::{signal::ctrl_c, sync::mpsc};
+
+use self::{
+    listing::Listing,
+    wait::{Wait, WaitDisplay, WaitTimes},
+};
 
 use super::{
     CliError, GlobalArgs, output,
@@ -21,8 +29,12 @@ use crate::{
     config::{Config, Roles},
     event::DiscoverySource,
     polyai::{ListQuery, Project},
-    reconcile::{PassSummary, QueueingLimits, ReconcilePass},
+    queue::{QueueBackend, rabbitmq::CONSUMER_TIMEOUT},
+    reconcile::{PassSummary, PendingConversations, PendingCounts, QueueingLimits, ReconcilePass},
 };
+
+/// The number of queued conversations that `--wait` has not taken note of, before the listing pauses.
+const CHANNEL_CAPACITY: usize = 64;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -31,12 +43,14 @@ Examples:
   polyhook backfill --from yesterday --dry-run
   polyhook backfill --from 2026-10-01 --to 2026-10-31 --project acme-front-desk
   polyhook backfill --from 2026-11-02T08:00:00Z --to 2026-11-02T09:30:00Z --json
+  polyhook backfill --last 7d --wait --timeout 2h
 
 Times refer to the start of a conversation. A date is a whole day in UTC. The \
 conversations are fetched by a worker, so keep `polyhook work` or `run` running. \
 The command pauses while more than --ahead jobs wait, so that jobs of webhooks do \
 not wait long. You can interrupt it: the same command continues, and does not queue \
-what is archived by then.")]
+what is archived by then. With --wait the exit code is also 1 if a conversation is not \
+archived in the end.")]
 pub(super) struct Args {
     /// Start time (inclusive)
     #[arg(long, value_name = "TIME", value_parser = time_arg::parse_time, required_unless_present = "last")]
@@ -62,6 +76,12 @@ pub(super) struct Args {
     /// Pause while more than N jobs wait
     #[arg(long, value_name = "N", default_value_t = 1000)]
     ahead: u64,
+    /// Return when everything queued is archived or a dead letter
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// Give up waiting after this time, such as 2h (with --wait)
+    #[arg(long, value_name = "DURATION", value_parser = time_arg::parse_positive_duration, requires = "wait")]
+    timeout: Option<Duration>,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -88,13 +108,20 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         source: DiscoverySource::Command,
         requested_at: Some(clock.now()),
         limits: &limits,
+        queued: None,
     };
     if args.dry_run {
         return backfill(&args, &projects, &query, &pass).await;
     }
     with_queue(&config, Roles::NONE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
-        backfill(&args, &projects, &query, &ReconcilePass { queue: Some(&**queue), ..pass }).await
+        let pass = ReconcilePass { queue: Some(&**queue), ..pass };
+        if args.wait {
+            let pending = PendingConversations::new(&resources.archive, &**queue);
+            return backfill_and_wait(&args, &projects, &query, &pass, (pending, wait_times(&args, &config)))
+                .await;
+        }
+        backfill(&args, &projects, &query, &pass).await
     })
     .await
 }
@@ -155,84 +182,119 @@ async fn backfill(
     query: &ListQuery,
     pass: &ReconcilePass<'_>,
 ) -> Result<(), CliError> {
-    let period = &query.started;
-    let progress = Progress::new(period, projects.len(), args.json);
-    let mut total = PassSummary::default();
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-    let mut failures = Vec::new();
-    for (done, project) in projects.iter().enumerate() {
-        let mut last = PassSummary::default();
-        let compared = pass.run(project, query.clone(), |summary, reached| {
-            last = *summary;
-            let mut sum = total;
-            sum.add(summary);
-            progress.update(done, reached, &sum);
-        });
-        let outcome = tokio::select! {
-            outcome = compared => Some(outcome),
-            _ = &mut interrupted => None,
-        };
-        let Some(outcome) = outcome else {
-            total.add(&last);
-            failures.push("interrupted".to_owned());
-            break;
-        };
-        total.add(&outcome.summary);
-        let name = |error| format!("project {}: {error}", project.project_id());
-        failures.extend(outcome.failures.iter().map(name));
+    let listing = Listing::new(args.json);
+    let is_interrupted = tokio::select! {
+        () = listing.run(projects, query, pass) => false,
+        _ = ctrl_c() => true,
+    };
+    let mut failures = listing.finish();
+    if is_interrupted {
+        failures.push("interrupted".to_owned());
     }
-    if failures.is_empty() {
-        progress.bar.finish_and_clear();
-        print_result(args, period, &total, None);
-        return Ok(());
-    }
-    progress.bar.abandon();
-    print_result(args, period, &total, Some(&failures.join("; ")));
-    Err(CliError::Failed(format!("{}; run the same command again to continue", failures.join("\n"))))
+    print_result(args, &query.started, &listing.summary(), None, &failures);
+    ended(&to_continue(&failures))
 }
 
-/// A progress bar that counts seconds of the period, once per project.
-struct Progress {
-    bar: ProgressBar,
-    period: Range<Timestamp>,
-}
-
-impl Progress {
-    fn new(period: &Range<Timestamp>, projects: usize, hidden: bool) -> Self {
-        let bar = if hidden {
-            ProgressBar::hidden()
-        } else {
-            let template = "{bar:30} {percent:>3}% {msg}, {elapsed} elapsed, {eta} left";
-            let style =
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(seconds(period) * projects as u64).with_style(style)
-        };
-        Self { bar, period: period.clone() }
-    }
-
-    /// Shows that `done` projects are finished and that the current one is listed back to `reached`.
-    #[expect(clippy::cast_precision_loss, reason = "the rate is shown without decimals")]
-    fn update(&self, done: usize, reached: Timestamp, summary: &PassSummary) {
-        let period = seconds(&self.period);
-        self.bar.set_position(period * done as u64 + seconds(&(reached..self.period.end)).min(period));
-        let rate = summary.listed as f64 / self.bar.elapsed().as_secs_f64().max(0.001);
-        self.bar.set_message(format!("{} listed ({rate:.0}/s), {} queued", summary.listed, summary.queued));
+fn wait_times(args: &Args, config: &Config) -> WaitTimes {
+    // RabbitMQ does not count the jobs that workers have. An attempt ends before the broker takes its job back.
+    let is_rabbitmq = config.queue.backend() == Ok(QueueBackend::RabbitMq);
+    WaitTimes {
+        poll: Duration::from_millis(500),
+        remark_after: Duration::from_secs(30),
+        max_empty: if is_rabbitmq { CONSUMER_TIMEOUT } else { Duration::from_secs(10) },
+        timeout: args.timeout,
     }
 }
 
-fn seconds(range: &Range<Timestamp>) -> u64 {
-    u64::try_from(range.end.as_second() - range.start.as_second()).unwrap_or_default()
+async fn backfill_and_wait(
+    args: &Args,
+    projects: &[&Project],
+    query: &ListQuery,
+    pass: &ReconcilePass<'_>,
+    (mut pending, times): (PendingConversations<'_>, WaitTimes),
+) -> Result<(), CliError> {
+    let listing = Listing::new(args.json);
+    let (sender, queued) = mpsc::channel(CHANNEL_CAPACITY);
+    let list = async {
+        let sender = sender;
+        listing.run(projects, query, &ReconcilePass { queued: Some(&sender), ..*pass }).await;
+    };
+    let wait = Wait { pending: &mut pending, times, display: &listing }.run(queued);
+    let list_and_wait = async {
+        let mut wait = pin!(wait);
+        tokio::select! {
+            // The wait ends before the listing only if it gives up.
+            waited = &mut wait => return waited,
+            () = list => {}
+        }
+        wait.await
+    };
+    let waited = tokio::select! {
+        waited = list_and_wait => Some(waited),
+        _ = ctrl_c() => None,
+    };
+    let counts = pending.counts();
+    let mut failures = to_continue(&listing.finish());
+    match waited {
+        Some(waited) => failures.extend(waited.err()),
+        None => failures.push(format!(
+            "interrupted; the jobs of {} conversations stay in the queue, and a worker archives them; run the same command again to continue",
+            counts.left
+        )),
+    }
+    if counts.dead_letters > 0 {
+        failures.push(format!(
+            "the jobs of {} conversations are dead letters; see why with `polyhook dead list`, then replay them",
+            counts.dead_letters
+        ));
+    }
+    print_result(args, &query.started, &listing.summary(), Some(&counts), &failures);
+    ended(&failures)
 }
 
-fn print_result(args: &Args, period: &Range<Timestamp>, summary: &PassSummary, failure: Option<&str>) {
+/// Adds to failures of a listing what to do.
+fn to_continue(failures: &[String]) -> Vec<String> {
+    let text = failures.join("\n");
+    if text.is_empty() { Vec::new() } else { vec![format!("{text}; run the same command again to continue")] }
+}
+
+fn ended(failures: &[String]) -> Result<(), CliError> {
+    if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
+}
+
+impl WaitDisplay for Listing {
+    fn counts(&self, counts: PendingCounts) {
+        self.show_pending(counts);
+    }
+
+    fn remark(&self, text: &str) {
+        self.note(text);
+    }
+}
+
+fn print_result(
+    args: &Args,
+    period: &Range<Timestamp>,
+    summary: &PassSummary,
+    waited: Option<&PendingCounts>,
+    failures: &[String],
+) {
+    let failure = (!failures.is_empty()).then(|| failures.join("; "));
     if args.json {
-        output::json(&json!({
+        let mut result = json!({
             "from": period.start, "to": period.end, "dry_run": args.dry_run, "complete": failure.is_none(),
             "failure": failure, "tally": summary,
-        }));
+        });
+        if let Some(waited) = waited {
+            result["waited"] = json!(waited);
+        }
+        output::json(&result);
         return;
     }
     output::line(summary_text(summary, args.dry_run));
+    if let Some(PendingCounts { archived, dead_letters, left }) = waited {
+        output::line(format!("since then {archived} archived, {dead_letters} dead letters, {left} left"));
+    }
 }
 
 /// Describes the result of a pass in one line.

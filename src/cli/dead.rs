@@ -20,7 +20,7 @@ use self::{
 };
 use super::{
     CliError, GlobalArgs, output as cli_output, prompt,
-    queue_access::{require_queue_file, wait_until_ready, with_queue},
+    queue_access::{require_queue_file, unavailable, wait_until_ready, with_queue},
 };
 use crate::{
     clock::Clock,
@@ -137,7 +137,7 @@ async fn open(queue: &dyn Queue) -> Result<Box<dyn DeadLetters + '_>, CliError> 
 }
 
 fn queue_failed(error: &QueueError) -> CliError {
-    CliError::Failed(format!("queue.url: {error}"))
+    unavailable(error)
 }
 
 fn unknown_id(id: &str) -> CliError {

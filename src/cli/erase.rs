@@ -217,11 +217,18 @@ fn worker_failed(failure: &JobFailure) -> CliError {
 }
 
 fn print_result(result: &ErasureResult<'_>, json: bool) {
+    let ErasureResult { conversation_id: id, outcome, report, spool } = result;
     if json {
         output::json(result);
-        return;
+    } else {
+        print_report(id, outcome, report, spool.as_ref());
     }
-    let ErasureResult { conversation_id: id, outcome, report, spool } = result;
+    if !report.problems.is_empty() {
+        output::error(&format!("{id}: {}; run the command again", report.problems.join("; ")));
+    }
+}
+
+fn print_report(id: &str, outcome: &str, report: &ErasureReport, spool: Option<&ErasedMessages>) {
     let word = outcome.replace('_', " ");
     let word = if report.problems.is_empty() { output::green(word) } else { output::red(word) };
     output::line(format!("{word} {id}"));
@@ -250,9 +257,6 @@ fn print_result(result: &ErasureResult<'_>, json: bool) {
     }
     if let Some(spool) = spool {
         field("spool", count(spool.total(), "message"));
-    }
-    for problem in &report.problems {
-        output::error(&format!("{id}: {problem}; run the command again"));
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::{
-    CliError, GlobalArgs, output,
+    CliError, GlobalArgs, output, progress,
     queue_access::{wait_until_ready, with_queue},
 };
 use crate::{
@@ -53,11 +52,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
 }
 
 async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), CliError> {
-    let bar = if args.ids.len() > 1 && !args.json {
-        ProgressBar::new(args.ids.len() as u64)
-    } else {
-        ProgressBar::hidden()
-    };
+    let bar = progress::bar(args.ids.len() as u64, "fetched", args.json || args.ids.len() == 1);
     let mut not_archived = 0;
     for id in &args.ids {
         let request = FetchRequest {

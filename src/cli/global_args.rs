@@ -21,6 +21,17 @@ pub(super) struct GlobalArgs {
     set: Vec<(String, String)>,
 }
 
+/// The log of a command that ends. The command itself reports what fails, in one line, so that the log does not repeat it
+/// for each attempt. Warnings that are no failure are kept.
+const COMMAND_LOG_LEVEL: &str = "off,polyhook::polyai=warn,polyhook::reconcile::pass=warn";
+
+/// Returns the log configuration of a command. The levels `info`, `warn` and `error` are meant for services.
+fn for_command(configured: &LogConfig) -> LogConfig {
+    let is_for_services = ["info", "warn", "error"].contains(&configured.level.trim());
+    let level = if is_for_services { COMMAND_LOG_LEVEL } else { &configured.level };
+    LogConfig { level: level.to_owned(), ..configured.clone() }
+}
+
 fn parse_setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write it as section.key=value")?;
     Ok((key.trim().to_owned(), value.to_owned()))
@@ -46,15 +57,29 @@ impl GlobalArgs {
         Ok((config, logs))
     }
 
-    /// Reads the configuration, checks it for `roles` and starts the log of a command. Unless configured otherwise the
-    /// log holds warnings and errors only, so that it does not hide the results.
+    /// Reads the configuration, checks it for `roles` and starts the log of a command, which is [`COMMAND_LOG_LEVEL`]
+    /// unless `log.level` asks for details.
     pub(super) fn load_for_command(&self, roles: Roles) -> Result<Config, CliError> {
-        let mut config = self.load()?;
+        let config = self.load()?;
         config.check(roles)?;
-        if config.log == LogConfig::default() {
-            "warn".clone_into(&mut config.log.level);
-        }
-        telemetry::init_logs(&config.log)?;
+        telemetry::init_logs(&for_command(&config.log))?;
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_quiet_unless_details_are_asked_for() {
+        let level =
+            |level: &str| for_command(&LogConfig { level: level.to_owned(), ..LogConfig::default() }).level;
+        for for_services in ["info", "warn", "error"] {
+            assert_eq!(level(for_services), COMMAND_LOG_LEVEL);
+        }
+        for details in ["debug", "trace", "off", "info,polyhook::queue=debug"] {
+            assert_eq!(level(details), details);
+        }
     }
 }

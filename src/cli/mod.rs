@@ -21,7 +21,9 @@ mod healthcheck;
 mod list;
 mod man;
 pub mod output;
+mod progress;
 mod prompt;
+mod queue;
 mod queue_access;
 mod reconcile;
 mod role;
@@ -118,6 +120,9 @@ Examples:
     /// Inspect, verify or drain the spool, which stores deliveries while RabbitMQ is unavailable
     #[command(subcommand)]
     Spool(spool::Command),
+    /// Move the jobs of an embedded queue to RabbitMQ
+    #[command(subcommand)]
+    Queue(queue::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -167,6 +172,7 @@ impl Command {
             Self::Dead(command) => dead::run(global, command).await,
             Self::Endpoint(command) => endpoint::run(global, command).await,
             Self::Spool(command) => spool::run(global, &command).await,
+            Self::Queue(command) => queue::run(global, command).await,
             Self::Config(command) => config::run(global, &command),
             Self::Doctor(args) => doctor::run(global, args).await,
             Self::Healthcheck(args) => healthcheck::run(global, args).await,

@@ -1,6 +1,6 @@
 //! Access to the configured queue for the duration of one command.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
 
 use super::CliError;
 use crate::{
@@ -43,7 +43,14 @@ pub(super) async fn wait_until_ready(queue: &dyn Queue) -> Result<(), CliError> 
         return Ok(());
     }
     // Asks once more for the reason.
-    queue.ready().await.map_err(|error| CliError::Failed(format!("queue.url: {error}")))
+    queue.ready().await.map_err(|error| unavailable(&error))
+}
+
+/// Returns the error of a command for a queue that it cannot use.
+pub(super) fn unavailable(reason: &impl Display) -> CliError {
+    CliError::Failed(format!(
+        "queue.url: {reason}; fix that and run the command again, or find the cause with `polyhook doctor`"
+    ))
 }
 
 /// Returns an error if the file of the embedded queue does not exist. Opening the queue would create it and so hide a

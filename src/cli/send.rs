@@ -9,12 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::stream;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 use url::Url;
 
-use super::{CliError, GlobalArgs, output, simulate::SignedForm};
+use super::{CliError, GlobalArgs, output, progress, simulate::SignedForm};
 use crate::{bounded_file, clock::Clock, event::CONVERSATION_COMPLETED, secret::Secret};
 use polyhook_simulator::{
     AttemptOutcome, Delivery, DeliveryReport, DeliverySummary, LatencyPercentiles, Sender, SenderOptions,
@@ -167,10 +166,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
 
 /// Sends all deliveries and returns the summary and the number of unexpected answers.
 async fn send_all(args: &Args, sender: &Sender, body: Option<&Bytes>) -> (DeliverySummary, u64) {
-    let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new(args.count) };
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}") {
-        bar.set_style(style);
-    }
+    let bar = progress::bar(args.count, "sent", args.json);
     let unexpected = AtomicU64::new(0);
     let deliveries = (0..args.count).map(|number| delivery(args, body, number));
     let summary = sender

@@ -4,11 +4,10 @@
 use std::path::Path;
 
 use bytesize::ByteSize;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::time::{Duration, timeout};
 
-use super::{CliError, GlobalArgs, output, queue_access::wait_until_ready};
+use super::{CliError, GlobalArgs, output, progress, queue_access::wait_until_ready};
 use crate::{
     app,
     clock::Clock,
@@ -146,7 +145,7 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
     let (mut moved, mut left) = (0, 0);
     let mut result = Ok(());
     if path.exists() {
-        let broker = app::open_broker(config, clock.clone(), &lifecycle)?;
+        let broker = app::open_broker(config, Roles::RECEIVE, clock.clone(), &lifecycle)?;
         let spool =
             Spool::open(&config.spool, &config.queue, clock, &lifecycle).map_err(app::StartError::Spool)?;
         result = wait_until_ready(&*broker).await;
@@ -178,11 +177,14 @@ async fn publish_all(
     json: bool,
 ) -> Result<(), QueueError> {
     let rate = drain_limiter(config.spool.drain_rate);
-    let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(spool.usage().await?.messages) };
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}") {
-        bar.set_style(style);
-    }
-    while spool.usage().await?.messages > 0 {
+    let bar = progress::bar(spool.usage().await?.messages, "published", json);
+    loop {
+        let left = spool.usage().await?.messages;
+        // A running receiver may add deliveries and forward them, too.
+        bar.set_length(*moved as u64 + left);
+        if left == 0 {
+            break;
+        }
         if let Ok(batch) = timeout(LEASE_TIMEOUT, spool.lease(DRAIN_BATCH)).await {
             let published = forward(batch?, broker, spool, &rate, |_| ()).await?;
             if published == 0 {

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{
     CliError, GlobalArgs, output,
-    queue_access::{READY_TIMEOUT, require_queue_file},
+    queue_access::{READY_TIMEOUT, require_queue_file, unavailable},
     time_arg,
 };
 use crate::{
@@ -149,7 +149,7 @@ async fn follow_broker(config: &QueueConfig, args: &Args, lifecycle: &Lifecycle)
     let mut follower =
         rabbitmq::Follower::open(config, &lifecycle.with_own_tracker()).map_err(StartError::RabbitMq)?;
     if tokio::time::timeout(READY_TIMEOUT, follower.wait_until_ready()).await.is_err() {
-        return Err(CliError::Failed(format!("queue.url: {}", follower.not_ready_reason())));
+        return Err(unavailable(&follower.not_ready_reason()));
     }
     print_start(args, &format_args!("{}.tail", config.prefix));
     let mut printer = Printer::new(args);

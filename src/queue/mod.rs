@@ -28,10 +28,13 @@ pub mod rabbitmq;
 pub mod spool;
 pub mod spooled;
 pub mod sqlite;
+mod stored;
 mod tail_event;
+pub mod transfer;
 
 pub use config::{QueueBackend, QueueConfig, QueueUrlError, QueueUrls, SpoolConfig};
 pub use dead::{DeadLetter, DeadLetters};
+pub use stored::{StoredCounts, StoredMessage, StoredState};
 pub use tail_event::{TailEvent, TailEventKind, TailMessage};
 
 /// A verified event on its way to the worker: PolyAI's bytes and the values of the envelope.

@@ -63,16 +63,7 @@ impl<'a> ArchivedConversations<'a> {
         } else {
             self.archive.archived_at(&location).await?
         };
-        let Some(archived_at) = archived_at else { return Ok(ArchiveState::Missing) };
-        // The clock of the store may be slow, so the manifest decides.
-        if listed.ended_at.is_none_or(|ended_at| archived_at > ended_at) {
-            return Ok(ArchiveState::Archived);
-        }
-        Ok(match self.archive.read(&location).await? {
-            Some(stored) if stored.is_final() => ArchiveState::Archived,
-            Some(_) => ArchiveState::Outdated(archived_at),
-            None => ArchiveState::Missing,
-        })
+        state_at(self.archive, &location, archived_at, listed.ended_at).await
     }
 
     /// Returns whether the whole conversation is archived or erased, so that PolyAI need not be asked.
@@ -103,4 +94,23 @@ impl<'a> ArchivedConversations<'a> {
             None => Ok(self.days[self.days.len() - 1].1.as_ref()),
         }
     }
+}
+
+/// Returns the state of a conversation whose manifest was written at `archived_at` and which ended at `ended_at`.
+pub(super) async fn state_at(
+    archive: &Archive,
+    location: &Location,
+    archived_at: Option<Timestamp>,
+    ended_at: Option<Timestamp>,
+) -> Result<ArchiveState, ArchiveError> {
+    let Some(archived_at) = archived_at else { return Ok(ArchiveState::Missing) };
+    // The clock of the store may be slow, so the manifest decides.
+    if ended_at.is_none_or(|ended_at| archived_at > ended_at) {
+        return Ok(ArchiveState::Archived);
+    }
+    Ok(match archive.read(location).await? {
+        Some(stored) if stored.is_final() => ArchiveState::Archived,
+        Some(_) => ArchiveState::Outdated(archived_at),
+        None => ArchiveState::Missing,
+    })
 }

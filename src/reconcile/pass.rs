@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 use governor::DefaultDirectRateLimiter;
 use jiff::Timestamp;
 use thiserror::Error;
+use tokio::sync::mpsc;
 
 use super::archived::{ArchiveState, ArchivedConversations};
 use crate::{
@@ -62,6 +63,8 @@ pub struct ReconcilePass<'a> {
     pub requested_at: Option<Timestamp>,
     /// The limits for queueing.
     pub limits: &'a QueueingLimits,
+    /// Gets each conversation that the queue has now. The pass pauses while the channel is full.
+    pub queued: Option<&'a mpsc::Sender<Discovery>>,
 }
 
 /// The counts of a pass so far.
@@ -305,6 +308,10 @@ impl ReconcilePass<'_> {
             })
             .buffer_unordered(BATCH_SIZE);
         while let Some((published, discovery)) = queued.next().await {
+            if let (Ok(_), Some(queued)) = (&published, self.queued) {
+                // Fails if the receiver no longer waits for them.
+                let _ = queued.send(discovery.clone()).await;
+            }
             match published {
                 Ok(Published::New) => {
                     outcome.summary.queued += 1;

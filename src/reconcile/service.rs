@@ -177,6 +177,7 @@ impl ReconcileService {
             settle: self.config.settle,
             source: DiscoverySource::Reconcile,
             requested_at: None,
+            queued: None,
             limits: &limits,
         };
         let deadline = (scope == Scope::Due).then(|| Instant::now() + self.config.every.max(MIN_PASS_TIME));

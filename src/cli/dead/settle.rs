@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use indicatif::ProgressBar;
 use jiff::Timestamp;
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
     queue_failed, unknown_id,
 };
 use crate::{
-    cli::{CliError, output as cli_output},
+    cli::{CliError, output as cli_output, progress},
     queue::{DeadLetter, DeadLetters, Queue, QueueError},
 };
 
@@ -54,11 +53,7 @@ pub(super) async fn run(
     died_until: Option<Timestamp>,
 ) -> Result<(), CliError> {
     let mut letters = super::open(queue).await?;
-    let bar = if selection.json || selection.dry_run {
-        ProgressBar::hidden()
-    } else {
-        ProgressBar::new(letters.total())
-    };
+    let bar = progress::bar(letters.total(), "looked at", selection.json || selection.dry_run);
     let selected = |letter: &DeadLetter| {
         selection.matches(letter, now) && died_until.is_none_or(|until| letter.since() <= until)
     };

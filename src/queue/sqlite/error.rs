@@ -56,6 +56,14 @@ pub enum OpenError {
         /// The path of the queue file.
         path: PathBuf,
     },
+    /// Another process has the file open, although this one needs it for itself.
+    #[error(
+        "another process uses the queue file {path}, so its jobs may be in work; stop polyhook (and `polyhook tail`) on this file, then run the command again"
+    )]
+    InUse {
+        /// The path of the queue file.
+        path: PathBuf,
+    },
     /// SQLite reports an error.
     #[error("cannot use the queue file {path}: {source}{}", hint(.source))]
     Sqlite {

@@ -46,6 +46,7 @@ use crate::{clock::Clock, lifecycle::Lifecycle};
 mod cleanup;
 mod dead;
 mod error;
+mod exclusive;
 mod follow;
 mod queue_file;
 mod read;
@@ -54,6 +55,7 @@ mod schema;
 mod writer;
 
 pub use error::OpenError;
+pub use exclusive::{ExclusiveQueueFile, read_counts};
 pub use follow::Follower;
 pub use read::{FileUsage, check_file, read_usage, verify};
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use super::{
     SqliteOptions,
     error::OpenError,
-    schema::{self, FileIdentity},
+    schema::{self, FileIdentity, Sharing},
 };
 use crate::{
     event::{self, DedupKey, Event},
@@ -44,7 +44,17 @@ impl QueueFile {
     /// Opens the file, and creates it if it does not exist. `holder` distinguishes this queue's leases from those of
     /// other processes.
     pub(super) fn open(path: &Path, holder: i64, options: SqliteOptions) -> Result<Self, OpenError> {
-        let connection = schema::open(path, options.publish_timeout, options.max_bytes)?;
+        Self::open_with(path, holder, options, Sharing::Shared)
+    }
+
+    /// Opens the file like [`QueueFile::open`], and keeps other processes out if `sharing` says so.
+    pub(super) fn open_with(
+        path: &Path,
+        holder: i64,
+        options: SqliteOptions,
+        sharing: Sharing,
+    ) -> Result<Self, OpenError> {
+        let connection = schema::open(path, options.publish_timeout, options.max_bytes, sharing)?;
         Ok(Self { connection, identity: FileIdentity::of(path), holder, options })
     }
 
@@ -67,7 +77,7 @@ impl QueueFile {
         schema::copy_to(&self.connection, path).map(|()| true)
     }
 
-    fn now(&self) -> i64 {
+    pub(super) fn now(&self) -> i64 {
         self.options.clock.now().as_millisecond()
     }
 

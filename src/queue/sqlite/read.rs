@@ -9,11 +9,11 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{
     error::hint,
     queue_file::{RowId, lease, read_history, read_message, read_time},
-    schema,
+    schema::{self, Sharing},
 };
 use crate::{
     event::{self, CONVERSATION_ERASED, Event},
-    queue::{Announcement, DeadLetter, ErasedMessages, QueueKind},
+    queue::{Announcement, DeadLetter, ErasedMessages, QueueKind, StoredCounts},
 };
 
 /// The maximum time that a command waits for a locked file.
@@ -63,6 +63,18 @@ pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Resul
         .collect())
 }
 
+/// Counts the messages by the states in which another queue can take them over.
+pub(super) fn counts(connection: &Connection, now: Timestamp) -> rusqlite::Result<StoredCounts> {
+    let depths: HashMap<_, _> = depths(connection, now)?.into_iter().collect();
+    let count = |kind| depths.get(&kind).copied().unwrap_or(0);
+    Ok(StoredCounts {
+        waiting_jobs: count(QueueKind::Fetch),
+        delayed_jobs: count(QueueKind::Retry) + count(QueueKind::Refresh),
+        dead_letters: count(QueueKind::Dead),
+        events: count(QueueKind::Unrouted),
+    })
+}
+
 /// The content of a queue file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileUsage {
@@ -105,7 +117,15 @@ pub(super) fn usage(connection: &Connection) -> rusqlite::Result<FileUsage> {
 
 /// Reads the usage of the file at `path` without opening it for writing. The error describes the fault of the file.
 pub fn read_usage(path: &Path) -> Result<FileUsage, String> {
-    let result = schema::open_read_only(path, LOCK_TIMEOUT).and_then(|connection| usage(&connection));
+    open_and_read(path, usage)
+}
+
+/// Runs a query on the file at `path` without opening it for writing. The error describes the fault of the file.
+pub(super) fn open_and_read<T>(
+    path: &Path,
+    query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> Result<T, String> {
+    let result = schema::open_read_only(path, LOCK_TIMEOUT).and_then(|connection| query(&connection));
     result.map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
 }
 
@@ -273,7 +293,7 @@ pub(super) fn find_conversation(
 /// Copies the write-ahead log into the file at `path` and empties it. The error names what prevented it until the
 /// timeout.
 pub(super) fn empty_log(path: &Path, timeout: Duration) -> Result<(), String> {
-    let connection = schema::open(path, timeout, None).map_err(|error| error.to_string())?;
+    let connection = schema::open(path, timeout, None, Sharing::Shared).map_err(|error| error.to_string())?;
     let busy = connection
         .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
         .map_err(|error| error.to_string())?;

@@ -73,17 +73,27 @@ const MIGRATIONS: [&str; 3] = [
     CREATE INDEX messages_due ON messages (due, wait) WHERE due IS NOT NULL;",
 ];
 
+/// The processes that may use the file while a connection is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// All processes of the machine.
+    Shared,
+    /// Only this one, which has one connection.
+    Exclusive,
+}
+
 /// Opens the file for writing, creates it if it does not exist, and migrates it to the current layout.
 pub(super) fn open(
     path: &Path,
     lock_timeout: Duration,
     max_bytes: Option<u64>,
+    sharing: Sharing,
 ) -> Result<Connection, OpenError> {
     const RETRY_DELAY: Duration = Duration::from_millis(20);
     create_file(path)?;
     let deadline = Instant::now() + lock_timeout;
     loop {
-        match open_and_migrate(path, lock_timeout, max_bytes) {
+        match open_and_migrate(path, lock_timeout, max_bytes, sharing) {
             // The change to the write-ahead log does not wait for another process that makes it at the same moment.
             Err(OpenError::Sqlite { source, .. }) if is_locked(&source) && Instant::now() < deadline => {
                 thread::sleep(RETRY_DELAY);
@@ -122,7 +132,8 @@ fn copy_as(from: &Connection, path: &Path) -> Result<(), OpenError> {
         .map_err(sqlite_error)
 }
 
-fn is_locked(error: &rusqlite::Error) -> bool {
+/// Returns true if another connection holds the lock that was needed.
+pub(super) fn is_locked(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
@@ -154,6 +165,7 @@ fn open_and_migrate(
     path: &Path,
     lock_timeout: Duration,
     max_bytes: Option<u64>,
+    sharing: Sharing,
 ) -> Result<Connection, OpenError> {
     let sqlite_error = |source| OpenError::Sqlite { path: path.to_owned(), source };
     let mut connection = Connection::open_with_flags(
@@ -163,6 +175,11 @@ fn open_and_migrate(
     .map_err(sqlite_error)?;
     connection.busy_timeout(lock_timeout).map_err(sqlite_error)?;
     connection.set_prepared_statement_cache_capacity(32);
+    if sharing == Sharing::Exclusive {
+        // Taken with the first access and kept. It is refused while another connection is open, even one that is idle
+        // (<https://www.sqlite.org/wal.html#noshm>).
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(sqlite_error)?;
+    }
     let version = layout_version(&connection, path)?;
     // Takes effect only in a file without tables, and only before the change to the write-ahead log.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(sqlite_error)?;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backfill;
+mod backfill_wait;
 mod lease;
 mod lists;
 mod odd_lists;

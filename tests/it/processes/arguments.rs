@@ -32,6 +32,8 @@ const COMMANDS: &[&[&str]] = &[
     &["spool", "status"],
     &["spool", "verify"],
     &["spool", "drain"],
+    &["queue"],
+    &["queue", "move"],
     &["erase"],
     &["dead"],
     &["dead", "list"],

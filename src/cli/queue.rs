@@ -1,0 +1,197 @@
+//! `polyhook queue move`: moves everything from an embedded queue to RabbitMQ.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use serde_json::json;
+
+use super::{CliError, GlobalArgs, output, progress, queue_access::wait_until_ready};
+use crate::{
+    app,
+    clock::Clock,
+    config::{Config, Roles},
+    lifecycle::Lifecycle,
+    queue::{
+        Queue, QueueBackend, QueueConfig, QueueUrls, StoredCounts,
+        rabbitmq::RabbitMqQueue,
+        sqlite::{self, ExclusiveQueueFile, SqliteOptions},
+        transfer::Transfer,
+    },
+    secret::Secret,
+};
+
+/// The broker may confirm a batch slowly. No caller waits for this command as for a delivery.
+const MIN_PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Move all jobs, dead letters and events from an embedded queue to RabbitMQ
+    Move(MoveArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  polyhook queue move --from sqlite:polyhook-data/queue.db --dry-run
+  polyhook queue move --from sqlite:polyhook-data/queue.db
+
+First stop polyhook, set queue.url to RabbitMQ and start it again: new deliveries then \
+go to RabbitMQ, and this command moves the old ones while polyhook runs. Delayed jobs \
+keep their time and attempts, dead letters their reasons and attempts. Events that \
+ask for no fetch go to the exchange of events.
+
+A message leaves the file after RabbitMQ has confirmed it, so an interruption loses \
+nothing: run the command again until nothing is left. A message may then be in \
+RabbitMQ twice, and the worker archives its conversation once. Exit code 1 if anything \
+is left.")]
+pub(super) struct MoveArgs {
+    /// Embedded queue to empty, as in the former queue.url
+    #[arg(long, value_name = "URL", value_parser = parse_source, default_value = "sqlite:polyhook-data/queue.db")]
+    from: Source,
+    /// Count what would be moved; polyhook may still use the file
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object: {"moved", "left"}, each with counts
+    #[arg(long)]
+    json: bool,
+}
+
+/// The path of a queue file.
+#[derive(Clone, Debug)]
+struct Source(PathBuf);
+
+/// Reads a URL as in `queue.url`. A path alone is understood, too.
+fn parse_source(text: &str) -> Result<Source, String> {
+    let is_path = !text.contains(':');
+    let url = if is_path { format!("sqlite:{text}") } else { text.to_owned() };
+    let config = QueueConfig { url: QueueUrls::One(Secret::new(url)), ..QueueConfig::default() };
+    match config.backend() {
+        Ok(QueueBackend::Sqlite(path)) => Ok(Source(path)),
+        Ok(QueueBackend::RabbitMq) | Err(_) => {
+            Err("write sqlite:PATH with the file of the embedded queue".to_owned())
+        }
+    }
+}
+
+pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), CliError> {
+    let Command::Move(args) = command;
+    let config = global.load_for_command(Roles::NONE)?;
+    if config.queue.backend().ok() != Some(QueueBackend::RabbitMq) {
+        return Err(CliError::Failed(
+            "queue.url is not a RabbitMQ URL, so there is nothing to move to; set it to amqp://… or amqps://…"
+                .to_owned(),
+        ));
+    }
+    let path = args.from.0.as_path();
+    if !path.exists() {
+        return Err(CliError::Failed(format!(
+            "there is no queue file {}; name the one that polyhook used before with --from sqlite:PATH",
+            path.display()
+        )));
+    }
+    if args.dry_run {
+        let counts = sqlite::read_counts(path, Clock::System.now()).map_err(CliError::Failed)?;
+        print_result(&args, &StoredCounts::default(), &counts);
+        return Ok(());
+    }
+    move_all(&args, config, path).await
+}
+
+async fn move_all(args: &MoveArgs, mut config: Config, path: &Path) -> Result<(), CliError> {
+    config.queue.publish_timeout = config.queue.publish_timeout.max(MIN_PUBLISH_TIMEOUT);
+    let clock = Clock::System;
+    // Opened first: it is of no use to wait for the broker while polyhook still uses the file.
+    let file = ExclusiveQueueFile::open(path, SqliteOptions::new(&config.queue, clock.clone()))
+        .map_err(|error| CliError::Failed(format!("--from: {error}")))?;
+    let lifecycle = Lifecycle::new();
+    let broker = app::open_broker(&config, Roles::NONE, clock, &lifecycle)?;
+    let mut transfer = Transfer::default();
+    let mut result = wait_until_ready(&*broker).await;
+    if result.is_ok() {
+        result = transfer_all(&mut transfer, &file, &broker, args.json).await;
+    }
+    lifecycle.drain();
+    broker.close().await;
+    lifecycle.wait().await;
+    let left = file.counts().map_err(|error| CliError::Failed(error.to_string()))?;
+    print_result(args, &transfer.moved, &left);
+    result?;
+    match transfer.first_refusal {
+        None => Ok(()),
+        Some(error) => Err(CliError::Failed(format!(
+            "{} messages stay in {}: {error}; fix that and run the command again",
+            left.total(),
+            path.display()
+        ))),
+    }
+}
+
+async fn transfer_all(
+    transfer: &mut Transfer,
+    file: &ExclusiveQueueFile,
+    broker: &RabbitMqQueue,
+    json: bool,
+) -> Result<(), CliError> {
+    let failed = |error| CliError::Failed(format!("{error}; run the command again to continue"));
+    let bar = progress::bar(file.counts().map_err(failed)?.total(), "moved", json);
+    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    while transfer.move_batch(file, broker).await.map_err(failed)? {
+        bar.set_position(transfer.moved.total());
+        // Between two batches, so that no confirmed message stays in the file.
+        if interrupted.as_mut().now_or_never().is_some() {
+            return Err(CliError::Failed("interrupted; run the command again to continue".to_owned()));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn print_result(args: &MoveArgs, moved: &StoredCounts, left: &StoredCounts) {
+    let path = args.from.0.display();
+    if args.json {
+        output::json(&json!({
+            "file": args.from.0, "dry_run": args.dry_run, "moved": moved, "left": left,
+        }));
+    } else if args.dry_run {
+        output::line(format!("{} in {path}; nothing was moved (dry run)", counts_text(left)));
+    } else {
+        output::line(format!("moved {}", counts_text(moved)));
+        if left.total() == 0 {
+            output::line(format!("{path} is empty now, and no longer needed"));
+        } else {
+            output::line(format!("left in {path}: {}", counts_text(left)));
+        }
+    }
+}
+
+fn counts_text(counts: &StoredCounts) -> String {
+    let StoredCounts { waiting_jobs, delayed_jobs, dead_letters, events } = *counts;
+    let count = |number, thing: &str| format!("{number} {thing}{}", if number == 1 { "" } else { "s" });
+    [
+        count(waiting_jobs, "waiting job"),
+        count(delayed_jobs, "delayed job"),
+        count(dead_letters, "dead letter"),
+        count(events, "event"),
+    ]
+    .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_source_as_a_queue_url_or_a_path() {
+        for (text, path) in
+            [("sqlite:a/q.db", "a/q.db"), ("sqlite:///a/q.db", "/a/q.db"), ("a/q.db", "a/q.db")]
+        {
+            assert_eq!(parse_source(text).unwrap().0, Path::new(path));
+        }
+        for wrong in ["amqp://mq", "sqlite:", "postgres://x", ""] {
+            assert!(parse_source(wrong).unwrap_err().contains("sqlite:PATH"), "{wrong}");
+        }
+    }
+}
