@@ -241,11 +241,11 @@ def check_config(name, documents):
         where = f"{name}: {document['kind']}/{document['metadata']['name']}"
         [container] = pod["spec"]["containers"]
         if "ports" in container:
-            role = pod["metadata"]["labels"]["app.kubernetes.io/component"]
-            if container["args"] != [COMMANDS[role]]:
+            role = COMMANDS[pod["metadata"]["labels"]["app.kubernetes.io/component"]]
+            if container["args"] != [role]:
                 problem(where, f"runs {container['args']}")
         else:
-            role = "worker"
+            role = container["args"][-1]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         with tempfile.TemporaryDirectory(prefix="polyhook-helm-") as folder:
             root = Path(folder)
@@ -263,12 +263,12 @@ def check_config(name, documents):
             for variable in container["env"]:
                 env[variable["name"]] = variable.get("value", "sample").replace("/etc/polyhook/", f"{root}/etc/polyhook/")
             data = root / "var/lib/polyhook"
-            data.mkdir(parents=True)
-            config = [POLYHOOK, "config", "check", "--role", COMMANDS[role]]
+            data.mkdir(parents=True, exist_ok=True)
+            config = [POLYHOOK, "config", "check", "--role", role]
             done = subprocess.run(config, env=env, capture_output=True, text=True)
             if done.returncode:
                 problem(where, f"polyhook config check: {done.stdout}{done.stderr}")
-            if role == "single":
+            if role == "run":
                 check_random_user(where, root, env)
             toml = next((root / "etc/polyhook/config").iterdir()).read_text()
             for path in [line.split('"')[1] for line in toml.splitlines() if f'"{root}/etc/' in line]:
