@@ -40,8 +40,8 @@ Remarks:
   hidden transcript   PolyAI does not show the transcript
   absent recording    a call without a recording
 
-The exit code is also 1 if a part of PolyAI's list or of the archive cannot be read.
-The report is saved in the archive as audits/date=DATE.json.")]
+The exit code is also 1 if a part of PolyAI's list or of the archive cannot be \
+read. The report is saved in the archive as audits/date=DATE.json.")]
 pub(super) struct Args {
     /// Day (UTC) on which the conversations started: a date, `today` or `yesterday`
     #[arg(long, value_name = "DATE", value_parser = time_arg::parse_date, default_value = "yesterday")]

@@ -1,9 +1,8 @@
 //! `polyhook completions`: prints a completion script for a shell.
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Cli, output};
+use super::{help, output};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -19,6 +18,6 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "polyhook", &mut script);
+    clap_complete::generate(args.shell, &mut help::command(), "polyhook", &mut script);
     output::raw(&script);
 }

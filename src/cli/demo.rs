@@ -34,8 +34,8 @@ const ANNOUNCEMENT_BATCH: usize = 1000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  polyhook demo                     twenty calls, then keeps running until Ctrl-C
-  polyhook demo --calls 5 --exit    for scripts: exit code 0 if all five calls are archived")]
+  polyhook demo                   twenty calls, then keeps running
+  polyhook demo --calls 5 --exit  for scripts: exit code 0 if all are archived")]
 pub(super) struct Args {
     /// Number of simulated calls
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=100_000))]

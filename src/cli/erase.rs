@@ -41,7 +41,7 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
     /// Project of the conversations [default: all configured projects]
-    #[arg(long, value_name = "ID")]
+    #[arg(long = "project", value_name = "PROJECT_ID", alias = "project-id")]
     project_id: Option<String>,
     /// Account of the conversations
     #[arg(long, value_name = "ID")]

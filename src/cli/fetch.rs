@@ -20,7 +20,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   polyhook fetch CA0123456789abcdef
-  polyhook fetch --project-id acme-front-desk $(cat ids.txt) --json
+  polyhook fetch --project acme-front-desk $(cat ids.txt) --json
 
 The conversations are archived and announced as if a webhook had arrived. Exit code 1 \
 if any of them is not archived.")]
@@ -29,7 +29,7 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
     /// Project of the conversations [default: try all configured projects]
-    #[arg(long, value_name = "ID")]
+    #[arg(long = "project", value_name = "PROJECT_ID", alias = "project-id")]
     project_id: Option<String>,
     /// Account of the conversations
     #[arg(long, value_name = "ID")]

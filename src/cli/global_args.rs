@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::ArgAction;
+
 use super::CliError;
 use crate::{
     config::{Config, ConfigError, Roles, Sources},
@@ -9,16 +11,22 @@ use crate::{
 };
 
 /// The heading of these arguments in help texts.
-const HEADING: &str = "Configuration options";
+const HEADING: &str = "Global options";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GlobalArgs {
     /// Configuration file (TOML)
-    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", env = "POLYHOOK_CONFIG")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", env = "POLYHOOK_CONFIG", hide_env_values = true)]
     pub(super) config: Option<PathBuf>,
-    /// Set one configuration key, overriding file and environment (repeatable)
+    /// Set one key, overriding file and environment
     #[arg(long, global = true, help_heading = HEADING, value_name = "KEY=VALUE", value_parser = parse_setting)]
     set: Vec<(String, String)>,
+    /// Print help
+    #[arg(short, long, global = true, help_heading = HEADING, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Print version
+    #[arg(short = 'V', long, global = true, help_heading = HEADING, action = ArgAction::Version)]
+    version: Option<bool>,
 }
 
 /// The log of a command that ends. The command itself reports what fails, in one line, so that the log does not repeat it

@@ -23,7 +23,7 @@ const MAX_DAYS: i32 = 366;
 Examples:
   polyhook list
   polyhook list --date yesterday --missing recording
-  polyhook list --date 2026-11-02 --to 2026-11-08 --json | jq -r .conversation_id
+  polyhook list --date 2026-11-02 --to 2026-11-08 --json | jq .audio
 
 Days are those of the start of the call, in UTC. `polyhook show ID` shows one \
 conversation, and `polyhook audit` finds what PolyAI has and the archive lacks.")]

@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
-
-use super::{Cli, CliError, output};
+use super::{CliError, help, output};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -27,7 +25,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         });
     }
     let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command())
+    clap_mangen::Man::new(help::command())
         .render(&mut page)
         .map_err(|error| CliError::Failed(error.to_string()))?;
     output::raw(&page);
@@ -36,5 +34,5 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
 
 fn write_pages(dir: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
-    clap_mangen::generate_to(Cli::command(), dir)
+    clap_mangen::generate_to(help::command(), dir)
 }

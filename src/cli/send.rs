@@ -28,12 +28,12 @@ const UNAUTHORIZED: u16 = 401;
 #[command(after_help = "\
 Examples:
   polyhook send --conversation CA0123456789abcdef
-  polyhook send --event alerts.triggered --body alert.json --url https://example.com/hook
+  polyhook send --event alerts.triggered --body alert.json
   jq -c .event saved.json | polyhook send --body -
-  polyhook send --count 10000 --rate 500             with latencies in the summary
-  polyhook send --bad signature                      expects 401
+  polyhook send --count 10000 --rate 500   with latencies in the summary
+  polyhook send --bad signature            expects 401
 
-Signs with the secret of --secret-file, or else with the first configured secret (POLYAI_WEBHOOK_SECRET,
+Signs with the secret of --secret-file, or else with the first configured secret (POLYAI_WEBHOOK_SECRET, \
 signature.secrets_file). Expects a 2xx, or 401 with --bad, or the status of --expect.")]
 pub(super) struct Args {
     /// Receiver's URL [default: the configured receiver on this machine]
@@ -272,7 +272,7 @@ fn show_summary(summary: &DeliverySummary, unexpected: u64, json: bool) {
         output::json(&SendSummary { summary, unexpected });
         return;
     }
-    let DeliverySummary { deliveries, duration_ms, latency_ms, statuses, timeouts, network_errors, .. } =
+    let DeliverySummary { deliveries, duration_ms, latencies_ms, statuses, timeouts, network_errors, .. } =
         summary;
     let verdict = if unexpected == 0 {
         output::green(format!("{deliveries} deliveries, all answered as expected"))
@@ -287,6 +287,6 @@ fn show_summary(summary: &DeliverySummary, unexpected: u64, json: bool) {
         }
     }
     output::line(format!("answers  {}", answers.join(", ")));
-    let LatencyPercentiles { p50, p90, p99, max } = latency_ms;
+    let LatencyPercentiles { p50, p90, p99, max } = latencies_ms;
     output::line(format!("latency  p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, max {max:.1} ms"));
 }

@@ -19,12 +19,12 @@ use polyhook_simulator::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  polyhook simulate                                          APIs only, twenty calls
+  polyhook simulate                 APIs only, twenty calls
   polyhook simulate --deliver-to http://127.0.0.1:8080/polyai-events --rate 5
   polyhook simulate --scenario faults.toml --calls 1000
 
-Prints the environment variables that connect `polyhook run` to it. The interface under /_simulator/ controls it while
-it runs.")]
+Prints the environment variables that connect `polyhook run` to it. \
+The interface under /_simulator/ controls it while it runs.")]
 pub(super) struct Args {
     /// Address of the APIs
     #[arg(long, default_value = "127.0.0.1:8088", value_name = "ADDRESS")]

@@ -52,7 +52,7 @@ pub(super) struct Args {
     /// File with secrets to try, one per line, instead of the configured ones
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// Print one JSON object: {"genuine", "form", "secret", "reason", "mistake", "hint"}
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
@@ -70,6 +70,7 @@ struct Verdict {
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mistake: Option<&'static str>,
+    #[serde(rename = "message")]
     hint: String,
 }
 

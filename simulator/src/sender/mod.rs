@@ -174,7 +174,7 @@ impl Sender {
             id: event_id,
             event_type: kind,
             conversation_id,
-            attempts: u32::try_from(earlier.len()).unwrap_or(u32::MAX).saturating_add(1),
+            tries: u32::try_from(earlier.len()).unwrap_or(u32::MAX).saturating_add(1),
             outcome,
             earlier,
             latency_ms: f64::from(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX)) / 1000.0,

@@ -39,7 +39,7 @@ pub struct DeliveryReport {
     /// The conversation, if the event is about one.
     pub conversation_id: Option<String>,
     /// The number of attempts.
-    pub attempts: u32,
+    pub tries: u32,
     /// The outcome of the last attempt.
     #[serde(flatten)]
     pub outcome: AttemptOutcome,

@@ -14,7 +14,7 @@ pub struct DeliverySummary {
     /// Finished duplicates.
     pub duplicates: u64,
     /// All attempts.
-    pub attempts: u64,
+    pub tries: u64,
     /// Deliveries answered with a 2xx.
     pub accepted: u64,
     /// Deliveries with an answer that PolyAI does not retry. These events are lost.
@@ -30,9 +30,9 @@ pub struct DeliverySummary {
     /// Milliseconds from the first attempt to the last answer.
     pub duration_ms: u64,
     /// Latencies of the last attempts in milliseconds.
-    pub latency_ms: LatencyPercentiles,
+    pub latencies_ms: LatencyPercentiles,
     #[serde(skip)]
-    latencies: Vec<f64>,
+    samples: Vec<f64>,
 }
 
 /// Latency percentiles.
@@ -52,7 +52,7 @@ impl DeliverySummary {
     pub(crate) fn add(&mut self, report: &DeliveryReport) {
         self.deliveries += 1;
         self.duplicates += u64::from(report.duplicate);
-        self.attempts += u64::from(report.attempts);
+        self.tries += u64::from(report.tries);
         match report.outcome {
             outcome if outcome.accepted() => self.accepted += 1,
             outcome if outcome.retried() => self.exhausted += 1,
@@ -65,17 +65,17 @@ impl DeliverySummary {
                 AttemptOutcome::Network => self.network_errors += 1,
             }
         }
-        self.latencies.push(report.latency_ms);
+        self.samples.push(report.latency_ms);
     }
 
     pub(crate) fn finish(&mut self, elapsed: Duration) {
         self.duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        self.latencies.sort_unstable_by(f64::total_cmp);
+        self.samples.sort_unstable_by(f64::total_cmp);
         let percentile = |part: usize| {
-            let last = self.latencies.len().saturating_sub(1);
-            self.latencies.get(last * part / 100).copied().unwrap_or_default()
+            let last = self.samples.len().saturating_sub(1);
+            self.samples.get(last * part / 100).copied().unwrap_or_default()
         };
-        self.latency_ms = LatencyPercentiles {
+        self.latencies_ms = LatencyPercentiles {
             p50: percentile(50),
             p90: percentile(90),
             p99: percentile(99),

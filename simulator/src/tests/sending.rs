@@ -42,14 +42,14 @@ async fn deliver_one(answers: &[u16], options: SenderOptions) -> (crate::Deliver
 #[tokio::test]
 async fn retries_the_same_answers_as_polyai() {
     let (report, got) = deliver_one(&[503, 429, 408, 0, 500], fast()).await;
-    assert_eq!((report.outcome, report.attempts, got), (AttemptOutcome::Answered { status: 204 }, 6, 6));
+    assert_eq!((report.outcome, report.tries, got), (AttemptOutcome::Answered { status: 204 }, 6, 6));
     assert_eq!(report.earlier[3], AttemptOutcome::Timeout);
     for lost in [400, 401, 404, 410, 413, 422, 302] {
         let (report, got) = deliver_one(&[lost], fast()).await;
         assert_eq!((report.outcome, got), (AttemptOutcome::Answered { status: lost }, 1));
     }
     let (report, got) = deliver_one(&[503; 9], fast()).await;
-    assert_eq!((report.outcome, report.attempts, got), (AttemptOutcome::Answered { status: 503 }, 6, 6));
+    assert_eq!((report.outcome, report.tries, got), (AttemptOutcome::Answered { status: 503 }, 6, 6));
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn waits_as_long_as_polyai() {
     assert_eq!(options.timeout, Duration::from_secs(5));
     let started = std::time::Instant::now();
     let (report, _) = deliver_one(&[503, 503], SenderOptions { time_scale: 0.001, ..fast() }).await;
-    assert_eq!(report.attempts, 3);
+    assert_eq!(report.tries, 3);
     assert!(
         started.elapsed() >= Duration::from_millis(360),
         "one minute and five minutes, a thousand times faster"
@@ -73,7 +73,7 @@ async fn retries_when_no_receiver_listens() {
     let closed = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
     let sender = fixture.simulator.sender(format!("http://{closed}/").parse().unwrap(), fast()).unwrap();
     let report = sender.deliver(Delivery::new("e", "test", "{}")).await;
-    assert_eq!((report.outcome, report.attempts), (AttemptOutcome::Network, 6));
+    assert_eq!((report.outcome, report.tries), (AttemptOutcome::Network, 6));
     fixture.stop().await;
 }
 
@@ -112,12 +112,12 @@ async fn a_run_keeps_the_rate_and_counts_outcomes() {
     assert!(summary.duplicates > 3);
     assert_eq!((summary.refused, summary.exhausted, summary.accepted), (1, 0, summary.deliveries - 1));
     assert_eq!(
-        (summary.attempts, summary.statuses[&503], summary.statuses[&401]),
+        (summary.tries, summary.statuses[&503], summary.statuses[&401]),
         (summary.deliveries + 1, 1, 1)
     );
     let least = Duration::from_millis(5) * u32::try_from(summary.deliveries - 1).unwrap();
     assert!(u128::from(summary.duration_ms) + 1 >= least.as_millis(), "{} {least:?}", summary.duration_ms);
-    assert!(summary.latency_ms.p50 <= summary.latency_ms.p99 && summary.latency_ms.max > 0.0);
+    assert!(summary.latencies_ms.p50 <= summary.latencies_ms.p99 && summary.latencies_ms.max > 0.0);
     let kinds: BTreeSet<_> = receiver.received().iter().map(Received::kind).collect();
     assert_eq!(
         kinds.into_iter().collect::<Vec<_>>(),
@@ -136,7 +136,7 @@ async fn a_waiting_retry_does_not_block_other_deliveries() {
         fixture.simulator.sender(url, SenderOptions { concurrency: 1, time_scale: 0.01, ..fast() }).unwrap();
     let deliveries = (0..20).map(|n| Delivery::new(format!("e{n}"), "test", "{}"));
     let summary = sender.run(stream::iter(deliveries)).await;
-    assert_eq!((summary.accepted, summary.attempts), (20, 21));
+    assert_eq!((summary.accepted, summary.tries), (20, 21));
     assert_eq!(receiver.received()[20].event_id(), Some("e0"), "sent again after all others");
     fixture.stop().await;
 }

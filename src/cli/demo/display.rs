@@ -24,6 +24,7 @@ enum Step<'a> {
         url: String,
         admin: String,
         simulator: String,
+        #[serde(rename = "path")]
         archive: String,
     },
     Received {
@@ -50,6 +51,7 @@ enum Step<'a> {
         audio_ms: u64,
         bytes: u64,
         duration_ms: u64,
+        #[serde(rename = "path")]
         archive: String,
     },
 }

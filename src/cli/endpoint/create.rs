@@ -41,13 +41,14 @@ const QUICKSTART_EVENTS: usize = 2;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  polyhook endpoint create --name production --url https://hooks.example.com/polyai-events
-  polyhook endpoint create --name production --url https://hooks.example.com/polyai-events \\
-      --event conversation.completed --header Authorization=@waf-token --timeout-ms 10000
-  polyhook endpoint create --name next --url https://next.example.com/polyai-events --disabled --dry-run
+  polyhook endpoint create --name main --url https://hooks.example.com/polyai
+  polyhook endpoint create --name main --url https://hooks.example.com/polyai \\
+      --event conversation.completed --header Authorization=@waf-token
+  polyhook endpoint create --name next --url https://next.example.com/hook \\
+      --disabled --dry-run
 
-Writes the secret (mode 0600) before it prints anything, and keeps the other secrets. Run it as the owner of the
-secrets file. Then check with `polyhook endpoint test` that deliveries arrive.")]
+Writes the secret (mode 0600) before it prints anything, and keeps the other secrets. Run it \
+as the owner of the secrets file. Then check with `polyhook endpoint test` that deliveries arrive.")]
 #[expect(clippy::struct_excessive_bools, reason = "independent command line flags")]
 pub(in crate::cli) struct Args {
     /// Name of the endpoint

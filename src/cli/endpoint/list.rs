@@ -27,7 +27,7 @@ Examples:
   polyhook endpoint show whe_9ZtRcXw3
   polyhook endpoint show whe_9ZtRcXw3 --json | jq .event_types
 
-Shows the names of headers, not their values. PolyAI does not return the signing secret; if it is lost, replace it
+Shows the names of headers, not their values. PolyAI does not return the signing secret; if it is lost, replace it \
 with `polyhook endpoint rotate-secret`.")]
 pub(in crate::cli) struct ShowArgs {
     /// Endpoint (whe_…) [default: the only endpoint of the account]

@@ -39,7 +39,7 @@ Examples:
   polyhook endpoint rotate-secret
   polyhook endpoint rotate-secret whe_9ZtRcXw3 --project acme-front-desk --json
 
-Writes the new secret to the receivers' secrets file (mode 0600). Receivers answer 503 to deliveries that they cannot
+Writes the new secret to the receivers' secrets file (mode 0600). Receivers answer 503 to deliveries that they cannot \
 verify in the meantime, and PolyAI sends them again. Run it as the owner of the file. After a kill, run it again.")]
 pub(in crate::cli) struct Args {
     /// Endpoint (whe_…) [default: the only endpoint of the account]

@@ -42,11 +42,11 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 Examples:
   polyhook endpoint test
   polyhook endpoint test whe_9ZtRcXw3 --json
-  polyhook endpoint test --url https://hooks.example.com/polyai-events      without a request to PolyAI
+  polyhook endpoint test --url https://hooks.example.com/polyai
 
-Posts an event `polyhook.test` of the environment `sandbox` without a conversation, once for each secret and signed
-form, and expects 204. Then posts one without a signature, and expects 401. Exit code 1 if an answer differs.
-Uses the configured secrets: run it with the configuration of the receivers.")]
+Posts an event `polyhook.test` of the environment `sandbox` without a conversation, once for each secret and signed \
+form, and expects 204. Then posts one without a signature, and expects 401. Exit code 1 if an answer differs. \
+Uses the configured secrets: run it with the configuration of the receivers. With --url, PolyAI is not asked.")]
 pub(in crate::cli) struct Args {
     /// Endpoint (whe_…) [default: the only endpoint of the account]
     #[arg(value_name = "ENDPOINT_ID", conflicts_with = "url")]

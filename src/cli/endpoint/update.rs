@@ -10,9 +10,9 @@ use crate::polyai::EndpointSettings;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  polyhook endpoint update whe_9ZtRcXw3 --url https://hooks.example.com/polyai-events
+  polyhook endpoint update whe_9ZtRcXw3 --url https://new.example.com/hook
   polyhook endpoint update whe_9ZtRcXw3 --disable
-  polyhook endpoint update whe_9ZtRcXw3 --header Authorization=@new-token --dry-run
+  polyhook endpoint update whe_9ZtRcXw3 --header X-Key=@new-key --dry-run
 
 --event and --header replace all existing ones. To replace the signing secret, use `polyhook endpoint rotate-secret`.")]
 #[command(

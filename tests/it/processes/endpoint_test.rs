@@ -31,10 +31,10 @@ fn problems(site: &Installation, url: &str) -> Vec<Option<String>> {
     assert_eq!(output.code, Some(i32::from(report["ok"] != true)), "{report}");
     let checks = report["checks"].as_array().unwrap();
     for check in checks {
-        assert_eq!(check["ok"], check["problem"].is_null(), "{check}");
+        assert_eq!(check["ok"], check["reason"].is_null(), "{check}");
         assert_eq!(check["ok"], check["next"].is_null(), "{check}");
     }
-    checks.iter().map(|check| check["problem"].as_str().map(str::to_owned)).collect()
+    checks.iter().map(|check| check["reason"].as_str().map(str::to_owned)).collect()
 }
 
 /// Returns the answer to the head of a request.
@@ -128,7 +128,7 @@ fn finds_a_receiver_with_another_configuration() {
         test(&site, &["--url", &url("/polyai-events"), "--set", "signature.secrets_file=other", "--json"]);
     let output = output.must_not_print("a-secret-that-no-receiver-has").run().expect_exit_code(1).json();
     let problems: Vec<_> =
-        output["checks"].as_array().unwrap().iter().map(|check| &check["problem"]).collect();
+        output["checks"].as_array().unwrap().iter().map(|check| &check["reason"]).collect();
     let [unknown, ok] = [&json!("secret"), &Value::Null];
     assert_eq!(problems, [unknown, unknown, ok, ok, ok, ok, ok]);
     run.stop();
@@ -271,7 +271,7 @@ fn explains_an_untrusted_certificate() {
         .run()
         .expect_exit_code(1)
         .json();
-    assert_eq!(output["checks"][0]["problem"], "certificate", "{output}");
-    assert!(output["checks"][0]["meaning"].as_str().unwrap().contains("self-signed"), "{output}");
+    assert_eq!(output["checks"][0]["reason"], "certificate", "{output}");
+    assert!(output["checks"][0]["message"].as_str().unwrap().contains("self-signed"), "{output}");
     assert_eq!(output["checks"].as_array().unwrap().len(), 1);
 }

@@ -26,7 +26,9 @@ impl TestDelivery {
 pub(super) struct Finding {
     pub(super) ok: bool,
     /// A constant word; none if the answer is the expected one.
+    #[serde(rename = "reason")]
     pub(super) problem: Option<&'static str>,
+    #[serde(rename = "message")]
     pub(super) meaning: String,
     pub(super) next: Option<String>,
 }

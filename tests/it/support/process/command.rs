@@ -15,6 +15,7 @@ use super::{
     private_text::assert_nothing_private,
     running::{Watchdog, process_id},
     terminal::{Terminal, stream},
+    vocabulary::assert_documented,
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_polyhook");
@@ -141,6 +142,9 @@ impl PolyhookCommand {
         for text in [stdout, &output.stderr] {
             assert_nothing_private(text, &self.private);
         }
+        let arguments: Vec<_> =
+            self.command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        assert_documented(&arguments, &output.stdout);
         output
     }
 }

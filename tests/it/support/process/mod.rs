@@ -12,6 +12,7 @@ mod private_text;
 mod running;
 mod simulated_polyai;
 mod terminal;
+mod vocabulary;
 mod wait;
 
 pub(crate) use self::{
