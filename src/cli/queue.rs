@@ -153,7 +153,7 @@ fn print_result(args: &MoveArgs, moved: &StoredCounts, left: &StoredCounts) {
     let path = args.from.0.display();
     if args.json {
         output::json(&json!({
-            "file": args.from.0, "dry_run": args.dry_run, "moved": moved, "left": left,
+            "path": args.from.0, "dry_run": args.dry_run, "moved_by_state": moved, "left_by_state": left,
         }));
     } else if args.dry_run {
         output::line(format!("{} in {path}; nothing was moved (dry run)", counts_text(left)));

@@ -68,7 +68,7 @@ fn carries_all_jobs_to_rabbitmq_although_it_is_killed_in_the_middle() {
         polyhook(&[&move_to_rabbitmq[..], &["--dry-run"]].concat()).run().expect_exit_code(0).json();
     let waiting = CALLS - DEAD - 2;
     let all = json!({ "waiting_jobs": waiting, "delayed_jobs": 2, "dead_letters": DEAD, "events": 1 });
-    assert_eq!((&counted["left"], &counted["dry_run"]), (&all, &json!(true)), "{counted}");
+    assert_eq!((&counted["left_by_state"], &counted["dry_run"]), (&all, &json!(true)), "{counted}");
 
     let mut killed = polyhook(&move_to_rabbitmq).start();
     let log = site.path().join("old.db-wal");
@@ -76,15 +76,15 @@ fn carries_all_jobs_to_rabbitmq_although_it_is_killed_in_the_middle() {
     killed.kill();
     let rest = polyhook(&move_to_rabbitmq).run().expect_exit_code(0).json();
     let none = json!({ "waiting_jobs": 0, "delayed_jobs": 0, "dead_letters": 0, "events": 0 });
-    assert_eq!(rest["left"], none, "{rest}");
-    let moved = rest["moved"]["waiting_jobs"].as_u64().unwrap();
+    assert_eq!(rest["left_by_state"], none, "{rest}");
+    let moved = rest["moved_by_state"]["waiting_jobs"].as_u64().unwrap();
     eprintln!("{moved} of {waiting} jobs were left after the kill");
     assert!(
         (1..waiting as u64).contains(&moved),
         "the first command was killed too early or too late: {rest}"
     );
     let again = polyhook(&move_to_rabbitmq).run().expect_exit_code(0).json();
-    assert_eq!((&again["moved"], &again["left"]), (&none, &none));
+    assert_eq!((&again["moved_by_state"], &again["left_by_state"]), (&none, &none));
 
     let listed = polyhook(&["dead", "list", "--json"]).run().expect_exit_code(0).stdout;
     let letters: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
