@@ -67,6 +67,9 @@ pub(super) async fn check(config: &Config, url: Option<&Url>, clock: Clock) -> V
             ),
         });
     }
+    if relevant.is_empty() && budget + MIN_MARGIN > DEFAULT_TIMEOUT {
+        findings.push(compare_with_default(budget));
+    }
     findings.extend(relevant.into_iter().map(|endpoint| compare(endpoint, budget)));
     findings
 }

@@ -160,7 +160,28 @@ async fn run_checks<'a>(
             break;
         }
     }
+    if config.signature.scheme == Scheme::Auto {
+        accept_stricter_receivers(&mut checks);
+    }
     checks
+}
+
+/// Accepts that receivers refuse the form without a timestamp of a secret that they know: their `signature.scheme` is
+/// `timestamped`. This command knows it only if it is configured here, too.
+fn accept_stricter_receivers(checks: &mut [Check<'_>]) {
+    let timestamped = |check: &&Check<'_>| check.form == Some(SignedForm::Timestamped) && check.finding.ok;
+    let known: Vec<_> = checks.iter().filter(timestamped).map(|check| check.secret).collect();
+    for check in checks {
+        if check.form == Some(SignedForm::Body)
+            && check.finding.problem == Some("secret")
+            && known.contains(&check.secret)
+        {
+            check.expected = 401;
+            check.finding = Finding::expected(
+                "refused, because these receivers accept only signatures with a timestamp, which PolyAI sends",
+            );
+        }
+    }
 }
 
 /// Returns every secret that is valid now and that receivers should know.

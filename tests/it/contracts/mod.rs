@@ -6,6 +6,7 @@
 
 mod asyncapi;
 mod examples;
+mod install;
 mod schemas;
 
 use std::{

@@ -271,6 +271,18 @@ impl Node {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Writes a program that calls `rabbitmqctl` for this node. Like Debian's, it works in a folder of its own.
+    pub(crate) fn write_ctl(&self, path: &Path) {
+        let quote = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
+        let program = Program::new(self.namespace.as_deref(), CTL, &["-q", "-n", &self.name]);
+        let variables = self.environment().into_iter().map(|(name, value)| quote(&format!("{name}={value}")));
+        let words =
+            variables.chain(std::iter::once(&program.name).chain(&program.arguments).map(|word| quote(word)));
+        let words: Vec<_> = words.collect();
+        fs::write(path, format!("#!/bin/sh\ncd / && exec env {} \"$@\"\n", words.join(" "))).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+
     /// Evaluates Erlang expressions on this node and returns the result as text, or `None` if the node does not run or they
     /// fail. `erl_call` is a small C program, while each `rabbitmqctl` takes half a second of processor time.
     pub(crate) fn eval(&self, expressions: &str) -> Option<String> {
