@@ -260,6 +260,8 @@ def check_config(name, documents):
                     for item in volume["secret"]["items"]:
                         (at / item["path"]).write_text(SAMPLES.get(item["path"], "sample-of-a-secret-file\n"))
             env = {key: value for key, value in os.environ.items() if not key.startswith(("POLYHOOK", "POLYAI", "AWS_"))}
+            # The ports of the pod may be in use on this machine.
+            env |= {"POLYHOOK__SERVER__LISTEN": "127.0.0.1:0", "POLYHOOK__ADMIN__LISTEN": "127.0.0.1:0"}
             for variable in container["env"]:
                 env[variable["name"]] = variable.get("value", "sample").replace("/etc/polyhook/", f"{root}/etc/polyhook/")
             data = root / "var/lib/polyhook"
@@ -291,7 +293,7 @@ def check_random_user(where, root, env):
         for path in secrets:
             path.chmod(0o440)
     env = {key: value for key, value in env.items() if key not in ("HOME", "USER")}
-    env |= {"POLYHOOK__SERVER__LISTEN": "127.0.0.1:0", "POLYHOOK__ADMIN__LISTEN": "127.0.0.1:0", "POLYHOOK__RECONCILE__EVERY": "0s"}
+    env |= {"POLYHOOK__RECONCILE__EVERY": "0s"}
     with subprocess.Popen([program, "run"], env=env, cwd=data, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **user) as run:
         lines, limit = [], threading.Timer(60, run.kill)
         limit.start()
