@@ -18,6 +18,7 @@ pub mod reconcile;
 pub mod retry;
 pub mod secret;
 pub mod signature;
+pub mod status;
 pub mod telemetry;
 pub mod terminal;
 pub mod wav;

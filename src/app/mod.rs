@@ -15,6 +15,7 @@ mod receiver;
 mod reconcile;
 mod resources;
 mod secret_reloader;
+mod status;
 mod worker;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -37,6 +38,7 @@ use crate::{
 pub use self::{
     queue::{OpenQueue, open_broker, open_queue},
     resources::Resources,
+    status::open_status_reader,
 };
 
 /// Time that the queue has to return all jobs at the end. Together with the drain before it: ten seconds.

@@ -7,7 +7,7 @@ use super::{Archive, ArchiveError, Location, MANIFEST, StoredConversation, key};
 use crate::disk::SpaceUse;
 
 /// The folder of the reports.
-const AUDITS_FOLDER: &str = "audits";
+pub(super) const AUDITS_FOLDER: &str = "audits";
 
 impl Archive {
     /// Reads the conversation in the folder `name` of a project's day and checks its objects. Returns `None` if there

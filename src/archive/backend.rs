@@ -36,6 +36,9 @@ const RETRY: RetryConfig = RetryConfig {
     retry_timeout: Duration::from_secs(30),
 };
 
+/// For a command that shows the state of now.
+const READER_RETRY: RetryConfig = RetryConfig { max_retries: 1, ..RETRY };
+
 /// An opened store.
 #[derive(Debug)]
 pub(super) struct StoreBackend {
@@ -64,43 +67,27 @@ impl StoreBackend {
         if config.url.starts_with("file:") {
             return Self::file(config, growing);
         }
-        // The program may have installed another crypto provider already. Each one works.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let url = Url::parse(&config.url).map_err(|error| {
-            invalid(format!("`url` is not a URL ({error}); write file:FOLDER or s3://BUCKET"))
-        })?;
-        let Some(bucket) = url.host_str().filter(|host| !host.is_empty()) else {
-            return Err(invalid(format!(
-                "`url` does not name a bucket; write {}://BUCKET/PREFIX",
-                url.scheme()
-            )));
-        };
-        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return Err(invalid(
-                "`url` may contain a bucket and a prefix only; set the keys in their own settings",
-            ));
-        }
-        let prefix = Path::from_url_path(url.path().trim_end_matches('/'))
-            .map_err(|error| invalid(format!("the prefix in `url` is not valid: {error}")))?;
-        if let Some(endpoint) = &config.endpoint
-            && !endpoint.starts_with("https://")
-            && !(config.allow_http && endpoint.starts_with("http://"))
-        {
-            return Err(invalid("`endpoint` must be https://, or http:// with `allow_http = true`"));
-        }
-        let store: Arc<dyn ObjectStore> = match url.scheme() {
-            "s3" | "s3a" => Arc::new(s3(config, bucket)?),
-            "gs" => Arc::new(google(config, bucket)?),
-            "az" | "azure" => Arc::new(azure(config, bucket)?),
-            other => {
-                return Err(invalid(format!(
-                    "`url` begins with {other}:, which is not one of file, s3, gs, az"
-                )));
-            }
-        };
+        let (store, prefix, url) = bucket(config, RETRY)?;
         let mut base = url.clone();
         base.set_path("/");
         Ok(Self { store, prefix, folder: None, base })
+    }
+
+    /// Returns the store and the prefix of an archive that is only read. Creates no folder. `None`: the folder does not
+    /// exist.
+    pub(super) fn open_to_read(
+        config: &ArchiveConfig,
+    ) -> Result<Option<(Arc<dyn ObjectStore>, Path)>, ArchiveError> {
+        if !config.url.starts_with("file:") {
+            let (store, prefix, _) = bucket(config, READER_RETRY)?;
+            return Ok(Some((store, prefix)));
+        }
+        let path = config.folder().ok_or_else(no_folder)?;
+        match path.canonicalize() {
+            Ok(root) => Ok(Some((Arc::new(LocalFileSystem::new_with_prefix(root)?), Path::ROOT))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ArchiveError::Folder { path, source }),
+        }
     }
 
     fn file(config: &ArchiveConfig, growing: Vec<GrowingFile>) -> Result<Self, ArchiveError> {
@@ -183,12 +170,49 @@ impl StoreBackend {
     }
 }
 
-fn s3(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, ArchiveError> {
+/// Returns the store of a bucket, the prefix of its keys, and its URL. Contacts no server.
+fn bucket(
+    config: &ArchiveConfig,
+    retry: RetryConfig,
+) -> Result<(Arc<dyn ObjectStore>, Path, Url), ArchiveError> {
+    // The program may have installed another crypto provider already. Each one works.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let url = Url::parse(&config.url).map_err(|error| {
+        invalid(format!("`url` is not a URL ({error}); write file:FOLDER or s3://BUCKET"))
+    })?;
+    let Some(bucket) = url.host_str().filter(|host| !host.is_empty()) else {
+        return Err(invalid(format!("`url` does not name a bucket; write {}://BUCKET/PREFIX", url.scheme())));
+    };
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+        return Err(invalid(
+            "`url` may contain a bucket and a prefix only; set the keys in their own settings",
+        ));
+    }
+    let prefix = Path::from_url_path(url.path().trim_end_matches('/'))
+        .map_err(|error| invalid(format!("the prefix in `url` is not valid: {error}")))?;
+    if let Some(endpoint) = &config.endpoint
+        && !endpoint.starts_with("https://")
+        && !(config.allow_http && endpoint.starts_with("http://"))
+    {
+        return Err(invalid("`endpoint` must be https://, or http:// with `allow_http = true`"));
+    }
+    let store: Arc<dyn ObjectStore> = match url.scheme() {
+        "s3" | "s3a" => Arc::new(s3(config, bucket, retry)?),
+        "gs" => Arc::new(google(config, bucket, retry)?),
+        "az" | "azure" => Arc::new(azure(config, bucket, retry)?),
+        other => {
+            return Err(invalid(format!("`url` begins with {other}:, which is not one of file, s3, gs, az")));
+        }
+    };
+    Ok((store, prefix, url))
+}
+
+fn s3(config: &ArchiveConfig, bucket: &str, retry: RetryConfig) -> Result<impl ObjectStore, ArchiveError> {
     let mut builder = AmazonS3Builder::from_env()
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::UserAgent), USER_AGENT)
-        .with_retry(RETRY)
+        .with_retry(retry)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_bucket_name(bucket);
     if config.allow_http {
@@ -206,12 +230,16 @@ fn s3(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, ArchiveE
     builder.build().map_err(|error| invalid(error.to_string()))
 }
 
-fn google(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, ArchiveError> {
+fn google(
+    config: &ArchiveConfig,
+    bucket: &str,
+    retry: RetryConfig,
+) -> Result<impl ObjectStore, ArchiveError> {
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
         .with_config(GoogleConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
         .with_config(GoogleConfigKey::Client(ClientConfigKey::UserAgent), USER_AGENT)
-        .with_retry(RETRY)
+        .with_retry(retry)
         .with_bucket_name(bucket);
     if config.allow_http {
         builder = builder.with_config(GoogleConfigKey::Client(ClientConfigKey::AllowHttp), "true");
@@ -228,12 +256,16 @@ fn google(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore, Arch
     builder.build().map_err(|error| invalid(error.to_string()))
 }
 
-fn azure(config: &ArchiveConfig, container: &str) -> Result<impl ObjectStore, ArchiveError> {
+fn azure(
+    config: &ArchiveConfig,
+    container: &str,
+    retry: RetryConfig,
+) -> Result<impl ObjectStore, ArchiveError> {
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
         .with_config(AzureConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
         .with_config(AzureConfigKey::Client(ClientConfigKey::UserAgent), USER_AGENT)
-        .with_retry(RETRY)
+        .with_retry(retry)
         .with_container_name(container);
     if config.allow_http {
         builder = builder.with_config(AzureConfigKey::Client(ClientConfigKey::AllowHttp), "true");

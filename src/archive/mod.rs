@@ -63,6 +63,7 @@ mod key;
 mod lease;
 mod manifest;
 mod private_object;
+mod reader;
 mod revision;
 mod staging;
 mod write_decision;
@@ -80,6 +81,7 @@ pub use manifest::{
     AudioStatus, AudioSummary, ConversationFacts, Direction, Handoff, Manifest, ManifestDraft,
     ManifestObject, ObjectKind, Provenance, SCHEMA_VERSION, ServedBy, Timings, Trigger,
 };
+pub use reader::ArchiveReader;
 pub use write_decision::{WriteDecision, decide_write};
 
 use audio::{Destination, DroppedUploads, Upload};

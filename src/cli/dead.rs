@@ -5,7 +5,7 @@
 //! already a job again.
 
 mod args;
-mod output;
+pub(super) mod output;
 mod settle;
 
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! `polyhook healthcheck`: checks whether a running polyhook is ready.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use url::Url;
 
 use super::{CliError, GlobalArgs, output};
-use crate::{config::Config, polyai::http};
+use crate::polyai::http;
 
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -24,13 +24,13 @@ pub(super) struct Args {
 
 pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     let url = match args.url {
-        Some(url) => url,
-        None => readyz(&global.load()?)?,
+        Some(url) => url.into(),
+        None => global.load()?.admin.local_url("/readyz"),
     };
     let failed = |reason: &str| CliError::Failed(format!("{url}: {reason}"));
-    let client = http::client()
+    let client = http::local_client()
         .map_err(|_| failed(&format!("cannot create an HTTP client: {}", http::CLIENT_SETUP_HINT)))?;
-    let response = client.get(url.clone()).timeout(TIMEOUT).send().await.map_err(|error| {
+    let response = client.get(&url).timeout(TIMEOUT).send().await.map_err(|error| {
         failed(if error.is_timeout() {
             "no answer within 4 s; the process hangs, or the machine is overloaded"
         } else {
@@ -44,17 +44,4 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     }
     output::line(text.trim());
     Ok(())
-}
-
-/// Returns the URL of `/readyz` as this machine reaches it. An unspecified address (0.0.0.0) becomes a loopback address.
-fn readyz(config: &Config) -> Result<Url, CliError> {
-    let listen = config.admin.listen;
-    let host = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
-        IpAddr::V6(ip) if ip.is_unspecified() => "[::1]".to_owned(),
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-    };
-    Url::parse(&format!("http://{host}:{}/readyz", listen.port()))
-        .map_err(|error| CliError::Failed(error.to_string()))
 }

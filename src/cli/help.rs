@@ -10,7 +10,7 @@ use super::Cli;
 const GROUPS: [(&str, &[&str]); 7] = [
     ("Get started", &["demo", "config", "doctor", "endpoint"]),
     ("Services", &["run", "receive", "work", "reconcile"]),
-    ("See what happens", &["tail", "list", "show"]),
+    ("See what happens", &["status", "tail", "list", "show"]),
     ("Conversations", &["fetch", "backfill", "audit", "erase"]),
     ("Failed and waiting jobs", &["dead", "spool", "queue"]),
     ("Test", &["simulate", "send", "verify"]),

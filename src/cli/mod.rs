@@ -33,6 +33,7 @@ mod serve;
 mod show;
 mod simulate;
 mod spool;
+mod status;
 mod table;
 mod tail;
 mod time_arg;
@@ -74,6 +75,7 @@ Examples:
   polyhook demo                                 try it without configuration
   polyhook config check --config polyhook.toml  find configuration errors
   polyhook run --config polyhook.toml           run receiver and worker
+  polyhook status                               what waits, runs and failed
   polyhook tail                                 follow what happens
   polyhook fetch CA0123456789abcdef             archive one conversation now
   polyhook backfill --last 7d                   archive past conversations
@@ -106,6 +108,8 @@ Examples:
     Work,
     /// Queue conversations that PolyAI lists but the archive lacks
     Reconcile(reconcile::Args),
+    /// Show what waits, what runs and what failed, on one screen
+    Status(status::Args),
     /// Follow deliveries and jobs, one line per event
     Tail(tail::Args),
     /// List the conversations of a day in the archive
@@ -171,6 +175,7 @@ impl Command {
             Self::Receive => serve::run(global, Roles::RECEIVE).await,
             Self::Work => serve::run(global, Roles::WORK).await,
             Self::Reconcile(args) => reconcile::run(global, args).await,
+            Self::Status(args) => status::run(global, args).await,
             Self::Tail(args) => tail::run(global, args).await,
             Self::List(args) => list::run(global, args).await,
             Self::Show(args) => show::run(global, args).await,

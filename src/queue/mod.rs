@@ -145,6 +145,13 @@ impl History {
         self.replays.push(at);
     }
 
+    /// Returns the time since which a job waits that was received at `since`: that of its last attempt or replay, if there
+    /// is one.
+    pub fn leasable_since(&self, since: Timestamp) -> Timestamp {
+        let attempt = self.attempts.last().map(|attempt| attempt.at);
+        [Some(since), attempt, self.replays.last().copied()].into_iter().flatten().max().unwrap_or(since)
+    }
+
     /// Returns the number of failures that advance the retry schedule.
     pub fn counted_failures(&self) -> usize {
         self.failures.saturating_sub(self.waits)
@@ -154,6 +161,11 @@ impl History {
     pub fn attempt_count(&self) -> usize {
         self.failures_before_replay + self.failures
     }
+}
+
+/// Returns the time from `since` to `now`, or zero if `since` is later.
+fn age(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -372,6 +384,13 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the number of messages of each kind that this queue knows.
     async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError>;
+
+    /// Returns the time for which the oldest job has waited that could be leased now, or zero if no job waits. `None`: this
+    /// process cannot know. On RabbitMQ only a worker knows it. While jobs wait in the broker, its answer is the age of the
+    /// job that it was delivered last, which those came after.
+    async fn oldest_age(&self) -> Result<Option<Duration>, QueueError> {
+        Ok(None)
+    }
 
     /// Stops accepting and delivering, hands every lease back, and closes files and connections.
     async fn close(&self);

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use metrics::gauge;
 
 use super::{
-    ErasedMessages, Job, JobOutcome, LeaseId, Message, Queue, QueueConfig, QueueError,
+    ErasedMessages, Job, JobOutcome, LeaseId, Message, Queue, QueueConfig, QueueError, age,
     config::SpoolConfig,
     sqlite::{FileUsage, OpenError, SqliteOptions, SqliteQueue},
 };
@@ -31,6 +31,7 @@ const BATCH_TIMEOUT: Duration = Duration::from_millis(2);
 pub struct Spool {
     queue: Arc<SqliteQueue>,
     max_bytes: ByteSize,
+    clock: Clock,
 }
 
 impl Spool {
@@ -49,10 +50,10 @@ impl Spool {
             max_bytes: Some(config.max_bytes.as_u64()),
             every_message_is_a_job: true,
             start_without_file: true,
-            ..SqliteOptions::new(queue_config, clock)
+            ..SqliteOptions::new(queue_config, clock.clone())
         };
         let queue = SqliteQueue::open(&config.path, options, lifecycle)?;
-        Ok(Arc::new(Self { queue, max_bytes: config.max_bytes }))
+        Ok(Arc::new(Self { queue, max_bytes: config.max_bytes, clock }))
     }
 
     /// Makes `message` durable on the local disk.
@@ -97,6 +98,8 @@ impl Spool {
         set("polyhook_spool_messages", usage.messages);
         set("polyhook_spool_bytes", usage.bytes);
         set("polyhook_spool_max_bytes", self.max_bytes.as_u64());
+        let now = self.clock.now();
+        gauge!("polyhook_spool_oldest_age_seconds").set(age(usage.oldest.unwrap_or(now), now).as_secs_f64());
         Ok(usage)
     }
 

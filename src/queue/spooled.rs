@@ -345,6 +345,10 @@ impl Queue for SpooledQueue {
         self.broker.depths().await
     }
 
+    async fn oldest_age(&self) -> Result<Option<Duration>, QueueError> {
+        self.broker.oldest_age().await
+    }
+
     async fn close(&self) {
         self.closing.cancel();
         self.tasks.close();

@@ -158,7 +158,7 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
-    fn new(date: Date, audited_at: Timestamp, deep: bool) -> Self {
+    pub(super) fn new(date: Date, audited_at: Timestamp, deep: bool) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
             date,

@@ -26,6 +26,7 @@
 mod archived;
 mod audit;
 mod config;
+mod last_run;
 mod pass;
 mod pending;
 mod progress;
@@ -34,6 +35,7 @@ mod service;
 
 pub use audit::{AuditFinding, AuditReport, Auditor, FindingKind};
 pub use config::ReconcileConfig;
+pub use last_run::{LastAudit, LastPass};
 pub use pass::{PassError, PassOutcome, PassSummary, QueueingLimits, ReconcilePass};
 pub use pending::{Backlog, PendingConversations, PendingCounts, PendingError};
 pub use service::{PassReport, ReconcileService, Scope};

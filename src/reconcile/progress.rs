@@ -69,7 +69,7 @@ pub(super) struct ProjectProgress {
     environments: Vec<String>,
     lookback_s: u64,
     /// All calls that started before this time were read, or are in `windows`.
-    listed_until: Timestamp,
+    pub(super) listed_until: Timestamp,
     /// `listed_until` before the present pass. The earliest time if that pass read the whole lookback.
     last_pass: Timestamp,
     /// The same as `listed_until` for each age, in seconds: calls that were read at this age.

@@ -29,7 +29,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(30);
 /// The maximum time to release the lease at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The name of the object that keeps the progress.
-const PROGRESS_OBJECT: &str = "reconcile-progress";
+pub(super) const PROGRESS_OBJECT: &str = "reconcile-progress";
 /// The shortest interval: `every` may be zero for `polyhook reconcile`.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time that a pass may take. Longer intervals give it their whole length.

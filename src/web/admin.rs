@@ -131,11 +131,19 @@ impl Scraper {
         if let Some(receiver) = receiver {
             receiver.update_gauges();
         }
-        if let Ok(Ok(depths)) = timeout(QUEUE_TIMEOUT, queue.depths()).await {
+        let (depths, oldest) =
+            tokio::join!(timeout(QUEUE_TIMEOUT, queue.depths()), timeout(QUEUE_TIMEOUT, queue.oldest_age()));
+        if let Ok(Ok(depths)) = depths {
             for (queue, depth) in depths {
                 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
                 gauge!("polyhook_queue_depth", "queue" => queue.label()).set(depth as f64);
             }
+        }
+        match oldest {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(age))) => gauge!("polyhook_queue_oldest_age_seconds").set(age.as_secs_f64()),
+            // The last value would look as if it were measured now.
+            Ok(Err(_)) | Err(_) => gauge!("polyhook_queue_oldest_age_seconds").set(f64::NAN),
         }
         // This reads /proc, which takes a while with many open connections.
         let _ = tokio::task::spawn_blocking(telemetry::update_process_metrics).await;

@@ -18,6 +18,7 @@ use super::{
     outcome::Outcome,
     timing::Timing,
 };
+use crate::telemetry::PUBLISH_METRIC;
 
 /// Bytes of a conversation id that are logged. Ids of PolyAI are far shorter, but the body decides how long one is.
 const MAX_LOGGED_ID_BYTES: usize = 128;
@@ -39,7 +40,7 @@ impl DeliveryMetrics {
         Self {
             accepted: counter!("polyhook_deliveries_total", "outcome" => Outcome::Accepted.label()),
             ack_seconds: histogram!("polyhook_ack_seconds"),
-            publish_seconds: histogram!("polyhook_publish_seconds"),
+            publish_seconds: histogram!(PUBLISH_METRIC),
         }
     }
 }

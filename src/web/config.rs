@@ -1,6 +1,10 @@
 //! `[server]`, `[admin]`, `[signature]` and `[trigger]`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use jiff::Timestamp;
@@ -83,6 +87,19 @@ pub struct AdminConfig {
     /// Address of `/livez`, `/readyz` and `/metrics`.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
+}
+
+impl AdminConfig {
+    /// Returns the URL of a path as this machine reaches it. An unspecified address (0.0.0.0) becomes a loopback address.
+    pub fn local_url(&self, path: &str) -> String {
+        let mut address = self.listen;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+        format!("http://{address}{path}")
+    }
 }
 
 impl Default for AdminConfig {

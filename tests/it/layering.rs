@@ -7,11 +7,12 @@ use std::{
 };
 
 /// The layers from top to bottom. Modules of one layer are siblings.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["main"],
     &["cli"],
     &["app"],
     &["config"],
+    &["status"],
     &["web", "worker", "reconcile"],
     &["queue", "polyai", "archive"],
     &["telemetry", "lifecycle"],

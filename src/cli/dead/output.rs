@@ -201,7 +201,7 @@ pub(super) fn count(count: u64) -> String {
 }
 
 /// Returns `45s`, `12m`, `5h` or `3d`.
-fn short_age(age: Duration) -> String {
+pub(in crate::cli) fn short_age(age: Duration) -> String {
     match age.as_secs() {
         seconds @ 0..60 => format!("{seconds}s"),
         seconds @ 60..3600 => format!("{}m", seconds / 60),

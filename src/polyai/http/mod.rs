@@ -44,6 +44,11 @@ pub fn client() -> Result<Client, reqwest::Error> {
     builder().build()
 }
 
+/// Builds a client like [`client`] for a process of this machine, which no proxy reaches.
+pub fn local_client() -> Result<Client, reqwest::Error> {
+    builder().no_proxy().build()
+}
+
 /// Builds a client like [`client`] whose answers contain the host's certificate ([`certificate_expiry`]).
 pub fn certificate_info_client() -> Result<Client, reqwest::Error> {
     builder().tls_info(true).build()

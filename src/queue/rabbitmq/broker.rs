@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{AsyncReadExt, AsyncWriteExt};
 use lapin::{
     Connection, ConnectionProperties, ErrorKind,
     protocol::{AMQPErrorKind, AMQPHardError},
@@ -16,11 +17,13 @@ use lapin::{
 };
 use url::{Host, Url};
 
-use super::{error::OpenError, tls};
+use super::{error::OpenError, server_version, tls};
 use crate::{queue::QueueConfig, secret::Secret};
 
 /// Bounds name resolution, TCP, TLS and the AMQP handshake together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bounds the reading of a node's version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Heartbeat interval. lapin sends and checks every half of it and treats a peer as dead after twice the interval, so a
 /// dead peer is noticed within ten seconds. A URL's own `?heartbeat=` has priority.
 const HEARTBEAT_SECONDS: u16 = 4;
@@ -86,15 +89,27 @@ impl Broker {
         self.nodes.iter().map(|node| node.display_url.as_str())
     }
 
+    /// Returns the version of the node with this URL without user and password ([`Broker::connect`] returns it), if the node
+    /// reports it within [`VERSION_TIMEOUT`].
+    pub(super) async fn server_version(&self, display_url: &str) -> Option<String> {
+        let node = self.nodes.iter().find(|node| node.display_url == display_url)?;
+        let read = read_server_version(&node.uri, self.tls_for(node));
+        tokio::time::timeout(VERSION_TIMEOUT, read).await.ok()?.ok()?
+    }
+
+    fn tls_for(&self, node: &BrokerNode) -> Option<RustlsConnector> {
+        match node.uri.scheme {
+            AMQPScheme::AMQP => None,
+            AMQPScheme::AMQPS => self.tls.clone(),
+        }
+    }
+
     /// Connects to the next node in turn. Returns the connection, its socket and the node's URL. The error names the
     /// node, the cause and what to do.
     pub(super) async fn connect(&self, role: &str) -> Result<(Connection, SocketHandle, String), String> {
         let index = self.next_node.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
         let node = &self.nodes[index];
-        let tls = match node.uri.scheme {
-            AMQPScheme::AMQP => None,
-            AMQPScheme::AMQPS => self.tls.clone(),
-        };
+        let tls = self.tls_for(node);
         let socket = SocketHandle::default();
         let guard = ShutDownUnlessConnected { socket: socket.clone(), connected: false };
         let connected = tokio::time::timeout(
@@ -151,6 +166,27 @@ async fn open(
         properties,
     )
     .await
+}
+
+/// Opens a connection of its own to a node and returns the version that the node reports, such as `RabbitMQ 4.0.5`.
+///
+/// lapin does not show the properties of the server, so this reads them from the first frame that a server sends. The
+/// node logs that the client ended the connection.
+async fn read_server_version(uri: &AMQPUri, tls: Option<RustlsConnector>) -> std::io::Result<Option<String>> {
+    let runtime = lapin::runtime::default_runtime().map_err(std::io::Error::other)?;
+    let host = uri.authority.host.as_str();
+    let addresses: Vec<_> = tokio::net::lookup_host((host, uri.authority.port)).await?.collect();
+    let mut stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+    if let Some(tls) = &tls {
+        stream = stream.into_rustls(tls, host).await?;
+    }
+    stream.write_all(server_version::PROTOCOL_HEADER).await?;
+    let mut header = [0; server_version::FRAME_HEADER_BYTES];
+    stream.read_exact(&mut header).await?;
+    let Some(length) = server_version::payload_length(header) else { return Ok(None) };
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await?;
+    Ok(server_version::parse(&payload))
 }
 
 impl BrokerNode {

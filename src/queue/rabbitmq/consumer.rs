@@ -194,11 +194,13 @@ impl JobConsumer {
 
     async fn on_delivery(&self, delivery: Delivery) {
         let (acker, earlier_deliveries) = (delivery.acker.clone(), message::earlier_deliveries(&delivery));
+        let dead_lettered_at = message::dead_lettered_at(&delivery.properties);
         let job = self.parse(delivery);
         if earlier_deliveries > FETCH_DELIVERY_LIMIT && self.dead_letter(&acker, &job).await {
             return;
         }
-        self.jobs.add(acker, job);
+        let since = job.history.leasable_since(dead_lettered_at.unwrap_or(job.message.received_at));
+        self.jobs.add(acker, job, since);
     }
 
     /// Makes a dead letter of a job that was delivered too often. Returns false if the broker did not store it.

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use lapin::Acker;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,8 @@ pub(super) struct InFlightJob {
     pub(super) acker: Acker,
     pub(super) message: Message,
     pub(super) history: History,
+    /// The time since which it could be leased.
+    leasable_since: Timestamp,
     delivered_at: Instant,
     return_at: Option<Instant>,
 }
@@ -32,6 +35,8 @@ pub(super) struct InFlightJob {
 #[derive(Debug, Default)]
 struct Inner {
     waiting: VecDeque<Job>,
+    /// The `leasable_since` of the job that was delivered last.
+    last_leasable_since: Option<Timestamp>,
     unsettled: HashMap<LeaseId, InFlightJob>,
     /// Number of jobs that a [`Settlement`] has taken out of `unsettled` and that may return there.
     being_settled: u64,
@@ -75,14 +80,21 @@ impl InFlightJobs {
         self.requested.cancelled().await;
     }
 
-    /// Adds a delivered job and gives it its lease.
-    pub(super) fn add(&self, acker: Acker, mut job: Job) {
+    /// Adds a delivered job and gives it its lease. It could be leased since `leasable_since`.
+    pub(super) fn add(&self, acker: Acker, mut job: Job, leasable_since: Timestamp) {
         let mut inner = self.inner();
+        inner.last_leasable_since = Some(leasable_since);
         inner.last_lease += 1;
         job.lease = LeaseId(inner.last_lease);
         let (message, history) = (job.message.clone(), job.history.clone());
-        let in_flight =
-            InFlightJob { acker, message, history, delivered_at: Instant::now(), return_at: None };
+        let in_flight = InFlightJob {
+            acker,
+            message,
+            history,
+            leasable_since,
+            delivered_at: Instant::now(),
+            return_at: None,
+        };
         inner.unsettled.insert(job.lease, in_flight);
         inner.waiting.push_back(job);
         drop(inner);
@@ -119,6 +131,21 @@ impl InFlightJobs {
     pub(super) fn count(&self) -> u64 {
         let inner = self.inner();
         inner.unsettled.len() as u64 + inner.being_settled
+    }
+
+    /// Returns the time since which the oldest job waits that no worker has begun.
+    pub(super) fn waiting_since(&self) -> Option<Timestamp> {
+        let inner = self.inner();
+        let waiting = inner.waiting.iter().filter_map(|job| inner.unsettled.get(&job.lease));
+        waiting.map(|job| job.leasable_since).min()
+    }
+
+    /// Returns the time since which the job could be leased that was delivered last, if this process holds `max_jobs`.
+    /// With fewer, the broker would deliver the jobs that wait.
+    pub(super) fn full_since(&self, max_jobs: usize) -> Option<Timestamp> {
+        let inner = self.inner();
+        let held = inner.unsettled.len() as u64 + inner.being_settled;
+        inner.last_leasable_since.filter(|_| held >= max_jobs as u64)
     }
 
     /// Removes and returns the jobs that no worker has yet.

@@ -193,14 +193,27 @@ pub(super) fn read_dead(
     (message, history)
 }
 
-/// Reads RabbitMQ's record of the last time it dead-lettered the message
+/// Returns the time at which RabbitMQ moved the message to its present queue, such as the end of its delay.
+pub(super) fn dead_lettered_at(properties: &BasicProperties) -> Option<Timestamp> {
+    let AMQPValue::Timestamp(seconds) = last_death(properties)?.inner().get("time")? else { return None };
+    Timestamp::from_second(i64::try_from(*seconds).ok()?).ok()
+}
+
+/// Returns RabbitMQ's record of the last time it dead-lettered the message
 /// (<https://www.rabbitmq.com/docs/dlx#effects>).
-fn broker_reason(properties: &BasicProperties, default_time: Timestamp) -> Option<Attempt> {
+fn last_death(properties: &BasicProperties) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get(X_DEATH)? else {
         return None;
     };
-    let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
-    let latest = latest.inner();
+    match deaths.as_slice().first()? {
+        AMQPValue::FieldTable(latest) => Some(latest),
+        _ => None,
+    }
+}
+
+/// Returns the last attempt of a message that RabbitMQ dead-lettered.
+fn broker_reason(properties: &BasicProperties, default_time: Timestamp) -> Option<Attempt> {
+    let latest = last_death(properties)?.inner();
     let (reason, detail) = match latest.get("reason").and_then(as_text).as_deref() {
         Some("delivery_limit") => DELIVERY_LIMIT,
         Some("rejected") => {
@@ -212,13 +225,8 @@ fn broker_reason(properties: &BasicProperties, default_time: Timestamp) -> Optio
         }
         _ => ("dead_lettered", "RabbitMQ moved it here, and its x-death header holds no known reason"),
     };
-    let at = match latest.get("time") {
-        Some(AMQPValue::Timestamp(seconds)) => {
-            i64::try_from(*seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok())
-        }
-        _ => None,
-    };
-    Some(attempt_of_broker(at.unwrap_or(default_time), reason, detail))
+    let at = dead_lettered_at(properties).unwrap_or(default_time);
+    Some(attempt_of_broker(at, reason, detail))
 }
 
 /// Returns the last attempt of a job that was delivered too often.

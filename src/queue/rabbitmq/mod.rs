@@ -20,7 +20,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use lapin::{
+    Channel,
     options::{BasicAckOptions, BasicNackOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
@@ -44,7 +46,7 @@ use crate::{
     lifecycle::Lifecycle,
     queue::{
         Announced, Announcement, DeadLetters, ErasedMessages, History, Job, JobOutcome, LeaseId, Message,
-        Published, Queue, QueueConfig, QueueError, QueueKind, StoredMessage, StoredState, TailEvent,
+        Published, Queue, QueueConfig, QueueError, QueueKind, StoredMessage, StoredState, TailEvent, age,
     },
 };
 
@@ -59,18 +61,24 @@ mod follower;
 mod in_flight;
 mod message;
 mod message_publisher;
+mod observer;
 mod permissions;
 pub mod probe;
 mod publisher;
 mod publisher_groups;
 mod request;
+mod server_version;
 mod tail_publisher;
 mod tasks;
 mod tls;
 mod topology;
 mod unconfirmed;
 
-pub use self::{error::OpenError, follower::Follower};
+pub use self::{
+    error::OpenError,
+    follower::Follower,
+    observer::{BrokerObserver, BrokerStatus},
+};
 
 /// The frame size of a process that only publishes. The properties of an event need a tenth of it, and longer frames can
 /// only come from messages that are read. lapin keeps buffers for 64 frames: 2 MiB instead of 8 MiB with RabbitMQ's 128 KiB.
@@ -106,6 +114,8 @@ pub struct RabbitMqQueue {
     publisher: MessagePublisher,
     tail: TailPublisher,
     jobs: Arc<InFlightJobs>,
+    /// The maximum number of jobs that it holds. `None`: it consumes no jobs.
+    max_jobs: Option<usize>,
     clock: Clock,
     tasks: BackgroundTasks,
 }
@@ -143,7 +153,7 @@ impl RabbitMqQueue {
             publishers,
             tasks.closing.clone(),
         );
-        let queue = Self { publisher, tail, jobs: Arc::default(), clock, tasks };
+        let queue = Self { publisher, tail, jobs: Arc::default(), max_jobs: consume, clock, tasks };
         if let Some(max_jobs) = consume {
             queue.start_consumer(broker, max_jobs, consumer_timeout, lifecycle);
         }
@@ -251,20 +261,18 @@ impl RabbitMqQueue {
         });
     }
 
-    async fn count_all(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
+    /// Opens a channel on the publishing connection.
+    async fn channel(&self) -> Result<Channel, QueueError> {
         let state = self.publisher.connection_state.borrow().clone();
-        let connection = match state {
-            ConnectionState::Up(connection) => connection,
-            ConnectionState::Down(reason) => return Err(QueueError::Unavailable(reason.to_string())),
-        };
-        let channel = connection.channel().await.map_err(QueueError::Unavailable)?;
-        let count = async |queue: &ShortString| {
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            match channel.queue_declare(queue.clone(), passive, FieldTable::default()).await {
-                Ok(queue) => Ok(u64::from(queue.message_count())),
-                Err(error) => Err(QueueError::Unavailable(format!("`{queue}` cannot be counted: {error}"))),
-            }
-        };
+        match state {
+            ConnectionState::Up(connection) => connection.channel().await.map_err(QueueError::Unavailable),
+            ConnectionState::Down(reason) => Err(QueueError::Unavailable(reason.to_string())),
+        }
+    }
+
+    async fn count_all(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
+        let channel = self.channel().await?;
+        let count = async |queue: &ShortString| count(&channel, queue).await;
         let count_all = async |queues: &[DelayQueue]| {
             let mut sum = 0;
             for queue in queues {
@@ -287,6 +295,29 @@ impl RabbitMqQueue {
             depths.push((QueueKind::Refresh, count_all(refresh_queues).await?));
         }
         Ok(depths)
+    }
+
+    /// Returns the time since which the oldest job waits, at the earliest. `None`: no job waits.
+    async fn waiting_since(&self, max_jobs: usize) -> Result<Option<Timestamp>, QueueError> {
+        if let ConnectionState::Down(reason) = &*self.publisher.connection_state.borrow() {
+            return Err(QueueError::Unavailable(reason.to_string()));
+        }
+        if let Some(since) = self.jobs.waiting_since() {
+            return Ok(Some(since));
+        }
+        // Jobs leave the broker in the order of their arrival, so those that wait arrived after the last one that left.
+        let Some(since) = self.jobs.full_since(max_jobs) else { return Ok(None) };
+        let waiting = count(&self.channel().await?, &self.publisher.topology.fetch).await?;
+        Ok((waiting > 0).then_some(since))
+    }
+}
+
+/// Returns the number of messages in a queue, without those that consumers hold.
+async fn count(channel: &Channel, queue: &ShortString) -> Result<u64, QueueError> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    match channel.queue_declare(queue.clone(), passive, FieldTable::default()).await {
+        Ok(queue) => Ok(u64::from(queue.message_count())),
+        Err(error) => Err(QueueError::Unavailable(format!("`{queue}` cannot be counted: {error}"))),
     }
 }
 
@@ -368,13 +399,24 @@ impl Queue for RabbitMqQueue {
     }
 
     async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        gauge!("polyhook_jobs_held").set(self.jobs.count() as f64);
+        if self.max_jobs.is_some() {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            gauge!("polyhook_jobs_held").set(self.jobs.count() as f64);
+        }
         if self.tasks.closing.is_cancelled() {
             return Err(QueueError::Closed);
         }
         match tokio::time::timeout(COUNT_TIMEOUT, self.count_all()).await {
             Ok(counts) => counts,
+            Err(_) => Err(QueueError::Timeout(COUNT_TIMEOUT)),
+        }
+    }
+
+    async fn oldest_age(&self) -> Result<Option<Duration>, QueueError> {
+        let Some(max_jobs) = self.max_jobs else { return Ok(None) };
+        let now = self.clock.now();
+        match tokio::time::timeout(COUNT_TIMEOUT, self.waiting_since(max_jobs)).await {
+            Ok(since) => Ok(Some(age(since?.unwrap_or(now), now))),
             Err(_) => Err(QueueError::Timeout(COUNT_TIMEOUT)),
         }
     }

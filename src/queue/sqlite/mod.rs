@@ -39,7 +39,7 @@ use tokio::{
 
 use super::{
     Announced, Announcement, DeadLetters, ErasedMessages, Job, JobOutcome, LeaseId, Message, Published,
-    Queue, QueueConfig, QueueError, QueueKind,
+    Queue, QueueConfig, QueueError, QueueKind, age,
 };
 use crate::{clock::Clock, lifecycle::Lifecycle};
 
@@ -57,7 +57,7 @@ mod writer;
 pub use error::OpenError;
 pub use exclusive::{ExclusiveQueueFile, read_counts};
 pub use follow::Follower;
-pub use read::{FileUsage, check_file, read_usage, verify};
+pub use read::{FileStatus, FileUsage, check_file, read_status, read_usage, verify};
 
 use queue_file::QueueFile;
 use request::{PendingWrite, WriteAttributes, WriterRequest};
@@ -337,6 +337,12 @@ impl Queue for SqliteQueue {
         gauge!("polyhook_queue_writes").set(self.pending_writes());
         let now = self.options.clock.now();
         self.query(move |connection| read::depths(connection, now)).await
+    }
+
+    async fn oldest_age(&self) -> Result<Option<Duration>, QueueError> {
+        let now = self.options.clock.now();
+        let since = self.query(move |connection| read::waiting_since(connection, now)).await?;
+        Ok(Some(age(since.unwrap_or(now), now)))
     }
 
     async fn close(&self) {

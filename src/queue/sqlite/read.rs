@@ -4,7 +4,7 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::{
     error::hint,
@@ -24,10 +24,22 @@ const MAX_PAGE_BYTES: usize = 1 << 20;
 /// The maximum number of letters on one page.
 const MAX_PAGE_LETTERS: usize = 256;
 
-pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<(QueueKind, u64)>> {
-    // One transaction, because a job that changes its state between two statements would be counted twice or not at
-    // all.
-    let snapshot = connection.unchecked_transaction()?;
+/// The number of messages in each state, at one moment.
+struct Counts {
+    /// Jobs that can be leased now.
+    waiting: u64,
+    leased: u64,
+    /// Jobs that failed and wait for their time.
+    retry: u64,
+    /// Jobs that were published for a later time and wait for it.
+    refresh: u64,
+    dead: u64,
+    stored: u64,
+}
+
+/// Counts by the indexes alone, so the cost does not depend on the size of the messages. `snapshot` is a transaction,
+/// because a job that changes its state between two statements would be counted twice or not at all.
+fn count(snapshot: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<Counts> {
     let states: HashMap<String, u64> = snapshot
         .prepare(
             "SELECT state, count(*) FROM messages INDEXED BY messages_open WHERE state <> 'done' GROUP BY state",
@@ -41,26 +53,105 @@ pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Resul
         |row| row.get(0),
     )?;
     // Few rows wait for their time, and those that failed have a history.
-    let delayed: u64 = snapshot.query_row(
+    let refresh: u64 = snapshot.query_row(
         "SELECT count(*) FROM messages INDEXED BY messages_due
          WHERE due IS NOT NULL AND due > ?1 AND state = 'retry' AND history IS NULL",
         [now.as_millisecond()],
         |row| row.get(0),
     )?;
     let count = |state| states.get(state).copied().unwrap_or(0);
-    Ok(QueueKind::ALL
-        .into_iter()
-        .map(|queue| {
-            let depth = match queue {
-                QueueKind::Fetch => count("ready") + count("leased") + overdue,
-                QueueKind::Retry => count("retry") - overdue - delayed,
-                QueueKind::Refresh => delayed,
-                QueueKind::Dead => count("dead"),
-                QueueKind::Unrouted => count("stored"),
-            };
-            (queue, depth)
-        })
-        .collect())
+    Ok(Counts {
+        waiting: count("ready") + overdue,
+        leased: count("leased"),
+        retry: count("retry").saturating_sub(overdue + refresh),
+        refresh,
+        dead: count("dead"),
+        stored: count("stored"),
+    })
+}
+
+pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<(QueueKind, u64)>> {
+    let counts = count(&connection.unchecked_transaction()?, now)?;
+    let depth = |queue| match queue {
+        QueueKind::Fetch => counts.waiting + counts.leased,
+        QueueKind::Retry => counts.retry,
+        QueueKind::Refresh => counts.refresh,
+        QueueKind::Dead => counts.dead,
+        QueueKind::Unrouted => counts.stored,
+    };
+    Ok(QueueKind::ALL.into_iter().map(|queue| (queue, depth(queue))).collect())
+}
+
+/// Returns the time since which the job that has waited longest could be leased. `None`: no job waits.
+pub(super) fn waiting_since(connection: &Connection, now: Timestamp) -> rusqlite::Result<Option<Timestamp>> {
+    let snapshot = connection.unchecked_transaction()?;
+    let overdue = snapshot
+        .query_row(
+            "SELECT due FROM messages INDEXED BY messages_due
+             WHERE due IS NOT NULL AND due <= ?1 AND state = 'retry' ORDER BY due LIMIT 1",
+            [now.as_millisecond()],
+            |row| read_time(row, "due"),
+        )
+        .optional()?;
+    let never_tried = snapshot
+        .query_row(
+            "SELECT received_at FROM messages INDEXED BY messages_open
+             WHERE state = 'ready' AND state <> 'done' AND history IS NULL AND wait IS NULL ORDER BY seq LIMIT 1",
+            [],
+            |row| read_time(row, "received_at"),
+        )
+        .optional()?;
+    // Jobs that were replayed, released or scheduled can be leased for a shorter time than since their receipt. They are
+    // leased first, so the others of them are not older than these.
+    let mut first = snapshot.prepare(
+        "SELECT received_at, wait, history FROM messages INDEXED BY messages_open
+         WHERE state = 'ready' AND state <> 'done' ORDER BY seq LIMIT 100",
+    )?;
+    let first = first.query_map([], |row| {
+        let wait = Duration::from_millis(row.get::<_, Option<u64>>("wait")?.unwrap_or_default());
+        let since = read_history(row)?.leasable_since(read_time(row, "received_at")?);
+        Ok(since.checked_add(wait).unwrap_or(now))
+    })?;
+    let first = first.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(first.into_iter().chain(overdue).chain(never_tried).min())
+}
+
+/// The state of an embedded queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStatus {
+    /// Jobs that can be leased now.
+    pub waiting: u64,
+    /// The time since which the job that has waited longest could be leased.
+    pub waiting_since: Option<Timestamp>,
+    /// Jobs that a process has leased.
+    pub leased: u64,
+    /// Jobs that failed and wait for their next attempt.
+    pub retry: u64,
+    /// Jobs that are published for a later time and wait for it.
+    pub refresh: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Events that do not ask for a fetch.
+    pub stored: u64,
+}
+
+/// Reads the state of the queue in the file at `path`, at the time `now`. Changes nothing and creates no file, whether a
+/// process has the file open or not. The error describes the fault of the file.
+pub fn read_status(path: &Path, now: Timestamp) -> Result<FileStatus, String> {
+    let read = |connection: &Connection| {
+        match schema::layout_version(connection, path) {
+            Ok(0) => {
+                return Ok(Err(format!("{} is empty; polyhook fills it at the next start", path.display())));
+            }
+            Ok(_) => {}
+            Err(error) => return Ok(Err(error.to_string())),
+        }
+        let Counts { waiting, leased, retry, refresh, dead, stored } =
+            count(&connection.unchecked_transaction()?, now)?;
+        let waiting_since = waiting_since(connection, now)?;
+        Ok(Ok(FileStatus { waiting, waiting_since, leased, retry, refresh, dead, stored }))
+    };
+    open_and_read(path, read)?
 }
 
 /// Counts the messages by the states in which another queue can take them over.
@@ -115,18 +206,18 @@ pub(super) fn usage(connection: &Connection) -> rusqlite::Result<FileUsage> {
     })
 }
 
-/// Reads the usage of the file at `path` without opening it for writing. The error describes the fault of the file.
+/// Reads the usage of the file at `path`. Changes nothing and creates no file. The error describes the fault of the file.
 pub fn read_usage(path: &Path) -> Result<FileUsage, String> {
     open_and_read(path, usage)
 }
 
-/// Runs a query on the file at `path` without opening it for writing. The error describes the fault of the file.
+/// Runs a query on the file at `path`. Changes nothing and creates no file. The error describes the fault of the file.
 pub(super) fn open_and_read<T>(
     path: &Path,
-    query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    query: impl Fn(&Connection) -> rusqlite::Result<T>,
 ) -> Result<T, String> {
-    let result = schema::open_read_only(path, LOCK_TIMEOUT).and_then(|connection| query(&connection));
-    result.map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
+    schema::read_snapshot(path, LOCK_TIMEOUT, query)
+        .map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
 }
 
 /// Checks that a queue can use the existing file at `path`: polyhook wrote it, it is writable, and its pages are

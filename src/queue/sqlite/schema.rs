@@ -10,11 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, backup::Backup};
 
 use super::error::OpenError;
 use crate::private_file;
 
+/// The characters of a path that mean something else in a URI.
+const URI_PATH: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
 /// `plhk` in ASCII.
 const APPLICATION_ID: i32 = 0x706c_686b;
 
@@ -145,6 +148,37 @@ pub(super) fn open_read_only(path: &Path, lock_timeout: Duration) -> rusqlite::R
     )?;
     connection.busy_timeout(lock_timeout)?;
     Ok(connection)
+}
+
+/// Runs a query on the committed data and creates no file.
+///
+/// SQLite creates a write-ahead log and its index for every reader of a file that has none. It has none while no process
+/// has it open, and then nothing changes it, so it is read as an immutable file.
+pub(super) fn read_snapshot<T>(
+    path: &Path,
+    lock_timeout: Duration,
+    query: impl Fn(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let state = || (Path::new(&log).exists(), path.metadata().and_then(|file| file.modified()).ok());
+    let before = state();
+    if !before.0 {
+        let result = open_immutable(path).and_then(|connection| query(&connection));
+        // Otherwise a process has opened the file meanwhile, and the query may have read half of a change.
+        if state() == before {
+            return result;
+        }
+    }
+    query(&open_read_only(path, lock_timeout)?)
+}
+
+fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
+    let path = percent_encode(path.as_os_str().as_encoded_bytes(), URI_PATH);
+    Connection::open_with_flags(
+        format!("file:{path}?immutable=1"),
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI,
+    )
 }
 
 /// Creates the file and its folders, readable by their owner only, because deliveries hold personal data.

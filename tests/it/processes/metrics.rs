@@ -2,13 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write,
+    net::SocketAddr,
+    process::Stdio,
     time::Duration,
 };
 
 use serde_json::json;
 
 use crate::support::{
-    process::{Installation, SimulatedPolyAi, deliver, eventually, get, metric},
+    process::{Installation, SimulatedPolyAi, deliver, eventually, get, interpreter, metric},
     rabbit,
 };
 
@@ -76,6 +79,11 @@ fn reports_all_documented_metrics_without_identifiers() {
     assert!(metric(admin, "polyhook_job_wait_seconds_count") >= 3);
     assert!(metric(admin, "polyhook_disk_free_bytes{what=\"spool\"}") > 0);
 
+    // A broker nearby confirms in less than a millisecond.
+    assert!(text.contains("polyhook_publish_seconds_bucket{le=\"0.0001\"} "), "{text}");
+    assert!(text.contains("\npolyhook_queue_oldest_age_seconds 0\n"), "{text}");
+    assert!(text.contains("\npolyhook_spool_oldest_age_seconds 0\n"), "{text}");
+
     // Dashboards need buckets around the ack budget to show whether answers are in time.
     for le in ["0.005", "0.1", "1", "2", "3", "4", "5"] {
         let bucket = format!("polyhook_ack_seconds_bucket{{le=\"{le}\"}} ");
@@ -83,6 +91,8 @@ fn reports_all_documented_metrics_without_identifiers() {
     }
 
     assert_described_and_documented(&text);
+    assert_accepted_by_promtool(&text);
+    assert_shown_by_status(&site, admin);
     let access = &polyai.access;
     let identifiers = ids.iter().chain([&access.account_id, &access.project_id, &access.api_key, &prefix]);
     for id in identifiers.map(String::as_str).chain(["evt-"]) {
@@ -104,4 +114,61 @@ fn assert_described_and_documented(text: &str) {
         assert!(documented.contains(&format!("`{name}")), "docs/architecture.md does not name {name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");
     }
+}
+
+/// Checks the names, types and texts with Prometheus's linter, which prints one line for each problem.
+#[track_caller]
+fn assert_accepted_by_promtool(text: &str) {
+    let mut promtool = interpreter("promtool");
+    let mut child = promtool
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let problems = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && problems.is_empty(), "{problems}");
+}
+
+/// Checks what `polyhook status` shows of the broker, the worker, the spool and the archive.
+fn assert_shown_by_status(site: &Installation, admin: SocketAddr) {
+    site.polyhook(["audit", "--date", "today"]).run();
+    let set = format!("admin.listen={admin}");
+    let status = |arguments: &[&str]| {
+        let arguments = [&["status", "--set", &set], arguments].concat();
+        site.polyhook(arguments).must_not_print("guest:guest").run().expect_exit_code(0)
+    };
+    let mut found = status(&["--json"]).json();
+    // The broker updates the counts of a quorum queue only every few seconds.
+    eventually("counted", || {
+        found = status(&["--json"]).json();
+        found["queue"]["dead_letters"] == 1 && found["queue"]["workers"] == 1
+    });
+    let queue = &found["queue"];
+    assert_eq!((&queue["waiting_jobs"], &queue["in_flight_jobs"]), (&json!(0), &json!(0)), "{found}");
+    assert!(found["versions"]["broker"].as_str().unwrap().starts_with("RabbitMQ "), "{found}");
+    assert_eq!(found["versions"]["process"], found["versions"]["polyhook"]);
+    assert_eq!(
+        (&found["process"]["ready"], &found["process"]["conditions"]),
+        (&json!(true), &json!([])),
+        "{found}"
+    );
+    assert_eq!(
+        (&found["spool"]["messages"], &found["spool"]["max_bytes"]),
+        (&json!(0), &json!(1 << 30)),
+        "{found}"
+    );
+    assert_eq!(
+        (&found["last_pass"]["projects"], &found["last_pass"]["failed_windows"]),
+        (&json!(1), &json!(0))
+    );
+    assert!(
+        found["last_pass"]["started_at"].is_string() && found["last_audit"]["date"].is_string(),
+        "{found}"
+    );
+    let shown = status(&[]).stdout;
+    assert!(shown.contains(", 1 worker\n") && shown.contains("\nin flight   0 jobs\n"), "{shown}");
 }

@@ -29,6 +29,7 @@ mod secret_files;
 mod signals;
 mod signatures;
 mod spool;
+mod status;
 mod stuck_log;
 mod tail;
 mod tracing;

@@ -1,0 +1,34 @@
+//! Opens the sources of a status.
+
+use super::StartError;
+use crate::{
+    archive::{ArchiveError, ArchiveReader},
+    clock::Clock,
+    config::{Config, Roles},
+    queue::{QueueBackend, rabbitmq::BrokerObserver},
+    status::{ArchiveSource, QueueSource, SpoolSource, StatusReader},
+};
+
+/// Opens the sources that `config` names. Connects to none of them and creates nothing.
+pub fn open_status_reader(config: &Config, clock: Clock) -> Result<StatusReader, StartError> {
+    let refresh_ages = config.refresh_ages(Roles::NONE);
+    let queue = match config.queue.backend()? {
+        QueueBackend::Sqlite(path) => QueueSource::File(path),
+        QueueBackend::RabbitMq => {
+            let observer = BrokerObserver::new(&config.queue, &config.retry.delays, &refresh_ages)?;
+            QueueSource::Broker(Box::new(observer))
+        }
+    };
+    let spool = (matches!(queue, QueueSource::Broker(_)) && !config.spool.path.as_os_str().is_empty())
+        .then(|| SpoolSource { path: config.spool.path.clone(), max_bytes: config.spool.max_bytes.as_u64() });
+    let reader = match ArchiveReader::open(&config.archive) {
+        Err(error @ ArchiveError::Config(_)) => return Err(error.into()),
+        other => other.map_err(|error| error.to_string()),
+    };
+    let archive = ArchiveSource {
+        url: config.archive.url.clone(),
+        reader,
+        reconciles: !config.reconcile.every.is_zero(),
+    };
+    Ok(StatusReader { queue, spool, archive, admin: config.admin.local_url(""), clock })
+}

@@ -1,0 +1,179 @@
+use std::collections::BTreeMap;
+
+use console::measure_text_width;
+
+use super::*;
+use crate::status::{Condition, Versions};
+
+const NOW: &str = "2026-11-30T10:50:12Z";
+
+fn at(time: &str) -> Timestamp {
+    time.parse().unwrap()
+}
+
+fn queue() -> QueueStatus {
+    QueueStatus {
+        backend: "rabbitmq",
+        address: "amqp://mq.example:5672/polyhook".to_owned(),
+        workers: Some(2),
+        waiting_jobs: 12,
+        oldest_age_ms: Some(200_000),
+        in_flight_jobs: Some(8),
+        delayed_jobs: 43,
+        retry_jobs: 3,
+        refresh_jobs: 40,
+        dead_letters: 1,
+        unrouted_events: 5,
+        unknown: BTreeMap::new(),
+    }
+}
+
+fn report() -> StatusReport {
+    StatusReport {
+        ok: true,
+        checked_at: at(NOW),
+        versions: Versions {
+            polyhook: "0.1.0",
+            process: Some("0.1.0".to_owned()),
+            broker: Some("RabbitMQ 4.0.5".to_owned()),
+        },
+        queue: Part::Known(queue()),
+        spool: Part::Known(SpoolStatus {
+            path: "spool.db".to_owned(),
+            messages: 0,
+            bytes: 20_480,
+            max_bytes: 1 << 30,
+            oldest_age_ms: None,
+        }),
+        last_pass: Part::Known(LastPass {
+            started_at: at("2026-11-30T10:49:00Z"),
+            projects: 1,
+            failed_windows: 0,
+            unsettled_calls: 3,
+            failure: None,
+        }),
+        last_audit: Part::Known(LastAudit {
+            date: "2026-11-29".parse().unwrap(),
+            audited_at: at("2026-11-30T07:50:00Z"),
+            complete: false,
+            deep: false,
+            listed: 100,
+            archived: 98,
+            counts: BTreeMap::from([("missing".to_owned(), 2), ("hidden_transcript".to_owned(), 1)]),
+        }),
+        process: Part::Known(process(1)),
+    }
+}
+
+fn process(conditions: usize) -> ProcessStatus {
+    let condition =
+        |n| Condition { name: format!("condition{n}"), text: "the broker is away: ".repeat(1 + n * 20) };
+    ProcessStatus {
+        url: "http://127.0.0.1:9090".to_owned(),
+        ready: true,
+        reason: None,
+        conditions: (0..conditions).map(condition).collect(),
+        running_jobs: Some(8),
+        version: None,
+        held_jobs: None,
+        oldest_age_ms: None,
+    }
+}
+
+/// Returns the screen as text, after a check of its size.
+#[track_caller]
+fn screen(report: &StatusReport, width: usize) -> String {
+    let lines: Vec<_> = lines(report, width).iter().map(Line::styled).collect();
+    assert!(lines.len() < 24, "{lines:#?}");
+    for line in &lines {
+        assert!(measure_text_width(line) <= width, "{line}");
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn shows_every_part_on_one_screen() {
+    let expected = "\
+polyhook    0.1.0, RabbitMQ 4.0.5; 2026-11-30T10:50:12Z
+queue       amqp://mq.example:5672/polyhook, 2 workers
+waiting     12 jobs, the oldest for at most 3m
+in flight   8 jobs of the process below; other workers hold more
+delayed     3 jobs after a failure, 40 refreshes
+dead        1 dead letter; `polyhook dead list` names the reasons
+unrouted    5 events for which no queue is bound
+spool       0 messages, 20.0 KiB of 1.0 GiB
+last pass   1m ago, 1 project, 3 calls in progress
+last audit  2026-11-29 incomplete (3h ago): 1 hidden transcript, 2 missing
+process     ready, polyhook 0.1.0 at http://127.0.0.1:9090
+degraded    condition0: the broker is away:";
+    assert_eq!(screen(&report(), 80), expected);
+}
+
+#[test]
+fn fits_80_columns_and_24_lines_whatever_failed() {
+    let long = format!(
+        "amqp://mq.example:5672/ {}\u{1b}[2J\n秘密",
+        "cannot be reached, because it is away; ".repeat(30)
+    );
+    let all_failed = StatusReport {
+        ok: false,
+        queue: Part::Failed(long.clone()),
+        spool: Part::Failed(long.clone()),
+        last_pass: Part::Failed(long.clone()),
+        last_audit: Part::Failed(long.clone()),
+        process: Part::Failed(long.clone()),
+        ..report()
+    };
+    let huge = QueueStatus {
+        address: "/very/long/path".repeat(40),
+        waiting_jobs: u64::MAX,
+        refresh_jobs: u64::MAX,
+        retry_jobs: u64::MAX,
+        oldest_age_ms: Some(u64::MAX),
+        ..queue()
+    };
+    let many = StatusReport { process: Part::Known(process(30)), queue: Part::Known(huge), ..report() };
+    for width in [60, 71, 80, 200] {
+        let failed = screen(&all_failed, width.min(80));
+        for name in ["queue", "spool", "last pass", "last audit", "process"] {
+            assert!(failed.contains(&format!("\n{name}")), "{failed}");
+        }
+        let many = screen(&many, width.min(80));
+        assert!(many.contains("more conditions"), "{many}");
+    }
+}
+
+#[test]
+fn says_what_is_unknown_and_why() {
+    let why = "RabbitMQ does not tell it";
+    let queue = QueueStatus {
+        workers: Some(0),
+        oldest_age_ms: None,
+        in_flight_jobs: None,
+        unknown: BTreeMap::from([("oldest_age_ms", why), ("in_flight_jobs", why)]),
+        ..queue()
+    };
+    let report = StatusReport { queue: Part::Known(queue), ..report() };
+    let shown = screen(&report, 80).replace("\n            ", " ");
+    assert!(shown.contains("in flight   unknown: RabbitMQ does not tell it"), "{shown}");
+    assert!(
+        shown.contains("12 jobs, age of the oldest unknown: RabbitMQ does not tell it; no worker takes"),
+        "{shown}"
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert!(json["queue"].get("in_flight_jobs").is_none() && !json.to_string().contains("null"), "{json}");
+    assert_eq!(json["queue"]["unknown"]["in_flight_jobs"], why);
+}
+
+#[test]
+fn one_line_leaves_out_what_is_unknown_and_quotes_errors() {
+    assert_eq!(
+        one_line(&report()),
+        "2026-11-30T10:50:12Z waiting=12 oldest=3m in_flight=8 delayed=43 dead=1 spool=0 last_pass=1m process=ready conditions=1"
+    );
+    let failed = StatusReport { queue: Part::Failed("\"away\"\nstart it".to_owned()), ..report() };
+    let line = one_line(&failed);
+    assert!(line.ends_with(r#" queue_error="\"away\"\nstart it""#), "{line}");
+    assert!(!line.contains("waiting="), "{line}");
+}

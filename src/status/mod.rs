@@ -1,0 +1,312 @@
+//! The state of an installation: what waits, what runs, what failed, and since when.
+//!
+//! A [`StatusReader`] only looks. It takes, delays and changes no message, and creates no file, no queue and no object. It
+//! asks all sources at the same time and waits for each for a bounded time, so a source that fails or hangs hides none of
+//! the others: its part of the [`StatusReport`] is the reason.
+//!
+//! What the sources know:
+//!
+//! * The file of the embedded queue has everything, whether a process has it open or not.
+//! * RabbitMQ counts its queues over AMQP. It tells neither the age of a message nor how many jobs consumers hold, unless
+//!   one takes a message. Workers know both for themselves, so these come from the running process, if it is a worker.
+//! * The archive has the progress of reconciliation and the reports of audits.
+
+mod process;
+mod report;
+
+use std::{collections::BTreeMap, error::Error, path::PathBuf, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+pub use self::report::{Condition, Part, ProcessStatus, QueueStatus, SpoolStatus, StatusReport, Versions};
+use crate::{
+    archive::{ArchiveError, ArchiveReader},
+    clock::Clock,
+    queue::{
+        rabbitmq::{BrokerObserver, BrokerStatus},
+        spool,
+        sqlite::{self, FileStatus},
+    },
+    reconcile::{LastAudit, LastPass},
+};
+
+/// Bounds the reading of the queue. The connection to one node of the broker may take five seconds of it.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Bounds the reading of the spool, whose file another process may lock for a moment.
+const SPOOL_TIMEOUT: Duration = Duration::from_secs(6);
+/// Bounds each of two reads of the archive.
+const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(6);
+/// Bounds the questions to the running process. Its own questions to its queue take up to two seconds.
+const PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
+
+const ASK_A_WORKER: &str = "RabbitMQ does not tell it, and no worker answers at admin.listen; \
+    run this command beside a worker";
+
+/// The queue of an installation.
+#[derive(Debug)]
+pub enum QueueSource {
+    /// The file of the embedded queue.
+    File(PathBuf),
+    /// RabbitMQ.
+    Broker(Box<BrokerObserver>),
+}
+
+/// The spool's file, if the receiver has one.
+#[derive(Clone, Debug)]
+pub struct SpoolSource {
+    /// The file.
+    pub path: PathBuf,
+    /// Its maximum size.
+    pub max_bytes: u64,
+}
+
+/// The archive.
+#[derive(Clone, Debug)]
+pub struct ArchiveSource {
+    /// The URL, for messages.
+    pub url: String,
+    /// The archive, or the reason why it cannot be opened.
+    pub reader: Result<ArchiveReader, String>,
+    /// True if `run` and `work` reconcile.
+    pub reconciles: bool,
+}
+
+/// Reads the state of an installation. It keeps the connection to the broker, so one reader serves many reports.
+#[derive(Debug)]
+pub struct StatusReader {
+    /// The queue.
+    pub queue: QueueSource,
+    /// The spool. `None`: there is none.
+    pub spool: Option<SpoolSource>,
+    /// The archive.
+    pub archive: ArchiveSource,
+    /// The URL of the admin listener, without a path.
+    pub admin: String,
+    /// The clock for all ages.
+    pub clock: Clock,
+}
+
+impl StatusReader {
+    /// Reads all sources.
+    pub async fn read(&self) -> StatusReport {
+        let now = self.clock.now();
+        let (queue, spool, last_pass, last_audit, process) = tokio::join!(
+            self.read_queue(now),
+            self.read_spool(now),
+            self.read_last_pass(),
+            self.read_last_audit(),
+            timeout(PROCESS_TIMEOUT, process::read(&self.admin)),
+        );
+        let process = process.unwrap_or_else(|_| {
+            Part::Failed(format!(
+                "{} does not answer within {PROCESS_TIMEOUT:?}; the process hangs: restart it",
+                self.admin
+            ))
+        });
+        let broker = match &queue {
+            Ok(QueueReading::Broker(status)) => status.version.clone(),
+            _ => None,
+        };
+        let version = process.known().and_then(|process| process.version.clone());
+        let queue = match queue {
+            Ok(QueueReading::File(status)) => Part::Known(QueueStatus::of_file(&self.queue, status, now)),
+            Ok(QueueReading::Broker(status)) => Part::Known(QueueStatus::of_broker(status, process.known())),
+            Err(error) => Part::Failed(error),
+        };
+        let versions = Versions { polyhook: env!("CARGO_PKG_VERSION"), process: version, broker };
+        let mut report = StatusReport {
+            ok: true,
+            checked_at: now,
+            versions,
+            queue,
+            spool,
+            last_pass,
+            last_audit,
+            process,
+        };
+        let failed_parts = report.errors().count();
+        report.ok = failed_parts == 0;
+        report
+    }
+
+    /// Closes the connection to the broker.
+    pub async fn close(&self) {
+        if let QueueSource::Broker(observer) = &self.queue {
+            observer.close().await;
+        }
+    }
+
+    async fn read_queue(&self, now: Timestamp) -> Result<QueueReading, String> {
+        let read = async {
+            match &self.queue {
+                QueueSource::Broker(observer) => observer.read().await.map(QueueReading::Broker),
+                QueueSource::File(path) if !path.exists() => Err(format!(
+                    "there is no queue file {}; run this command where the service runs, with the same configuration",
+                    path.display()
+                )),
+                QueueSource::File(path) => {
+                    let path = path.clone();
+                    blocking(move || sqlite::read_status(&path, now)).await.map(QueueReading::File)
+                }
+            }
+        };
+        timeout(QUEUE_TIMEOUT, read).await.unwrap_or_else(|_| {
+            Err(match &self.queue {
+                QueueSource::File(path) => stuck(path),
+                QueueSource::Broker(_) => format!(
+                    "the broker does not answer within {QUEUE_TIMEOUT:?}; find out why with `polyhook doctor`"
+                ),
+            })
+        })
+    }
+
+    async fn read_spool(&self, now: Timestamp) -> Part<SpoolStatus> {
+        let Some(SpoolSource { path, max_bytes }) = self.spool.clone() else {
+            return Part::absent(
+                "off",
+                match &self.queue {
+                    QueueSource::File(_) => "not needed by the embedded queue",
+                    QueueSource::Broker(_) => "off (spool.path is empty)",
+                },
+            );
+        };
+        if !path.exists() {
+            let text = format!("no file {}; each receiver has its own", path.display());
+            return Part::absent("none", text);
+        }
+        let file = path.clone();
+        match timeout(SPOOL_TIMEOUT, blocking(move || spool::read_usage(&file))).await {
+            Ok(Ok(usage)) => Part::Known(SpoolStatus {
+                path: path.display().to_string(),
+                messages: usage.messages,
+                bytes: usage.bytes,
+                max_bytes,
+                oldest_age_ms: usage.oldest.map(|oldest| age_ms(oldest, now)),
+            }),
+            Ok(Err(error)) => Part::Failed(error),
+            Err(_) => Part::Failed(stuck(&path)),
+        }
+    }
+
+    async fn read_last_pass(&self) -> Part<LastPass> {
+        match self.archive.read(LastPass::read, "none yet").await {
+            Part::Absent { .. } if !self.archive.reconciles => {
+                Part::absent("off", "off (reconcile.every = 0s)")
+            }
+            part => part,
+        }
+    }
+
+    async fn read_last_audit(&self) -> Part<LastAudit> {
+        self.archive.read(LastAudit::read, "none; `polyhook audit` compares a day with PolyAI's list").await
+    }
+}
+
+impl ArchiveSource {
+    async fn read<T>(
+        &self,
+        read: impl AsyncFnOnce(&ArchiveReader) -> Result<Option<T>, ArchiveError>,
+        none: &str,
+    ) -> Part<T> {
+        let found = match &self.reader {
+            Ok(reader) => timeout(ARCHIVE_TIMEOUT, read(reader)).await,
+            Err(error) => return Part::Failed(error.clone()),
+        };
+        match found {
+            Ok(Ok(Some(found))) => Part::Known(found),
+            Ok(Ok(None)) => Part::absent("none", none),
+            Ok(Err(error)) => Part::Failed(self.describe(&error)),
+            Err(_) => Part::Failed(format!(
+                "{} does not answer within {ARCHIVE_TIMEOUT:?}; find out why with `polyhook doctor`",
+                self.url
+            )),
+        }
+    }
+
+    /// Describes an error by its innermost cause: the outer ones name requests and retries.
+    fn describe(&self, error: &ArchiveError) -> String {
+        let mut cause: &dyn Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        let advice = match error {
+            ArchiveError::Denied(_) => "check the credentials and permissions of [archive]",
+            _ => "check archive.url and the network, or run `polyhook doctor`",
+        };
+        let cause = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("{} cannot be read ({cause}); {advice}", self.url)
+    }
+}
+
+enum QueueReading {
+    File(FileStatus),
+    Broker(BrokerStatus),
+}
+
+impl QueueStatus {
+    fn of_file(source: &QueueSource, status: FileStatus, now: Timestamp) -> Self {
+        let FileStatus { waiting, waiting_since, leased, retry, refresh, dead, stored } = status;
+        let address = match source {
+            QueueSource::File(path) => path.display().to_string(),
+            QueueSource::Broker(_) => String::new(),
+        };
+        Self {
+            backend: "sqlite",
+            address,
+            workers: None,
+            waiting_jobs: waiting,
+            oldest_age_ms: waiting_since.map(|since| age_ms(since, now)),
+            in_flight_jobs: Some(leased),
+            delayed_jobs: retry + refresh,
+            retry_jobs: retry,
+            refresh_jobs: refresh,
+            dead_letters: dead,
+            unrouted_events: stored,
+            unknown: BTreeMap::new(),
+        }
+    }
+
+    /// Adds what a worker process knows to the counts of the broker.
+    fn of_broker(status: BrokerStatus, process: Option<&ProcessStatus>) -> Self {
+        let BrokerStatus { node, waiting, consumers, retry, refresh, dead, unrouted, .. } = status;
+        let held_jobs = process.and_then(|process| process.held_jobs);
+        let in_flight_jobs = held_jobs.or((consumers == 0).then_some(0));
+        let oldest_age_ms = process.and_then(|process| process.oldest_age_ms).filter(|_| waiting > 0);
+        let mut unknown = BTreeMap::new();
+        if in_flight_jobs.is_none() {
+            unknown.insert("in_flight_jobs", ASK_A_WORKER);
+        }
+        if waiting > 0 && oldest_age_ms.is_none() {
+            unknown.insert("oldest_age_ms", ASK_A_WORKER);
+        }
+        Self {
+            backend: "rabbitmq",
+            address: node,
+            workers: Some(consumers),
+            waiting_jobs: waiting,
+            oldest_age_ms,
+            in_flight_jobs,
+            delayed_jobs: retry + refresh,
+            retry_jobs: retry,
+            refresh_jobs: refresh,
+            dead_letters: dead,
+            unrouted_events: unrouted,
+            unknown,
+        }
+    }
+}
+
+fn age_ms(since: Timestamp, now: Timestamp) -> u64 {
+    u64::try_from(now.duration_since(since).as_millis()).unwrap_or(0)
+}
+
+fn stuck(path: &std::path::Path) -> String {
+    format!("{} cannot be read in time; check its disk, and which process locks it", path.display())
+}
+
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
+}

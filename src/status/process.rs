@@ -1,0 +1,130 @@
+//! The part of a status that only a running process knows, from `/readyz` and `/metrics` of its admin listener.
+
+use reqwest::{Client, Response};
+
+use super::report::{Condition, Part, ProcessStatus};
+use crate::polyai::http;
+
+/// More of an answer is not read.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// Asks the process whose admin listener has this URL.
+pub(super) async fn read(url: &str) -> Part<ProcessStatus> {
+    let Ok(client) = http::local_client() else {
+        return Part::Failed(format!("cannot create an HTTP client: {}", http::CLIENT_SETUP_HINT));
+    };
+    let (ready, metrics) = tokio::join!(get(&client, url, "readyz"), get(&client, url, "metrics"));
+    match (ready, metrics) {
+        (Ok((status, ready)), Ok((_, metrics))) => Part::Known(parse(url, status, &ready, &metrics)),
+        (Err(error), _) if error.is_connect() => Part::absent(
+            "not_running",
+            format!("none answers at {url} (admin.listen); it runs elsewhere, or not at all"),
+        ),
+        (Err(_), _) | (_, Err(_)) => Part::Failed(format!(
+            "{url} accepts connections, but does not answer; restart the process, or correct admin.listen"
+        )),
+    }
+}
+
+async fn get(client: &Client, url: &str, path: &str) -> reqwest::Result<(u16, String)> {
+    let response = client.get(format!("{url}/{path}")).send().await?;
+    let status = response.status().as_u16();
+    Ok((status, text(response).await?))
+}
+
+async fn text(mut response: Response) -> reqwest::Result<String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_ANSWER_BYTES {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+fn parse(url: &str, status: u16, ready: &str, metrics: &str) -> ProcessStatus {
+    let mut lines = ready.lines();
+    let first = lines.next().unwrap_or_default();
+    let is_ready = status == 200 && first == "ready";
+    let conditions = lines.filter_map(|line| {
+        let (name, text) = line.strip_prefix("degraded: ")?.split_once(": ")?;
+        Some(Condition { name: name.to_owned(), text: text.to_owned() })
+    });
+    ProcessStatus {
+        url: url.to_owned(),
+        ready: is_ready,
+        reason: (!is_ready).then(|| match first.strip_prefix("not ready: ") {
+            Some(reason) => reason.to_owned(),
+            None if first == "draining" => "it is shutting down".to_owned(),
+            None => format!("{url}/readyz answered {status}; is this polyhook? correct admin.listen"),
+        }),
+        conditions: conditions.collect(),
+        running_jobs: count(metrics, "polyhook_jobs_running"),
+        version: label(metrics, "polyhook_build_info{version=\""),
+        held_jobs: count(metrics, "polyhook_jobs_held"),
+        oldest_age_ms: sample(metrics, "polyhook_queue_oldest_age_seconds").and_then(milliseconds),
+    }
+}
+
+/// Returns the value of a metric without labels.
+fn sample(metrics: &str, name: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn count(metrics: &str, name: &str) -> Option<u64> {
+    sample(metrics, name).and_then(|value| format!("{value:.0}").parse().ok())
+}
+
+fn milliseconds(seconds: f64) -> Option<u64> {
+    let age = std::time::Duration::try_from_secs_f64(seconds).ok()?;
+    u64::try_from(age.as_millis()).ok()
+}
+
+/// Returns the value of the label that `start` begins.
+fn label(metrics: &str, start: &str) -> Option<String> {
+    metrics.lines().find_map(|line| Some(line.strip_prefix(start)?.split('"').next()?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METRICS: &str = "\
+# HELP polyhook_jobs_running Jobs that are being worked on
+polyhook_jobs_running 2
+polyhook_jobs_running_not 3
+polyhook_jobs_held 4
+polyhook_queue_oldest_age_seconds 12.5
+polyhook_build_info{version=\"0.1.0\"} 1
+";
+
+    #[test]
+    fn reads_readiness_conditions_and_metrics() {
+        let ready = "ready\ndegraded: broker: the broker is away: restart it\ndegraded: clock: 600 s off\n";
+        let found = parse("http://h", 200, ready, METRICS);
+        assert!(found.ready && found.reason.is_none());
+        let conditions: Vec<_> = found.conditions.iter().map(|c| (&*c.name, &*c.text)).collect();
+        assert_eq!(conditions, [("broker", "the broker is away: restart it"), ("clock", "600 s off")]);
+        assert_eq!(
+            (found.running_jobs, found.held_jobs, found.oldest_age_ms),
+            (Some(2), Some(4), Some(12_500))
+        );
+        assert_eq!(found.version.as_deref(), Some("0.1.0"));
+    }
+
+    #[test]
+    fn what_a_process_does_not_export_is_unknown_and_not_zero() {
+        let found = parse(
+            "http://h",
+            503,
+            "not ready: the disk is full\n",
+            "polyhook_queue_oldest_age_seconds NaN\n",
+        );
+        assert_eq!((found.running_jobs, found.held_jobs, found.oldest_age_ms), (None, None, None));
+        assert_eq!((found.ready, found.reason.as_deref()), (false, Some("the disk is full")));
+        let foreign = parse("http://h", 404, "<html>", "").reason.unwrap();
+        assert!(foreign.contains("is this polyhook?"), "{foreign}");
+        assert_eq!(parse("http://h", 503, "draining\n", "").reason.as_deref(), Some("it is shutting down"));
+    }
+}
