@@ -73,23 +73,6 @@ impl StoreBackend {
         Ok(Self { store, prefix, folder: None, base })
     }
 
-    /// Returns the store and the prefix of an archive that is only read. Creates no folder. `None`: the folder does not
-    /// exist.
-    pub(super) fn open_to_read(
-        config: &ArchiveConfig,
-    ) -> Result<Option<(Arc<dyn ObjectStore>, Path)>, ArchiveError> {
-        if !config.url.starts_with("file:") {
-            let (store, prefix, _) = bucket(config, READER_RETRY)?;
-            return Ok(Some((store, prefix)));
-        }
-        let path = config.folder().ok_or_else(no_folder)?;
-        match path.canonicalize() {
-            Ok(root) => Ok(Some((Arc::new(LocalFileSystem::new_with_prefix(root)?), Path::ROOT))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(ArchiveError::Folder { path, source }),
-        }
-    }
-
     fn file(config: &ArchiveConfig, growing: Vec<GrowingFile>) -> Result<Self, ArchiveError> {
         let Some(path) = config.folder() else {
             return Err(no_folder());
@@ -205,6 +188,33 @@ fn bucket(
         }
     };
     Ok((store, prefix, url))
+}
+
+/// A store that is only read.
+#[derive(Clone, Debug)]
+pub(super) struct ReadableStore {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// The prefix of every key.
+    pub(super) prefix: Path,
+}
+
+impl ReadableStore {
+    /// Opens the store and creates no folder. `None`: the folder does not exist.
+    pub(super) fn open(config: &ArchiveConfig) -> Result<Option<Self>, ArchiveError> {
+        if !config.url.starts_with("file:") {
+            let (store, prefix, _) = bucket(config, READER_RETRY)?;
+            return Ok(Some(Self { store, prefix }));
+        }
+        let path = config.folder().ok_or_else(no_folder)?;
+        match path.canonicalize() {
+            Ok(root) => {
+                let store = Arc::new(LocalFileSystem::new_with_prefix(root)?);
+                Ok(Some(Self { store, prefix: Path::ROOT }))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ArchiveError::Folder { path, source }),
+        }
+    }
 }
 
 fn s3(config: &ArchiveConfig, bucket: &str, retry: RetryConfig) -> Result<impl ObjectStore, ArchiveError> {

@@ -1,14 +1,12 @@
 //! Reading the small objects in which polyhook reports on an archive.
 
-use std::sync::Arc;
-
 use futures_util::TryStreamExt;
-use object_store::{ObjectStore, path::Path};
+use object_store::path::Path;
 
 use super::{
     ArchiveConfig, ArchiveError,
     audit::AUDITS_FOLDER,
-    backend::StoreBackend,
+    backend::ReadableStore,
     private_object::{private_key, read},
 };
 
@@ -19,25 +17,25 @@ const MAX_REPORT_BYTES: u64 = 16 << 20;
 /// hardly retries.
 #[derive(Clone, Debug)]
 pub struct ArchiveReader {
-    /// The store, and the prefix of its keys. `None`: the folder does not exist.
-    opened: Option<(Arc<dyn ObjectStore>, Path)>,
+    /// `None`: the folder does not exist.
+    opened: Option<ReadableStore>,
 }
 
 impl ArchiveReader {
     /// Opens the archive. A bucket is not contacted yet.
     pub fn open(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
-        Ok(Self { opened: StoreBackend::open_to_read(config)? })
+        Ok(Self { opened: ReadableStore::open(config)? })
     }
 
     /// Reads an object of polyhook's own. Returns `None` if there is none.
     pub async fn read_private(&self, name: &str) -> Result<Option<Vec<u8>>, ArchiveError> {
-        let Some((store, prefix)) = &self.opened else { return Ok(None) };
+        let Some(ReadableStore { store, prefix }) = &self.opened else { return Ok(None) };
         read(store, &private_key(prefix, name)?).await
     }
 
     /// Reads the audit report that was saved last. Returns `None` if there is none.
     pub async fn read_last_audit_report(&self) -> Result<Option<Vec<u8>>, ArchiveError> {
-        let Some((store, prefix)) = &self.opened else { return Ok(None) };
+        let Some(ReadableStore { store, prefix }) = &self.opened else { return Ok(None) };
         let folder = Path::parse(format!("{prefix}/{AUDITS_FOLDER}")).map_err(object_store::Error::from)?;
         let is_report = |size: u64| (1..=MAX_REPORT_BYTES).contains(&size);
         let last = store

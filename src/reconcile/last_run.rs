@@ -58,7 +58,7 @@ pub struct LastAudit {
     /// Conversations in the archive.
     pub archived: u64,
     /// The number of findings of each kind.
-    #[serde(rename(serialize = "findings"), default)]
+    #[serde(default)]
     pub counts: std::collections::BTreeMap<String, u64>,
 }
 

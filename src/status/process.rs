@@ -54,7 +54,7 @@ fn parse(url: &str, status: u16, ready: &str, metrics: &str) -> ProcessStatus {
     ProcessStatus {
         url: url.to_owned(),
         ready: is_ready,
-        reason: (!is_ready).then(|| match first.strip_prefix("not ready: ") {
+        detail: (!is_ready).then(|| match first.strip_prefix("not ready: ") {
             Some(reason) => reason.to_owned(),
             None if first == "draining" => "it is shutting down".to_owned(),
             None => format!("{url}/readyz answered {status}; is this polyhook? correct admin.listen"),
@@ -103,7 +103,7 @@ polyhook_build_info{version=\"0.1.0\"} 1
     fn reads_readiness_conditions_and_metrics() {
         let ready = "ready\ndegraded: broker: the broker is away: restart it\ndegraded: clock: 600 s off\n";
         let found = parse("http://h", 200, ready, METRICS);
-        assert!(found.ready && found.reason.is_none());
+        assert!(found.ready && found.detail.is_none());
         let conditions: Vec<_> = found.conditions.iter().map(|c| (&*c.name, &*c.text)).collect();
         assert_eq!(conditions, [("broker", "the broker is away: restart it"), ("clock", "600 s off")]);
         assert_eq!(
@@ -122,9 +122,9 @@ polyhook_build_info{version=\"0.1.0\"} 1
             "polyhook_queue_oldest_age_seconds NaN\n",
         );
         assert_eq!((found.running_jobs, found.held_jobs, found.oldest_age_ms), (None, None, None));
-        assert_eq!((found.ready, found.reason.as_deref()), (false, Some("the disk is full")));
-        let foreign = parse("http://h", 404, "<html>", "").reason.unwrap();
+        assert_eq!((found.ready, found.detail.as_deref()), (false, Some("the disk is full")));
+        let foreign = parse("http://h", 404, "<html>", "").detail.unwrap();
         assert!(foreign.contains("is this polyhook?"), "{foreign}");
-        assert_eq!(parse("http://h", 503, "draining\n", "").reason.as_deref(), Some("it is shutting down"));
+        assert_eq!(parse("http://h", 503, "draining\n", "").detail.as_deref(), Some("it is shutting down"));
     }
 }

@@ -165,7 +165,7 @@ pub struct ProcessStatus {
     pub ready: bool,
     /// The reason why it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub detail: Option<String>,
     /// The conditions that a person should fix.
     pub conditions: Vec<Condition>,
     /// The jobs that it works on, if it has begun one.

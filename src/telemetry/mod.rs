@@ -166,11 +166,11 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
         0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 120.0,
         600.0,
     ];
-    // A broker or disk nearby takes far less than a millisecond.
-    let publish: Vec<f64> = [0.0001, 0.0002, 0.0003, 0.0005].iter().chain(SECONDS).copied().collect();
     // A job waits for the broker, in the spool or for a worker, possibly for hours.
     const WAITS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0];
     const AGES: &[f64] = &[5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
+    // A broker or disk nearby takes far less than a millisecond.
+    let publish: Vec<f64> = [0.0001, 0.0002, 0.0003, 0.0005].iter().chain(SECONDS).copied().collect();
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
         .set_buckets_for_metric(Matcher::Full(PUBLISH_METRIC.to_owned()), &publish)?

@@ -222,9 +222,9 @@ impl Screen {
 
     fn process(&mut self, process: &ProcessStatus, version: Option<&str>) {
         let version = version.map(|version| format!("polyhook {version} at ")).unwrap_or_default();
-        match &process.reason {
+        match &process.detail {
             None => self.add("process", Tone::Plain, &format!("ready, {version}{}", process.url)),
-            Some(reason) => self.add("process", Tone::Failure, &format!("not ready: {reason}")),
+            Some(detail) => self.add("process", Tone::Failure, &format!("not ready: {detail}")),
         }
         for (number, condition) in process.conditions.iter().enumerate() {
             let left = MAX_LINES - self.lines.len();

@@ -26,6 +26,26 @@ use crate::{
     },
 };
 
+/// Runs a program on a terminal until it has shown two screens, and types Ctrl-C.
+const TYPE_CTRL_C: &str = "\
+import os, pty, signal, sys
+signal.alarm(60)
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+shown = b''
+while shown.count(b'process') < 2:
+    shown += os.read(terminal, 4096)
+os.write(terminal, b'\\x03')
+try:
+    while os.read(terminal, 4096):
+        pass
+except OSError:
+    pass
+assert shown.count(b'\\x1b[2J') >= 2, shown
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+";
+
 /// Creates an installation without a PolyAI, whose processes listen on a port that nothing uses.
 fn installation(more: &str) -> Installation {
     let [unused] = ports::free();
@@ -200,24 +220,6 @@ fn watches_until_ctrl_c() {
     site.polyhook(["status", "--interval", "1s"]).run().expect_exit_code(2);
 
     // On a terminal it redraws the screen.
-    const TYPE_CTRL_C: &str = "\
-import os, pty, signal, sys
-signal.alarm(60)
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
-shown = b''
-while shown.count(b'process') < 2:
-    shown += os.read(terminal, 4096)
-os.write(terminal, b'\\x03')
-try:
-    while os.read(terminal, 4096):
-        pass
-except OSError:
-    pass
-assert shown.count(b'\\x1b[2J') >= 2, shown
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-";
     let ended = interpreter("python3")
         .args(["-c", TYPE_CTRL_C, env!("CARGO_BIN_EXE_polyhook"), "status", "--watch", "--interval", "100ms"])
         .args(["--config", "polyhook.toml"])

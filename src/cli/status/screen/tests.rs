@@ -71,7 +71,7 @@ fn process(conditions: usize) -> ProcessStatus {
     ProcessStatus {
         url: "http://127.0.0.1:9090".to_owned(),
         ready: true,
-        reason: None,
+        detail: None,
         conditions: (0..conditions).map(condition).collect(),
         running_jobs: Some(8),
         version: None,
