@@ -7,10 +7,13 @@ use crate::{config::Roles, queue::rabbitmq::probe::BrokerUser};
 pub(super) enum Role {
     /// Receiver, worker and reconciliation in one process
     Run,
+    /// Receiver
     Receive,
+    /// Worker, which also reconciles
     Work,
+    /// Reconciliation alone
     Reconcile,
-    /// A person with the commands `dead`, `tail`, `backfill`, `audit` and `erase`
+    /// Commands of a person: dead, tail, backfill, audit, erase
     Operate,
 }
 

@@ -176,13 +176,10 @@ fn contents(
 }
 
 fn policies(details: &BrokerDetails, prefix: &str) -> Finding {
+    let vhost = shell_quote(&details.vhost);
     Subject::new("broker.policies", prefix).skipped(
         "AMQP does not show policies. None may set message-ttl, expires, max-length, max-length-bytes or delivery-limit on these queues; otherwise jobs and dead letters are dropped or rejected",
-        format!(
-            "rabbitmqctl list_queues -p {} name policy operator_policy effective_policy_definition | grep '^{}\\.'",
-            shell_quote(&details.vhost),
-            prefix.replace('.', "\\.")
-        ),
+        format!("rabbitmqctl list_policies -p {vhost}; rabbitmqctl list_operator_policies -p {vhost}"),
     )
 }
 

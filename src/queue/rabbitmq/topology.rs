@@ -394,7 +394,7 @@ fn explain(error: &lapin::Error, object_type: &str, name: &ShortString) -> Strin
             "the {object_type} `{name}` exists with other properties than ours ({text}): remove it once it is empty, or choose another queue.prefix"
         ),
         403 => format!(
-            "the broker does not let us declare the {object_type} `{name}` ({text}): grant the user configure, write and read on everything that begins with queue.prefix"
+            "the broker does not let us declare the {object_type} `{name}` ({text}): `polyhook doctor` names the permission that this role lacks; a missing queue of jobs can only be declared by a worker, so start one first"
         ),
         _ => format!("the {object_type} `{name}` could not be declared: {text}"),
     }
