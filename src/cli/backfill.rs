@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The number of queued conversations that `--wait` has not taken note of, before the listing pauses.
-const CHANNEL_CAPACITY: usize = 64;
+const CHANNEL_CAPACITY: usize = 1024;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

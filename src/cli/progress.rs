@@ -18,7 +18,7 @@ pub(super) fn spinner(hidden: bool) -> ProgressBar {
     if hidden {
         return ProgressBar::hidden();
     }
-    ProgressBar::new_spinner().with_style(style("{spinner} {msg}, {elapsed} elapsed"))
+    ProgressBar::new_spinner().with_style(style("{spinner} {elapsed} {msg}"))
 }
 
 fn style(template: &str) -> ProgressStyle {
