@@ -54,7 +54,7 @@ pub(super) struct MoveArgs {
     /// Count what would be moved; polyhook may still use the file
     #[arg(long)]
     dry_run: bool,
-    /// Print one JSON object: {"moved", "left"}, each with counts
+    /// Print one JSON object with the counts by state
     #[arg(long)]
     json: bool,
 }
@@ -101,11 +101,11 @@ pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), Cli
 }
 
 async fn move_all(args: &MoveArgs, mut config: Config, path: &Path) -> Result<(), CliError> {
-    config.queue.publish_timeout = config.queue.publish_timeout.max(MIN_PUBLISH_TIMEOUT);
     let clock = Clock::System;
     // Opened first: it is of no use to wait for the broker while polyhook still uses the file.
     let file = ExclusiveQueueFile::open(path, SqliteOptions::new(&config.queue, clock.clone()))
         .map_err(|error| CliError::Failed(format!("--from: {error}")))?;
+    config.queue.publish_timeout = config.queue.publish_timeout.max(MIN_PUBLISH_TIMEOUT);
     let lifecycle = Lifecycle::new();
     let broker = app::open_broker(&config, Roles::NONE, clock, &lifecycle)?;
     let mut transfer = Transfer::default();

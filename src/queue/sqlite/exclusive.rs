@@ -12,7 +12,7 @@ use super::{
     error::{OpenError, WriteError},
     queue_file::{QueueFile, RowId, read_history, read_message, read_time},
     read,
-    schema::Sharing,
+    schema::{self, Sharing},
 };
 use crate::queue::{QueueError, StoredCounts, StoredMessage, StoredState};
 
@@ -36,7 +36,7 @@ impl ExclusiveQueueFile {
     /// [`OpenError::InUse`] if another process has the file open.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
         let in_use = |error| match error {
-            OpenError::Sqlite { source, .. } if super::schema::is_locked(&source) => {
+            OpenError::Sqlite { source, .. } if schema::is_locked(&source) => {
                 OpenError::InUse { path: path.to_owned() }
             }
             other => other,
@@ -128,7 +128,13 @@ impl ExclusiveQueueFile {
 
 /// Counts the messages of the file at `path` without locking it. The error describes the fault of the file.
 pub fn read_counts(path: &Path, now: Timestamp) -> Result<StoredCounts, String> {
-    read::open_and_read(path, |connection| read::counts(connection, now))
+    read::open_and_read(path, |connection| Ok(schema::layout_version(connection, path)))?
+        .map_err(|error| error.to_string())
+        .and_then(|version| match version {
+            // A file without tables.
+            0 => Ok(StoredCounts::default()),
+            _ => read::open_and_read(path, |connection| read::counts(connection, now)),
+        })
 }
 
 fn failed(error: rusqlite::Error) -> QueueError {

@@ -39,7 +39,7 @@ async fn fill(path: &Path, polyai: &SimulatedPolyAi, ids: &[String]) {
         publish(id).await;
         let outcome = match n {
             0..DEAD => JobOutcome::Dead { history: history(2) },
-            DEAD => JobOutcome::Retry { after: Duration::from_secs(1), history: history(1) },
+            DEAD => JobOutcome::Retry { after: Duration::from_mins(10), history: history(1) },
             4 => JobOutcome::Retry { after: Duration::from_hours(1), history: history(1) },
             _ => continue,
         };
@@ -126,6 +126,13 @@ fn does_not_touch_a_file_that_polyhook_uses_and_says_what_to_do() {
     run.stop();
     let no_target = site.polyhook(["queue", "move"]).run().expect_exit_code(1);
     assert!(no_target.stderr.contains("queue.url is not a RabbitMQ URL"), "{no_target:?}");
+    site.write("empty.db", "");
+    to_rabbitmq(&site, &["--from", "empty.db", "--dry-run"]).run().expect_exit_code(0);
+    site.write("other.db", &"?".repeat(9000));
+    for more in [&["--from", "other.db"][..], &["--from", "other.db", "--dry-run"]] {
+        let other = to_rabbitmq(&site, more).run().expect_exit_code(1);
+        assert!(other.stderr.contains("other.db") && other.stderr.lines().count() == 1, "{other:?}");
+    }
     let wrong = to_rabbitmq(&site, &["--from", "amqp://127.0.0.1"]).run().expect_exit_code(2);
     assert!(wrong.stderr.contains("sqlite:PATH"), "{wrong:?}");
 }
