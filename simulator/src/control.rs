@@ -8,6 +8,7 @@
 //! | `GET /_simulator/` | Returns identifiers, keys and the signing secret |
 //! | `GET /_simulator/calls` | Returns all calls as they are now |
 //! | `POST /_simulator/calls` | Adds a call, or `{"count": n}` calls, and returns them |
+//! | `PUT /_simulator/calls/{id}` | Adds a call with this id, unless there is one, and returns it |
 //! | `PUT /_simulator/calls/{id}/script` | Replaces the script of a call |
 //! | `POST /_simulator/faults` | Adds a fault: `{"fault": …, "project_id": …}` |
 //! | `DELETE /_simulator/faults` | Removes all faults |
@@ -47,6 +48,7 @@ pub(crate) fn router() -> Router<SimulatorState> {
     Router::new()
         .route("/_simulator/", get(access))
         .route("/_simulator/calls", get(calls).post(add_calls))
+        .route("/_simulator/calls/{id}", put(ensure_call))
         .route("/_simulator/calls/{id}/script", put(set_script))
         .route("/_simulator/faults", post(add_fault).delete(clear_faults))
         .route("/_simulator/api-key", put(set_api_key))
@@ -98,6 +100,20 @@ async fn add_calls(State(state): State<SimulatorState>, body: Bytes) -> Result<R
     let added: Option<Vec<_>> = (0..count).map(|_| state.add_call(&call)).collect();
     let added = added.ok_or_else(ApiError::unknown_project)?;
     Ok((StatusCode::CREATED, Json(json!({ "calls": added }))).into_response())
+}
+
+/// Adds a call with this id, unless there is one.
+async fn ensure_call(
+    State(state): State<SimulatorState>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    if let Some(call) = state.call(&id) {
+        return Ok(Json(json!({ "call": call })).into_response());
+    }
+    let call: NewCall = parse(&body)?;
+    let added = state.add_call(&NewCall { id: Some(id), ..call }).ok_or_else(ApiError::unknown_project)?;
+    Ok((StatusCode::CREATED, Json(json!({ "call": added }))).into_response())
 }
 
 async fn set_script(

@@ -189,7 +189,18 @@ impl App {
 
     /// Runs until a signal, then shuts everything down in order.
     pub async fn run_until_shutdown(self) -> ShutdownOutcome {
-        let outcome = self.lifecycle.run_until_shutdown().await;
+        let outcome = self.drained().await;
+        self.close(outcome).await;
+        outcome
+    }
+
+    /// Runs until a signal, then stops everything but the queue.
+    pub async fn drained(&self) -> ShutdownOutcome {
+        self.lifecycle.run_until_shutdown().await
+    }
+
+    /// Closes the queue, after everything else has ended with `outcome`.
+    pub async fn close(self, outcome: ShutdownOutcome) {
         let closed = tokio::time::timeout(CLOSE_TIMEOUT, async {
             self.queue.queue.close().await;
             self.queue_lifecycle.wait().await;
@@ -198,7 +209,6 @@ impl App {
             tracing::warn!("the queue did not close in time; its leases expire by themselves");
         }
         tracing::info!("stopped: {}", outcome.meaning());
-        outcome
     }
 }
 

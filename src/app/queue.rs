@@ -25,6 +25,8 @@ pub struct OpenQueue {
     pub queue: Arc<dyn Queue>,
     /// The embedded queue, whose content can also be listed.
     pub sqlite: Option<Arc<SqliteQueue>>,
+    /// RabbitMQ, whose events of this process can also be watched.
+    pub broker: Option<Arc<RabbitMqQueue>>,
 }
 
 /// Opens the configured queue for `roles`.
@@ -42,11 +44,12 @@ pub fn open_queue(
             let start_without_file = path.metadata().is_ok_and(|file| file.len() > 0);
             let options = SqliteOptions { start_without_file, ..SqliteOptions::new(&config.queue, clock) };
             let queue = SqliteQueue::open(&path, options, lifecycle)?;
-            Ok(OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue) })
+            Ok(OpenQueue { queue: Arc::clone(&queue) as Arc<dyn Queue>, sqlite: Some(queue), broker: None })
         }
         QueueBackend::RabbitMq => {
-            let queue = open_broker_queue(config, roles, clock, health, lifecycle)?;
-            Ok(OpenQueue { queue, sqlite: None })
+            let broker = open_rabbitmq(config, roles, clock.clone(), lifecycle)?;
+            let queue = with_spool(Arc::clone(&broker), config, roles, clock, health, lifecycle)?;
+            Ok(OpenQueue { queue, sqlite: None, broker: Some(broker) })
         }
     }
 }
@@ -61,14 +64,14 @@ pub fn open_broker(
     open_rabbitmq(config, roles, clock, lifecycle)
 }
 
-fn open_broker_queue(
+fn with_spool(
+    broker: Arc<RabbitMqQueue>,
     config: &Config,
     roles: Roles,
     clock: Clock,
     health: &Health,
     lifecycle: &Lifecycle,
 ) -> Result<Arc<dyn Queue>, StartError> {
-    let broker = open_rabbitmq(config, roles, clock.clone(), lifecycle)?;
     if !roles.receive && !roles.reconcile {
         return Ok(broker);
     }

@@ -11,22 +11,24 @@ use polyhook_simulator::{
 use tokio::{sync::broadcast, task::JoinHandle, time::Instant};
 
 use self::display::Display;
-use super::CliError;
+use super::{CliError, live_events::LiveEvents};
 use crate::{
     app::App,
     clock::Clock,
     config::{Config, Roles},
     lifecycle::{Lifecycle, ShutdownOutcome},
     polyai::ProjectConfig,
-    queue::{QueueUrls, sqlite::SqliteQueue},
+    queue::{Queue, QueueKind, QueueUrls, sqlite::SqliteQueue},
     secret::Secret,
-    telemetry::{self, LogConfig},
+    telemetry,
 };
 
 /// The interval of the checks for new announcements.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The time that the last conversation may take to be archived after the last delivery.
 const ARCHIVE_TIMEOUT: Duration = Duration::from_mins(2);
+/// The time that the last jobs may take to end after their announcements.
+const JOBS_END_TIMEOUT: Duration = Duration::from_secs(2);
 /// The number of announcements that one check reads.
 const ANNOUNCEMENT_BATCH: usize = 1000;
 
@@ -62,7 +64,8 @@ fn failed(error: impl fmt::Display) -> CliError {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
-    telemetry::init_logs(&LogConfig { level: "warn".to_owned(), ..LogConfig::default() })?;
+    let mut display = Display::new(&args);
+    display.init_logs()?;
     let metrics = telemetry::init_metrics()?;
 
     // The simulator outlives the app, so that the app can finish its last jobs.
@@ -73,22 +76,27 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
             .await
             .map_err(failed)?;
     simulator_lifecycle.spawn_service("simulator", server.run());
-    let app = App::start(&config(&args, &simulator), Roles::ALL, Some(metrics), Clock::System).await?;
+    let config = config(&args, &simulator);
+    let app = App::start(&config, Roles::ALL, Some(metrics), Clock::System).await?;
     let queue = app.queue().sqlite.clone().ok_or_else(|| failed("the demo runs on the embedded queue"))?;
     // An earlier demo may have announced conversations in the same folder.
     let last_number = last_announcement(&queue).await.map_err(failed)?;
 
-    let mut display = Display::new(&args);
     display.started(&app, &simulator);
+    let events = LiveEvents::start(&config, app.queue(), Clock::System.now(), display.event_printer());
     let activity = simulator.state().subscribe();
     let sending = start_sending(&args, &simulator, &app, &simulator_lifecycle)?;
     let (app_lifecycle, admin) = (app.lifecycle().clone(), app.admin_address());
     // The app handles signals from here on: the first one drains, a second one aborts.
     let mut app_end = std::pin::pin!(app.run_until_shutdown());
     let followed = tokio::select! {
-        complete = follow(&mut display, activity, queue, last_number, sending) => Ok(complete),
+        complete = follow(&mut display, activity, Arc::clone(&queue), last_number, sending) => Ok(complete),
         outcome = &mut app_end => Err(outcome),
     };
+    if followed.is_ok() {
+        wait_until_jobs_end(&queue).await;
+    }
+    events.flush().await;
     display.summary();
     let (complete, outcome) = match followed {
         Ok(complete) => {
@@ -107,7 +115,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     match (complete, outcome) {
         (true, ShutdownOutcome::Drained) => Ok(()),
         (false, _) => Err(failed(format!(
-            "{} of {} conversations are archived; the log above gives the reasons for the others",
+            "{} of {} conversations are archived; the lines above give the reasons for the others",
             display.archived_count(),
             args.calls
         ))),
@@ -166,6 +174,16 @@ async fn follow(
             }
         }
     }
+}
+
+/// Waits until the last jobs are settled, which comes after their announcements.
+async fn wait_until_jobs_end(queue: &SqliteQueue) {
+    let end = async {
+        while queue.depths().await.is_ok_and(|depths| !depths.contains(&(QueueKind::Fetch, 0))) {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    let _ = tokio::time::timeout(JOBS_END_TIMEOUT, end).await;
 }
 
 /// Returns the number of the last announcement in the queue, or 0.

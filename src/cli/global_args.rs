@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ArgAction;
 
-use super::CliError;
+use super::{CliError, live_events, serve::screen};
 use crate::{
     config::{Config, ConfigError, Roles, Sources},
     telemetry::{self, LogConfig, LogGuard},
@@ -57,12 +57,13 @@ impl GlobalArgs {
     }
 
     /// Reads the configuration, checks it for `roles` and starts the log of a service. The log ends when the returned
-    /// [`LogGuard`] are dropped.
-    pub(super) fn load_for_service(&self, roles: Roles) -> Result<(Config, LogGuard), CliError> {
+    /// [`LogGuard`] is dropped. Also returns whether the service shows events; the log then has the rest.
+    pub(super) fn load_for_service(&self, roles: Roles) -> Result<(Config, LogGuard, bool), CliError> {
         let config = self.load()?;
         config.check(roles)?;
-        let logs = telemetry::init_service_logs(&config.log)?;
-        Ok((config, logs))
+        let has_screen = screen::is_wanted(&config.log);
+        let logs = telemetry::init_service_logs(&config.log, has_screen.then_some(live_events::LOG_LEVEL))?;
+        Ok((config, logs, has_screen))
     }
 
     /// Reads the configuration, checks it for `roles` and starts the log of a command, which is [`COMMAND_LOG_LEVEL`]

@@ -1,5 +1,7 @@
 //! `polyhook send`: signs deliveries as PolyAI does and sends them.
 
+mod conversations;
+
 use std::{
     io::Read,
     path::{Path, PathBuf},
@@ -13,8 +15,9 @@ use serde::Serialize;
 use serde_json::json;
 use url::Url;
 
+use self::conversations::{ConversationIds, Prospect};
 use super::{CliError, GlobalArgs, output, progress, simulate::SignedForm};
-use crate::{bounded_file, clock::Clock, event::CONVERSATION_COMPLETED, secret::Secret};
+use crate::{bounded_file, clock::Clock, config::Config, event::CONVERSATION_COMPLETED, secret::Secret};
 use polyhook_simulator::{
     AttemptOutcome, Delivery, DeliveryReport, DeliverySummary, LatencyPercentiles, Sender, SenderOptions,
     Tampering,
@@ -138,7 +141,8 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
                 .to_owned(),
         ));
     }
-    let (target, secret) = target_and_secret(global, &args)?;
+    let config = load_config(global, &args)?;
+    let (target, secret) = target_and_secret(config.as_ref(), &args)?;
     let delays = if args.retry.is_some() { SenderOptions::default().delays } else { Vec::new() };
     let options = SenderOptions {
         form: args.scheme.into(),
@@ -153,22 +157,38 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         .map_err(|error| CliError::Failed(error.to_string()))?;
     let body = args.body.as_deref().map(read_body).transpose()?;
 
-    if args.count == 1 {
-        let report = sender.deliver(delivery(&args, body.as_ref(), 0)).await;
-        let expected = args.is_expected(report.outcome);
-        show_report(&report, expected, args.json);
-        return if expected { Ok(()) } else { Err(CliError::AlreadyReported) };
+    let ids = ConversationIds::new(&args);
+    let prospect = ids.prepare(config.as_ref()).await;
+    let (accepted, unexpected) = if args.count == 1 {
+        let report = sender.deliver(delivery(&args, &ids, body.as_ref(), 0)).await;
+        let (accepted, expected) = (report.outcome.accepted(), args.is_expected(report.outcome));
+        show_report(&report, expected, prospect.warning(accepted), args.json);
+        (accepted, u64::from(!expected))
+    } else {
+        let (summary, unexpected) = send_all(&args, &ids, &sender, body.as_ref()).await;
+        let accepted = summary.accepted > 0;
+        show_summary(&summary, unexpected, prospect.warning(accepted), args.json);
+        (accepted, unexpected)
+    };
+    if let Some(warning) = prospect.warning(accepted) {
+        output::note(&format!("warning: {warning}"));
+    } else if matches!(prospect, Prospect::Simulated) && accepted && !args.json {
+        let subject = if args.count == 1 { ids.id(0) } else { "these conversations".to_owned() };
+        output::note(&format!("the simulated PolyAI has {subject}, so a worker can fetch and archive it"));
     }
-    let (summary, unexpected) = send_all(&args, &sender, body.as_ref()).await;
-    show_summary(&summary, unexpected, args.json);
     if unexpected == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
 /// Sends all deliveries and returns the summary and the number of unexpected answers.
-async fn send_all(args: &Args, sender: &Sender, body: Option<&Bytes>) -> (DeliverySummary, u64) {
+async fn send_all(
+    args: &Args,
+    ids: &ConversationIds<'_>,
+    sender: &Sender,
+    body: Option<&Bytes>,
+) -> (DeliverySummary, u64) {
     let bar = progress::bar(args.count, "sent", args.json);
     let unexpected = AtomicU64::new(0);
-    let deliveries = (0..args.count).map(|number| delivery(args, body, number));
+    let deliveries = (0..args.count).map(|number| delivery(args, ids, body, number));
     let summary = sender
         .run_with(stream::iter(deliveries), |report| {
             bar.inc(1);
@@ -190,15 +210,17 @@ fn read_body(path: &Path) -> Result<Bytes, CliError> {
     Ok(bytes.into())
 }
 
-fn target_and_secret(global: &GlobalArgs, args: &Args) -> Result<(Url, Secret), CliError> {
-    let config = match (&args.url, &args.secret_file) {
-        (Some(_), Some(_)) => None,
-        _ => Some(global.load()?),
-    };
-    let target = match (&args.url, &config) {
+/// Reads the configuration. It may be wrong or missing if it is not needed.
+fn load_config(global: &GlobalArgs, args: &Args) -> Result<Option<Config>, CliError> {
+    let config = global.load();
+    if args.url.is_some() && args.secret_file.is_some() { Ok(config.ok()) } else { Ok(Some(config?)) }
+}
+
+fn target_and_secret(config: Option<&Config>, args: &Args) -> Result<(Url, Secret), CliError> {
+    let target = match (&args.url, config) {
         (Some(url), _) => url.clone(),
         (None, config) => {
-            let server = config.as_ref().map(|config| config.server.clone()).unwrap_or_default();
+            let server = config.map(|config| config.server.clone()).unwrap_or_default();
             format!("http://127.0.0.1:{}{}", server.listen.port(), server.path)
                 .parse()
                 .map_err(|error| CliError::Usage(format!("server.path: {error}")))?
@@ -219,7 +241,7 @@ fn target_and_secret(global: &GlobalArgs, args: &Args) -> Result<(Url, Secret), 
     })
 }
 
-fn delivery(args: &Args, body: Option<&Bytes>, number: u64) -> Delivery {
+fn delivery(args: &Args, ids: &ConversationIds<'_>, body: Option<&Bytes>, number: u64) -> Delivery {
     let event_id = match &args.event_id {
         Some(id) if args.count == 1 => id.clone(),
         Some(id) => format!("{id}-{number}"),
@@ -228,11 +250,7 @@ fn delivery(args: &Args, body: Option<&Bytes>, number: u64) -> Delivery {
     if let Some(body) = body {
         return Delivery::new(event_id, args.event.clone(), body.clone());
     }
-    let conversation_id = match &args.conversation {
-        Some(id) if args.count == 1 => id.clone(),
-        Some(id) => format!("{id}-{number}"),
-        None => format!("CA{}", uuid::Uuid::new_v4().simple()),
-    };
+    let conversation_id = ids.id(number);
     let mut data = json!({ "conversation_id": conversation_id, "environment": args.environment });
     for (name, id) in [("account_id", &args.account_id), ("project_id", &args.project_id)] {
         if let Some(id) = id {
@@ -245,9 +263,18 @@ fn delivery(args: &Args, body: Option<&Bytes>, number: u64) -> Delivery {
     delivery
 }
 
-fn show_report(report: &DeliveryReport, expected: bool, json: bool) {
+/// A report or a summary as JSON, with the warning about jobs.
+#[derive(Serialize)]
+struct WithWarning<'a, T> {
+    #[serde(flatten)]
+    result: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'a str>,
+}
+
+fn show_report(report: &DeliveryReport, expected: bool, warning: Option<&str>, json: bool) {
     if json {
-        output::json(report);
+        output::json(&WithWarning { result: report, warning });
         return;
     }
     let answer = match report.outcome {
@@ -260,7 +287,7 @@ fn show_report(report: &DeliveryReport, expected: bool, json: bool) {
     output::line(format!("{event_type} {id} {answer} after {latency_ms:.1} ms"));
 }
 
-fn show_summary(summary: &DeliverySummary, unexpected: u64, json: bool) {
+fn show_summary(summary: &DeliverySummary, unexpected: u64, warning: Option<&str>, json: bool) {
     #[derive(Serialize)]
     struct SendSummary<'a> {
         #[serde(flatten)]
@@ -269,7 +296,7 @@ fn show_summary(summary: &DeliverySummary, unexpected: u64, json: bool) {
     }
 
     if json {
-        output::json(&SendSummary { summary, unexpected });
+        output::json(&WithWarning { result: SendSummary { summary, unexpected }, warning });
         return;
     }
     let DeliverySummary { deliveries, duration_ms, latencies_ms, statuses, timeouts, network_errors, .. } =

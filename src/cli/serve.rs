@@ -1,5 +1,8 @@
 //! `polyhook run`, `receive`, `work` and `reconcile`: run the services until a signal stops them.
 
+pub(super) mod screen;
+
+use self::screen::Screen;
 use super::{CliError, GlobalArgs};
 use crate::{
     app::App,
@@ -17,12 +20,18 @@ const MIN_OPEN_FILES: u64 = 4096;
 pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliError> {
     // By default SIGHUP ends a process. It must not end a service, even during the start and if there is nothing to reload.
     let _caught = HangupSignals::install();
-    let (config, _logs) = global.load_for_service(roles)?;
+    let (config, _logs, has_screen) = global.load_for_service(roles)?;
     raise_open_files();
     let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging_names())?;
     let metrics = telemetry::init_metrics()?;
     let app = App::start(&config, roles, Some(metrics), Clock::System).await?;
-    match app.run_until_shutdown().await {
+    let screen = has_screen.then(|| Screen::start(global, &config, roles, &app));
+    let outcome = app.drained().await;
+    if let Some(screen) = screen {
+        screen.stop(&app, outcome).await;
+    }
+    app.close(outcome).await;
+    match outcome {
         ShutdownOutcome::Drained => Ok(()),
         ShutdownOutcome::Aborted | ShutdownOutcome::Failed => Err(CliError::AlreadyReported),
     }

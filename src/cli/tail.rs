@@ -3,8 +3,6 @@
 //! It only observes: on neither queue does it take, delay or change a message. A line contains names, numbers and
 //! reasons, never a body.
 
-mod event_line;
-
 use std::{
     io::{self, IsTerminal},
     path::PathBuf,
@@ -16,7 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{
-    CliError, GlobalArgs, output,
+    CliError, GlobalArgs, event_line, output,
     queue_access::{READY_TIMEOUT, require_queue_file, unavailable},
     time_arg,
 };
@@ -45,8 +43,8 @@ Examples:
   polyhook tail --conversation CA0123456789abcdef --json
   polyhook tail --limit 1 --json | jq .what     wait for the next event
 
-A line shows time, kind (delivery, done, retry, dead, ready), event type, \
-environment, details, conversation and event ID. Following does not take, delay or \
+A line shows the time (UTC), the conversation (or else the event), what happened \
+(delivery, done, retry, dead, ready), and as many details as fit. Following does not take, delay or \
 change anything. Stop with Ctrl-C. On RabbitMQ, events are shown from one second \
 after the start at the latest.")]
 pub(super) struct Args {
@@ -62,7 +60,8 @@ pub(super) struct Args {
     /// Only events that name this project (repeatable)
     #[arg(long, value_name = "PROJECT_ID")]
     project: Vec<String>,
-    /// Start with events of this past period, such as 10m (embedded queue only)
+    /// Start with events of this past period, such as 10m (embedded queue only: on RabbitMQ past events are not kept;
+    /// use `polyhook list` or the log)
     #[arg(long, value_name = "DURATION", value_parser = time_arg::parse_duration)]
     since: Option<Duration>,
     /// Stop after N lines
@@ -142,7 +141,8 @@ fn read_file(mut follower: sqlite::Follower, sender: &mpsc::Sender<TailMessage>)
 async fn follow_broker(config: &QueueConfig, args: &Args, lifecycle: &Lifecycle) -> Result<(), CliError> {
     if args.since.is_some() {
         return Err(CliError::Usage(
-            "--since is for the embedded queue only, because RabbitMQ does not keep past events; leave it out"
+            "--since is for the embedded queue only: on RabbitMQ no process keeps past events, because that would slow \
+             down each delivery; leave it out, and see `polyhook list` or the log for the past"
                 .to_owned(),
         ));
     }

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use url::Url;
 
 use crate::{secret::Secret, telemetry::trace::MessagingNames};
 
@@ -118,6 +119,19 @@ impl QueueConfig {
         }
     }
 
+    /// Returns the URLs without users and passwords.
+    pub fn address(&self) -> String {
+        let shown = |url: &Secret| match Url::parse(url.expose()) {
+            Ok(url) if url.has_host() => {
+                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+                format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
+            }
+            _ if url.expose().starts_with("sqlite:") => url.expose().to_owned(),
+            _ => "amqp://…".to_owned(),
+        };
+        self.url.as_slice().iter().map(shown).collect::<Vec<_>>().join(", ")
+    }
+
     /// Returns the implementation that the URLs select.
     pub fn backend(&self) -> Result<QueueBackend, QueueUrlError> {
         let urls = self.url.as_slice();
@@ -182,5 +196,18 @@ mod tests {
         assert_eq!(backend(&["redis://a"]), Err(QueueUrlError::Scheme));
         assert_eq!(backend(&["sqlite:"]), Err(QueueUrlError::NoPath));
         assert_eq!(backend(&[]), Err(QueueUrlError::Empty));
+    }
+
+    #[test]
+    fn an_address_has_no_password() {
+        let urls = [
+            "amqp://user:pa@ss@a/%2f",
+            "amqps://u:secret@[::1]:5671/v?x=secret",
+            "amqp:secret",
+            "sqlite:a/b.db",
+        ];
+        let url = QueueUrls::Many(urls.map(Secret::new).to_vec());
+        let address = QueueConfig { url, ..QueueConfig::default() }.address();
+        assert_eq!(address, "amqp://a/%2f, amqps://[::1]:5671/v, amqp://…, sqlite:a/b.db");
     }
 }

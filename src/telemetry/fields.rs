@@ -5,13 +5,14 @@
 
 use std::fmt;
 
+use jiff::tz::TimeZone;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::{
     field::RecordFields,
-    fmt::{FormatFields, format::Writer},
+    fmt::{FormatFields, format::Writer, time::FormatTime},
 };
 
-use crate::terminal;
+use crate::{clock::Clock, terminal};
 
 /// A formatter for a message and `name=value` pairs. It leaves empty values out.
 #[derive(Debug)]
@@ -22,6 +23,50 @@ impl<'w> FormatFields<'w> for EscapedFields {
         let mut line = FieldWriter { writer, is_first: true, result: Ok(()) };
         fields.record(&mut line);
         line.result
+    }
+}
+
+/// A formatter for the message alone, with the error that it does not name: each message makes sense without its fields.
+#[derive(Debug)]
+pub(super) struct MessageOnly;
+
+impl<'w> FormatFields<'w> for MessageOnly {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut texts = MessageAndError::default();
+        fields.record(&mut texts);
+        let MessageAndError { message, error } = texts;
+        writer.write_str(&terminal::escape(&message))?;
+        if error.is_empty() || message.contains(&error) {
+            return Ok(());
+        }
+        write!(writer, ": {}", terminal::escape(&error))
+    }
+}
+
+#[derive(Default)]
+struct MessageAndError {
+    message: String,
+    error: String,
+}
+
+impl Visit for MessageAndError {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            "error" => self.error = format!("{value:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// The time of day in UTC.
+#[derive(Debug)]
+pub(super) struct ShortTime;
+
+impl FormatTime for ShortTime {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let now = Clock::System.now().to_zoned(TimeZone::UTC);
+        write!(writer, "{}", now.strftime("%H:%M:%S"))
     }
 }
 

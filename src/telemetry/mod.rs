@@ -114,12 +114,38 @@ pub fn init_logs(config: &LogConfig) -> Result<(), TelemetryError> {
 }
 
 /// Writes logs to standard error from now on, on a separate thread, so that a reader that stops blocks nothing. For
-/// services.
-pub fn init_service_logs(config: &LogConfig) -> Result<LogGuard, TelemetryError> {
+/// services. `beside_events` is the level beside lines about events, if they are shown: see [`init_logs_beside_events`].
+pub fn init_service_logs(
+    config: &LogConfig,
+    beside_events: Option<&str>,
+) -> Result<LogGuard, TelemetryError> {
     let (lines, writer) = writer::start(io::stderr()).map_err(TelemetryError::Thread)?;
-    init_logs_on(config, lines.clone())?;
+    if let Some(level) = beside_events {
+        init_logs_beside_events(config, level, lines.clone())?;
+    } else {
+        init_logs_on(config, lines.clone())?;
+    }
     let _ = LINES.set(lines);
     Ok(LogGuard { _writer: writer })
+}
+
+/// Writes logs from now on between lines about events, which say the same as most of the log. Unless another level is
+/// configured, shows the messages of `level` without their fields.
+pub fn init_logs_beside_events<W>(config: &LogConfig, level: &str, writer: W) -> Result<(), TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let is_default = config.level == LogConfig::default().level;
+    let level = if is_default { level } else { &config.level };
+    let registry = tracing_subscriber::registry()
+        .with(level.parse::<Targets>()?.with_target(SILENCED_TARGET, LevelFilter::OFF));
+    let layer = fmt::layer().with_writer(writer).with_target(false).with_timer(fields::ShortTime);
+    if is_default {
+        registry.with(layer.fmt_fields(fields::MessageOnly)).try_init()?;
+    } else {
+        registry.with(layer.fmt_fields(fields::EscapedFields)).try_init()?;
+    }
+    Ok(())
 }
 
 fn init_logs_on<W>(config: &LogConfig, writer: W) -> Result<(), TelemetryError>

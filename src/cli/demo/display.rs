@@ -1,20 +1,32 @@
-//! The output of the demo: text with a progress bar, or JSON.
+//! The output of the demo: the lines of `tail` with a progress bar, or JSON.
 
 use std::{
     collections::{HashMap, HashSet},
+    io::{self, IsTerminal, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use bytesize::ByteSize;
+use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use polyhook_simulator::{Activity, AttemptOutcome, DeliveryReport, Simulator};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{super::output, Args};
-use crate::{app::App, archive::Manifest, event::CONVERSATION_COMPLETED};
+use super::{
+    super::{event_line, live_events, output},
+    Args,
+};
+use crate::{
+    app::App,
+    archive::Manifest,
+    event::CONVERSATION_COMPLETED,
+    queue::{TailEvent, TailEventKind},
+    telemetry::{self, LogConfig, TelemetryError},
+};
 
 /// One step of the demo, as `--json` prints it.
 #[derive(Serialize)]
@@ -36,6 +48,14 @@ enum Step<'a> {
     },
     Fetched {
         conversation_id: &'a str,
+    },
+    Retry {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        conversation_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_at: Option<Timestamp>,
     },
     Archived {
         conversation_id: &'a str,
@@ -105,12 +125,41 @@ impl Display {
         }
     }
 
-    fn print(&self, step: &Step<'_>, text: &str) {
+    /// Prints a step as JSON, or `text` instead. The text of most steps is the line of an event.
+    fn print(&self, step: &Step<'_>, text: Option<&str>) {
         if self.json {
             output::json(step);
-        } else {
+        } else if let Some(text) = text {
             self.bar.suspend(|| output::line(text));
         }
+    }
+
+    /// Returns the function that shows an event of the queue.
+    pub(super) fn event_printer(&self) -> impl FnMut(&TailEvent) + Send + 'static {
+        let (json, bar) = (self.json, self.bar.clone());
+        move |event| {
+            if !json {
+                let width = io::stdout().is_terminal().then(|| usize::from(Term::stdout().size().1));
+                bar.suspend(|| output::line(event_line::format_event(event, width)));
+            } else if event.what == TailEventKind::Retry {
+                let TailEvent { conversation_id, reason, retry_at, .. } = event;
+                output::json(&Step::Retry {
+                    conversation_id: conversation_id.as_deref(),
+                    reason: reason.as_deref(),
+                    retry_at: *retry_at,
+                });
+            }
+        }
+    }
+
+    /// Writes warnings and errors to the log from now on: on a terminal between the other lines.
+    pub(super) fn init_logs(&self) -> Result<(), TelemetryError> {
+        if self.json || !io::stderr().is_terminal() {
+            return telemetry::init_logs(&LogConfig { level: "warn".to_owned(), ..LogConfig::default() });
+        }
+        let bar = self.bar.clone();
+        let config = LogConfig::default();
+        telemetry::init_logs_beside_events(&config, live_events::LOG_LEVEL, move || BesideBar(bar.clone()))
     }
 
     /// Returns the number of archived conversations.
@@ -125,10 +174,11 @@ impl Display {
         let url = format!("{}/polyai-events", http_url(app.public_address()));
         let archive = self.archive.display().to_string();
         let text = format!(
-            "{}\n  receiver   {url}\n  metrics    {}/metrics\n  PolyAI     {} (simulated)\n  archive    {archive}\n",
-            output::bold(format!("polyhook demo: {} calls", self.calls)),
+            "{}\n  receiver   {url}\n  metrics    {}/metrics\n  PolyAI     {} (simulated)\n  archive    {archive}\n{}\n",
+            output::bold(format!("polyhook demo: {} calls; Ctrl-C stops it", self.calls)),
             http_url(app.admin_address()),
             simulator.url(),
+            output::dimmed("Each event is a line below: delivery, retry, ready (it is archived), done."),
         );
         let step = Step::Started {
             url,
@@ -136,7 +186,7 @@ impl Display {
             simulator: simulator.url().to_string(),
             archive,
         };
-        self.print(&step, &text);
+        self.print(&step, Some(&text));
     }
 
     pub(super) fn activity(&mut self, activity: &Activity) {
@@ -154,19 +204,9 @@ impl Display {
     fn delivered(&mut self, report: &DeliveryReport) {
         let id = report.conversation_id.as_deref().unwrap_or("-");
         let DeliveryReport { event_type, outcome, latency_ms, .. } = report;
-        let answer = match outcome {
-            AttemptOutcome::Answered { status } => format!("answered {status}"),
-            AttemptOutcome::Timeout => "no answer in time".to_owned(),
-            AttemptOutcome::Network => "no connection".to_owned(),
-        };
-        let text = format!(
-            "{}  {id:<36}  {}",
-            output::dimmed("received"),
-            output::dimmed(format!("{event_type} {answer} after {latency_ms:.1} ms"))
-        );
         let step =
             Step::Received { conversation_id: id, event_type, outcome: *outcome, latency_ms: *latency_ms };
-        self.print(&step, &text);
+        self.print(&step, None);
         if event_type == CONVERSATION_COMPLETED {
             self.received.insert(id.to_owned());
             if self.fetched_early.remove(id) {
@@ -176,7 +216,7 @@ impl Display {
     }
 
     fn fetched(&self, id: &str) {
-        self.print(&Step::Fetched { conversation_id: id }, &format!("{}   {id}", output::dimmed("fetched")));
+        self.print(&Step::Fetched { conversation_id: id }, None);
     }
 
     pub(super) fn announcement(&mut self, body: &[u8]) {
@@ -193,19 +233,6 @@ impl Display {
         let audio_ms = u64::try_from(audio.as_millis()).unwrap_or(u64::MAX);
         let bytes: u64 = manifest.objects.iter().map(|object| object.size_bytes).sum();
         let path = urls.get("manifest.json").map(|url| self.folder(url)).unwrap_or_default();
-        let audio = if audio.is_zero() {
-            ", no audio".to_owned()
-        } else {
-            format!(", {} s of audio", audio.as_secs())
-        };
-        let text = format!(
-            "{}  {:<36}  {} turn{}{audio}, {}",
-            output::green("archived"),
-            manifest.conversation_id,
-            manifest.facts.turn_count,
-            if manifest.facts.turn_count == 1 { "" } else { "s" },
-            ByteSize(bytes),
-        );
         let step = Step::Archived {
             conversation_id: &manifest.conversation_id,
             path,
@@ -214,7 +241,7 @@ impl Display {
             audio: manifest.audio.status.as_str(),
             audio_ms,
         };
-        self.print(&step, &text);
+        self.print(&step, None);
         if self.archived.insert(manifest.conversation_id, audio_ms).is_none() {
             self.bytes += bytes;
         }
@@ -239,11 +266,12 @@ impl Display {
         let all = self.archived.len() as u64 >= self.calls;
         let count = format!("{} of {} conversations archived", self.archived.len(), self.calls);
         let text = format!(
-            "\n{} in {:.1} s: {} min of audio, {}, in {archive}\n  each folder has conversation.json, audio.wav and manifest.json\n  find {archive} -name audio.wav",
+            "\n{} in {:.1} s: {} min of audio, {}\nNext:\n  find {archive} -name audio.wav   {}",
             if all { output::green(count) } else { output::red(count) },
             duration.as_secs_f64(),
             audio_ms / 60_000,
             ByteSize(self.bytes),
+            output::dimmed("hear a call"),
         );
         let step = Step::Summary {
             calls: self.calls,
@@ -253,13 +281,31 @@ impl Display {
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             archive,
         };
-        self.print(&step, &text);
+        self.print(&step, Some(&text));
     }
 
     pub(super) fn running(&self, admin: Option<SocketAddr>) {
         if !self.json {
             let admin = admin.map(|address| address.to_string()).unwrap_or_default();
-            output::line(format!("  curl http://{admin}/metrics\n\nPress Ctrl-C to stop."));
+            output::line(format!(
+                "  curl http://{admin}/metrics   {}\n  polyhook run --help   {}\n\nPress Ctrl-C to stop.",
+                output::dimmed("see what an operator sees"),
+                output::dimmed("connect it to your own PolyAI project"),
+            ));
         }
+    }
+}
+
+/// Standard error while a progress bar is shown there.
+struct BesideBar(ProgressBar);
+
+impl Write for BesideBar {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().lock().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

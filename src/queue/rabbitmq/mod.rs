@@ -27,6 +27,7 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 use metrics::gauge;
+use tokio::sync::mpsc;
 
 use self::{
     broker::Broker,
@@ -243,6 +244,12 @@ impl RabbitMqQueue {
                 publisher.publish_to_queue(&publisher.topology.fetch, job, message.body.clone()).await
             }
         }
+    }
+
+    /// Returns the events of this process from now on, for its own terminal. Only the first caller gets them. Events that
+    /// it does not read in time are dropped.
+    pub fn own_events(&self) -> mpsc::Receiver<TailEvent> {
+        self.tail.own_events()
     }
 
     fn send_delivery_event(&self, message: &Message) {

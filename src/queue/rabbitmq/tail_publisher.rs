@@ -10,7 +10,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -58,6 +58,8 @@ pub(super) struct TailPublisher {
     events: mpsc::Sender<TailEvent>,
     pause: Arc<Pause>,
     dropped: Arc<AtomicU64>,
+    /// The terminal of this process, if it shows events.
+    terminal: OnceLock<mpsc::Sender<TailEvent>>,
 }
 
 /// The end of the present pause. An atomic, because every delivery reads it.
@@ -91,7 +93,12 @@ impl TailPublisher {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, mut events) = mpsc::channel(BUFFERED_EVENTS);
         let pause = Arc::new(Pause { created_at: Instant::now(), until_ms: AtomicU64::new(0) });
-        let this = Self { events: sender, pause: Arc::clone(&pause), dropped: Arc::default() };
+        let this = Self {
+            events: sender,
+            pause: Arc::clone(&pause),
+            dropped: Arc::default(),
+            terminal: OnceLock::new(),
+        };
         let dropped = Arc::clone(&this.dropped);
         let (sender, mut number) = (fastrand::u64(..), 0);
         let publishers = Arc::new(publishers);
@@ -118,13 +125,23 @@ impl TailPublisher {
         (this, task)
     }
 
-    /// Returns false during a pause. The caller then need not build an event.
+    /// Returns the events from now on. Only the first caller gets them.
+    pub(super) fn own_events(&self) -> mpsc::Receiver<TailEvent> {
+        let (sender, events) = mpsc::channel(BUFFERED_EVENTS);
+        let _ = self.terminal.set(sender);
+        events
+    }
+
+    /// Returns false during a pause, unless the process shows events. The caller then need not build an event.
     pub(super) fn has_followers(&self) -> bool {
-        self.pause.is_over()
+        self.pause.is_over() || self.terminal.get().is_some()
     }
 
     /// Publishes an event, or drops it if too many are waiting. Never waits.
     pub(super) fn send(&self, event: TailEvent) {
+        if let Some(terminal) = self.terminal.get() {
+            let _ = terminal.try_send(event.clone());
+        }
         if self.events.try_send(event).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             counter!("polyhook_notes_dropped_total").increment(1);

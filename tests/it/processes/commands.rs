@@ -39,6 +39,11 @@ fn fetch_archives_and_prints_the_urls() {
     assert_eq!(verified_archive(&site.archive()).len(), 2);
 
     let said = site.polyhook(["fetch", "CAunknownconversation"]).run().expect_exit_code(1);
+    assert!(
+        said.stdout.contains("check its id") && said.stdout.contains("run the command again"),
+        "{said:?}"
+    );
+    assert!(!said.stdout.contains("replay"), "nothing is queued: {said:?}");
     let hint = said.stdout.to_lowercase();
     assert!(hint.contains("region") || hint.contains("project"), "hint: {}", said.stdout);
     assert!(hint.contains("correlation id"), "{}", said.stdout);
@@ -105,6 +110,24 @@ fn send_distinguishes_accepted_from_rejected() {
         send(&["--bad", bad, "--scheme", "body"]).expect_exit_code(if time { 2 } else { 0 });
     }
     send(&["--expect", "401"]).expect_exit_code(1);
+    // PolyAI does not know what this command invents, unless it is the simulator.
+    let said = send(&["--json", "--set", "polyai.base_url=http://127.0.0.1:9"]).expect_exit_code(0);
+    for text in [said.json()["warning"].as_str().unwrap(), &said.stderr] {
+        assert!(text.contains("dead letter") && text.contains("--conversation"), "{said:?}");
+    }
+    for quiet in [
+        &["--conversation", "CA1"][..],
+        &["--event", "alerts.triggered"],
+        &["--environment", "sandbox"],
+        &["--bad", "missing"],
+    ] {
+        let other = [quiet, &["--set", "polyai.base_url=http://127.0.0.1:9"]].concat();
+        assert_eq!(send(&other).expect_exit_code(0).stderr, "", "{quiet:?}");
+    }
+    let said = send(&["--json"]).expect_exit_code(0);
+    assert_eq!((&said.json()["warning"], said.stderr.as_str()), (&Value::Null, ""));
+    let id = said.json()["conversation_id"].as_str().unwrap().to_owned();
+    assert!(polyai.ids().contains(&id), "the simulated PolyAI has the conversation");
     let summary = send(&["--count", "300", "--json"]).expect_exit_code(0).json();
     assert_eq!(summary["accepted"], 300);
     assert_eq!(summary["unexpected"], 0);

@@ -68,6 +68,7 @@ fn replays_a_dead_letter_after_its_cause_is_fixed() {
     assert!(ids.iter().all(|id| table.contains(id)), "nothing is cut without a terminal: {table}");
     let event = format!("evt-{}", ids[0]);
     let shown = site.polyhook(["dead", "show", &event]).run().expect_exit_code(0).stdout;
+    assert!(shown.contains(&format!("polyhook dead replay {event}")), "{shown}");
     let correlation = listed[0]["correlation_id"].as_str().unwrap();
     assert!(shown.contains(correlation) && shown.contains("HTTP 401") && shown.contains(&ids[0]), "{shown}");
     let whole = site

@@ -15,8 +15,14 @@ fn archives_twenty_calls() {
         let arguments = ["demo", "--calls", "20", "--exit", "--rate", "100"];
         PolyhookCommand::new(folder.path(), arguments.iter().chain(more)).run().expect_exit_code(0)
     };
-    let first = demo(&[]);
+    let first = demo(&["--seed", "7"]);
     assert!(first.stdout.contains("20 of 20 conversations archived"), "{}", first.stdout);
+    // Each call has its lines, also the reason for another attempt.
+    assert_eq!(
+        first.stdout.matches(" done     ").count(),
+        first.stdout.matches(" delivery conversation.completed").count()
+    );
+    assert!(first.stdout.contains("recording not ready, again in "), "{}", first.stdout);
     assert!(!first.stdout.contains('\x1b') && !first.stderr.contains('\x1b'));
     let archive = folder.path().join("polyhook-demo/archive");
     let manifests = verified_archive(&archive);

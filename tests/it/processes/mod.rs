@@ -25,6 +25,7 @@ mod rabbitmq;
 mod reload;
 mod rotation;
 mod s3;
+mod screen;
 mod secret_files;
 mod signals;
 mod signatures;

@@ -193,6 +193,16 @@ fn closing_the_terminal_ends_commands_that_run_until_a_signal() {
         let command = PolyhookCommand::new(folder.path(), arguments).may_print_secrets();
         let mut process = command.start_on_terminal(80, true);
         process.wait_for(started, |line| line.contains(started).then_some(()));
+        if arguments[0] == "demo" {
+            process.wait_for("the end of the calls", |line| line.contains("to stop").then_some(()));
+            let lines = process
+                .stdout()
+                .iter()
+                .map(|line| console::strip_ansi_codes(line).into_owned())
+                .collect::<Vec<_>>();
+            let parts = lines.iter().flat_map(|line| line.split('\r'));
+            assert!(parts.clone().all(|part| console::measure_text_width(part) <= 80), "{lines:#?}");
+        }
         process.close_terminal();
         assert_eq!(process.wait(Duration::from_secs(10)).code(), Some(0), "{arguments:?}");
     }

@@ -1,0 +1,89 @@
+//! What a service shows on a terminal: lines of `tail`, warnings between them, and what to do next.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{
+    process::{Installation, Process, SimulatedPolyAi, deliver, eventually},
+    rabbit,
+};
+
+/// Returns what a person sees on the terminal.
+fn shown(process: &Process) -> Vec<String> {
+    let lines = process.stdout();
+    lines.iter().map(|line| console::strip_ansi_codes(line).trim_end().to_owned()).collect()
+}
+
+fn assert_run_shows_events(config: &str) {
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CALLS, 1);
+    let id = &polyai.ids()[0];
+    let script = json!({ "recording": { "after_requests": 1 } });
+    polyai.control("PUT", &format!("calls/{id}/script"), &script);
+    let site = Installation::new(&polyai.access, &format!("{config}\nretry.delays = [\"1s\"]"));
+    let mut run = site.polyhook(["run"]).must_not_print("guest:guest").start_on_terminal(80, true);
+    let to = run.wait_for("the address", |line| {
+        line.split_once("receiver  http://")?.1.split_once("/polyai-events")?.0.parse().ok()
+    });
+    run.wait_for("the last line of the start", |line| line.contains("Each event is a line").then_some(()));
+    // A delivery is stored once the broker is connected.
+    eventually("stored", || deliver(to, &site.secret, "evt-1", &polyai.event(id)) == Some(204));
+    run.wait_for("the last event", |line| line.contains("done ").then_some(()));
+    assert_eq!(deliver(to, "not-the-configured-secret", "evt-2", b"{}"), Some(401));
+    run.wait_for("the warning", |line| line.contains("delivery refused").then_some(()));
+    run.signal(Signal::SIGINT);
+    assert_eq!(run.wait(Duration::from_secs(20)).code(), Some(0));
+
+    let lines = shown(&run);
+    let about = |text: &str| lines.iter().filter(|line| line.contains(id) && line.contains(text)).count();
+    for (text, count) in [
+        ("delivery conversation.completed", 1),
+        ("recording not ready, again in 1 s", 1),
+        ("ready    conversation.ready", 1),
+        ("done     after ", 1),
+    ] {
+        assert_eq!(about(text), count, "{text}: {lines:#?}");
+    }
+    let has = |text: &str| lines.iter().any(|line| line.contains(text));
+    for text in [
+        "  queue ",
+        "  archive ",
+        "polyhook send --config polyhook.toml",
+        "polyhook status",
+        "  no job waits",
+    ] {
+        assert!(has(text), "{text}: {lines:#?}");
+    }
+    // Only the log may be wider: nothing of it is cut.
+    let is_log = |line: &str| line.contains(" WARN ") || line.contains(" INFO ");
+    assert!(has(" WARN delivery refused: no active secret gives this signature"), "{lines:#?}");
+    assert!(lines.iter().all(|line| is_log(line) || console::measure_text_width(line) <= 80), "{lines:#?}");
+    assert!(!has("{\"") && !has("guest:guest"), "{lines:#?}");
+}
+
+#[test]
+fn run_shows_events_on_the_embedded_queue() {
+    assert_run_shows_events("");
+}
+
+#[test]
+fn run_shows_events_on_rabbitmq() {
+    let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
+    assert_run_shows_events(&format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}"));
+}
+
+#[test]
+fn a_configured_log_format_replaces_the_screen() {
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let site = Installation::new(&polyai.access, "");
+    let mut run = site.polyhook(["run", "--set", "log.format=json"]).start_on_terminal(80, true);
+    run.wait_for("a log line", |line| line.contains("\"message\":\"receiving deliveries\"").then_some(()));
+    run.signal(Signal::SIGINT);
+    assert_eq!(run.wait(Duration::from_secs(20)).code(), Some(0));
+    assert!(
+        shown(&run).iter().all(|line| line.starts_with('{') || line == "^C" || line.is_empty()),
+        "{:#?}",
+        shown(&run)
+    );
+}
