@@ -1,10 +1,13 @@
 //! `backfill --wait` returns when everything that it queued is archived or a dead letter.
 
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{RECENT_CHATS, script_call, site};
+use super::{RECENT_CHATS, request_count, script_call, site};
 use crate::support::{
-    process::SimulatedPolyAi,
+    process::{SimulatedPolyAi, eventually},
     rabbit::{self, SHARED_NODE},
 };
 
@@ -22,6 +25,13 @@ fn assert_waits_on(queue: &str) {
         |more: &[&str]| polyhook(&[&["backfill", "--last", "7d", "--wait", "--json"], more].concat());
 
     // What it queued stays in the queue.
+    let command = ["backfill", "--last", "7d", "--wait"];
+    let mut interrupted = site.polyhook(command).must_not_print("guest:guest").start();
+    eventually("listing", || request_count(&polyai, "v3_list") > 0);
+    interrupted.signal(Signal::SIGINT);
+    assert_eq!(interrupted.wait(Duration::from_secs(20)).code(), Some(1));
+    let stderr = interrupted.stderr();
+    assert!(stderr.len() == 1 && stderr[0].contains("stay in the queue"), "{stderr:?}");
     let given_up = backfill(&["--timeout", "1s"]).expect_exit_code(1);
     let left = json!({ "archived": 0, "dead_letters": 0, "left": CALLS });
     assert_eq!(given_up.json()["waited"], left, "{given_up:?}");
