@@ -71,6 +71,7 @@ impl Machine {
             ("amqps://", "amqp://".to_owned()),
             ("rabbitmq.example.com:5671", format!("127.0.0.1:{}", SHARED_NODE.port())),
             ("/run/secrets", at("secrets")),
+            ("/tmp/definitions.json", at("definitions.json")),
             ("/var/lib/polyhook", at("data")),
             ("0.0.0.0:9090", format!("127.0.0.1:{admin}")),
         ];
