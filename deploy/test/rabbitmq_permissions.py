@@ -286,6 +286,8 @@ def check_roles_work(node, passwords):
         wait_for("the worker's own reconciliation restores it", lambda: it.archived() > before, 25)
         it.command(operator, "backfill", "--last", "30d")
         it.command(operator, "erase", "CA00000000000000000000000000000000", "--yes")
+        for user in (operator, "polyhook-monitoring"):
+            check_status(it, user)
         ready = consumed(own)
         if ready == 0:
             raise PermissionTestError("calls-consumer got no announcement")
@@ -323,6 +325,16 @@ def without_each(patterns):
             yield permission, object_name, patterns | {permission: pattern.replace(f"({names})", f"({others})")}
         if r"|amq\.default" in pattern:
             yield permission, "amq.default", patterns | {permission: pattern.replace(r"|amq\.default", "")}
+
+
+def check_status(it, user):
+    """Checks that a user sees all counts, the broker's version and the worker."""
+    env = it.env(user, it.worker_admin)
+    done = subprocess.run([BIN, "status", "--json"], env=env, capture_output=True, text=True, timeout=90, cwd=it.folder)
+    report = json.loads(done.stdout)
+    counted = report["queue"].keys() >= {"waiting_jobs", "in_flight_jobs", "delayed_jobs", "dead_letters"}
+    if done.returncode or not counted or "broker" not in report["versions"] or not report["process"]["ready"]:
+        raise PermissionTestError(f"{user}: polyhook status: {report}")
 
 
 def check_doctor(node, definitions, passwords):

@@ -26,6 +26,7 @@ mod request;
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::{counter, gauge};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
@@ -116,6 +117,10 @@ impl Worker {
     pub async fn run(self, lifecycle: Lifecycle) {
         let pipeline = &self.pipeline;
         let draining = lifecycle.draining();
+        // They are exported from the beginning, because an absent gauge is not zero, and the first step of a counter counts.
+        gauge!("polyhook_jobs_running").increment(0.0);
+        gauge!("polyhook_jobs_waiting").increment(0.0);
+        counter!("polyhook_hidden_transcripts_total").increment(0);
         let limiter = ConcurrencyLimiter::new(pipeline.config.concurrency, pipeline.polyai.projects().len());
         let mut running = JoinSet::new();
         loop {

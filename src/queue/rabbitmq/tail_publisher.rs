@@ -91,6 +91,8 @@ impl TailPublisher {
         publishers: Publishers,
         closing: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        // It is exported from the beginning, so that the first step counts.
+        counter!("polyhook_notes_dropped_total").increment(0);
         let (sender, mut events) = mpsc::channel(BUFFERED_EVENTS);
         let pause = Arc::new(Pause { created_at: Instant::now(), until_ms: AtomicU64::new(0) });
         let this = Self {

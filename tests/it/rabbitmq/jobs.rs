@@ -7,7 +7,10 @@ use lapin::{
     options::QueueDeleteOptions,
     types::{AMQPValue, FieldTable},
 };
-use polyhook::queue::{History, JobOutcome, Queue, QueueError};
+use polyhook::{
+    clock::Clock,
+    queue::{History, JobOutcome, Message, Queue, QueueError},
+};
 use tokio::time::{Instant, timeout};
 
 use super::harness::{Depths, EMPTY, PlainClient, TestQueue, config, headers, history, message};
@@ -137,5 +140,42 @@ async fn redelivers_a_job_whose_outcome_cannot_be_stored() {
     assert_eq!(again.message, job.message);
     assert!(matches!(test.queue.settle(job.lease, JobOutcome::Done).await, Err(QueueError::LeaseLost)));
     test.queue.settle(again.lease, JobOutcome::Dead { history: history(1) }).await.unwrap();
+    test.queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_job_is_at_most_as_old_as_the_one_that_was_delivered_last() {
+    let test = TestQueue::new().await;
+    let now = Clock::System.now();
+    // The broker would deliver a job that waits to a worker that has room for it.
+    assert_eq!(test.queue.oldest_age().await.unwrap(), Some(Duration::ZERO));
+    for age in [600, 500, 400, 300, 200, 100] {
+        let received_at = now - Duration::from_secs(age);
+        test.queue.publish(Message { received_at, ..message(&format!("evt_{age}"), "{}") }).await.unwrap();
+    }
+    let mut jobs = vec![test.next_job().await];
+    let expect_age = async |seconds: u64| {
+        let expected = seconds..seconds + 90;
+        test.eventually("the age", async || match test.queue.oldest_age().await {
+            Ok(Some(age)) if expected.contains(&age.as_secs()) => Ok(()),
+            other => Err(format!("{other:?} is not about {seconds} s")),
+        })
+        .await;
+    };
+    // The worker holds three more jobs that it has not begun.
+    expect_age(500).await;
+    while jobs.len() < 4 {
+        jobs.push(test.next_job().await);
+    }
+    // Two jobs wait in the broker, which tells their number a few seconds later, and not their age.
+    expect_age(300).await;
+    for job in jobs {
+        test.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
+    }
+    for _ in 0..2 {
+        let job = test.next_job().await;
+        test.queue.settle(job.lease, JobOutcome::Done).await.unwrap();
+    }
+    assert_eq!(test.queue.oldest_age().await.unwrap(), Some(Duration::ZERO));
     test.queue.close().await;
 }

@@ -112,3 +112,37 @@ async fn a_waiting_consumer_notices_a_moved_clock() {
     assert!(moved.elapsed() < Duration::from_secs(5), "{:?}", moved.elapsed());
     queue.close().await;
 }
+
+#[tokio::test]
+async fn the_oldest_job_is_as_old_as_its_wait_for_a_worker() {
+    let (fixture, clock) = (SqliteFixture::new(), manual_clock());
+    let (queue, _) = fixture.open_with(options_with_clock(&clock));
+    let assert_age = async |seconds| {
+        assert_eq!(queue.oldest_age().await.unwrap(), Some(Duration::from_secs(seconds)));
+    };
+    assert_age(0).await;
+    queue.publish_delayed(message("evt_1", b"{}"), Duration::from_mins(10)).await.unwrap();
+    assert_age(0).await;
+    clock.advance(Duration::from_mins(11));
+    assert_age(60).await;
+    let job = take(&queue).await;
+    assert_age(0).await;
+    let outcome = JobOutcome::Retry { after: Duration::from_mins(1), history: history(1) };
+    queue.settle(job.lease, outcome).await.unwrap();
+    assert_age(0).await;
+    clock.advance(Duration::from_secs(90));
+    assert_age(30).await;
+    let job = take(&queue).await;
+    queue.settle(job.lease, JobOutcome::Dead { history: history(2) }).await.unwrap();
+    clock.advance(Duration::from_hours(1));
+    let mut letters = queue.dead_letters().await.unwrap();
+    let letter = letters.next().await.unwrap().unwrap();
+    letters.replay(letter).await.unwrap();
+    letters.close().await;
+    clock.advance(Duration::from_secs(20));
+    assert_age(20).await;
+    let received_at = clock.now() - Duration::from_mins(5);
+    queue.publish(Message { received_at, ..message("evt_2", b"{}") }).await.unwrap();
+    assert_age(300).await;
+    queue.close().await;
+}
