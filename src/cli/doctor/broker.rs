@@ -62,8 +62,13 @@ fn permissions(details: &BrokerDetails, prefix: &str, role: Role) -> Vec<Finding
     if details.missing_permissions.is_empty() {
         return vec![subject(prefix).ok(format!("the user {user} has what the role `{role_name}` needs"))];
     }
+    let other = if role == Role::Run {
+        "if the user is for another role, name that with --role; otherwise "
+    } else {
+        ""
+    };
     let next = format!(
-        "{} gives the user what this role needs, and takes away the rest",
+        "{other}{} gives the user what this role needs, and takes away the rest",
         grant_command(details, prefix, role)
     );
     let all = details.missing_permissions.iter();

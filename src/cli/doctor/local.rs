@@ -32,6 +32,10 @@ fn problems(error: &ConfigError, next: &str) -> Vec<Finding> {
 pub(super) fn configuration(config: &Config, roles: Roles) -> Vec<Finding> {
     match config.check(roles) {
         Ok(()) => vec![Subject::new("configuration", "all layers").ok("valid")],
+        Err(error) if roles == Roles::ALL => problems(
+            &error,
+            "correct it, or name the role that the configuration is for with --role; polyhook does not start before",
+        ),
         Err(error) => problems(&error, "correct it; polyhook does not start before"),
     }
 }

@@ -16,6 +16,8 @@ fn exits_with_78_if_the_configuration_cannot_be_read() {
     Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.has("configuration", "fail", "did you mean");
     let said = call(&site, &["--set", "signature.secrets_file=not-there"]).run().expect_exit_code(78);
     Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.has("configuration", "fail", "not-there");
+    // The configuration of a receiver has no project.
+    doctor(&site, &["--set", "projects=[]"]).has("configuration", "fail", "--role");
     // An invalid value does not prevent the other checks.
     let found = doctor(&site, &["--set", "worker.concurrency=0"]);
     found
