@@ -36,6 +36,8 @@ Examples:
   polyhook send --count 10000 --rate 500   with latencies in the summary
   polyhook send --bad signature            expects 401
 
+`polyhook simulate` gets the conversations, too, if it is the configured PolyAI. The real PolyAI knows only real ones.
+
 Signs with the secret of --secret-file, or else with the first configured secret (POLYAI_WEBHOOK_SECRET, \
 signature.secrets_file). Expects a 2xx, or 401 with --bad, or the status of --expect.")]
 pub(super) struct Args {

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use console::Term;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
@@ -169,13 +168,11 @@ struct Printer<'a> {
     args: &'a Args,
     /// The number of lines until `--limit` is reached.
     lines_left: Option<u64>,
-    terminal_width: Option<usize>,
 }
 
 impl<'a> Printer<'a> {
     fn new(args: &'a Args) -> Self {
-        let terminal_width = io::stdout().is_terminal().then(|| usize::from(Term::stdout().size().1));
-        Self { args, lines_left: args.limit, terminal_width }
+        Self { args, lines_left: args.limit }
     }
 
     /// Prints a message and returns false once the limit is reached or the output is closed.
@@ -197,7 +194,7 @@ impl<'a> Printer<'a> {
         let written = if self.args.json {
             output::try_json(&event)
         } else {
-            output::try_line(event_line::format_event(&event, self.terminal_width))
+            output::try_line(event_line::format_event(&event, event_line::terminal_width()))
         };
         self.lines_left = self.lines_left.map(|left| left - 1);
         written && self.lines_left != Some(0)

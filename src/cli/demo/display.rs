@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use polyhook_simulator::{Activity, AttemptOutcome, DeliveryReport, Simulator};
@@ -139,8 +138,8 @@ impl Display {
         let (json, bar) = (self.json, self.bar.clone());
         move |event| {
             if !json {
-                let width = io::stdout().is_terminal().then(|| usize::from(Term::stdout().size().1));
-                bar.suspend(|| output::line(event_line::format_event(event, width)));
+                let line = event_line::format_event(event, event_line::terminal_width());
+                bar.suspend(|| output::line(line));
             } else if event.what == TailEventKind::Retry {
                 let TailEvent { conversation_id, reason, retry_at, .. } = event;
                 output::json(&Step::Retry {

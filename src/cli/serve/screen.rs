@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use console::Term;
 use tokio::time::timeout;
 
 use super::super::{GlobalArgs, event_line, live_events::LiveEvents, output};
@@ -41,8 +40,7 @@ impl Screen {
         }
         let events = LiveEvents::start(config, app.queue(), Clock::System.now(), move |event| {
             if is_about(event, roles) {
-                let width = usize::from(Term::stdout().size().1);
-                output::line(event_line::format_event(event, Some(width)));
+                output::line(event_line::format_event(event, event_line::terminal_width()));
             }
         });
         Self { events }

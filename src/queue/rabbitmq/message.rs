@@ -44,7 +44,7 @@ const MAX_HISTORY_BYTES: usize = 64 * 1024;
 const DELIVERY_LIMIT: (&str, &str) = (
     "delivery_limit",
     "RabbitMQ delivered it up to the delivery limit, and each worker ended before it had settled the job: \
-     find out what kills workers (memory?), then replay",
+     find out what kills workers (memory?)",
 );
 
 /// The error for a value that AMQP has no room for. Holds the name of the value.
@@ -216,13 +216,9 @@ fn broker_reason(properties: &BasicProperties, default_time: Timestamp) -> Optio
     let latest = last_death(properties)?.inner();
     let (reason, detail) = match latest.get("reason").and_then(as_text).as_deref() {
         Some("delivery_limit") => DELIVERY_LIMIT,
-        Some("rejected") => {
-            ("rejected", "a consumer that is not polyhook rejected it: find out which, then replay")
-        }
-        Some("maxlen") => ("maxlen", "the fetch queue was full (a policy?): make room, then replay"),
-        Some("expired") => {
-            ("expired", "it was too old for the fetch queue (a policy?): find out why, then replay")
-        }
+        Some("rejected") => ("rejected", "a consumer that is not polyhook rejected it: find out which"),
+        Some("maxlen") => ("maxlen", "the fetch queue was full (a policy?): make room"),
+        Some("expired") => ("expired", "it was too old for the fetch queue (a policy?): find out why"),
         _ => ("dead_lettered", "RabbitMQ moved it here, and its x-death header holds no known reason"),
     };
     let at = dead_lettered_at(properties).unwrap_or(default_time);
