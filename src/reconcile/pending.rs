@@ -3,9 +3,12 @@
 //! The archive itself answers whether a conversation is archived, and the queue whether its job became a dead letter. A
 //! check asks the archive for at most [`BATCH_SIZE`] conversations, so the requests are proportional to the archived
 //! conversations and to the time that they take. At most [`MAX_PENDING`] conversations are kept in memory.
+//!
+//! Workers take jobs in order, so the oldest conversations are looked up in every check. Some of them may be retried for
+//! hours, so the others are looked up in turn.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
@@ -22,11 +25,9 @@ use crate::{
 /// The maximum number of conversations that are kept.
 const MAX_PENDING: usize = 10_000;
 /// The maximum number of conversations that one check looks up.
-const BATCH_SIZE: usize = 32;
-/// Of these, the maximum number that have been looked up often. Their jobs are retried, and must not keep the others waiting.
-const MAX_SLOW: usize = 8;
-/// The number of look-ups after which a conversation counts as slow.
-const SLOW_AFTER: u32 = 20;
+const BATCH_SIZE: usize = 64;
+/// The number of the oldest ones among them.
+const OLDEST: usize = 8;
 /// The number of look-ups at the same time.
 const CONCURRENCY: usize = 8;
 /// The dead letters are read again after this time although their number is the same.
@@ -77,21 +78,15 @@ pub enum PendingError {
     Queue(#[from] QueueError),
 }
 
-#[derive(Debug)]
-struct PendingConversation {
-    discovery: Discovery,
-    lookups: u32,
-}
-
 /// The queued conversations; see the [module](self).
 #[derive(Debug)]
 pub struct PendingConversations<'a> {
     archive: &'a Archive,
     queue: &'a dyn Queue,
-    /// In the order in which they were queued, which is about the order in which they are archived.
-    recent: VecDeque<PendingConversation>,
-    /// Looked up often.
-    slow: VecDeque<PendingConversation>,
+    /// By the order in which they were queued.
+    pending: BTreeMap<u64, Discovery>,
+    /// The number of look-ups of each, and its order. The next ones come first.
+    turns: BTreeSet<(u32, u64)>,
     counts: PendingCounts,
     /// The number of dead letters when they were last read.
     dead_letters: u64,
@@ -104,8 +99,8 @@ impl<'a> PendingConversations<'a> {
         Self {
             archive,
             queue,
-            recent: VecDeque::new(),
-            slow: VecDeque::new(),
+            pending: BTreeMap::new(),
+            turns: BTreeSet::new(),
             counts: PendingCounts::default(),
             dead_letters: 0,
             next_dead_letters: Instant::now(),
@@ -114,8 +109,10 @@ impl<'a> PendingConversations<'a> {
 
     /// Adds a queued conversation.
     pub fn add(&mut self, discovery: Discovery) {
+        let order = self.counts.total();
         self.counts.left += 1;
-        self.recent.push_back(PendingConversation { discovery, lookups: 0 });
+        self.pending.insert(order, discovery);
+        self.turns.insert((0, order));
     }
 
     /// Returns the counts.
@@ -130,8 +127,7 @@ impl<'a> PendingConversations<'a> {
 
     /// Returns the ids of some conversations that are left.
     pub fn examples(&self, limit: usize) -> Vec<&str> {
-        let all = self.recent.iter().chain(&self.slow);
-        all.take(limit).map(|pending| pending.discovery.conversation_id.as_str()).collect()
+        self.pending.values().take(limit).map(|discovery| discovery.conversation_id.as_str()).collect()
     }
 
     /// Returns the number of jobs in the queue.
@@ -149,48 +145,59 @@ impl<'a> PendingConversations<'a> {
 
     /// Looks up a batch of conversations, and the dead letters if their number has changed.
     pub async fn check(&mut self) -> Result<(), PendingError> {
-        let slow = self.slow.len().min(MAX_SLOW.max(BATCH_SIZE.saturating_sub(self.recent.len())));
-        let recent = self.recent.len().min(BATCH_SIZE - slow);
-        let batch = self.slow.drain(..slow).chain(self.recent.drain(..recent)).collect();
-        let looked_up = self.look_up(batch).await;
+        let looked_up = self.look_up(self.next_batch()).await;
         let read = self.check_dead_letters(false).await;
         looked_up.and(read)
     }
 
     /// Looks up all conversations and dead letters.
     pub async fn check_all(&mut self) -> Result<(), PendingError> {
-        let all = self.slow.drain(..).chain(self.recent.drain(..)).collect();
-        let looked_up = self.look_up(all).await;
+        let looked_up = self.look_up(self.turns.clone()).await;
         let read = self.check_dead_letters(true).await;
         looked_up.and(read)
     }
 
-    async fn look_up(&mut self, batch: Vec<PendingConversation>) -> Result<(), PendingError> {
-        let archive = self.archive;
+    /// Returns the oldest conversations, and those that were looked up least often.
+    fn next_batch(&self) -> BTreeSet<(u32, u64)> {
+        let oldest: BTreeSet<_> = self.pending.keys().take(OLDEST).collect();
+        let others = self.turns.iter().filter(|(_, order)| !oldest.contains(order));
+        let oldest_turns = self.turns.iter().filter(|(_, order)| oldest.contains(order));
+        oldest_turns.chain(others.take(BATCH_SIZE - oldest.len())).copied().collect()
+    }
+
+    async fn look_up(&mut self, batch: BTreeSet<(u32, u64)>) -> Result<(), PendingError> {
+        let (archive, pending) = (self.archive, &self.pending);
         let looked_up: Vec<_> = stream::iter(batch)
-            .map(async |pending| (is_archived(archive, &pending.discovery).await, pending))
+            .map(async |turn| match pending.get(&turn.1) {
+                Some(discovery) => (turn, is_archived(archive, discovery).await),
+                None => (turn, Ok(false)),
+            })
             .buffered(CONCURRENCY)
             .collect()
             .await;
-        let (mut error, mut again) = (None, Vec::new());
-        for (archived, mut pending) in looked_up {
+        let mut error = None;
+        for (turn, archived) in looked_up {
             match archived {
                 Ok(true) => {
-                    self.counts.left -= 1;
+                    self.remove(turn);
                     self.counts.archived += 1;
-                    continue;
                 }
-                Ok(false) => pending.lookups += 1,
+                Ok(false) => self.look_up_later(turn),
                 Err(failure) => error = Some(failure),
             }
-            if pending.lookups < SLOW_AFTER {
-                again.push(pending);
-            } else {
-                self.slow.push_back(pending);
-            }
         }
-        again.into_iter().rev().for_each(|pending| self.recent.push_front(pending));
         error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn remove(&mut self, turn: (u32, u64)) {
+        self.turns.remove(&turn);
+        self.pending.remove(&turn.1);
+        self.counts.left -= 1;
+    }
+
+    fn look_up_later(&mut self, turn: (u32, u64)) {
+        self.turns.remove(&turn);
+        self.turns.insert((turn.0 + 1, turn.1));
     }
 
     /// Reads the dead letters if that is due, and removes the conversations whose jobs they are.
@@ -204,12 +211,14 @@ impl<'a> PendingConversations<'a> {
         }
         let started_at = Instant::now();
         let dead_ids = self.dead_ids().await?;
-        let is_left = |pending: &PendingConversation| !dead_ids.contains(&pending.discovery.id());
-        self.recent.retain(is_left);
-        self.slow.retain(is_left);
-        let left = (self.recent.len() + self.slow.len()) as u64;
-        self.counts.dead_letters += self.counts.left - left;
-        self.counts.left = left;
+        let is_dead = |(_, order): &&(u32, u64)| {
+            self.pending.get(order).is_some_and(|discovery| dead_ids.contains(&discovery.id()))
+        };
+        let dead_turns: Vec<_> = self.turns.iter().filter(is_dead).copied().collect();
+        for turn in dead_turns {
+            self.remove(turn);
+            self.counts.dead_letters += 1;
+        }
         self.dead_letters = dead;
         self.next_dead_letters = Instant::now() + started_at.elapsed() * DEAD_LETTER_SHARE;
         Ok(())
@@ -217,8 +226,7 @@ impl<'a> PendingConversations<'a> {
 
     /// Returns the event ids of the dead letters that are jobs of these conversations.
     async fn dead_ids(&self) -> Result<HashSet<String>, QueueError> {
-        let pending: HashSet<String> =
-            self.recent.iter().chain(&self.slow).map(|pending| pending.discovery.id()).collect();
+        let pending: HashSet<String> = self.pending.values().map(Discovery::id).collect();
         let mut found = HashSet::new();
         let mut letters = self.queue.dead_letters().await?;
         let read = loop {
@@ -247,4 +255,45 @@ async fn is_archived(archive: &Archive, discovery: &Discovery) -> Result<bool, A
     let location = Location::new(account_id, project_id, conversation_id, started_at);
     let archived_at = archive.archived_at(&location).await?;
     Ok(matches!(state_at(archive, &location, archived_at, *ended_at).await?, ArchiveState::Archived))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        archive::ArchiveConfig,
+        clock::Clock,
+        lifecycle::Lifecycle,
+        queue::sqlite::{SqliteOptions, SqliteQueue},
+    };
+
+    #[tokio::test]
+    async fn looks_up_the_oldest_every_time_and_the_others_in_turn() {
+        const ALL: u64 = 300;
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file:{}", folder.path().join("archive").display());
+        let archive =
+            Archive::open(&ArchiveConfig { url, ..ArchiveConfig::default() }, Clock::System).unwrap();
+        let file = folder.path().join("queue.db");
+        let queue = SqliteQueue::open(&file, SqliteOptions::default(), &Lifecycle::new()).unwrap();
+        let mut pending = PendingConversations::new(&archive, &*queue);
+        for n in 0..ALL {
+            pending.add(Discovery { conversation_id: n.to_string(), ..Discovery::default() });
+        }
+        let mut seen = BTreeSet::new();
+        for _ in 0..ALL.div_ceil((BATCH_SIZE - OLDEST) as u64) {
+            let batch = pending.next_batch();
+            let orders: BTreeSet<_> = batch.iter().map(|(_, order)| *order).collect();
+            assert_eq!(orders.len(), BATCH_SIZE);
+            assert!((0..OLDEST as u64).all(|oldest| orders.contains(&oldest)), "{orders:?}");
+            seen.extend(orders);
+            for turn in batch {
+                pending.look_up_later(turn);
+            }
+        }
+        assert_eq!(seen.len() as u64, ALL, "each had its turn");
+        let first = *pending.turns.iter().find(|(_, order)| *order == 0).unwrap();
+        pending.remove(first);
+        assert_eq!((pending.counts().left, pending.examples(1)), (ALL - 1, vec!["1"]));
+    }
 }

@@ -18,7 +18,7 @@ const NAMED_IDS: usize = 3;
 /// The times of a wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WaitTimes {
-    /// The first delay between two checks that find nothing. It grows to ten times this.
+    /// The first delay between two checks that find nothing. It grows to five times this.
     pub(super) poll: Duration,
     /// A remark is printed when nothing was archived for this time, and then less and less often.
     pub(super) remark_after: Duration,
@@ -75,7 +75,7 @@ impl<D: WaitDisplay> Wait<'_, '_, D> {
             if has_progress {
                 (stall, delay) = (Stall::new(&self.times), self.times.poll);
             } else {
-                delay = (delay * 3 / 2).min(self.times.poll * 10);
+                delay = (delay * 3 / 2).min(self.times.poll * 5);
                 self.look_at_stall(&mut stall, checked.err()).await?;
             }
             self.display.counts(self.pending.counts());
