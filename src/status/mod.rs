@@ -145,6 +145,9 @@ impl StatusReader {
                     "there is no queue file {}; run this command where the service runs, with the same configuration",
                     path.display()
                 )),
+                QueueSource::File(path) if path.is_dir() => {
+                    Err(format!("{} is a folder; set queue.url to a file in it", path.display()))
+                }
                 QueueSource::File(path) => {
                     let path = path.clone();
                     blocking(move || sqlite::read_status(&path, now)).await.map(QueueReading::File)

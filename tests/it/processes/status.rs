@@ -95,6 +95,8 @@ fn shows_the_embedded_queue_and_changes_nothing() {
     );
     assert_eq!((&none["ok"], &none["last_pass"]["state"]), (&false.into(), &"off".into()));
 
+    let folder = status(&["--set", "queue.url=sqlite:.", "--json"]).expect_exit_code(1).json();
+    assert_eq!(folder["queue"]["error"], ". is a folder; set queue.url to a file in it");
     let path = site.path().join("polyhook-data/queue.db");
     let runtime = Runtime::new().unwrap();
     let guard = runtime.enter();
