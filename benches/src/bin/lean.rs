@@ -209,7 +209,7 @@ impl Receiver {
         self.log.write(&LogLine {
             timestamp: &received_at,
             level: "INFO",
-            message: "delivery",
+            message: "delivery stored durably",
             outcome,
             status: status.as_u16(),
             elapsed_ms: started.elapsed().as_millis(),

@@ -197,6 +197,11 @@ async fn the_control_interface_changes_calls_faults_and_apis() {
         StatusCode::NO_CONTENT
     );
     assert_eq!(fixture.json(&fixture.v3(&format!("/{id}"))).await.1["turns"], json!([]));
+    // A call with a given id is added once.
+    let own = || control(Method::PUT, "calls/CAown", json!({ "environment": "sandbox" }));
+    let ((first, call), (second, same)) = (own().await, own().await);
+    assert_eq!((first, second, &call), (StatusCode::CREATED, StatusCode::OK, &same));
+    assert_eq!((&call["call"]["id"], &call["call"]["environment"]), (&json!("CAown"), &json!("sandbox")));
     let fault = json!({ "fault": { "operations": ["v3_list"], "times": 1, "action": { "rate_limited": { "seconds": 3 } } } });
     assert_eq!(control(Method::POST, "faults", fault).await.0, StatusCode::NO_CONTENT);
     assert_eq!(fixture.json(&fixture.v3("")).await.0, StatusCode::TOO_MANY_REQUESTS);
@@ -213,7 +218,7 @@ async fn the_control_interface_changes_calls_faults_and_apis() {
     }
     let (_, about) = control(Method::GET, "", json!(null)).await;
     assert_eq!(about["signing_secret"], fixture.simulator.signing_secret());
-    assert_eq!(control(Method::GET, "calls", json!(null)).await.1["calls"].as_array().unwrap().len(), 23);
+    assert_eq!(control(Method::GET, "calls", json!(null)).await.1["calls"].as_array().unwrap().len(), 24);
     fixture.stop().await;
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{
     Process, TEST_TIMEOUT,
+    log_fields::assert_log_fields,
     private_text::assert_nothing_private,
     running::{Watchdog, process_id},
     terminal::{Terminal, stream},
@@ -139,6 +140,7 @@ impl PolyhookCommand {
         let output = CommandOutput { code: status.code(), stdout: text(stdout), stderr: text(stderr) };
         assert!(in_time, "it does not end: {output:?}");
         let stdout = if self.may_print_secrets { "" } else { &output.stdout };
+        assert_log_fields(&output.stderr);
         for text in [stdout, &output.stderr] {
             assert_nothing_private(text, &self.private);
         }
