@@ -6,6 +6,7 @@
 //! one. Other programs, and other processes of polyhook, show up as less free space.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -35,6 +36,57 @@ pub struct DiskUsage {
 pub fn nearest_existing_folder(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     absolute.ancestors().find(|ancestor| ancestor.is_dir()).map_or(absolute.clone(), Path::to_owned)
+}
+
+/// Returns an error if this user can neither create files in the folder `path` nor create that folder. Creates nothing that
+/// has a name. Blocks as long as the disk does not answer.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    let absolute = std::path::absolute(path)?;
+    let existing = absolute.ancestors().find(|ancestor| ancestor.symlink_metadata().is_ok());
+    let existing = existing.unwrap_or(&absolute);
+    if !existing.is_dir() {
+        let message = format!("{} is not a folder", existing.display());
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
+    }
+    try_to_write(existing).map_err(|error| {
+        let place = if existing == absolute { String::new() } else { format!("{}: ", existing.display()) };
+        io::Error::new(error.kind(), format!("{place}{error}"))
+    })
+}
+
+/// Creates a file without a name, which is gone when it is closed. Where the file system has no such files, asks for the
+/// permission instead.
+#[cfg(target_os = "linux")]
+fn try_to_write(folder: &Path) -> io::Result<()> {
+    use rustix::{
+        fs::{Access, Mode, OFlags, access, open},
+        io::Errno,
+    };
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match open(folder, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(_) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) if usage(folder).is_none() => {
+            // Such as /proc and /sys, which have no size.
+            Err(io::Error::new(io::ErrorKind::Unsupported, "this file system stores no files"))
+        }
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Asks for the permission to create files.
+#[cfg(all(unix, not(target_os = "linux")))]
+fn try_to_write(folder: &Path) -> io::Result<()> {
+    use rustix::fs::{Access, access};
+    Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
+/// Does nothing: the first write shows it.
+#[cfg(not(unix))]
+fn try_to_write(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// Returns the usage of the disk of `folder`, if the system reports it. Blocks as long as the disk does not answer.

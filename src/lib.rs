@@ -13,6 +13,7 @@ mod json;
 pub mod lifecycle;
 pub mod polyai;
 pub mod private_file;
+pub mod problem;
 pub mod queue;
 pub mod reconcile;
 pub mod retry;

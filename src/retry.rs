@@ -9,6 +9,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::problem::Problem;
+
 /// `[retry]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -25,6 +27,14 @@ pub struct RetryConfig {
 impl Default for RetryConfig {
     fn default() -> Self {
         Self { delays: [10, 60, 300, 1800, 7200, 21600].map(Duration::from_secs).to_vec(), jitter: 0.1 }
+    }
+}
+
+impl RetryConfig {
+    /// Returns the reason why the schedule cannot be used, if there is one.
+    pub fn problem(&self) -> Option<Problem> {
+        let is_valid = (0.0..=0.9).contains(&self.jitter);
+        (!is_valid).then(|| Problem::new("retry.jitter", "it must be between 0 and 0.9"))
     }
 }
 

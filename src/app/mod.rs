@@ -10,6 +10,7 @@ mod account;
 mod admin;
 mod archive_disk;
 mod disk_metrics;
+mod machine;
 mod queue;
 mod receiver;
 mod reconcile;
@@ -36,6 +37,7 @@ use crate::{
 };
 
 pub use self::{
+    machine::{MachineReport, check_machine},
     queue::{OpenQueue, open_broker, open_queue},
     resources::Resources,
     status::open_status_reader,
@@ -57,7 +59,7 @@ pub enum StartError {
     #[error("spool.path: {0}")]
     Spool(#[source] sqlite::OpenError),
     /// RabbitMQ's settings are not valid.
-    #[error("queue: {0}")]
+    #[error("{0}")]
     RabbitMq(#[from] rabbitmq::OpenError),
     /// The archive cannot be opened.
     #[error("archive.url: {0}")]
@@ -69,7 +71,7 @@ pub enum StartError {
     #[error("{0}")]
     Account(#[from] polyai::AccountError),
     /// A port is in use, or this user may not open it.
-    #[error("{key}: cannot listen on {address}: {source}")]
+    #[error("{key}: {}", machine::listen_error(*address, source))]
     Listen {
         /// The configuration key.
         key: &'static str,
@@ -81,6 +83,19 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Returns the configuration key that led to the error, if one did.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::QueueUrl(_) | Self::Sqlite(_) => Some("queue.url"),
+            Self::Spool(_) => Some("spool.path"),
+            Self::RabbitMq(error) => Some(error.key()),
+            Self::Archive(ArchiveError::Config(problem)) => Some(problem.key()),
+            Self::Archive(_) => Some("archive.url"),
+            Self::Listen { key, .. } => Some(key),
+            Self::PolyAi(_) | Self::Account(_) => None,
+        }
+    }
+
     /// Returns true if a person must change the configuration, as opposed to the machine's state.
     pub fn is_config(&self) -> bool {
         matches!(

@@ -19,6 +19,7 @@ use crate::{
     bounded_file,
     disk::{GrowingFile, SpaceUse},
     private_file,
+    problem::Problem,
     secret::Secret,
 };
 
@@ -52,13 +53,21 @@ pub(super) struct StoreBackend {
 }
 
 impl StoreBackend {
-    /// Returns the error that [`StoreBackend::open`] would return, without creating a folder.
-    pub(super) fn check(config: &ArchiveConfig) -> Result<(), ArchiveError> {
-        match config.url.strip_prefix("file:") {
-            Some(_) if config.folder().is_none() => Err(no_folder()),
-            Some(_) => Ok(()),
-            None => Self::open(config, Vec::new()).map(drop),
+    /// Returns everything for which [`StoreBackend::open`] would refuse the configuration, without creating a folder.
+    pub(super) fn problems(config: &ArchiveConfig) -> Vec<Problem> {
+        let mut errors = Vec::new();
+        if config.url.starts_with("file:") {
+            errors.extend(config.folder().is_none().then(no_folder));
+        } else {
+            errors.extend(BucketUrl::parse(&config.url).err());
+            errors.extend(check_endpoint(config).err());
+            errors.extend(key_pair(config).err());
+            errors.extend(service_account(config).err());
+            if errors.is_empty() {
+                errors.extend(Self::open(config, Vec::new()).err());
+            }
         }
+        errors.into_iter().map(problem_of).collect()
     }
 
     /// Reads files and creates folders, but contacts no server. On the disk of a folder, space stays free for `growing`
@@ -81,7 +90,7 @@ impl StoreBackend {
         private_file::create_folders(&path, config.file_mode.folder_bits()).map_err(failed)?;
         let root = path.canonicalize().map_err(failed)?;
         let base = Url::from_directory_path(&root)
-            .map_err(|()| invalid(format!("{} has no URL", root.display())))?;
+            .map_err(|()| invalid("url", format!("{} has no URL", root.display())))?;
         Ok(Self {
             // For reading. Files are written by `staging.rs`, durably and with exact permissions.
             store: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
@@ -160,32 +169,12 @@ fn bucket(
 ) -> Result<(Arc<dyn ObjectStore>, Path, Url), ArchiveError> {
     // The program may have installed another crypto provider already. Each one works.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let url = Url::parse(&config.url).map_err(|error| {
-        invalid(format!("`url` is not a URL ({error}); write file:FOLDER or s3://BUCKET"))
-    })?;
-    let Some(bucket) = url.host_str().filter(|host| !host.is_empty()) else {
-        return Err(invalid(format!("`url` does not name a bucket; write {}://BUCKET/PREFIX", url.scheme())));
-    };
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-        return Err(invalid(
-            "`url` may contain a bucket and a prefix only; set the keys in their own settings",
-        ));
-    }
-    let prefix = Path::from_url_path(url.path().trim_end_matches('/'))
-        .map_err(|error| invalid(format!("the prefix in `url` is not valid: {error}")))?;
-    if let Some(endpoint) = &config.endpoint
-        && !endpoint.starts_with("https://")
-        && !(config.allow_http && endpoint.starts_with("http://"))
-    {
-        return Err(invalid("`endpoint` must be https://, or http:// with `allow_http = true`"));
-    }
+    let BucketUrl { url, bucket, prefix } = BucketUrl::parse(&config.url)?;
+    check_endpoint(config)?;
     let store: Arc<dyn ObjectStore> = match url.scheme() {
-        "s3" | "s3a" => Arc::new(s3(config, bucket, retry)?),
-        "gs" => Arc::new(google(config, bucket, retry)?),
-        "az" | "azure" => Arc::new(azure(config, bucket, retry)?),
-        other => {
-            return Err(invalid(format!("`url` begins with {other}:, which is not one of file, s3, gs, az")));
-        }
+        "s3" | "s3a" => Arc::new(s3(config, &bucket, retry)?),
+        "gs" => Arc::new(google(config, &bucket, retry)?),
+        _ => Arc::new(azure(config, &bucket, retry)?),
     };
     Ok((store, prefix, url))
 }
@@ -217,6 +206,56 @@ impl ReadableStore {
     }
 }
 
+/// The parts of the URL of a bucket.
+struct BucketUrl {
+    url: Url,
+    bucket: String,
+    prefix: Path,
+}
+
+impl BucketUrl {
+    fn parse(text: &str) -> Result<Self, ArchiveError> {
+        let url = Url::parse(text).map_err(|error| {
+            invalid("url", format!("it is not a URL ({error}); write file:FOLDER or s3://BUCKET"))
+        })?;
+        if !matches!(url.scheme(), "s3" | "s3a" | "gs" | "az" | "azure") {
+            let message = format!("it begins with {}:, which is not one of file, s3, gs, az", url.scheme());
+            return Err(invalid("url", message));
+        }
+        let Some(bucket) = url.host_str().filter(|host| !host.is_empty()).map(str::to_owned) else {
+            let message = format!("it does not name a bucket; write {}://BUCKET/PREFIX", url.scheme());
+            return Err(invalid("url", message));
+        };
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            let message = "it may contain a bucket and a prefix only; set the keys in their own settings";
+            return Err(invalid("url", message));
+        }
+        let prefix = Path::from_url_path(url.path().trim_end_matches('/'))
+            .map_err(|error| invalid("url", format!("its prefix is not valid: {error}")))?;
+        Ok(Self { url, bucket, prefix })
+    }
+}
+
+fn check_endpoint(config: &ArchiveConfig) -> Result<(), ArchiveError> {
+    match config.endpoint.as_deref() {
+        Some(endpoint)
+            if !endpoint.starts_with("https://")
+                && !(config.allow_http && endpoint.starts_with("http://")) =>
+        {
+            Err(invalid("endpoint", "it must be https://, or http:// with archive.allow_http = true"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads the file of Google's service account.
+fn service_account(config: &ArchiveConfig) -> Result<Option<bounded_file::Text>, ArchiveError> {
+    let Some(path) = &config.service_account_file else { return Ok(None) };
+    bounded_file::read_text_or_pipe(path).map(Some).map_err(|error| {
+        invalid("service_account_file", format!("{} cannot be read: {error}", path.display()))
+    })
+}
+
 fn s3(config: &ArchiveConfig, bucket: &str, retry: RetryConfig) -> Result<impl ObjectStore, ArchiveError> {
     let mut builder = AmazonS3Builder::from_env()
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
@@ -237,7 +276,7 @@ fn s3(config: &ArchiveConfig, bucket: &str, retry: RetryConfig) -> Result<impl O
     if let Some((id, key)) = key_pair(config)? {
         builder = builder.with_access_key_id(id).with_secret_access_key(key.expose());
     }
-    builder.build().map_err(|error| invalid(error.to_string()))
+    builder.build().map_err(|error| invalid("url", error.to_string()))
 }
 
 fn google(
@@ -257,13 +296,10 @@ fn google(
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_base_url(endpoint.trim_end_matches('/'));
     }
-    if let Some(path) = &config.service_account_file {
-        let json = bounded_file::read_text_or_pipe(path).map_err(|error| {
-            invalid(format!("`service_account_file` {} cannot be read: {error}", path.display()))
-        })?;
+    if let Some(json) = service_account(config)? {
         builder = builder.with_service_account_key(json.as_str());
     }
-    builder.build().map_err(|error| invalid(error.to_string()))
+    builder.build().map_err(|error| invalid("url", error.to_string()))
 }
 
 fn azure(
@@ -286,39 +322,52 @@ fn azure(
     if let Some((account, key)) = key_pair(config)? {
         builder = builder.with_account(account).with_access_key(key.expose());
     }
-    builder.build().map_err(|error| invalid(error.to_string()))
+    builder.build().map_err(|error| invalid("url", error.to_string()))
 }
 
 const USER_AGENT: &str = concat!("polyhook/", env!("CARGO_PKG_VERSION"));
 
 /// Returns both halves of the access key, or `None` if neither is set.
 fn key_pair(config: &ArchiveConfig) -> Result<Option<(&str, Secret)>, ArchiveError> {
+    const KEY: &str = "secret_access_key";
+    const FILE: &str = "secret_access_key_file";
     let secret = match (&config.secret_access_key, &config.secret_access_key_file) {
         (Some(_), Some(_)) => {
-            return Err(invalid("`secret_access_key` and `secret_access_key_file` are both set"));
+            return Err(invalid(FILE, "archive.secret_access_key is set, too; remove one of them"));
         }
         (Some(secret), None) => Some(secret.clone()),
-        (None, Some(path)) => Some(Secret::read(path).map_err(|error| {
-            invalid(format!("`secret_access_key_file` {} cannot be read: {error}", path.display()))
-        })?),
+        (None, Some(path)) => Some(
+            Secret::read(path)
+                .map_err(|error| invalid(FILE, format!("{} cannot be read: {error}", path.display())))?,
+        ),
         (None, None) => None,
     };
+    let key = if config.secret_access_key_file.is_some() { FILE } else { KEY };
     if let Some(problem) = secret.as_ref().and_then(Secret::password_problem) {
-        return Err(invalid(format!("`secret_access_key` is wrong: {problem}")));
+        return Err(invalid(key, format!("the key is wrong: {problem}")));
     }
     match (config.access_key_id.as_deref(), secret) {
         (None, None) => Ok(None),
         (Some(id), Some(secret)) if !id.is_empty() && !secret.is_empty() => Ok(Some((id, secret))),
-        _ => Err(invalid(
-            "`access_key_id` and `secret_access_key` must be set together, and neither may be empty",
+        (id, _) => Err(invalid(
+            if id.is_none_or(str::is_empty) { "access_key_id" } else { key },
+            "archive.access_key_id and archive.secret_access_key (or its file) must be set together, and neither may be empty",
         )),
     }
 }
 
 fn no_folder() -> ArchiveError {
-    invalid("`url` does not name a folder of this machine; write file:FOLDER or file:///FOLDER")
+    invalid("url", "it does not name a folder of this machine; write file:FOLDER or file:///FOLDER")
 }
 
-fn invalid(message: impl Into<String>) -> ArchiveError {
-    ArchiveError::Config(message.into())
+/// Describes what is wrong with a key of `[archive]`.
+fn invalid(key: &str, message: impl std::fmt::Display) -> ArchiveError {
+    ArchiveError::Config(Problem::new(format!("archive.{key}"), message.to_string()))
+}
+
+fn problem_of(error: ArchiveError) -> Problem {
+    match error {
+        ArchiveError::Config(problem) => problem,
+        error => Problem::new("archive.url", error.to_string()),
+    }
 }

@@ -4,15 +4,15 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::{disk::NoSpace, wav::WavError};
+use crate::{disk::NoSpace, problem::Problem, wav::WavError};
 
 /// An operation of the archive failed. All errors may pass with time, except [`ArchiveError::Config`] and
 /// [`ArchiveError::Newer`].
 #[derive(Debug, Error)]
 pub enum ArchiveError {
     /// The `[archive]` section is invalid.
-    #[error("archive: {0}")]
-    Config(String),
+    #[error("{0}")]
+    Config(Problem),
     /// The folder of a `file:` archive cannot be created or locked.
     #[error("archive folder {}: {source}{}", path.display(), hint(source))]
     Folder {

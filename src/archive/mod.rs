@@ -46,6 +46,7 @@ use uuid::Uuid;
 use crate::{
     clock::Clock,
     disk::{GrowingFile, SpaceUse},
+    problem::Problem,
 };
 
 mod audio;
@@ -161,9 +162,9 @@ impl StoredConversation {
 }
 
 impl Archive {
-    /// Checks that an archive can be opened with `config`, without touching it.
-    pub fn check_config(config: &ArchiveConfig) -> Result<(), ArchiveError> {
-        StoreBackend::check(config)
+    /// Returns everything for which [`Archive::open`] would refuse `config`, without touching the archive.
+    pub fn check_config(config: &ArchiveConfig) -> Vec<Problem> {
+        StoreBackend::problems(config)
     }
 
     /// Opens the archive. A folder is created if it does not exist. A bucket is not contacted yet, so that an

@@ -1,15 +1,21 @@
 //! `polyhook config check|show|schema`: checks or prints the configuration.
 
 use super::{CliError, GlobalArgs, output, role::Role};
-use crate::{config::Config, polyai::Target};
+use crate::{
+    app::{self, MachineReport},
+    config::{Config, ConfigError},
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Report all errors of the configuration; exit code 78 if there are any
+    /// Report all errors of the configuration, and ports and folders that cannot be used here
     #[command(after_help = "\
 Examples:
   polyhook config check --config polyhook.toml
-  polyhook config check --role receive --json")]
+  polyhook config check --role receive --json
+
+Exit code 78 if the configuration is wrong, 1 if only this machine is: a port that \
+another program uses, or a folder that cannot be written. Changes nothing.")]
     Check {
         /// Role to check the configuration for; `run` needs all settings
         #[arg(long, value_enum, default_value_t = Role::Run)]
@@ -18,7 +24,7 @@ Examples:
         #[arg(long)]
         json: bool,
     },
-    /// Show the effective configuration, merged from all layers, without secrets
+    /// Show the effective configuration and the layer of each value, without secrets
     #[command(after_help = "\
 Examples:
   polyhook config show --config polyhook.toml
@@ -35,17 +41,16 @@ Examples:
     Schema,
 }
 
-pub(super) fn run(global: &GlobalArgs, command: &Command) -> Result<(), CliError> {
+pub(super) async fn run(global: &GlobalArgs, command: &Command) -> Result<(), CliError> {
     match *command {
-        Command::Check { role, json } => check(global, role, json),
+        Command::Check { role, json } => check(global, role, json).await,
         Command::Show { json } => {
-            let config = global.load()?;
+            let shown = global.load()?.shown();
+            let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
             if json {
-                output::pretty_json(&config);
+                output::pretty_json(&shown.json().map_err(|error| failed(&error))?);
             } else {
-                let text = toml::to_string(&config).map_err(|error| CliError::Failed(error.to_string()))?;
-                output::line(text.trim_end());
-                show_hosts(&config);
+                output::line(shown.toml().map_err(|error| failed(&error))?);
             }
             Ok(())
         }
@@ -56,36 +61,39 @@ pub(super) fn run(global: &GlobalArgs, command: &Command) -> Result<(), CliError
     }
 }
 
-/// Prints the hosts that each project is served by, as comments.
-fn show_hosts(config: &Config) {
-    for project in &config.projects {
-        let hosts = match Target::configured(&config.polyai, project) {
-            Ok(targets) => {
-                let host =
-                    |target: &Target| format!("{} at {}", target.api().label(), target.host_and_port());
-                targets.iter().map(host).collect::<Vec<_>>().join(", ")
-            }
-            Err(error) => format!("no host: {error}"),
-        };
-        output::line(format!("# project {}: {hosts}", project.project_id));
-    }
-}
-
-fn check(global: &GlobalArgs, role: Role, json: bool) -> Result<(), CliError> {
-    let checked = global.load().and_then(|config| config.check(role.roles()));
+/// Reports all errors of the configuration, and of this machine.
+async fn check(global: &GlobalArgs, role: Role, json: bool) -> Result<(), CliError> {
+    let roles = role.roles();
+    let mut reading = global.read().check(roles);
+    let is_config_wrong = !reading.is_valid();
+    let report = match role {
+        // An operator's commands open no port.
+        Role::Operate => MachineReport::default(),
+        _ => app::check_machine(reading.config(), roles).await,
+    };
+    let MachineReport { problems, used_by_polyhook } = report;
+    reading.add(&problems);
+    let checked = reading.finish();
+    let notes: Vec<_> = used_by_polyhook.iter().map(ToString::to_string).collect();
     if json {
-        let problems: Vec<String> = match &checked {
-            Ok(()) => Vec::new(),
-            Err(error) => error.to_string().lines().map(str::to_owned).collect(),
-        };
-        output::json(&serde_json::json!({ "ok": checked.is_ok(), "problems": problems }));
+        let problems = checked.as_ref().err().map_or(&[][..], ConfigError::problems);
+        let mut report = serde_json::json!({ "ok": problems.is_empty(), "problems": problems });
+        if !notes.is_empty() {
+            report["notes"] = notes.into();
+        }
+        output::json(&report);
+    } else {
+        for note in &notes {
+            output::note(&format!("note: {note}"));
+        }
     }
     match checked {
-        Ok(()) if json => Ok(()),
-        Ok(()) => {
+        Ok(_) if json => Ok(()),
+        Ok(_) => {
             output::line(output::green("the configuration is good"));
             Ok(())
         }
-        Err(error) => Err(error.into()),
+        Err(error) if is_config_wrong => Err(error.into()),
+        Err(error) => Err(CliError::Failed(error.to_string())),
     }
 }

@@ -6,7 +6,7 @@ use clap::ArgAction;
 
 use super::{CliError, live_events, serve::screen};
 use crate::{
-    config::{Config, ConfigError, Roles, Sources},
+    config::{Config, ConfigError, Reading, Roles, Sources},
     telemetry::{self, LogConfig, LogGuard},
 };
 
@@ -46,21 +46,29 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
 }
 
 impl GlobalArgs {
+    fn sources(&self) -> Sources {
+        Sources::new(self.config.clone(), self.set.clone())
+    }
+
+    /// Reads and merges the configuration and keeps its errors, so that more can be added to them.
+    pub(super) fn read(&self) -> Reading {
+        Reading::new(&self.sources())
+    }
+
     /// Reads and merges the configuration without checking it for a role.
     pub(super) fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(&Sources::new(self.config.clone(), self.set.clone()))
+        self.read().finish()
     }
 
     /// Reads the configuration like [`Self::load`], but accepts a missing file of signing secrets.
     pub(super) fn load_with_optional_secrets_file(&self) -> Result<Config, ConfigError> {
-        Config::load_with_optional_secrets_file(&Sources::new(self.config.clone(), self.set.clone()))
+        Reading::with_optional_secrets_file(&self.sources()).finish()
     }
 
     /// Reads the configuration, checks it for `roles` and starts the log of a service. The log ends when the returned
     /// [`LogGuard`] is dropped. Also returns whether the service shows events; the log then has the rest.
     pub(super) fn load_for_service(&self, roles: Roles) -> Result<(Config, LogGuard, bool), CliError> {
-        let config = self.load()?;
-        config.check(roles)?;
+        let config = self.read().check(roles).finish()?;
         let has_screen = screen::is_wanted(&config.log);
         let logs = telemetry::init_service_logs(&config.log, has_screen.then_some(live_events::LOG_LEVEL))?;
         Ok((config, logs, has_screen))
@@ -69,8 +77,7 @@ impl GlobalArgs {
     /// Reads the configuration, checks it for `roles` and starts the log of a command, which is [`COMMAND_LOG_LEVEL`]
     /// unless `log.level` asks for details.
     pub(super) fn load_for_command(&self, roles: Roles) -> Result<Config, CliError> {
-        let config = self.load()?;
-        config.check(roles)?;
+        let config = self.read().check(roles).finish()?;
         telemetry::init_logs(&for_command(&config.log))?;
         Ok(config)
     }

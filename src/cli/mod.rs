@@ -189,7 +189,7 @@ impl Command {
             Self::Endpoint(command) => endpoint::run(global, command).await,
             Self::Spool(command) => spool::run(global, &command).await,
             Self::Queue(command) => queue::run(global, command).await,
-            Self::Config(command) => config::run(global, &command),
+            Self::Config(command) => config::run(global, &command).await,
             Self::Doctor(args) => doctor::run(global, args).await,
             Self::Healthcheck(args) => healthcheck::run(global, args).await,
             Self::Verify(args) => verify::run(global, &args),

@@ -5,10 +5,11 @@ pub(super) mod screen;
 use self::screen::Screen;
 use super::{CliError, GlobalArgs};
 use crate::{
-    app::App,
+    app::{self, App, MachineReport, StartError},
     clock::Clock,
-    config::Roles,
+    config::{Config, Roles},
     lifecycle::{HangupSignals, ShutdownOutcome},
+    problem::Problem,
     telemetry,
 };
 
@@ -24,7 +25,10 @@ pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliErro
     raise_open_files();
     let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging_names())?;
     let metrics = telemetry::init_metrics()?;
-    let app = App::start(&config, roles, Some(metrics), Clock::System).await?;
+    let app = match App::start(&config, roles, Some(metrics), Clock::System).await {
+        Ok(app) => app,
+        Err(error) => return Err(all_start_errors(error, &config, roles).await),
+    };
     let screen = has_screen.then(|| Screen::start(global, &config, roles, &app));
     let outcome = app.drained().await;
     if let Some(screen) = screen {
@@ -35,6 +39,23 @@ pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliErro
         ShutdownOutcome::Drained => Ok(()),
         ShutdownOutcome::Aborted | ShutdownOutcome::Failed => Err(CliError::AlreadyReported),
     }
+}
+
+/// Returns the error of a start together with everything else that would fail next.
+async fn all_start_errors(error: StartError, config: &Config, roles: Roles) -> CliError {
+    if error.is_config() {
+        return error.into();
+    }
+    let MachineReport { problems, used_by_polyhook } = app::check_machine(config, roles).await;
+    let first = match error.key() {
+        Some(key) => config.locate(&Problem::new(key.to_owned(), error.to_string())).to_string(),
+        None => error.to_string(),
+    };
+    let others = problems.iter().chain(&used_by_polyhook);
+    let others = others.filter(|problem| error.key() != Some(problem.key()));
+    let others = others.map(|problem| config.locate(problem).to_string());
+    let lines: Vec<_> = std::iter::once(first).chain(others).collect();
+    CliError::Failed(lines.join("\n"))
 }
 
 /// Raises the limit of open files. Each connection is an open file, and many systems allow 1024 unless a process requests

@@ -4,25 +4,55 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// Minimum similarity of a suggestion (Jaro-Winkler, 0 to 1). A less similar one would only confuse.
-const MIN_SIMILARITY: f64 = 0.75;
+/// Minimum similarity of a suggestion (0 to 1), for a name among its siblings (Jaro-Winkler). A less similar one would only
+/// confuse.
+const MIN_NAME_SIMILARITY: f64 = 0.75;
+/// The same for a whole path (Damerau-Levenshtein).
+const MIN_PATH_SIMILARITY: f64 = 0.8;
 
-/// A key that does not exist.
-#[derive(Debug, PartialEq, Eq)]
-pub struct UnknownKey {
-    /// The dotted path.
-    path: String,
-    /// The dotted path of the most similar known key.
-    nearest: Option<String>,
+/// A key that exists: `server.listen`, or `projects[0].api_key`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) section: String,
+    /// The number of the entry, if the section is a list of tables.
+    pub(super) entry: Option<usize>,
+    pub(super) name: String,
 }
 
-impl fmt::Display for UnknownKey {
+impl Key {
+    /// Returns the name of its variable.
+    pub(super) fn variable(&self) -> String {
+        let entry = self.entry.map_or_else(String::new, |entry| format!("__{entry}"));
+        format!("POLYHOOK__{}{entry}__{}", self.section, self.name).to_uppercase()
+    }
+}
+
+impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no key {}", self.path)?;
-        match &self.nearest {
-            Some(nearest) => write!(f, "; did you mean {nearest}?"),
-            None => f.write_str("; `polyhook config schema` lists all keys"),
+        match self.entry {
+            Some(entry) => write!(f, "{}[{entry}].{}", self.section, self.name),
+            None => write!(f, "{}.{}", self.section, self.name),
         }
+    }
+}
+
+/// A section of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Section<'a> {
+    /// True for a list of tables.
+    pub(super) is_list: bool,
+    keys: &'a Map<String, Value>,
+    required: Option<&'a Vec<Value>>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn contains(self, name: &str) -> bool {
+        self.keys.contains_key(name)
+    }
+
+    /// Returns the keys that every entry needs.
+    pub(super) fn required(self) -> impl Iterator<Item = &'a str> {
+        self.required.into_iter().flatten().filter_map(Value::as_str)
     }
 }
 
@@ -37,61 +67,100 @@ impl Keys {
         Self { root: super::Config::schema().to_value() }
     }
 
-    /// Returns the first unknown key of `value`.
-    pub(super) fn unknown(&self, value: &Value) -> Option<UnknownKey> {
-        self.unknown_in(&self.root, value, "")
-    }
-
-    fn unknown_in(&self, schema: &Value, value: &Value, path: &str) -> Option<UnknownKey> {
-        let schema = self.resolve(schema);
-        match value {
-            Value::Object(fields) => {
-                let known = schema.get("properties")?.as_object()?;
-                fields.iter().find_map(|(name, value)| {
-                    let here = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                    match known.get(name) {
-                        Some(schema) => self.unknown_in(schema, value, &here),
-                        None => Some(UnknownKey { nearest: self.nearest(known, path, name), path: here }),
-                    }
-                })
-            }
-            Value::Array(items) => {
-                let schema = schema.get("items")?;
-                items.iter().find_map(|item| self.unknown_in(schema, item, path))
-            }
-            _ => None,
-        }
-    }
-
-    /// Returns the most similar sibling, or a key with the same name in another section.
-    fn nearest(&self, siblings: &Map<String, Value>, path: &str, name: &str) -> Option<String> {
-        let dotted = |section: &str, key: &str| {
-            if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
+    /// Returns a section.
+    pub(super) fn section(&self, name: &str) -> Option<Section<'_>> {
+        let schema = self.resolve(self.root.get("properties")?.get(name)?);
+        let (is_list, schema) = match schema.get("items") {
+            Some(items) => (true, self.resolve(items)),
+            None => (false, schema),
         };
-        let similar = siblings
-            .keys()
-            .map(|key| (strsim::jaro_winkler(key, name), key))
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .filter(|(similarity, _)| *similarity >= MIN_SIMILARITY)
-            .map(|(_, key)| dotted(path, key));
-        similar.or_else(|| {
-            let sections = self.root.get("properties")?.as_object()?;
-            sections.iter().find_map(|(section, schema)| {
-                let schema = self.resolve(schema);
-                let schema = schema.get("items").map_or(schema, |items| self.resolve(items));
-                schema.get("properties")?.get(name).map(|_| dotted(section, name))
-            })
+        let required = schema.get("required").and_then(Value::as_array);
+        Some(Section { is_list, keys: schema.get("properties")?.as_object()?, required })
+    }
+
+    /// Returns the names of all sections.
+    pub(super) fn sections(&self) -> impl Iterator<Item = &str> {
+        let sections = self.root.get("properties").and_then(Value::as_object);
+        sections.into_iter().flat_map(Map::keys).map(String::as_str)
+    }
+
+    /// Returns all keys, with the first entry of lists.
+    fn all(&self) -> impl Iterator<Item = Key> {
+        let keys = |name| self.section(name).map(|section| (name, section));
+        self.sections().filter_map(keys).flat_map(|(name, section)| {
+            let key = move |key: &String| Key {
+                section: name.to_owned(),
+                entry: section.is_list.then_some(0),
+                name: key.clone(),
+            };
+            section.keys.keys().map(key)
         })
     }
 
-    /// Returns true if the value at a dotted path can only be a list.
-    pub(super) fn is_list(&self, path: &str) -> bool {
-        self.at(path).and_then(|schema| schema.get("type")).is_some_and(|kind| kind == "array")
+    /// Returns the key with this path, if there is one.
+    pub(super) fn parse(&self, path: &str) -> Option<Key> {
+        let (section, name) = path.split_once('.')?;
+        let (section, entry) = match section.split_once('[') {
+            Some((section, entry)) => (section, Some(entry.strip_suffix(']')?.parse().ok()?)),
+            None => (section, None),
+        };
+        let known = self.section(section)?;
+        let exists = known.is_list == entry.is_some() && known.contains(name);
+        exists.then(|| Key { section: section.to_owned(), entry, name: name.to_owned() })
+    }
+
+    /// Returns the key that a person probably meant by the path of an unknown one.
+    pub(super) fn nearest(&self, path: &str) -> Option<Key> {
+        let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
+        let (section, entry) =
+            section.split_once('[').map_or((section, ""), |(section, entry)| (section, entry));
+        let spelled = letters(path);
+        let best = |similarity: &dyn Fn(&Key) -> f64, min: f64| {
+            let rated =
+                self.all().map(|key| (similarity(&key), key)).filter(|(similarity, _)| *similarity >= min);
+            rated.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, key)| key)
+        };
+        let sibling = |key: &Key| {
+            if key.section == section { strsim::jaro_winkler(&key.name, name) } else { 0.0 }
+        };
+        let whole = |key: &Key| strsim::normalized_damerau_levenshtein(&letters(&key.to_string()), &spelled);
+        let mut key = best(&|key| f64::from(letters(&key.to_string()) == spelled), 1.0)
+            .or_else(|| best(&sibling, MIN_NAME_SIMILARITY))
+            .or_else(|| best(&whole, MIN_PATH_SIMILARITY))
+            .or_else(|| self.all().find(|key| letters(&key.name) == letters(name)))?;
+        if let Some(entry) = entry.strip_suffix(']').and_then(|entry| entry.parse().ok()) {
+            key.entry = key.entry.map(|_| entry);
+        }
+        Some(key)
+    }
+
+    /// Returns the most similar section.
+    pub(super) fn nearest_section(&self, name: &str) -> Option<&str> {
+        let rated = self.sections().map(|section| (strsim::jaro_winkler(section, name), section));
+        let similar = rated.filter(|(similarity, _)| *similarity >= MIN_NAME_SIMILARITY);
+        similar.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, section)| section)
+    }
+
+    /// Returns whether a person who writes this path without dots (`worker_concurrency`) probably means a key.
+    pub(super) fn resembles_key(&self, path: &str) -> bool {
+        let (path, spelled) = (path.to_lowercase(), letters(path));
+        let first_word = path.split('_').next().unwrap_or_default();
+        self.sections().any(|section| section == first_word)
+            || self.all().any(|key| {
+                let whole = letters(&key.to_string());
+                letters(&key.name) == spelled
+                    || strsim::normalized_damerau_levenshtein(&whole, &spelled) >= MIN_PATH_SIMILARITY
+            })
+    }
+
+    /// Returns true if the value of a key can only be a list.
+    pub(super) fn is_list(&self, key: &Key) -> bool {
+        self.at(key).and_then(|schema| schema.get("type")).is_some_and(|kind| kind == "array")
     }
 
     /// Returns the allowed words of a value, if it is an enumeration.
-    pub(super) fn choices(&self, path: &str) -> Vec<&str> {
-        self.at(path).map(|schema| self.words(schema)).unwrap_or_default()
+    pub(super) fn choices(&self, key: &Key) -> Vec<&str> {
+        self.at(key).map(|schema| self.words(schema)).unwrap_or_default()
     }
 
     fn words<'a>(&'a self, schema: &'a Value) -> Vec<&'a str> {
@@ -104,12 +173,8 @@ impl Keys {
         plain.chain(listed("oneOf").chain(listed("anyOf")).flat_map(|schema| self.words(schema))).collect()
     }
 
-    fn at(&self, path: &str) -> Option<&Value> {
-        path.split('.').try_fold(self.resolve(&self.root), |schema, name| {
-            let name = name.split('[').next()?;
-            let schema = schema.get("items").map_or(schema, |items| self.resolve(items));
-            Some(self.resolve(schema.get("properties")?.get(name)?))
-        })
+    fn at(&self, key: &Key) -> Option<&Value> {
+        Some(self.resolve(self.section(&key.section)?.keys.get(&key.name)?))
     }
 
     /// Follows `$ref`s into `$defs`.
@@ -119,54 +184,71 @@ impl Keys {
     }
 }
 
+/// Returns the lower-case letters of a path, without what separates its parts and without numbers.
+fn letters(path: &str) -> String {
+    path.chars().filter(|c| c.is_alphabetic()).flat_map(char::to_lowercase).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn unknown(value: &Value) -> String {
-        Keys::new().unknown(value).map(|key| key.to_string()).unwrap_or_default()
-    }
 
     #[test]
     fn suggests_the_nearest_key() {
-        assert_eq!(
-            unknown(&json!({"server": {"ack_bugdet": "4s"}})),
-            "there is no key server.ack_bugdet; did you mean server.ack_budget?"
-        );
-        assert_eq!(
-            unknown(&json!({"projects": [{"apikey": "x"}]})),
-            "there is no key projects.apikey; did you mean projects.api_key?"
-        );
-        assert_eq!(
-            unknown(&json!({"server": {"concurrency": 3}})),
-            "there is no key server.concurrency; did you mean worker.concurrency?"
-        );
-        assert_eq!(
-            unknown(&json!({"zzz": 1})),
-            "there is no key zzz; `polyhook config schema` lists all keys"
-        );
-        assert_eq!(unknown(&json!({"worker": {"environments": ["live"]}})), "");
+        let keys = Keys::new();
+        for (path, nearest) in [
+            ("server.ack_bugdet", "server.ack_budget"),
+            ("projects[2].apikey", "projects[2].api_key"),
+            ("projects.api_key", "projects[0].api_key"),
+            ("server.concurrency", "worker.concurrency"),
+            ("ack_budget", "server.ack_budget"),
+            ("worker_concurrency", "worker.concurrency"),
+            ("worker.concurency", "worker.concurrency"),
+            ("wroker.concurency", "worker.concurrency"),
+            ("servr.listen", "server.listen"),
+            ("SERVER.LISTEN", "server.listen"),
+            ("_worker.concurrency", "worker.concurrency"),
+            ("projects_1_api_key", "projects[0].api_key"),
+            ("server.listen.x", "server.listen"),
+        ] {
+            assert_eq!(keys.nearest(path).map(|key| key.to_string()).as_deref(), Some(nearest), "{path}");
+        }
+        assert_eq!(keys.nearest("zzz.qqq"), None);
+        assert_eq!(keys.nearest_section("serverr"), Some("server"));
     }
 
     #[test]
-    fn recognizes_list_keys() {
+    fn parses_only_keys_that_exist() {
         let keys = Keys::new();
-        assert!(
-            keys.is_list("signature.secrets")
-                && keys.is_list("worker.environments")
-                && keys.is_list("retry.delays")
-        );
-        assert!(!keys.is_list("queue.url") && !keys.is_list("projects[0].api_key"));
+        for path in ["server.listen", "projects[3].api_key"] {
+            assert_eq!(keys.parse(path).unwrap().to_string(), path);
+        }
+        assert_eq!(keys.parse("projects[3].api_key").unwrap().variable(), "POLYHOOK__PROJECTS__3__API_KEY");
+        for path in [
+            "",
+            "server",
+            "server.",
+            "server.listn",
+            "server[0].listen",
+            "projects.api_key",
+            "projects[x].api_key",
+            "a.b.c",
+        ] {
+            assert_eq!(keys.parse(path), None, "{path}");
+        }
     }
 
     #[test]
-    fn lists_the_allowed_words_of_a_value() {
+    fn knows_lists_and_the_allowed_words_of_a_value() {
         let keys = Keys::new();
-        assert_eq!(keys.choices("signature.scheme"), ["auto", "timestamped", "body"]);
-        assert_eq!(keys.choices("log.format"), ["pretty", "json"]);
-        assert_eq!(keys.choices("projects[0].region"), ["us", "uk", "eu", "studio"]);
-        assert!(keys.choices("server.listen").is_empty() && keys.choices("queue.url").is_empty());
+        let key = |path| keys.parse(path).unwrap();
+        for path in ["signature.secrets", "worker.environments", "retry.delays"] {
+            assert!(keys.is_list(&key(path)), "{path}");
+        }
+        assert!(!keys.is_list(&key("queue.url")) && !keys.is_list(&key("projects[0].api_key")));
+        assert_eq!(keys.choices(&key("signature.scheme")), ["auto", "timestamped", "body"]);
+        assert_eq!(keys.choices(&key("projects[0].region")), ["us", "uk", "eu", "studio"]);
+        assert!(keys.choices(&key("server.listen")).is_empty() && keys.choices(&key("queue.url")).is_empty());
+        assert_eq!(keys.section("projects").unwrap().required().collect::<Vec<_>>(), ["project_id"]);
     }
 }

@@ -1,11 +1,22 @@
-//! Merges the layers into one configuration.
+//! Merges the layers into one configuration, and finds everything that is wrong with their values.
 
-use std::{ffi::OsString, fmt::Write, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    path::PathBuf,
+};
 
-use config::{Config as Merged, ConfigError as MergeError, Map, Source, Value, ValueKind};
+use config::{ConfigError as MergeError, Map, Value, ValueKind};
 
-use super::{Config, ConfigError, keys::Keys, quickstart::Quickstart, setting::Setting};
-use crate::{bounded_file, secret};
+use super::{
+    Config, environment,
+    error::LocatedProblem,
+    file::{self, FileLayer},
+    keys::{Key, Keys},
+    origin::Origin,
+    quickstart::Quickstart,
+};
+use crate::secret::{self, Secret};
 
 /// The sources of a configuration, in addition to the built-in defaults.
 #[derive(Clone, Debug, Default)]
@@ -28,96 +39,237 @@ impl Sources {
     }
 }
 
-/// Prefix of polyhook's own variables.
-const PREFIX: &str = "POLYHOOK__";
-
-pub(super) fn merge(sources: &Sources) -> Result<Config, ConfigError> {
-    let keys = Keys::new();
-    let mut problems = Vec::new();
-    let own = sources.env.iter().filter_map(|(name, value)| {
-        Some(Setting { source: name.clone(), path: path_of(name)?, text: secret::unwrapped(value) })
-    });
-    let own = Pairs::new(&keys, own, &mut problems);
-    let set = sources.set.iter().map(|(path, value)| {
-        let text = secret::unwrapped(value);
-        Setting { source: format!("--set {path}"), path: path.clone(), text }
-    });
-    let set = Pairs::new(&keys, set, &mut problems);
-    let file = sources.file.as_deref().map(read_toml).transpose();
-    let table = file.as_ref().ok().and_then(Option::as_ref);
-    let is_set_later = |key: &str| {
-        own.sets_for_first_project(key) || set.sets_for_first_project(key) || file_sets(table, key)
-    };
-    let quickstart = Quickstart::new(&sources.env, is_set_later);
-    let names_no_webhook = quickstart.names_no_webhook;
-    let quickstart = Pairs::new(&keys, quickstart.settings.into_iter(), &mut problems);
-    if !problems.is_empty() {
-        return Err(ConfigError::Invalid(problems));
-    }
-
-    let mut builder = Merged::builder().add_source(quickstart);
-    if let Some(table) = file? {
-        builder = builder
-            .add_source(Merged::try_from(&table).map_err(|error| ConfigError::Value(error.to_string()))?)
-            .add_source(Pairs::of_empty_lists(&table));
-    }
-    let value_error = |error: MergeError| ConfigError::Value(explain(&error, &keys));
-    let merged = builder.add_source(own).add_source(set).build().map_err(value_error)?;
-
-    let tree: serde_json::Value = merged.clone().try_deserialize().map_err(value_error)?;
-    if let Some(unknown) = keys.unknown(&tree) {
-        return Err(ConfigError::UnknownKey(unknown));
-    }
-    let config: Config = merged.try_deserialize().map_err(value_error)?;
-    Ok(Config { names_no_webhook, ..config })
+/// The merged layers.
+#[derive(Debug)]
+pub(super) struct Layers {
+    /// The configuration of all usable values.
+    pub(super) config: Config,
+    pub(super) problems: Vec<LocatedProblem>,
+    /// The keys whose values are not usable, so that the configuration has their defaults.
+    pub(super) broken: BTreeSet<String>,
+    /// True if a part of the file could not be read, so that a missing key may be there.
+    pub(super) is_partial: bool,
 }
 
-/// Returns whether the file sets `key`, or the file of it, for its first project.
-fn file_sets(file: Option<&toml::Table>, key: &str) -> bool {
-    let project = file.and_then(|file| file.get("projects")?.as_array()?.first()?.as_table());
-    project.is_some_and(|project| project.contains_key(key) || project.contains_key(&format!("{key}_file")))
+/// What a variable or a flag does.
+#[derive(Debug)]
+enum Setting {
+    Value(Key, Value, Origin),
+    /// Removes the entries of a list of tables that earlier layers set.
+    Clear(String),
 }
 
-/// `POLYHOOK__SERVER__ACK_BUDGET` is `server.ack_budget`, `POLYHOOK__PROJECTS__0__API_KEY` is
-/// `projects[0].api_key`.
-fn path_of(name: &str) -> Option<String> {
-    let mut path = String::new();
-    for part in name.strip_prefix(PREFIX)?.split("__") {
-        if part.bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty() {
-            let _ = write!(path, "[{part}]");
-        } else {
-            if !path.is_empty() {
-                path.push('.');
+/// The values that are set. Later layers replace those of earlier ones.
+type Values = BTreeMap<Key, (Value, Origin)>;
+
+impl Layers {
+    pub(super) fn merge(sources: &Sources) -> Self {
+        let keys = Keys::new();
+        let mut problems = Vec::new();
+        let FileLayer { values: file, problems: file_problems, mut broken, is_partial } =
+            sources.file.as_deref().map(|path| FileLayer::read(&keys, path)).unwrap_or_default();
+        problems.extend(file_problems);
+        let own = variables(&keys, &sources.env, &mut problems);
+        let set = flags(&keys, &sources.set, &mut problems);
+
+        let file = file.into_iter().map(|(key, value, origin)| Setting::Value(key, value, origin));
+        let later: Vec<_> = file.chain(own).chain(set).collect();
+        let is_set_later = |name: &str| {
+            let file = format!("{name}_file");
+            later.iter().any(|setting| match setting {
+                Setting::Value(key, ..) => {
+                    key.section == "projects"
+                        && key.entry == Some(0)
+                        && (key.name == name || key.name == file)
+                }
+                Setting::Clear(_) => false,
+            })
+        };
+        let quickstart = Quickstart::new(&sources.env, is_set_later);
+        let first = quickstart.settings.into_iter().filter_map(|setting| {
+            let key = keys.parse(setting.path)?;
+            let value = value(&keys, &key, setting.text);
+            Some(Setting::Value(key, value, Origin::Variable(setting.variable.to_owned())))
+        });
+        let mut values = Values::new();
+        for setting in first.chain(later) {
+            match setting {
+                Setting::Value(key, value, origin) => drop(values.insert(key, (value, origin))),
+                Setting::Clear(section) => values.retain(|key, _| key.section != section),
             }
-            path.push_str(&part.to_lowercase());
+        }
+
+        let mut entries: BTreeMap<(String, usize), Origin> = BTreeMap::new();
+        for (key, (_, origin)) in &values {
+            if let Some(entry) = key.entry {
+                entries.entry((key.section.clone(), entry)).or_insert_with(|| origin.clone());
+            }
+        }
+        values.retain(|key, (value, origin)| {
+            let Some(message) = wrong_value(&keys, key, value, origin) else { return true };
+            problems.push(LocatedProblem::new(origin.clone(), Some(key.to_string()), message));
+            broken.insert(key.to_string());
+            false
+        });
+        complete_entries(&keys, entries, &mut values, &mut problems, &mut broken);
+        let origins = values.iter().map(|(key, (_, origin))| (key.to_string(), origin.clone())).collect();
+        let config = match tree(&values).try_deserialize::<Config>() {
+            Ok(config) => config,
+            // Each value was checked alone, so this cannot happen.
+            Err(error) => {
+                problems.push(LocatedProblem::new(Origin::Default, None, explain(&error, &[])));
+                Config::default()
+            }
+        };
+        let config = Config { names_no_webhook: quickstart.names_no_webhook, origins, ..config };
+        Self { config, problems, broken, is_partial }
+    }
+}
+
+fn variables(keys: &Keys, env: &[(String, String)], problems: &mut Vec<LocatedProblem>) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    for (name, text) in env {
+        let text = secret::unwrapped(text);
+        let section = name.strip_prefix("POLYHOOK__").map(str::to_lowercase).unwrap_or_default();
+        match environment::key_of(keys, name) {
+            Some(Ok(key)) => {
+                let value = value(keys, &key, text);
+                settings.push(Setting::Value(key, value, Origin::Variable(name.clone())));
+            }
+            Some(Err(_)) if clears(keys, &section, text) => settings.push(Setting::Clear(section)),
+            Some(Err(problem)) => problems.push(problem),
+            None => {}
         }
     }
-    Some(path)
+    settings
 }
 
-fn read_toml(path: &std::path::Path) -> Result<toml::Table, ConfigError> {
-    let text = bounded_file::read_text_or_pipe(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    text.parse().map_err(|error: toml::de::Error| {
-        let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text[..text.floor_char_boundary(start)].matches('\n').count() + 1;
-        ConfigError::Syntax { path: path.to_owned(), line, message: error.message().to_owned() }
-    })
-}
-
-/// Describes an invalid value without showing it: it may be a secret in the wrong place.
-fn explain(error: &MergeError, keys: &Keys) -> String {
-    match error {
-        MergeError::Type { expected, key, .. } => {
-            format!("{}: this is not {expected}", key.as_deref().unwrap_or("a value"))
+fn flags(keys: &Keys, set: &[(String, String)], problems: &mut Vec<LocatedProblem>) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    for (path, text) in set {
+        let (origin, text) = (Origin::Flag(path.clone()), secret::unwrapped(text));
+        if let Some(key) = keys.parse(path) {
+            let value = value(keys, &key, text);
+            settings.push(Setting::Value(key, value, origin));
+        } else if clears(keys, path, text) {
+            settings.push(Setting::Clear(path.clone()));
+        } else {
+            let nearest = keys.nearest(path).map(|key| key.to_string());
+            problems.push(LocatedProblem::new(origin, None, file::unknown_key(path, nearest.as_deref())));
         }
-        MergeError::At { error, key: Some(key), .. } => match keys.choices(key).as_slice() {
-            // The library's message would repeat the unknown word.
-            choices @ [_, ..] => format!("{key}: this is not one of {}", choices.join(", ")),
-            [] => format!("{key}: {}", explain(error, keys).trim_start_matches("a value: ")),
-        },
-        MergeError::At { error, key: None, .. } => explain(error, keys),
-        MergeError::NotFound(key) => format!("{key} is missing"),
+    }
+    settings
+}
+
+/// Returns whether this sets a list of tables to an empty one.
+fn clears(keys: &Keys, section: &str, text: &str) -> bool {
+    keys.section(section).is_some_and(|section| section.is_list) && matches!(text, "" | "[]")
+}
+
+/// Returns what is wrong with a value, without showing it: it may be a secret in the wrong place.
+fn wrong_value(keys: &Keys, key: &Key, value: &Value, origin: &Origin) -> Option<String> {
+    if matches!(origin, Origin::Variable(_) | Origin::Flag(_))
+        && let Some(problem) = copy_mistake(key, value, origin)
+    {
+        return Some(format!("{problem}; give the value alone"));
+    }
+    // A configuration of this value alone. An entry of a list also has what it needs.
+    let required = keys.section(&key.section).into_iter().filter(|section| section.is_list);
+    let required = required.flat_map(|section| section.required()).map(|name| {
+        let key = Key { section: key.section.clone(), entry: Some(0), name: name.to_owned() };
+        (key, (text_value(""), Origin::Default))
+    });
+    let mut alone: Values = required.collect();
+    alone.insert(Key { entry: key.entry.map(|_| 0), ..key.clone() }, (value.clone(), Origin::Default));
+    let error = tree(&alone).try_deserialize::<Config>().err()?;
+    Some(explain(&error, &keys.choices(key)))
+}
+
+/// Returns what was copied together with a value of a variable or a flag.
+fn copy_mistake(key: &Key, value: &Value, origin: &Origin) -> Option<&'static str> {
+    let is_quickstart = matches!(origin, Origin::Variable(name) if name.starts_with("POLYAI_"));
+    // The ids and secrets that PolyAI issues contain no spaces. Other values may.
+    let is_polyais = is_quickstart
+        || matches!((&*key.section, &*key.name), ("signature", "secrets") | ("trigger", "token"))
+        || key.name.ends_with("api_key");
+    let problem_of = |item: &Value| {
+        let ValueKind::String(text) = &item.kind else { return None };
+        let secret = Secret::new(text.as_str());
+        if is_polyais { secret.token_problem() } else { secret.password_problem() }
+    };
+    match &value.kind {
+        ValueKind::Array(items) => items.iter().find_map(problem_of),
+        _ => problem_of(value),
+    }
+}
+
+/// Checks that the entries of lists are numbered without gaps and have the keys that they need.
+fn complete_entries(
+    keys: &Keys,
+    entries: BTreeMap<(String, usize), Origin>,
+    values: &mut Values,
+    problems: &mut Vec<LocatedProblem>,
+    broken: &mut BTreeSet<String>,
+) {
+    let mut next: BTreeMap<String, usize> = BTreeMap::new();
+    for ((section, entry), origin) in entries {
+        let expected = next.entry(section.clone()).or_default();
+        if entry != *expected {
+            let message =
+                format!("there is no {section}[{expected}]; number the entries from 0, without gaps");
+            problems.push(LocatedProblem::new(origin, Some(format!("{section}[{entry}]")), message));
+            values.retain(|key, _| key.section != section || key.entry < Some(entry));
+            broken.insert(format!("{section}[{entry}]"));
+            return;
+        }
+        *expected += 1;
+        for name in keys.section(&section).into_iter().flat_map(|section| section.required()) {
+            let key = Key { section: section.clone(), entry: Some(entry), name: name.to_owned() };
+            if !values.contains_key(&key) {
+                if broken.insert(key.to_string()) {
+                    let message = format!("this entry has no {name}; set it here or as {}", key.variable());
+                    problems.push(LocatedProblem::new(origin.clone(), Some(key.to_string()), message));
+                }
+                values.insert(key, (text_value(""), origin.clone()));
+            }
+        }
+    }
+}
+
+/// Returns the values as a tree. The entries of lists are in order.
+fn tree(values: &Values) -> Value {
+    let mut root: Map<String, Value> = Map::new();
+    let table = |value: &mut Value, name: &str, field: &Value| {
+        if let ValueKind::Table(table) = &mut value.kind {
+            table.insert(name.to_owned(), field.clone());
+        }
+    };
+    let new_table = || Value::new(None, ValueKind::Table(Map::new()));
+    for (key, (value, _)) in values {
+        let section = root.entry(key.section.clone());
+        match key.entry {
+            None => table(section.or_insert_with(new_table), &key.name, value),
+            Some(entry) => {
+                let list = section.or_insert_with(|| Value::new(None, ValueKind::Array(Vec::new())));
+                if let ValueKind::Array(entries) = &mut list.kind {
+                    if entries.len() <= entry {
+                        entries.push(new_table());
+                    }
+                    entries.iter_mut().last().into_iter().for_each(|last| table(last, &key.name, value));
+                }
+            }
+        }
+    }
+    Value::new(None, ValueKind::Table(root))
+}
+
+/// Describes an invalid value without showing it.
+fn explain(error: &MergeError, choices: &[&str]) -> String {
+    match error {
+        MergeError::Type { expected, .. } => format!("this is not {expected}"),
+        // The library's message would repeat the unknown word.
+        MergeError::At { .. } if choices.len() > 1 => format!("this is not one of {}", choices.join(", ")),
+        MergeError::At { error, .. } => explain(error, choices),
         other => unquoted(&other.to_string()),
     }
 }
@@ -130,51 +282,22 @@ fn unquoted(text: &str) -> String {
     if text.contains("relative URL without a base") {
         return "this is not a whole URL; write https://HOST".to_owned();
     }
+    if text.contains("socket address") {
+        return "this is not an address with a port, such as 127.0.0.1:8080".to_owned();
+    }
+    if let Some((_, expected)) = text.split_once(", expected ") {
+        let expected = expected.split(['"', '`']).next().unwrap_or_default().trim_end();
+        let example = if expected == "a duration" { ", such as 30s, 5m or 2h" } else { "" };
+        return format!("this is not {expected}{example}");
+    }
     text.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
-}
-
-/// Dotted paths and their values, from variables or flags.
-#[derive(Clone, Debug)]
-struct Pairs(Vec<(String, Value)>);
-
-impl Pairs {
-    /// Converts the settings and adds what is wrong with them to `problems`.
-    fn new<'a>(keys: &Keys, settings: impl Iterator<Item = Setting<'a>>, problems: &mut Vec<String>) -> Self {
-        let pairs = settings.map(|setting| {
-            let value = value(keys, &setting.path, setting.text);
-            problems.extend(setting.problem(&value));
-            (setting.path, value)
-        });
-        Self(pairs.collect())
-    }
-
-    /// Returns whether `key`, or the file of it, is set for the first project.
-    fn sets_for_first_project(&self, key: &str) -> bool {
-        let own = format!("projects[0].{key}");
-        self.0.iter().any(|(path, _)| path.strip_suffix("_file").unwrap_or(path) == own)
-    }
-
-    /// Returns the empty lists of a file. The library merges a list item by item, so an empty one would change nothing.
-    fn of_empty_lists(file: &toml::Table) -> Self {
-        let sections = file.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
-        let keys =
-            sections.flat_map(|(section, keys)| keys.iter().map(move |(key, value)| (section, key, value)));
-        let is_empty_list = |value: &toml::Value| value.as_array().is_some_and(Vec::is_empty);
-        let empty = || Value::new(None, ValueKind::Array(Vec::new()));
-        Self(
-            keys.filter(|(.., value)| is_empty_list(value))
-                .map(|(section, key, _)| (format!("{section}.{key}"), empty()))
-                .collect(),
-        )
-    }
 }
 
 /// Converts text to a value. Text stays text: the typed configuration parses numbers and durations from it. A list is
 /// written `a,b` or, if an item contains a comma, `["a", "b"]`.
-fn value(keys: &Keys, path: &str, text: &str) -> Value {
+fn value(keys: &Keys, key: &Key, text: &str) -> Value {
     let list = |items: Vec<&str>| {
-        let item = |item: &str| Value::new(None, ValueKind::String(item.to_owned()));
-        let items = items.into_iter().map(item).collect();
+        let items = items.into_iter().map(text_value).collect();
         Value::new(None, ValueKind::Array(items))
     };
     if text.starts_with('[')
@@ -182,29 +305,25 @@ fn value(keys: &Keys, path: &str, text: &str) -> Value {
     {
         return list(items.iter().map(|item| secret::unwrapped(item)).collect());
     }
-    let several_urls = path == "queue.url" && text.contains(",amqp");
-    if keys.is_list(path) || several_urls {
+    let several_urls = key.section == "queue" && key.name == "url" && text.contains(",amqp");
+    if keys.is_list(key) || several_urls {
         return list(text.split(',').map(secret::unwrapped).filter(|item| !item.is_empty()).collect());
     }
-    Value::new(None, ValueKind::String(text.to_owned()))
+    text_value(text)
 }
 
-impl Source for Pairs {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, MergeError> {
-        Ok(self.0.iter().cloned().collect())
-    }
+fn text_value(text: &str) -> Value {
+    Value::new(None, ValueKind::String(text.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::*;
-    use crate::secret::Secret;
+    use super::{
+        super::{ConfigError, Roles},
+        *,
+    };
 
     fn load(file: &str, env: &[(&str, &str)], set: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let own = |pairs: &[(&str, &str)]| {
@@ -232,8 +351,8 @@ mod tests {
     fn an_empty_list_in_the_file_replaces_the_default() {
         let config = load("[retry]\ndelays = []\n[worker]\nenvironments = []\n", &[], &[]).unwrap();
         assert_eq!(config.retry.delays, [Duration::ZERO; 0]);
-        let problem = config.check(super::super::Roles::ALL).unwrap_err().to_string();
-        assert!(problem.contains("worker.environments is empty"), "{problem}");
+        let problem = config.check(Roles::ALL).unwrap_err().to_string();
+        assert!(problem.contains("worker.environments: it is empty"), "{problem}");
         let env = [("POLYHOOK__RETRY__DELAYS", "1s")];
         assert_eq!(load("[retry]\ndelays = []\n", &env, &[]).unwrap().retry.delays, [Duration::from_secs(1)]);
     }
@@ -248,7 +367,7 @@ mod tests {
             ("POLYAI_WEBHOOK_SECRET", "0123456789abcdef0123"),
         ];
         let config = load("", &env, &[]).unwrap();
-        config.check(super::super::Roles::ALL).unwrap();
+        config.check(Roles::ALL).unwrap();
         assert_eq!(config.projects[0].api_key, Secret::new("1234567890123456789012"), "digits stay text");
         assert_eq!(config.signature.secrets, [Secret::new("0123456789abcdef0123")]);
     }
@@ -290,7 +409,7 @@ mod tests {
             ];
             let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let config = load("", &env, &[]).unwrap();
-            config.check(super::super::Roles::ALL).unwrap();
+            config.check(Roles::ALL).unwrap();
             assert_eq!(config.projects[0].api_key, Secret::new("1234567890123456789012"));
             assert_eq!(
                 (&*config.projects[0].account_id, &*config.projects[0].project_id),
@@ -343,8 +462,8 @@ mod tests {
         let both = [("POLYAI_WEBHOOK_SECRET", "a b"), ("POLYAI_API_KEY", "a b")];
         assert_eq!(
             load("", &both, &[]).unwrap_err().to_string().lines().count(),
-            2,
-            "all are reported at once"
+            3,
+            "both, and the missing project_id"
         );
         let message = load("", &[], &[("signature.secrets", "hunter2 hunter2")]).unwrap_err().to_string();
         assert!(message.starts_with("--set signature.secrets: "), "{message}");
@@ -362,11 +481,137 @@ mod tests {
                 "[polyai]\nbase_url = \"hunter2.poly.ai\"",
                 "polyai.base_url: this is not a whole URL; write https://HOST",
             ),
-            ("[[projects]]\nproject_id = \"p\"\naccount_id = { hunter2-hunter2 = 1 }\n", ""),
+            ("[[projects]]\nproject_id = \"p\"\naccount_id = { hunter2-hunter2 = 1 }\n", "line 3"),
+            ("server = \"hunter2\"", "server is a section; write [server]"),
+            ("projects = \"hunter2\"", "write [[projects]]"),
+            ("projects = [\"hunter2\"]", "write [[projects]]"),
+            ("[projects]\napi_key = \"hunter2\"", "write [[projects]]"),
+            ("[[server]]\nlisten = \"hunter2\"", "write [server]"),
+            ("ack_budget = \"hunter2\"", "did you mean server.ack_budget?"),
         ] {
             let message = load(file, &[], &[]).unwrap_err().to_string();
             assert!(message.contains(names), "{message}");
             assert!(!message.contains("hunter2"), "{message}");
         }
+    }
+
+    /// Returns the errors of a check for all roles, with the name of the file as FILE.
+    fn errors(file: &str, env: &[(&str, &str)], set: &[(&str, &str)]) -> Vec<String> {
+        let own = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), file).unwrap();
+        let sources = Sources { file: Some(path.path().to_owned()), env: own(env), set: own(set) };
+        let error = super::super::Reading::new(&sources).check(Roles::ALL).finish().unwrap_err().to_string();
+        error.lines().map(|line| line.replace(&*path.path().to_string_lossy(), "FILE")).collect()
+    }
+
+    #[test]
+    fn all_errors_of_all_layers_are_reported_at_once_with_their_places() {
+        let file = "\
+            [server]\nlisten = \"nowhere\"\nack_bugdet = \"4s\"\nmax_in_flight = 0\nbody_limit = true\n\
+            [signature]\nsecrets_file = \"not/there\"\nscheme = \"both\"\n\
+            [querty]\na = 1\nb = 2\n\
+            [[projects]]\naccount_id = \"a\"\napi_key_file = \"no/key\"\n\
+            [[projects]]\naccount_id = \"a\"\nproject_id = \"p\"\napikey = \"k\"\n\
+            [archive]\nurl = \"ftp://x\"\nendpoint = \"minio\"\n";
+        let env = [
+            ("POLYHOOK__WORKER__CONCURRENCY", "many"),
+            ("POLYHOOK_WORKER_AUDIO", "off"),
+            ("POLYHOOK__RETRY__JITTER", "3"),
+            ("POLYHOOK__PROJECTS__3__PROJECT_ID", "p"),
+            ("POLYHOOK_SERVICE_HOST", "10.0.0.1"),
+        ];
+        let set =
+            [("worker.audo", "off"), ("refresh.after", "x"), ("tracing.sample_ratio", "7"), ("log", "debug")];
+        let found = errors(file, &env, &set);
+        let expected = [
+            "FILE, line 2: server.listen: ",
+            "FILE, line 3: there is no key server.ack_bugdet; did you mean server.ack_budget?",
+            "FILE, line 4: server.max_in_flight: it is 0",
+            "FILE, line 5: server.body_limit: ",
+            "FILE, line 7: signature.secrets_file: not/there: cannot be read: No such file",
+            "FILE, line 8: signature.scheme: this is not one of auto, timestamped, body",
+            "FILE, line 9: there is no key querty",
+            "FILE, line 13: projects[0].project_id: this entry has no project_id",
+            "FILE, line 14: projects[0].api_key_file: no/key: cannot be read: No such file",
+            "FILE, line 16: projects[1].api_key: project p: there is no api_key",
+            "FILE, line 18: there is no key projects.apikey; did you mean projects.api_key?",
+            "FILE, line 20: archive.url: it begins with ftp:",
+            "FILE, line 21: archive.endpoint: it must be https://",
+            "POLYHOOK_WORKER_AUDIO: this variable has no effect",
+            "POLYHOOK__PROJECTS__3__PROJECT_ID: projects[3]: there is no projects[2]",
+            "POLYHOOK__RETRY__JITTER: retry.jitter: it must be between 0 and 0.9",
+            "POLYHOOK__WORKER__CONCURRENCY: worker.concurrency: ",
+            "--set log: there is no key log",
+            "--set refresh.after: refresh.after: ",
+            "--set tracing.sample_ratio: tracing.sample_ratio: it must be between 0 and 1",
+            "--set worker.audo: there is no key worker.audo; did you mean worker.audio?",
+        ];
+        assert_eq!(found.len(), expected.len(), "{}", found.join("\n"));
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{found}\ninstead of {expected}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_not_the_consequence_of_another_one() {
+        for (file, only) in [
+            (
+                "[signature]\nsecrets = 3\n[[projects]]\naccount_id=\"a\"\nproject_id=\"p\"\napi_key=\"k\"\n",
+                "signature.secrets: ",
+            ),
+            (
+                "[signature]\nsecrets_file = \"none\"\n[[projects]]\naccount_id=\"a\"\nproject_id=\"p\"\napi_key=\"k\"\n",
+                "none: cannot be read",
+            ),
+            ("signature.secrets = [\"0123456789abcdef\"]\nprojects = 3", "write [[projects]]"),
+            ("signature.secrets = [\"0123456789abcdef\"]\nworker.concurrency = = 3", "FILE, line 2: "),
+        ] {
+            let found = errors(file, &[], &[]);
+            assert!(found.len() == 1 && found[0].contains(only), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn every_syntax_error_is_reported_and_the_rest_of_the_file_is_checked() {
+        let file = "[server]\nlisten = = \"hunter2\"\nack_budget = \"9s\"\n[worker\nconcurrency = 0\n[log]\nlevel = x\n";
+        let found = errors(file, &[("POLYHOOK__LOG__LEVL", "info")], &[]);
+        assert!(found.iter().all(|error| !error.contains("hunter2")), "{found:?}");
+        for place in [
+            "FILE, line 2: ",
+            "FILE, line 3: server.ack_budget: ",
+            "FILE, line 4: ",
+            "FILE, line 7: ",
+            "POLYHOOK__LOG__LEVL: ",
+        ] {
+            assert_eq!(found.iter().filter(|error| error.starts_with(place)).count(), 1, "{place} {found:?}");
+        }
+        let unreadable = Sources {
+            file: Some("none.toml".into()),
+            env: vec![("POLYHOOK__LOG__LEVL".into(), String::new())],
+            ..Sources::default()
+        };
+        let found =
+            super::super::Reading::new(&unreadable).check(Roles::ALL).finish().unwrap_err().to_string();
+        assert!(
+            found.starts_with("none.toml: the configuration file cannot be read: No such file"),
+            "{found}"
+        );
+        assert_eq!(found.lines().count(), 2, "{found}");
+    }
+
+    #[test]
+    fn only_the_value_that_has_an_effect_must_be_right() {
+        let file =
+            "[worker]\nconcurrency = \"many\"\nenvironments = [\"live\", \"sandbox\", \"pre-release\"]\n";
+        let env = [("POLYHOOK__WORKER__CONCURRENCY", "3"), ("POLYHOOK__WORKER__ENVIRONMENTS", "sandbox")];
+        let config = load(file, &env, &[]).unwrap();
+        assert_eq!((config.worker.concurrency, config.worker.environments), (3, vec!["sandbox".to_owned()]));
+        let project = "[[projects]]\nproject_id = \"p\"\n";
+        assert_eq!(load(project, &[], &[]).unwrap().projects.len(), 1);
+        assert!(load(project, &[], &[("projects", "[]")]).unwrap().projects.is_empty());
+        assert!(load(project, &[("POLYHOOK__PROJECTS", "[]")], &[]).unwrap().projects.is_empty());
     }
 }

@@ -14,11 +14,18 @@
 
 use url::Url;
 
-use super::setting::Setting;
 use crate::{
     polyai::{Api, Region},
     secret,
 };
+
+/// A value from a variable, without the quotes and the white space around it.
+pub(super) struct Setting<'a> {
+    pub(super) variable: &'static str,
+    /// The path of the key.
+    pub(super) path: &'static str,
+    pub(super) text: &'a str,
+}
 
 /// The settings of the quickstarts' variables.
 pub(super) struct Quickstart<'a> {
@@ -55,20 +62,17 @@ impl<'a> Quickstart<'a> {
                 found.push(("projects[0].api", key.map(|(name, _)| (name, "data"))));
             }
         }
-        let setting = |(path, (name, text)): (&str, (&str, &'a str))| Setting {
-            source: name.to_owned(),
-            path: path.to_owned(),
-            text,
-        };
+        let setting =
+            |(path, value): (_, Option<_>)| value.map(|(variable, text)| Setting { variable, path, text });
         Self {
-            settings: found.into_iter().filter_map(|(path, value)| Some(setting((path, value?)))).collect(),
+            settings: found.into_iter().filter_map(setting).collect(),
             names_no_webhook: agent.or(v3_key).is_some(),
         }
     }
 }
 
 /// Returns whether `POLYAI_API_KEY` alone is a key of the workspace: it is one for the host that it is used with.
-fn is_workspace_key(base_url: Option<(&str, &str)>, is_current: bool) -> bool {
+fn is_workspace_key(base_url: Option<(&'static str, &str)>, is_current: bool) -> bool {
     let base_url = base_url.and_then(|(_, text)| text.parse::<Url>().ok());
     match base_url.and_then(|url| Region::served_by(&url)) {
         Some((_, api)) => api == Api::Data,

@@ -6,12 +6,13 @@
 use thiserror::Error;
 
 use super::{
-    ApiRequest, ConversationInfo, PolyAiClient,
+    ApiRequest, ConversationInfo, PolyAiClient, Project,
     config::{ApiChoice, ConfigError, PolyAiConfig, ProjectConfig},
     error::{ApiError, ErrorKind},
+    http::HttpClient,
     list::page::Page,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, problem::Problem};
 
 /// Stands for the account in requests to the Data API, which do not contain it.
 const STAND_IN: &str = "unknown";
@@ -45,16 +46,34 @@ impl ProjectConfig {
     }
 }
 
-/// Checks the configuration as [`PolyAiClient::new`] does, but accepts a project without an account if the Data API can
-/// tell it. It must be the only one: others must not wait for its first conversation.
-pub fn check_config(config: &PolyAiConfig, projects: &[ProjectConfig]) -> Result<(), ConfigError> {
-    let known = |project: &ProjectConfig| {
+/// Returns everything for which [`PolyAiClient::new`] would refuse the configuration, but accepts a project without an
+/// account if the Data API can tell it. It must be the only one: others must not wait for its first conversation.
+pub fn check_config(config: &PolyAiConfig, projects: &[ProjectConfig]) -> Vec<Problem> {
+    let mut problems: Vec<_> = config.url_errors().map(|error| error.problem(0)).collect();
+    let are_urls_valid = problems.is_empty();
+    for (index, project) in projects.iter().enumerate() {
         let can_learn = project.api.unwrap_or(config.api) != ApiChoice::V3 && projects.len() == 1;
         let account_id = if project.needs_account() && can_learn { STAND_IN } else { &project.account_id };
-        ProjectConfig { account_id: account_id.to_owned(), ..project.clone() }
-    };
-    let projects: Vec<_> = projects.iter().map(known).collect();
-    PolyAiClient::new(config, &projects, Clock::System).map(drop)
+        let known = ProjectConfig { account_id: account_id.to_owned(), ..project.clone() };
+        let mut errors = Project::errors(config, &known);
+        let same = |other: &ProjectConfig| {
+            other.account_id == project.account_id && other.project_id == project.project_id
+        };
+        if projects[..index].iter().any(same) {
+            errors.push(ConfigError::DuplicateProject(project.project_id.clone()));
+        }
+        for problem in errors.iter().map(|error| error.problem(index)) {
+            // The hosts of all projects have the same errors, and an invalid URL was reported above.
+            let is_of_hosts = problem.key().starts_with("polyai.");
+            if !(is_of_hosts && (!are_urls_valid || problems.contains(&problem))) {
+                problems.push(problem);
+            }
+        }
+    }
+    if problems.is_empty() && HttpClient::new(|builder| builder).is_err() {
+        problems.push(ConfigError::ClientSetup.problem(0));
+    }
+    problems
 }
 
 /// Returns the account of `project`, as a conversation of the project names it.

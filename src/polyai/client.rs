@@ -350,7 +350,7 @@ mod tests {
         let keyless = ProjectConfig { api_key: Secret::default(), ..project("a", "b") };
         assert!(matches!(polyai(&[keyless]), Err(ConfigError::MissingKey(_))));
         let odd = ProjectConfig { api_key: Secret::new("a\nb"), ..project("a", "b") };
-        assert!(matches!(polyai(&[odd]), Err(ConfigError::WrongKey(..))));
+        assert!(matches!(polyai(&[odd]), Err(ConfigError::WrongKey { .. })));
     }
 
     #[test]

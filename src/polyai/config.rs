@@ -11,7 +11,7 @@ use super::{
     Api,
     region::{Hosts, Region, host_name},
 };
-use crate::secret::Secret;
+use crate::{problem::Problem, secret::Secret};
 
 /// `[polyai]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -132,8 +132,17 @@ pub enum ConfigError {
     )]
     MissingKey(String),
     /// A key was copied with something else, or is something else.
-    #[error("project {0}: the API key is wrong: {1}; store only the key, as PolyAI gave it to you")]
-    WrongKey(String, &'static str),
+    #[error(
+        "project {project}: the API key is wrong: {problem}; store only the key, as PolyAI gave it to you"
+    )]
+    WrongKey {
+        /// The project.
+        project: String,
+        /// What is wrong.
+        problem: &'static str,
+        /// True if it is the key of the Data API.
+        is_data: bool,
+    },
     /// An id is empty.
     #[error("a project has an empty {0}; take it from the URL of Agent Studio")]
     EmptyId(&'static str),
@@ -151,7 +160,74 @@ pub enum ConfigError {
 const BASE_URL: &str = "polyai.base_url (POLYAI_BASE_URL)";
 const PLATFORM_URL: &str = "polyai.platform_url (POLYAI_PLATFORM_URL)";
 
+impl ConfigError {
+    /// Locates the error: in the entry `index` of `[[projects]]`, or in `[polyai]`.
+    pub(super) fn problem(&self, index: usize) -> Problem {
+        let project = |name: &str| format!("projects[{index}].{name}");
+        let key = match self {
+            Self::UnsupportedVersion(key, _)
+            | Self::HostWithoutRegion(key)
+            | Self::NotHttpUrl(key)
+            | Self::UnknownHost { given: key, .. } => key.split(' ').next().unwrap_or_default().to_owned(),
+            Self::SeveralRegions(..) | Self::ClientSetup => "polyai.base_url".to_owned(),
+            Self::StudioHasNoV3(_) => project("api"),
+            Self::MissingKey(_) | Self::InvalidKey(_) | Self::WrongKey { is_data: false, .. } => {
+                project("api_key")
+            }
+            Self::WrongKey { is_data: true, .. } => project("data_api_key"),
+            Self::EmptyId(name) => project(name),
+            Self::DuplicateProject(_) => project("project_id"),
+        };
+        let mut text = self.to_string();
+        for name in [BASE_URL, PLATFORM_URL] {
+            if let Some(rest) = text.strip_prefix(name) {
+                text = rest.strip_prefix(": ").map_or_else(|| format!("it{rest}"), str::to_owned);
+            }
+        }
+        let problem = Problem::new(key, text);
+        match self {
+            Self::UnknownHost { .. } | Self::SeveralRegions(..) => problem
+                .with("polyai.region")
+                .with("polyai.base_url")
+                .with("polyai.platform_url")
+                .with("polyai.api"),
+            Self::StudioHasNoV3(_) => problem.with("polyai.region").with("polyai.api"),
+            _ => problem,
+        }
+    }
+}
+
 impl PolyAiConfig {
+    /// Returns every error of the two URLs that one of them has alone.
+    pub(super) fn url_errors(&self) -> impl Iterator<Item = ConfigError> {
+        let urls = [(BASE_URL, Api::V3, &self.base_url), (PLATFORM_URL, Api::Data, &self.platform_url)];
+        let error = |(key, api, url): (_, _, &Option<Url>)| match NamedHost::new(key, api, url.as_ref()) {
+            Ok(host) => host.and_then(|host| host.url().err()),
+            Err(error) => Some(error),
+        };
+        urls.map(error).into_iter().flatten()
+    }
+
+    /// Returns these settings with the region and the hosts that they lead to, for a person to see.
+    pub fn resolved(&self) -> Result<Self, ConfigError> {
+        let Hosts { runtime, platform } = self.hosts(None, self.api)?;
+        Ok(Self {
+            region: self.effective_region(None)?,
+            base_url: runtime,
+            platform_url: platform,
+            ..self.clone()
+        })
+    }
+
+    /// Returns the region of a project, as its hosts name it. `None` if they are not PolyAI's.
+    pub fn effective_region(&self, project_region: Option<Region>) -> Result<Option<Region>, ConfigError> {
+        let base = NamedHost::new(BASE_URL, Api::V3, self.base_url.as_ref())?;
+        let platform = NamedHost::new(PLATFORM_URL, Api::Data, self.platform_url.as_ref())?;
+        let named = self.named_region(base.as_ref(), platform.as_ref())?;
+        let default = (base.is_none() && platform.is_none()).then(Region::default);
+        Ok(project_region.or(self.region).or(named).or(default))
+    }
+
     /// Returns the hosts of a project that is served by `choice`. `project_region` is the project's own setting.
     ///
     /// A host of PolyAI's serves the API that it serves, whichever key names it. Other hosts serve the API of their key. A

@@ -51,22 +51,8 @@ impl UnknownProject {
 impl Project {
     /// Checks the configuration of a project.
     pub(super) fn new(config: &PolyAiConfig, project: &ProjectConfig) -> Result<Self, ConfigError> {
-        for (name, id) in [("account_id", &project.account_id), ("project_id", &project.project_id)] {
-            if id.is_empty() || matches!(id.as_str(), "." | "..") {
-                return Err(ConfigError::EmptyId(name));
-            }
-        }
-        if project.api_key.is_empty() {
-            return Err(ConfigError::MissingKey(project.project_id.clone()));
-        }
-        let keys = [Some(&project.api_key), project.data_api_key.as_ref()];
-        if let Some(problem) = keys.into_iter().flatten().find_map(Secret::token_problem) {
-            return Err(ConfigError::WrongKey(project.project_id.clone(), problem));
-        }
-        let choice = project.api.unwrap_or(config.api);
-        let has_v3 = config.hosts(project.region, choice)?.runtime.is_some();
-        if choice == ApiChoice::V3 && !has_v3 {
-            return Err(ConfigError::StudioHasNoV3(project.project_id.clone()));
+        if let Some(error) = Self::errors(config, project).into_iter().next() {
+            return Err(error);
         }
         let targets = Target::configured(config, project)?;
         Ok(Self {
@@ -79,6 +65,34 @@ impl Project {
             list_route: PreferredRoute::default(),
             throttle: Throttle::new(config.max_requests_per_second),
         })
+    }
+
+    /// Returns everything that is wrong with the configuration of a project.
+    pub(super) fn errors(config: &PolyAiConfig, project: &ProjectConfig) -> Vec<ConfigError> {
+        let name = || project.project_id.clone();
+        let mut errors = Vec::new();
+        for (name, id) in [("account_id", &project.account_id), ("project_id", &project.project_id)] {
+            if id.is_empty() || matches!(id.as_str(), "." | "..") {
+                errors.push(ConfigError::EmptyId(name));
+            }
+        }
+        if project.api_key.is_empty() {
+            errors.push(ConfigError::MissingKey(name()));
+        }
+        for (key, is_data) in [(Some(&project.api_key), false), (project.data_api_key.as_ref(), true)] {
+            let problem = key.and_then(Secret::token_problem);
+            errors.extend(problem.map(|problem| ConfigError::WrongKey { project: name(), problem, is_data }));
+        }
+        let choice = project.api.unwrap_or(config.api);
+        match config.hosts(project.region, choice) {
+            Ok(hosts) if choice == ApiChoice::V3 && hosts.runtime.is_none() => {
+                errors.push(ConfigError::StudioHasNoV3(name()));
+            }
+            Ok(_) if errors.is_empty() => errors.extend(Target::configured(config, project).err()),
+            Ok(_) => {}
+            Err(error) => errors.push(error),
+        }
+        errors
     }
 
     /// Returns the account id as configured. It is part of every key in the archive.

@@ -4,18 +4,21 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 use url::Url;
 
-use crate::{secret::Secret, telemetry::trace::MessagingNames};
+use crate::{
+    secret::{self, Secret},
+    telemetry::trace::MessagingNames,
+};
 
 /// `[queue]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
     /// `sqlite:PATH` for the embedded queue, or one or several `amqp://` / `amqps://` URLs of one RabbitMQ
-    /// cluster, tried in turn. It holds the password, so it is never shown.
+    /// cluster, tried in turn. Its password is never shown.
     pub url: QueueUrls,
     /// A file with the URL (or one a line), instead of `url`.
     pub url_file: Option<PathBuf>,
@@ -59,8 +62,8 @@ impl Default for QueueConfig {
     }
 }
 
-/// One URL or a list of them.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+/// One URL or a list of them. It is shown without passwords.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum QueueUrls {
     /// `url = "…"`
@@ -75,6 +78,17 @@ impl QueueUrls {
         match self {
             Self::One(url) => std::slice::from_ref(url),
             Self::Many(urls) => urls,
+        }
+    }
+}
+
+impl Serialize for QueueUrls {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let shown =
+            |url: &Secret| secret::redact_url(url.expose(), &["amqp", "amqps", "sqlite"]).into_owned();
+        match self {
+            Self::One(url) => serializer.serialize_str(&shown(url)),
+            Self::Many(urls) => serializer.collect_seq(urls.iter().map(shown)),
         }
     }
 }

@@ -67,7 +67,7 @@ const SILENCED_TARGET: &str = "lapin";
 #[derive(Debug, Error)]
 pub enum TelemetryError {
     /// `log.level` cannot be parsed.
-    #[error("log.level is neither a level nor a list of directives: {0}")]
+    #[error("log.level: it is neither a level nor a list of directives: {0}")]
     Level(#[from] ParseError),
     /// A word of `log.level` is not a level.
     #[error(

@@ -41,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::TelemetryError;
+use crate::problem::Problem;
 
 /// Timeout of the export of one batch, and of the last batch at shutdown.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,17 +65,20 @@ impl Default for TracingConfig {
 }
 
 impl TracingConfig {
-    /// Returns the reason why these settings cannot be used, if there is one.
-    pub fn problem(&self) -> Option<String> {
+    /// Returns the reasons why these settings cannot be used.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
         if !(0.0..=1.0).contains(&self.sample_ratio) {
-            return Some("tracing.sample_ratio must be between 0 and 1".to_owned());
+            problems.push(Problem::new("tracing.sample_ratio", "it must be between 0 and 1"));
         }
-        let endpoint = self.endpoint.as_deref()?;
-        traces_url(endpoint).is_none().then(|| {
-            "tracing.endpoint is not an http:// or https:// URL without user and password; set it to the collector's base URL, \
-             such as http://otel-collector:4318, and put credentials into OTEL_EXPORTER_OTLP_HEADERS"
-                .to_owned()
-        })
+        if self.endpoint.as_deref().is_some_and(|endpoint| traces_url(endpoint).is_none()) {
+            problems.push(Problem::new(
+                "tracing.endpoint",
+                "it is not an http:// or https:// URL without user and password; set it to the collector's base URL, such as \
+                 http://otel-collector:4318, and put credentials into OTEL_EXPORTER_OTLP_HEADERS",
+            ));
+        }
+        problems
     }
 }
 
@@ -362,7 +366,7 @@ mod tests {
     #[test]
     fn accepts_only_a_base_url_as_endpoint() {
         let problem = |endpoint: &str, sample_ratio| {
-            TracingConfig { endpoint: Some(endpoint.to_owned()), sample_ratio }.problem().is_some()
+            !TracingConfig { endpoint: Some(endpoint.to_owned()), sample_ratio }.problems().is_empty()
         };
         assert!(!problem("http://collector:4318", 0.1));
         assert!(problem("collector:4318", 1.0));

@@ -17,7 +17,14 @@ use super::{
     secrets_file::SecretsFile,
     server::{ConnectionLimits, max_connections},
 };
-use crate::{clock::Clock, secret::Secret, signature::Scheme};
+use crate::{problem::Problem, secret::Secret, signature::Scheme};
+
+/// PolyAI's own limit for an answer, unless the endpoint's `timeout_ms` sets another.
+const POLYAI_TIMEOUT: Duration = Duration::from_secs(5);
+/// The part of [`POLYAI_TIMEOUT`] that is left to the network and the ingress.
+const NETWORK_TIME: Duration = Duration::from_millis(500);
+/// With less, no delivery becomes durable in time.
+const MIN_ACK_BUDGET: Duration = Duration::from_millis(200);
 
 /// `[server]`: the public listener.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -28,7 +35,7 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Path of the endpoint registered with PolyAI.
     pub path: String,
-    /// Time within which every request is answered. PolyAI waits 5 s by default.
+    /// Time within which every request is answered. PolyAI waits 5 s by default, so at most 4.5 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub ack_budget: Duration,
@@ -50,10 +57,53 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// Returns the reason why no delivery could reach `path`, if there is one.
-    pub fn path_problem(&self) -> Option<String> {
-        let problem = || "server.path must start with a slash and be a plain path".to_owned();
-        (!is_plain_path(&self.path)).then(problem)
+    /// Returns what keeps a receiver from accepting deliveries. `admin` is the other listener of the process.
+    pub fn problems(&self, admin: &AdminConfig) -> Vec<Problem> {
+        let max_ack_budget = POLYAI_TIMEOUT - NETWORK_TIME;
+        let checks = [
+            ("server.path", !is_plain_path(&self.path), "it must start with a slash and be a plain path".to_owned()),
+            (
+                "server.ack_budget",
+                self.ack_budget < MIN_ACK_BUDGET,
+                "it is below 200ms, which is too short to make a delivery durable".to_owned(),
+            ),
+            (
+                "server.ack_budget",
+                self.ack_budget > max_ack_budget,
+                format!(
+                    "it is above {}, but PolyAI gives up and sends the delivery again after {} (unless the endpoint's timeout_ms is \
+                     another), and the way there and back takes time, too; the default is 4s",
+                    humantime::format_duration(max_ack_budget),
+                    humantime::format_duration(POLYAI_TIMEOUT)
+                ),
+            ),
+            (
+                "server.max_in_flight",
+                self.max_in_flight == 0,
+                "it is 0, so every delivery would be rejected".to_owned(),
+            ),
+            (
+                "server.max_connections",
+                self.max_connections == Some(0),
+                "it is 0, so every delivery would be rejected".to_owned(),
+            ),
+            (
+                "server.idle_timeout",
+                self.idle_timeout < Duration::from_secs(1),
+                "it is below 1s, so almost no connection could be used twice; set it above the idle timeout of the load balancer"
+                    .to_owned(),
+            ),
+        ];
+        let problems = checks.into_iter().filter(|(_, is_wrong, _)| *is_wrong);
+        let mut problems: Vec<_> = problems.map(|(key, _, message)| Problem::new(key, message)).collect();
+        if addresses_overlap(self.listen, admin.listen) {
+            let message = format!(
+                "server.listen {} and admin.listen {} need the same port; set another one",
+                self.listen, admin.listen
+            );
+            problems.push(Problem::new("admin.listen", message).with("server.listen"));
+        }
+        problems
     }
 
     /// Returns the limits of the listener's connections if the process may have `open_files` open files.
@@ -90,15 +140,20 @@ pub struct AdminConfig {
 }
 
 impl AdminConfig {
-    /// Returns the URL of a path as this machine reaches it. An unspecified address (0.0.0.0) becomes a loopback address.
-    pub fn local_url(&self, path: &str) -> String {
+    /// Returns the address at which this machine reaches it. An unspecified one (0.0.0.0) becomes a loopback address.
+    pub fn local_address(&self) -> SocketAddr {
         let mut address = self.listen;
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
-        format!("http://{address}{path}")
+        address
+    }
+
+    /// Returns the URL of a path at [`AdminConfig::local_address`].
+    pub fn local_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.local_address())
     }
 }
 
@@ -150,18 +205,12 @@ impl SignatureConfig {
         self.secrets.is_empty() && self.secrets_file.is_none()
     }
 
-    /// Returns the reason why the receiver must not start with these secrets, if there is one.
-    pub fn problem(&self) -> Option<String> {
-        let configured = self.configured_secrets();
-        let valid = configured.valid(Clock::System.now()).len();
-        if valid == 0 {
-            return Some(
-                "no signing secret is configured, so no delivery could be verified: set signature.secrets_file (one secret a \
-                 line) or POLYAI_WEBHOOK_SECRET to the signing_secret that PolyAI showed when the endpoint was created"
-                    .to_owned(),
-            );
-        }
-        configured.wrong_secret_problem().or_else(|| configured.too_many(valid))
+    /// Returns the reasons why the receiver must not start with these secrets.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.configured_secrets().problems(
+            "no signing secret is configured, so no delivery could be verified: set signature.secrets_file (one secret a \
+             line) or POLYAI_WEBHOOK_SECRET to the signing_secret that PolyAI showed when the endpoint was created",
+        )
     }
 
     /// Returns the different secrets that are valid at `now`: those of the configuration, then those of the file.
@@ -224,31 +273,23 @@ impl TriggerConfig {
         !self.path.is_empty()
     }
 
-    /// Returns the reason why the receiver must not start with this trigger, if there is one. `server_path` is the path of
-    /// deliveries.
-    pub fn problem(&self, server_path: &str) -> Option<String> {
+    /// Returns the reasons why the receiver must not start with this trigger. `server_path` is the path of deliveries.
+    pub fn problems(&self, server_path: &str) -> Vec<Problem> {
         if !self.is_on() {
-            return None;
+            return Vec::new();
         }
+        let mut problems = self.configured_tokens().problems(
+            "trigger.path is set, but there is no token, so anyone could use it: set trigger.token_file (one token a line) or \
+             trigger.token, or remove trigger.path",
+        );
         if !is_plain_path(&self.path) {
-            return Some("trigger.path must start with a slash and be a plain path".to_owned());
+            problems.push(Problem::new("trigger.path", "it must start with a slash and be a plain path"));
+        } else if self.path.trim_end_matches('/') == server_path.trim_end_matches('/') {
+            let message =
+                "it is the same as server.path, where deliveries need a signature; choose another path";
+            problems.push(Problem::new("trigger.path", message).with("server.path"));
         }
-        if self.path.trim_end_matches('/') == server_path.trim_end_matches('/') {
-            return Some(
-                "trigger.path is the same as server.path, where deliveries need a signature; choose another path"
-                    .to_owned(),
-            );
-        }
-        let configured = self.configured_tokens();
-        let valid = configured.valid(Clock::System.now()).len();
-        if valid == 0 {
-            return Some(
-                "trigger.path is set, but there is no token, so anyone could use it: set trigger.token_file (one token a line) or \
-                 trigger.token, or remove trigger.path"
-                    .to_owned(),
-            );
-        }
-        configured.wrong_secret_problem().or_else(|| configured.too_many(valid))
+        problems
     }
 
     /// Returns all tokens, including expired ones.
@@ -267,6 +308,14 @@ fn is_plain_path(path: &str) -> bool {
     path.starts_with('/') && !path.contains(['{', '}', '*', '?', '#'])
 }
 
+/// Returns whether two listeners cannot be open at the same time. Port 0 stands for any free one.
+fn addresses_overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // By default a socket of [::] accepts IPv4, too.
+    let accepts_all = |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && (a == b || accepts_all(a, b) || accepts_all(b, a))
+}
+
 /// Answer to a well-formed signature that matches no active secret.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -282,27 +331,68 @@ pub enum OnMismatch {
 mod tests {
     use super::*;
 
-    fn problem(secrets: &[&str]) -> Option<String> {
+    fn problems(secrets: &[&str]) -> Vec<String> {
         let secrets = secrets.iter().copied().map(Secret::new).collect();
-        SignatureConfig { secrets, ..SignatureConfig::default() }.problem()
+        let problems = SignatureConfig { secrets, ..SignatureConfig::default() }.problems();
+        problems.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn rejects_missing_and_wrong_secrets() {
-        assert_eq!(problem(&["0123456789abcdef", "whsec_0123456789abcdef"]), None);
+        assert!(problems(&["0123456789abcdef", "whsec_0123456789abcdef"]).is_empty());
         for bad in
             [&[][..], &[""], &["0123456789abcde"], &["                    "], &["0123456789abcdef", "x"]]
         {
-            assert!(problem(bad).is_some(), "{bad:?}");
+            assert_eq!(problems(bad).len(), 1, "{bad:?}");
         }
         let many: Vec<_> = (0..9).map(|n| format!("whsec_0123456789{n}")).collect();
         let mut many: Vec<_> = many.iter().map(String::as_str).collect();
-        assert!(problem(&many).unwrap().starts_with("9 signing secrets are valid, but at most 8"));
+        assert!(problems(&many)[0].contains("9 signing secrets are valid, but at most 8"));
         many[8] = many[7];
-        assert_eq!(problem(&many), None, "a secret that is configured twice counts once");
+        assert!(problems(&many).is_empty(), "a secret that is configured twice counts once");
         for wrong in ["short", "\"0123456789abcdef", "0123456789abcdef # old", "whe_0123456789abcdef"] {
-            let problem = problem(&["0123456789abcdef", wrong]).unwrap();
-            assert!(problem.contains("number 2") && !problem.contains("789"), "{problem}");
+            let problems = problems(&["0123456789abcdef", wrong]);
+            assert!(problems[0].contains("number 2") && !problems[0].contains("789"), "{problems:?}");
+        }
+        let both = problems(&["short", "whe_0123456789abcdef"]);
+        assert!(both[0].contains("number 1") && both[1].contains("number 2"), "{both:?}");
+    }
+
+    #[test]
+    fn the_ack_budget_ends_before_polyais_patience() {
+        let is_wrong = |budget: &str| {
+            let server: ServerConfig = toml::from_str(&format!("ack_budget = {budget:?}")).unwrap();
+            server
+                .problems(&AdminConfig::default())
+                .iter()
+                .any(|problem| problem.key() == "server.ack_budget")
+        };
+        for wrong in ["199ms", "4501ms", "5s", "5001ms", "6s", "1h"] {
+            assert!(is_wrong(wrong), "{wrong}");
+        }
+        assert!(!is_wrong("200ms") && !is_wrong("4s") && !is_wrong("4500ms"));
+    }
+
+    #[test]
+    fn both_listeners_need_ports_of_their_own() {
+        let overlap =
+            |one: &str, other: &str| addresses_overlap(one.parse().unwrap(), other.parse().unwrap());
+        for (one, other) in [
+            ("127.0.0.1:9090", "127.0.0.1:9090"),
+            ("0.0.0.0:9090", "127.0.0.1:9090"),
+            ("127.0.0.1:9090", "[::]:9090"),
+            ("[::]:9090", "[::1]:9090"),
+            ("[::ffff:127.0.0.1]:9090", "127.0.0.1:9090"),
+        ] {
+            assert!(overlap(one, other) && overlap(other, one), "{one} {other}");
+        }
+        for (one, other) in [
+            ("127.0.0.1:9090", "127.0.0.1:8080"),
+            ("127.0.0.1:9090", "127.0.0.2:9090"),
+            ("0.0.0.0:9090", "[::1]:9090"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+        ] {
+            assert!(!overlap(one, other) && !overlap(other, one), "{one} {other}");
         }
     }
 }

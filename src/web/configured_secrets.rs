@@ -4,6 +4,8 @@ use jiff::Timestamp;
 
 use super::secrets_file::SecretsFile;
 use crate::{
+    clock::Clock,
+    problem::Problem,
     secret::Secret,
     signature::{MAX_ACTIVE_SECRETS, MIN_SECRET_LENGTH},
 };
@@ -55,12 +57,32 @@ impl ConfiguredSecrets<'_> {
         valid
     }
 
+    /// Returns everything that is wrong with them. `none` is the text about the absence of any.
+    pub(super) fn problems(&self, none: &str) -> Vec<Problem> {
+        let SecretKind { key, file_key, .. } = *self.kind;
+        let valid = self.valid(Clock::System.now()).len();
+        if valid == 0 {
+            return vec![Problem::new(file_key, none).with(key)];
+        }
+        let wrong = self
+            .wrong_secrets()
+            .map(|(is_inline, text)| Problem::new(if is_inline { key } else { file_key }, text));
+        let mut problems: Vec<_> = wrong.collect();
+        problems.extend(self.too_many(valid).map(|text| Problem::new(file_key, text).with(key)));
+        problems
+    }
+
     /// Returns an error text for the first secret that cannot be right.
     pub(super) fn wrong_secret_problem(&self) -> Option<String> {
+        self.wrong_secrets().next().map(|(_, text)| text)
+    }
+
+    /// Returns an error text for each secret that cannot be right, and whether the configuration itself contains it.
+    fn wrong_secrets(&self) -> impl Iterator<Item = (bool, String)> {
         let SecretKind { name, too_short, store_only, problem, is_repetition_wrong, .. } = *self.kind;
         let all: Vec<_> = self.inline.iter().chain(self.file.entries().map(|entry| &entry.secret)).collect();
-        all.iter().enumerate().find_map(|(index, secret)| {
-            let number = index + 1;
+        let text = move |index: usize, all: &[&Secret]| {
+            let (number, secret) = (index + 1, all[index]);
             if secret.expose().chars().count() < MIN_SECRET_LENGTH {
                 return Some(format!(
                     "{name} number {number} is shorter than {MIN_SECRET_LENGTH} characters: {too_short}"
@@ -70,9 +92,11 @@ impl ConfiguredSecrets<'_> {
                 return Some(format!("{name} number {number}: {problem}; {store_only}"));
             }
             let first =
-                all[..index].iter().position(|other| other == secret).filter(|_| is_repetition_wrong)?;
+                all[..index].iter().position(|other| *other == secret).filter(|_| is_repetition_wrong)?;
             Some(format!("{name} number {number} is the same as number {}; remove one", first + 1))
-        })
+        };
+        let inline = self.inline.len();
+        (0..all.len()).filter_map(move |index| Some((index < inline, text(index, &all)?)))
     }
 
     /// Returns an error text if more than [`MAX_ACTIVE_SECRETS`] are valid.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::polyai::AudioDirection;
+use crate::{polyai::AudioDirection, problem::Problem};
 
 /// `[worker]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -25,6 +25,22 @@ pub struct WorkerConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub audio_wait: Duration,
+}
+
+impl WorkerConfig {
+    /// Returns what keeps a worker from archiving anything.
+    pub fn problems(&self) -> Vec<Problem> {
+        let checks = [
+            ("worker.concurrency", self.concurrency == 0, "it is 0, so nothing would be fetched"),
+            (
+                "worker.environments",
+                self.environments.is_empty(),
+                "it is empty, so nothing would be archived",
+            ),
+        ];
+        let wrong = checks.into_iter().filter(|(_, is_wrong, _)| *is_wrong);
+        wrong.map(|(key, _, message)| Problem::new(key, message)).collect()
+    }
 }
 
 impl Default for WorkerConfig {
@@ -70,26 +86,28 @@ impl RefreshConfig {
         ages
     }
 
-    /// Returns what is wrong with the list, if anything.
-    pub fn problem(&self) -> Option<String> {
-        if self.after.iter().any(Duration::is_zero) {
-            return Some(
-                "refresh.after contains 0s, but a conversation is archived right after the call anyway; leave it out, and use an empty list to refresh nothing"
+    /// Returns everything that is wrong with the list.
+    pub fn problems(&self) -> Vec<Problem> {
+        let checks = [
+            (
+                self.after.iter().any(Duration::is_zero),
+                "it contains 0s, but a conversation is archived right after the call anyway; leave it out, and use an empty list to refresh nothing"
                     .to_owned(),
-            );
-        }
-        if self.after.iter().any(|age| *age > Self::MAX_AGE) {
-            return Some(
-                "refresh.after contains more than 30days; use shorter ages, and `polyhook fetch` for older calls"
-                    .to_owned(),
-            );
-        }
-        (self.ages().len() > Self::MAX_AGES).then(|| {
-            format!(
-                "refresh.after has more than {} ages, and each costs a request for every call; use fewer",
-                Self::MAX_AGES
-            )
-        })
+            ),
+            (
+                self.after.iter().any(|age| *age > Self::MAX_AGE),
+                "it contains more than 30days; use shorter ages, and `polyhook fetch` for older calls".to_owned(),
+            ),
+            (
+                self.ages().len() > Self::MAX_AGES,
+                format!(
+                    "it has more than {} ages, and each costs a request for every call; use fewer",
+                    Self::MAX_AGES
+                ),
+            ),
+        ];
+        let wrong = checks.into_iter().filter(|(is_wrong, _)| *is_wrong);
+        wrong.map(|(_, message)| Problem::new("refresh.after", message)).collect()
     }
 }
 
@@ -135,17 +153,17 @@ mod tests {
     fn ages_are_sorted_and_bounded() {
         let config = refresh(&["6h", "15m", "1h", "6h"]);
         assert_eq!(config.ages(), [15, 60, 360].map(Duration::from_mins));
-        assert_eq!(config.problem(), None);
-        assert_eq!((refresh(&[]).ages(), refresh(&[]).problem()), (Vec::new(), None));
+        assert!(config.problems().is_empty());
+        assert!(refresh(&[]).ages().is_empty() && refresh(&[]).problems().is_empty());
         assert_eq!(RefreshConfig::default().ages(), [Duration::from_hours(1)]);
         let many: Vec<_> = (1..=9).map(|hours| format!("{hours}h")).collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
-        assert_eq!(refresh(&many[..8]).problem(), None);
+        assert!(refresh(&many[..8]).problems().is_empty());
         for (unusable, word) in
             [(&["1h", "0s"][..], "0s"), (&["31days"][..], "30days"), (&many[..], "8 ages")]
         {
-            let problem = refresh(unusable).problem().unwrap();
-            assert!(problem.contains(word), "{problem}");
+            let problem = refresh(unusable).problems().remove(0);
+            assert!(problem.message().contains(word), "{problem}");
         }
     }
 }

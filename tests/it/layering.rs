@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 11] = [
     &["telemetry", "lifecycle"],
     &["signature", "wav", "event", "retry"],
     &["secret", "clock", "health", "disk", "json"],
-    &["bounded_file", "private_file", "terminal"],
+    &["bounded_file", "private_file", "problem", "terminal"],
 ];
 
 #[test]

@@ -46,38 +46,53 @@ pub(super) struct Broker {
 impl Broker {
     /// Reads URLs and TLS files without connecting. `frame_max` applies to URLs without a `frame_max` of their own.
     pub(super) fn new(config: &QueueConfig, frame_max: Option<u32>) -> Result<Self, OpenError> {
+        Self::new_or_errors(config, frame_max).map_err(|mut errors| errors.swap_remove(0))
+    }
+
+    /// Does the same, but returns all errors (at least one).
+    pub(super) fn new_or_errors(
+        config: &QueueConfig,
+        frame_max: Option<u32>,
+    ) -> Result<Self, Vec<OpenError>> {
         let from_file = match &config.url_file {
-            Some(path) => Some(Secret::read_lines(path).map_err(|source| OpenError::File {
-                key: "url_file",
-                path: path.clone(),
-                source,
+            Some(path) => Some(Secret::read_lines(path).map_err(|source| {
+                vec![OpenError::File { key: "queue.url_file", path: path.clone(), source }]
             })?),
             None => None,
         };
         let urls = from_file.as_deref().unwrap_or_else(|| config.url.as_slice());
-        let nodes = urls
-            .iter()
-            .enumerate()
-            .map(|(n, url)| {
-                let mut node =
-                    BrokerNode::parse(url).map_err(|reason| OpenError::Url { number: n + 1, reason })?;
-                node.uri.query.frame_max = node.uri.query.frame_max.or(frame_max);
-                Ok(node)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        if nodes.is_empty() {
-            return Err(OpenError::NoUrl);
+        let (mut nodes, mut errors) = (Vec::new(), Vec::new());
+        for (n, url) in urls.iter().enumerate() {
+            match BrokerNode::parse(url) {
+                Ok(mut node) => {
+                    node.uri.query.frame_max = node.uri.query.frame_max.or(frame_max);
+                    nodes.push(node);
+                }
+                Err(reason) => errors.push(OpenError::Url { number: n + 1, reason }),
+            }
         }
-        let encrypted = nodes.iter().filter(|node| node.uri.scheme == AMQPScheme::AMQPS).count();
-        let tls_files = [&config.ca_file, &config.client_cert_file, &config.client_key_file];
-        if encrypted == 0 && tls_files.iter().any(|file| file.is_some()) {
-            return Err(OpenError::Tls(
-                "queue.ca_file, queue.client_cert_file and queue.client_key_file are for amqps:// URLs, and none is configured: nothing would be encrypted"
-                    .to_owned(),
-            ));
+        if urls.is_empty() {
+            errors.push(OpenError::NoUrl);
         }
-        let tls = if encrypted > 0 { Some(tls::connector(config)?) } else { None };
-        Ok(Self { nodes, tls, next_node: AtomicUsize::new(0) })
+        let is_encrypted = nodes.iter().any(|node| node.uri.scheme == AMQPScheme::AMQPS);
+        let tls_files = [
+            ("queue.ca_file", &config.ca_file),
+            ("queue.client_cert_file", &config.client_cert_file),
+            ("queue.client_key_file", &config.client_key_file),
+        ];
+        let useless = tls_files.iter().find(|(_, file)| file.is_some() && !is_encrypted && errors.is_empty());
+        if let Some((key, _)) = useless {
+            let message = "it is for amqps:// URLs, and none is configured: nothing would be encrypted";
+            errors.push(OpenError::tls(key, message));
+        }
+        let tls = match is_encrypted.then(|| tls::connector(config)).transpose() {
+            Ok(tls) => tls,
+            Err(more) => {
+                errors.extend(more);
+                None
+            }
+        };
+        if errors.is_empty() { Ok(Self { nodes, tls, next_node: AtomicUsize::new(0) }) } else { Err(errors) }
     }
 
     pub(super) fn node_count(&self) -> usize {
@@ -355,13 +370,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let absent = folder.path().join("absent.pem");
         let with_ca = |path| QueueConfig { ca_file: Some(path), ..config(&["amqps://mq"]) };
-        assert!(matches!(Broker::new(&with_ca(absent), None), Err(OpenError::File { key: "ca_file", .. })));
+        assert!(matches!(
+            Broker::new(&with_ca(absent), None),
+            Err(OpenError::File { key: "queue.ca_file", .. })
+        ));
         let empty = folder.path().join("empty.pem");
         std::fs::write(&empty, "nothing").unwrap();
         assert!(
             Broker::new(&with_ca(empty.clone()), None).err().unwrap().to_string().contains("no certificate")
         );
         let half = QueueConfig { client_cert_file: Some(empty), ..config(&["amqps://mq"]) };
-        assert!(matches!(Broker::new(&half, None), Err(OpenError::Tls(_))));
+        assert!(matches!(Broker::new(&half, None), Err(OpenError::Tls { .. })));
     }
 }

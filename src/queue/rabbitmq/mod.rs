@@ -45,6 +45,7 @@ use self::{
 use crate::{
     clock::Clock,
     lifecycle::Lifecycle,
+    problem::Problem,
     queue::{
         Announced, Announcement, DeadLetters, ErasedMessages, History, Job, JobOutcome, LeaseId, Message,
         Published, Queue, QueueConfig, QueueError, QueueKind, StoredMessage, StoredState, TailEvent, age,
@@ -119,6 +120,13 @@ pub struct RabbitMqQueue {
     max_jobs: Option<usize>,
     clock: Clock,
     tasks: BackgroundTasks,
+}
+
+/// Returns everything for which [`RabbitMqQueue::open`] would refuse the configuration. Reads files, but connects to nothing.
+pub fn check_config(config: &QueueConfig) -> Vec<Problem> {
+    let topology = Topology::new(&config.prefix, &[], &[]).err();
+    let broker = Broker::new_or_errors(config, None).err();
+    topology.into_iter().chain(broker.into_iter().flatten()).map(Problem::from).collect()
 }
 
 impl RabbitMqQueue {

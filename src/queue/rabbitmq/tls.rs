@@ -16,75 +16,91 @@ use zeroize::Zeroizing;
 use super::error::OpenError;
 use crate::{bounded_file, queue::QueueConfig};
 
-/// Builds the connector for `amqps://` URLs.
-pub(super) fn connector(config: &QueueConfig) -> Result<RustlsConnector, OpenError> {
+/// Builds the connector for `amqps://` URLs. Returns all errors at once.
+pub(super) fn connector(config: &QueueConfig) -> Result<RustlsConnector, Vec<OpenError>> {
+    let mut errors = Vec::new();
     let mut trust = RustlsConnectorConfig::default();
     match trust.clone().with_native_certs() {
         Ok(with_system) => trust = with_system,
         Err(_) if config.ca_file.is_some() => {}
-        Err(error) => {
-            return Err(OpenError::Tls(format!(
-                "this machine has no certificate authorities ({error}): install its `ca-certificates` or set queue.ca_file"
-            )));
-        }
+        Err(error) => errors.push(OpenError::tls(
+            "queue.ca_file",
+            format!(
+                "this machine has no certificate authorities ({error}): install its `ca-certificates` or set this key"
+            ),
+        )),
     }
-    if let Some(path) = &config.ca_file {
-        trust.add_parsable_certificates(authorities(path)?);
+    match config.ca_file.as_deref().map(authorities).transpose() {
+        Ok(authorities) => trust.add_parsable_certificates(authorities.unwrap_or_default()),
+        Err(error) => errors.push(error),
     }
-    let connector = match (&config.client_cert_file, &config.client_key_file) {
+    let cert = config.client_cert_file.as_deref().map(|path| certificates(path, "queue.client_cert_file"));
+    let key = config.client_key_file.as_deref().map(private_key);
+    let connector = match (cert, key) {
         (None, None) => trust.connector_with_no_client_auth(),
-        (Some(cert), Some(key)) => {
-            trust.connector_with_single_cert(certificates(cert, "client_cert_file")?, private_key(key)?)
-        }
-        _ => {
-            return Err(OpenError::Tls(
-                "queue.client_cert_file and queue.client_key_file go together: set both or neither"
-                    .to_owned(),
-            ));
+        (Some(Ok(cert)), Some(Ok(key))) => trust.connector_with_single_cert(cert, key),
+        (cert, key) => {
+            if cert.is_some() != key.is_some() {
+                let key = if cert.is_some() { "queue.client_cert_file" } else { "queue.client_key_file" };
+                let message =
+                    "queue.client_cert_file and queue.client_key_file go together: set both or neither";
+                errors.push(OpenError::tls(key, message));
+            }
+            errors.extend(cert.and_then(Result::err).into_iter().chain(key.and_then(Result::err)));
+            return Err(errors);
         }
     };
-    connector.map_err(|error| {
-        OpenError::Tls(format!(
-            "the client certificate cannot be used ({error}): queue.client_key_file must hold the key that belongs to the first certificate in queue.client_cert_file"
-        ))
-    })
+    match connector {
+        Ok(connector) if errors.is_empty() => Ok(connector),
+        Ok(_) => Err(errors),
+        Err(error) => {
+            errors.push(OpenError::tls(
+                "queue.client_key_file",
+                format!(
+                    "the client certificate cannot be used ({error}): this must hold the key that belongs to the first certificate in queue.client_cert_file"
+                ),
+            ));
+            Err(errors)
+        }
+    }
 }
 
 /// Reads certificate authorities. Returns an error if one of them cannot be a root; rustls would skip it silently.
 fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, OpenError> {
-    let certificates = certificates(path, "ca_file")?;
+    let certificates = certificates(path, "queue.ca_file")?;
     let (_, unusable) = RootCertStore::empty().add_parsable_certificates(certificates.iter().cloned());
     if unusable > 0 {
-        return Err(OpenError::Tls(format!(
-            "queue.ca_file: {unusable} certificate(s) in {} cannot be read as a certificate authority",
+        let message = format!(
+            "{unusable} certificate(s) in {} cannot be read as a certificate authority",
             path.display()
-        )));
+        );
+        return Err(OpenError::tls("queue.ca_file", message));
     }
     Ok(certificates)
 }
 
 fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, OpenError> {
     let pem = read(path, key)?;
-    let certificates: Vec<_> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| {
-            OpenError::Tls(format!("queue.{key}: {} is not valid PEM: {error}", path.display()))
-        })?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| OpenError::tls(key, format!("{} is not valid PEM: {error}", path.display())))?;
     if certificates.is_empty() {
-        return Err(OpenError::Tls(format!(
-            "queue.{key}: {} holds no certificate (a PEM block that begins with BEGIN CERTIFICATE)",
+        let message = format!(
+            "{} holds no certificate (a PEM block that begins with BEGIN CERTIFICATE)",
             path.display()
-        )));
+        );
+        return Err(OpenError::tls(key, message));
     }
     Ok(certificates)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, OpenError> {
-    let pem = read(path, "client_key_file")?;
+    const KEY: &str = "queue.client_key_file";
+    let pem = read(path, KEY)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
-        OpenError::Tls(format!(
-            "queue.client_key_file: {} holds no unencrypted private key in PEM (BEGIN PRIVATE KEY)",
-            path.display()
-        ))
+        let message =
+            format!("{} holds no unencrypted private key in PEM (BEGIN PRIVATE KEY)", path.display());
+        OpenError::tls(KEY, message)
     })
 }
 

@@ -4,6 +4,7 @@ mod archive_commands;
 mod arguments;
 mod bounds;
 mod commands;
+mod config_check;
 mod configuration;
 mod connections;
 mod dead;

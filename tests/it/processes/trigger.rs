@@ -110,11 +110,11 @@ fn a_trigger_that_is_not_safe_is_refused() {
         ),
         (
             &["trigger.path=trigger", "trigger.token=hunter2-hunter2-hunter2"],
-            "trigger.path must start with a slash",
+            "trigger.path: it must start with a slash",
         ),
         (
             &["trigger.path=/{x}", "trigger.token=hunter2-hunter2-hunter2"],
-            "trigger.path must start with a slash",
+            "trigger.path: it must start with a slash",
         ),
         (&["trigger.pth=/x"], "did you mean trigger.path?"),
     ] {

@@ -1,0 +1,187 @@
+//! The variables of polyhook: `POLYHOOK__SECTION__KEY`.
+//!
+//! A variable that looks like one, but is spelled wrongly, would have no effect, so it is an error. Kubernetes puts the
+//! addresses of all services into the environment of each pod; those of a service `polyhook` or `polyhook-admin` look similar
+//! and mean nothing here.
+
+use std::fmt::Write;
+
+use super::{
+    error::LocatedProblem,
+    keys::{Key, Keys},
+    origin::Origin,
+};
+
+/// Prefix of polyhook's own variables.
+const PREFIX: &str = "POLYHOOK__";
+/// Their first word.
+const WORD: &str = "POLYHOOK";
+
+/// Variables with another meaning: of the command line, `deploy/` and the tests.
+const OTHERS: [&str; 5] =
+    ["POLYHOOK_CONFIG", "POLYHOOK_BIN", "POLYHOOK_IMAGE", "POLYHOOK_LISTEN", "POLYHOOK_SETTINGS"];
+const TESTS: &str = "POLYHOOK_TEST_";
+
+/// Returns the key that a variable sets, or the error in its name. `None`: the variable is not polyhook's.
+pub(super) fn key_of(keys: &Keys, name: &str) -> Option<Result<Key, LocatedProblem>> {
+    let unknown = |message: String, path: &str| {
+        let suggestion = match keys.nearest(path) {
+            Some(key) => format!("did you mean {} for {key}?", key.variable()),
+            None => "`polyhook config schema` lists all keys".to_owned(),
+        };
+        LocatedProblem::new(Origin::Variable(name.to_owned()), None, format!("{message}; {suggestion}"))
+    };
+    if let Some(rest) = name.strip_prefix(PREFIX) {
+        let path = path_of(rest);
+        return Some(keys.parse(&path).ok_or_else(|| unknown(format!("there is no key {path}"), &path)));
+    }
+    let (word, rest) = name.split_at_checked(WORD.len())?;
+    let is_foreign = OTHERS.contains(&name) || name.starts_with(TESTS) || is_of_kubernetes(name);
+    let path = rest.trim_start_matches('_');
+    let is_similar = word.eq_ignore_ascii_case(WORD)
+        && !is_foreign
+        && (rest.starts_with('_')
+            && (path.contains("__") || rest.starts_with("__") || keys.resembles_key(path))
+            || path.contains("__") && keys.resembles_key(path));
+    is_similar.then(|| {
+        let message = "this variable has no effect: polyhook reads POLYHOOK__SECTION__KEY, in capitals and with two underscores";
+        Err(unknown(message.to_owned(), &path_of(path)))
+    })
+}
+
+/// `SERVER__ACK_BUDGET` is `server.ack_budget`, `PROJECTS__0__API_KEY` is `projects[0].api_key`.
+fn path_of(name: &str) -> String {
+    let mut path = String::new();
+    for part in name.split("__") {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty() {
+            let _ = write!(path, "[{part}]");
+        } else {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(&part.to_lowercase());
+        }
+    }
+    path
+}
+
+/// Returns whether Kubernetes names the address of a service like this: `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT[_PORTNAME]`,
+/// `NAME_PORT` and `NAME_PORT_NUMBER_PROTOCOL[_PROTO|_PORT|_ADDR]`
+/// (<https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables>).
+fn is_of_kubernetes(name: &str) -> bool {
+    let is_plain = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    let is_port = |rest: &str| {
+        let mut parts = rest.splitn(3, '_');
+        let number = parts.next().unwrap_or_default();
+        number.parse::<u16>().is_ok()
+            && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
+            && matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"))
+    };
+    is_plain(name)
+        && (name.ends_with("_SERVICE_HOST")
+            || name.ends_with("_PORT")
+            || name.contains("_SERVICE_PORT_")
+            || name.match_indices("_PORT_").any(|(at, word)| is_port(&name[at + word.len()..])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message_of(name: &str) -> Option<String> {
+        match key_of(&Keys::new(), name)? {
+            Ok(key) => panic!("{name} sets {key}"),
+            Err(problem) => Some(problem.to_string()),
+        }
+    }
+
+    #[test]
+    fn names_the_key_of_a_variable() {
+        let keys = Keys::new();
+        for (name, key) in [
+            ("POLYHOOK__WORKER__CONCURRENCY", "worker.concurrency"),
+            ("POLYHOOK__worker__concurrency", "worker.concurrency"),
+            ("POLYHOOK__PROJECTS__12__API_KEY", "projects[12].api_key"),
+        ] {
+            assert_eq!(key_of(&keys, name).unwrap().unwrap().to_string(), key);
+        }
+    }
+
+    #[test]
+    fn a_name_that_looks_like_a_key_is_an_error_with_the_right_name() {
+        for (name, right) in [
+            ("POLYHOOK_WORKER__CONCURRENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK_WORKER_CONCURRENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK__WORKER_CONCURRENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK__WORKER__CONCURENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK___WORKER__CONCURRENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK__WORKER___CONCURRENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK__WORKER__CONCURRENCY__", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK__WROKER__CONCURRENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK_WORKER_CONCURENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOKWORKER__CONCURRENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK_CONCURRENCY", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("polyhook__worker__concurrency", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("Polyhook__Worker__Concurrency", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("polyhook_worker_concurrency", "POLYHOOK__WORKER__CONCURRENCY"),
+            ("POLYHOOK__SERVR__LISTEN", "POLYHOOK__SERVER__LISTEN"),
+            ("POLYHOOK__ACK_BUDGET", "POLYHOOK__SERVER__ACK_BUDGET"),
+            ("POLYHOOK__CONCURRENCY__WORKER", ""),
+            ("POLYHOOK_LOG_LEVEL", "POLYHOOK__LOG__LEVEL"),
+            ("POLYHOOK_LOG", ""),
+            ("POLYHOOK_API_KEY", "POLYHOOK__PROJECTS__0__API_KEY"),
+            ("POLYHOOK__PROJECTS__API_KEY", "POLYHOOK__PROJECTS__0__API_KEY"),
+            ("POLYHOOK__PROJECTS__2__APIKEY", "POLYHOOK__PROJECTS__2__API_KEY"),
+            ("POLYHOOK_PROJECTS_0_API_KEY_FILE", "POLYHOOK__PROJECTS__0__API_KEY_FILE"),
+            ("POLYHOOK__", ""),
+            ("POLYHOOK__SERVER", ""),
+            ("POLYHOOK__ZZZ__QQQ", "polyhook config schema"),
+        ] {
+            let message = message_of(name).unwrap_or_else(|| panic!("{name} is ignored"));
+            assert!(message.starts_with(&format!("{name}: ")) && message.contains(right), "{message}");
+        }
+    }
+
+    #[test]
+    fn variables_of_others_mean_nothing() {
+        for service in [
+            "POLYHOOK",
+            "POLYHOOK_ADMIN",
+            "POLYHOOK_SERVER",
+            "POLYHOOK_WORKER",
+            "POLYHOOK_QUEUE_1",
+            "POLYHOOK2",
+        ] {
+            for rest in [
+                "SERVICE_HOST",
+                "SERVICE_PORT",
+                "SERVICE_PORT_HTTP",
+                "SERVICE_PORT_HTTP_METRICS",
+                "PORT",
+                "PORT_8080_TCP",
+                "PORT_8080_TCP_ADDR",
+                "PORT_9090_TCP_PROTO",
+                "PORT_9090_UDP_PORT",
+                "PORT_65535_SCTP",
+            ] {
+                assert_eq!(message_of(&format!("{service}_{rest}")), None, "{service}_{rest}");
+            }
+        }
+        for name in [
+            "POLYHOOK_CONFIG",
+            "POLYHOOK_TEST_LONG",
+            "POLYHOOK_IMAGE",
+            "POLYHOOK_HOME",
+            "POLYHOOK_VERSION",
+            "POLYHOOK",
+            "POLYHOOKS_URL",
+            "POLYAI_API_KEY",
+            "PATH",
+            "ünïcödé",
+        ] {
+            assert_eq!(message_of(name), None, "{name}");
+        }
+    }
+}

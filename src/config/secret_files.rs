@@ -1,0 +1,81 @@
+//! The secrets in files, and what surrounds the secrets in the configuration itself.
+
+use std::{io, path::Path};
+
+use super::Config;
+use crate::{problem::Problem, queue::QueueUrls, secret::Secret, web::SecretsFile};
+
+impl Config {
+    /// Removes the white space and the quotes around every secret that the configuration itself contains.
+    pub(super) fn unwrap_secrets(&mut self) {
+        let urls = match &mut self.queue.url {
+            QueueUrls::One(url) => std::slice::from_mut(url),
+            QueueUrls::Many(urls) => urls.as_mut_slice(),
+        };
+        let keys = self
+            .projects
+            .iter_mut()
+            .flat_map(|project| [Some(&mut project.api_key), project.data_api_key.as_mut()])
+            .chain([self.archive.secret_access_key.as_mut(), self.trigger.token.as_mut()]);
+        for secret in self.signature.secrets.iter_mut().chain(urls).chain(keys.flatten()) {
+            *secret = Secret::unwrapped(secret.expose());
+        }
+    }
+
+    /// Reads all files of secrets. Returns an error for each that cannot be used.
+    pub(super) fn read_secret_files(&mut self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Some(path) = &self.signature.secrets_file {
+            let secrets = read(path, "signature.secrets_file", &mut problems, SecretsFile::read);
+            self.signature.file_secrets = secrets.unwrap_or_default();
+        }
+        if let Some(path) = self.trigger.token_file.as_ref().filter(|_| self.trigger.is_on()) {
+            let tokens = read(path, "trigger.token_file", &mut problems, SecretsFile::read);
+            self.trigger.file_tokens = tokens.unwrap_or_default();
+        }
+        if let Some(path) = &self.queue.url_file
+            && let Some(urls) = read(path, "queue.url_file", &mut problems, Secret::read_lines)
+        {
+            self.queue.url = QueueUrls::Many(urls);
+        }
+        for (index, project) in self.projects.iter_mut().enumerate() {
+            let mut key = |name: &str, path: &Path| {
+                read(path, format!("projects[{index}].{name}"), &mut problems, Secret::read)
+            };
+            if let Some(path) = &project.api_key_file {
+                project.api_key = key("api_key_file", path).unwrap_or_default();
+            }
+            if let Some(path) = &project.data_api_key_file {
+                project.data_api_key = key("data_api_key_file", path);
+            }
+        }
+        problems
+    }
+}
+
+fn read<T>(
+    path: &Path,
+    key: impl Into<std::borrow::Cow<'static, str>>,
+    problems: &mut Vec<Problem>,
+    read: impl Fn(&Path) -> io::Result<T>,
+) -> Option<T> {
+    match read(path) {
+        Ok(content) => Some(content),
+        Err(error) => {
+            let path = path.display();
+            let message = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    format!("{path}: cannot be read: {error}; create it, or correct the path")
+                }
+                io::ErrorKind::PermissionDenied => {
+                    format!(
+                        "{path}: cannot be read: {error}; the user polyhook runs as must be allowed to read it"
+                    )
+                }
+                _ => format!("{path}: {error}"),
+            };
+            problems.push(Problem::new(key, message));
+            None
+        }
+    }
+}
