@@ -205,15 +205,10 @@ mod tests {
         let good = check_machine(&config(folder.path(), free, free), Roles::ALL).await;
         assert!(good.problems.is_empty(), "{good:?}");
 
-        let [server, admin] =
-            [TcpListener::bind(free).await.unwrap(), TcpListener::bind(free).await.unwrap()];
+        let [server, admin] = [(); 2].map(|()| std::net::TcpListener::bind(free).unwrap());
         let addresses = (server.local_addr().unwrap(), admin.local_addr().unwrap());
-        // It accepts and never answers like polyhook.
-        drop(tokio::spawn(async move {
-            while let Ok((mut stream, _)) = admin.accept().await {
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-            }
-        }));
+        // Not polyhook: it closes every connection.
+        drop(std::thread::spawn(move || admin.incoming().for_each(drop)));
         std::fs::write(folder.path().join("data"), "").unwrap();
         let taken = config(folder.path(), addresses.0, addresses.1);
         let bad = check_machine(&taken, Roles::ALL).await;

@@ -12,7 +12,7 @@ use super::{
     Config, environment,
     error::LocatedProblem,
     file::{self, FileLayer},
-    keys::{Key, Keys},
+    keys::{Key, Keys, Section},
     origin::Origin,
     quickstart::Quickstart,
 };
@@ -175,7 +175,7 @@ fn wrong_value(keys: &Keys, key: &Key, value: &Value, origin: &Origin) -> Option
     }
     // A configuration of this value alone. An entry of a list also has what it needs.
     let required = keys.section(&key.section).into_iter().filter(|section| section.is_list);
-    let required = required.flat_map(|section| section.required()).map(|name| {
+    let required = required.flat_map(Section::required).map(|name| {
         let key = Key { section: key.section.clone(), entry: Some(0), name: name.to_owned() };
         (key, (text_value(""), Origin::Default))
     });
@@ -223,15 +223,16 @@ fn complete_entries(
             return;
         }
         *expected += 1;
-        for name in keys.section(&section).into_iter().flat_map(|section| section.required()) {
+        for name in keys.section(&section).into_iter().flat_map(Section::required) {
             let key = Key { section: section.clone(), entry: Some(entry), name: name.to_owned() };
-            if !values.contains_key(&key) {
-                if broken.insert(key.to_string()) {
-                    let message = format!("this entry has no {name}; set it here or as {}", key.variable());
-                    problems.push(LocatedProblem::new(origin.clone(), Some(key.to_string()), message));
+            let (path, variable) = (key.to_string(), key.variable());
+            values.entry(key).or_insert_with(|| {
+                if broken.insert(path.clone()) {
+                    let message = format!("this entry has no {name}; set it here or as {variable}");
+                    problems.push(LocatedProblem::new(origin.clone(), Some(path), message));
                 }
-                values.insert(key, (text_value(""), origin.clone()));
-            }
+                (text_value(""), origin.clone())
+            });
         }
     }
 }
