@@ -237,15 +237,13 @@ impl BucketUrl {
 }
 
 fn check_endpoint(config: &ArchiveConfig) -> Result<(), ArchiveError> {
-    match config.endpoint.as_deref() {
-        Some(endpoint)
-            if !endpoint.starts_with("https://")
-                && !(config.allow_http && endpoint.starts_with("http://")) =>
-        {
-            Err(invalid("endpoint", "it must be https://, or http:// with archive.allow_http = true"))
-        }
-        _ => Ok(()),
+    let is_allowed = |endpoint: &str| {
+        endpoint.starts_with("https://") || config.allow_http && endpoint.starts_with("http://")
+    };
+    if config.endpoint.as_deref().is_none_or(is_allowed) {
+        return Ok(());
     }
+    Err(invalid("endpoint", "it must be https://, or http:// with archive.allow_http = true"))
 }
 
 /// Reads the file of Google's service account.

@@ -109,7 +109,7 @@ impl Reader<'_> {
                 Some(nearest) => Some(nearest.to_owned()),
                 None => keys.nearest(name).map(without_entry),
             };
-            return self.unknown(at, name, nearest);
+            return self.unknown(at, name, nearest.as_deref());
         };
         match (section.is_list, value.get_ref()) {
             (false, DeValue::Table(table)) => self.table(name, None, table),
@@ -147,13 +147,13 @@ impl Reader<'_> {
                 self.layer.values.push((key, convert(value.get_ref()), origin));
             } else {
                 let nearest = self.keys.nearest(&key.to_string()).map(without_entry);
-                self.unknown(at, &without_entry(key), nearest);
+                self.unknown(at, &without_entry(key), nearest.as_deref());
             }
         }
     }
 
-    fn unknown(&mut self, at: usize, path: &str, nearest: Option<String>) {
-        self.problem(at, None, unknown_key(path, nearest.as_deref()));
+    fn unknown(&mut self, at: usize, path: &str, nearest: Option<&str>) {
+        self.problem(at, None, unknown_key(path, nearest));
     }
 }
 
