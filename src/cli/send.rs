@@ -33,7 +33,7 @@ Examples:
   polyhook send --conversation CA0123456789abcdef
   polyhook send --event alerts.triggered --body alert.json
   jq -c .event saved.json | polyhook send --body -
-  polyhook send --count 10000 --rate 500   with latencies in the summary
+  polyhook send --count 1000 --rate 500    with latencies in the summary
   polyhook send --bad signature            expects 401
 
 `polyhook simulate` gets the conversations, too, if it is the configured PolyAI. The real PolyAI knows only real ones.

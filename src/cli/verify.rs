@@ -28,8 +28,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  polyhook verify --signature 5bdc… --timestamp 1780000000 --body delivery.json
-  pbpaste | polyhook verify --signature 5bdc… --secret-file secret.txt
+  polyhook verify --signature 5bdc… --timestamp 1780000000 --body body.json
+  polyhook verify --signature 5bdc… --secret-file secret.txt < body.json
   polyhook verify --request recorded.http --json
 
 Tries the configured secrets, or those of --secret-file. If none matches, the command \

@@ -13,6 +13,7 @@ mod doctor;
 mod endpoint_test;
 mod endpoints;
 mod erase;
+mod examples;
 mod full_disk;
 mod hostile_text;
 mod logs;
