@@ -47,6 +47,8 @@ fn template(command: &Command) -> StyledStr {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use expect_test::expect_file;
 
     use super::*;
@@ -133,5 +135,45 @@ mod tests {
                 "{name}: {after}"
             );
         });
+    }
+
+    /// Returns the lines of the shell blocks in the documents, each with the name of its file.
+    fn documented_commands() -> Vec<(String, String)> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folders = [root.join("docs"), root.join("deploy/helm"), root.to_owned()];
+        let files = folders
+            .iter()
+            .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+            .map(|file| file.unwrap().path());
+        let mut commands = Vec::new();
+        for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
+            let text = std::fs::read_to_string(&path).unwrap().replace("\\\n", " ");
+            for block in text.split("\n```sh\n").skip(1) {
+                let lines = block.lines().take_while(|line| !line.starts_with("```"));
+                commands.extend(lines.map(|line| (path.display().to_string(), line.to_owned())));
+            }
+        }
+        commands
+    }
+
+    #[test]
+    fn the_commands_in_the_documents_exist() {
+        let mut found = 0;
+        for (path, line) in documented_commands() {
+            let code = line.split(" #").next().unwrap_or_default();
+            for call in code.split([';', '|']).flat_map(|call| call.split("&&")).map(str::trim) {
+                let words = call
+                    .split_whitespace()
+                    .take_while(|word| !word.starts_with('>'))
+                    .map(|word| word.trim_matches(['"', '\'']));
+                if call.starts_with("polyhook ") {
+                    found += 1;
+                    let parsed = command().try_get_matches_from(words);
+                    let is_valid = parsed.as_ref().err().is_none_or(|error| !error.use_stderr());
+                    assert!(is_valid, "{path}: {call}: {}", parsed.unwrap_err());
+                }
+            }
+        }
+        assert!(found > 30, "found {found} commands; is the pattern still right?");
     }
 }

@@ -117,6 +117,7 @@ struct Access<'a> {
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     telemetry::init_logs(&LogConfig { level: "warn".to_owned(), ..LogConfig::default() })?;
     let lifecycle = Lifecycle::new();
+    lifecycle.install_signal_handlers();
     let clock = polyhook_simulator::Clock::system();
     let (simulator, server) = Simulator::bind(args.listen, scenario(&args)?, clock, lifecycle.draining())
         .await

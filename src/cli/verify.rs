@@ -29,7 +29,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   polyhook verify --signature 5bdc… --timestamp 1780000000 --body body.json
-  polyhook verify --signature 5bdc… --secret-file secret.txt < body.json
+  polyhook verify --signature 9f1e… --secret-file secret.txt < body.json
   polyhook verify --request recorded.http --json
 
 Tries the configured secrets, or those of --secret-file. If none matches, the command \

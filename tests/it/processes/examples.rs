@@ -8,11 +8,13 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
+use polyhook::{secret::Secret, signature::sign};
 use serde_json::{Value, json};
 
 use crate::support::{
     ports,
-    process::{Installation, PolyhookCommand, SimulatedPolyAi, deliver, eventually, metric},
+    process::{Installation, PolyhookCommand, SimulatedPolyAi, TEST_TIMEOUT, deliver, eventually, metric},
     rabbit::{SHARED_NODE, unique_prefix},
 };
 
@@ -42,7 +44,8 @@ fn examples() -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     examples.retain(|example| seen.insert(example.clone()));
     // After these, receivers answer 503 for a while to what they cannot verify.
-    examples.sort_by_key(|example| ["create", "rotate-secret"].iter().any(|command| example.contains(command)));
+    examples
+        .sort_by_key(|example| ["create", "rotate-secret"].iter().any(|command| example.contains(command)));
     assert!(examples.len() > 80, "found {} examples; is the pattern still right?", examples.len());
     examples
 }
@@ -79,7 +82,9 @@ fn run_service(site: &Installation, example: &str) {
         .may_print_secrets()
         .start();
     eventually(&example, || !process.stdout().is_empty() || !process.stderr().is_empty());
-    process.stop();
+    process.signal(Signal::SIGTERM);
+    let status = process.wait(TEST_TIMEOUT);
+    assert!(status.success(), "{example}: {status}");
 }
 
 /// Runs the example in a shell, as a reader would. Returns its exit code and output.
@@ -177,8 +182,8 @@ fn every_example_of_the_help_runs() {
     );
     let body = polyai.event(&ids[0]);
     let now = jiff::Timestamp::now().as_second();
-    let signature =
-        polyhook::signature::sign(&polyhook::secret::Secret::new(site.secret.clone()), Some(now), &body);
+    let secret = Secret::new(site.secret.clone());
+    let signature = sign(&secret, Some(now), &body);
     write_files(&site, &ids, &body, &signature, now);
     let mut run = site.polyhook(["run"]).start();
     run.wait_until_ready();
@@ -189,6 +194,7 @@ fn every_example_of_the_help_runs() {
     let substitutions = Substitutions(vec![
         ("CA0123456789abcdef", ids[0].clone()),
         ("5bdc…", signature),
+        ("9f1e…", sign(&secret, None, &body)),
         ("1780000000", now.to_string()),
         ("http://127.0.0.1:8080/polyai-events", url.clone()),
         ("http://127.0.0.1:9090", format!("http://{admin}")),
