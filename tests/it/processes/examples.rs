@@ -57,6 +57,7 @@ fn is_service(example: &str) -> bool {
         "run" | "receive" | "work" | "simulate" => true,
         "reconcile" => !has("--once"),
         "tail" => !has("--limit"),
+        "status" => has("--watch"),
         "demo" => !has("--exit"),
         _ => false,
     }
