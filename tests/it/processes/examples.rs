@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use polyhook::{secret::Secret, signature::sign};
+use polyhook::{clock::Clock, secret::Secret, signature::sign};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -182,7 +182,7 @@ fn every_example_of_the_help_runs() {
         &(std::fs::read_to_string(site.path().join("polyhook.toml")).unwrap() + &rabbitmq),
     );
     let body = polyai.event(&ids[0]);
-    let now = jiff::Timestamp::now().as_second();
+    let now = Clock::System.now().as_second();
     let secret = Secret::new(site.secret.clone());
     let signature = sign(&secret, Some(now), &body);
     write_files(&site, &ids, &body, &signature, now);
