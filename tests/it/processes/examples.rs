@@ -90,7 +90,8 @@ fn run_service(site: &Installation, example: &str) {
 
 /// Runs the example in a shell, as a reader would. Returns its exit code and output.
 fn run_in_shell(site: &Installation, example: &str) -> (Option<i32>, String) {
-    let path = format!("{}:{}", site.path().join("bin").display(), std::env::var("PATH").unwrap());
+    let path =
+        format!("{}:{}", site.path().join("bin").display(), std::env::var_os("PATH").unwrap().display());
     let output = Command::new("timeout")
         .args(["60", "bash", "-o", "pipefail", "-c", &format!("fpath=(. .); {example}")])
         .current_dir(site.path())
