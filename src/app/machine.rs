@@ -150,7 +150,8 @@ impl Place {
         match self {
             Self::Folder(path) => disk::check_writable(path),
             Self::File(path) => {
-                disk::check_writable(path.parent().unwrap_or(path))?;
+                let path = std::path::absolute(path)?;
+                disk::check_writable(path.parent().unwrap_or(&path))?;
                 match path.metadata() {
                     Ok(metadata) if metadata.is_file() => {
                         OpenOptions::new().read(true).write(true).open(path).map(drop)
@@ -217,6 +218,7 @@ mod tests {
         let work = check_machine(&taken, Roles::WORK).await;
         assert_eq!(keys(&work.problems), ["admin.listen", "queue.url", "archive.url"]);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        Place::File("in-the-working-directory.db".into()).check().unwrap();
     }
 
     #[tokio::test]
