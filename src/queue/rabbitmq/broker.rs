@@ -85,7 +85,10 @@ impl Broker {
             let message = "it is for amqps:// URLs, and none is configured: nothing would be encrypted";
             errors.push(OpenError::tls(key, message));
         }
-        let tls = match is_encrypted.then(|| tls::connector(config)).transpose() {
+        let has_files = tls_files.iter().any(|(_, file)| file.is_some());
+        // If the URLs are wrong, the files may be wrong, too.
+        let needs_tls = is_encrypted || has_files && !errors.is_empty();
+        let tls = match needs_tls.then(|| tls::connector(config)).transpose() {
             Ok(tls) => tls,
             Err(more) => {
                 errors.extend(more);
