@@ -227,8 +227,22 @@ def check_network(name, documents):
 SAMPLES = {
     "url": "amqps://polyhook:password@rabbit-1:5671/polyhook\namqps://polyhook:password@rabbit-2:5671/polyhook\n",
     "secrets": "whsec_0123456789abcdef\n",
+    "ca.pem": Path(__file__).with_name("ca.pem").read_text(),
     "account.json": "{}",
 }
+
+
+def client_certificate():
+    """Returns a certificate and its key: `polyhook config check` reads both."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = Path(folder, "certificate"), Path(folder, "key")
+        kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=polyhook"]
+        command = ["openssl", "req", "-x509", *kind, "-keyout", key, "-out", certificate]
+        subprocess.run(command, check=True, capture_output=True)
+        return {"client.pem": certificate.read_text(), "client.key": key.read_text()}
+
+
+SAMPLES |= client_certificate()
 
 
 def check_config(name, documents):
