@@ -30,5 +30,5 @@ def megabytes(value):
 
 def table(head, rows):
     """Returns a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+    first, *rest = (f"| {' | '.join(str(cell) for cell in line)} |\n" for line in [head, *rows])
+    return "".join([first, f"|{'---|' * len(head)}\n", *rest])

@@ -39,12 +39,11 @@ def markdown(found):
     ages = found["archived"]["ages_s"]
     kinds = ["times listed", "kB per call", "lists per day", "requests for calls in progress, per call"]
     return "\n".join([
-        "A day of calls without webhooks, and what follows until the last verification, with the default intervals on a simulated clock. The bytes are "
-        "those on the wire, for lists and for calls in progress.\n",
+        "A day of calls without webhooks, until the last verification, with the default intervals on a simulated clock. The bytes are those on the wire, "
+        "for lists and for calls in progress.\n",
         table(["", *kinds], [[name, *costs(each)] for name, each in rows]),
-        f"With {number(ages['archived'], 0)} calls that are archived with their recordings, all are in the archive. Age of a call at its archiving, after its "
-        f"end: p50 {ages['p50']} s, p95 {ages['p95']} s, at most {ages['max']} s. The time of the fetch itself is not part of it, because the simulated clock "
-        "stands still meanwhile.\n",
+        f"All {number(ages['archived'], 0)} calls are in the archive with their recordings. Age of a call at its archiving, after its end: p50 {ages['p50']} s, "
+        f"p95 {ages['p95']} s, at most {ages['max']} s, without the fetch itself, during which the simulated clock stands still.\n",
     ])
 
 

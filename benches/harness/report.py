@@ -22,7 +22,7 @@ INTRODUCTION = """# Benchmarks
 
 <!-- Written by benches/run from benches/harness; changes made here by hand are lost. -->
 
-polyhook beside other programs that do the same work, and beside its bounds: a bare publisher with the same client library, and the lean
+This page compares polyhook with other programs that do the same work, and with two bounds: a bare publisher with the same client library, and the lean
 bound, a minimal receiver with the same duties and none of polyhook's features.
 
 ```sh
@@ -31,8 +31,8 @@ benches/run                            # long rounds, an hour for the memory
 benches/run --quick --only receiver    # one section
 ```
 
-Figures are medians of the rounds, with least and greatest in parentheses; contenders alternate within a round, and ratios are taken within it. A run
-fails if anything that was accepted is not durable. Only ratios carry over to other machines; on a busy or virtual one two runs differ by a third.
+Figures are medians of the rounds, with least and greatest in parentheses. Contenders alternate within a round; ratios are taken within it. A run
+fails if an accepted message is not durable. Only ratios carry over to other machines; on a busy or virtual one two runs differ by a third.
 """
 
 
