@@ -78,7 +78,7 @@ pub enum PendingError {
     Queue(#[from] QueueError),
 }
 
-/// The queued conversations; see the [module](self).
+/// The queued conversations of an archive.
 #[derive(Debug)]
 pub struct PendingConversations<'a> {
     archive: &'a Archive,

@@ -2,7 +2,7 @@
 //!
 //! The probe does not create or change any of polyhook's objects: missing ones stay missing, it consumes no message of
 //! others, and publishes nothing to an exchange that a customer may have bound to. It needs no permission that the user's
-//! role does not need ([`permissions`]).
+//! role does not need (`permissions`).
 //!
 //! AMQP shows neither policies nor bindings.
 
