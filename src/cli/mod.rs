@@ -43,7 +43,10 @@ mod verify;
 
 use std::{ffi::OsString, io, process::ExitCode, time::Duration};
 
-use clap::{FromArgMatches, Parser, Subcommand};
+use clap::{
+    FromArgMatches, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use tokio::runtime::{self, Runtime};
 
 pub use self::error::{CliError, ExitStatus};
@@ -212,7 +215,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         Ok(cli) => cli,
         // clap also returns the texts of --help and --version as errors.
-        Err(error) => {
+        Err(mut error) => {
+            let is_of = |name: &str| matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(argument)) if argument.starts_with(name));
+            // The value may be a secret.
+            if is_of("--set") {
+                error.insert(ContextKind::InvalidValue, ContextValue::String("[not shown]".to_owned()));
+            }
             let _ = error.print();
             let status = if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Success };
             return status.into();

@@ -61,7 +61,7 @@ pub struct TailEvent {
     /// The kind of event.
     pub what: TailEventKind,
     /// The type of PolyAI's event or of the announcement.
-    #[serde(rename = "event_type")]
+    #[serde(rename = "event_type", alias = "type")]
     pub kind: String,
     /// The environment of PolyAI's event.
     pub environment: String,

@@ -61,7 +61,7 @@ fn an_end_function_has_its_call_archived_after_the_end() {
     let manifest = &verified_archive(&site.archive())[&id];
     assert_eq!((&manifest["trigger"], &manifest["in_progress"]), (&json!("trigger"), &json!(false)));
     let count = |name: &str| metric(admin, name);
-    assert_eq!(count("polyhook_jobs_total{outcome=\"archived\"}"), 1);
+    eventually("counted", || count("polyhook_jobs_total{outcome=\"archived\"}") == 1);
     assert_eq!(count("polyhook_jobs_total{outcome=\"retried\"}"), 2);
     assert_eq!(count("polyhook_deliveries_total{outcome=\"accepted\"}"), 1);
     assert_eq!(count("polyhook_deliveries_total{outcome=\"duplicate\"}"), 1);
