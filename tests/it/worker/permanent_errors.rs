@@ -32,7 +32,7 @@ async fn a_wrong_key_becomes_a_dead_letter_at_once() {
     })
     .await;
     world.archive(&voice()).await;
-    assert_refused(&world, "key_rejected", 401, &["api_key_file", "replay"]).await;
+    assert_refused(&world, "key_rejected", 401, &["api_key_file"]).await;
     assert_eq!(world.requests(Operation::V3Conversation), 1);
 }
 
@@ -46,7 +46,7 @@ async fn a_key_of_another_project_becomes_a_dead_letter_at_once() {
     .await;
     let call = NewCall { project_id: Some("PROJECT-SECOND".to_owned()), ..voice() };
     world.archive(&call).await;
-    assert_refused(&world, "key_lacks_scope", 403, &["provision", "replay"]).await;
+    assert_refused(&world, "key_lacks_scope", 403, &["provision"]).await;
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn an_unknown_conversation_becomes_a_dead_letter_after_the_last_delay() {
     assert_eq!((dead.history.failures, dead.history.attempts.len()), (4, 4));
     for attempt in &dead.history.attempts {
         assert_eq!((attempt.reason.as_ref(), attempt.status), ("unknown_conversation", Some(404)));
-        for hint in ["CONVERSATIONS_NOT_FOUND", "project_id", "region", "replay"] {
+        for hint in ["CONVERSATIONS_NOT_FOUND", "project_id", "region"] {
             assert!(attempt.detail.contains(hint), "{hint}: {}", attempt.detail);
         }
         assert!(attempt.correlation_id.is_some());
@@ -86,7 +86,7 @@ async fn a_project_unknown_to_polyai_becomes_a_dead_letter_at_once() {
     })
     .await;
     world.archive(&voice()).await;
-    assert_refused(&world, "unknown_project", 404, &["projects.project_id", "replay"]).await;
+    assert_refused(&world, "unknown_project", 404, &["projects.project_id"]).await;
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn an_unconfigured_project_becomes_a_dead_letter_that_names_it() {
     let last = dead.history.attempts.last().unwrap();
     assert_eq!((last.reason.as_ref(), last.status), ("unknown_project", Some(404)));
     let projects = "PROJECT-C0NC1ERG, PROJECT-SECOND";
-    for named in ["ws-elsewhere", "PROJECT-THIRD", "[[projects]]", "replay", projects] {
+    for named in ["ws-elsewhere", "PROJECT-THIRD", "[[projects]]", projects] {
         assert!(last.detail.contains(named), "{}", last.detail);
     }
     assert_eq!(dead.history.failures, 2);
