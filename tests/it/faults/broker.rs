@@ -10,7 +10,7 @@ use crate::support::rabbit::{Node, exclusive_node_blocking};
 
 /// Returns the duration of a fault.
 fn fault_duration() -> Duration {
-    short_or_long(Duration::from_secs(6), Duration::from_mins(1))
+    short_or_long(Duration::from_secs(4), Duration::from_mins(1))
 }
 
 /// Sends load before, during and after a fault. `fault` begins and ends the fault.

@@ -12,7 +12,7 @@ use crate::support::rabbit::exclusive_node_blocking;
 #[test]
 fn kills_at_random_moments_lose_nothing() {
     let mut rng = seeded_rng("kills");
-    let (process_kills, broker_kills) = short_or_long((14, 2), (220, 60));
+    let (process_kills, broker_kills) = short_or_long((10, 2), (220, 60));
     let node = exclusive_node_blocking();
     let deployment = Deployment::start(&[node.url()], short_or_long(10_000, 90_000));
     let load = deployment.start_load();

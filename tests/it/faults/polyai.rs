@@ -73,7 +73,7 @@ fn errors_for_one_project_do_not_delay_another() {
         let fault = json!({ "project_id": FAILING, "fault": { "action": action } });
         polyai.control("POST", "faults", &fault);
         // More failing jobs than the worker has permits.
-        both.wait_for_deliveries_of(FAILING, short_or_long(10, 60));
+        both.wait_for_deliveries_of(FAILING, short_or_long(9, 60));
         let (with_failing, without) = thread::scope(|scope| {
             let without = scope.spawn(|| alone.median_time_to_archive());
             (both.median_time_to_archive(), without.join().unwrap())

@@ -87,7 +87,7 @@ fn raise_priority(service: &Process) {
 #[test]
 fn a_thousand_slow_clients_do_not_delay_honest_ones() {
     const SLOW_CLIENTS: usize = 1000;
-    let duration = short_or_long(Duration::from_secs(10), Duration::from_mins(2));
+    let duration = short_or_long(Duration::from_secs(6), Duration::from_mins(2));
     let polyai = SimulatedPolyAi::start(SMALL_CALLS, short_or_long(3000, 10_000));
     let mut crowded = Service::start(&polyai);
     // The same honest traffic at the same time on the same machine, without slow clients.
@@ -175,7 +175,7 @@ async fn send_slowly(mut stream: TcpStream) {
 #[test]
 fn accepts_a_flood_up_to_its_capacity_and_refuses_the_rest() {
     const CAPACITY: usize = 16;
-    let duration = short_or_long(Duration::from_secs(8), Duration::from_mins(2));
+    let duration = short_or_long(Duration::from_secs(6), Duration::from_mins(2));
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let site = Installation::new(&polyai.access, &format!("server.max_in_flight = {CAPACITY}"));
     let mut receive = site.polyhook(["receive"]).start();
