@@ -53,7 +53,7 @@ what is archived by then. With --wait the exit code is also 1 if a conversation 
 archived in the end.")]
 pub(super) struct Args {
     /// Start time (inclusive)
-    #[arg(long, value_name = "TIME", value_parser = time_arg::parse_time, required_unless_present = "last")]
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse_time)]
     from: Option<time_arg::TimeArg>,
     /// End time (exclusive; a date includes the day) [default: now]
     #[arg(long, value_name = "TIME", value_parser = time_arg::parse_time)]
@@ -88,9 +88,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
-    let config = global.load_for_command(Roles::RECONCILE)?;
     let clock = Clock::System;
     let period = period(&args, clock.now())?;
+    let config = global.load_for_command(Roles::RECONCILE)?;
     let environments = environments(&args, &config)?;
     let resources = Resources::open_for_command(&config, &clock).await?;
     let projects = select_projects(&resources, &args.projects)?;
@@ -165,8 +165,12 @@ fn period(args: &Args, now: Timestamp) -> Result<Range<Timestamp>, CliError> {
     let start = match (args.from, args.last) {
         (Some(from), _) => from.range_start(now),
         (None, Some(last)) => now.checked_sub(last).unwrap_or(Timestamp::MIN),
-        // clap requires one of them.
-        (None, None) => now,
+        (None, None) => {
+            return Err(CliError::Usage(
+                "no period is given; start with `polyhook backfill --last 7d`, or give --from and --to"
+                    .to_owned(),
+            ));
+        }
     };
     if start >= end {
         return Err(CliError::Usage(format!(

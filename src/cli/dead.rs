@@ -29,6 +29,9 @@ use crate::{
 };
 
 pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), CliError> {
+    if let Command::Replay(ReplayArgs { selection }) | Command::Drop(DropArgs { selection, .. }) = &command {
+        selection.require()?;
+    }
     if let Command::Drop(DropArgs { selection, yes: false }) = &command
         && !selection.dry_run
     {

@@ -93,7 +93,7 @@ fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec
     let archives = roles.work || roles.reconcile;
     let mut checks: Vec<Check<'a>> = vec![Box::pin(async move {
         let mut findings = local::configuration(config, roles);
-        findings.extend(secrets::check(config, roles, global.config.as_deref()));
+        findings.extend(secrets::check(config, roles, global.config_file().as_deref()));
         findings
     })];
     if archives {

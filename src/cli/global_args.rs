@@ -15,9 +15,9 @@ const HEADING: &str = "Global options";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GlobalArgs {
-    /// Configuration file (TOML)
-    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", env = "POLYHOOK_CONFIG", hide_env_values = true)]
-    pub(super) config: Option<PathBuf>,
+    // `Sources` reads the variable. If clap did, its errors would list this option as if it were required.
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", help = "Configuration file (TOML) [env: POLYHOOK_CONFIG]")]
+    config: Option<PathBuf>,
     /// Set one key, overriding file and environment
     #[arg(long, global = true, help_heading = HEADING, value_name = "KEY=VALUE", value_parser = parse_setting)]
     set: Vec<(String, String)>,
@@ -48,6 +48,11 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
 impl GlobalArgs {
     fn sources(&self) -> Sources {
         Sources::new(self.config.clone(), self.set.clone())
+    }
+
+    /// Returns the path of the configuration file, if there is one.
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        self.sources().file
     }
 
     /// Reads and merges the configuration and keeps its errors, so that more can be added to them.

@@ -221,9 +221,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             if is_of("--set") {
                 error.insert(ContextKind::InvalidValue, ContextValue::String("[not shown]".to_owned()));
             }
-            let _ = error.print();
-            let status = if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Success };
-            return status.into();
+            if error.use_stderr() {
+                let _ = error.print();
+                return ExitStatus::Usage.into();
+            }
+            output::help(&error);
+            return exit_status(Ok(())).into();
         }
     };
     let runtime = match cli.command.runtime() {
@@ -233,13 +236,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitStatus::Failure.into();
         }
     };
-    let status = match runtime.block_on(cli.command.run(&cli.global)) {
-        Ok(()) => ExitStatus::Success,
-        Err(error) => {
-            output::error(&error.to_string());
-            error.exit_status()
-        }
-    };
+    let status = exit_status(runtime.block_on(cli.command.run(&cli.global)));
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     status.into()
+}
+
+/// Reports the error of a command, or that its output is lost, and returns the exit status.
+fn exit_status(result: Result<(), CliError>) -> ExitStatus {
+    let lost = output::failure().map(|reason| {
+        CliError::Failed(format!(
+            "cannot write the output: {reason}; a part of it is missing, so run the command again with another output"
+        ))
+    });
+    let errors = [result.err(), lost];
+    errors.iter().flatten().for_each(|error| output::error(&error.to_string()));
+    errors.iter().flatten().next().map_or(ExitStatus::Success, CliError::exit_status)
 }

@@ -2,11 +2,12 @@
 //!
 //! Everything that is printed passes [`terminal`], because ids, reasons and names may come from anybody. Only this module's
 //! own colours pass it; they are used only on a terminal and not if `NO_COLOR` is set. A closed pipe is not an error: the
-//! command continues without output.
+//! command continues without output. After any other failed write the command exits with code 1, see [`failure`].
 
 use std::{
     fmt::Display,
     io::{self, Write},
+    sync::OnceLock,
 };
 
 use owo_colors::{OwoColorize, Stream};
@@ -14,14 +15,33 @@ use serde::Serialize;
 
 use crate::terminal;
 
-/// Prints a line on standard output.
-pub fn line(text: impl Display) {
-    let _ = write_line(text);
+/// The first error of a write to standard output, other than a closed pipe.
+static FAILURE: OnceLock<String> = OnceLock::new();
+
+/// Returns why a part of the output is lost. A closed pipe is not a failure: its reader has seen enough.
+pub fn failure() -> Option<&'static str> {
+    let _ = written(&io::stdout().flush());
+    FAILURE.get().map(String::as_str)
 }
 
-/// Prints a line on standard output and returns false if the reader has closed it.
+/// Keeps the error of a write to standard output. Returns false if it failed.
+fn written(result: &io::Result<()>) -> bool {
+    if let Err(error) = result
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        FAILURE.get_or_init(|| error.to_string());
+    }
+    result.is_ok()
+}
+
+/// Prints a line on standard output.
+pub fn line(text: impl Display) {
+    written(&write_line(text));
+}
+
+/// Prints a line on standard output and returns false if the output is closed or full.
 pub fn try_line(text: impl Display) -> bool {
-    write_line(text).and_then(|()| io::stdout().flush()).is_ok()
+    written(&write_line(text).and_then(|()| io::stdout().flush()))
 }
 
 fn write_line(text: impl Display) -> io::Result<()> {
@@ -37,27 +57,37 @@ fn has_colours(stream: Stream) -> bool {
 /// Writes bytes to standard output without changing them.
 pub fn raw(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written(&stdout.write_all(bytes).and_then(|()| stdout.flush()));
+}
+
+/// Prints a help text or the version on standard output, as clap lays it out.
+pub fn help(text: &clap::Error) {
+    written(&text.print().and_then(|()| io::stdout().flush()));
 }
 
 /// Prints a JSON value on one line of standard output.
 pub fn json(value: &impl Serialize) {
-    let _ = try_json(value);
+    try_json(value);
 }
 
-/// Prints a JSON value on one line of standard output and returns false if the reader has closed it.
+/// Prints a JSON value on one line of standard output and returns false if the output is closed or full.
 pub fn try_json(value: &impl Serialize) -> bool {
-    let mut stdout = io::stdout().lock();
-    serde_json::to_string(value).is_ok_and(|json| {
-        writeln!(stdout, "{}", terminal::escape_json(&json)).and_then(|()| stdout.flush()).is_ok()
-    })
+    write_json(serde_json::to_string(value))
 }
 
 /// Prints an indented JSON value on standard output.
 pub fn pretty_json(value: &impl Serialize) {
-    if let Ok(json) = serde_json::to_string_pretty(value) {
-        let _ = writeln!(io::stdout().lock(), "{}", terminal::escape_json(&json));
-    }
+    write_json(serde_json::to_string_pretty(value));
+}
+
+fn write_json(json: serde_json::Result<String>) -> bool {
+    let mut stdout = io::stdout().lock();
+    let result = json.map_err(io::Error::from);
+    written(
+        &result.and_then(|json| {
+            writeln!(stdout, "{}", terminal::escape_json(&json)).and_then(|()| stdout.flush())
+        }),
+    )
 }
 
 /// Prints each line of an error message on standard error; nothing if the message is empty.

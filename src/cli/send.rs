@@ -42,7 +42,7 @@ Signs with the secret of --secret-file, or else with the first configured secret
 signature.secrets_file). Expects a 2xx, or 401 with --bad, or the status of --expect.")]
 pub(super) struct Args {
     /// Receiver's URL [default: the configured receiver on this machine]
-    #[arg(long)]
+    #[arg(long, value_parser = parse_http_url)]
     url: Option<Url>,
     /// File with the signing secret
     #[arg(long, value_name = "FILE")]
@@ -199,6 +199,20 @@ async fn send_all(
         .await;
     bar.finish_and_clear();
     (summary, unexpected.into_inner())
+}
+
+/// Parses the URL of a receiver. `localhost:8080` also parses as a URL, with the scheme `localhost`.
+fn parse_http_url(text: &str) -> Result<Url, String> {
+    match text.parse::<Url>() {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(url),
+        _ if !text.contains("://") && format!("http://{text}").parse::<Url>().is_ok() => {
+            Err(format!("write the whole URL, such as http://{text}"))
+        }
+        _ => {
+            Err("write a URL with http:// or https://, such as http://127.0.0.1:8080/polyai-events"
+                .to_owned())
+        }
+    }
 }
 
 fn read_body(path: &Path) -> Result<Bytes, CliError> {

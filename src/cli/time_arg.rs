@@ -88,14 +88,14 @@ pub(super) fn parse_date(text: &str) -> Result<DateArg, String> {
 
 /// Parses a duration such as `90s`, `12h` or `30d`; zero is allowed.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write a duration such as 90s, 12h or 30d"))
+    // The parser's own errors name a position in the text, not what to write.
+    humantime::parse_duration(text).map_err(|_| "write a duration, such as 10m, 12h or 30d".to_owned())
 }
 
 /// Parses a duration longer than zero.
 pub(super) fn parse_positive_duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
-        Duration::ZERO => Err("the duration is zero; write one such as 90s, 12h or 30d".to_owned()),
+        Duration::ZERO => Err("the duration is zero; write a longer one, such as 10m, 12h or 30d".to_owned()),
         duration => Ok(duration),
     }
 }
@@ -136,6 +136,12 @@ mod tests {
         assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
         assert_eq!(parse_positive_duration("30d"), Ok(Duration::from_hours(30 * 24)));
         assert!(parse_positive_duration("0s").is_err());
-        assert!(parse_duration("5").unwrap_err().contains("such as 90s"));
+        for wrong in ["yesterday", "5", "10 parsecs", "", "-1h"] {
+            assert_eq!(
+                parse_duration(wrong).unwrap_err(),
+                "write a duration, such as 10m, 12h or 30d",
+                "{wrong}"
+            );
+        }
     }
 }

@@ -30,8 +30,11 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Uses the process's environment, a file, and settings from the command line.
+    /// Uses the process's environment, a file, and settings from the command line. Without a file, uses the one that
+    /// `POLYHOOK_CONFIG` names.
     pub fn new(file: Option<PathBuf>, set: Vec<(String, String)>) -> Self {
+        let named = || std::env::var_os("POLYHOOK_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let file = file.or_else(named);
         // Text that is not UTF-8 is reported where it matters.
         let text = |text: OsString| text.to_string_lossy().into_owned();
         let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();

@@ -83,7 +83,7 @@ impl JobLog<'_> {
                 reason,
                 status,
                 polyai.correlation_id = correlation_id,
-                retry_in_s = after.as_secs(),
+                retry_in_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
                 "job waits for its next attempt: {detail}"
             );
         } else {

@@ -5,7 +5,11 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 
-use crate::{cli::time_arg, event::Event, queue::DeadLetter};
+use crate::{
+    cli::{CliError, time_arg},
+    event::Event,
+    queue::DeadLetter,
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::cli) enum Command {
@@ -102,6 +106,11 @@ pub(super) struct Filter {
 }
 
 impl Filter {
+    fn is_empty(&self) -> bool {
+        let Self { reason, project, older_than, newer_than } = self;
+        reason.is_empty() && project.is_empty() && older_than.is_none() && newer_than.is_none()
+    }
+
     pub(super) fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
         let matches_any = |wanted: &[String], value: Option<&str>| {
             wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|wanted| wanted == value))
@@ -123,7 +132,6 @@ pub(super) struct Selection {
     /// Event IDs, as shown by `dead list`
     #[arg(
         value_name = "ID",
-        required_unless_present_any = ["all", "reason", "project", "older_than", "newer_than"],
         conflicts_with_all = ["all", "reason", "project", "older_than", "newer_than"]
     )]
     pub(super) ids: Vec<String>,
@@ -141,6 +149,18 @@ pub(super) struct Selection {
 }
 
 impl Selection {
+    /// Returns an error if nothing is selected.
+    pub(super) fn require(&self) -> Result<(), CliError> {
+        if !self.ids.is_empty() || self.all || !self.filter.is_empty() {
+            return Ok(());
+        }
+        Err(CliError::Usage(
+            "no dead letter is selected; give IDs, a filter such as --reason, --project or --older-than, or --all \
+             (`polyhook dead list` shows IDs and reasons)"
+                .to_owned(),
+        ))
+    }
+
     pub(super) fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
         (self.ids.is_empty() || self.ids.contains(&letter.message.id)) && self.filter.matches(letter, now)
     }

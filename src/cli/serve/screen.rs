@@ -77,7 +77,7 @@ fn start_lines(global: &GlobalArgs, config: &Config, roles: Roles, app: &App) ->
         field("archive", &config.archive.url);
     }
     lines.push("Next, in another terminal:".to_owned());
-    let flag = global.config.as_ref().map(|path| format!(" --config {}", path.display())).unwrap_or_default();
+    let flag = global.config_file().map(|path| format!(" --config {}", path.display())).unwrap_or_default();
     let mut next = |purpose: &str, command: &str| {
         lines.push(format!("  {purpose:<12} polyhook {}", output::sanitize(command)));
     };

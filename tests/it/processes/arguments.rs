@@ -97,6 +97,46 @@ fn exits_with_2_on_wrong_usage() {
 }
 
 #[test]
+fn a_missing_argument_is_explained_with_what_to_write() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, advice) in [
+        (&["backfill"][..], &["polyhook backfill --last 7d"][..]),
+        (&["dead", "replay"], &["--reason", "--all", "polyhook dead list"]),
+        (&["dead", "drop", "--yes"], &["--reason", "--all", "polyhook dead list"]),
+        (&["show"], &["<ID>"]),
+        (&["fetch"], &["<ID>"]),
+        (&["send", "--url", "localhost:8080"], &["http://localhost:8080"]),
+        (&["send", "--url", "no url"], &["http://"]),
+    ] {
+        let command = PolyhookCommand::new(folder.path(), arguments).env("POLYHOOK_CONFIG", "polyhook.toml");
+        let said = command.run().expect_exit_code(2).stderr;
+        for text in advice {
+            assert!(said.contains(text), "{arguments:?}: {text} is missing in: {said}");
+        }
+        assert!(!said.contains("--config"), "{arguments:?}: {said}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn exits_with_1_when_the_output_is_lost() {
+    for arguments in [&["--help"][..], &["config", "show"], &["config", "schema"], &["completions", "bash"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_polyhook"))
+            .args(arguments)
+            .current_dir(&folder)
+            .stdin(Stdio::null())
+            .stdout(full)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("error: cannot write the output: No space left"), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
 fn uses_colors_only_on_terminals_without_no_color() {
     const IN_A_TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
     let binary = env!("CARGO_BIN_EXE_polyhook");
