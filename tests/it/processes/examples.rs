@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use expect_test::expect_file;
 use nix::sys::signal::Signal;
 use polyhook::{clock::Clock, secret::Secret, signature::sign};
 use serde_json::{Value, json};
@@ -230,7 +231,62 @@ fn every_example_of_the_help_runs() {
         drop(stop);
         assert!(failures.is_empty(), "{}", failures.join("\n"));
     });
+    expect_file!["json_shapes.txt"].assert_eq(&json_shapes(&site, receiver, &polyai, &ids));
     run.stop();
+}
+
+/// Returns the names and types in the outputs of commands with `--json`.
+fn json_shapes(
+    site: &Installation,
+    receiver: SocketAddr,
+    polyai: &SimulatedPolyAi,
+    ids: &[String],
+) -> String {
+    assert_eq!(deliver(receiver, &site.secret, "evt-dead", &polyai.event("CA-unknown")), Some(204));
+    let dead = || run_in_shell(site, "polyhook dead show evt-dead").0 == Some(0);
+    eventually("a dead letter", dead);
+    let commands = [
+        "list --date yesterday --to today",
+        "show ID",
+        "fetch ID",
+        "backfill --last 7d",
+        "audit --date 2026-01-01",
+        "erase ID --dry-run",
+        "dead show evt-dead",
+        "spool status",
+        "spool verify",
+        "config check",
+        "send --event alerts.triggered --conversation ID",
+        "verify --request recorded.http",
+    ];
+    let mut text = String::new();
+    for command in commands {
+        let call = format!("polyhook {} --json", command.replace("ID", &ids[1]));
+        let (_, output) = run_in_shell(site, &call);
+        let first = output.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
+        let first = first.unwrap_or_else(|| panic!("{call}: {output}"));
+        text += &format!("$ polyhook {command} --json\n{:#}\n\n", shape(&first));
+    }
+    text
+}
+
+/// Replaces each value by its type, and each list by its first entry.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(_) => "boolean".into(),
+        Value::Number(_) => "number".into(),
+        Value::String(_) => "text".into(),
+        Value::Array(values) => values.iter().take(1).map(shape).collect(),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| {
+                // The manifest and the settings of an endpoint have schemas of their own.
+                let is_document = ["manifest", "endpoint"].contains(&&**name);
+                (name.clone(), if is_document { "document".into() } else { shape(value) })
+            })
+            .collect(),
+    }
 }
 
 /// Runs one example and returns a description if it does not end as expected.
