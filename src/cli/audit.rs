@@ -39,7 +39,7 @@ Remarks:
   extra               archived, but PolyAI no longer lists it
   hidden transcript   PolyAI does not show the transcript
   absent recording    a call without a recording
-  failed recording    a recording that could not be fetched; --repair tries again
+  failed recording    a recording could not be fetched; --repair tries again
 
 The exit code is also 1 if a part of PolyAI's list or of the archive cannot be \
 read. The report is saved in the archive as audits/date=DATE.json.")]

@@ -1,6 +1,7 @@
 //! Every example of the help runs, against a working installation on RabbitMQ.
 
 use std::{
+    fmt::Write,
     net::SocketAddr,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -265,7 +266,7 @@ fn json_shapes(
         let (_, output) = run_in_shell(site, &call);
         let first = output.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
         let first = first.unwrap_or_else(|| panic!("{call}: {output}"));
-        text += &format!("$ polyhook {command} --json\n{:#}\n\n", shape(&first));
+        let _ = write!(text, "$ polyhook {command} --json\n{:#}\n\n", shape(&first));
     }
     text
 }
