@@ -11,11 +11,15 @@ use crate::{
 
 /// Opens the sources that `config` names. Connects to none of them and creates nothing.
 pub fn open_status_reader(config: &Config, clock: Clock) -> Result<StatusReader, StartError> {
-    let refresh_ages = config.refresh_ages(Roles::NONE);
     let queue = match config.queue.backend()? {
         QueueBackend::Sqlite(path) => QueueSource::File(path),
         QueueBackend::RabbitMq => {
-            let observer = BrokerObserver::new(&config.queue, &config.retry.delays, &refresh_ages)?;
+            // A receiver's configuration has no delays, and its workers often have the default ones.
+            let defaults = Config::default();
+            let delays = [&config.retry.delays[..], &defaults.retry.delays].concat();
+            let refresh_ages =
+                [config.refresh_ages(Roles::NONE), defaults.refresh_ages(Roles::NONE)].concat();
+            let observer = BrokerObserver::new(&config.queue, &delays, &refresh_ages)?;
             QueueSource::Broker(Box::new(observer))
         }
     };

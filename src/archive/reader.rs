@@ -27,6 +27,11 @@ impl ArchiveReader {
         Ok(Self { opened: ReadableStore::open(config)? })
     }
 
+    /// Returns false if it is a folder that does not exist, so that nothing is known of it.
+    pub fn exists(&self) -> bool {
+        self.opened.is_some()
+    }
+
     /// Reads an object of polyhook's own. Returns `None` if there is none.
     pub async fn read_private(&self, name: &str) -> Result<Option<Vec<u8>>, ArchiveError> {
         let Some(ReadableStore { store, prefix }) = &self.opened else { return Ok(None) };

@@ -19,7 +19,8 @@ use self::{
 };
 
 use super::{
-    CliError, GlobalArgs, output,
+    CliError, GlobalArgs,
+    output::{self, counted},
     queue_access::{wait_until_ready, with_queue},
     time_arg,
 };
@@ -297,7 +298,10 @@ fn print_result(
     }
     output::line(summary_text(summary, args.dry_run));
     if let Some(PendingCounts { archived, dead_letters, left }) = waited {
-        output::line(format!("since then {archived} archived, {dead_letters} dead letters, {left} left"));
+        output::line(format!(
+            "since then {archived} archived, {}, {left} left",
+            counted(*dead_letters, "dead letter")
+        ));
     }
 }
 
@@ -314,7 +318,8 @@ pub(super) fn summary_text(summary: &PassSummary, dry_run: bool) -> String {
         queued_before,
         unreadable,
     } = summary;
-    let mut text = format!("{listed} conversations at PolyAI: {archived} archived, {missing} missing");
+    let mut text =
+        format!("{} at PolyAI: {archived} archived, {missing} missing", counted(*listed, "conversation"));
     let more = [
         (*outdated, "archived before they were over"),
         (*unsettled, "still open or ended only recently"),

@@ -102,6 +102,16 @@ pub fn error(text: &str) {
     }
 }
 
+/// Returns a number with its noun, such as `1 job` or `2 jobs`.
+pub fn counted(number: u64, noun: &str) -> String {
+    let plural = match (number, noun.ends_with("sh")) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{number} {noun}{plural}")
+}
+
 /// Prints a remark that is not a result on standard error.
 pub fn note(text: &str) {
     let text = terminal::escape_lines(text, false);

@@ -122,8 +122,8 @@ async fn move_all(args: &MoveArgs, mut config: Config, path: &Path) -> Result<()
     match transfer.first_refusal {
         None => Ok(()),
         Some(error) => Err(CliError::Failed(format!(
-            "{} messages stay in {}: {error}; fix that and run the command again",
-            left.total(),
+            "{} left in {}: {error}; fix that and run the command again",
+            output::counted(left.total(), "message"),
             path.display()
         ))),
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     CliError, GlobalArgs, backfill,
     list::{duration_ms, length},
-    output::{self, sanitize},
+    output::{self, counted, sanitize},
     queue_access::{require_queue_file, wait_until_ready, with_queue},
     table::Table,
 };
@@ -19,7 +19,7 @@ use crate::{
     archive::{ArchiveError, CONVERSATION, ErasureRecord, Location, MANIFEST, Manifest, StoredConversation},
     clock::Clock,
     config::{Config, Roles},
-    queue::{ErasedMessages, QueueBackend},
+    queue::{ErasedMessages, QueueBackend, rabbitmq::BrokerObserver},
 };
 
 #[derive(Debug, clap::Args)]
@@ -55,9 +55,15 @@ struct Shown {
     copies: Vec<ArchivedCopy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     erasure: Option<ErasureRecord>,
-    /// The messages about it in the queue. Absent if the queue cannot be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queue: Option<ErasedMessages>,
+    queue: QueueMessages,
+}
+
+/// The messages about a conversation in the queue, or the reason why they cannot be counted.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum QueueMessages {
+    Counted(ErasedMessages),
+    Unknown { error: String },
 }
 
 /// A copy in the archive. There are several only if the ids of projects are shared, or a start was corrected.
@@ -88,7 +94,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         state: "unknown",
         copies: Vec::new(),
         erasure: None,
-        queue: None,
+        queue: messages(&config, &clock, &args.id).await,
     };
     for project in backfill::select_projects(&resources, &args.projects)? {
         let (account_id, project_id) = (project.account_id(), project.project_id());
@@ -109,7 +115,6 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         ([], Some(_)) => "erased",
         _ => "archived",
     };
-    shown.queue = messages(&config, &clock, &args.id).await;
     if args.json {
         output::json(&shown);
     } else {
@@ -140,17 +145,36 @@ async fn read_copy(
     Ok(ArchivedCopy { damaged: stored.damaged().to_vec(), manifest: stored.manifest, url, transcript })
 }
 
-/// Counts the messages about the conversation. `None` if the queue cannot be read.
-async fn messages(config: &Config, clock: &Clock, id: &str) -> Option<ErasedMessages> {
-    if let Ok(QueueBackend::Sqlite(path)) = config.queue.backend() {
-        require_queue_file(&path).ok()?;
+/// Counts the messages about the conversation.
+async fn messages(config: &Config, clock: &Clock, id: &str) -> QueueMessages {
+    match count_messages(config, clock, id).await {
+        Ok(counts) => QueueMessages::Counted(counts),
+        Err(error) => QueueMessages::Unknown { error: error.to_string() },
+    }
+}
+
+async fn count_messages(config: &Config, clock: &Clock, id: &str) -> Result<ErasedMessages, CliError> {
+    match config.queue.backend() {
+        Ok(QueueBackend::Sqlite(path)) => require_queue_file(&path)?,
+        Ok(QueueBackend::RabbitMq) => require_broker(config).await?,
+        // Opening it reports the error.
+        Err(_) => {}
     }
     let counted = with_queue(config, Roles::NONE, clock.clone(), async |queue, _| {
         let queue = Arc::clone(queue);
         wait_until_ready(&*queue).await?;
         queue.erase(id, true).await.map_err(|error| CliError::Failed(error.to_string()))
     });
-    counted.await.ok()
+    counted.await
+}
+
+/// Returns an error if no node of the broker accepts a connection. The queue itself would wait for one.
+async fn require_broker(config: &Config) -> Result<(), CliError> {
+    let observer =
+        BrokerObserver::new(&config.queue, &[], &[]).map_err(|error| CliError::Failed(error.to_string()))?;
+    observer.read().await.map_err(CliError::Failed)?;
+    observer.close().await;
+    Ok(())
 }
 
 /// Returns what was said, in the order of the turns. Both of PolyAI's APIs name these fields alike. An answer that is not
@@ -180,13 +204,16 @@ fn print(shown: &Shown) {
         print_copy(copy);
     }
     match queue {
-        Some(ErasedMessages { jobs, dead_letters, .. }) => {
-            output::line(format!("queue: {jobs} jobs, {dead_letters} dead letters"));
+        QueueMessages::Counted(ErasedMessages { jobs, dead_letters, .. }) => {
+            let (jobs, letters) = (counted(*jobs, "job"), counted(*dead_letters, "dead letter"));
+            output::line(format!("queue: {jobs}, {letters}"));
             if *dead_letters > 0 {
                 output::line("`polyhook dead list` names the reason");
             }
         }
-        None => output::line("queue: cannot be read from here"),
+        QueueMessages::Unknown { error } => {
+            output::line(format!("queue: cannot be read from here: {}", sanitize(error)));
+        }
     }
 }
 
@@ -197,7 +224,15 @@ fn print_copy(ArchivedCopy { manifest, url, damaged, transcript }: &ArchivedCopy
     let mut table = Table::without_header(12);
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
     row("project", format!("{} / {} ({})", manifest.account_id, manifest.project_id, facts.environment));
-    row("call", format!("{:.0}, {length}, {}, {} turns", facts.started_at, facts.channel, facts.turn_count));
+    row(
+        "call",
+        format!(
+            "{:.0}, {length}, {}, {}",
+            facts.started_at,
+            facts.channel,
+            counted(facts.turn_count, "turn")
+        ),
+    );
     if let Some(handoff) = &facts.handoff {
         row("handoff", handoff.reason.clone().unwrap_or_else(|| "yes".to_owned()));
     }

@@ -114,7 +114,10 @@ fn verify(path: &Path, json: bool) -> Result<(), CliError> {
     match verified {
         Ok(messages) => {
             if !json {
-                output::line(output::green(format!("{messages} messages, no damage found")));
+                output::line(output::green(format!(
+                    "{}, no damage found",
+                    output::counted(messages, "message")
+                )));
             }
             Ok(())
         }

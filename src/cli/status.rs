@@ -33,7 +33,8 @@ Examples:
 It takes, delays and changes no message. A part that cannot be read says why, and the \
 others are shown; then the exit code is 1. In flight and the age of the oldest job \
 come from the process at admin.listen if the queue is RabbitMQ. RabbitMQ's counts are \
-up to 5 s old.")]
+up to 5 s old; delayed jobs are counted in the queues of the configured and the default \
+delays.")]
 pub(super) struct Args {
     /// Show it again and again until Ctrl-C; without a terminal, one line each time
     #[arg(long)]
@@ -57,7 +58,7 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         } else {
             print_screen(&report);
         }
-        return if report.ok { Ok(()) } else { Err(CliError::AlreadyReported) };
+        return if report.complete { Ok(()) } else { Err(CliError::AlreadyReported) };
     }
     let lifecycle = Lifecycle::new();
     lifecycle.install_signal_handlers();

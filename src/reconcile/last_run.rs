@@ -17,7 +17,10 @@ pub struct LastPass {
     pub failed_windows: usize,
     /// The calls that were in progress, or had just ended.
     pub unsettled_calls: usize,
-    /// The reason why one of the windows could not be read.
+    /// End of the last pass without a failure, which may be an earlier one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Timestamp>,
+    /// The reason why the pass failed. Absent if it is complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
@@ -32,12 +35,17 @@ impl LastPass {
     fn of(progress: &Progress) -> Option<Self> {
         let failed: Vec<_> =
             progress.projects.iter().flat_map(super::progress::ProjectProgress::failed_windows).collect();
+        let results = &progress.results;
         Some(Self {
             started_at: progress.projects.iter().map(|project| project.listed_until).max()?,
             projects: progress.projects.len(),
-            failed_windows: failed.len(),
+            failed_windows: failed.len() + results.blocked_windows,
             unsettled_calls: progress.projects.iter().map(|project| project.calls.len()).sum(),
-            failure: failed.into_iter().find_map(|window| Some(window.failure?.reason)),
+            completed_at: results.completed_at,
+            failure: results
+                .failure
+                .clone()
+                .or_else(|| failed.into_iter().find_map(|window| Some(window.failure?.reason))),
         })
     }
 }
@@ -88,6 +96,16 @@ mod tests {
         assert_eq!((pass.projects, pass.failed_windows, pass.unsettled_calls), (1, 1, 1));
         assert_eq!(pass.failure.as_deref(), Some("timeout"));
         assert_eq!(LastPass::of(&Progress::parse(b"{}")), None);
+
+        // All of the list is blocked, so no window has a failure of its own.
+        let mut blocked = Progress::parse(progress);
+        blocked.projects[0].windows.clear();
+        blocked.results.blocked_windows = 2;
+        blocked.results.note(&[], pass.started_at, pass.started_at);
+        blocked.results.note(&["key rejected".to_owned()], pass.started_at, pass.started_at);
+        let failed = LastPass::of(&Progress::parse(&blocked.to_json())).unwrap();
+        assert_eq!((failed.failed_windows, failed.failure.as_deref()), (2, Some("key rejected")));
+        assert_eq!(failed.completed_at, Some(pass.started_at));
 
         let mut report = super::super::AuditReport::new("2026-11-29".parse().unwrap(), pass.started_at, true);
         report.counts.insert("missing", 2);

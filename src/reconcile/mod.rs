@@ -31,6 +31,7 @@ mod pass;
 mod pending;
 mod progress;
 mod project_pass;
+mod results;
 mod service;
 
 pub use audit::{AuditFinding, AuditReport, Auditor, FindingKind};

@@ -13,7 +13,7 @@ use std::{cmp::Reverse, collections::BTreeMap, fmt, ops::Range, time::Duration};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
-use super::ReconcileConfig;
+use super::{ReconcileConfig, results::PassResults};
 use crate::polyai::{Api, ListedConversation};
 
 /// Changes when an older version could not use the object.
@@ -58,6 +58,8 @@ pub(super) struct Progress {
     version: u32,
     #[serde(default)]
     pub(super) projects: Vec<ProjectProgress>,
+    #[serde(default)]
+    pub(super) results: PassResults,
 }
 
 /// The progress of one project.
@@ -146,8 +148,8 @@ impl Progress {
     }
 
     /// Replaces all projects.
-    pub(super) fn new(projects: Vec<ProjectProgress>) -> Self {
-        Self { version: VERSION, projects }
+    pub(super) fn new(projects: Vec<ProjectProgress>, results: PassResults) -> Self {
+        Self { version: VERSION, projects, results }
     }
 
     /// Takes the progress of a project, if it is known.
@@ -424,7 +426,7 @@ impl fmt::Display for Window {
 }
 
 /// Joins windows of the same environment that touch or overlap. The failure of the later one stays.
-fn join_neighbours(windows: &mut Vec<Window>) {
+pub(super) fn join_neighbours(windows: &mut Vec<Window>) {
     windows.sort_by(|a, b| (&a.environment, a.from).cmp(&(&b.environment, b.from)));
     windows.dedup_by(|next, joined| {
         let touch = next.environment == joined.environment && next.from <= joined.to;

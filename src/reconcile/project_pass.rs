@@ -17,7 +17,7 @@ use super::{
     PassError, PassOutcome, PassSummary, QueueingLimits, ReconcileConfig, ReconcilePass,
     archived::ArchivedConversations,
     pass::{publish_discovery, waiting_jobs},
-    progress::{ProjectProgress, UnreadableEntry, UnsettledCall, Window},
+    progress::{ProjectProgress, UnreadableEntry, UnsettledCall, Window, join_neighbours},
 };
 use crate::polyai::{Api, ConversationHint, ErrorKind, ListQuery, ListWindow, ListedConversation, Project};
 
@@ -51,6 +51,8 @@ pub(super) struct ProjectOutcome {
     pub(super) summary: PassSummary,
     /// The reasons why something was not compared or not queued, except the failures of windows.
     pub(super) failures: Vec<String>,
+    /// The windows that could not be read because of these failures.
+    pub(super) blocked_windows: usize,
     /// True if a window failed in this pass.
     pub(super) has_failed_windows: bool,
     /// True if the deadline came first.
@@ -120,8 +122,11 @@ impl ProjectPass<'_> {
         };
         progress.calls = followed.unsettled;
         let is_served = new.read + old.read + rest.read > 0;
-        let mut failed = Vec::new();
+        let (mut failed, mut blocked) = (Vec::new(), Vec::new());
         for read in [new, old, rest] {
+            if !read.failures.is_empty() {
+                blocked.extend(read.unread.iter().cloned());
+            }
             outcome.summary.add(&read.summary);
             outcome.failures.extend(read.failures);
             outcome.is_interrupted |= read.is_interrupted;
@@ -137,6 +142,10 @@ impl ProjectPass<'_> {
             }
         }
         outcome.has_failed_windows = !failed.is_empty();
+        // Those that failed before are counted already.
+        blocked.retain(|window| window.failure.is_none());
+        join_neighbours(&mut blocked);
+        outcome.blocked_windows = blocked.len();
         progress.add_failed(failed, is_served, now, self.config.every);
         progress.adapt_windows(outcome.is_interrupted);
         (progress, outcome)

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use metrics::gauge;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     PassSummary, QueueingLimits, ReconcileConfig, ReconcilePass,
@@ -26,6 +26,9 @@ use crate::{
 const LEASE_NAME: &str = "reconcile";
 /// The delay after a failed pass, and after a failed attempt to take the lease.
 const RETRY_DELAY: Duration = Duration::from_secs(30);
+/// The time for which the first pass waits for the queue, and the interval at which it is checked.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
+const QUEUE_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The maximum time to release the lease at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The name of the object that keeps the progress.
@@ -63,9 +66,15 @@ pub struct PassReport {
     /// The place of an unreadable entry of each project's list, if one was found within the lookback.
     #[serde(skip)]
     unreadable: Vec<String>,
-    /// The number of windows that could not be read so far.
+    /// The number of windows that could not be read so far. `None`: unknown.
     #[serde(skip)]
-    failed_windows: usize,
+    failed_windows: Option<usize>,
+    /// Of these, the windows that were not read because their project, the archive or the queue failed.
+    #[serde(skip)]
+    blocked_windows: usize,
+    /// The end of the last complete pass, or if there was none, the start of the first one that failed.
+    #[serde(skip)]
+    last_success: Option<Timestamp>,
     /// True if nothing failed in this pass, and everything that is due was done.
     #[serde(skip)]
     is_complete: bool,
@@ -97,6 +106,10 @@ impl ReconcileService {
     /// Reconciles until the drain.
     pub async fn run(self, lifecycle: Lifecycle) {
         let draining = lifecycle.draining();
+        tokio::select! {
+            () = draining.cancelled() => return,
+            () = self.wait_for_queue() => {}
+        }
         loop {
             let lease = tokio::select! {
                 () = draining.cancelled() => return,
@@ -140,6 +153,18 @@ impl ReconcileService {
                 }
             }
         }
+    }
+
+    /// Waits until the queue can store messages, for a limited time. A pass that begins before the first connection to the
+    /// broker would fail.
+    async fn wait_for_queue(&self) {
+        let ready = async {
+            while self.queue.ready().await.is_err() {
+                sleep(QUEUE_POLL_INTERVAL).await;
+            }
+        };
+        // If the queue stays away, the pass reports the reason.
+        let _ = timeout(QUEUE_TIMEOUT, ready).await;
     }
 
     /// Makes one pass now. Waits while another process makes one.
@@ -206,16 +231,23 @@ impl ReconcileService {
             })
             .collect();
         let projects: Vec<_> = stream::iter(passes).buffered(CONCURRENT_PROJECTS).collect().await;
-        let mut report = PassReport { is_complete: true, ..PassReport::default() };
+        let mut report = PassReport { is_complete: true, failed_windows: Some(0), ..PassReport::default() };
         let mut progress = Vec::with_capacity(projects.len());
         for (project, (project_progress, outcome)) in self.polyai.projects().iter().zip(projects) {
             report.add(project, &project_progress, outcome, now, &self.config);
             progress.push(project_progress);
         }
-        let saved = self.archive.write_private(PROGRESS_OBJECT, Progress::new(progress).to_json()).await;
+        let mut results = std::mem::take(&mut known.results);
+        results.blocked_windows = report.blocked_windows;
+        let success_before = results.last_success();
+        results.note(&report.failures, now, self.clock.now());
+        report.last_success = results.last_success();
+        let progress = Progress::new(progress, results);
+        let saved = self.archive.write_private(PROGRESS_OBJECT, progress.to_json()).await;
         if let Err(error) = saved {
             report.failures.push(format!("the progress of reconciliation cannot be saved: {error}"));
             report.is_complete = false;
+            report.last_success = success_before;
         }
         report
     }
@@ -223,8 +255,10 @@ impl ReconcileService {
     /// Writes the result to the log, the metrics and `/readyz`.
     #[expect(clippy::cast_precision_loss, reason = "counts and seconds since 1970 fit")]
     fn publish(&self, report: &PassReport) {
-        let PassReport { summary, failures, unreadable, failed_windows, .. } = report;
-        gauge!("polyhook_reconcile_failed_windows").set(*failed_windows as f64);
+        let PassReport { summary, failures, unreadable, failed_windows, last_success, .. } = report;
+        if let Some(windows) = failed_windows {
+            gauge!("polyhook_reconcile_failed_windows").set(*windows as f64);
+        }
         tracing::info!(
             listed = summary.listed,
             archived = summary.archived,
@@ -259,9 +293,9 @@ impl ReconcileService {
                 format!("conversations that no webhook announced may stay missing: {}", problems.join("; ")),
             );
         }
-        if failures.is_empty() {
-            gauge!("polyhook_reconcile_last_success_timestamp_seconds")
-                .set(self.clock.now().as_second() as f64);
+        // Without a value, no alert would report a process whose passes have all failed.
+        if let Some(at) = last_success {
+            gauge!("polyhook_reconcile_last_success_timestamp_seconds").set(at.as_second() as f64);
         }
     }
 }
@@ -283,8 +317,10 @@ impl PassReport {
             let reason = window.failure.as_ref().map_or("", |failure| &failure.reason);
             let failure = format!("the conversations of {window} cannot be listed: {reason}");
             self.failures.push(describe(project, failure));
-            self.failed_windows += 1;
+            self.failed_windows = self.failed_windows.map(|windows| windows + 1);
         }
+        self.blocked_windows += outcome.blocked_windows;
+        self.failed_windows = self.failed_windows.map(|windows| windows + outcome.blocked_windows);
         let is_recent = |at: Timestamp| {
             Duration::try_from(now.duration_since(at)).is_ok_and(|age| age <= config.lookback)
         };
@@ -310,7 +346,7 @@ fn check_due(now: Timestamp, last: Timestamp, every: Duration) -> Result<(), Dur
 }
 
 async fn release_lease(lease: ArchiveLease, note: Option<String>) {
-    match tokio::time::timeout(RELEASE_TIMEOUT, lease.release(note)).await {
+    match timeout(RELEASE_TIMEOUT, lease.release(note)).await {
         Ok(Ok(())) => {}
         // Another process takes over the lease after its timeout.
         Ok(Err(error)) => tracing::warn!(%error, "the lease for reconciliation could not be released"),

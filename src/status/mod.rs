@@ -40,6 +40,7 @@ const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(6);
 /// Bounds the questions to the running process. Its own questions to its queue take up to two seconds.
 const PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
 
+const NO_WORKER: &str = "RabbitMQ does not tell it";
 const ASK_A_WORKER: &str = "RabbitMQ does not tell it, and no worker answers at admin.listen; \
     run this command beside a worker";
 
@@ -116,7 +117,7 @@ impl StatusReader {
         };
         let versions = Versions { polyhook: env!("CARGO_PKG_VERSION"), process: version, broker };
         let mut report = StatusReport {
-            ok: true,
+            complete: true,
             checked_at: now,
             versions,
             queue,
@@ -126,7 +127,7 @@ impl StatusReader {
             process,
         };
         let failed_parts = report.errors().count();
-        report.ok = failed_parts == 0;
+        report.complete = failed_parts == 0;
         report
     }
 
@@ -218,6 +219,9 @@ impl ArchiveSource {
         };
         match found {
             Ok(Ok(Some(found))) => Part::Known(found),
+            Ok(Ok(None)) if self.reader.as_ref().is_ok_and(|reader| !reader.exists()) => {
+                Part::absent("not_here", format!("the archive {} does not exist here", self.url))
+            }
             Ok(Ok(None)) => Part::absent("none", none),
             Ok(Err(error)) => Part::Failed(self.describe(&error)),
             Err(_) => Part::Failed(format!(
@@ -281,7 +285,7 @@ impl QueueStatus {
             unknown.insert("in_flight_jobs", ASK_A_WORKER);
         }
         if waiting > 0 && oldest_age_ms.is_none() {
-            unknown.insert("oldest_age_ms", ASK_A_WORKER);
+            unknown.insert("oldest_age_ms", if consumers == 0 { NO_WORKER } else { ASK_A_WORKER });
         }
         Self {
             backend: "rabbitmq",

@@ -17,7 +17,7 @@ pub(super) async fn read(url: &str) -> Part<ProcessStatus> {
     match (ready, metrics) {
         (Ok((status, ready)), Ok((_, metrics))) => Part::Known(parse(url, status, &ready, &metrics)),
         (Err(error), _) if error.is_connect() => Part::absent(
-            "not_running",
+            "not_here",
             format!("none answers at {url} (admin.listen); it runs elsewhere, or not at all"),
         ),
         (Err(_), _) | (_, Err(_)) => Part::Failed(format!(

@@ -11,7 +11,7 @@ use crate::reconcile::{LastAudit, LastPass};
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusReport {
     /// True if every part could be read.
-    pub ok: bool,
+    pub complete: bool,
     /// Time of the report.
     pub checked_at: Timestamp,
     /// The versions of the programs.
@@ -50,7 +50,7 @@ pub enum Part<T> {
     Known(T),
     /// There is nothing to read.
     Absent {
-        /// A constant word: `off`, `none`, `not_running`.
+        /// A constant word: `off`, `none`, or `not_here` for what may be elsewhere.
         state: &'static str,
         /// The same as a text for people.
         text: String,
@@ -125,7 +125,8 @@ pub struct QueueStatus {
     /// Jobs that workers hold. On RabbitMQ those of the process that answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight_jobs: Option<u64>,
-    /// Jobs that wait for a later time: the next two together.
+    /// Jobs that wait for a later time: the next two together. On RabbitMQ in the queues of the configured and the default
+    /// delays.
     pub delayed_jobs: u64,
     /// Jobs that failed and wait for their next attempt.
     pub retry_jobs: u64,
@@ -168,7 +169,7 @@ pub struct ProcessStatus {
     pub detail: Option<String>,
     /// The conditions that a person should fix.
     pub conditions: Vec<Condition>,
-    /// The jobs that it works on, if it has begun one.
+    /// The jobs that it works on, if it is a worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running_jobs: Option<u64>,
     /// Its version, which is part of [`Versions`].

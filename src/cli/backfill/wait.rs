@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use crate::{
+    cli::output::counted,
     event::Discovery,
     reconcile::{PendingConversations, PendingCounts, PendingError},
 };
@@ -126,13 +127,13 @@ impl<D: WaitDisplay> Wait<'_, '_, D> {
                 (Some(error), _) | (None, Err(error)) => error.to_string(),
                 (None, Ok(backlog)) if backlog.waiting == 0 && backlog.delayed > 0 => {
                     format!(
-                        "{} jobs have failed and wait for their next attempt: see the log of the worker",
-                        backlog.delayed
+                        "{} after a failure: see the log of the worker",
+                        counted(backlog.delayed, "delayed job")
                     )
                 }
                 (None, Ok(backlog)) => format!(
-                    "{} jobs wait: is a worker running? Start one with `polyhook work` or `polyhook run`",
-                    backlog.waiting + backlog.delayed
+                    "{}: is a worker running? Start one with `polyhook work` or `polyhook run`",
+                    counted(backlog.waiting + backlog.delayed, "waiting job")
                 ),
             };
             self.display.remark(&format!(

@@ -195,8 +195,7 @@ fn print_history(letter: &DeadLetter) {
 pub(super) fn count(count: u64) -> String {
     match count {
         0 => "no dead letters".to_owned(),
-        1 => "1 dead letter".to_owned(),
-        count => format!("{count} dead letters"),
+        count => output::counted(count, "dead letter"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::role::Role,
+    super::{output::counted, role::Role},
     report::{Finding, Subject},
 };
 use crate::{
@@ -159,7 +159,7 @@ fn contents(
 ) -> Option<Finding> {
     match name.strip_prefix(prefix)? {
         ".fetch" if messages > 0 && consumers == 0 => Some(subject.warn(
-            format!("{messages} jobs wait, and no worker takes them"),
+            format!("{}, and no worker takes jobs", counted(messages.into(), "waiting job")),
             if role.roles().work {
                 "start `polyhook work` (or `run`)"
             } else {
@@ -167,11 +167,11 @@ fn contents(
             },
         )),
         ".dead" if messages > 0 => Some(subject.warn(
-            format!("{messages} dead letters"),
+            counted(messages.into(), "dead letter"),
             "find out why with `polyhook dead list`, fix the cause, and retry with `polyhook dead replay`",
         )),
         ".unrouted" if messages > 0 => Some(subject.warn(
-            format!("{messages} events for which no queue is bound"),
+            format!("{} for which no queue is bound", counted(messages.into(), "event")),
             format!(
                 "bind your own queue to {prefix}.events for the events you want; nothing consumes this queue"
             ),

@@ -7,7 +7,10 @@ use console::{measure_text_width, pad_str, truncate_str};
 use jiff::Timestamp;
 
 use crate::{
-    cli::{dead::output::short_age, output},
+    cli::{
+        dead::output::short_age,
+        output::{self, counted},
+    },
     reconcile::{LastAudit, LastPass},
     status::{Part, ProcessStatus, QueueStatus, SpoolStatus, StatusReport},
 };
@@ -19,6 +22,10 @@ const MAX_LINES: usize = 23;
 const MIN_WIDTH: usize = 60;
 /// The lines of one value. An error that needs more is cut.
 const MAX_VALUE_LINES: usize = 3;
+/// The lines of the reason why a pass failed.
+const MAX_REASON_LINES: usize = 4;
+/// The time after which a job of the embedded queue should be in flight.
+const MAX_START: Duration = Duration::from_secs(5);
 /// The width of the names, with the gap after them.
 const NAME_WIDTH: usize = 12;
 
@@ -59,7 +66,8 @@ pub(super) fn lines(report: &StatusReport, width: usize) -> Vec<Line> {
     let versions = &report.versions;
     let broker = versions.broker.as_deref().map(|broker| format!(", {broker}")).unwrap_or_default();
     screen.add("polyhook", Tone::Minor, &format!("{}{broker}; {:.0}", versions.polyhook, report.checked_at));
-    screen.part("queue", &report.queue, Screen::queue);
+    let process = report.process.known();
+    screen.part("queue", &report.queue, |screen, queue| screen.queue(queue, process));
     screen.part("spool", &report.spool, Screen::spool);
     screen.part("last pass", &report.last_pass, |screen, pass| screen.last_pass(pass, report.checked_at));
     screen
@@ -77,6 +85,9 @@ pub(super) fn one_line(report: &StatusReport) -> String {
         let _ = write!(line, " {name}={value}");
     };
     if let Some(queue) = report.queue.known() {
+        if let Some(workers) = queue.workers {
+            add("workers", &workers);
+        }
         add("waiting", &queue.waiting_jobs);
         if let Some(age) = queue.oldest_age_ms {
             add("oldest", &age_text(age));
@@ -92,6 +103,12 @@ pub(super) fn one_line(report: &StatusReport) -> String {
     }
     if let Some(pass) = report.last_pass.known() {
         add("last_pass", &ago(pass.started_at, report.checked_at));
+        if pass.failure.is_some() {
+            add(
+                "last_complete_pass",
+                &pass.completed_at.map_or("never".to_owned(), |at| ago(at, report.checked_at)),
+            );
+        }
     }
     match &report.process {
         Part::Known(process) => {
@@ -116,10 +133,12 @@ struct Screen {
 impl Screen {
     /// Adds a value, wrapped and cut if necessary.
     fn add(&mut self, name: &'static str, tone: Tone, text: &str) {
-        let left = MAX_LINES - self.lines.len();
-        for (number, text) in
-            wrap(&output::sanitize(text), self.width, MAX_VALUE_LINES.min(left)).into_iter().enumerate()
-        {
+        self.add_lines(name, tone, text, MAX_VALUE_LINES);
+    }
+
+    fn add_lines(&mut self, name: &'static str, tone: Tone, text: &str, max_lines: usize) {
+        let max_lines = max_lines.min(MAX_LINES - self.lines.len());
+        for (number, text) in wrap(&output::sanitize(text), self.width, max_lines).into_iter().enumerate() {
             self.lines.push(Line { name: if number == 0 { name } else { "" }, text, tone });
         }
     }
@@ -132,7 +151,7 @@ impl Screen {
         }
     }
 
-    fn queue(&mut self, queue: &QueueStatus) {
+    fn queue(&mut self, queue: &QueueStatus, process: Option<&ProcessStatus>) {
         let unknown = |key| queue.unknown.get(key).map(|why| format!("unknown: {why}"));
         self.add(
             "queue",
@@ -143,21 +162,25 @@ impl Screen {
             },
         );
         let mut waiting = counted(queue.waiting_jobs, "job");
+        let stuck = queue.waiting_jobs > 0 && lacks_worker(queue, process);
+        if stuck {
+            waiting += match queue.workers {
+                Some(_) => "; no worker takes them: start `polyhook work`",
+                None => "; no worker takes them: start `polyhook work` or `run`",
+            };
+        }
+        let gap = if stuck { "; " } else { ", " };
         match (queue.oldest_age_ms, unknown("oldest_age_ms")) {
             (Some(age), _) if queue.workers.is_some() => {
-                let _ = write!(waiting, ", the oldest for at most {}", age_text(age));
+                let _ = write!(waiting, "{gap}the oldest for at most {}", age_text(age));
             }
             (Some(age), _) => {
-                let _ = write!(waiting, ", the oldest for {}", age_text(age));
+                let _ = write!(waiting, "{gap}the oldest for {}", age_text(age));
             }
             (None, Some(unknown)) => {
-                let _ = write!(waiting, ", age of the oldest {unknown}");
+                let _ = write!(waiting, "{gap}age of the oldest {unknown}");
             }
             (None, None) => {}
-        }
-        let stuck = queue.waiting_jobs > 0 && queue.workers == Some(0);
-        if stuck {
-            waiting += "; no worker takes them: start `polyhook work`";
         }
         self.add("waiting", if stuck { Tone::Warning } else { Tone::Plain }, &waiting);
         self.add(
@@ -171,8 +194,7 @@ impl Screen {
                 (None, _) => unknown("in_flight_jobs").unwrap_or_default(),
             },
         );
-        let (retry, refresh) = (queue.retry_jobs, counted(queue.refresh_jobs, "refresh"));
-        self.add("delayed", Tone::Plain, &format!("{} after a failure, {refresh}", counted(retry, "job")));
+        self.delayed(queue);
         let dead = counted(queue.dead_letters, "dead letter");
         match queue.dead_letters {
             0 => self.add("dead", Tone::Plain, &dead),
@@ -181,6 +203,22 @@ impl Screen {
         if queue.workers.is_some() && queue.unrouted_events > 0 {
             let events = counted(queue.unrouted_events, "event");
             self.add("unrouted", Tone::Plain, &format!("{events} for which no queue is bound"));
+        }
+    }
+
+    fn delayed(&mut self, queue: &QueueStatus) {
+        let (retry, refresh) = (queue.retry_jobs, counted(queue.refresh_jobs, "refresh"));
+        let counts = format!("{} after a failure, {refresh}", counted(retry, "job"));
+        match (retry, queue.workers) {
+            (1.., _) => {
+                let text = format!("{counts}; find out why with `polyhook doctor --role work`");
+                self.add("delayed", Tone::Warning, &text);
+            }
+            (0, None) => self.add("delayed", Tone::Plain, &counts),
+            // RabbitMQ cannot list the queues of other delays.
+            (0, Some(_)) => {
+                self.add("delayed", Tone::Plain, &format!("{counts} (default and configured delays)"));
+            }
         }
     }
 
@@ -195,17 +233,24 @@ impl Screen {
     }
 
     fn last_pass(&mut self, pass: &LastPass, now: Timestamp) {
-        let mut text =
-            format!("{} ago, {}", ago(pass.started_at, now), counted(pass.projects as u64, "project"));
+        let started = ago(pass.started_at, now);
+        if let Some(why) = &pass.failure {
+            let mut text = format!("failed {started} ago");
+            let _ = match pass.completed_at {
+                Some(at) => write!(text, "; last complete pass {} ago", ago(at, now)),
+                None => write!(text, "; no complete pass yet"),
+            };
+            if pass.failed_windows > 0 {
+                let _ =
+                    write!(text, "; {} of PolyAI's list unread", counted(pass.failed_windows as u64, "part"));
+            }
+            return self.add_lines("last pass", Tone::Warning, &format!("{text}: {why}"), MAX_REASON_LINES);
+        }
+        let mut text = format!("{started} ago, {}", counted(pass.projects as u64, "project"));
         if pass.unsettled_calls > 0 {
-            let _ = write!(text, ", {} in progress", counted(pass.unsettled_calls as u64, "call"));
+            let _ = write!(text, ", {} not settled", counted(pass.unsettled_calls as u64, "call"));
         }
-        let failed = pass.failed_windows as u64;
-        if failed > 0 {
-            let why = pass.failure.as_deref().unwrap_or("unknown reason");
-            let _ = write!(text, "; {} of PolyAI's list unread: {why}", counted(failed, "part"));
-        }
-        self.add("last pass", if failed > 0 { Tone::Warning } else { Tone::Plain }, &text);
+        self.add("last pass", Tone::Plain, &text);
     }
 
     fn last_audit(&mut self, audit: &LastAudit, now: Timestamp) {
@@ -234,21 +279,34 @@ impl Screen {
                     format!("{}; {}/readyz lists them", counted(more as u64, "more condition"), process.url);
                 return self.add("degraded", Tone::Warning, &text);
             }
-            self.add("degraded", Tone::Warning, &format!("{}: {}", condition.name, condition.text));
+            let text = format!("{}: {}", condition.name, condition.text);
+            self.add_lines("degraded", Tone::Warning, &text, MAX_VALUE_LINES.max(left / more));
         }
+    }
+}
+
+/// Returns true if waiting jobs show that no worker runs. The embedded queue does not know its workers: a process that is not
+/// one says so itself. Without a process, a job that waits for long says it.
+fn lacks_worker(queue: &QueueStatus, process: Option<&ProcessStatus>) -> bool {
+    let waits_long = || queue.oldest_age_ms.is_some_and(|age| Duration::from_millis(age) > MAX_START);
+    match (queue.workers, process) {
+        (Some(workers), _) => workers == 0,
+        (None, _) if queue.in_flight_jobs != Some(0) => false,
+        (None, Some(process)) => process.running_jobs.is_none(),
+        (None, None) => waits_long(),
     }
 }
 
 /// Wraps a text into at most `max_lines` lines and cuts the rest.
 fn wrap(text: &str, width: usize, max_lines: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
+    for word in words(text, width) {
         match lines.last_mut() {
-            Some(line) if measure_text_width(line) + 1 + measure_text_width(word) <= width => {
+            Some(line) if measure_text_width(line) + 1 + measure_text_width(&word) <= width => {
                 line.push(' ');
-                line.push_str(word);
+                line.push_str(&word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(word),
         }
     }
     if lines.len() > max_lines {
@@ -258,14 +316,28 @@ fn wrap(text: &str, width: usize, max_lines: usize) -> Vec<String> {
     lines.into_iter().map(|line| truncate_str(&line, width, "…").into_owned()).collect()
 }
 
-/// Returns a number with its noun, such as `1 job` or `2 jobs`.
-fn counted(number: u64, noun: &str) -> String {
-    let plural = match (number, noun.ends_with("sh")) {
-        (1, _) => "",
-        (_, true) => "es",
-        (_, false) => "s",
-    };
-    format!("{number} {noun}{plural}")
+/// Splits a text at spaces. A command in backticks stays in one piece. A word that is too long is cut into several.
+fn words(text: &str, width: usize) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        let is_open = |last: &String| last.matches('`').count() % 2 == 1;
+        match words.last_mut().filter(|last| is_open(last)) {
+            Some(last) if measure_text_width(last) + 1 + measure_text_width(word) <= width => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => {
+                let mut rest = word;
+                while measure_text_width(rest) > width {
+                    let (start, end) = rest.split_at(truncate_str(rest, width, "").len());
+                    words.push(start.to_owned());
+                    rest = end;
+                }
+                words.push(rest.to_owned());
+            }
+        }
+    }
+    words
 }
 
 fn age_text(age_ms: u64) -> String {

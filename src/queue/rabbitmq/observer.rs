@@ -55,9 +55,9 @@ pub struct BrokerStatus {
     pub waiting: u64,
     /// The workers that consume jobs.
     pub consumers: u64,
-    /// Jobs that failed and wait for their next attempt, in the queues of the configured delays.
+    /// Jobs that failed and wait for their next attempt, in the queues of the given delays.
     pub retry: u64,
-    /// Jobs that are published for a later time and wait for it, in the queues of the configured delays.
+    /// Jobs that are published for a later time and wait for it, in the queues of the given delays.
     pub refresh: u64,
     /// Dead letters.
     pub dead: u64,
@@ -72,7 +72,7 @@ impl std::fmt::Debug for BrokerObserver {
 }
 
 impl BrokerObserver {
-    /// Checks the configuration without connecting.
+    /// Checks the configuration without connecting. Delayed jobs are counted in the queues of these delays only.
     pub fn new(
         config: &QueueConfig,
         delays: &[Duration],

@@ -290,7 +290,7 @@ fn a_call_is_followed_once_and_keeps_its_end() {
         }
     }
     assert!(looks.starts_with(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) && looks.len() < 120, "{looks:?}");
-    let stored = Progress::new(vec![progress]).to_json();
+    let stored = Progress::new(vec![progress], PassResults::default()).to_json();
     assert_eq!(Progress::parse(&stored).to_json(), stored);
     assert_eq!(Progress::parse(b"{\"version\": 9}"), Progress::default());
     assert_eq!(Progress::parse(b"cut o"), Progress::default());

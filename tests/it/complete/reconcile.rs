@@ -81,9 +81,33 @@ fn finds_lost_deliveries_within_one_interval() {
     };
     assert!(lost.iter().all(|(_, id)| trigger(id) == "reconcile"));
     assert!(delivered.iter().take(5).all(|(_, id)| trigger(id) == "webhook"));
+    // The first pass does not begin before the connection to the broker.
+    let incomplete = |line: &Value| line["message"].as_str().unwrap().contains("is not complete");
+    assert!(!reconcile.log().iter().any(incomplete), "{:#?}", reconcile.log());
     for process in [&mut reconcile, &mut worker, &mut receiver] {
         process.stop();
     }
+}
+
+/// Status shows the failure of a pass and the last complete pass, although nothing of the list can be read.
+#[test]
+fn status_shows_that_passes_fail() {
+    let polyai = SimulatedPolyAi::start(RECENT_CHATS, 1);
+    let site = site(&polyai, "every = \"10s\", lookback = \"1d\", settle = \"0s\"", "");
+    let last_pass = |pass_exit_code| {
+        site.polyhook(["reconcile", "--once"]).run().expect_exit_code(pass_exit_code);
+        site.polyhook(["status", "--json"]).run().expect_exit_code(0).json()["last_pass"].clone()
+    };
+    let complete = last_pass(0);
+    assert!(complete["completed_at"].is_string() && complete.get("failure").is_none(), "{complete}");
+    site.write("key", "a-revoked-key");
+    let failed = last_pass(1);
+    assert_eq!(failed["completed_at"], complete["completed_at"], "{failed}");
+    assert!(failed["started_at"].as_str() > complete["completed_at"].as_str(), "{failed}");
+    assert!(failed["failure"].as_str().unwrap().contains("401"), "{failed}");
+    assert!(failed["failed_windows"].as_u64() > Some(0), "{failed}");
+    let shown = site.polyhook(["status"]).must_not_print("a-revoked-key").run().stdout;
+    assert!(shown.contains("\nlast pass   failed ") && shown.contains("; last complete pass "), "{shown}");
 }
 
 /// A call in progress is fetched when it is over. A call that was archived too early is fetched again.

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::process::{Installation, SimulatedPolyAi, deliver, eventually};
+use crate::support::{
+    ports,
+    process::{Installation, SimulatedPolyAi, deliver, eventually},
+};
 
 #[test]
 fn list_and_show_say_what_the_archive_has() {
@@ -40,6 +43,12 @@ fn list_and_show_say_what_the_archive_has() {
     for part in ["audio.wav", "conversation.json", "sha256", "agent  ", "user  ", "0 jobs, 0 dead letters"] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let [refused] = ports::free();
+    let broker = format!("queue.url=amqp://guest:guest@127.0.0.1:{refused}/%2f");
+    let text = show(&[&ids[0], "--set", &broker]).expect_exit_code(0).stdout;
+    let reason = "queue: cannot be read from here: ";
+    let line = text.lines().find_map(|line| line.strip_prefix(reason)).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.ends_with("; start the broker, or correct queue.url"), "{line}");
     let brief = show(&[&ids[0], "--no-transcript"]).expect_exit_code(0).stdout;
     assert!(brief.contains("audio.wav") && !brief.contains("agent  "), "{brief}");
     let shown = show(&[&ids[1], "--json"]).expect_exit_code(0).json();

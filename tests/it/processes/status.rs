@@ -93,8 +93,9 @@ fn shows_the_embedded_queue_and_changes_nothing() {
         none["queue"]["error"].as_str().unwrap().contains("run this command where the service runs"),
         "{none}"
     );
-    assert_eq!((&none["ok"], &none["last_pass"]["state"]), (&false.into(), &"off".into()));
+    assert_eq!((&none["complete"], &none["last_pass"]["state"]), (&false.into(), &"off".into()));
 
+    assert_eq!(none["last_audit"]["state"], "not_here", "{none}");
     let folder = status(&["--set", "queue.url=sqlite:.", "--json"]).expect_exit_code(1).json();
     assert_eq!(folder["queue"]["error"], ". is a folder; set queue.url to a file in it");
     let path = site.path().join("polyhook-data/queue.db");
@@ -120,8 +121,8 @@ fn shows_the_embedded_queue_and_changes_nothing() {
     let age = Clock::System.now().duration_since(message("waiting", b"").received_at).as_millis();
     let shown = found["queue"]["oldest_age_ms"].as_u64().unwrap();
     assert!(i128::from(shown) <= age && i128::from(shown) > age - 600_000, "{shown}, not {age}");
-    assert_eq!(found["ok"], true);
-    assert_eq!(found["process"]["state"], "not_running");
+    assert_eq!(found["complete"], true);
+    assert_eq!(found["process"]["state"], "not_here");
     assert_eq!(found["versions"]["polyhook"], env!("CARGO_PKG_VERSION"));
     assert!(!found.to_string().contains("null"), "{found}");
 
@@ -190,7 +191,7 @@ fn shows_the_rest_when_broker_and_bucket_are_away() {
         "{found}"
     );
     assert!(error("last_audit").contains("check archive.url"), "{found}");
-    assert_eq!((&found["spool"]["state"], &found["ok"]), (&"none".into(), &false.into()));
+    assert_eq!((&found["spool"]["state"], &found["complete"]), (&"none".into(), &false.into()));
     let shown = status(&[]);
     assert!(shown.stderr.is_empty() && shown.stdout.contains("start the broker"), "{shown:?}");
     assert!(files(site.path()).iter().all(|path| !path.ends_with("spool.db")));
@@ -213,8 +214,8 @@ fn watches_until_ctrl_c() {
         assert!(lines.iter().all(|line| !line.contains('\x1b')), "{lines:?}");
         for line in &lines {
             let fits = match json {
-                [] => line.contains(" waiting=0 in_flight=0 ") && line.contains(" process=not_running"),
-                _ => serde_json::from_str::<Value>(line).is_ok_and(|report| report["ok"] == true),
+                [] => line.contains(" waiting=0 in_flight=0 ") && line.contains(" process=not_here"),
+                _ => serde_json::from_str::<Value>(line).is_ok_and(|report| report["complete"] == true),
             };
             assert!(fits, "{line}");
         }

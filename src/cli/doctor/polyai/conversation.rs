@@ -36,7 +36,7 @@ pub(super) async fn check(
             .map(|check| Subject::new(check, project).skipped(message, next))
     };
     if targets.is_empty() {
-        check.findings.extend(skip_all("no key gives access to the project", "see polyai.key"));
+        check.findings.extend(skip_all(no_list(attempts), "see polyai.key"));
         return;
     }
     let ids = match &args.conversation {
@@ -75,6 +75,19 @@ pub(super) async fn check(
     check
         .findings
         .push(recording::check(&subject, config, prober, &targets, (id, other_ids), &conversation).await);
+}
+
+/// Returns the reason why no target lists conversations. A failed request says nothing about the key.
+fn no_list(attempts: &[Attempt]) -> &'static str {
+    let denials =
+        [ErrorKind::KeyRejected, ErrorKind::KeyLacksScope, ErrorKind::UnknownProject, ErrorKind::NotServed];
+    let is_denied =
+        |attempt: &Attempt| attempt.response.error().is_some_and(|error| denials.contains(&error));
+    if attempts.iter().all(is_denied) {
+        "no key gives access to the project"
+    } else {
+        "it is not known whether a key gives access to the project"
+    }
 }
 
 /// Returns the ids of the newest conversations. Finished calls come first, because they have recordings.

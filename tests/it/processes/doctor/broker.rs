@@ -67,14 +67,14 @@ fn reports_missing_foreign_and_filled_queues() {
     // The broker updates the counts of a quorum queue only every few seconds.
     eventually("counted", || {
         let shown = doctor(&site, &[]).text();
-        ["1 jobs wait", "1 dead letters", "1 events"].iter().all(|words| shown.contains(words))
+        ["1 waiting job,", "1 dead letter", "1 event "].iter().all(|words| shown.contains(words))
     });
     let found = doctor(&site, &[]);
-    found.has("broker.topology", "warn", "1 jobs wait, and no worker takes them");
-    found.has("broker.topology", "warn", "1 dead letters").has(
+    found.has("broker.topology", "warn", "1 waiting job, and no worker takes jobs");
+    found.has("broker.topology", "warn", "1 dead letter").has(
         "broker.topology",
         "warn",
-        "1 events for which no queue is bound",
+        "1 event for which no queue is bound",
     );
 
     change_broker(async |channel| {

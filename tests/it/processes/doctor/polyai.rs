@@ -188,6 +188,7 @@ fn does_not_blame_the_key_for_errors_of_polyai() {
     };
     with_fault("v3_list", json!({ "status": 503 }))
         .has("polyai.key", "fail", "answered 503")
+        .has("polyai.conversation", "skipped", "it is not known whether a key gives access")
         .fails_only("polyai.key");
     with_fault("v3_list", json!({ "rate_limited": { "seconds": 7 } })).is_ok(&[]).has(
         "polyai.key",
