@@ -180,15 +180,20 @@ fn does_not_blame_the_key_for_a_wrong_host() {
 fn does_not_blame_the_key_for_errors_of_polyai() {
     let polyai = SimulatedPolyAi::start(CALLS, 1);
     let site = site(&polyai);
-    let with_fault = |operation: &str, action: Value| {
+    let with_faults = |operations: &[&str], action: Value| {
         polyai.control("DELETE", "faults", &Value::Null);
-        let fault = json!({ "fault": { "operations": [operation], "action": action } });
+        let fault = json!({ "fault": { "operations": operations, "action": action } });
         polyai.control("POST", "faults", &fault);
         doctor(&site, &[])
     };
+    let with_fault = |operation, action| with_faults(&[operation], action);
+    with_faults(&["v3_list", "data_list"], json!({ "status": 500 })).has(
+        "polyai.conversation",
+        "skipped",
+        "it is not known whether a key gives access",
+    );
     with_fault("v3_list", json!({ "status": 503 }))
         .has("polyai.key", "fail", "answered 503")
-        .has("polyai.conversation", "skipped", "it is not known whether a key gives access")
         .fails_only("polyai.key");
     with_fault("v3_list", json!({ "rate_limited": { "seconds": 7 } })).is_ok(&[]).has(
         "polyai.key",
