@@ -7,12 +7,15 @@
 //! around a secret. [`Secret::token_problem`] names what was copied with it, so that a secret that no signature can match
 //! is refused in words.
 
+mod shown_url;
+
 use std::{borrow::Cow, fmt, io, path::Path};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
+pub use self::shown_url::{redact_url, url_address};
 use crate::{bounded_file, terminal};
 
 /// Opening and closing quotes, also those of word processors.
@@ -153,40 +156,6 @@ pub fn is_quote(c: char) -> bool {
 /// Shown instead of a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// Returns a URL without what may be secret in it: the password, a user that may be a token, and the values of unknown
-/// parameters. Text with another scheme than `schemes` is not shown at all.
-///
-/// People forget to encode special characters of a password, so everything up to the last `@` counts as user and password.
-pub fn redact_url<'a>(text: &'a str, schemes: &[&str]) -> Cow<'a, str> {
-    let Some((scheme, rest)) = text.split_once(':').filter(|(scheme, _)| schemes.contains(scheme)) else {
-        return if text.is_empty() { text.into() } else { REDACTED.into() };
-    };
-    let Some(rest) = rest.strip_prefix("//").filter(|_| !matches!(scheme, "sqlite" | "file")) else {
-        return text.into();
-    };
-    let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
-    // Of AMQP the user is a name. Of other protocols it may be a token.
-    let user = match user.map(|user| user.split_once(':').unwrap_or((user, ""))) {
-        None => String::new(),
-        Some((name, password)) if scheme.starts_with("amqp") && !name.contains(['/', '@']) => {
-            let password = if password.is_empty() { String::new() } else { format!(":{REDACTED}") };
-            format!("{name}{password}@")
-        }
-        Some(_) => format!("{REDACTED}@"),
-    };
-    let (place, query) = place.split_once('?').map_or((place, None), |(place, query)| (place, Some(query)));
-    let parameter = |parameter: &str| match parameter.split_once('=') {
-        Some((name, value)) if !value.bytes().all(|byte| byte.is_ascii_digit()) => {
-            format!("{name}={REDACTED}")
-        }
-        Some(_) => parameter.to_owned(),
-        None => REDACTED.to_owned(),
-    };
-    let query = query.map(|query| query.split('&').map(parameter).collect::<Vec<_>>().join("&"));
-    let query = query.map_or_else(String::new, |query| format!("?{query}"));
-    format!("{scheme}://{user}{place}{query}").into()
-}
-
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(REDACTED)
@@ -218,30 +187,6 @@ mod tests {
         let secret = Secret::new("hunter2hunter2hunter2");
         assert_eq!(format!("{secret:?}"), "[redacted]");
         assert_eq!(serde_json::to_string(&secret).unwrap(), r#""[redacted]""#);
-    }
-
-    #[test]
-    fn urls_are_shown_without_secrets() {
-        for (url, shown) in [
-            ("", ""),
-            ("sqlite:data/queue.db", "sqlite:data/queue.db"),
-            ("sqlite:///var/lib/a@b:c/queue.db", "sqlite:///var/lib/a@b:c/queue.db"),
-            ("amqp://rabbit:5672/calls", "amqp://rabbit:5672/calls"),
-            ("amqps://polyhook@rabbit", "amqps://polyhook@rabbit"),
-            ("amqps://polyhook:hunter2@rabbit:5671/v%2f", "amqps://polyhook:[redacted]@rabbit:5671/v%2f"),
-            ("amqp://polyhook:hunter2/@h?unter2#@rabbit", "amqp://polyhook:[redacted]@rabbit"),
-            ("amqp://:hunter2@rabbit", "amqp://:[redacted]@rabbit"),
-            (
-                "amqp://polyhook:hunter2@r/v?heartbeat=9&x=hunter2",
-                "amqp://polyhook:[redacted]@r/v?heartbeat=9&x=[redacted]",
-            ),
-            ("https://hunter2@host/path", "https://[redacted]@host/path"),
-            ("https://user:hunter2@host?key=hunter2", "https://[redacted]@host?key=[redacted]"),
-            ("hunter2", "[redacted]"),
-            ("redis://hunter2", "[redacted]"),
-        ] {
-            assert_eq!(redact_url(url, &["sqlite", "amqp", "amqps", "https"]), shown, "{url}");
-        }
     }
 
     #[test]

@@ -240,6 +240,12 @@ fn check_endpoint(config: &ArchiveConfig) -> Result<(), ArchiveError> {
     let is_allowed = |endpoint: &str| {
         endpoint.starts_with("https://") || config.allow_http && endpoint.starts_with("http://")
     };
+    if config.endpoint.as_deref().is_some_and(|endpoint| endpoint.contains('@')) {
+        return Err(invalid(
+            "endpoint",
+            "it contains a user or a password; set the keys in their own settings",
+        ));
+    }
     if config.endpoint.as_deref().is_none_or(is_allowed) {
         return Ok(());
     }

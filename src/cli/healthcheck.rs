@@ -5,7 +5,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::{CliError, GlobalArgs, output};
-use crate::polyai::http;
+use crate::{polyai::http, secret};
 
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -27,7 +27,8 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         Some(url) => url.into(),
         None => global.load()?.admin.local_url("/readyz"),
     };
-    let failed = |reason: &str| CliError::Failed(format!("{url}: {reason}"));
+    let shown = secret::url_address(&url).unwrap_or_default();
+    let failed = |reason: &str| CliError::Failed(format!("{shown}: {reason}"));
     let client = http::local_client()
         .map_err(|_| failed(&format!("cannot create an HTTP client: {}", http::CLIENT_SETUP_HINT)))?;
     let response = client.get(&url).timeout(TIMEOUT).send().await.map_err(|error| {

@@ -91,5 +91,6 @@ impl Config {
         problems.extend(Archive::check_config(&self.archive));
         problems.extend(self.worker.problems());
         problems.extend(self.refresh.problems());
+        problems.extend(self.reconcile.problems());
     }
 }

@@ -10,6 +10,7 @@ use super::{
     error::LocatedProblem,
     keys::{Key, Keys},
     origin::Origin,
+    quickstart,
 };
 
 /// Prefix of polyhook's own variables.
@@ -18,12 +19,23 @@ const PREFIX: &str = "POLYHOOK__";
 const WORD: &str = "POLYHOOK";
 
 /// Variables with another meaning: of the command line, `deploy/` and the tests.
-const OTHERS: [&str; 5] =
-    ["POLYHOOK_CONFIG", "POLYHOOK_BIN", "POLYHOOK_IMAGE", "POLYHOOK_LISTEN", "POLYHOOK_SETTINGS"];
+const OTHERS: [&str; 5] = [CONFIG, "POLYHOOK_BIN", "POLYHOOK_IMAGE", "POLYHOOK_LISTEN", "POLYHOOK_SETTINGS"];
 const TESTS: &str = "POLYHOOK_TEST_";
 
+/// Names the configuration file.
+const CONFIG: &str = "POLYHOOK_CONFIG";
+/// Minimum similarity of a name that is a mistyped one (normalized Damerau-Levenshtein).
+const MIN_SIMILARITY: f64 = 0.81;
+
 /// Returns the key that a variable sets, or the error in its name. `None`: the variable is not polyhook's.
-pub(super) fn key_of(keys: &Keys, name: &str) -> Option<Result<Key, LocatedProblem>> {
+pub(super) fn key_of(keys: &Keys, name: &str, value: &str) -> Option<Result<Key, LocatedProblem>> {
+    let mistyped = |right: &str| {
+        let message = format!("this variable has no effect; did you mean {right}?");
+        Some(Err(LocatedProblem::new(Origin::Variable(name.to_owned()), None, message)))
+    };
+    if let Some(right) = quickstart::VARIABLES.into_iter().find(|right| resembles(name, right)) {
+        return mistyped(right);
+    }
     let unknown = |message: String, path: &str| {
         let suggestion = match keys.nearest(path) {
             Some(key) => format!("did you mean {} for {key}?", key.variable()),
@@ -31,12 +43,15 @@ pub(super) fn key_of(keys: &Keys, name: &str) -> Option<Result<Key, LocatedProbl
         };
         LocatedProblem::new(Origin::Variable(name.to_owned()), None, format!("{message}; {suggestion}"))
     };
+    let is_foreign = OTHERS.contains(&name) || name.starts_with(TESTS) || is_of_kubernetes(name, value);
+    if !is_foreign && is_for_config_file(name) {
+        return mistyped(CONFIG);
+    }
     if let Some(rest) = name.strip_prefix(PREFIX) {
         let path = path_of(rest);
         return Some(keys.parse(&path).ok_or_else(|| unknown(format!("there is no key {path}"), &path)));
     }
     let (word, rest) = name.split_at_checked(WORD.len())?;
-    let is_foreign = OTHERS.contains(&name) || name.starts_with(TESTS) || is_of_kubernetes(name);
     let path = rest.trim_start_matches('_');
     let is_similar = word.eq_ignore_ascii_case(WORD)
         && !is_foreign
@@ -47,6 +62,30 @@ pub(super) fn key_of(keys: &Keys, name: &str) -> Option<Result<Key, LocatedProbl
         let message = "this variable has no effect: polyhook reads POLYHOOK__SECTION__KEY, in capitals and with two underscores";
         Err(unknown(message.to_owned(), &path_of(path)))
     })
+}
+
+/// Returns whether a name is a mistyped form of `right`.
+fn resembles(name: &str, right: &str) -> bool {
+    let (Some((word, rest)), Some((right_word, right_rest))) = (name.split_once('_'), right.split_once('_'))
+    else {
+        return false;
+    };
+    let letters = |text: &str| text.replace('_', "").to_uppercase();
+    let similarity = strsim::normalized_damerau_levenshtein(&letters(rest), &letters(right_rest));
+    name != right && word.eq_ignore_ascii_case(right_word) && similarity >= MIN_SIMILARITY
+}
+
+/// Returns whether a person who sets this variable probably wants to name the configuration file: `POLYHOOK_CONFG`,
+/// `POLYHOOK_CONFIG_FILE`.
+fn is_for_config_file(name: &str) -> bool {
+    let rest = name.split_once('_').map(|(_, rest)| rest.trim_start_matches('_').to_uppercase());
+    let of_file = rest.as_deref().map(|rest| {
+        ["_FILE", "_PATH"].iter().find_map(|end| rest.strip_suffix(end)).unwrap_or(rest).to_owned()
+    });
+    let is_polyhooks = name.get(..WORD.len()).is_some_and(|word| word.eq_ignore_ascii_case(WORD));
+    is_polyhooks
+        && name != CONFIG
+        && of_file.is_some_and(|rest| rest == "CONFIG" || resembles(&format!("{WORD}_{rest}"), CONFIG))
 }
 
 /// `SERVER__ACK_BUDGET` is `server.ack_budget`, `PROJECTS__0__API_KEY` is `projects[0].api_key`.
@@ -67,8 +106,9 @@ fn path_of(name: &str) -> String {
 
 /// Returns whether Kubernetes names the address of a service like this: `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT[_PORTNAME]`,
 /// `NAME_PORT` and `NAME_PORT_NUMBER_PROTOCOL[_PROTO|_PORT|_ADDR]`
-/// (<https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables>).
-fn is_of_kubernetes(name: &str) -> bool {
+/// (<https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables>). The value of
+/// `NAME_PORT` is a URL, and a person who means a key writes a number.
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
     let is_plain = |text: &str| {
         text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
     };
@@ -79,9 +119,11 @@ fn is_of_kubernetes(name: &str) -> bool {
             && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
             && matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"))
     };
+    let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     is_plain(name)
         && (name.ends_with("_SERVICE_HOST")
-            || name.ends_with("_PORT")
+            || name.ends_with("_SERVICE_PORT")
+            || name.ends_with("_PORT") && is_url
             || name.contains("_SERVICE_PORT_")
             || name.match_indices("_PORT_").any(|(at, word)| is_port(&name[at + word.len()..])))
 }
@@ -91,7 +133,11 @@ mod tests {
     use super::*;
 
     fn message_of(name: &str) -> Option<String> {
-        match key_of(&Keys::new(), name)? {
+        message_with(name, "")
+    }
+
+    fn message_with(name: &str, value: &str) -> Option<String> {
+        match key_of(&Keys::new(), name, value)? {
             Ok(key) => panic!("{name} sets {key}"),
             Err(problem) => Some(problem.to_string()),
         }
@@ -105,7 +151,7 @@ mod tests {
             ("POLYHOOK__worker__concurrency", "worker.concurrency"),
             ("POLYHOOK__PROJECTS__12__API_KEY", "projects[12].api_key"),
         ] {
-            assert_eq!(key_of(&keys, name).unwrap().unwrap().to_string(), key);
+            assert_eq!(key_of(&keys, name, "").unwrap().unwrap().to_string(), key);
         }
     }
 
@@ -135,6 +181,21 @@ mod tests {
             ("POLYHOOK__PROJECTS__API_KEY", "POLYHOOK__PROJECTS__0__API_KEY"),
             ("POLYHOOK__PROJECTS__2__APIKEY", "POLYHOOK__PROJECTS__2__API_KEY"),
             ("POLYHOOK_PROJECTS_0_API_KEY_FILE", "POLYHOOK__PROJECTS__0__API_KEY_FILE"),
+            ("POLYHOOK_SERVER_PORT", ""),
+            ("POLYHOOK_CONFG", "POLYHOOK_CONFIG?"),
+            ("POLYHOOK_CONFIG_FILE", "POLYHOOK_CONFIG?"),
+            ("POLYHOOK_CONFIG_PATH", "POLYHOOK_CONFIG?"),
+            ("POLYHOOK_CONFIGS", "POLYHOOK_CONFIG?"),
+            ("POLYHOOK__CONFIG", "POLYHOOK_CONFIG?"),
+            ("polyhook_config", "POLYHOOK_CONFIG?"),
+            ("POLYAI_APIKEY", "POLYAI_API_KEY?"),
+            ("POLYAI_API_KEYS", "POLYAI_API_KEY?"),
+            ("polyai_api_key", "POLYAI_API_KEY?"),
+            ("POLYAI__API_KEY", "POLYAI_API_KEY?"),
+            ("POLYAI_WEBHOOK_SECRETS", "POLYAI_WEBHOOK_SECRET?"),
+            ("POLYAI_WEBHOK_SECERT", "POLYAI_WEBHOOK_SECRET?"),
+            ("POLYAI_BASEURL", "POLYAI_BASE_URL?"),
+            ("POLYAI_CONVERSATION_API_KEY", "POLYAI_CONVERSATIONS_API_KEY?"),
             ("POLYHOOK__", ""),
             ("POLYHOOK__SERVER", ""),
             ("POLYHOOK__ZZZ__QQQ", "polyhook config schema"),
@@ -166,7 +227,8 @@ mod tests {
                 "PORT_9090_UDP_PORT",
                 "PORT_65535_SCTP",
             ] {
-                assert_eq!(message_of(&format!("{service}_{rest}")), None, "{service}_{rest}");
+                let value = if rest == "PORT" { "tcp://10.0.0.1:8080" } else { "8080" };
+                assert_eq!(message_with(&format!("{service}_{rest}"), value), None, "{service}_{rest}");
             }
         }
         for name in [
@@ -178,6 +240,13 @@ mod tests {
             "POLYHOOK",
             "POLYHOOKS_URL",
             "POLYAI_API_KEY",
+            "POLYAI_WEBHOOK_SECRET",
+            "POLYAI_WEBHOOK_URL",
+            "POLYAI_REGION",
+            "POLYAI_PROJECT_DIR",
+            "POLYAI_TIMEOUT",
+            "POLYAI_",
+            "POLYAI",
             "PATH",
             "ünïcödé",
         ] {

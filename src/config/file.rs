@@ -15,10 +15,15 @@ use super::{
 };
 use crate::bounded_file;
 
+/// The parser's error for a key or section that is there twice.
+const DUPLICATE: &str = "duplicate key";
+
 /// What the file contains.
 #[derive(Debug, Default)]
 pub(super) struct FileLayer {
     pub(super) values: Vec<(Key, Value, Origin)>,
+    /// The entries of lists of tables.
+    pub(super) entries: Vec<(String, usize, Origin)>,
     pub(super) problems: Vec<LocatedProblem>,
     /// The sections that are not sections.
     pub(super) broken: BTreeSet<String>,
@@ -45,11 +50,13 @@ impl FileLayer {
         for (error, span) in errors.iter().zip(spans) {
             // One mistake may have several errors in its line.
             if !reader.faults.iter().any(|fault| reader.origin(*fault) == reader.origin(span.start)) {
-                reader.problem(span.start, None, error.message());
+                let message = reader.duplicate(error.message(), &span);
+                reader.problem(span.start, None, message.as_deref().unwrap_or(error.message()));
                 reader.faults.push(span.start);
             }
-            // What follows a broken header would count to the section before it.
-            if reader.is_header(span.start) {
+            // What follows a broken header would count to the section before it. The parts of a section that is there
+            // twice count to this section.
+            if reader.is_header(span.start) && error.message() != DUPLICATE {
                 reader.end = reader.end.min(span.start);
             }
         }
@@ -86,6 +93,18 @@ impl Reader<'_> {
         self.text[start..].trim_start().starts_with('[')
     }
 
+    /// Returns the text about a key or section that is there twice, if the parser's error is about one.
+    fn duplicate(&self, error: &str, span: &Range<usize>) -> Option<String> {
+        let name = self.text.get(span.clone()).filter(|_| error == DUPLICATE)?;
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+        let name = if is_plain { name } else { "this key" };
+        Some(if self.is_header(span.start) {
+            format!("{name} is there twice; put all its keys below one header")
+        } else {
+            format!("{name} is set twice in this section; remove one of the two")
+        })
+    }
+
     /// Returns whether a syntax error is in the lines of a key and its value, or may have moved them to another section.
     fn is_doubtful(&self, key: usize, value: &Range<usize>) -> bool {
         let lines = self.origin(key)..=self.origin(value.end.saturating_sub(1).max(key));
@@ -116,7 +135,11 @@ impl Reader<'_> {
             (true, DeValue::Array(entries)) => {
                 for (entry, value) in entries.iter().enumerate() {
                     match value.get_ref() {
-                        DeValue::Table(table) => self.table(name, Some(entry), table),
+                        DeValue::Table(table) => {
+                            let origin = self.origin(value.span().start);
+                            self.layer.entries.push((name.to_string(), entry, origin));
+                            self.table(name, Some(entry), table);
+                        }
                         _ => self.not_a_section(value.span().start, name, true),
                     }
                 }

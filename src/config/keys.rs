@@ -173,12 +173,13 @@ impl Keys {
         plain.chain(listed("oneOf").chain(listed("anyOf")).flat_map(|schema| self.words(schema))).collect()
     }
 
-    fn at(&self, key: &Key) -> Option<&Value> {
+    /// Returns the schema of a value.
+    pub(super) fn at(&self, key: &Key) -> Option<&Value> {
         Some(self.resolve(self.section(&key.section)?.keys.get(&key.name)?))
     }
 
     /// Follows `$ref`s into `$defs`.
-    fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
+    pub(super) fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
         let target = schema.get("$ref").and_then(Value::as_str).and_then(|target| target.strip_prefix('#'));
         target.and_then(|pointer| self.root.pointer(pointer)).unwrap_or(schema)
     }

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use config::{ConfigError as MergeError, Map, Value, ValueKind};
+use config::{Map, Value, ValueKind};
 
 use super::{
     Config, environment,
@@ -15,8 +15,9 @@ use super::{
     keys::{Key, Keys, Section},
     origin::Origin,
     quickstart::Quickstart,
+    value_check::{explain, wrong_value},
 };
-use crate::secret::{self, Secret};
+use crate::secret;
 
 /// The sources of a configuration, in addition to the built-in defaults.
 #[derive(Clone, Debug, Default)]
@@ -58,24 +59,34 @@ pub(super) struct Layers {
 #[derive(Debug)]
 enum Setting {
     Value(Key, Value, Origin),
+    /// Adds an entry to a list of tables. It may set no key.
+    Entry(String, usize, Origin),
     /// Removes the entries of a list of tables that earlier layers set.
     Clear(String),
 }
 
 /// The values that are set. Later layers replace those of earlier ones.
-type Values = BTreeMap<Key, (Value, Origin)>;
+pub(super) type Values = BTreeMap<Key, (Value, Origin)>;
 
 impl Layers {
     pub(super) fn merge(sources: &Sources) -> Self {
         let keys = Keys::new();
         let mut problems = Vec::new();
-        let FileLayer { values: file, problems: file_problems, mut broken, is_partial } =
-            sources.file.as_deref().map(|path| FileLayer::read(&keys, path)).unwrap_or_default();
+        let FileLayer {
+            values: file,
+            entries: file_entries,
+            problems: file_problems,
+            mut broken,
+            is_partial,
+        } = sources.file.as_deref().map(|path| FileLayer::read(&keys, path)).unwrap_or_default();
         problems.extend(file_problems);
         let own = variables(&keys, &sources.env, &mut problems);
         let set = flags(&keys, &sources.set, &mut problems);
 
+        let entries =
+            file_entries.into_iter().map(|(section, entry, origin)| Setting::Entry(section, entry, origin));
         let file = file.into_iter().map(|(key, value, origin)| Setting::Value(key, value, origin));
+        let file = entries.chain(file);
         let later: Vec<_> = file.chain(own).chain(set).collect();
         let is_set_later = |name: &str| {
             let file = format!("{name}_file");
@@ -85,7 +96,7 @@ impl Layers {
                         && key.entry == Some(0)
                         && (key.name == name || key.name == file)
                 }
-                Setting::Clear(_) => false,
+                Setting::Entry(..) | Setting::Clear(_) => false,
             })
         };
         let quickstart = Quickstart::new(&sources.env, is_set_later);
@@ -95,14 +106,18 @@ impl Layers {
             Some(Setting::Value(key, value, Origin::Variable(setting.variable.to_owned())))
         });
         let mut values = Values::new();
+        let mut entries: BTreeMap<(String, usize), Origin> = BTreeMap::new();
         for setting in first.chain(later) {
             match setting {
                 Setting::Value(key, value, origin) => drop(values.insert(key, (value, origin))),
-                Setting::Clear(section) => values.retain(|key, _| key.section != section),
+                Setting::Entry(section, entry, origin) => drop(entries.insert((section, entry), origin)),
+                Setting::Clear(section) => {
+                    values.retain(|key, _| key.section != section);
+                    entries.retain(|(other, _), _| *other != section);
+                }
             }
         }
 
-        let mut entries: BTreeMap<(String, usize), Origin> = BTreeMap::new();
         for (key, (_, origin)) in &values {
             if let Some(entry) = key.entry {
                 entries.entry((key.section.clone(), entry)).or_insert_with(|| origin.clone());
@@ -134,7 +149,7 @@ fn variables(keys: &Keys, env: &[(String, String)], problems: &mut Vec<LocatedPr
     for (name, text) in env {
         let text = secret::unwrapped(text);
         let section = name.strip_prefix("POLYHOOK__").map(str::to_lowercase).unwrap_or_default();
-        match environment::key_of(keys, name) {
+        match environment::key_of(keys, name, text) {
             Some(Ok(key)) => {
                 let value = value(keys, &key, text);
                 settings.push(Setting::Value(key, value, Origin::Variable(name.clone())));
@@ -169,43 +184,6 @@ fn clears(keys: &Keys, section: &str, text: &str) -> bool {
     keys.section(section).is_some_and(|section| section.is_list) && matches!(text, "" | "[]")
 }
 
-/// Returns what is wrong with a value, without showing it: it may be a secret in the wrong place.
-fn wrong_value(keys: &Keys, key: &Key, value: &Value, origin: &Origin) -> Option<String> {
-    if matches!(origin, Origin::Variable(_) | Origin::Flag(_))
-        && let Some(problem) = copy_mistake(key, value, origin)
-    {
-        return Some(format!("{problem}; give the value alone"));
-    }
-    // A configuration of this value alone. An entry of a list also has what it needs.
-    let required = keys.section(&key.section).into_iter().filter(|section| section.is_list);
-    let required = required.flat_map(Section::required).map(|name| {
-        let key = Key { section: key.section.clone(), entry: Some(0), name: name.to_owned() };
-        (key, (text_value(""), Origin::Default))
-    });
-    let mut alone: Values = required.collect();
-    alone.insert(Key { entry: key.entry.map(|_| 0), ..key.clone() }, (value.clone(), Origin::Default));
-    let error = tree(&alone).try_deserialize::<Config>().err()?;
-    Some(explain(&error, &keys.choices(key)))
-}
-
-/// Returns what was copied together with a value of a variable or a flag.
-fn copy_mistake(key: &Key, value: &Value, origin: &Origin) -> Option<&'static str> {
-    let is_quickstart = matches!(origin, Origin::Variable(name) if name.starts_with("POLYAI_"));
-    // The ids and secrets that PolyAI issues contain no spaces. Other values may.
-    let is_polyais = is_quickstart
-        || matches!((&*key.section, &*key.name), ("signature", "secrets") | ("trigger", "token"))
-        || key.name.ends_with("api_key");
-    let problem_of = |item: &Value| {
-        let ValueKind::String(text) = &item.kind else { return None };
-        let secret = Secret::new(text.as_str());
-        if is_polyais { secret.token_problem() } else { secret.password_problem() }
-    };
-    match &value.kind {
-        ValueKind::Array(items) => items.iter().find_map(problem_of),
-        _ => problem_of(value),
-    }
-}
-
 /// Checks that the entries of lists are numbered without gaps and have the keys that they need.
 fn complete_entries(
     keys: &Keys,
@@ -215,17 +193,17 @@ fn complete_entries(
     broken: &mut BTreeSet<String>,
 ) {
     let mut next: BTreeMap<String, usize> = BTreeMap::new();
+    let mut gaps: BTreeMap<String, usize> = BTreeMap::new();
     for ((section, entry), origin) in entries {
         let expected = next.entry(section.clone()).or_default();
         if entry != *expected {
             let message =
                 format!("there is no {section}[{expected}]; number the entries from 0, without gaps");
-            problems.push(LocatedProblem::new(origin, Some(format!("{section}[{entry}]")), message));
-            values.retain(|key, _| key.section != section || key.entry < Some(entry));
+            problems.push(LocatedProblem::new(origin.clone(), Some(format!("{section}[{entry}]")), message));
             broken.insert(format!("{section}[{entry}]"));
-            return;
+            gaps.entry(section.clone()).or_insert(entry);
         }
-        *expected += 1;
+        *expected = entry + 1;
         for name in keys.section(&section).into_iter().flat_map(Section::required) {
             let key = Key { section: section.clone(), entry: Some(entry), name: name.to_owned() };
             let (path, variable) = (key.to_string(), key.variable());
@@ -238,10 +216,12 @@ fn complete_entries(
             });
         }
     }
+    // The entries of the configuration have no gaps.
+    values.retain(|key, _| gaps.get(&key.section).is_none_or(|gap| key.entry < Some(*gap)));
 }
 
 /// Returns the values as a tree. The entries of lists are in order.
-fn tree(values: &Values) -> Value {
+pub(super) fn tree(values: &Values) -> Value {
     let mut root: Map<String, Value> = Map::new();
     let table = |value: &mut Value, name: &str, field: &Value| {
         if let ValueKind::Table(table) = &mut value.kind {
@@ -267,36 +247,6 @@ fn tree(values: &Values) -> Value {
     Value::new(None, ValueKind::Table(root))
 }
 
-/// Describes an invalid value without showing it.
-fn explain(error: &MergeError, choices: &[&str]) -> String {
-    match error {
-        MergeError::Type { expected, .. } => format!("this is not {expected}"),
-        // The library's message would repeat the unknown word.
-        MergeError::At { .. } if choices.len() > 1 => format!("this is not one of {}", choices.join(", ")),
-        MergeError::At { error, .. } => explain(error, choices),
-        other => unquoted(&other.to_string()),
-    }
-}
-
-/// Replaces text between double quotes, which is how serde shows a value.
-fn unquoted(text: &str) -> String {
-    if text.contains("variant") {
-        return "this word is not allowed here".to_owned();
-    }
-    if text.contains("relative URL without a base") {
-        return "this is not a whole URL; write https://HOST".to_owned();
-    }
-    if text.contains("socket address") {
-        return "this is not an address with a port, such as 127.0.0.1:8080".to_owned();
-    }
-    if let Some((_, expected)) = text.split_once(", expected ") {
-        let expected = expected.split(['"', '`']).next().unwrap_or_default().trim_end();
-        let example = if expected == "a duration" { ", such as 30s, 5m or 2h" } else { "" };
-        return format!("this is not {expected}{example}");
-    }
-    text.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
-}
-
 /// Converts text to a value. Text stays text: the typed configuration parses numbers and durations from it. A list is
 /// written `a,b` or, if an item contains a comma, `["a", "b"]`.
 fn value(keys: &Keys, key: &Key, text: &str) -> Value {
@@ -309,14 +259,16 @@ fn value(keys: &Keys, key: &Key, text: &str) -> Value {
     {
         return list(items.iter().map(|item| secret::unwrapped(item)).collect());
     }
-    let several_urls = key.section == "queue" && key.name == "url" && text.contains(",amqp");
+    let several_urls = key.section == "queue"
+        && key.name == "url"
+        && text.split(',').skip(1).any(|part| part.trim_start().starts_with("amqp"));
     if keys.is_list(key) || several_urls {
         return list(text.split(',').map(secret::unwrapped).filter(|item| !item.is_empty()).collect());
     }
     text_value(text)
 }
 
-fn text_value(text: &str) -> Value {
+pub(super) fn text_value(text: &str) -> Value {
     Value::new(None, ValueKind::String(text.to_owned()))
 }
 
@@ -328,6 +280,7 @@ mod tests {
         super::{ConfigError, Roles},
         *,
     };
+    use crate::secret::Secret;
 
     fn load(file: &str, env: &[(&str, &str)], set: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let own = |pairs: &[(&str, &str)]| {
@@ -538,7 +491,7 @@ mod tests {
             "FILE, line 7: signature.secrets_file: not/there: cannot be read: No such file",
             "FILE, line 8: signature.scheme: this is not one of auto, timestamped, body",
             "FILE, line 9: there is no key querty",
-            "FILE, line 13: projects[0].project_id: this entry has no project_id",
+            "FILE, line 12: projects[0].project_id: this entry has no project_id",
             "FILE, line 14: projects[0].api_key_file: no/key: cannot be read: No such file",
             "FILE, line 16: projects[1].api_key: project p: there is no api_key",
             "FILE, line 18: there is no key projects.apikey; did you mean projects.api_key?",
@@ -561,6 +514,7 @@ mod tests {
 
     #[test]
     fn an_error_is_not_the_consequence_of_another_one() {
+        let empty = tempfile::NamedTempFile::new().unwrap();
         for (file, only) in [
             (
                 "[signature]\nsecrets = 3\n[[projects]]\naccount_id=\"a\"\nproject_id=\"p\"\napi_key=\"k\"\n",
@@ -572,8 +526,12 @@ mod tests {
             ),
             ("signature.secrets = [\"0123456789abcdef\"]\nprojects = 3", "write [[projects]]"),
             ("signature.secrets = [\"0123456789abcdef\"]\nworker.concurrency = = 3", "FILE, line 2: "),
+            (
+                "[signature]\nsecrets = [\"0123456789abcdef\"]\n[[projects]]\naccount_id=\"a\"\nproject_id=\"p\"\napi_key_file=\"EMPTY\"\n",
+                ": it is empty; write the API key into it",
+            ),
         ] {
-            let found = errors(file, &[], &[]);
+            let found = errors(&file.replace("EMPTY", &empty.path().to_string_lossy()), &[], &[]);
             assert!(found.len() == 1 && found[0].contains(only), "{found:?}");
         }
     }
@@ -604,6 +562,75 @@ mod tests {
             "{found}"
         );
         assert_eq!(found.lines().count(), 2, "{found}");
+    }
+
+    #[test]
+    fn no_error_hides_those_beside_it() {
+        let project = "[[projects]]\naccount_id=\"a\"\nproject_id=\"p\"\napi_key=\"k\"\n";
+        let secrets = "[signature]\nsecrets = [\"0123456789abcdef\"]\n";
+        for (file, env, expected) in [
+            (
+                format!(
+                    "[server]\nmax_in_flight = 0\n[server]\nack_budget = \"9s\"\n[worker]\nconcurrency = 0\n{secrets}{project}"
+                ),
+                &[][..],
+                &[
+                    "FILE, line 2: server.max_in_flight: it is 0",
+                    "FILE, line 3: server is there twice",
+                    "FILE, line 4: server.ack_budget: ",
+                    "FILE, line 6: worker.concurrency: ",
+                ][..],
+            ),
+            (
+                format!("[worker]\nconcurrency = 0\nconcurrency = 3\n{secrets}{project}"),
+                &[],
+                &[
+                    "FILE, line 2: worker.concurrency: ",
+                    "FILE, line 3: concurrency is set twice in this section",
+                ],
+            ),
+            (
+                format!("{secrets}[[projects]]\n[[projects]]\naccount_id=\"a\"\n"),
+                &[("POLYHOOK__PROJECTS__5__ACCOUNT_ID", "x")],
+                &[
+                    "FILE, line 3: projects[0].account_id: a project has an empty account_id",
+                    "FILE, line 3: projects[0].api_key: project without an id: there is no api_key",
+                    "FILE, line 3: projects[0].project_id: this entry has no project_id",
+                    "FILE, line 4: projects[1].project_id: this entry has no project_id",
+                    "FILE, line 5: projects[1].api_key: ",
+                    "POLYHOOK__PROJECTS__5__ACCOUNT_ID: projects[5]: there is no projects[2]",
+                    "POLYHOOK__PROJECTS__5__ACCOUNT_ID: projects[5].project_id: this entry has no project_id",
+                ],
+            ),
+            (
+                format!("[signature]\nsecrets = [\"short\"]\nsecrets_file = \"none\"\n{project}"),
+                &[],
+                &[
+                    "FILE, line 2: signature.secrets: ",
+                    "FILE, line 3: signature.secrets_file: none: cannot be read",
+                ],
+            ),
+            (
+                format!(
+                    "[polyai]\nmax_requests_per_second = 0\nbase_url = \"https://user:hunter2@api.us.poly.ai\"\n[reconcile]\nlookback = \"5s\"\n[archive]\nendpoint = \"https://u:hunter2@h\"\nurl = \"s3://b\"\n{secrets}{project}"
+                ),
+                &[],
+                &[
+                    "FILE, line 2: polyai.max_requests_per_second: it is 0",
+                    "FILE, line 3: polyai.base_url: it contains a user or a password",
+                    "FILE, line 5: reconcile.lookback: it is below reconcile.settle",
+                    "FILE, line 7: archive.endpoint: it contains a user or a password",
+                ],
+            ),
+        ] {
+            let found = errors(&file, env, &[]);
+            let is_expected = |(found, expected): (&String, &&str)| found.starts_with(expected);
+            assert!(
+                found.len() == expected.len() && found.iter().zip(expected).all(is_expected),
+                "{}",
+                found.join("\n")
+            );
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod quickstart;
 mod reading;
 mod secret_files;
 mod shown;
+mod value_check;
 
 use std::time::Duration;
 

@@ -61,17 +61,23 @@ impl Serialize for Origin {
     }
 }
 
+/// Returns whether the file of a key adds to its values and does not replace them.
+pub(super) fn file_only_adds(key: &str) -> bool {
+    matches!(key, "signature.secrets" | "trigger.token")
+}
+
 /// The origins of all values that a layer sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(BTreeMap<String, Origin>);
 
 impl Origins {
     /// Returns the key that decides about `key`, and its origin, if a layer sets it. A file of a value has priority over the
-    /// value.
+    /// value, unless both count.
     pub(super) fn find(&self, key: &str) -> Option<(String, Origin)> {
         let file = format!("{key}_file");
         let of = |key: &str| self.0.get(key).map(|origin| (key.to_owned(), origin.clone()));
-        of(&file).or_else(|| of(key))
+        let own = of(key).filter(|_| file_only_adds(key));
+        own.or_else(|| of(&file)).or_else(|| of(key))
     }
 
     /// Returns the key that a person should look at, and its origin. What an entry of a list lacks belongs into that entry.

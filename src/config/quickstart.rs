@@ -19,6 +19,18 @@ use crate::{
     secret,
 };
 
+/// The variables of both sets.
+pub(super) const VARIABLES: [&str; 8] = [
+    "POLYAI_BASE_URL",
+    "POLYAI_PLATFORM_URL",
+    "POLYAI_ACCOUNT_ID",
+    "POLYAI_PROJECT_ID",
+    "POLYAI_AGENT_ID",
+    "POLYAI_API_KEY",
+    "POLYAI_CONVERSATIONS_API_KEY",
+    "POLYAI_WEBHOOK_SECRET",
+];
+
 /// A value from a variable, without the quotes and the white space around it.
 pub(super) struct Setting<'a> {
     pub(super) variable: &'static str,

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Config, ConfigError, Roles, Sources, error::LocatedProblem, layers::Layers, origin::Origin};
+use super::{
+    Config, ConfigError, Roles, Sources,
+    error::LocatedProblem,
+    layers::Layers,
+    origin::{Origin, file_only_adds},
+};
 use crate::problem::Problem;
 
 /// A configuration that has been read, and its errors so far.
@@ -83,7 +88,10 @@ impl Reading {
     /// Returns whether the problem would exist without the others.
     fn is_certain(&self, problem: &Problem) -> bool {
         problem.keys().all(|key| {
-            let is_known = !self.unknown.iter().any(|unknown| concerns(unknown, key));
+            let is_known = !self
+                .unknown
+                .iter()
+                .any(|unknown| concerns(unknown, key) && !(file_only_adds(key) && unknown != key));
             let may_be_elsewhere = self.is_partial && self.config.origins.find(key).is_none();
             is_known && !may_be_elsewhere
         })

@@ -34,13 +34,13 @@ impl Config {
             self.trigger.file_tokens = tokens.unwrap_or_default();
         }
         if let Some(path) = &self.queue.url_file
-            && let Some(urls) = read(path, "queue.url_file", &mut problems, Secret::read_lines)
+            && let Some(urls) = read(path, "queue.url_file", &mut problems, read_urls)
         {
             self.queue.url = QueueUrls::Many(urls);
         }
         for (index, project) in self.projects.iter_mut().enumerate() {
             let mut key = |name: &str, path: &Path| {
-                read(path, format!("projects[{index}].{name}"), &mut problems, Secret::read)
+                read(path, format!("projects[{index}].{name}"), &mut problems, read_key)
             };
             if let Some(path) = &project.api_key_file {
                 project.api_key = key("api_key_file", path).unwrap_or_default();
@@ -50,6 +50,22 @@ impl Config {
             }
         }
         problems
+    }
+}
+
+/// Reads a file that must contain one key.
+fn read_key(path: &Path) -> io::Result<Secret> {
+    let key = Secret::read(path)?;
+    if key.is_empty() { Err(io::Error::other("it is empty; write the API key into it")) } else { Ok(key) }
+}
+
+/// Reads a file that must contain at least one URL.
+fn read_urls(path: &Path) -> io::Result<Vec<Secret>> {
+    let urls = Secret::read_lines(path)?;
+    if urls.is_empty() {
+        Err(io::Error::other("it is empty; write the URL of the queue into it"))
+    } else {
+        Ok(urls)
     }
 }
 

@@ -32,6 +32,16 @@ impl Config {
         }
         // If the hosts contradict each other, `check` says so. They are shown as they are.
         config.polyai = self.polyai.resolved().unwrap_or_else(|_| self.polyai.clone());
+        for (shown, own) in [
+            (&mut config.polyai.base_url, &self.polyai.base_url),
+            (&mut config.polyai.platform_url, &self.polyai.platform_url),
+        ] {
+            if let (Some(shown), Some(own)) = (shown, own)
+                && shown.host() == own.host()
+            {
+                shown.set_query(own.query());
+            }
+        }
         ShownConfig { config }
     }
 }
@@ -77,7 +87,7 @@ impl ShownConfig {
     fn with_layer(&self, line: &str, path: &str) -> String {
         let Ok(table) = line.parse::<toml::Table>() else { return line.to_owned() };
         let Some((name, value)) = table.into_iter().next() else { return line.to_owned() };
-        let line = match value.as_str().map(|text| (text, redact(text))) {
+        let line = match value.as_str().map(|text| (text, redact(&name, text))) {
             Some((text, shown)) if text != shown => format!("{name} = {}", toml::Value::String(shown)),
             _ => line.to_owned(),
         };
@@ -101,9 +111,9 @@ impl ShownConfig {
             .iter()
             .map(|project| {
                 let targets = Target::configured(&self.config.polyai, project).unwrap_or_default();
-                let targets = targets
-                    .iter()
-                    .map(|target| (target.api().label().to_owned(), json!(redact(target.base().as_str()))));
+                let targets = targets.iter().map(|target| {
+                    (target.api().label().to_owned(), json!(secret::redact_url(target.base().as_str())))
+                });
                 ProjectHosts { project_id: &project.project_id, targets: targets.collect() }
             })
             .collect();
@@ -128,7 +138,7 @@ impl ShownConfig {
             Value::Null => {}
             value => {
                 if let Value::String(text) = value {
-                    *text = redact(text);
+                    *text = redact(path, text);
                 }
                 layers.insert(path.to_owned(), json!(self.origin(path)));
             }
@@ -150,11 +160,40 @@ impl ShownConfig {
     }
 }
 
-/// Returns a text without what may be secret in it, if it is a URL.
-fn redact(text: &str) -> String {
-    match text.split_once("://") {
-        // The queue hides its own passwords, and keeps the user.
-        Some((scheme, _)) if !scheme.starts_with("amqp") => secret::redact_url(text, &[scheme]).into_owned(),
-        _ => text.to_owned(),
+/// Returns the value of a key without what may be secret in it, if it is a URL or should be one.
+fn redact(key: &str, text: &str) -> String {
+    let is_url_key = key.ends_with("url") || key.ends_with("endpoint");
+    if text.contains("://") || is_url_key && text.contains(['@', '?', '#']) {
+        secret::redact_url(text)
+    } else {
+        text.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hides_secrets_and_nothing_else() {
+        for (key, text, shown) in [
+            ("archive.url", "s3://bucket/prefix", "s3://bucket/prefix"),
+            ("archive.url", "s3:/key:hunter2@bucket", "[redacted]"),
+            ("archive.endpoint", "user:hunter2@minio", "[redacted]"),
+            ("archive.endpoint", "minio:9000", "minio:9000"),
+            ("queue.url", "amqps://u:[redacted]@h?keyfile=/k.pem", "amqps://u:[redacted]@h?keyfile=/k.pem"),
+            ("queue.url", "sqlite:///var/lib/a@b/queue.db", "sqlite:///var/lib/a@b/queue.db"),
+            ("queue.ca_file", "/etc/a@b.pem", "/etc/a@b.pem"),
+            ("polyai.base_url", "https://h/?x=1", "https://h/?x=[redacted]"),
+        ] {
+            assert_eq!(redact(key, text), shown, "{key}");
+        }
+        let mut config = Config::default();
+        config.polyai.base_url = "https://api.us-1.platform.polyai.app/v3?x=1".parse().ok();
+        let shown = config.shown().toml().unwrap();
+        assert!(
+            shown.contains("base_url = \"https://api.us-1.platform.polyai.app/?x=[redacted]\""),
+            "{shown}"
+        );
     }
 }

@@ -70,6 +70,10 @@ pub fn check_config(config: &PolyAiConfig, projects: &[ProjectConfig]) -> Vec<Pr
             }
         }
     }
+    if config.max_requests_per_second == 0 {
+        let message = "it is 0, so nothing could be fetched; the default is 10";
+        problems.push(Problem::new("polyai.max_requests_per_second", message));
+    }
     if problems.is_empty() && HttpClient::new(|builder| builder).is_err() {
         problems.push(ConfigError::ClientSetup.problem(0));
     }

@@ -120,6 +120,9 @@ pub enum ConfigError {
         "{0} is not an http or https URL; write https://HOST, or remove the key to use the region's hosts"
     )]
     NotHttpUrl(&'static str),
+    /// The URL contains a user or a password.
+    #[error("{0} contains a user or a password, but PolyAI expects only the API key; write https://HOST")]
+    UserInUrl(&'static str),
     /// The HTTP client cannot be built.
     #[error("there is no HTTP client: {}", super::http::CLIENT_SETUP_HINT)]
     ClientSetup,
@@ -168,6 +171,7 @@ impl ConfigError {
             Self::UnsupportedVersion(key, _)
             | Self::HostWithoutRegion(key)
             | Self::NotHttpUrl(key)
+            | Self::UserInUrl(key)
             | Self::UnknownHost { given: key, .. } => key.split(' ').next().unwrap_or_default().to_owned(),
             Self::SeveralRegions(..) | Self::ClientSetup => "polyai.base_url".to_owned(),
             Self::StudioHasNoV3(_) => project("api"),
@@ -304,6 +308,9 @@ impl<'a> NamedHost<'a> {
         let Some(url) = url else { return Ok(None) };
         if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
             return Err(ConfigError::NotHttpUrl(key));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(ConfigError::UserInUrl(key));
         }
         if host_name(url) == Some("api.poly.ai") {
             return Err(ConfigError::HostWithoutRegion(key));

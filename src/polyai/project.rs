@@ -69,7 +69,10 @@ impl Project {
 
     /// Returns everything that is wrong with the configuration of a project.
     pub(super) fn errors(config: &PolyAiConfig, project: &ProjectConfig) -> Vec<ConfigError> {
-        let name = || project.project_id.clone();
+        let name = || match project.project_id.as_str() {
+            "" => "without an id".to_owned(),
+            id => id.to_owned(),
+        };
         let mut errors = Vec::new();
         for (name, id) in [("account_id", &project.account_id), ("project_id", &project.project_id)] {
             if id.is_empty() || matches!(id.as_str(), "." | "..") {

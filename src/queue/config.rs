@@ -6,7 +6,6 @@ use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
-use url::Url;
 
 use crate::{
     secret::{self, Secret},
@@ -84,8 +83,7 @@ impl QueueUrls {
 
 impl Serialize for QueueUrls {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let shown =
-            |url: &Secret| secret::redact_url(url.expose(), &["amqp", "amqps", "sqlite"]).into_owned();
+        let shown = |url: &Secret| secret::redact_url(url.expose());
         match self {
             Self::One(url) => serializer.serialize_str(&shown(url)),
             Self::Many(urls) => serializer.collect_seq(urls.iter().map(shown)),
@@ -135,13 +133,9 @@ impl QueueConfig {
 
     /// Returns the URLs without users and passwords.
     pub fn address(&self) -> String {
-        let shown = |url: &Secret| match Url::parse(url.expose()) {
-            Ok(url) if url.has_host() => {
-                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-                format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
-            }
-            _ if url.expose().starts_with("sqlite:") => url.expose().to_owned(),
-            _ => "amqp://…".to_owned(),
+        let shown = |url: &Secret| match url.expose() {
+            path if path.starts_with("sqlite:") => path.to_owned(),
+            url => secret::url_address(url).unwrap_or_else(|| "amqp://…".to_owned()),
         };
         self.url.as_slice().iter().map(shown).collect::<Vec<_>>().join(", ")
     }
@@ -176,7 +170,7 @@ pub struct SpoolConfig {
     /// The spool's file. Empty: no spool; while the broker is unreachable, deliveries are answered 503 and PolyAI retries.
     pub path: PathBuf,
     /// Maximum size. While the spool is full, deliveries are answered 503.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("type" = ["string", "integer"]))]
     pub max_bytes: ByteSize,
     /// Messages per second that the spool hands on once the broker is reachable again.
     pub drain_rate: NonZeroU32,
@@ -218,10 +212,11 @@ mod tests {
             "amqp://user:pa@ss@a/%2f",
             "amqps://u:secret@[::1]:5671/v?x=secret",
             "amqp:secret",
+            "amqp://u:secret@a;amqp://u:secret@b",
             "sqlite:a/b.db",
         ];
         let url = QueueUrls::Many(urls.map(Secret::new).to_vec());
         let address = QueueConfig { url, ..QueueConfig::default() }.address();
-        assert_eq!(address, "amqp://a/%2f, amqps://[::1]:5671/v, amqp://…, sqlite:a/b.db");
+        assert_eq!(address, "amqp://a/%2f, amqps://[::1]:5671/v, amqp://…, amqp://b, sqlite:a/b.db");
     }
 }

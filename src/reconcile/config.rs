@@ -5,6 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::problem::Problem;
+
 /// `[reconcile]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -30,5 +32,16 @@ impl Default for ReconcileConfig {
             lookback: Duration::from_hours(24),
             settle: Duration::from_secs(30),
         }
+    }
+}
+
+impl ReconcileConfig {
+    /// Returns everything that is wrong with the section.
+    pub fn problems(&self) -> Vec<Problem> {
+        if self.every.is_zero() || self.lookback >= self.settle {
+            return Vec::new();
+        }
+        let message = "it is below reconcile.settle, so every call would be too new or too old to be found; the default is 24h";
+        vec![Problem::new("reconcile.lookback", message).with("reconcile.settle")]
     }
 }

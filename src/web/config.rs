@@ -40,7 +40,7 @@ pub struct ServerConfig {
     #[schemars(with = "String")]
     pub ack_budget: Duration,
     /// Maximum size of a body; larger ones are answered 413.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("type" = ["string", "integer"]))]
     pub body_limit: ByteSize,
     /// Maximum deliveries in flight; more are answered 503.
     #[schemars(range(min = 1))]

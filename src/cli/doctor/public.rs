@@ -12,7 +12,7 @@ use super::{
     polyai::certificate_finding,
     report::{Finding, Subject},
 };
-use crate::{clock::Clock, config::Config, polyai::http as client_policy, web};
+use crate::{clock::Clock, config::Config, polyai::http as client_policy, secret, web};
 
 /// The time that PolyAI waits for an answer by default.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,9 +21,7 @@ const MAX_BODY_BYTES: usize = 4096;
 
 /// Returns a URL without user, query and fragment, which may be private.
 pub(super) fn redact_url(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
-    format!("{}://{host}{port}{}", url.scheme(), url.path())
+    secret::url_address(url.as_str()).unwrap_or_default()
 }
 
 pub(super) async fn check(

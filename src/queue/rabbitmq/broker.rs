@@ -18,7 +18,10 @@ use lapin::{
 use url::{Host, Url};
 
 use super::{error::OpenError, server_version, tls};
-use crate::{queue::QueueConfig, secret::Secret};
+use crate::{
+    queue::QueueConfig,
+    secret::{self, Secret},
+};
 
 /// Bounds name resolution, TCP, TLS and the AMQP handshake together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -216,8 +219,21 @@ impl BrokerNode {
         }
         let mut uri: AMQPUri = match parsed.host() {
             Some(Host::Domain("")) | None => return Err("it names no host".to_owned()),
+            Some(Host::Domain(name)) if !name.bytes().all(is_of_host_name) => {
+                return Err(
+                    "its host has characters that no host name has; write several URLs as a list, each \
+                            with its own amqp:// and with a comma between them"
+                        .to_owned(),
+                );
+            }
             Some(_) => text.parse()?,
         };
+        if uri.vhost.contains('@') || uri.vhost.contains("://") {
+            return Err(
+                "its virtual host contains @ or ://, so a part of the password or another URL is in it"
+                    .to_owned(),
+            );
+        }
         // lapin reads only names here and would use its default, localhost, for an IPv6 address.
         if let Some(Host::Ipv6(address)) = parsed.host() {
             uri.authority.host = address.to_string();
@@ -227,15 +243,16 @@ impl BrokerNode {
             "/".clone_into(&mut uri.vhost);
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        let display_url = format!(
-            "{}://{}:{}/{}",
-            uri.scheme,
-            parsed.host_str().unwrap_or_default(),
-            uri.authority.port,
-            if uri.vhost == "/" { "" } else { &uri.vhost }
-        );
+        let host = parsed.host_str().unwrap_or_default();
+        let vhost = if uri.vhost == "/" { "" } else { &uri.vhost };
+        let address = format!("{}://{host}:{}/{vhost}", uri.scheme, uri.authority.port);
+        let display_url = secret::url_address(&address).unwrap_or_default();
         Ok(Self { uri, display_url })
     }
+}
+
+fn is_of_host_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
 }
 
 /// Explains an error of a connection attempt without showing the password.
@@ -351,6 +368,14 @@ mod tests {
             "hunter2",
             "amqp://me:hunter2@mq?heartbeat=x",
             "amqp:hunter2",
+            "amqp://u:hunter2@h1;amqp://u:hunter2@h2",
+            "amqp://u:hunter2@h1,amqp://u:hunter2@h2",
+            "amqp://u:hunter2@h1\namqp://u:hunter2@h2",
+            "amqp://u:hunter2@h1/v;amqp://u:hunter2@h2",
+            "amqp://u:hunter2@h1/%2f,u:hunter2%40h2",
+            "amqp://h1|h2",
+            "amqp://u:12/hunter2@h1",
+            "amqp://h1/v,amqp://h2",
         ] {
             let error = Broker::new(&config(&["amqp://mq", bad]), None).err().unwrap();
             let text = format!("{error} {error:?}");
