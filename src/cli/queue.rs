@@ -40,7 +40,8 @@ Examples:
 
 First stop polyhook, set queue.url to RabbitMQ and start it again: new deliveries then \
 go to RabbitMQ, and this command moves the old ones while polyhook runs. Delayed jobs \
-keep their time and attempts, dead letters their reasons and attempts. Events that \
+keep their attempts and their time, or come earlier if that is later than the longest \
+delay of RabbitMQ's queues; dead letters keep their reasons and attempts. Events that \
 ask for no fetch go to the exchange of events.
 
 A message leaves the file after RabbitMQ has confirmed it, so an interruption loses \

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 use serde_json::json;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 
 use super::{CliError, GlobalArgs, output, progress, queue_access::wait_until_ready};
 use crate::{
@@ -23,6 +23,8 @@ use crate::{
 
 /// Time to wait for messages before the number of remaining ones is checked again. A running receiver may hold them.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time without progress after which the command gives up. The leases of a dead process end earlier.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
@@ -181,8 +183,12 @@ async fn publish_all(
 ) -> Result<(), QueueError> {
     let rate = drain_limiter(config.spool.drain_rate);
     let bar = progress::bar(spool.usage().await?.messages, "published", json);
+    let (mut fewest, mut progress_at) = (u64::MAX, Instant::now());
     loop {
         let left = spool.usage().await?.messages;
+        if left < fewest {
+            (fewest, progress_at) = (left, Instant::now());
+        }
         // A running receiver may add deliveries and forward them, too.
         bar.set_length(*moved as u64 + left);
         if left == 0 {
@@ -194,7 +200,16 @@ async fn publish_all(
                 return Err(QueueError::Refused("a queue is full, or a policy rejects messages; check the queues and policies of the broker".to_owned()));
             }
             *moved += published;
+            progress_at = Instant::now();
             bar.set_position(*moved as u64);
+        } else {
+            spool.check_writable().await?;
+            if progress_at.elapsed() > STALL_TIMEOUT {
+                return Err(QueueError::Unavailable(format!(
+                    "the spool: {left} deliveries stay: a running polyhook holds them, or repeats those that the broker \
+                     refused; see its log"
+                )));
+            }
         }
     }
     bar.finish_and_clear();

@@ -89,6 +89,11 @@ impl Spool {
         self.queue.ready().await.map_err(name_spool)
     }
 
+    /// Returns an error if the file cannot be written, not even to take messages out.
+    pub async fn check_writable(&self) -> Result<(), QueueError> {
+        self.queue.check_writable().await.map_err(name_spool)
+    }
+
     /// Returns the number of waiting messages and the used size of the file. Updates the metrics of the spool.
     pub async fn usage(&self) -> Result<FileUsage, QueueError> {
         gauge!("polyhook_spool_writes").set(self.queue.pending_writes());

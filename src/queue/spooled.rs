@@ -204,6 +204,7 @@ impl SpooledQueue {
 
     async fn drain(self: Arc<Self>, spool: &Spool, rate: NonZeroU32) {
         let rate = drain_limiter(rate);
+        let mut failure_logged = false;
         loop {
             while self.broker.ready().await.is_err() {
                 sleep(BROKER_POLL_INTERVAL).await;
@@ -212,9 +213,15 @@ impl SpooledQueue {
                 let batch = spool.lease(DRAIN_BATCH).await?;
                 forward(batch, &self.broker, spool, &rate, |published| self.on_published(published)).await
             };
-            if let Err(error) = forwarded.await {
-                tracing::debug!(%error, "spooled messages are forwarded later");
-                sleep(ERROR_DELAY).await;
+            match forwarded.await {
+                Ok(_) => failure_logged = false,
+                Err(error) => {
+                    if !failure_logged {
+                        tracing::warn!(%error, "spooled messages could not be forwarded; polyhook tries again");
+                    }
+                    failure_logged = true;
+                    sleep(ERROR_DELAY).await;
+                }
             }
         }
     }

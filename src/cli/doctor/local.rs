@@ -11,12 +11,17 @@ use super::{
 use crate::{
     config::{Config, ConfigError, Roles},
     disk,
-    queue::{spool, sqlite},
+    queue::{
+        spool,
+        sqlite::{self, FileUsage},
+    },
 };
 
 /// With less, SQLite's write-ahead log alone may fill the disk.
 const MIN_FREE: ByteSize = disk::RESERVE;
 const RECOMMENDED_FREE: ByteSize = ByteSize::gib(1);
+/// The part of `spool.max_bytes` from which the spool counts as full: it keeps a few percent for forwarding.
+const FULL_PERCENT: u64 = 95;
 
 /// Returns the findings if the configuration cannot be read. Nothing else can be checked then.
 pub(super) fn unreadable(error: &ConfigError) -> Vec<Finding> {
@@ -64,18 +69,31 @@ pub(super) async fn spool(config: &Config) -> Vec<Finding> {
     blocking(subject.clone(), move || {
         let mut findings = vec![check_file(&subject, &path, "spool.path")];
         let used = spool::read_usage(&path).ok();
-        if let Some(used) = used.filter(|used| used.messages > 0) {
-            findings.push(subject.warn(
-                format!("{} deliveries wait, {} of {max} in use", used.messages, ByteSize(used.bytes)),
-                "nothing to do if the broker is back soon, because they are then published; follow them with `polyhook spool status`",
-            ));
-        }
+        findings.extend(used.and_then(|used| spool_use(&subject, used, max)));
         // The file must be able to grow to its maximum size.
         let remaining = max.as_u64().saturating_sub(used.map_or(0, |used| used.bytes));
         findings.push(disk_check::check("spool", &path, MIN_FREE, ByteSize(remaining).max(MIN_FREE)));
         findings
     })
     .await
+}
+
+/// Reports the deliveries that wait in the spool, and a spool that takes no more of them.
+fn spool_use(subject: &Subject, used: FileUsage, max: ByteSize) -> Option<Finding> {
+    let FileUsage { messages, bytes, .. } = used;
+    let text = format!("{messages} deliveries wait, {} of {max} in use", ByteSize(bytes));
+    if bytes >= max.as_u64() / 100 * FULL_PERCENT {
+        return Some(subject.fail(
+            format!("full: {text}; without the broker, further ones are answered 503"),
+            "bring the broker back: the spool then empties by itself; or raise spool.max_bytes and restart the receiver",
+        ));
+    }
+    (messages > 0).then(|| {
+        subject.warn(
+            text,
+            "nothing to do if the broker is back soon, because they are then published; follow them with `polyhook spool status`",
+        )
+    })
 }
 
 async fn blocking(subject: Subject, check: impl FnOnce() -> Vec<Finding> + Send + 'static) -> Vec<Finding> {
@@ -101,5 +119,23 @@ fn check_file(subject: &Subject, path: &Path, key: &str) -> Finding {
         Ok(()) => subject.ok("readable, writable and not damaged"),
         Err(problem) => subject
             .fail(problem, "fix that; a running polyhook continues by itself as soon as it can use the file"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spool_that_is_nearly_full_is_a_failure() {
+        let found = |messages, bytes| {
+            let used = FileUsage { messages, oldest: None, bytes };
+            spool_use(&Subject::new("spool", "spool.db"), used, ByteSize::mib(2))
+        };
+        assert!(found(0, 90_000).is_none());
+        let waiting = found(10, 1 << 20).unwrap();
+        assert!(!waiting.is_failure() && !waiting.is_ok());
+        assert!(found(5000, 2_000_000).unwrap().is_failure());
+        assert!(found(0, 2 << 20).unwrap().is_failure(), "finished deliveries take space, too");
     }
 }

@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use rusqlite::ErrorCode;
 use thiserror::Error;
 
+use super::room::NoRoom;
 use crate::queue::QueueError;
 
 /// The queue file cannot be opened.
@@ -29,6 +30,12 @@ pub enum OpenError {
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
+    },
+    /// There is something else than a file at the path.
+    #[error("{path} is not a regular file; set queue.url (or spool.path) to the path of a file")]
+    NotAFile {
+        /// The path of the queue file.
+        path: PathBuf,
     },
     /// The file is the database of another program.
     #[error("{path} is an SQLite database of another program; set queue.url to another file")]
@@ -80,7 +87,7 @@ pub enum OpenError {
 impl OpenError {
     /// Returns true if a later attempt may succeed with the same configuration.
     pub(super) fn is_transient(&self) -> bool {
-        matches!(self, Self::Folder { .. } | Self::File { .. } | Self::Sqlite { .. })
+        matches!(self, Self::Folder { .. } | Self::File { .. } | Self::NotAFile { .. } | Self::Sqlite { .. })
     }
 }
 
@@ -92,17 +99,32 @@ pub(super) enum WriteError {
     Open(OpenError),
     /// A statement or the commit failed.
     #[error("cannot write the queue file: {error}{hint}", error = .0, hint = hint(.0))]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(rusqlite::Error),
+    /// There is no room for a message.
+    #[error(transparent)]
+    NoRoom(NoRoom),
     /// The transaction was written to a file that is no longer at the path.
     #[error("the queue file was deleted or replaced while it was in use")]
     FileReplaced,
+}
+
+impl From<rusqlite::Error> for WriteError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::ToSqlConversionFailure(why) => match why.downcast() {
+                Ok(why) => Self::NoRoom(*why),
+                Err(other) => Self::Sqlite(rusqlite::Error::ToSqlConversionFailure(other)),
+            },
+            other => Self::Sqlite(other),
+        }
+    }
 }
 
 impl WriteError {
     /// Returns true if one request caused the error and the other requests of its batch would succeed.
     pub(super) fn is_caused_by_request(&self) -> bool {
         match self {
-            Self::Open(_) | Self::FileReplaced => false,
+            Self::Open(_) | Self::FileReplaced | Self::NoRoom(_) => false,
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(code) => matches!(
                     code,
@@ -115,13 +137,18 @@ impl WriteError {
 
     /// Returns true if there was no space for the batch. A smaller one may fit.
     pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::NoRoom(_)) || self.is_disk_full()
+    }
+
+    /// Returns true if SQLite found no space on the disk.
+    pub(super) fn is_disk_full(&self) -> bool {
         matches!(self, Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
     }
 
     /// Returns true if the connection can still be used. A connection to a replaced file still holds the messages.
     pub(super) fn keeps_connection_usable(&self) -> bool {
         self.is_caused_by_request()
-            || matches!(self, Self::FileReplaced)
+            || matches!(self, Self::FileReplaced | Self::NoRoom(_))
             || matches!(self, Self::Sqlite(error) if matches!(
                 error.sqlite_error_code(),
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
@@ -145,8 +172,12 @@ pub(super) fn hint(error: &rusqlite::Error) -> &'static str {
             "; another process has locked it: close the programs that use it (a shell, a backup)"
         }
         Some(ErrorCode::SystemIoFailure) => "; check the system log for errors of its disk, and disk quotas",
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+        Some(ErrorCode::DatabaseCorrupt) => {
             "; it is damaged: move it away (polyhook creates a new one) and recover it with `sqlite3 FILE .recover`"
+        }
+        Some(ErrorCode::NotADatabase) => {
+            "; it is not a queue file, so queue.url (or spool.path) probably names a wrong path; if polyhook wrote it, it \
+             is damaged: move it away"
         }
         _ => "",
     }

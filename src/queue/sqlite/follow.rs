@@ -65,6 +65,7 @@ impl Follower {
     /// Opens the file at `path` and follows it from `since` on. The error describes the fault of the file.
     pub fn open(path: &Path, since: Timestamp) -> Result<Self, String> {
         let describe = |error: rusqlite::Error| format!("{}: {error}{}", path.display(), hint(&error));
+        schema::check_file_type(path).map_err(|error| error.to_string())?;
         let connection = schema::open_read_only(path, LOCK_TIMEOUT).map_err(describe)?;
         let mut follower = Self {
             path: path.to_owned(),

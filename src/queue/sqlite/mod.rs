@@ -10,6 +10,7 @@
 //! * **Errors of the file** (disk full, read-only, locked, damaged) are returned to the callers of that moment. When
 //!   the cause is gone the queue works again without a restart. If the file is deleted while it is in use, the queue
 //!   restores it with all its messages from the connection that is still open.
+//! * **A full file or disk**: messages are refused while there is still room to lease, settle and delete others.
 //! * **Retention**: a done job's body is deleted at once. Its metadata, and the key that identifies its duplicates,
 //!   stay for [`SqliteOptions::retention`]. Announcements, and events that do not ask for a fetch, stay for that time
 //!   with their bodies. Dead letters stay until they are replayed or dropped; a dropped one counts as done.
@@ -51,6 +52,7 @@ mod follow;
 mod queue_file;
 mod read;
 mod request;
+mod room;
 mod schema;
 mod writer;
 
@@ -88,8 +90,8 @@ pub struct SqliteOptions {
     pub lease: Duration,
     /// The interval at which expired rows are deleted.
     pub cleanup_interval: Duration,
-    /// The maximum size of the file, after which the queue behaves as if the disk were full. `None`: no limit. The
-    /// write-ahead log needs some MB more.
+    /// The maximum size of the file, after which messages are refused. A small part of it is reserved for taking them out.
+    /// `None`: no limit. The write-ahead log needs some MB more.
     pub max_bytes: Option<u64>,
     /// Makes every message a job, whatever its event type. The spool needs this, because it forwards all messages.
     pub every_message_is_a_job: bool,
@@ -197,7 +199,13 @@ impl SqliteQueue {
 
     /// Stores a list of dedup keys, independent of the messages, for the duration of the retention.
     pub(super) async fn remember_keys(&self, keys: Vec<u8>) -> Result<(), QueueError> {
-        self.write(move |file| file.remember(&keys)).await
+        let attributes = WriteAttributes::addition(keys.len());
+        self.submit(move |file| file.remember(&keys), self.options.publish_timeout, attributes).await
+    }
+
+    /// Returns an error if the file cannot be written, not even to take messages out.
+    pub(super) async fn check_writable(&self) -> Result<(), QueueError> {
+        self.write(QueueFile::touch).await
     }
 
     /// Returns all lists of keys that [`SqliteQueue::remember_keys`] stored within the retention, oldest first, with
@@ -278,18 +286,18 @@ impl SqliteQueue {
 #[async_trait]
 impl Queue for SqliteQueue {
     async fn publish(&self, message: Message) -> Result<Published, QueueError> {
-        let attributes = WriteAttributes { bytes: message.body.len(), settlement: None };
+        let attributes = WriteAttributes::addition(message.body.len());
         self.submit(move |file| file.publish(&message), self.options.publish_timeout, attributes).await
     }
 
     async fn publish_delayed(&self, message: Message, delay: Duration) -> Result<Published, QueueError> {
-        let attributes = WriteAttributes { bytes: message.body.len(), settlement: None };
+        let attributes = WriteAttributes { bytes: message.body.len(), ..WriteAttributes::default() };
         let publish = move |file: &QueueFile| file.publish_delayed(&message, delay);
         self.submit(publish, self.options.publish_timeout, attributes).await
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
-        let attributes = WriteAttributes { bytes: announcement.body.len(), settlement: None };
+        let attributes = WriteAttributes { bytes: announcement.body.len(), ..WriteAttributes::default() };
         self.submit(move |file| file.announce(&announcement), self.options.publish_timeout, attributes).await
     }
 
@@ -300,7 +308,8 @@ impl Queue for SqliteQueue {
     }
 
     async fn settle(&self, lease: LeaseId, outcome: JobOutcome) -> Result<(), QueueError> {
-        let attributes = WriteAttributes { bytes: 0, settlement: Some(Box::new((lease, outcome.clone()))) };
+        let settlement = Some(Box::new((lease, outcome.clone())));
+        let attributes = WriteAttributes { settlement, ..WriteAttributes::default() };
         let settle = move |file: &QueueFile| file.settle(lease, &outcome);
         let held = self.submit(settle, self.options.publish_timeout, attributes).await?;
         if held { Ok(()) } else { Err(QueueError::LeaseLost) }
@@ -311,7 +320,7 @@ impl Queue for SqliteQueue {
     }
 
     async fn ready(&self) -> Result<(), QueueError> {
-        self.submit(QueueFile::probe, READY_TIMEOUT, WriteAttributes::default()).await
+        self.submit(QueueFile::probe, READY_TIMEOUT, WriteAttributes::addition(0)).await
     }
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use super::{
     SqliteOptions,
     error::OpenError,
+    room,
     schema::{self, FileIdentity, Sharing},
 };
 use crate::{
@@ -54,7 +55,7 @@ impl QueueFile {
         options: SqliteOptions,
         sharing: Sharing,
     ) -> Result<Self, OpenError> {
-        let connection = schema::open(path, options.publish_timeout, options.max_bytes, sharing)?;
+        let connection = schema::open(path, options.publish_timeout, sharing)?;
         Ok(Self { connection, identity: FileIdentity::of(path), holder, options })
     }
 
@@ -132,6 +133,7 @@ impl QueueFile {
             "INSERT INTO bodies (seq, body) VALUES (?1, ?2)",
             (self.connection.last_insert_rowid(), &message.body[..]),
         )?;
+        room::check_size(&self.connection, self.options.max_bytes)?;
         Ok(Published::New)
     }
 
@@ -168,12 +170,19 @@ impl QueueFile {
     }
 
     pub(super) fn remember(&self, keys: &[u8]) -> rusqlite::Result<()> {
-        self.execute("INSERT INTO remembered (at, keys) VALUES (?1, ?2)", (self.now(), keys)).map(drop)
+        self.execute("INSERT INTO remembered (at, keys) VALUES (?1, ?2)", (self.now(), keys))?;
+        room::check_size(&self.connection, self.options.max_bytes)
+    }
+
+    /// Writes without a need for space.
+    pub(super) fn touch(&self) -> rusqlite::Result<()> {
+        self.execute("UPDATE probe SET writes = writes + 1", []).map(drop)
     }
 
     /// Writes as much as a message needs, and deletes it again. Fails if a message could not be stored.
     pub(super) fn probe(&self) -> rusqlite::Result<()> {
         self.execute("UPDATE probe SET writes = writes + 1, room = zeroblob(16384)", [])?;
+        room::check_size(&self.connection, self.options.max_bytes)?;
         self.execute("UPDATE probe SET room = NULL", []).map(drop)
     }
 
@@ -360,6 +369,12 @@ impl QueueFile {
              WHERE state = 'leased' AND state <> 'done' AND holder = ?1",
             [self.holder],
         )
+    }
+
+    /// Copies what it can of the write-ahead log into the file, without waiting. If that is everything, the next write
+    /// needs no space for the log.
+    pub(super) fn checkpoint_at_once(&self) -> rusqlite::Result<()> {
+        self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
     }
 
     /// Copies the write-ahead log into the file and empties it, as far as concurrent readers permit.

@@ -216,6 +216,7 @@ pub(super) fn open_and_read<T>(
     path: &Path,
     query: impl Fn(&Connection) -> rusqlite::Result<T>,
 ) -> Result<T, String> {
+    schema::check_file_type(path).map_err(|error| error.to_string())?;
     schema::read_snapshot(path, LOCK_TIMEOUT, query)
         .map_err(|error| format!("{}: {error}{}", path.display(), hint(&error)))
 }
@@ -225,6 +226,7 @@ pub(super) fn open_and_read<T>(
 /// file.
 pub fn check_file(path: &Path) -> Result<(), String> {
     let describe = |error: rusqlite::Error| format!("{error}{}", hint(&error));
+    schema::check_file_type(path).map_err(|error| error.to_string())?;
     if path.metadata().is_ok_and(|file| file.len() == 0) {
         return Ok(());
     }
@@ -246,6 +248,7 @@ pub fn check_file(path: &Path) -> Result<(), String> {
 ///
 /// SQLite checks every page. Every message must have a body that matches the key under which it was stored.
 pub fn verify(path: &Path) -> Result<u64, Vec<String>> {
+    schema::check_file_type(path).map_err(|error| vec![error.to_string()])?;
     let describe = |error: rusqlite::Error| vec![error.to_string()];
     let connection = schema::open_read_only(path, LOCK_TIMEOUT).map_err(describe)?;
     let mut problems: Vec<String> = connection
@@ -384,7 +387,7 @@ pub(super) fn find_conversation(
 /// Copies the write-ahead log into the file at `path` and empties it. The error names what prevented it until the
 /// timeout.
 pub(super) fn empty_log(path: &Path, timeout: Duration) -> Result<(), String> {
-    let connection = schema::open(path, timeout, None, Sharing::Shared).map_err(|error| error.to_string())?;
+    let connection = schema::open(path, timeout, Sharing::Shared).map_err(|error| error.to_string())?;
     let busy = connection
         .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
         .map_err(|error| error.to_string())?;

@@ -37,8 +37,18 @@ pub(super) struct PendingWrite {
 pub(super) struct WriteAttributes {
     /// The approximate memory that the change holds.
     pub(super) bytes: usize,
+    /// True if the change adds to the backlog, and is refused when there is little room. False for what workers need to
+    /// take jobs out of the queue.
+    pub(super) adds: bool,
     /// The settlement that the change writes. The writer keeps it if the file cannot be written.
     pub(super) settlement: Option<Box<(LeaseId, JobOutcome)>>,
+}
+
+impl WriteAttributes {
+    /// Describes a change that adds `bytes` to the backlog.
+    pub(super) fn addition(bytes: usize) -> Self {
+        Self { bytes, adds: true, settlement: None }
+    }
 }
 
 /// The two calls of a change.
@@ -75,6 +85,11 @@ impl PendingWrite {
     /// Returns true if the change settles a lease.
     pub(super) fn is_settlement(&self) -> bool {
         self.attributes.settlement.is_some()
+    }
+
+    /// Returns true if the change adds to the backlog.
+    pub(super) fn adds(&self) -> bool {
+        self.attributes.adds
     }
 
     /// Makes the change within the current transaction.

@@ -86,17 +86,13 @@ pub(super) enum Sharing {
 }
 
 /// Opens the file for writing, creates it if it does not exist, and migrates it to the current layout.
-pub(super) fn open(
-    path: &Path,
-    lock_timeout: Duration,
-    max_bytes: Option<u64>,
-    sharing: Sharing,
-) -> Result<Connection, OpenError> {
+pub(super) fn open(path: &Path, lock_timeout: Duration, sharing: Sharing) -> Result<Connection, OpenError> {
     const RETRY_DELAY: Duration = Duration::from_millis(20);
+    check_file_type(path)?;
     create_file(path)?;
     let deadline = Instant::now() + lock_timeout;
     loop {
-        match open_and_migrate(path, lock_timeout, max_bytes, sharing) {
+        match open_and_migrate(path, lock_timeout, sharing) {
             // The change to the write-ahead log does not wait for another process that makes it at the same moment.
             Err(OpenError::Sqlite { source, .. }) if is_locked(&source) && Instant::now() < deadline => {
                 thread::sleep(RETRY_DELAY);
@@ -179,6 +175,19 @@ fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
         format!("file:{path}?immutable=1"),
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI,
     )
+    .map_err(|error| match error {
+        // The message has the URI instead of the path.
+        rusqlite::Error::SqliteFailure(code, _) => rusqlite::Error::SqliteFailure(code, None),
+        other => other,
+    })
+}
+
+/// Returns an error for a device, a pipe or a folder. SQLite takes a device for an empty file, and waits for a pipe.
+pub(super) fn check_file_type(path: &Path) -> Result<(), OpenError> {
+    match path.metadata() {
+        Ok(found) if !found.is_file() => Err(OpenError::NotAFile { path: path.to_owned() }),
+        _ => Ok(()),
+    }
 }
 
 /// Creates the file and its folders, readable by their owner only, because deliveries hold personal data.
@@ -195,12 +204,7 @@ fn create_file(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn open_and_migrate(
-    path: &Path,
-    lock_timeout: Duration,
-    max_bytes: Option<u64>,
-    sharing: Sharing,
-) -> Result<Connection, OpenError> {
+fn open_and_migrate(path: &Path, lock_timeout: Duration, sharing: Sharing) -> Result<Connection, OpenError> {
     let sqlite_error = |source| OpenError::Sqlite { path: path.to_owned(), source };
     let mut connection = Connection::open_with_flags(
         path,
@@ -240,11 +244,6 @@ fn open_and_migrate(
     }
     if version < MIGRATIONS.len() {
         migrate(&mut connection).map_err(sqlite_error)?;
-    }
-    if let Some(max_bytes) = max_bytes {
-        let page: u64 =
-            connection.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(sqlite_error)?;
-        connection.pragma_update(None, "max_page_count", (max_bytes / page).max(1)).map_err(sqlite_error)?;
     }
     Ok(connection)
 }

@@ -8,8 +8,8 @@
 //!   runs in a transaction of its own.
 //! * A failed commit (disk full, read-only, locked, damaged or replaced file) fails all requests of its batch, and
 //!   the file is opened again for the next batch. No error of the file ends the thread.
-//! * If a batch does not fit on the disk, its settlements are written without its messages, and waiting consumers get
-//!   jobs. So messages that do not fit do not keep the queue from getting shorter.
+//! * If there is no room for a batch, everything else is written without its messages, and waiting
+//!   consumers get jobs. So messages that do not fit do not keep the queue from getting shorter.
 //! * A settlement that could not be written is written as soon as the file permits it, even if its caller gave up.
 //!   Otherwise the lease of a job on which no worker works would be extended forever.
 
@@ -33,6 +33,7 @@ use super::{
     error::{OpenError, WriteError},
     queue_file::QueueFile,
     request::{JobHandover, PendingWrite, WriterRequest},
+    room,
 };
 use crate::queue::{Job, JobOutcome, LeaseId};
 
@@ -176,14 +177,27 @@ impl Writer {
                     self.write(vec![pending]);
                 }
             }
+            // Settlements and waiting consumers need less space than messages, and settlements free some.
+            Err(error) if error.is_full() && batch.iter().any(PendingWrite::adds) => {
+                self.write_without(PendingWrite::adds, batch, &error);
+            }
             Err(error) if error.is_full() && batch.iter().any(|pending| !pending.is_settlement()) => {
-                // Settlements and waiting consumers need less space than messages, and settlements free some.
-                let (settlements, others) = batch.into_iter().partition(PendingWrite::is_settlement);
-                self.fail(others, &error);
-                self.write(settlements);
+                self.write_without(|pending| !pending.is_settlement(), batch, &error);
             }
             Err(error) => self.fail(batch, &error),
         }
+    }
+
+    /// Writes a batch again without some of its changes. Replies to those with the error.
+    fn write_without(
+        &mut self,
+        is_refused: impl Fn(&PendingWrite) -> bool,
+        batch: Vec<PendingWrite>,
+        error: &WriteError,
+    ) {
+        let (refused, others) = batch.into_iter().partition(is_refused);
+        self.fail(refused, error);
+        self.write(others);
     }
 
     /// Replies with an error, and keeps the settlements.
@@ -228,6 +242,10 @@ impl Writer {
         let jobs = match self.write_all(&file, batch, extend) {
             Ok(jobs) => jobs,
             Err(error) => {
+                if error.is_disk_full() {
+                    // Its result is that of the next transaction.
+                    let _ = file.checkpoint_at_once();
+                }
                 self.file = Some(file).filter(|_| error.keeps_connection_usable());
                 return Err(error);
             }
@@ -284,6 +302,10 @@ impl Writer {
         {
             return Ok(jobs);
         }
+        let adds = batch.iter().any(PendingWrite::adds);
+        if adds {
+            room::check_disk(&self.path).map_err(WriteError::NoRoom)?;
+        }
         file.begin()?;
         let written = self.write_in_transaction(file, batch, extend, &mut jobs).and_then(|()| file.commit());
         if let Err(error) = written {
@@ -297,7 +319,8 @@ impl Writer {
         }
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.pending_settlements.clear();
-        if self.write_error_logged {
+        // While messages are refused, others may still be taken out.
+        if self.write_error_logged && adds {
             self.write_error_logged = false;
             tracing::info!("the queue can be written again");
         }

@@ -22,7 +22,7 @@ async fn a_full_spool_rejects_at_once_and_recovers() {
     };
     assert!(refused.1 < WITHOUT_BROKER, "{refused:?}");
     let text = refused.0.to_string();
-    assert!(text.contains("the spool") && text.contains("free space"), "{text}");
+    assert!(text.contains("the spool") && text.contains("spool.max_bytes"), "{text}");
     assert!(queue.ready().await.is_err(), "neither broker nor spool takes messages");
     assert!(stored.len() > 20);
     block_in_place(|| node.restart());

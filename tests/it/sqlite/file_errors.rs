@@ -2,7 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::future::join_all;
+use polyhook::queue::sqlite;
+
 use super::*;
+use crate::support::small_disk::SmallDisk;
 
 #[tokio::test]
 async fn a_full_file_rejects_messages_and_loses_none() {
@@ -18,7 +22,7 @@ async fn a_full_file_rejects_messages_and_loses_none() {
         }
         assert!(stored.len() < 100);
     };
-    assert!(matches!(&error, QueueError::Unavailable(why) if why.contains("free space")), "{error}");
+    assert!(matches!(&error, QueueError::Unavailable(why) if why.contains("maximum size")), "{error}");
     assert!(queue.ready().await.is_err(), "ready, although no message can be stored");
     assert!(stored.len() > 20);
     queue.close().await;
@@ -63,6 +67,71 @@ async fn hands_out_and_settles_jobs_while_messages_do_not_fit() {
     }
     full.store(false, Ordering::Relaxed);
     publishers.join_all().await;
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_full_of_small_messages_can_be_emptied() {
+    let fixture = SqliteFixture::new();
+    let full = SqliteOptions { max_bytes: Some(1 << 20), every_message_is_a_job: true, ..test_options() };
+    let (queue, _) = fixture.open_with(full.clone());
+    let body = |n| format!("{{\"n\":\"{n:0>90}\"}}").into_bytes();
+    let mut stored = 0;
+    loop {
+        let batch = (stored..stored + 64).map(|n| message(&format!("evt_{n}"), &body(n)));
+        let published = join_all(batch.map(|message| queue.publish(message))).await;
+        stored += published.iter().filter(|published| published.is_ok()).count();
+        if published.iter().any(Result::is_err) {
+            break;
+        }
+    }
+    assert!(stored > 1000, "{stored}");
+    queue.close().await;
+
+    // An earlier release filled files to the last page.
+    let full = SqliteOptions { max_bytes: Some(fs::metadata(fixture.path()).unwrap().len()), ..full };
+    let (queue, _) = fixture.open_with(full);
+    assert!(queue.ready().await.is_err());
+    queue.publish(message("evt_late", b"{}")).await.unwrap_err();
+    assert_eq!(queue.publish(message("evt_1", &body(1))).await.unwrap(), Published::Duplicate);
+    // All are leased before the first is settled, which needs the most space.
+    let mut jobs = Vec::new();
+    while jobs.len() < stored {
+        jobs.extend(join_all((jobs.len()..stored).take(64).map(|_| take(&queue))).await);
+    }
+    let erased = queue.erase("CA-unknown", false).await.unwrap();
+    assert_eq!(erased.jobs, 0);
+    for batch in jobs.chunks(64) {
+        for settled in join_all(batch.iter().map(|job| queue.settle(job.lease, JobOutcome::Done))).await {
+            settled.unwrap();
+        }
+    }
+    queue.publish(message("evt_new", b"{}")).await.unwrap();
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_filled_its_disk_can_be_emptied() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(folder.path().join("small"), 16);
+    let fixture =
+        SqliteFixture { folder: TempDir::new_in(disk.file("")).unwrap(), lifecycle: Lifecycle::new() };
+    let (queue, _) = fixture.open_with(test_options());
+    let body = vec![b'x'; 3000];
+    let mut stored = 0;
+    let error = loop {
+        let batch = (stored..stored + 64).map(|n| message(&format!("evt_{n}"), &body));
+        let published = join_all(batch.map(|message| queue.publish(message))).await;
+        stored += published.iter().filter(|published| published.is_ok()).count();
+        if let Some(error) = published.into_iter().find_map(Result::err) {
+            break error;
+        }
+    };
+    assert!(error.to_string().contains("free space on its disk"), "{error}");
+    for _ in 0..stored {
+        let job = take(&queue).await;
+        queue.settle(job.lease, JobOutcome::Done).await.unwrap();
+    }
     queue.close().await;
 }
 
@@ -206,6 +275,13 @@ async fn rejects_foreign_files_without_changing_them() {
     assert!(matches!(open(&text), OpenError::Sqlite { .. }));
     assert_eq!(fs::read_to_string(&text).unwrap(), "these are notes ".repeat(100));
 
-    assert!(matches!(open(fixture.folder.path()), OpenError::File { .. }));
+    assert!(open(&text).to_string().contains("not a queue file"));
+
+    for path in [fixture.folder.path(), Path::new("/dev/null")] {
+        assert!(matches!(open(path), OpenError::NotAFile { .. }));
+        let said = sqlite::read_status(path, test_options().clock.now()).unwrap_err();
+        assert!(said.contains("not a regular file"), "{said}");
+        assert_eq!(sqlite::check_file(path).unwrap_err(), said);
+    }
     assert!(matches!(open(&text.join("queue.db")), OpenError::Folder { .. }));
 }
