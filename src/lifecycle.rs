@@ -130,14 +130,14 @@ impl Lifecycle {
     /// default action for SIGTERM, so without this a signal that arrives while services start would be ignored.
     pub fn install_signal_handlers(&self) {
         if let Ok(mut signals) = self.signals.try_lock() {
-            signals.get_or_insert_with(TerminationSignals::new);
+            signals.get_or_insert_with(TerminationSignals::install);
         }
     }
 
     /// Waits for a signal or a failed service, then drains.
     pub async fn run_until_shutdown(&self) -> ShutdownOutcome {
         let mut signals = self.signals.lock().await;
-        let signals = signals.get_or_insert_with(TerminationSignals::new);
+        let signals = signals.get_or_insert_with(TerminationSignals::install);
         tokio::select! {
             name = signals.first() => tracing::info!(signal = name, "draining: no new work is taken; a second signal aborts"),
             () = self.failed.cancelled() => {}
@@ -180,14 +180,16 @@ impl HangupSignals {
 
 /// A stream of SIGTERM, SIGINT and, on a terminal, SIGHUP. Signals that arrive after its creation are recorded.
 #[derive(Debug)]
-struct TerminationSignals {
+pub struct TerminationSignals {
     terminate: Option<Signal>,
     interrupt: Option<Signal>,
     hangup: Option<Signal>,
 }
 
 impl TerminationSignals {
-    fn new() -> Self {
+    /// Records signals from now on.
+    #[must_use]
+    pub fn install() -> Self {
         let record = |kind| signal(kind).ok();
         Self {
             terminate: record(SignalKind::terminate()),
@@ -196,8 +198,8 @@ impl TerminationSignals {
         }
     }
 
-    /// Waits for a signal that starts the drain.
-    async fn first(&mut self) -> &'static str {
+    /// Waits for a signal that asks the process to end, which for a service starts the drain.
+    pub async fn first(&mut self) -> &'static str {
         tokio::select! {
             () = receive(&mut self.hangup) => "SIGHUP",
             name = Self::ending(&mut self.terminate, &mut self.interrupt) => name,

@@ -11,7 +11,7 @@ use std::{num::NonZeroU32, ops::Range, pin::pin, time::Duration};
 use governor::{Quota, RateLimiter};
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::{signal::ctrl_c, sync::mpsc};
+use tokio::sync::mpsc;
 
 use self::{
     listing::Listing,
@@ -29,6 +29,7 @@ use crate::{
     clock::Clock,
     config::{Config, Roles},
     event::DiscoverySource,
+    lifecycle::TerminationSignals,
     polyai::{ListQuery, Project},
     queue::{QueueBackend, rabbitmq::CONSUMER_TIMEOUT},
     reconcile::{PassSummary, PendingConversations, PendingCounts, QueueingLimits, ReconcilePass},
@@ -187,10 +188,11 @@ async fn backfill(
     query: &ListQuery,
     pass: &ReconcilePass<'_>,
 ) -> Result<(), CliError> {
+    let mut termination = TerminationSignals::install();
     let listing = Listing::new(args.json);
     let is_interrupted = tokio::select! {
         () = listing.run(projects, query, pass) => false,
-        _ = ctrl_c() => true,
+        _ = termination.first() => true,
     };
     let mut failures = listing.finish();
     if is_interrupted {
@@ -218,6 +220,7 @@ async fn backfill_and_wait(
     pass: &ReconcilePass<'_>,
     (mut pending, times): (PendingConversations<'_>, WaitTimes),
 ) -> Result<(), CliError> {
+    let mut termination = TerminationSignals::install();
     let listing = Listing::new(args.json);
     let (sender, queued) = mpsc::channel(CHANNEL_CAPACITY);
     let list = async {
@@ -236,7 +239,7 @@ async fn backfill_and_wait(
     };
     let waited = tokio::select! {
         waited = list_and_wait => Some(waited),
-        _ = ctrl_c() => None,
+        _ = termination.first() => None,
     };
     let counts = pending.counts();
     let mut failures = to_continue(&listing.finish());
@@ -297,11 +300,17 @@ fn print_result(
         return;
     }
     output::line(summary_text(summary, args.dry_run));
-    if let Some(PendingCounts { archived, dead_letters, left }) = waited {
+    let is_queued = summary.queued + summary.queued_before > 0;
+    if let Some(PendingCounts { archived, dead_letters, left }) = waited.filter(|_| is_queued) {
         output::line(format!(
             "since then {archived} archived, {}, {left} left",
             counted(*dead_letters, "dead letter")
         ));
+    }
+    if waited.is_none() && is_queued && !args.dry_run {
+        output::note(
+            "a worker archives them: keep `polyhook run` or `polyhook work` running, or wait for it with --wait",
+        );
     }
 }
 

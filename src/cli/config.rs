@@ -90,7 +90,9 @@ async fn check(global: &GlobalArgs, role: Role, json: bool) -> Result<(), CliErr
     match checked {
         Ok(_) if json => Ok(()),
         Ok(_) => {
-            output::line(output::green("the configuration is good"));
+            let role = role.label();
+            output::line(output::green(format!("the configuration is good for the role {role}")));
+            output::note(&format!("next, check what it depends on: polyhook doctor --role {role}"));
             Ok(())
         }
         Err(error) if is_config_wrong => Err(error.into()),

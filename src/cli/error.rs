@@ -35,6 +35,14 @@ pub enum CliError {
     /// A part of the service could not be started, because of the configuration or of the machine.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The services cannot be started, for several reasons.
+    #[error("{text}")]
+    StartErrors {
+        /// One line for each reason.
+        text: String,
+        /// True if the configuration is a reason.
+        is_config: bool,
+    },
     /// The logs, traces or metrics cannot be set up as configured.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
@@ -53,10 +61,14 @@ impl CliError {
     /// Returns the exit status that this error leads to.
     pub fn exit_status(&self) -> ExitStatus {
         match self {
-            Self::Config(_) | Self::Telemetry(_) => ExitStatus::Config,
+            Self::Config(_) | Self::Telemetry(_) | Self::StartErrors { is_config: true, .. } => {
+                ExitStatus::Config
+            }
             Self::Start(error) if error.is_config() => ExitStatus::Config,
             Self::Usage(_) => ExitStatus::Usage,
-            Self::Start(_) | Self::Failed(_) | Self::AlreadyReported => ExitStatus::Failure,
+            Self::Start(_) | Self::StartErrors { .. } | Self::Failed(_) | Self::AlreadyReported => {
+                ExitStatus::Failure
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use clap::ArgAction;
 
 use super::{CliError, live_events, serve::screen};
 use crate::{
+    app::{self, MachineReport},
     config::{Config, ConfigError, Reading, Roles, Sources},
     telemetry::{self, LogConfig, LogGuard},
 };
@@ -72,8 +73,17 @@ impl GlobalArgs {
 
     /// Reads the configuration, checks it for `roles` and starts the log of a service. The log ends when the returned
     /// [`LogGuard`] is dropped. Also returns whether the service shows events; the log then has the rest.
-    pub(super) fn load_for_service(&self, roles: Roles) -> Result<(Config, LogGuard, bool), CliError> {
-        let config = self.read().check(roles).finish()?;
+    ///
+    /// If the configuration is wrong, the error also names what this machine lacks, as `config check` does.
+    pub(super) async fn load_for_service(&self, roles: Roles) -> Result<(Config, LogGuard, bool), CliError> {
+        let mut reading = self.read().check(roles);
+        if !reading.is_valid() {
+            let MachineReport { problems, used_by_polyhook } =
+                app::check_machine(reading.config(), roles).await;
+            reading.add(&problems);
+            reading.add(&used_by_polyhook);
+        }
+        let config = reading.finish()?;
         let has_screen = screen::is_wanted(&config.log);
         let logs = telemetry::init_service_logs(&config.log, has_screen.then_some(live_events::LOG_LEVEL))?;
         Ok((config, logs, has_screen))

@@ -13,7 +13,7 @@ use crate::{
     app,
     clock::Clock,
     config::{Config, Roles},
-    lifecycle::Lifecycle,
+    lifecycle::{Lifecycle, TerminationSignals},
     queue::{
         Queue, QueueBackend, QueueConfig, QueueUrls, StoredCounts,
         rabbitmq::RabbitMqQueue,
@@ -138,7 +138,8 @@ async fn transfer_all(
 ) -> Result<(), CliError> {
     let failed = |error| CliError::Failed(format!("{error}; run the command again to continue"));
     let bar = progress::bar(file.counts().map_err(failed)?.total(), "moved", json);
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut termination = TerminationSignals::install();
+    let mut interrupted = std::pin::pin!(termination.first());
     while transfer.move_batch(file, broker).await.map_err(failed)? {
         bar.set_position(transfer.moved.total());
         // Between two batches, so that no confirmed message stays in the file.

@@ -1,8 +1,15 @@
 //! Access to the configured queue for the duration of one command.
 
-use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal},
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use super::CliError;
+use super::{CliError, output};
 use crate::{
     app,
     clock::Clock,
@@ -13,7 +20,10 @@ use crate::{
 };
 
 /// Time for the queue to become ready for a command.
-pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A person waits longer than this only with an explanation.
+const NOTE_AFTER: Duration = Duration::from_secs(1);
+/// The interval at which the state of the queue is checked.
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Opens the configured queue, runs `command` and closes the queue, also after an error.
@@ -32,18 +42,29 @@ pub(super) async fn with_queue<T>(
     result
 }
 
-/// Waits until the queue can store messages.
+/// Waits until the queue can store messages. Fails at once if the broker refuses connections.
 pub(super) async fn wait_until_ready(queue: &dyn Queue) -> Result<(), CliError> {
-    let ready = tokio::time::timeout(READY_TIMEOUT, async {
-        while queue.ready().await.is_err() {
+    let ready = async {
+        while queue.ready().await.is_err() && !queue.refuses_connections() {
             tokio::time::sleep(READY_POLL_INTERVAL).await;
         }
-    });
-    if ready.await.is_ok() {
-        return Ok(());
-    }
+    };
+    wait_for_broker(ready).await;
     // Asks once more for the reason.
     queue.ready().await.map_err(|error| unavailable(&error))
+}
+
+/// Waits for `ready`, but not longer than [`READY_TIMEOUT`]. A person who waits at a terminal sees why.
+pub(super) async fn wait_for_broker<T>(ready: impl Future<Output = T>) -> Option<T> {
+    let mut ready = pin!(tokio::time::timeout(READY_TIMEOUT, ready));
+    let first = tokio::time::timeout(NOTE_AFTER, &mut ready).await;
+    if let Ok(result) = first {
+        return result.ok();
+    }
+    if io::stderr().is_terminal() {
+        output::note("waiting for the broker …");
+    }
+    ready.await.ok()
 }
 
 /// Returns the error of a command for a queue that it cannot use.

@@ -1,11 +1,12 @@
 //! `polyhook send`: signs deliveries as PolyAI does and sends them.
 
+mod advice;
 mod conversations;
 
 use std::{
     io::Read,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +18,13 @@ use url::Url;
 
 use self::conversations::{ConversationIds, Prospect};
 use super::{CliError, GlobalArgs, output, progress, simulate::SignedForm};
-use crate::{bounded_file, clock::Clock, config::Config, event::CONVERSATION_COMPLETED, secret::Secret};
+use crate::{
+    bounded_file,
+    clock::Clock,
+    config::Config,
+    event::{CONVERSATION_COMPLETED, Event},
+    secret::Secret,
+};
 use polyhook_simulator::{
     AttemptOutcome, Delivery, DeliveryReport, DeliverySummary, LatencyPercentiles, Sender, SenderOptions,
     Tampering,
@@ -155,50 +162,63 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         tampering: args.bad.map(Tampering::from),
         ..SenderOptions::default()
     };
-    let sender = Sender::new(target, secret.expose(), options, polyhook_simulator::Clock::system())
+    let sender = Sender::new(target.clone(), secret.expose(), options, polyhook_simulator::Clock::system())
         .map_err(|error| CliError::Failed(error.to_string()))?;
     let body = args.body.as_deref().map(read_body).transpose()?;
 
     let ids = ConversationIds::new(&args);
-    let prospect = ids.prepare(config.as_ref()).await;
+    let event = Event::read(&delivery(&args, &ids, body.as_ref(), 0).body);
+    let prospect = ids.prepare(config.as_ref(), &event).await;
     let (accepted, unexpected) = if args.count == 1 {
         let report = sender.deliver(delivery(&args, &ids, body.as_ref(), 0)).await;
         let (accepted, expected) = (report.outcome.accepted(), args.is_expected(report.outcome));
         show_report(&report, expected, prospect.warning(accepted), args.json);
-        (accepted, u64::from(!expected))
+        (accepted, if expected { Vec::new() } else { vec![report.outcome] })
     } else {
         let (summary, unexpected) = send_all(&args, &ids, &sender, body.as_ref()).await;
         let accepted = summary.accepted > 0;
-        show_summary(&summary, unexpected, prospect.warning(accepted), args.json);
+        show_summary(&summary, unexpected.len(), prospect.warning(accepted), args.json);
         (accepted, unexpected)
     };
     if let Some(warning) = prospect.warning(accepted) {
         output::note(&format!("warning: {warning}"));
-    } else if matches!(prospect, Prospect::Simulated) && accepted && !args.json {
-        let subject = if args.count == 1 { ids.id(0) } else { "these conversations".to_owned() };
+    } else if let Prospect::Simulated(subject) = prospect
+        && accepted
+        && !args.json
+    {
         output::note(&format!("the simulated PolyAI has {subject}, so a worker can fetch and archive it"));
     }
-    if unexpected == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }
+    if unexpected.is_empty() {
+        return Ok(());
+    }
+    let path = config.map_or_else(|| crate::web::ServerConfig::default().path, |config| config.server.path);
+    let mut advice: Vec<_> =
+        unexpected.iter().map(|outcome| advice::explain(*outcome, &target, &path)).collect();
+    advice.sort_unstable();
+    advice.dedup();
+    Err(CliError::Failed(advice.join("\n")))
 }
 
-/// Sends all deliveries and returns the summary and the number of unexpected answers.
+/// Sends all deliveries and returns the summary and the unexpected outcomes.
 async fn send_all(
     args: &Args,
     ids: &ConversationIds<'_>,
     sender: &Sender,
     body: Option<&Bytes>,
-) -> (DeliverySummary, u64) {
+) -> (DeliverySummary, Vec<AttemptOutcome>) {
     let bar = progress::bar(args.count, "sent", args.json);
-    let unexpected = AtomicU64::new(0);
+    let unexpected = Mutex::new(Vec::new());
     let deliveries = (0..args.count).map(|number| delivery(args, ids, body, number));
     let summary = sender
         .run_with(stream::iter(deliveries), |report| {
             bar.inc(1);
-            unexpected.fetch_add(u64::from(!args.is_expected(report.outcome)), Ordering::Relaxed);
+            if !args.is_expected(report.outcome) {
+                unexpected.lock().unwrap_or_else(PoisonError::into_inner).push(report.outcome);
+            }
         })
         .await;
     bar.finish_and_clear();
-    (summary, unexpected.into_inner())
+    (summary, unexpected.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Parses the URL of a receiver. `localhost:8080` also parses as a URL, with the scheme `localhost`.
@@ -303,12 +323,12 @@ fn show_report(report: &DeliveryReport, expected: bool, warning: Option<&str>, j
     output::line(format!("{event_type} {id} {answer} after {latency_ms:.1} ms"));
 }
 
-fn show_summary(summary: &DeliverySummary, unexpected: u64, warning: Option<&str>, json: bool) {
+fn show_summary(summary: &DeliverySummary, unexpected: usize, warning: Option<&str>, json: bool) {
     #[derive(Serialize)]
     struct SendSummary<'a> {
         #[serde(flatten)]
         summary: &'a DeliverySummary,
-        unexpected: u64,
+        unexpected: usize,
     }
 
     if json {

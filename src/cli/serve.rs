@@ -21,7 +21,7 @@ const MIN_OPEN_FILES: u64 = 4096;
 pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliError> {
     // By default SIGHUP ends a process. It must not end a service, even during the start and if there is nothing to reload.
     let _caught = HangupSignals::install();
-    let (config, _logs, has_screen) = global.load_for_service(roles)?;
+    let (config, _logs, has_screen) = global.load_for_service(roles).await?;
     raise_open_files();
     let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging_names())?;
     let metrics = telemetry::init_metrics()?;
@@ -43,19 +43,18 @@ pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliErro
 
 /// Returns the error of a start together with everything else that would fail next.
 async fn all_start_errors(error: StartError, config: &Config, roles: Roles) -> CliError {
-    if error.is_config() {
-        return error.into();
-    }
     let MachineReport { problems, used_by_polyhook } = app::check_machine(config, roles).await;
+    // The check knows more about a port: another polyhook may use it.
+    let is_explained = used_by_polyhook.iter().any(|problem| error.key() == Some(problem.key()));
     let first = match error.key() {
-        Some(key) => config.locate(&Problem::new(key.to_owned(), error.to_string())).to_string(),
-        None => error.to_string(),
+        _ if is_explained => None,
+        Some(key) => Some(config.locate(&Problem::new(key.to_owned(), error.to_string())).to_string()),
+        None => Some(error.to_string()),
     };
-    let others = problems.iter().chain(&used_by_polyhook);
-    let others = others.filter(|problem| error.key() != Some(problem.key()));
-    let others = others.map(|problem| config.locate(problem).to_string());
-    let lines: Vec<_> = std::iter::once(first).chain(others).collect();
-    CliError::Failed(lines.join("\n"))
+    let others = problems.iter().filter(|problem| error.key() != Some(problem.key()));
+    let others = used_by_polyhook.iter().chain(others).map(|problem| config.locate(problem).to_string());
+    let lines: Vec<_> = first.into_iter().chain(others).collect();
+    CliError::StartErrors { text: lines.join("\n"), is_config: error.is_config() }
 }
 
 /// Raises the limit of open files. Each connection is an open file, and many systems allow 1024 unless a process requests

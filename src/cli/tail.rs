@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     CliError, GlobalArgs, event_line, output,
-    queue_access::{READY_TIMEOUT, require_queue_file, unavailable},
+    queue_access::{require_queue_file, unavailable, wait_for_broker},
     time_arg,
 };
 use crate::{
@@ -147,7 +147,14 @@ async fn follow_broker(config: &QueueConfig, args: &Args, lifecycle: &Lifecycle)
     }
     let mut follower =
         rabbitmq::Follower::open(config, &lifecycle.with_own_tracker()).map_err(StartError::RabbitMq)?;
-    if tokio::time::timeout(READY_TIMEOUT, follower.wait_until_ready()).await.is_err() {
+    let refused = follower.refused();
+    let ready = async {
+        tokio::select! {
+            () = follower.wait_until_ready() => true,
+            () = refused => false,
+        }
+    };
+    if wait_for_broker(ready).await != Some(true) {
         return Err(unavailable(&follower.not_ready_reason()));
     }
     print_start(args, &format_args!("{}.tail", config.prefix));

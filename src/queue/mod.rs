@@ -374,6 +374,11 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// Returns an error if no message could be made durable now.
     async fn ready(&self) -> Result<(), QueueError>;
 
+    /// Returns true if the broker does not run, so that it makes no sense to wait until the queue is ready.
+    fn refuses_connections(&self) -> bool {
+        false
+    }
+
     /// Opens a cursor over the present dead letters.
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError>;
 

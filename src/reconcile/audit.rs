@@ -268,11 +268,13 @@ impl Auditor<'_> {
             report.listed += 1;
             if erased {
                 report.erased += 1;
-            } else if listed.in_progress || listed.ended_at.unwrap_or(started_at) > settled {
-                report.unsettled += 1;
             } else if day.archived_at(&location).is_none() {
-                report.add_finding(project, &listed.id, FindingKind::Missing, None);
-                self.repair(&missing(project, listed, report.audited_at), report).await?;
+                if listed.in_progress || listed.ended_at.unwrap_or(started_at) > settled {
+                    report.unsettled += 1;
+                } else {
+                    report.add_finding(project, &listed.id, FindingKind::Missing, None);
+                    self.repair(&missing(project, listed, report.audited_at), report).await?;
+                }
             }
             on_progress(report);
         }

@@ -78,7 +78,7 @@ pub struct PassSummary {
     pub missing: u64,
     /// Conversations that were archived before they were over.
     pub outdated: u64,
-    /// Conversations that are in progress or ended just now.
+    /// Conversations that are in progress or ended just now, and are not among the archived ones.
     pub unsettled: u64,
     /// Conversations that were erased here, and so are not missing.
     pub erased: u64,
@@ -210,7 +210,11 @@ impl ReconcilePass<'_> {
             if let Some(listed) = next {
                 outcome.summary.listed += 1;
                 if self.is_unsettled(&listed) {
-                    outcome.summary.unsettled += 1;
+                    if self.is_archived(&listed, &mut archived).await {
+                        outcome.summary.archived += 1;
+                    } else {
+                        outcome.summary.unsettled += 1;
+                    }
                     outcome.unsettled.push(listed);
                 } else {
                     match self.compare(&listed, project, &mut archived, &mut outcome.summary).await {
@@ -235,6 +239,17 @@ impl ReconcilePass<'_> {
         let over = listed.ended_at.or(listed.started_at).unwrap_or(Timestamp::MIN);
         let settled = self.clock.now().checked_sub(self.settle).unwrap_or(Timestamp::MIN);
         listed.in_progress || over > settled
+    }
+
+    /// Returns true if a call that ended just now is archived already. Only a person wants to know: the service sees the
+    /// call again soon.
+    async fn is_archived(
+        &self,
+        listed: &ListedConversation,
+        archived: &mut ArchivedConversations<'_>,
+    ) -> bool {
+        let is_asked = matches!(self.source, DiscoverySource::Command) && !listed.in_progress;
+        is_asked && matches!(archived.find(listed).await, Ok(ArchiveState::Archived))
     }
 
     /// Compares a settled conversation with the archive. Returns it if it must be queued.

@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::Args;
-use crate::{config::Config, event, polyai::http};
+use crate::{
+    config::Config,
+    event::{self, CONVERSATION_COMPLETED, Event},
+    polyai::http,
+};
 
 /// Time for one answer of the simulator.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,72 +44,124 @@ impl<'a> ConversationIds<'a> {
     }
 
     /// Makes the conversations known to the simulator if it is the configured PolyAI. Returns what the user should know
-    /// about jobs that ask for them.
-    pub(super) async fn prepare(&self, config: Option<&Config>) -> Prospect {
-        if !self.cause_jobs(config) {
+    /// about jobs that ask for them. `event` is the event of the deliveries.
+    pub(super) async fn prepare(&self, config: Option<&Config>, event: &Event) -> Prospect {
+        let Args { bad, expect, .. } = self.args;
+        if bad.is_some() || expect.is_some_and(|status| !(200..300).contains(&status)) {
             return Prospect::Unknown;
         }
-        if let Some(config) = config
-            && self.args.count <= MAX_ADDED
-            && self.add_to_simulator(config).await
-        {
-            return Prospect::Simulated;
+        if let Some(warning) = no_fetch(config, event) {
+            return Prospect::Warning(warning);
         }
-        match self.args.conversation {
-            Some(_) => Prospect::Unknown,
-            None => Prospect::DeadLetter(self.warning(config)),
+        if !event::triggers_fetch(&event.kind) {
+            return Prospect::Unknown;
+        }
+        let added = match config.filter(|_| self.args.count <= MAX_ADDED) {
+            Some(config) => self.add_to_simulator(config, event).await,
+            None => Added::NoSimulator,
+        };
+        let is_invented = self.args.conversation.is_none() && self.args.body.is_none();
+        match added {
+            Added::All => Prospect::Simulated(self.subject(event)),
+            Added::Refused => Prospect::Warning(format!(
+                "the simulated PolyAI has no project {}, and so does not know {}: {}. Name one of its projects with --project-id",
+                event.project_id.as_deref().unwrap_or_default(),
+                self.subject(event),
+                self.fate(config)
+            )),
+            Added::NoSimulator if is_invented => Prospect::Warning(format!(
+                "PolyAI does not know {}: {}. Name a real one with --conversation ID",
+                if self.args.count == 1 { "an invented conversation" } else { "invented conversations" },
+                self.fate(config)
+            )),
+            Added::NoSimulator => Prospect::Unknown,
         }
     }
 
-    /// Returns true if a worker fetches a conversation for each delivery that is accepted.
-    fn cause_jobs(&self, config: Option<&Config>) -> bool {
-        let Args { body, bad, expect, event, environment, .. } = self.args;
-        let is_wanted = config.is_none_or(|config| config.worker.environments.contains(environment));
-        let is_refused = bad.is_some() || expect.is_some_and(|status| !(200..300).contains(&status));
-        body.is_none() && !is_refused && is_wanted && event::triggers_fetch(event)
+    /// Names the conversations of the deliveries.
+    fn subject(&self, event: &Event) -> String {
+        match &event.conversation_id {
+            Some(id) if self.args.count == 1 || self.args.body.is_some() => id.clone(),
+            _ => "these conversations".to_owned(),
+        }
     }
 
-    async fn add_to_simulator(&self, config: &Config) -> bool {
+    async fn add_to_simulator(&self, config: &Config, event: &Event) -> Added {
         // The simulator has no TLS, and without such a URL it is PolyAI itself.
         let url = config.polyai.base_url.as_ref().or(config.polyai.platform_url.as_ref());
-        let Some(url) = url.filter(|url| url.scheme() == "http") else { return false };
+        let Some(url) = url.filter(|url| url.scheme() == "http") else { return Added::NoSimulator };
         let configured = config.projects.first().map(|project| project.project_id.as_str());
-        let project = self.args.project_id.as_deref().or(configured.filter(|id| !id.is_empty()));
-        let mut call = json!({ "environment": self.args.environment });
+        let project = event.project_id.as_deref().or(configured.filter(|id| !id.is_empty()));
+        let mut call = json!({});
+        if event.environment != event::UNKNOWN {
+            call["environment"] = json!(event.environment);
+        }
         if let Some(project) = project {
             call["project_id"] = json!(project);
         }
-        for number in 0..self.args.count {
-            if add(url, &self.id(number), &call).await.is_none() {
-                return false;
+        let in_body = self.args.body.is_some().then_some(event.conversation_id.as_ref()).flatten();
+        let ids: Box<dyn Iterator<Item = String> + Send + '_> = match in_body {
+            Some(id) => Box::new(std::iter::once(id.clone())),
+            None => Box::new((0..self.args.count).map(|number| self.id(number))),
+        };
+        for id in ids {
+            match add(url, &id, &call).await.unwrap_or(Added::NoSimulator) {
+                Added::All => {}
+                other => return other,
             }
         }
-        true
+        Added::All
     }
 
-    fn warning(&self, config: Option<&Config>) -> String {
+    /// Describes what becomes of a job whose conversation does not exist.
+    fn fate(&self, config: Option<&Config>) -> String {
         // Another receiver may have other workers.
         let config = config.filter(|_| self.args.url.is_none());
-        let period = config.map_or_else(
-            || "for some hours".to_owned(),
-            |config| format!("for {}", humantime::format_duration(config.retry.delays.iter().sum())),
-        );
-        let subject =
-            if self.args.count == 1 { "an invented conversation" } else { "invented conversations" };
-        format!(
-            "PolyAI does not know {subject}: a worker tries {period}, then the job is a dead letter. Name a real one with \
-             --conversation ID"
-        )
+        let period = config.map_or_else(String::new, |config| {
+            format!(" ({} here)", humantime::format_duration(config.retry.delays.iter().sum()))
+        });
+        format!("a worker tries as long as its retry.delays say{period}, then the job is a dead letter")
     }
+}
+
+/// Returns why no worker archives the conversation of an accepted event, if that is certain.
+fn no_fetch(config: Option<&Config>, event: &Event) -> Option<String> {
+    let Event { kind, environment, conversation_id, .. } = event;
+    if kind == event::UNPARSED || kind == event::UNKNOWN {
+        return Some(format!(
+            "the body {}, so a receiver keeps it, but no conversation is archived",
+            if kind == event::UNPARSED { "is not valid JSON" } else { "has no event type" }
+        ));
+    }
+    if !event::triggers_fetch(kind) {
+        // Alerts and handoffs cause no fetch either, as everybody expects.
+        return kind.to_ascii_lowercase().contains("conversation").then(|| {
+            format!("{kind} starts no fetch, so no conversation is archived; {CONVERSATION_COMPLETED} does")
+        });
+    }
+    if conversation_id.is_none() {
+        return Some(
+            "the body names no conversation, so the job is a dead letter; give it a data.conversation_id"
+                .to_owned(),
+        );
+    }
+    let environments = config.map(|config| &config.worker.environments)?;
+    let is_other = environment != event::UNKNOWN && !environments.contains(environment);
+    is_other.then(|| {
+        format!(
+            "a worker does not archive this: the environment {environment} is not in worker.environments ({})",
+            environments.join(", ")
+        )
+    })
 }
 
 /// The prospect of the jobs that accepted deliveries cause.
 #[derive(Debug)]
 pub(super) enum Prospect {
-    /// The simulated PolyAI has the conversations.
-    Simulated,
-    /// PolyAI does not have them, and this is the warning.
-    DeadLetter(String),
+    /// The simulated PolyAI has the conversations with this name.
+    Simulated(String),
+    /// They are not archived, and this is the warning.
+    Warning(String),
     /// There are no jobs, or the conversations may be real.
     Unknown,
 }
@@ -114,14 +170,25 @@ impl Prospect {
     /// Returns the warning, if one delivery at least was accepted.
     pub(super) fn warning(&self, any_accepted: bool) -> Option<&str> {
         match self {
-            Self::DeadLetter(warning) if any_accepted => Some(warning),
+            Self::Warning(warning) if any_accepted => Some(warning),
             _ => None,
         }
     }
 }
 
-/// Adds a conversation to the simulator, unless it has one with this id. Returns `None` if there is no simulator.
-async fn add(url: &Url, id: &str, call: &Value) -> Option<()> {
+/// The result of adding conversations to the simulator.
+#[derive(Debug, PartialEq)]
+enum Added {
+    All,
+    /// The simulator does not have the project.
+    Refused,
+    /// There is no simulator, or it does not answer.
+    NoSimulator,
+}
+
+/// Adds a conversation to the simulator, unless it has one with this id. Returns `None` if there is no
+/// simulator.
+async fn add(url: &Url, id: &str, call: &Value) -> Option<Added> {
     let mut url = url.clone();
     url.path_segments_mut().ok()?.pop_if_empty().extend(["_simulator", "calls", id]);
     let request = http::certificate_info_client().ok()?.put(url).body(call.to_string()).timeout(TIMEOUT);
@@ -134,5 +201,37 @@ async fn add(url: &Url, id: &str, call: &Value) -> Option<()> {
         }
     }
     let answer: Value = serde_json::from_slice(&answer).ok()?;
-    (response.status().is_success() && answer["call"]["id"] == id).then_some(())
+    if response.status().is_success() && answer["call"]["id"] == id {
+        return Some(Added::All);
+    }
+    answer.to_string().contains("PROJECT_NOT_FOUND").then_some(Added::Refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_why_a_delivery_is_never_archived() {
+        let config = Config::default();
+        let warning = |body: &str| no_fetch(Some(&config), &Event::read(body.as_bytes()));
+        let event = |kind: &str, environment: &str| {
+            warning(&format!(
+                r#"{{"type":"{kind}","data":{{"conversation_id":"CA1","environment":"{environment}"}}}}"#
+            ))
+        };
+        assert_eq!(event("conversation.completed", "live"), None);
+        assert_eq!(event("alerts.triggered", "live"), None);
+        for (warning, reason) in [
+            (event("conversation.completed", "sandbox"), "sandbox is not in worker.environments (live)"),
+            (event("conversation.finished", "live"), "conversation.finished starts no fetch"),
+            (event("Conversation.Completed", "live"), "starts no fetch"),
+            (warning("no JSON"), "is not valid JSON"),
+            (warning("{}"), "has no event type"),
+            (warning(r#"{"type":"conversation.completed","data":{}}"#), "names no conversation"),
+        ] {
+            let warning = warning.expect(reason);
+            assert!(warning.contains(reason), "{warning}");
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! The nodes of the broker, and how a connection to one of them is opened.
 
 use std::{
+    fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +45,9 @@ pub(super) struct Broker {
     nodes: Vec<BrokerNode>,
     tls: Option<RustlsConnector>,
     next_node: AtomicUsize,
+    /// The number of refused connections since the last other outcome.
+    refused: AtomicUsize,
+    all_refused: AtomicBool,
 }
 
 impl Broker {
@@ -98,11 +102,31 @@ impl Broker {
                 None
             }
         };
-        if errors.is_empty() { Ok(Self { nodes, tls, next_node: AtomicUsize::new(0) }) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(Self {
+                nodes,
+                tls,
+                next_node: AtomicUsize::new(0),
+                refused: AtomicUsize::new(0),
+                all_refused: AtomicBool::new(false),
+            })
+        } else {
+            Err(errors)
+        }
     }
 
     pub(super) fn node_count(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Returns true if every node has just refused the connection, so that none of them runs.
+    pub(super) fn refuses_connections(&self) -> bool {
+        self.all_refused.load(Ordering::Acquire)
+    }
+
+    /// Updates [`Self::refuses_connections`] after the keeper has published the reason of a failure.
+    pub(super) fn failure_is_published(&self) {
+        self.all_refused.store(self.refused.load(Ordering::Relaxed) >= self.nodes.len(), Ordering::Release);
     }
 
     /// Returns the URLs of all nodes in order, without user and password.
@@ -138,6 +162,12 @@ impl Broker {
             open(node.uri.clone(), tls, socket.clone(), format!("polyhook {role}")),
         )
         .await;
+        let is_refused = matches!(&connected, Ok(Err(error)) if is_refused(error));
+        let refused = if is_refused { self.refused.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        self.refused.store(refused, Ordering::Relaxed);
+        if refused == 0 {
+            self.all_refused.store(false, Ordering::Release);
+        }
         match connected {
             Ok(Ok(connection)) => {
                 guard.mark_connected();
@@ -149,6 +179,13 @@ impl Broker {
                 node.display_url
             )),
         }
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URLs hold passwords.
+        f.debug_list().entries(self.display_urls()).finish()
     }
 }
 
@@ -256,6 +293,10 @@ fn is_of_host_name(byte: u8) -> bool {
 }
 
 /// Explains an error of a connection attempt without showing the password.
+fn is_refused(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
 fn explain_connect_error(error: &lapin::Error, node: &BrokerNode) -> String {
     let url = &node.display_url;
     match error.kind() {

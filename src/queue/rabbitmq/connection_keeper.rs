@@ -109,6 +109,7 @@ pub(super) async fn keep_connected(
             "no connection to the broker: {reason}"
         );
         state.send_replace(ConnectionState::Down(reason));
+        broker.failure_is_published();
         tokio::select! {
             () = disconnecting.cancelled() => return,
             () = tokio::time::sleep(delay) => {}

@@ -5,7 +5,7 @@
 //! user with permissions for nothing else can follow. It holds at most [`MAX_QUEUED_EVENTS`] and drops the oldest first,
 //! which bounds what a slow or frozen follower costs the broker.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use lapin::{
@@ -30,6 +30,8 @@ use crate::{
     queue::{QueueConfig, TailMessage},
 };
 
+/// The interval at which it is checked whether the broker refuses connections.
+const REFUSAL_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Events that may wait in the broker.
 const MAX_QUEUED_EVENTS: i32 = 10_000;
 /// Events that the broker may send ahead.
@@ -45,6 +47,7 @@ pub struct Follower {
     next_numbers: HashMap<u64, u64>,
     /// The message to return next.
     buffered: Option<TailMessage>,
+    broker: Arc<Broker>,
     tasks: BackgroundTasks,
 }
 
@@ -56,9 +59,10 @@ impl Follower {
         let tasks = BackgroundTasks::new(lifecycle);
         let (sender, state) = ConnectionState::connecting();
         let role = ConnectionRole::Follow(topology.clone());
-        let keeper = keep_connected(broker, role, sender, tasks.disconnecting.clone());
+        let keeper = keep_connected(Arc::clone(&broker), role, sender, tasks.disconnecting.clone());
         tasks.spawn_keeper("queue connection (tail)", keeper);
-        Ok(Self { topology, state, consumer: None, next_numbers: HashMap::new(), buffered: None, tasks })
+        let next_numbers = HashMap::new();
+        Ok(Self { topology, state, consumer: None, next_numbers, buffered: None, broker, tasks })
     }
 
     /// Waits until the queue is bound. Senders notice a new follower within a second, so events that happen more than a
@@ -74,6 +78,16 @@ impl Follower {
             match self.consume(&connection).await {
                 Ok(consumer) => self.consumer = Some((connection, consumer)),
                 Err(reason) => self.give_up(&connection, reason).await,
+            }
+        }
+    }
+
+    /// Waits until every node of the broker refuses connections.
+    pub fn refused(&self) -> impl Future<Output = ()> + Send + use<> {
+        let broker = Arc::clone(&self.broker);
+        async move {
+            while !broker.refuses_connections() {
+                tokio::time::sleep(REFUSAL_POLL_INTERVAL).await;
             }
         }
     }

@@ -119,6 +119,7 @@ pub struct RabbitMqQueue {
     /// The maximum number of jobs that it holds. `None`: it consumes no jobs.
     max_jobs: Option<usize>,
     clock: Clock,
+    broker: Arc<Broker>,
     tasks: BackgroundTasks,
 }
 
@@ -162,7 +163,9 @@ impl RabbitMqQueue {
             publishers,
             tasks.closing.clone(),
         );
-        let queue = Self { publisher, tail, jobs: Arc::default(), max_jobs: consume, clock, tasks };
+        let jobs = Arc::default();
+        let queue =
+            Self { publisher, tail, jobs, max_jobs: consume, clock, broker: Arc::clone(&broker), tasks };
         if let Some(max_jobs) = consume {
             queue.start_consumer(broker, max_jobs, consumer_timeout, lifecycle);
         }
@@ -392,6 +395,10 @@ impl Queue for RabbitMqQueue {
             ));
         }
         Ok(())
+    }
+
+    fn refuses_connections(&self) -> bool {
+        self.broker.refuses_connections()
     }
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters + '_>, QueueError> {

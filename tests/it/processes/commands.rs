@@ -115,15 +115,24 @@ fn send_distinguishes_accepted_from_rejected() {
     for text in [said.json()["warning"].as_str().unwrap(), &said.stderr] {
         assert!(text.contains("dead letter") && text.contains("--conversation"), "{said:?}");
     }
-    for quiet in [
-        &["--conversation", "CA1"][..],
-        &["--event", "alerts.triggered"],
-        &["--environment", "sandbox"],
-        &["--bad", "missing"],
-    ] {
+    for quiet in [&["--conversation", "CA1"][..], &["--event", "alerts.triggered"], &["--bad", "missing"]] {
         let other = [quiet, &["--set", "polyai.base_url=http://127.0.0.1:9"]].concat();
         assert_eq!(send(&other).expect_exit_code(0).stderr, "", "{quiet:?}");
     }
+    // What is accepted and never archived is said, also if the conversation has a name.
+    let body =
+        r#"{"type":"conversation.completed","data":{"conversation_id":"CAbody","environment":"live"}}"#;
+    site.write("event.json", body);
+    for (arguments, reason) in [
+        (&["--project-id", "nope", "--conversation", "CAnope"][..], "no project nope"),
+        (&["--environment", "sandbox"], "worker.environments"),
+        (&["--event", "conversation.finished"], "starts no fetch"),
+    ] {
+        let said = send(arguments).expect_exit_code(0).stderr;
+        assert!(said.contains(reason) && said.lines().count() == 1, "{arguments:?}: {said}");
+    }
+    let said = send(&["--body", "event.json"]).expect_exit_code(0).stderr;
+    assert!(said.contains("has CAbody") && polyai.ids().contains(&"CAbody".to_owned()), "{said}");
     let said = send(&["--json"]).expect_exit_code(0);
     assert_eq!((&said.json()["warning"], said.stderr.as_str()), (&Value::Null, ""));
     let id = said.json()["conversation_id"].as_str().unwrap().to_owned();
@@ -144,6 +153,8 @@ fn send_distinguishes_accepted_from_rejected() {
     receive.stop();
     let said = send(&["--json"]).expect_exit_code(1);
     assert_eq!(said.json()["outcome"], "network");
+    let advice = format!("error: no connection to {target}: start a receiver with `polyhook run`");
+    assert!(said.stderr.starts_with(&advice), "{}", said.stderr);
 }
 
 #[test]

@@ -120,8 +120,10 @@ fn a_check_finds_ports_in_use_and_folders_that_cannot_be_written() {
         }
     }
     // Mistakes of the configuration count more, and hide none of the others.
-    let both = run(&["config", "check", "--set", "worker.concurrency=0"]).expect_exit_code(78);
-    assert_eq!(both.stderr.lines().count(), lines.len() + 1, "{}", both.stderr);
+    for arguments in [&["config", "check"][..], &["run"]] {
+        let both = run(&[arguments, &["--set", "worker.concurrency=0"]].concat()).expect_exit_code(78);
+        assert_eq!(both.stderr.lines().count(), lines.len() + 1, "{}", both.stderr);
+    }
     let same =
         run(&["config", "check", "--set", "admin.listen=0.0.0.0:1", "--set", "server.listen=127.0.0.1:1"]);
     let same = same.expect_exit_code(78).stderr;
@@ -142,7 +144,8 @@ fn a_check_beside_a_running_polyhook_succeeds_and_says_so() {
             .run()
     };
     let check = call(&["config", "check"]).expect_exit_code(0);
-    assert_eq!(check.stdout, "the configuration is good\n");
+    assert_eq!(check.stdout, "the configuration is good for the role run\n");
+    assert!(check.stderr.contains("polyhook doctor --role run"), "{}", check.stderr);
     assert_eq!(
         check.stderr.matches("the polyhook that runs here uses 127.0.0.1:").count(),
         2,
@@ -153,11 +156,12 @@ fn a_check_beside_a_running_polyhook_succeeds_and_says_so() {
     assert_eq!((&report["ok"], report["notes"].as_array().unwrap().len()), (&json!(true), 2), "{report}");
     let second = call(&["run"]).expect_exit_code(1).stderr;
     for line in [
-        "POLYHOOK__SERVER__LISTEN: server.listen: cannot listen on",
+        "POLYHOOK__SERVER__LISTEN: server.listen: the polyhook that runs here uses 127.0.0.1:",
         "POLYHOOK__ADMIN__LISTEN: admin.listen: the polyhook",
     ] {
         assert!(second.contains(line), "{second}");
     }
+    assert!(!second.contains("another program"), "{second}");
     first.stop();
 }
 

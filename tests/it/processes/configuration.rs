@@ -138,7 +138,7 @@ fn the_shipped_files_are_valid() {
         // The default ports may be in use.
         let ports = ["--set", "server.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0"];
         let check = |more: &[&str]| run(&[&["config", "check"], &ports[..], more].concat());
-        assert_eq!(check(&[]).expect_exit_code(0).stdout, "the configuration is good\n");
+        assert_eq!(check(&[]).expect_exit_code(0).stdout, "the configuration is good for the role run\n");
         assert_eq!(check(&["--json"]).expect_exit_code(0).json(), json!({ "ok": true, "problems": [] }));
         // The merged configuration is shown without secrets: `must_not_print` searches the output for them.
         let shown = run(&["config", "show"]).expect_exit_code(0).stdout;

@@ -1,6 +1,6 @@
 //! Commands while something that they need is away: one line that says what failed, why, and what to do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -71,11 +71,14 @@ fn with_the_broker_away_a_command_says_one_line() {
     ];
     // Also if the service's own log is configured.
     let log = "log = { level = \"info\", format = \"json\" }\nspool.path = \"spool.db\"";
-    assert_one_line(
-        &site(&format!("{queue}\n{log}")),
-        commands,
-        &format!("amqp://{DEAD_PORT}/ cannot be reached"),
-    );
+    let site = site(&format!("{queue}\n{log}"));
+    assert_one_line(&site, commands, &format!("amqp://{DEAD_PORT}/ cannot be reached"));
+    // A broker that refuses the connection does not run, so no command waits ten seconds for it.
+    for command in [["dead", "list"], ["tail", "--json"]] {
+        let started_at = Instant::now();
+        site.polyhook(command).run().expect_exit_code(1);
+        assert!(started_at.elapsed() < Duration::from_secs(8), "{command:?}: {:?}", started_at.elapsed());
+    }
 }
 
 #[test]
