@@ -37,11 +37,13 @@ pub(super) fn key_of(keys: &Keys, name: &str, value: &str) -> Option<Result<Key,
         return mistyped(right);
     }
     let unknown = |message: String, path: &str| {
-        let suggestion = match keys.nearest(path) {
+        let nearest = keys.nearest(path);
+        let suggestion = match &nearest {
             Some(key) => format!("did you mean {} for {key}?", key.variable()),
             None => "`polyhook config schema` lists all keys".to_owned(),
         };
         LocatedProblem::new(Origin::Variable(name.to_owned()), None, format!("{message}; {suggestion}"))
+            .suggesting(nearest.map(|key| key.to_string()))
     };
     let is_foreign = OTHERS.contains(&name) || name.starts_with(TESTS) || is_of_kubernetes(name, value);
     if !is_foreign && is_for_config_file(name) {

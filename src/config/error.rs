@@ -27,12 +27,25 @@ pub struct LocatedProblem {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     error: String,
+    /// The key that was probably meant.
+    #[serde(skip)]
+    suggestion: Option<String>,
 }
 
 impl LocatedProblem {
     /// Describes what is wrong with the value of `key` at `origin`, or with the whole place if there is no key.
     pub(super) fn new(origin: Origin, key: Option<String>, error: impl Into<String>) -> Self {
-        Self { origin, key, error: error.into() }
+        Self { origin, key, error: error.into(), suggestion: None }
+    }
+
+    /// Names the key that was probably meant. Its absence is no error of its own.
+    pub(super) fn suggesting(self, key: Option<String>) -> Self {
+        Self { suggestion: key, ..self }
+    }
+
+    /// Returns the key that was probably meant.
+    pub(super) fn suggestion(&self) -> Option<&str> {
+        self.suggestion.as_deref()
     }
 
     /// Returns the place of the value.

@@ -169,13 +169,18 @@ impl Reader<'_> {
                 let origin = self.origin(at);
                 self.layer.values.push((key, convert(value.get_ref()), origin));
             } else {
-                let nearest = self.keys.nearest(&key.to_string()).map(without_entry);
-                self.unknown(at, &without_entry(key), nearest.as_deref());
+                let nearest = self.keys.nearest(&key.to_string());
+                if let Some(nearest) = &nearest {
+                    let entry = entry.filter(|_| nearest.section == section);
+                    self.layer.broken.insert(Key { entry, ..nearest.clone() }.to_string());
+                }
+                self.unknown(at, &without_entry(key), nearest.map(without_entry).as_deref());
             }
         }
     }
 
     fn unknown(&mut self, at: usize, path: &str, nearest: Option<&str>) {
+        self.layer.broken.extend(nearest.map(str::to_owned));
         self.problem(at, None, unknown_key(path, nearest));
     }
 }

@@ -140,6 +140,7 @@ impl Layers {
             }
         };
         let config = Config { names_no_webhook: quickstart.names_no_webhook, origins, ..config };
+        broken.extend(problems.iter().filter_map(|problem| problem.suggestion().map(str::to_owned)));
         Self { config, problems, broken, is_partial }
     }
 }
@@ -173,7 +174,8 @@ fn flags(keys: &Keys, set: &[(String, String)], problems: &mut Vec<LocatedProble
             settings.push(Setting::Clear(path.clone()));
         } else {
             let nearest = keys.nearest(path).map(|key| key.to_string());
-            problems.push(LocatedProblem::new(origin, None, file::unknown_key(path, nearest.as_deref())));
+            let message = file::unknown_key(path, nearest.as_deref());
+            problems.push(LocatedProblem::new(origin, None, message).suggesting(nearest));
         }
     }
     settings
@@ -493,7 +495,6 @@ mod tests {
             "FILE, line 9: there is no key querty",
             "FILE, line 12: projects[0].project_id: this entry has no project_id",
             "FILE, line 14: projects[0].api_key_file: no/key: cannot be read: No such file",
-            "FILE, line 16: projects[1].api_key: project p: there is no api_key",
             "FILE, line 18: there is no key projects.apikey; did you mean projects.api_key?",
             "FILE, line 20: archive.url: it begins with ftp:",
             "FILE, line 21: archive.endpoint: it must be https://",
@@ -525,6 +526,14 @@ mod tests {
                 "none: cannot be read",
             ),
             ("signature.secrets = [\"0123456789abcdef\"]\nprojects = 3", "write [[projects]]"),
+            (
+                "[signature]\nsecret_file = \"secrets\"\n[[projects]]\naccount_id=\"a\"\nproject_id=\"p\"\napi_key=\"k\"\n",
+                "did you mean signature.secrets_file?",
+            ),
+            (
+                "[signature]\nsecrets = [\"0123456789abcdef\"]\n[[projects]]\naccount_id=\"a\"\nproject_id=\"p\"\napi_kee=\"k\"\n",
+                "did you mean projects.api_key?",
+            ),
             ("signature.secrets = [\"0123456789abcdef\"]\nworker.concurrency = = 3", "FILE, line 2: "),
             (
                 "[signature]\nsecrets = [\"0123456789abcdef\"]\n[[projects]]\naccount_id=\"a\"\nproject_id=\"p\"\napi_key_file=\"EMPTY\"\n",
