@@ -2,7 +2,7 @@
 
 use super::{CliError, GlobalArgs, output, role::Role};
 use crate::{
-    app::{self, MachineReport},
+    app::MachineReport,
     config::{Config, ConfigError},
 };
 
@@ -63,15 +63,9 @@ pub(super) async fn run(global: &GlobalArgs, command: &Command) -> Result<(), Cl
 
 /// Reports all errors of the configuration, and of this machine.
 async fn check(global: &GlobalArgs, role: Role, json: bool) -> Result<(), CliError> {
-    let roles = role.roles();
-    let mut reading = global.read().check(roles);
+    let mut reading = global.read().check(role.roles());
     let is_config_wrong = !reading.is_valid();
-    let report = match role {
-        // An operator's commands open no port.
-        Role::Operate => MachineReport::default(),
-        _ => app::check_machine(reading.config(), roles).await,
-    };
-    let MachineReport { problems, used_by_polyhook } = report;
+    let MachineReport { problems, used_by_polyhook } = role.check_machine(reading.config()).await;
     reading.add(&problems);
     let checked = reading.finish();
     let notes: Vec<_> = used_by_polyhook.iter().map(ToString::to_string).collect();

@@ -1,5 +1,6 @@
 //! `polyhook demo`: simulator, receiver, worker and archive in one process.
 
+mod config_file;
 mod display;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -82,6 +83,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     // An earlier demo may have announced conversations in the same folder.
     let last_number = last_announcement(&queue).await.map_err(failed)?;
 
+    let config_path = config_file::write(&args.dir, &config, &app, &simulator).map_err(failed)?;
     display.started(&app, &simulator);
     let events = LiveEvents::start(&config, app.queue(), Clock::System.now(), display.event_printer());
     let activity = simulator.state().subscribe();
@@ -97,12 +99,11 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         wait_until_jobs_end(&queue).await;
     }
     events.flush().await;
-    display.summary();
+    let keeps_running = !args.exit && matches!(followed, Ok(true));
+    display.summary(&config_path, admin.filter(|_| keeps_running));
     let (complete, outcome) = match followed {
         Ok(complete) => {
-            if complete && !args.exit {
-                display.running(admin);
-            } else {
+            if !keeps_running {
                 app_lifecycle.drain();
             }
             (complete, app_end.await)

@@ -73,15 +73,27 @@ const POLYAI_TIMEOUT: Duration = Duration::from_mins(2);
 
 pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
     telemetry::init_logs(&LogConfig { level: "off".to_owned(), ..LogConfig::default() })?;
-    let config = match global.load() {
-        Ok(config) => config,
-        Err(error) => {
-            let findings = local::unreadable(&error);
-            DoctorReport::new(findings).print(args.json);
-            return Err(error.into());
+    let reading = global.read();
+    let is_readable = reading.is_valid();
+    let mut reading = reading.check(args.role.roles());
+    let mut machine = args.role.check_machine(reading.config()).await.problems;
+    if is_readable {
+        // The checks of queue, spool and archive say more about their paths.
+        machine.retain(|problem| problem.key().ends_with(".listen"));
+    }
+    reading.add(&machine);
+    let config = reading.config().clone();
+    let checked = reading.finish().map(drop);
+    let mut findings = local::configuration(&checked, args.role);
+    match checked {
+        // No other check could trust the configuration.
+        Err(_) if !is_readable && args.json => {
+            DoctorReport::new(findings).print(true);
+            return Err(CliError::ConfigAlreadyReported);
         }
-    };
-    let findings = join_all(checks(&config, global, &args)).await.concat();
+        Err(error) if !is_readable => return Err(error.into()),
+        _ => findings.extend(join_all(checks(&config, global, &args)).await.concat()),
+    }
     let report = DoctorReport::new(findings);
     report.print(args.json);
     if report.has_failures() { Err(CliError::AlreadyReported) } else { Ok(()) }
@@ -91,11 +103,8 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
 fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec<Check<'a>> {
     let roles = args.role.roles();
     let archives = roles.work || roles.reconcile;
-    let mut checks: Vec<Check<'a>> = vec![Box::pin(async move {
-        let mut findings = local::configuration(config, roles);
-        findings.extend(secrets::check(config, roles, global.config_file().as_deref()));
-        findings
-    })];
+    let mut checks: Vec<Check<'a>> =
+        vec![Box::pin(async move { secrets::check(config, roles, global.config_file().as_deref()) })];
     if archives {
         let check = polyai::check(config, args, Clock::System);
         checks.push(with_timeout(Subject::new("polyai", "all projects"), POLYAI_TIMEOUT, check));

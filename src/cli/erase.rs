@@ -261,7 +261,7 @@ fn print_report(id: &str, outcome: &str, report: &ErasureReport, spool: Option<&
 }
 
 fn message_counts(erased: &ErasedMessages) -> String {
-    let ErasedMessages { jobs, dead_letters, events, announcements, unsearched: _ } = *erased;
+    let ErasedMessages { jobs, dead_letters, events, announcements, .. } = *erased;
     [
         count(jobs, "job"),
         count(dead_letters, "dead letter"),

@@ -55,15 +55,19 @@ pub enum CliError {
     /// The command failed and has already printed why.
     #[error("")]
     AlreadyReported,
+    /// The configuration is wrong, and the command has already printed why.
+    #[error("")]
+    ConfigAlreadyReported,
 }
 
 impl CliError {
     /// Returns the exit status that this error leads to.
     pub fn exit_status(&self) -> ExitStatus {
         match self {
-            Self::Config(_) | Self::Telemetry(_) | Self::StartErrors { is_config: true, .. } => {
-                ExitStatus::Config
-            }
+            Self::Config(_)
+            | Self::ConfigAlreadyReported
+            | Self::Telemetry(_)
+            | Self::StartErrors { is_config: true, .. } => ExitStatus::Config,
             Self::Start(error) if error.is_config() => ExitStatus::Config,
             Self::Usage(_) => ExitStatus::Usage,
             Self::Start(_) | Self::StartErrors { .. } | Self::Failed(_) | Self::AlreadyReported => {

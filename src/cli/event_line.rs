@@ -49,16 +49,12 @@ fn longest_text(event: &TailEvent, max_width: usize, is_wide: bool) -> String {
         TailEventKind::Dead => output::red(text),
     };
     let fits = |text: &String| measure_text_width(text) <= max_width;
-    let main = main_text(event);
-    let mut text = format!("{} {main}", colour(&format!("{label:<8}")));
+    let padded_label = colour(&format!("{label:<8}"));
+    let mut text = format!("{padded_label} {}", main_text(event, "again in "));
     if !fits(&text) {
-        return match event.what {
-            // The type, or "again in", says which kind of event it is.
-            TailEventKind::Delivery => colour(&main),
-            TailEventKind::Retry if fits(&main) => colour(&main),
-            TailEventKind::Retry => colour(&main.replace(", again in ", ", in ")),
-            _ => format!("{} {main}", colour(label)),
-        };
+        let shorter = main_text(event, "in ");
+        let shorter = [format!("{padded_label} {shorter}"), format!("{} {shorter}", colour(label))];
+        return shorter.iter().find(|text| fits(text)).unwrap_or(&shorter[1]).clone();
     }
     for detail in details(event, is_wide) {
         let longer = format!("{text}, {detail}");
@@ -70,8 +66,8 @@ fn longest_text(event: &TailEvent, max_width: usize, is_wide: bool) -> String {
     text
 }
 
-/// Returns the most important fact.
-fn main_text(event: &TailEvent) -> String {
+/// Returns the most important fact. `again_in` comes before the time until the next attempt.
+fn main_text(event: &TailEvent, again_in: &str) -> String {
     let reason = event.reason.as_deref().unwrap_or_default();
     let text = match event.what {
         TailEventKind::Delivery | TailEventKind::Ready => event.kind.clone(),
@@ -83,7 +79,7 @@ fn main_text(event: &TailEvent) -> String {
         TailEventKind::Retry => {
             let wait = event.retry_at.map(|at| Duration::try_from(at.duration_since(event.at)));
             let wait =
-                wait.map(|wait| format!("again in {}", duration(whole_seconds(wait.unwrap_or_default()))));
+                wait.map(|wait| format!("{again_in}{}", duration(whole_seconds(wait.unwrap_or_default()))));
             let parts = [Some(in_words(reason)).filter(|reason| !reason.is_empty()), wait];
             parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
         }
@@ -115,7 +111,7 @@ fn details(event: &TailEvent, is_wide: bool) -> impl Iterator<Item = String> {
 /// Returns the reason of a failed attempt in words. The word itself is in dead letters, logs and metrics.
 fn in_words(reason: &str) -> String {
     match reason {
-        "recording_not_found" => "recording not ready".to_owned(),
+        "recording_not_found" | "recording_not_ready" => "no recording yet".to_owned(),
         "in_progress" => "call in progress".to_owned(),
         reason => reason.replace('_', " "),
     }
@@ -177,16 +173,16 @@ mod tests {
         let alert = event(&json!({"conversation_id": null, "event_type": "alerts.triggered"}));
         for (event, expected) in [
             (event(&json!({})), format!("10:41:02 {UUID} delivery conversation.completed")),
-            (test_chat, format!("10:41:02 LOCAL-{UUID} conversation.completed")),
+            (test_chat, format!("10:41:02 LOCAL-{UUID} delivery conversation.compl…")),
             (sandbox, format!("10:41:02 {UUID} ready    conversation.ready")),
             (short, format!("10:41:02 CA1{:33} delivery conversation.completed", "")),
             (
                 retry("recording_not_found", "2026-11-30T10:41:12.125Z"),
-                format!("10:41:02 {UUID} recording not ready, again in 10 s"),
+                format!("10:41:02 {UUID} retry    no recording yet, in 10 s"),
             ),
             (
                 retry("recording_not_found", "2026-11-30T11:11:02.125Z"),
-                format!("10:41:02 {UUID} recording not ready, in 30 min"),
+                format!("10:41:02 {UUID} retry no recording yet, in 30 min"),
             ),
             (
                 retry("timeout", "2026-11-30T10:41:03Z"),
@@ -214,7 +210,7 @@ mod tests {
         assert_eq!(
             line,
             format!(
-                "10:41:02.125Z {UUID}       retry    recording not ready, again in 10 s, HTTP 404, try 1, conversation.completed, live, evt_77c16cb1-ffe4-4cff-94bb-c93bda515ea1"
+                "10:41:02.125Z {UUID}       retry    no recording yet, again in 10 s, HTTP 404, try 1, conversation.completed, live, evt_77c16cb1-ffe4-4cff-94bb-c93bda515ea1"
             )
         );
     }

@@ -82,18 +82,25 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let (first, last) = period(&args, clock.now())?;
     let resources = Resources::open_for_command(&config, &clock).await?;
     let projects = backfill::select_projects(&resources, &args.projects)?;
-    let mut table = Table::new(["STARTED", "ID", "CHANNEL", "LENGTH", "TURNS", "AUDIO", "PROJECT"], 2);
-    let (mut shown, mut failures) = (0_u64, Vec::new());
+    let mut table = Table::new(["STARTED", "ID", "AUDIO", "LENGTH", "TURNS", "CHANNEL", "PROJECT"], 2);
+    if projects.len() == 1 {
+        table.leave_out_last_column();
+    }
+    let (mut found, mut shown, mut failures) = (0_u64, 0_u64, Vec::new());
     let mut date = first;
     while date <= last {
         for project in &projects {
-            let rows = read_day(&resources.archive, project, date, &args.missing, &mut failures).await?;
-            for row in rows {
+            for (manifest, damaged) in read_day(&resources.archive, project, date, &mut failures).await? {
+                found += 1;
+                if !args.missing.is_empty() && !args.missing.iter().any(|part| part.is_missing(&manifest)) {
+                    continue;
+                }
                 shown += 1;
+                let row = ListedRow::new(manifest, damaged);
                 if args.json {
                     output::json(&row);
                 } else {
-                    table.row(row.cells());
+                    table.row(row.cells(first == last));
                 }
             }
         }
@@ -101,9 +108,20 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     }
     table.flush();
     if shown == 0 && !args.json {
-        output::note(&format!("the archive has none from {first} to {last} (UTC)"));
+        let missing = if found == 0 { &[][..] } else { &args.missing };
+        output::note(&nothing_found(first, last, missing));
     }
     if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
+}
+
+/// Says that no conversation was found, or none that lacks one of these parts.
+fn nothing_found(first: Date, last: Date, missing: &[Part]) -> String {
+    let days = if first == last { format!("of {first}") } else { format!("from {first} to {last}") };
+    if missing.is_empty() {
+        return format!("the archive has no conversation {days} (UTC)");
+    }
+    let parts: Vec<_> = missing.iter().map(|part| part.label()).collect();
+    format!("no conversation {days} lacks its {}", parts.join(" or "))
 }
 
 fn period(args: &Args, now: Timestamp) -> Result<(Date, Date), CliError> {
@@ -118,14 +136,13 @@ fn period(args: &Args, now: Timestamp) -> Result<(Date, Date), CliError> {
     Ok((first, last))
 }
 
-/// Reads the conversations of a day, in the order of their start. One that cannot be read becomes a failure.
+/// Reads the manifests of a day, in the order of the starts, each with the names of damaged objects. One that cannot be read becomes a failure.
 async fn read_day(
     archive: &Archive,
     project: &Project,
     date: Date,
-    missing: &[Part],
     failures: &mut Vec<String>,
-) -> Result<Vec<ListedRow>, CliError> {
+) -> Result<Vec<(Manifest, Vec<String>)>, CliError> {
     let (account_id, project_id) = (project.account_id(), project.project_id());
     let folders = archive.list_folders(account_id, project_id, date);
     let failed = |error: ArchiveError| CliError::Failed(format!("archive.url: {error}"));
@@ -143,20 +160,26 @@ async fn read_day(
         match read {
             Ok(Some(stored)) => {
                 let damaged = stored.damaged().to_vec();
-                if missing.is_empty() || missing.iter().any(|part| part.is_missing(&stored.manifest)) {
-                    rows.push(ListedRow::new(stored.manifest, damaged));
-                }
+                rows.push((stored.manifest, damaged));
             }
             // The commit of this one is not complete.
             Ok(None) => {}
             Err(error) => failures.push(format!("{name}: {error}")),
         }
     }
-    rows.sort_by_key(|row| row.started_at);
+    rows.sort_by_key(|(manifest, _)| manifest.facts.started_at);
     Ok(rows)
 }
 
 impl Part {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Recording => "recording",
+            Self::Transcript => "transcript",
+            Self::Summary => "summary",
+        }
+    }
+
     fn is_missing(self, manifest: &Manifest) -> bool {
         match self {
             Self::Recording => matches!(manifest.audio.status, AudioStatus::Absent | AudioStatus::Failed),
@@ -187,15 +210,17 @@ impl ListedRow {
         }
     }
 
-    fn cells(&self) -> [String; 7] {
+    /// Returns the cells of the table. With `is_single_day` the start has no date.
+    fn cells(&self, is_single_day: bool) -> [String; 7] {
         let audio = if self.damaged.is_empty() { self.audio.as_str() } else { "damaged" };
+        let format = if is_single_day { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
         [
-            format!("{:.0}", self.started_at),
+            self.started_at.strftime(format).to_string(),
             self.conversation_id.clone(),
-            self.channel.clone(),
+            audio.to_owned(),
             self.duration_ms.map(length).unwrap_or_default(),
             self.turns.to_string(),
-            audio.to_owned(),
+            self.channel.clone(),
             self.project_id.clone(),
         ]
     }
@@ -211,4 +236,26 @@ pub(super) fn duration_ms(seconds: Option<f64>) -> Option<u64> {
 pub(super) fn length(duration_ms: u64) -> String {
     let seconds = duration_ms / 1000;
     format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_which_conversations_there_are_not() {
+        let (first, last) = ("2026-11-30".parse().unwrap(), "2026-12-01".parse().unwrap());
+        for (last, missing, expected) in [
+            (first, &[][..], "the archive has no conversation of 2026-11-30 (UTC)"),
+            (last, &[], "the archive has no conversation from 2026-11-30 to 2026-12-01 (UTC)"),
+            (first, &[Part::Recording], "no conversation of 2026-11-30 lacks its recording"),
+            (
+                first,
+                &[Part::Summary, Part::Transcript],
+                "no conversation of 2026-11-30 lacks its summary or transcript",
+            ),
+        ] {
+            assert_eq!(nothing_found(first, last, missing), expected);
+        }
+    }
 }

@@ -10,6 +10,7 @@ use std::{
     sync::OnceLock,
 };
 
+use console::{measure_text_width, truncate_str};
 use owo_colors::{OwoColorize, Stream};
 use serde::Serialize;
 
@@ -117,6 +118,46 @@ pub fn note(text: &str) {
     let text = terminal::escape_lines(text, false);
     let text = text.if_supports_color(Stream::Stderr, |text| text.dimmed()).to_string();
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Wraps a text between words into lines of at most `width` columns, which must not be 0. A command in backticks stays in
+/// one piece, and a word that is too long is cut.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words(text, width) {
+        match lines.last_mut() {
+            Some(line) if measure_text_width(line) + 1 + measure_text_width(&word) <= width => {
+                line.push(' ');
+                line.push_str(&word);
+            }
+            _ => lines.push(word),
+        }
+    }
+    lines
+}
+
+/// Splits a text at spaces. A command in backticks stays in one piece. A word that is too long is cut into several.
+fn words(text: &str, width: usize) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        let is_open = |last: &String| last.matches('`').count() % 2 == 1;
+        match words.last_mut().filter(|last| is_open(last)) {
+            Some(last) if measure_text_width(last) + 1 + measure_text_width(word) <= width => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => {
+                let mut rest = word;
+                while measure_text_width(rest) > width {
+                    let (start, end) = rest.split_at(truncate_str(rest, width, "").len());
+                    words.push(start.to_owned());
+                    rest = end;
+                }
+                words.push(rest.to_owned());
+            }
+        }
+    }
+    words
 }
 
 /// Colours a success.

@@ -1,6 +1,10 @@
 //! The roles that checks are made for.
 
-use crate::{config::Roles, queue::rabbitmq::probe::BrokerUser};
+use crate::{
+    app::{self, MachineReport},
+    config::{Config, Roles},
+    queue::rabbitmq::probe::BrokerUser,
+};
 
 /// A role in the words of the commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -25,6 +29,15 @@ impl Role {
             Self::Receive => Roles::RECEIVE,
             Self::Work => Roles::WORK,
             Self::Reconcile | Self::Operate => Roles::RECONCILE,
+        }
+    }
+
+    /// Checks the ports, files and folders that the services of the role need on this machine.
+    pub(super) async fn check_machine(self, config: &Config) -> MachineReport {
+        match self {
+            // An operator's commands open no port.
+            Self::Operate => MachineReport::default(),
+            _ => app::check_machine(config, self.roles()).await,
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Table<const N: usize> {
     uncut: usize,
     /// The width up to which cells are padded; a wider cell moves the rest of its row to the right.
     max_padding: usize,
+    /// The number of columns that may be shown.
+    columns: usize,
     sample: Vec<Row<N>>,
     layout: Option<Layout>,
 }
@@ -48,12 +50,24 @@ struct Layout {
 impl<const N: usize> Table<N> {
     /// Creates a table with a header, whose first `uncut` columns are never cut.
     pub(super) fn new(header: [&'static str; N], uncut: usize) -> Self {
-        Self { header: Some(header), uncut, max_padding: usize::MAX, sample: Vec::new(), layout: None }
+        Self {
+            header: Some(header),
+            uncut,
+            max_padding: usize::MAX,
+            columns: N,
+            sample: Vec::new(),
+            layout: None,
+        }
     }
 
     /// Creates a table without a header in which nothing is cut. Cells are padded to at most `max_padding` columns.
     pub(super) fn without_header(max_padding: usize) -> Self {
-        Self { header: None, uncut: N, max_padding, sample: Vec::new(), layout: None }
+        Self { header: None, uncut: N, max_padding, columns: N, sample: Vec::new(), layout: None }
+    }
+
+    /// Never shows the last column.
+    pub(super) fn leave_out_last_column(&mut self) {
+        self.columns -= 1;
     }
 
     /// Adds a row.
@@ -99,6 +113,7 @@ impl<const N: usize> Table<N> {
                 *width = (*width).max(measure_text_width(cell).min(self.max_padding));
             }
         }
+        widths.truncate(self.columns);
         let uncut = self.uncut;
         let Some(terminal_width) = terminal_width else { return Layout { widths, uncut: N } };
         let total = |widths: &[usize]| widths.iter().sum::<usize>() + COLUMN_GAP.len() * (widths.len() - 1);
@@ -168,6 +183,15 @@ mod tests {
         // A row that arrives after the widths are decided.
         let row = Row { cells: [long.as_str(); 5].map(str::to_owned), style: str::to_owned };
         assert_eq!(layout.line(&row).matches(&long).count(), 5);
+    }
+
+    #[test]
+    fn leaves_out_the_last_column() {
+        let mut table = table(&[["evt_1", "timeout", "5h", "p", "CA1"]]);
+        table.leave_out_last_column();
+        for width in [None, Some(300)] {
+            assert!(table.layout(width).line(&table.sample[0]).ends_with('p'));
+        }
     }
 
     #[test]

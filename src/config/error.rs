@@ -53,6 +53,11 @@ impl LocatedProblem {
         &self.origin
     }
 
+    /// Returns true if no layer sets the value.
+    pub fn is_missing(&self) -> bool {
+        self.origin == Origin::Default
+    }
+
     /// Returns the key, if the error is about one that exists.
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()

@@ -266,6 +266,9 @@ pub struct ErasedMessages {
     pub announcements: u64,
     /// Jobs that could not be searched. The worker drops those that are about the conversation.
     pub unsearched: u64,
+    /// The time at which one of the jobs refreshes the conversation. Only the embedded queue knows it.
+    #[serde(skip)]
+    pub refresh_due_at: Option<Timestamp>,
 }
 
 impl ErasedMessages {

@@ -177,7 +177,9 @@ impl Display {
             output::bold(format!("polyhook demo: {} calls; Ctrl-C stops it", self.calls)),
             http_url(app.admin_address()),
             simulator.url(),
-            output::dimmed("Each event is a line below: delivery, retry, ready (it is archived), done."),
+            output::dimmed(
+                "Each event is a line below: delivery, retry, ready (it is archived), done, dead."
+            ),
         );
         let step = Step::Started {
             url,
@@ -257,7 +259,9 @@ impl Display {
         }
     }
 
-    pub(super) fn summary(&self) {
+    /// Shows the totals, and what to do next with the configuration at `config`. `admin` is the address of the demo if it
+    /// keeps running.
+    pub(super) fn summary(&self, config: &Path, admin: Option<SocketAddr>) {
         self.bar.finish_and_clear();
         let audio_ms: u64 = self.archived.values().sum();
         let duration = self.started.elapsed();
@@ -265,12 +269,13 @@ impl Display {
         let all = self.archived.len() as u64 >= self.calls;
         let count = format!("{} of {} conversations archived", self.archived.len(), self.calls);
         let text = format!(
-            "\n{} in {:.1} s: {} min of audio, {}\nNext:\n  find {archive} -name audio.wav   {}",
+            "\n{} in {:.1} s: {} min of audio, {}\nNext{}:\n{}",
             if all { output::green(count) } else { output::red(count) },
             duration.as_secs_f64(),
             audio_ms / 60_000,
             ByteSize(self.bytes),
-            output::dimmed("hear a call"),
+            if admin.is_some() { ", in another terminal" } else { "" },
+            self.next_steps(config, admin),
         );
         let step = Step::Summary {
             calls: self.calls,
@@ -283,15 +288,24 @@ impl Display {
         self.print(&step, Some(&text));
     }
 
-    pub(super) fn running(&self, admin: Option<SocketAddr>) {
-        if !self.json {
-            let admin = admin.map(|address| address.to_string()).unwrap_or_default();
-            output::line(format!(
-                "  curl http://{admin}/metrics   {}\n  polyhook run --help   {}\n\nPress Ctrl-C to stop.",
-                output::dimmed("see what an operator sees"),
-                output::dimmed("connect it to your own PolyAI project"),
-            ));
+    /// Returns lines like those at the start of `polyhook run`.
+    fn next_steps(&self, config: &Path, admin: Option<SocketAddr>) -> String {
+        let config = output::sanitize(&config.display().to_string());
+        let archive = output::sanitize(&self.archive.display().to_string());
+        let mut lines = String::new();
+        let mut next = |purpose: &str, command: &str| lines += &format!("  {purpose:<14} {command}\n");
+        next("see the calls", &format!("polyhook list --config {config}"));
+        next("read one", &format!("polyhook show ID --config {config}"));
+        next("hear one", &format!("find {archive} -name audio.wav"));
+        if let Some(admin) = admin {
+            next("look at it", &format!("polyhook status --config {config}"));
+            next("its metrics", &format!("curl http://{admin}/metrics"));
         }
+        next("your own calls", "polyhook run --help");
+        if admin.is_some() {
+            lines += "\nPress Ctrl-C to stop.";
+        }
+        lines.trim_end().to_owned()
     }
 }
 

@@ -9,7 +9,8 @@ use super::{
     report::{Finding, Subject},
 };
 use crate::{
-    config::{Config, ConfigError, Roles},
+    cli::role::Role,
+    config::{Config, ConfigError, LocatedProblem},
     disk,
     queue::{
         spool,
@@ -23,26 +24,22 @@ const RECOMMENDED_FREE: ByteSize = ByteSize::gib(1);
 /// The part of `spool.max_bytes` from which the spool counts as full: it keeps a few percent for forwarding.
 const FULL_PERCENT: u64 = 95;
 
-/// Returns the findings if the configuration cannot be read. Nothing else can be checked then.
-pub(super) fn unreadable(error: &ConfigError) -> Vec<Finding> {
-    problems(error, "correct it; `polyhook config schema` and config/polyhook.example.toml list all keys")
-}
-
-fn problems(error: &ConfigError, next: &str) -> Vec<Finding> {
-    let subject = Subject::new("configuration", "all layers");
-    error.to_string().lines().map(|problem| subject.fail(problem, next)).collect()
-}
-
 /// Reports the same errors as `polyhook config check`.
-pub(super) fn configuration(config: &Config, roles: Roles) -> Vec<Finding> {
-    match config.check(roles) {
-        Ok(()) => vec![Subject::new("configuration", "all layers").ok("valid")],
-        Err(error) if roles == Roles::ALL => problems(
-            &error,
-            "correct it, or name the role that the configuration is for with --role; polyhook does not start before",
-        ),
-        Err(error) => problems(&error, "correct it; polyhook does not start before"),
-    }
+pub(super) fn configuration(checked: &Result<(), ConfigError>, role: Role) -> Vec<Finding> {
+    let subject = Subject::new("configuration", "all layers");
+    let Err(error) = checked else { return vec![subject.ok("valid")] };
+    let finding = |problem: &LocatedProblem| {
+        let text = problem.to_string();
+        // Most errors end with what to do.
+        let (message, fix) = text.split_once("; ").unwrap_or((&text, "correct it"));
+        if role == Role::Run && problem.is_missing() {
+            let fix = if fix == "correct it" { "set it" } else { fix };
+            return subject
+                .fail(message, format!("{fix}, or name the role of this configuration with --role"));
+        }
+        subject.fail(message, fix)
+    };
+    error.problems().iter().map(finding).collect()
 }
 
 /// Checks the file of the embedded queue.

@@ -3,10 +3,12 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::super::{output, table::Table};
+use super::super::{event_line::terminal_width, output};
 
-/// The width up to which columns are aligned.
-const MAX_PADDING: usize = 40;
+/// The width of the longest label of a status.
+const LABEL_WIDTH: usize = 7;
+/// Narrower terminals wrap the lines themselves.
+const MIN_WIDTH: usize = 20;
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -63,6 +65,26 @@ impl Finding {
 
     pub(super) fn is_ok(&self) -> bool {
         self.status == Status::Ok
+    }
+
+    /// Returns the finding as one line, or as lines that fit a terminal of this width, with the next step on its own.
+    fn lines(&self, terminal_width: Option<usize>) -> Vec<String> {
+        let Self { check, target, status, message, next } = self;
+        let padded = |label: &str| format!("{label:<LABEL_WIDTH$} ");
+        let label = status.style()(&padded(status.label()));
+        let text = output::sanitize(&format!("{check} {target}: {message}"));
+        let next = next.as_ref().map(|next| output::sanitize(&format!("→ {next}")));
+        let Some(terminal_width) = terminal_width else {
+            return vec![[label + &text].into_iter().chain(next).collect::<Vec<_>>().join(" ")];
+        };
+        let width = terminal_width.saturating_sub(LABEL_WIDTH + 1).max(MIN_WIDTH);
+        let mut lines = output::wrap(&text, width);
+        lines.extend(next.into_iter().flat_map(|next| output::wrap(&next, width)));
+        lines
+            .into_iter()
+            .enumerate()
+            .map(|(number, line)| if number == 0 { label.clone() + &line } else { padded("") + &line })
+            .collect()
     }
 
     /// Returns whether both have the same check, target and status. Their messages may differ, for example in a latency.
@@ -130,17 +152,48 @@ impl DoctorReport {
             output::json(&json!({ "ok": !self.has_failures(), "summary": summary, "findings": self.0 }));
             return;
         }
-        let mut table = Table::without_header(MAX_PADDING);
-        for Finding { check, target, status, message, next } in &self.0 {
-            let next = next.as_deref().map_or_else(String::new, |next| format!(" → {next}"));
-            let text = format!("{message}{next}");
-            table.styled_row(
-                status.style(),
-                [status.label().to_owned(), (*check).to_owned(), target.clone(), text],
-            );
+        let width = terminal_width();
+        for finding in &self.0 {
+            finding.lines(width).into_iter().for_each(output::line);
         }
-        table.flush();
         let counts = |status: Status| format!("{} {}", self.count(status), status.label());
         output::line(Status::ALL.map(counts).join(", "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use console::{measure_text_width, strip_ansi_codes};
+
+    use super::*;
+
+    #[test]
+    fn fits_a_terminal_and_is_one_line_elsewhere() {
+        let path = "/var/lib/polyhook/a/long/path/of/a/queue.db";
+        let subject = Subject::new("queue.file", path);
+        let finding = subject.fail(
+            "cannot write to it: read-only",
+            "make the user that runs polyhook its owner, or change queue.url",
+        );
+        let plain = |width| {
+            let lines = finding.lines(width);
+            lines.iter().map(|line| strip_ansi_codes(line).into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            plain(Some(80)),
+            [
+                &format!("fail    queue.file {path}: cannot write to"),
+                "        it: read-only",
+                "        → make the user that runs polyhook its owner, or change queue.url",
+            ]
+        );
+        assert!(plain(Some(60)).iter().all(|line| measure_text_width(line) <= 60));
+        let piped = plain(None);
+        assert_eq!(piped.len(), 1, "{piped:?}");
+        assert!(
+            piped[0].ends_with("read-only → make the user that runs polyhook its owner, or change queue.url")
+        );
+        let ok = Subject::new("archive", "file:x").ok("readable and writable");
+        assert_eq!(ok.lines(Some(80)).len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use bytesize::ByteSize;
-use console::{measure_text_width, pad_str, truncate_str};
+use console::{pad_str, truncate_str};
 use jiff::Timestamp;
 
 use crate::{
@@ -138,7 +138,9 @@ impl Screen {
 
     fn add_lines(&mut self, name: &'static str, tone: Tone, text: &str, max_lines: usize) {
         let max_lines = max_lines.min(MAX_LINES - self.lines.len());
-        for (number, text) in wrap(&output::sanitize(text), self.width, max_lines).into_iter().enumerate() {
+        for (number, text) in
+            wrap_and_cut(&output::sanitize(text), self.width, max_lines).into_iter().enumerate()
+        {
             self.lines.push(Line { name: if number == 0 { name } else { "" }, text, tone });
         }
     }
@@ -298,46 +300,13 @@ fn lacks_worker(queue: &QueueStatus, process: Option<&ProcessStatus>) -> bool {
 }
 
 /// Wraps a text into at most `max_lines` lines and cuts the rest.
-fn wrap(text: &str, width: usize, max_lines: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in words(text, width) {
-        match lines.last_mut() {
-            Some(line) if measure_text_width(line) + 1 + measure_text_width(&word) <= width => {
-                line.push(' ');
-                line.push_str(&word);
-            }
-            _ => lines.push(word),
-        }
-    }
+fn wrap_and_cut(text: &str, width: usize, max_lines: usize) -> Vec<String> {
+    let mut lines = output::wrap(text, width);
     if lines.len() > max_lines {
         let rest = lines.split_off(max_lines.saturating_sub(1)).join(" ");
         lines.extend((max_lines > 0).then_some(rest));
     }
     lines.into_iter().map(|line| truncate_str(&line, width, "…").into_owned()).collect()
-}
-
-/// Splits a text at spaces. A command in backticks stays in one piece. A word that is too long is cut into several.
-fn words(text: &str, width: usize) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        let is_open = |last: &String| last.matches('`').count() % 2 == 1;
-        match words.last_mut().filter(|last| is_open(last)) {
-            Some(last) if measure_text_width(last) + 1 + measure_text_width(word) <= width => {
-                last.push(' ');
-                last.push_str(word);
-            }
-            _ => {
-                let mut rest = word;
-                while measure_text_width(rest) > width {
-                    let (start, end) = rest.split_at(truncate_str(rest, width, "").len());
-                    words.push(start.to_owned());
-                    rest = end;
-                }
-                words.push(rest.to_owned());
-            }
-        }
-    }
-    words
 }
 
 fn age_text(age_ms: u64) -> String {

@@ -12,7 +12,7 @@ use super::{
     schema::{self, Sharing},
 };
 use crate::{
-    event::{self, CONVERSATION_ERASED, Event},
+    event::{self, CONVERSATION_ERASED, Discovery, Event},
     queue::{Announcement, DeadLetter, ErasedMessages, QueueKind, StoredCounts},
 };
 
@@ -354,17 +354,22 @@ pub(super) fn find_conversation(
     let distinct = event::is_unambiguous_id(conversation_id);
     let snapshot = connection.unchecked_transaction()?;
     let (mut erased, mut found) = (ErasedMessages::default(), Vec::new());
-    let mut messages =
-        snapshot.prepare("SELECT seq, state, history, body FROM messages LEFT JOIN bodies USING (seq)")?;
+    let mut messages = snapshot
+        .prepare("SELECT seq, state, due, history, body FROM messages LEFT JOIN bodies USING (seq)")?;
     let mut rows = messages.query([])?;
     while let Some(row) = rows.next()? {
         let (history, body): (Option<String>, Option<Vec<u8>>) = (row.get("history")?, row.get("body")?);
-        if !body.is_some_and(|body| Event::is_about(&body, conversation_id))
+        if !body.as_ref().is_some_and(|body| Event::is_about(body, conversation_id))
             && !history.is_some_and(|history| distinct && history.contains(conversation_id))
         {
             continue;
         }
         let state: String = row.get("state")?;
+        if let ("retry", Some(discovery)) = (&*state, body.as_deref().and_then(Discovery::read))
+            && discovery.age.is_some()
+        {
+            erased.refresh_due_at = Some(read_time(row, "due")?);
+        }
         match &*state {
             "dead" => erased.dead_letters += 1,
             "stored" => erased.events += 1,

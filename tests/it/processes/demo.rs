@@ -22,7 +22,19 @@ fn archives_twenty_calls() {
         first.stdout.matches(" done     ").count(),
         first.stdout.matches(" delivery conversation.completed").count()
     );
-    assert!(first.stdout.contains("recording not ready, again in "), "{}", first.stdout);
+    assert!(first.stdout.contains("no recording yet, again in "), "{}", first.stdout);
+    // It leads to the commands that look at its queue and archive.
+    let list = "polyhook list --config polyhook-demo/polyhook.toml";
+    assert!(first.stdout.contains(list), "{}", first.stdout);
+    let run = |command: &[&str]| {
+        let config = ["--config", "polyhook-demo/polyhook.toml"];
+        PolyhookCommand::new(folder.path(), [command, &config].concat()).run()
+    };
+    let days = ["list", "--date", "yesterday", "--to", "today", "--json"];
+    let listed = run(&days).expect_exit_code(0).stdout;
+    assert_eq!(listed.lines().count(), 20, "{listed}");
+    run(&["status"]).expect_exit_code(0);
+    run(&["dead", "list"]).expect_exit_code(0);
     assert!(!first.stdout.contains('\x1b') && !first.stderr.contains('\x1b'));
     let archive = folder.path().join("polyhook-demo/archive");
     let manifests = verified_archive(&archive);

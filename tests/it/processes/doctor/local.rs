@@ -16,6 +16,14 @@ fn exits_with_78_if_the_configuration_cannot_be_read() {
     Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.has("configuration", "fail", "did you mean");
     let said = call(&site, &["--set", "signature.secrets_file=not-there"]).run().expect_exit_code(78);
     Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.has("configuration", "fail", "not-there");
+    // All errors, also those of the role, and each once.
+    let wrong = ["--set", "quue.url=x", "--set", "worker.concurrency=0"];
+    let said = call(&site, &wrong).run().expect_exit_code(78);
+    assert_eq!((said.stdout.matches("nothing would be fetched").count(), &*said.stderr), (1, ""), "{said:?}");
+    assert_eq!(Diagnosis { code: Some(1), ..Diagnosis::read(&said) }.findings.len(), 2, "{said:?}");
+    let said = site.polyhook([&["doctor"][..], &wrong].concat()).run().expect_exit_code(78);
+    let checked = site.polyhook([&["config", "check"][..], &wrong].concat()).run();
+    assert_eq!((said.stdout, said.stderr), (String::new(), checked.stderr));
     // The configuration of a receiver has no project.
     doctor(&site, &["--set", "projects=[]"]).has("configuration", "fail", "--role");
     // An invalid value does not prevent the other checks.
