@@ -22,6 +22,9 @@ use crate::{
     queue::{ErasedMessages, QueueBackend, rabbitmq::BrokerObserver},
 };
 
+/// The number of digits of a hash that the text shows. `--json` has all.
+const SHOWN_HASH_LENGTH: usize = 12;
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -199,14 +202,18 @@ fn print(shown: &Shown) {
         output::line(format!("{} was erased at {:.0}", sanitize(id), erasure.erased_at));
     } else if copies.is_empty() {
         output::line(format!("{} is not in the archive", sanitize(id)));
+        output::line(format!("fetch it with: polyhook fetch {}", sanitize(id)));
     }
     for copy in copies {
         print_copy(copy);
     }
     match queue {
-        QueueMessages::Counted(ErasedMessages { jobs, dead_letters, .. }) => {
+        QueueMessages::Counted(ErasedMessages { jobs, dead_letters, refresh_due_at, .. }) => {
             let (jobs, letters) = (counted(*jobs, "job"), counted(*dead_letters, "dead letter"));
             output::line(format!("queue: {jobs}, {letters}"));
+            if let Some(due) = refresh_due_at {
+                output::line(format!("a refresh is due at {due:.0}"));
+            }
             if *dead_letters > 0 {
                 output::line("`polyhook dead list` names the reason");
             }
@@ -221,7 +228,8 @@ fn print_copy(ArchivedCopy { manifest, url, damaged, transcript }: &ArchivedCopy
     let Manifest { facts, audio, provenance, timings, .. } = manifest;
     output::line(output::bold(&manifest.conversation_id));
     let length = duration_ms(facts.total_duration_s).map(length).unwrap_or_default();
-    let mut table = Table::without_header(12);
+    output::line(sanitize(url));
+    let mut table = Table::without_header(CONVERSATION.len());
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
     row("project", format!("{} / {} ({})", manifest.account_id, manifest.project_id, facts.environment));
     row(
@@ -242,20 +250,21 @@ fn print_copy(ArchivedCopy { manifest, url, damaged, transcript }: &ArchivedCopy
         "archived",
         format!("{:.0}, revision {}, {trigger}, {served_by}", timings.archived_at, manifest.revision),
     );
-    row("folder", url.clone());
     for warning in &manifest.warnings {
         row("warning", warning.clone());
     }
     for object in &manifest.objects {
         let state = if damaged.contains(&object.name) { "  missing or changed" } else { "" };
-        row(&object.name, format!("{}  sha256 {}{state}", ByteSize(object.size_bytes), object.sha256));
+        let hash = object.sha256.get(..SHOWN_HASH_LENGTH).unwrap_or(&object.sha256);
+        row(&object.name, format!("{}  sha256 {hash}…{state}", ByteSize(object.size_bytes)));
     }
     table.flush();
     if !transcript.is_empty() {
         output::line("");
     }
     for TranscriptLine { speaker, text } in transcript {
-        output::line(format!("{:>6}  {}", output::dimmed(speaker), sanitize(text)));
+        // Escape sequences of the colour would count as width.
+        output::line(format!("{}  {}", output::dimmed(format!("{speaker:>6}")), sanitize(text)));
     }
     output::line("");
 }

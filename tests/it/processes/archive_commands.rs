@@ -35,6 +35,7 @@ fn list_and_show_say_what_the_archive_has() {
     let without = list(&["--missing", "recording"]);
     assert!(without.contains(&ids[1]) && !without.contains(&ids[0]), "{without}");
     assert_eq!(list(&["--missing", "transcript"]), "", "nothing but a note on standard error");
+    assert!(!list(&[]).contains("PROJECT"), "there is one project");
     site.polyhook(["list", "--date", "today", "--to", "yesterday"]).run().expect_exit_code(2);
     site.polyhook(["list", "--project", "other"]).run().expect_exit_code(2);
 
@@ -67,5 +68,6 @@ fn list_and_show_say_what_the_archive_has() {
     assert!(show(&[&ids[2]]).expect_exit_code(0).stdout.contains("was erased"));
     let unknown = show(&["CA-unknown"]).expect_exit_code(1);
     assert!(unknown.stdout.contains("is not in the archive"), "{}", unknown.stdout);
+    assert!(unknown.stdout.contains("polyhook fetch CA-unknown"), "{}", unknown.stdout);
     run.stop();
 }

@@ -33,6 +33,10 @@ fn archives_twenty_calls() {
     let days = ["list", "--date", "yesterday", "--to", "today", "--json"];
     let listed = run(&days).expect_exit_code(0).stdout;
     assert_eq!(listed.lines().count(), 20, "{listed}");
+    let conversation: Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+    let shown = run(&["show", conversation["conversation_id"].as_str().unwrap()]).expect_exit_code(0).stdout;
+    assert!(shown.contains("queue: 1 job, 0 dead letters\na refresh is due at "), "{shown}");
+    assert!(shown.lines().filter(|line| line.contains("sha256")).all(|line| line.len() < 80), "{shown}");
     run(&["status"]).expect_exit_code(0);
     run(&["dead", "list"]).expect_exit_code(0);
     assert!(!first.stdout.contains('\x1b') && !first.stderr.contains('\x1b'));
