@@ -246,9 +246,9 @@ fn says_that_no_worker_takes_the_jobs_of_the_embedded_queue() {
 #[test]
 fn wraps_long_words_and_keeps_commands_together() {
     assert_eq!(
-        wrap("see `polyhook doctor --role work` now", 30, 3),
+        wrap_and_cut("see `polyhook doctor --role work` now", 30, 3),
         ["see", "`polyhook doctor --role work`", "now"]
     );
-    assert_eq!(wrap("/a/long/path/of/a/key", 8, 3), ["/a/long/", "path/of/", "a/key"]);
-    assert_eq!(wrap("an open ` backtick and more", 10, 3), ["an open", "` backtick", "and more"]);
+    assert_eq!(wrap_and_cut("/a/long/path/of/a/key", 8, 3), ["/a/long/", "path/of/", "a/key"]);
+    assert_eq!(wrap_and_cut("an open ` backtick and more", 10, 3), ["an open", "` backtick", "and more"]);
 }
