@@ -292,8 +292,8 @@ impl Display {
     fn next_steps(&self, config: &Path, admin: Option<SocketAddr>) -> String {
         let config = output::sanitize(&config.display().to_string());
         let archive = output::sanitize(&self.archive.display().to_string());
-        let mut lines = String::new();
-        let mut next = |purpose: &str, command: &str| lines += &format!("  {purpose:<14} {command}\n");
+        let mut lines = Vec::new();
+        let mut next = |purpose: &str, command: &str| lines.push(format!("  {purpose:<14} {command}"));
         next("see the calls", &format!("polyhook list --config {config}"));
         next("read one", &format!("polyhook show ID --config {config}"));
         next("hear one", &format!("find {archive} -name audio.wav"));
@@ -303,9 +303,9 @@ impl Display {
         }
         next("your own calls", "polyhook run --help");
         if admin.is_some() {
-            lines += "\nPress Ctrl-C to stop.";
+            lines.push("\nPress Ctrl-C to stop.".to_owned());
         }
-        lines.trim_end().to_owned()
+        lines.join("\n")
     }
 }
 
