@@ -128,7 +128,7 @@ impl Reader<'_> {
                 Some(nearest) => Some(nearest.to_owned()),
                 None => keys.nearest(name).map(without_entry),
             };
-            return self.unknown(at, name, nearest.as_deref());
+            return self.unknown(at, name, nearest.as_deref(), nearest.clone());
         };
         match (section.is_list, value.get_ref()) {
             (false, DeValue::Table(table)) => self.table(name, None, table),
@@ -170,18 +170,19 @@ impl Reader<'_> {
                 self.layer.values.push((key, convert(value.get_ref()), origin));
             } else {
                 let nearest = self.keys.nearest(&key.to_string());
-                if let Some(nearest) = &nearest {
+                let meant = nearest.clone().map(|nearest| {
                     let entry = entry.filter(|_| nearest.section == section);
-                    self.layer.broken.insert(Key { entry, ..nearest.clone() }.to_string());
-                }
-                self.unknown(at, &without_entry(key), nearest.map(without_entry).as_deref());
+                    Key { entry, ..nearest }.to_string()
+                });
+                self.unknown(at, &without_entry(key), nearest.map(without_entry).as_deref(), meant);
             }
         }
     }
 
-    fn unknown(&mut self, at: usize, path: &str, nearest: Option<&str>) {
-        self.layer.broken.extend(nearest.map(str::to_owned));
-        self.problem(at, None, unknown_key(path, nearest));
+    fn unknown(&mut self, at: usize, path: &str, nearest: Option<&str>, meant: Option<String>) {
+        let problem =
+            LocatedProblem::new(self.origin(at), None, unknown_key(path, nearest)).suggesting(meant);
+        self.layer.problems.push(problem);
     }
 }
 

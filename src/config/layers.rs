@@ -140,7 +140,6 @@ impl Layers {
             }
         };
         let config = Config { names_no_webhook: quickstart.names_no_webhook, origins, ..config };
-        broken.extend(problems.iter().filter_map(|problem| problem.suggestion().map(str::to_owned)));
         Self { config, problems, broken, is_partial }
     }
 }

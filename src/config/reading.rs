@@ -92,8 +92,10 @@ impl Reading {
                 .unknown
                 .iter()
                 .any(|unknown| concerns(unknown, key) && !(file_only_adds(key) && unknown != key));
-            let may_be_elsewhere = self.is_partial && self.config.origins.find(key).is_none();
-            is_known && !may_be_elsewhere
+            let is_set = self.config.origins.find(key).is_some();
+            let suggestions = || self.problems.iter().filter_map(LocatedProblem::suggestion);
+            let is_misspelled = || suggestions().any(|meant| concerns(meant, key));
+            is_known && (is_set || !self.is_partial && !is_misspelled())
         })
     }
 }
