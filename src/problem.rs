@@ -1,4 +1,4 @@
-//! What is wrong with a configuration. The modules that own the keys find it; `config` adds where each value comes from.
+//! The errors of a configuration. The modules that own the keys find them; `config` adds the place of each value.
 
 use std::{borrow::Cow, fmt};
 

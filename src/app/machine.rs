@@ -30,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// The part of an answer that is read.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
-/// What keeps services from starting on this machine.
+/// The obstacles to starting services on this machine.
 #[derive(Debug, Default)]
 pub struct MachineReport {
     /// A person must change something.

@@ -18,7 +18,7 @@ use crate::bounded_file;
 /// The parser's error for a key or section that is there twice.
 const DUPLICATE: &str = "duplicate key";
 
-/// What the file contains.
+/// The contents of the file.
 #[derive(Debug, Default)]
 pub(super) struct FileLayer {
     pub(super) values: Vec<(Key, Value, Origin)>,

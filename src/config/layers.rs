@@ -55,7 +55,7 @@ pub(super) struct Layers {
     pub(super) is_partial: bool,
 }
 
-/// What a variable or a flag does.
+/// The effect of a variable or a flag.
 #[derive(Debug)]
 enum Setting {
     Value(Key, Value, Origin),

@@ -30,7 +30,7 @@ pub(super) struct WaitTimes {
     pub(super) timeout: Option<Duration>,
 }
 
-/// What a person sees of a wait.
+/// The progress of a wait, for a person.
 pub(super) trait WaitDisplay {
     fn counts(&self, counts: PendingCounts);
     fn remark(&self, text: &str);

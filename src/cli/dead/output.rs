@@ -15,9 +15,9 @@ use crate::{
     queue::{Attempt, DeadLetter},
 };
 
-const HEADER: [&str; 7] = ["ID", "REASON", "DEAD", "PROJECT", "CONVERSATION", "TRIES", "CORRELATION ID"];
-/// The ID, the reason and the age are never cut.
-const UNCUT_COLUMNS: usize = 3;
+const HEADER: [&str; 7] = ["ID", "REASON", "DEAD", "CONVERSATION", "TRIES", "PROJECT", "CORRELATION ID"];
+/// The ids, the reason and the age are never cut.
+const UNCUT_COLUMNS: usize = 4;
 
 /// A table with one dead letter per row.
 #[derive(Debug)]
@@ -38,9 +38,9 @@ impl DeadLetterTable {
             summary.id.to_owned(),
             summary.reason.to_owned(),
             short_age(age(letter, self.now)),
-            or_dash(summary.project_id.as_deref()),
             or_dash(summary.conversation_id.as_deref()),
             summary.tries.to_string(),
+            or_dash(summary.project_id.as_deref()),
             or_dash(summary.correlation_id),
         ]);
     }

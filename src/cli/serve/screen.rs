@@ -1,4 +1,4 @@
-//! What a service shows on a terminal instead of its log: where it listens and what to do next, one line for each event,
+//! The display of a service on a terminal, instead of its log: where it listens and what to do next, one line for each event,
 //! and at the end what is left. Warnings and errors of the log appear between these lines.
 
 use std::{
