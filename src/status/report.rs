@@ -52,7 +52,7 @@ pub enum Part<T> {
     Absent {
         /// A constant word: `off`, `none`, or `not_here` for what may be elsewhere.
         state: &'static str,
-        /// The same as a text for people.
+        /// A text for people with the same meaning.
         text: String,
     },
     /// The source could not be read. The text says why and what to do.
@@ -188,6 +188,6 @@ pub struct ProcessStatus {
 pub struct Condition {
     /// A constant word.
     pub name: String,
-    /// What happened, what it means and what to do.
+    /// A text for people: what happened, what it means and what to do.
     pub text: String,
 }

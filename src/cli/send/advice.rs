@@ -4,9 +4,11 @@ use url::Url;
 
 use polyhook_simulator::AttemptOutcome;
 
+use crate::secret;
+
 /// Returns one line about an unexpected outcome. `path` is the configured `server.path`.
 pub(super) fn explain(outcome: AttemptOutcome, target: &Url, path: &str) -> String {
-    let target = shown(target);
+    let target = secret::url_address(target.as_str()).unwrap_or_default();
     match outcome {
         AttemptOutcome::Network => format!(
             "no connection to {target}: start a receiver with `polyhook run`, or name a running one with --url"
@@ -36,17 +38,6 @@ fn advice(status: u16, path: &str) -> String {
         503 => "it cannot store deliveries now; see its /readyz and `polyhook status`".to_owned(),
         _ => "check that the URL is a polyhook receiver's, and see its log".to_owned(),
     }
-}
-
-/// Returns a URL without user, password and query, which may be secrets.
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    // Fails for URLs without a host, which have neither.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url.to_string()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a service shows on a terminal: lines of `tail`, warnings between them, and what to do next.
+//! The display of a service on a terminal: lines of `tail`, warnings between them, and what to do next.
 
 use std::time::Duration;
 

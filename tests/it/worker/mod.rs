@@ -49,7 +49,7 @@ mod stub;
 mod transfers;
 
 /// The longest time for anything in these tests, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 /// The start of every call: late in the day, so that it has another date in other time zones.
 const BEGAN: &str = "2026-11-03T23:59:58.500Z";
 
@@ -300,7 +300,7 @@ fn scripted(script: CallScript) -> NewCall {
 async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     let started = Instant::now();
     while !holds().await {
-        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(started.elapsed() < WAIT_LIMIT, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
