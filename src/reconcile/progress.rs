@@ -393,6 +393,13 @@ impl Window {
         self.from >= earlier(now, RECENT)
     }
 
+    /// Splits it into the part that has the new calls, if there is one, and the rest.
+    pub(super) fn split_recent(self, now: Timestamp) -> (Option<Self>, Option<Self>) {
+        let start = earlier(now, RECENT).clamp(self.from, self.to);
+        let part = |from, to| (from < to).then(|| Self { from, to, ..self.clone() });
+        (part(start, self.to), part(self.from, start))
+    }
+
     /// Returns it, or the `part` of it that failed just now.
     pub(super) fn failed(&self, part: Range<Timestamp>, reason: String, now: Timestamp) -> Self {
         let attempts = self.failure.as_ref().map_or(0, |failure| failure.attempts);

@@ -151,16 +151,27 @@ impl ProjectPass<'_> {
         (progress, outcome)
     }
 
-    /// Reads windows in turn.
-    async fn read(&self, windows: Vec<Window>) -> ReadWindows {
+    /// Reads windows in turn, those with new calls first. Without room for old calls it reads only these.
+    async fn read(&self, mut windows: Vec<Window>) -> ReadWindows {
         let mut result = ReadWindows::default();
-        let mut failures_in_a_row = 0;
+        let (mut failures_in_a_row, mut has_room) = (0, true);
+        let now = self.pass.clock.now();
+        windows.sort_by_key(|window| !window.is_recent(now));
         let mut windows = windows.into_iter();
-        for window in windows.by_ref() {
-            let is_recent = window.is_recent(self.pass.clock.now());
-            if self.is_over() || !(is_recent || self.has_room(&mut result).await) {
+        for mut window in windows.by_ref() {
+            if self.is_over() {
                 result.unread.push(window);
                 break;
+            }
+            let mut is_recent = window.is_recent(now);
+            if !is_recent {
+                has_room = has_room && self.has_room(&mut result).await;
+            }
+            if !is_recent && !has_room {
+                let (recent, old) = window.split_recent(now);
+                result.unread.extend(old);
+                let Some(recent) = recent else { continue };
+                (window, is_recent) = (recent, true);
             }
             let query = ListQuery {
                 started: window.from..window.to,
@@ -204,8 +215,16 @@ impl ProjectPass<'_> {
     }
 
     /// Reads one list that has all of the windows. It cannot be continued, so it may take `patience` times as long.
-    async fn read_at_once(&self, windows: Vec<Window>, patience: u32) -> ReadWindows {
+    async fn read_at_once(&self, mut windows: Vec<Window>, patience: u32) -> ReadWindows {
         let mut result = ReadWindows::default();
+        let now = self.pass.clock.now();
+        let mut is_recent = windows.iter().all(|window| window.is_recent(now));
+        if !is_recent && !self.has_room(&mut result).await {
+            let (recent, old): (Vec<_>, Vec<_>) =
+                windows.into_iter().map(|window| window.split_recent(now)).unzip();
+            result.unread.extend(old.into_iter().flatten());
+            (windows, is_recent) = (recent.into_iter().flatten().collect(), true);
+        }
         let from = windows.iter().map(|window| window.from).min();
         let to = windows.iter().map(|window| window.to).max();
         let (Some(from), Some(to)) = (from, to) else { return result };
@@ -218,8 +237,9 @@ impl ProjectPass<'_> {
             let now = Instant::now();
             now + deadline.saturating_duration_since(now) * patience
         });
-        let Some(mut outcome) = until(deadline, self.compare(query, false)).await else {
-            return ReadWindows { is_interrupted: true, unread: windows, ..result };
+        let Some(mut outcome) = until(deadline, self.compare(query, is_recent)).await else {
+            result.unread.extend(windows);
+            return ReadWindows { is_interrupted: true, ..result };
         };
         result.api = outcome.api;
         let failures = std::mem::take(&mut outcome.failures);
@@ -231,8 +251,8 @@ impl ProjectPass<'_> {
             let failed = |window: &Window| window.failed(window.from..window.to, reason.clone(), now);
             result.failed = windows.iter().map(failed).collect();
         } else {
-            result.failures = failures.iter().map(|error| self.describe(error)).collect();
-            result.unread = windows;
+            result.failures.extend(failures.iter().map(|error| self.describe(error)));
+            result.unread.extend(windows);
         }
         result
     }
@@ -410,3 +430,6 @@ fn list_error(error: &PassError) -> String {
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
+
+#[cfg(test)]
+mod tests;
