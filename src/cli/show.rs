@@ -1,11 +1,13 @@
 //! `polyhook show ID`: shows what the archive has of a conversation, and whether the queue knows it.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     CliError, GlobalArgs, backfill,
@@ -19,11 +21,16 @@ use crate::{
     archive::{ArchiveError, CONVERSATION, ErasureRecord, Location, MANIFEST, Manifest, StoredConversation},
     clock::Clock,
     config::{Config, Roles},
-    queue::{ErasedMessages, QueueBackend, rabbitmq::BrokerObserver},
+    event::Event,
+    queue::{ErasedMessages, Queue, QueueBackend, QueueError, QueueKind},
 };
 
 /// The number of digits of a hash that the text shows. `--json` has all.
 const SHOWN_HASH_LENGTH: usize = 12;
+/// The number of dead letters on RabbitMQ that are searched. Reading hides them from other commands and from the metrics.
+const MAX_SEARCHED: u64 = 1_000;
+/// Bounds the search on RabbitMQ.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -32,8 +39,9 @@ Examples:
   polyhook show CA0123456789abcdef --no-transcript
   polyhook show CA0123456789abcdef --json | jq .manifest.objects
 
-Prints the transcript, which is personal data. Exit code 1 if the archive does not \
-have the conversation.")]
+Prints the transcript, which is personal data. Then counts the messages about the \
+conversation in the queue. RabbitMQ's jobs cannot be searched, and only its first 1,000 \
+dead letters are. Exit code 1 if the archive does not have the conversation.")]
 pub(super) struct Args {
     /// Conversation ID
     #[arg(value_name = "ID")]
@@ -65,8 +73,32 @@ struct Shown {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum QueueMessages {
-    Counted(ErasedMessages),
+    Counted(MessageCounts),
     Unknown { error: String },
+}
+
+/// The number of messages about a conversation. RabbitMQ has those that it can search.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct MessageCounts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jobs: Option<u64>,
+    dead_letters: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    announcements: Option<u64>,
+    /// Jobs and dead letters that were not searched. Some may be about the conversation.
+    unsearched: u64,
+    #[serde(skip)]
+    refresh_due_at: Option<Timestamp>,
+}
+
+impl From<ErasedMessages> for MessageCounts {
+    fn from(counts: ErasedMessages) -> Self {
+        let ErasedMessages { jobs, dead_letters, events, announcements, unsearched, refresh_due_at } = counts;
+        let (jobs, events, announcements) = (Some(jobs), Some(events), Some(announcements));
+        Self { jobs, dead_letters, events, announcements, unsearched, refresh_due_at }
+    }
 }
 
 /// A copy in the archive. There are several only if the ids of projects are shared, or a start was corrected.
@@ -92,38 +124,37 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     let config = global.load_for_command(Roles::RECONCILE)?;
     let clock = Clock::System;
     let resources = Resources::open_for_command(&config, &clock).await?;
-    let mut shown = Shown {
-        conversation_id: args.id.clone(),
-        state: "unknown",
-        copies: Vec::new(),
-        erasure: None,
-        queue: messages(&config, &clock, &args.id).await,
-    };
+    let (mut copies, mut erasure) = (Vec::new(), None);
     for project in backfill::select_projects(&resources, &args.projects)? {
         let (account_id, project_id) = (project.account_id(), project.project_id());
         for (location, stored) in
             resources.archive.find(account_id, project_id, &args.id).await.map_err(|error| failed(&error))?
         {
-            shown.copies.push(read_copy(&resources, &location, stored, &args).await?);
+            copies.push(read_copy(&resources, &location, stored, &args).await?);
         }
-        let erasure = resources
+        let record = resources
             .archive
             .erasure_record(account_id, project_id, &args.id)
             .await
             .map_err(|error| failed(&error))?;
-        shown.erasure = erasure.or(shown.erasure);
+        erasure = record.or(erasure);
     }
-    shown.state = match (&shown.copies[..], &shown.erasure) {
+    let state = match (&copies[..], &erasure) {
         ([], None) => "unknown",
         ([], Some(_)) => "erased",
         _ => "archived",
     };
-    if args.json {
-        output::json(&shown);
-    } else {
-        print(&shown);
+    if !args.json {
+        print_archived(&args.id, &copies, erasure.as_ref());
     }
-    if shown.state == "unknown" { Err(CliError::AlreadyReported) } else { Ok(()) }
+    // Searched last: the broker may be slow or away, and the archive is what the user wants to see.
+    let queue = messages(&config, &clock, &args.id).await;
+    if args.json {
+        output::json(&Shown { conversation_id: args.id, state, copies, erasure, queue });
+    } else {
+        print_queue(&queue);
+    }
+    if state == "unknown" { Err(CliError::AlreadyReported) } else { Ok(()) }
 }
 
 fn failed(error: &ArchiveError) -> CliError {
@@ -156,28 +187,45 @@ async fn messages(config: &Config, clock: &Clock, id: &str) -> QueueMessages {
     }
 }
 
-async fn count_messages(config: &Config, clock: &Clock, id: &str) -> Result<ErasedMessages, CliError> {
-    match config.queue.backend() {
-        Ok(QueueBackend::Sqlite(path)) => require_queue_file(&path)?,
-        Ok(QueueBackend::RabbitMq) => require_broker(config).await?,
-        // Opening it reports the error.
-        Err(_) => {}
+async fn count_messages(config: &Config, clock: &Clock, id: &str) -> Result<MessageCounts, CliError> {
+    let backend = config.queue.backend();
+    if let Ok(QueueBackend::Sqlite(path)) = &backend {
+        require_queue_file(path)?;
     }
     let counted = with_queue(config, Roles::NONE, clock.clone(), async |queue, _| {
-        let queue = Arc::clone(queue);
-        wait_until_ready(&*queue).await?;
-        queue.erase(id, true).await.map_err(|error| CliError::Failed(error.to_string()))
+        wait_until_ready(&**queue).await?;
+        let counts = match backend {
+            Ok(QueueBackend::RabbitMq) => search_broker(&**queue, id, MAX_SEARCHED).await,
+            _ => queue.erase(id, true).await.map(MessageCounts::from),
+        };
+        counts.map_err(|error| CliError::Failed(error.to_string()))
     });
     counted.await
 }
 
-/// Returns an error if no node of the broker accepts a connection. The queue itself would wait for one.
-async fn require_broker(config: &Config) -> Result<(), CliError> {
-    let observer =
-        BrokerObserver::new(&config.queue, &[], &[]).map_err(|error| CliError::Failed(error.to_string()))?;
-    observer.read().await.map_err(CliError::Failed)?;
-    observer.close().await;
-    Ok(())
+/// Searches the first dead letters. Searching jobs would take them from workers.
+async fn search_broker(queue: &dyn Queue, id: &str, max_searched: u64) -> Result<MessageCounts, QueueError> {
+    let deadline = Instant::now() + SEARCH_TIMEOUT;
+    let is_of_jobs =
+        |kind: &QueueKind| matches!(kind, QueueKind::Fetch | QueueKind::Retry | QueueKind::Refresh);
+    let jobs: u64 =
+        queue.depths().await?.iter().filter(|(kind, _)| is_of_jobs(kind)).map(|(_, depth)| depth).sum();
+    let mut letters = queue.dead_letters().await?;
+    let (mut found, mut searched, mut result) = (0, 0, Ok(()));
+    while searched < max_searched {
+        match timeout_at(deadline, letters.next()).await {
+            Ok(Ok(Some(letter))) => found += u64::from(Event::is_about(&letter.message.body, id)),
+            Ok(Err(error)) => {
+                result = Err(error);
+                break;
+            }
+            Ok(Ok(None)) | Err(_) => break,
+        }
+        searched += 1;
+    }
+    let unsearched = jobs + letters.total().saturating_sub(searched);
+    letters.close().await;
+    result.map(|()| MessageCounts { dead_letters: found, unsearched, ..MessageCounts::default() })
 }
 
 /// Returns what was said, in the order of the turns. Both of PolyAI's APIs name these fields alike. An answer that is not
@@ -196,9 +244,8 @@ fn transcript(json: &Bytes) -> Vec<TranscriptLine> {
         .collect()
 }
 
-fn print(shown: &Shown) {
-    let Shown { conversation_id: id, copies, erasure, queue, .. } = shown;
-    if let (Some(erasure), []) = (erasure, &copies[..]) {
+fn print_archived(id: &str, copies: &[ArchivedCopy], erasure: Option<&ErasureRecord>) {
+    if let (Some(erasure), []) = (erasure, copies) {
         output::line(format!("{} was erased at {:.0}", sanitize(id), erasure.erased_at));
     } else if copies.is_empty() {
         output::line(format!("{} is not in the archive", sanitize(id)));
@@ -207,20 +254,26 @@ fn print(shown: &Shown) {
     for copy in copies {
         print_copy(copy);
     }
-    match queue {
-        QueueMessages::Counted(ErasedMessages { jobs, dead_letters, refresh_due_at, .. }) => {
-            let (jobs, letters) = (counted(*jobs, "job"), counted(*dead_letters, "dead letter"));
-            output::line(format!("queue: {jobs}, {letters}"));
-            if let Some(due) = refresh_due_at {
-                output::line(format!("a refresh is due at {due:.0}"));
-            }
-            if *dead_letters > 0 {
-                output::line("`polyhook dead list` names the reason");
-            }
-        }
+}
+
+fn print_queue(queue: &QueueMessages) {
+    let MessageCounts { jobs, dead_letters, unsearched, refresh_due_at, .. } = match queue {
+        QueueMessages::Counted(counts) => counts,
         QueueMessages::Unknown { error } => {
             output::line(format!("queue: cannot be read from here: {}", sanitize(error)));
+            return;
         }
+    };
+    let jobs = jobs.map(|jobs| format!("{}, ", counted(jobs, "job"))).unwrap_or_default();
+    output::line(format!("queue: {jobs}{}", counted(*dead_letters, "dead letter")));
+    if *unsearched > 0 {
+        output::line(format!("not searched: {}", counted(*unsearched, "other message")));
+    }
+    if let Some(due) = refresh_due_at {
+        output::line(format!("a refresh is due at {due:.0}"));
+    }
+    if *dead_letters > 0 {
+        output::line("`polyhook dead list` names the reason");
     }
 }
 
@@ -272,6 +325,47 @@ fn print_copy(ArchivedCopy { manifest, url, damaged, transcript }: &ArchivedCopy
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        event::DedupKey,
+        lifecycle::Lifecycle,
+        queue::{
+            History, JobOutcome, Message,
+            sqlite::{SqliteOptions, SqliteQueue},
+        },
+    };
+
+    #[tokio::test]
+    async fn a_search_of_dead_letters_ends_at_its_limit_and_says_what_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions { publish_timeout: Duration::from_secs(20), ..SqliteOptions::default() };
+        let queue = SqliteQueue::open(&folder.path().join("queue.db"), options, &Lifecycle::new()).unwrap();
+        let publish = async |id: &str, about: &str| {
+            let body =
+                format!(r#"{{"type":"conversation.completed","data":{{"conversation_id":"{about}"}}}}"#);
+            let message = Message {
+                id: id.to_owned(),
+                dedup: DedupKey::new(id, body.as_bytes()),
+                kind: "conversation.completed".to_owned(),
+                environment: "live".to_owned(),
+                conversation_id: Some(about.to_owned()),
+                received_at: Clock::System.now(),
+                traceparent: None,
+                content_type: "application/json".to_owned(),
+                body: body.into(),
+            };
+            queue.publish(message).await.unwrap();
+        };
+        for (id, about) in [("evt-1", "CA-1"), ("evt-2", "CA-2"), ("evt-3", "CA-1")] {
+            publish(id, about).await;
+            let lease = queue.next().await.unwrap().lease;
+            queue.settle(lease, JobOutcome::Dead { history: History::default() }).await.unwrap();
+        }
+        publish("evt-4", "CA-1").await;
+        for (max_searched, dead_letters, unsearched) in [(2, 1, 2), (100, 2, 1)] {
+            let counts = search_broker(&*queue, "CA-1", max_searched).await.unwrap();
+            assert_eq!(counts, MessageCounts { dead_letters, unsearched, ..MessageCounts::default() });
+        }
+    }
 
     #[test]
     fn reads_the_transcript_of_both_shapes() {

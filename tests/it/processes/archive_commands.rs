@@ -47,9 +47,10 @@ fn list_and_show_say_what_the_archive_has() {
     let [refused] = ports::free();
     let broker = format!("queue.url=amqp://guest:guest@127.0.0.1:{refused}/%2f");
     let text = show(&[&ids[0], "--set", &broker]).expect_exit_code(0).stdout;
+    assert!(text.find("audio.wav") < text.find("queue: "), "the archive comes first: {text}");
     let reason = "queue: cannot be read from here: ";
     let line = text.lines().find_map(|line| line.strip_prefix(reason)).unwrap_or_else(|| panic!("{text}"));
-    assert!(line.ends_with("; start the broker, or correct queue.url"), "{line}");
+    assert!(line.contains("cannot be reached") && line.contains("`polyhook doctor`"), "{line}");
     let brief = show(&[&ids[0], "--no-transcript"]).expect_exit_code(0).stdout;
     assert!(brief.contains("audio.wav") && !brief.contains("agent  "), "{brief}");
     let shown = show(&[&ids[1], "--json"]).expect_exit_code(0).json();
