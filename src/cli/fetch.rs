@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
@@ -22,7 +23,8 @@ Examples:
   polyhook fetch CA0123456789abcdef
   polyhook fetch --project acme-front-desk $(cat ids.txt) --json
 
-The conversations are archived and announced as if a webhook had arrived. Exit code 1 \
+The conversations are archived and announced as if a webhook had arrived. Failures go \
+to standard error; with --json, the object of the conversation has an error. Exit code 1 \
 if any of them is not archived.")]
 pub(super) struct Args {
     /// Conversation IDs
@@ -79,55 +81,78 @@ async fn fetch_all(args: &Args, worker: &Worker, clock: &Clock) -> Result<(), Cl
 
 fn print_result(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool) {
     match result {
-        Ok(FetchOutcome::Archived(archived)) => {
-            let ArchivedConversation { outcome, manifest, urls, .. } = archived.as_ref();
+        Ok(FetchOutcome::Archived(archived)) => print_archived(id, archived, json),
+        Ok(FetchOutcome::Erased) => {
+            let error = "the conversation was erased on request, so it is not archived";
             if json {
-                output::json(
-                    &json!({ "conversation_id": id, "outcome": outcome, "manifest": manifest, "urls": urls }),
-                );
-                return;
-            }
-            output::line(format!(
-                "{} {id} (revision {}, audio {})",
-                output::green(outcome),
-                manifest.revision,
-                manifest.audio.status.as_str()
-            ));
-            for url in urls.values() {
-                output::line(format!("  {url}"));
-            }
-            for warning in &manifest.warnings {
-                output::line(format!("  warning: {warning}"));
+                output::json(&json!({ "conversation_id": id, "outcome": "erased", "error": error }));
+            } else {
+                let id = output::sanitize(id);
+                output::error(&format!("{id}: {error}; allow it with `polyhook erase --lift {id}`"));
             }
         }
-        Ok(FetchOutcome::Erased) if json => {
-            output::json(&json!({ "conversation_id": id, "outcome": "erased" }));
-        }
-        Ok(FetchOutcome::Erased) => output::line(format!(
-            "{} {id}: the conversation was erased on request, so it is not archived; allow it with `polyhook erase --lift {id}`",
-            output::red("erased")
-        )),
         Ok(FetchOutcome::Skipped | FetchOutcome::Coalesced | FetchOutcome::Refreshed(_)) => {
             output::line(format!("skipped {id}"));
         }
-        Err(failure) => {
-            let JobFailure { reason, detail, status, correlation_id, .. } = failure;
-            if json {
-                output::json(&json!({
-                    "conversation_id": id, "outcome": "failed", "reason": reason, "detail": detail, "status": status,
-                    "correlation_id": correlation_id,
-                }));
-                return;
-            }
-            output::line(format!("{} {id}: {}", output::red(reason), output::sanitize(detail)));
-            if let Some(correlation_id) = correlation_id {
-                output::line(format!("  PolyAI correlation id {}", output::sanitize(correlation_id)));
-            }
-            if let Some(next) = next_step(failure.next) {
-                output::line(format!("  {next}"));
-            }
-        }
+        Err(failure) => print_failure(id, failure, json),
     }
+}
+
+fn print_archived(id: &str, archived: &ArchivedConversation, json: bool) {
+    let ArchivedConversation { outcome, manifest, urls, .. } = archived;
+    if json {
+        output::json(
+            &json!({ "conversation_id": id, "outcome": outcome, "manifest": manifest, "urls": urls }),
+        );
+        return;
+    }
+    output::line(format!(
+        "{} {id} (revision {}, audio {})",
+        output::green(outcome),
+        manifest.revision,
+        manifest.audio.status.as_str()
+    ));
+    for url in urls.values() {
+        output::line(format!("  {url}"));
+    }
+    for warning in &manifest.warnings {
+        output::line(format!("  warning: {warning}"));
+    }
+}
+
+fn print_failure(id: &str, failure: &JobFailure, json: bool) {
+    let JobFailure { reason, detail, status, correlation_id, .. } = failure;
+    if json {
+        output::json(&FailedFetch {
+            conversation_id: id,
+            outcome: "failed",
+            reason,
+            error: detail,
+            status: *status,
+            correlation_id: correlation_id.as_deref(),
+        });
+        return;
+    }
+    output::error(&format!("{} ({reason}): {}", output::sanitize(id), output::sanitize(detail)));
+    if let Some(correlation_id) = correlation_id {
+        output::note(&format!("  PolyAI correlation id {}", output::sanitize(correlation_id)));
+    }
+    if let Some(next) = next_step(failure.next) {
+        output::note(&format!("  {next}"));
+    }
+}
+
+/// A conversation that is not archived, as JSON.
+#[derive(Debug, Serialize)]
+struct FailedFetch<'a> {
+    conversation_id: &'a str,
+    outcome: &'static str,
+    reason: &'a str,
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<&'a str>,
 }
 
 /// Returns what the user can do about a failure, beside what its text says. This command makes one attempt and leaves no

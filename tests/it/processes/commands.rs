@@ -31,6 +31,7 @@ fn fetch_archives_and_prints_the_urls() {
     assert_ne!(lines[0]["outcome"], lines[2]["outcome"], "one was archived before, one is new");
     assert_eq!(lines[1]["outcome"], "failed");
     assert_eq!(lines[1]["status"], 404);
+    assert!(lines[1]["error"].as_str().unwrap().contains("check its id"), "{}", lines[1]);
     assert!(!lines[1]["correlation_id"].as_str().unwrap().is_empty());
     for url in lines[2]["urls"].as_object().unwrap().values() {
         let path = url::Url::parse(url.as_str().unwrap()).unwrap().to_file_path().unwrap();
@@ -38,20 +39,29 @@ fn fetch_archives_and_prints_the_urls() {
     }
     assert_eq!(verified_archive(&site.archive()).len(), 2);
 
-    let said = site.polyhook(["fetch", "CAunknownconversation"]).run().expect_exit_code(1);
-    assert!(
-        said.stdout.contains("check its id") && said.stdout.contains("run the command again"),
-        "{said:?}"
-    );
-    assert!(!said.stdout.contains("replay"), "nothing is queued: {said:?}");
-    let hint = said.stdout.to_lowercase();
-    assert!(hint.contains("region") || hint.contains("project"), "hint: {}", said.stdout);
-    assert!(hint.contains("correlation id"), "{}", said.stdout);
+    let said = site.polyhook(["fetch", "CAunknownconversation", &ids[0]]).run().expect_exit_code(1);
+    let failure = &said.stderr;
+    assert!(!said.stdout.contains("unknown") && said.stdout.contains(&ids[0]), "only results: {said:?}");
+    assert!(failure.starts_with("error: CAunknownconversation (unknown_conversation): "), "{failure}");
+    assert!(failure.contains("check its id") && failure.contains("run the command again"), "{failure}");
+    assert!(!failure.contains("replay"), "nothing is queued: {failure}");
+    let hint = failure.to_lowercase();
+    assert!(hint.contains("region") || hint.contains("project"), "hint: {failure}");
+    assert!(hint.contains("correlation id"), "{failure}");
 
     // A rejected key is not printed.
     site.write("key", "an-unknown-key");
     let said = site.polyhook(["fetch", &ids[2]]).must_not_print("an-unknown-key").run().expect_exit_code(1);
-    assert!(said.stdout.contains("key"), "{}", said.stdout);
+    assert!(said.stderr.contains("key") && said.stdout.is_empty(), "{said:?}");
+
+    // PolyAI is away.
+    let [unused] = ports::free();
+    let away = format!("polyai.base_url=http://127.0.0.1:{unused}");
+    let away = |more: &[&str]| site.polyhook([&["fetch", "CA1", "--set", &away], more].concat()).run();
+    let said = away(&[]).expect_exit_code(1);
+    assert!(said.stdout.is_empty() && said.stderr.starts_with("error: CA1 (network): "), "{said:?}");
+    let failed = away(&["--json"]).expect_exit_code(1).json();
+    assert!(failed["error"].is_string() && failed.get("status").is_none(), "{failed}");
 }
 
 #[test]
