@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use reqwest::Client;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -104,8 +105,9 @@ impl<'a> ConversationIds<'a> {
             Some(id) => Box::new(std::iter::once(id.clone())),
             None => Box::new((0..self.args.count).map(|number| self.id(number))),
         };
+        let Ok(client) = http::client() else { return Added::NoSimulator };
         for id in ids {
-            match add(url, &id, &call).await.unwrap_or(Added::NoSimulator) {
+            match add(&client, url, &id, &call).await.unwrap_or(Added::NoSimulator) {
                 Added::All => {}
                 other => return other,
             }
@@ -188,20 +190,14 @@ enum Added {
 
 /// Adds a conversation to the simulator, unless it has one with this id. Returns `None` if there is no
 /// simulator.
-async fn add(url: &Url, id: &str, call: &Value) -> Option<Added> {
+async fn add(client: &Client, url: &Url, id: &str, call: &Value) -> Option<Added> {
     let mut url = url.clone();
     url.path_segments_mut().ok()?.pop_if_empty().extend(["_simulator", "calls", id]);
-    let request = http::certificate_info_client().ok()?.put(url).body(call.to_string()).timeout(TIMEOUT);
-    let mut response = request.send().await.ok()?;
-    let mut answer = Vec::new();
-    while let Some(chunk) = response.chunk().await.ok()? {
-        answer.extend_from_slice(&chunk);
-        if answer.len() > MAX_ANSWER_BYTES {
-            return None;
-        }
-    }
-    let answer: Value = serde_json::from_slice(&answer).ok()?;
-    if response.status().is_success() && answer["call"]["id"] == id {
+    let request = client.put(url).body(call.to_string()).timeout(TIMEOUT);
+    let response = request.send().await.ok()?;
+    let status = response.status();
+    let answer: Value = serde_json::from_slice(&http::read_prefix(response, MAX_ANSWER_BYTES).await).ok()?;
+    if status.is_success() && answer["call"]["id"] == id {
         return Some(Added::All);
     }
     answer.to_string().contains("PROJECT_NOT_FOUND").then_some(Added::Refused)
