@@ -16,7 +16,7 @@ use crate::{
     lifecycle::{Lifecycle, TerminationSignals},
     queue::{
         Queue, QueueBackend, QueueConfig, QueueUrls, StoredCounts,
-        rabbitmq::RabbitMqQueue,
+        rabbitmq::{BrokerObserver, RabbitMqQueue},
         sqlite::{self, ExclusiveQueueFile, SqliteOptions},
         transfer::Transfer,
     },
@@ -38,16 +38,20 @@ Examples:
   polyhook queue move --from sqlite:polyhook-data/queue.db --dry-run
   polyhook queue move --from sqlite:polyhook-data/queue.db
 
-First stop polyhook, set queue.url to RabbitMQ and start it again: new deliveries then \
-go to RabbitMQ, and this command moves the old ones while polyhook runs. Delayed jobs \
-keep their attempts and their time, or come earlier if that is later than the longest \
-delay of RabbitMQ's queues; dead letters keep their reasons and attempts. Events that \
-ask for no fetch go to the exchange of events.
+Stop polyhook, set queue.url to RabbitMQ and start polyhook again. New deliveries then \
+go to RabbitMQ, and this command moves the old ones while polyhook runs. It moves \
+nothing if no worker consumes jobs there, because queue.url or queue.prefix may be wrong.
 
-A message leaves the file after RabbitMQ has confirmed it, so an interruption loses \
-nothing: run the command again until nothing is left. A message may then be in \
-RabbitMQ twice, and the worker archives its conversation once. Exit code 1 if anything \
-is left.")]
+Delayed jobs keep their attempts and their time. If that is later than the longest \
+delay of RabbitMQ's queues, they come earlier. Dead letters keep their reasons and \
+attempts. Events that start no fetch go to the exchange of events.
+
+A message leaves the file after RabbitMQ has confirmed it. An interruption loses \
+nothing: run the command again until the file is empty. A message may then be in \
+RabbitMQ twice, and its conversation is archived once. To erase a conversation that has \
+jobs in the file, move before you erase, or repeat the erase after the move.
+
+Exit code 1 if anything is left.")]
 pub(super) struct MoveArgs {
     /// Embedded queue to empty, as in the former queue.url
     #[arg(long, value_name = "URL", value_parser = parse_source, default_value = "sqlite:polyhook-data/queue.db")]
@@ -55,7 +59,10 @@ pub(super) struct MoveArgs {
     /// Count what would be moved; polyhook may still use the file
     #[arg(long)]
     dry_run: bool,
-    /// Print one JSON object with the counts by state
+    /// Move although no worker consumes jobs from the target
+    #[arg(long)]
+    without_worker: bool,
+    /// Print one JSON object with the target and the counts by state
     #[arg(long)]
     json: bool,
 }
@@ -93,12 +100,23 @@ pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), Cli
             path.display()
         )));
     }
+    if is_same_file(path, &config.spool.path) {
+        return Err(CliError::Failed(format!(
+            "{} is the spool, not an embedded queue; publish its deliveries with `polyhook spool drain`",
+            path.display()
+        )));
+    }
     if args.dry_run {
         let counts = sqlite::read_counts(path, Clock::System.now()).map_err(CliError::Failed)?;
-        print_result(&args, &StoredCounts::default(), &counts);
+        print_result(&args, &config.queue, &StoredCounts::default(), &counts);
         return Ok(());
     }
     move_all(&args, config, path).await
+}
+
+/// Returns true if both paths lead to one existing file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 async fn move_all(args: &MoveArgs, mut config: Config, path: &Path) -> Result<(), CliError> {
@@ -106,6 +124,9 @@ async fn move_all(args: &MoveArgs, mut config: Config, path: &Path) -> Result<()
     // Opened first: it is of no use to wait for the broker while polyhook still uses the file.
     let file = ExclusiveQueueFile::open(path, SqliteOptions::new(&config.queue, clock.clone()))
         .map_err(|error| CliError::Failed(format!("--from: {error}")))?;
+    if !args.without_worker {
+        require_worker(&config.queue).await?;
+    }
     config.queue.publish_timeout = config.queue.publish_timeout.max(MIN_PUBLISH_TIMEOUT);
     let lifecycle = Lifecycle::new();
     let broker = app::open_broker(&config, Roles::NONE, clock, &lifecycle)?;
@@ -118,7 +139,7 @@ async fn move_all(args: &MoveArgs, mut config: Config, path: &Path) -> Result<()
     broker.close().await;
     lifecycle.wait().await;
     let left = file.counts().map_err(|error| CliError::Failed(error.to_string()))?;
-    print_result(args, &transfer.moved, &left);
+    print_result(args, &config.queue, &transfer.moved, &left);
     result?;
     match transfer.first_refusal {
         None => Ok(()),
@@ -127,6 +148,23 @@ async fn move_all(args: &MoveArgs, mut config: Config, path: &Path) -> Result<()
             output::counted(left.total(), "message"),
             path.display()
         ))),
+    }
+}
+
+/// Returns an error if no worker consumes jobs from the target. Declares nothing there.
+async fn require_worker(target: &QueueConfig) -> Result<(), CliError> {
+    let observer = BrokerObserver::new(target, &[], &[]).map_err(app::StartError::from)?;
+    let workers = observer.count_workers().await;
+    observer.close().await;
+    match workers {
+        Ok(0) => Err(CliError::Failed(format!(
+            "no worker consumes `{}` on {}, so nothing was moved; start `polyhook run` or `work` there, correct queue.url \
+             or queue.prefix, or add --without-worker",
+            target.messaging_names().jobs,
+            target.address()
+        ))),
+        Ok(_) => Ok(()),
+        Err(error) => Err(CliError::Failed(format!("queue.url: {error}"))),
     }
 }
 
@@ -151,21 +189,27 @@ async fn transfer_all(
     Ok(())
 }
 
-fn print_result(args: &MoveArgs, moved: &StoredCounts, left: &StoredCounts) {
-    let path = args.from.0.display();
+fn print_result(args: &MoveArgs, target: &QueueConfig, moved: &StoredCounts, left: &StoredCounts) {
+    let (path, address, prefix) = (args.from.0.display(), target.address(), &target.prefix);
     if args.json {
         output::json(&json!({
-            "path": args.from.0, "dry_run": args.dry_run, "moved_by_state": moved, "left_by_state": left,
+            "path": args.from.0, "target": address, "prefix": prefix, "dry_run": args.dry_run,
+            "moved_by_state": moved, "left_by_state": left,
         }));
-    } else if args.dry_run {
-        output::line(format!("{} in {path}; nothing was moved (dry run)", counts_text(left)));
+        return;
+    }
+    if args.dry_run {
+        output::line(format!("{} in {path}", counts_text(left)));
     } else {
         output::line(format!("moved {}", counts_text(moved)));
-        if left.total() == 0 {
-            output::line(format!("{path} is empty now, and no longer needed"));
-        } else {
-            output::line(format!("left in {path}: {}", counts_text(left)));
-        }
+    }
+    output::line(format!("target: {address}, prefix {prefix}"));
+    if args.dry_run {
+        output::line("nothing was moved (dry run)");
+    } else if left.total() == 0 {
+        output::line(format!("{path} is empty now, and no longer needed"));
+    } else {
+        output::line(format!("left in {path}: {}", counts_text(left)));
     }
 }
 

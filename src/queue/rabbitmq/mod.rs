@@ -48,7 +48,8 @@ use crate::{
     problem::Problem,
     queue::{
         Announced, Announcement, DeadLetters, ErasedMessages, History, Job, JobOutcome, LeaseId, Message,
-        Published, Queue, QueueConfig, QueueError, QueueKind, StoredMessage, StoredState, TailEvent, age,
+        Published, Queue, QueueConfig, QueueError, QueueKind, StoredMessage, TailEvent, age,
+        stored::Destination,
     },
 };
 
@@ -228,31 +229,28 @@ impl RabbitMqQueue {
         self.publisher.publish_to_queue(&queue.name, properties, message.body.clone()).await
     }
 
-    /// Makes a message of another queue durable in the state that it has there. `Ok` means that the broker has confirmed
-    /// it.
+    /// Makes a message of another queue durable at its [`Destination`]. `Ok` means that the broker has confirmed it.
     ///
-    /// A job that has not failed is published like a delivery, so that customers' queues get it, too. A delayed job waits in
-    /// the shortest delay queue that is long enough, or in the longest one.
+    /// A delayed job waits in the shortest delay queue that is long enough, or in the longest one.
     pub(super) async fn import(&self, stored: &StoredMessage) -> Result<(), QueueError> {
-        let StoredMessage { message, history, state, .. } = stored;
-        let publisher = &self.publisher;
-        let is_new = *history == History::default();
-        match *state {
-            StoredState::Delayed { due } if due > self.clock.now() => {
-                let delay = Duration::try_from(due.duration_since(self.clock.now())).unwrap_or_default();
-                if is_new && publisher.topology.refresh_queue(delay).is_some() {
-                    return self.publish_job_later(message, delay).await;
-                }
-                let retry = JobOutcome::Retry { after: delay, history: history.clone() };
-                publisher.publish_outcome(message, &retry).await
-            }
-            StoredState::Dead => {
-                publisher.publish_outcome(message, &JobOutcome::Dead { history: history.clone() }).await
-            }
-            _ if is_new => publisher.publish_event_in_order(message).await,
-            _ => {
-                let job = message::job(message, history)?;
+        let (StoredMessage { message, history, .. }, publisher) = (stored, &self.publisher);
+        let history = history.clone();
+        match stored.destination(self.clock.now()) {
+            Destination::Events => publisher.publish_event_in_order(message).await,
+            Destination::Jobs => {
+                let job = message::job(message, &history)?;
                 publisher.publish_to_queue(&publisher.topology.fetch, job, message.body.clone()).await
+            }
+            Destination::DelayedJobs(delay)
+                if history == History::default() && publisher.topology.refresh_queue(delay).is_some() =>
+            {
+                self.publish_job_later(message, delay).await
+            }
+            Destination::DelayedJobs(after) => {
+                publisher.publish_outcome(message, &JobOutcome::Retry { after, history }).await
+            }
+            Destination::DeadLetters => {
+                publisher.publish_outcome(message, &JobOutcome::Dead { history }).await
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Counting polyhook's queues from outside, for `polyhook status`.
+//! Counting polyhook's queues and workers from outside, for `polyhook status` and `polyhook queue move`.
 //!
 //! An observer declares nothing and consumes nothing: it asks only for the counts of queues by their names
 //! (`queue.declare` with `passive`), for which a user needs no permission but that on the virtual host. Jobs that
@@ -84,15 +84,29 @@ impl BrokerObserver {
 
     /// Counts all queues. Connects if there is no connection. The error says what to do.
     pub async fn read(&self) -> Result<BrokerStatus, String> {
+        self.with_connection(async |connection| self.count_all(connection).await).await
+    }
+
+    /// Counts the workers that consume jobs; 0 if the queue of jobs does not exist. Connects like [`Self::read`].
+    pub async fn count_workers(&self) -> Result<u64, String> {
+        let fetch = &self.topology.fetch;
+        let counted = self.with_connection(async |connection| count(connection, fetch).await).await?;
+        Ok(counted.map_or(0, |(_, consumers)| consumers))
+    }
+
+    async fn with_connection<T>(
+        &self,
+        read: impl AsyncFnOnce(&ObserverConnection) -> Result<T, String>,
+    ) -> Result<T, String> {
         let mut connected = self.connected.lock().await;
         // Taken out, so that a cancelled or failed read leaves no broken connection.
         let connection = match connected.take().filter(|connection| connection.amqp.status().connected()) {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let status = self.count_all(&connection).await?;
+        let result = read(&connection).await?;
         *connected = Some(connection);
-        Ok(status)
+        Ok(result)
     }
 
     /// Closes the connection.

@@ -21,7 +21,9 @@ use crate::support::{
 };
 
 /// Examples that end with another exit code than 0, with the reason.
-const EXPECTED_FAILURES: [(&str, i32); 1] = [
+const EXPECTED_FAILURES: [(&str, i32); 2] = [
+    // No worker consumes jobs on this RabbitMQ.
+    ("polyhook queue move --from sqlite:polyhook-data/queue.db", 1),
     // It asks for confirmation, and there is no terminal.
     ("polyhook endpoint delete whe_9ZtRcXw3", 2),
 ];

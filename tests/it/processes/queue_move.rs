@@ -62,13 +62,23 @@ fn carries_all_jobs_to_rabbitmq_although_it_is_killed_in_the_middle() {
     tokio::runtime::Runtime::new().unwrap().block_on(fill(&file, &polyai, &ids));
     let polyhook =
         |arguments: &[&str]| site.polyhook(arguments.iter().copied()).must_not_print("guest:guest");
-    let move_to_rabbitmq = ["queue", "move", "--from", "sqlite:old.db", "--json"];
+    let move_if_consumed = ["queue", "move", "--from", "sqlite:old.db", "--json"];
+    let move_to_rabbitmq = [&move_if_consumed[..], &["--without-worker"]].concat();
 
     let counted =
         polyhook(&[&move_to_rabbitmq[..], &["--dry-run"]].concat()).run().expect_exit_code(0).json();
     let waiting = CALLS - DEAD - 2;
     let all = json!({ "waiting_jobs": waiting, "delayed_jobs": 2, "dead_letters": DEAD, "events": 1 });
     assert_eq!((&counted["left_by_state"], &counted["dry_run"]), (&all, &json!(true)), "{counted}");
+    assert_eq!(counted["prefix"], prefix.as_str(), "{counted}");
+    assert!(counted["target"].as_str().unwrap().starts_with("amqp://"), "{counted}");
+    let refused = polyhook(&move_if_consumed).run().expect_exit_code(1).stderr;
+    let reason = format!("no worker consumes `{prefix}.fetch` on amqp://");
+    assert!(refused.contains(&reason) && refused.contains("queue.prefix"), "{refused}");
+    let status = polyhook(&["status", "--json"]).run().json();
+    assert!(status.to_string().contains("does not exist"), "the check declares nothing: {status}");
+    let still = polyhook(&[&move_to_rabbitmq[..], &["--dry-run"]].concat()).run().json();
+    assert_eq!(still["left_by_state"], all, "{still}");
 
     let mut killed = polyhook(&move_to_rabbitmq).start();
     let log = site.path().join("old.db-wal");
@@ -96,6 +106,10 @@ fn carries_all_jobs_to_rabbitmq_although_it_is_killed_in_the_middle() {
         assert_eq!(letter["reason"], "rate_limited", "{letter}");
         assert_eq!(letter["received_at"], "2026-11-22T10:20:30.123Z", "{letter}");
     }
+    let shown = polyhook(&["show", &ids[0], "--json"]).run().expect_exit_code(1).json();
+    assert_eq!((&shown["state"], &shown["queue"]["dead_letters"]), (&json!("unknown"), &json!(1)), "{shown}");
+    assert!(shown["queue"]["unsearched"].as_u64() >= Some(CALLS as u64 - 10), "{shown}");
+    assert!(shown["queue"].get("jobs").is_none(), "RabbitMQ's jobs cannot be searched: {shown}");
     let mut work = polyhook(&["work"]).start();
     let admin = work.wait_until_ready();
     let depth = |queue: &str| metric(admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}"));
@@ -103,6 +117,7 @@ fn carries_all_jobs_to_rabbitmq_although_it_is_killed_in_the_middle() {
     eventually("the event is kept", || depth("unrouted") == 1);
     polyhook(&["dead", "replay", "--all"]).run().expect_exit_code(0);
     eventually("dead letters are archived", || site.manifests().len() == CALLS);
+    polyhook(&move_if_consumed).run().expect_exit_code(0);
     work.stop();
     assert_eq!(verified_archive(&site.archive()).len(), CALLS);
 }
@@ -133,6 +148,10 @@ fn does_not_touch_a_file_that_polyhook_uses_and_says_what_to_do() {
         let other = to_rabbitmq(&site, more).run().expect_exit_code(1);
         assert!(other.stderr.contains("other.db") && other.stderr.lines().count() == 1, "{other:?}");
     }
+    site.write("spool.db", "");
+    let spool = ["--from", "./spool.db", "--set", "spool.path=spool.db"];
+    let spool = to_rabbitmq(&site, &spool).run().expect_exit_code(1);
+    assert!(spool.stderr.contains("`polyhook spool drain`"), "{spool:?}");
     let wrong = to_rabbitmq(&site, &["--from", "amqp://127.0.0.1"]).run().expect_exit_code(2);
     assert!(wrong.stderr.contains("sqlite:PATH"), "{wrong:?}");
 }
