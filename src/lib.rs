@@ -9,6 +9,7 @@ pub mod config;
 pub mod disk;
 pub mod event;
 pub mod health;
+pub mod index;
 mod json;
 pub mod lifecycle;
 pub mod polyai;

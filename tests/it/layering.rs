@@ -7,13 +7,14 @@ use std::{
 };
 
 /// The layers from top to bottom. Modules of one layer are siblings.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["main"],
     &["cli"],
     &["app"],
     &["config"],
     &["status"],
     &["web", "worker", "reconcile"],
+    &["index"],
     &["queue", "polyai", "archive"],
     &["telemetry", "lifecycle"],
     &["signature", "wav", "event", "retry"],
