@@ -8,12 +8,21 @@
 //! SIGHUP has two meanings. A process that a person started on a terminal gets it when the terminal is closed: it drains,
 //! as on SIGTERM. A service has no terminal and reads its files of secrets again ([`HangupSignals`]).
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    process,
+    sync::{Arc, Once},
+    thread,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::{
+    runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::Mutex,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,6 +30,10 @@ use crate::terminal;
 
 /// Time that work in progress has after the first signal.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// Time from the first signal until a process ends in any case. A shutdown in which every step takes its full time ends before.
+const FORCED_EXIT_TIMEOUT: Duration = Duration::from_secs(16);
+/// Time from a second signal until a process ends in any case: a queue may take two seconds to close, and the log one.
+const FORCED_ABORT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Tracks all background tasks and tells them when to stop. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -147,7 +160,7 @@ impl Lifecycle {
         self.tracker.close();
         tokio::select! {
             () = self.tracker.wait() => {}
-            () = tokio::time::sleep(DRAIN_TIMEOUT) => {
+            () = sleep(DRAIN_TIMEOUT) => {
                 tracing::warn!(tasks = self.tracker.len(), "the drain took too long; unfinished work is repeated after the restart");
                 return ShutdownOutcome::Aborted;
             }
@@ -187,9 +200,16 @@ pub struct TerminationSignals {
 }
 
 impl TerminationSignals {
-    /// Records signals from now on.
+    /// Records signals from now on. They no longer end the process by themselves, so a thread ends it after
+    /// [`FORCED_EXIT_TIMEOUT`] if the shutdown hangs.
     #[must_use]
     pub fn install() -> Self {
+        static FORCED_EXIT: Once = Once::new();
+        FORCED_EXIT.call_once(force_exit_after_signal);
+        Self::record()
+    }
+
+    fn record() -> Self {
         let record = |kind| signal(kind).ok();
         Self {
             terminate: record(SignalKind::terminate()),
@@ -218,6 +238,24 @@ impl TerminationSignals {
             () = receive(interrupt) => "SIGINT",
         }
     }
+}
+
+/// Starts a thread that ends the process some time after a signal. The threads of the runtime may all hang then, for example
+/// because they write to a terminal that takes no more text (Ctrl-S), so it has a runtime of its own.
+fn force_exit_after_signal() {
+    let wait_and_exit = || {
+        let Ok(runtime) = runtime::Builder::new_current_thread().enable_all().build() else { return };
+        runtime.block_on(async {
+            let mut signals = TerminationSignals::record();
+            signals.first().await;
+            if timeout(FORCED_EXIT_TIMEOUT, signals.abort()).await.is_ok() {
+                sleep(FORCED_ABORT_TIMEOUT).await;
+            }
+        });
+        process::exit(1);
+    };
+    // Without the thread, a shutdown that hangs needs a SIGKILL.
+    let _ = thread::Builder::new().name("forced exit".to_owned()).spawn(wait_and_exit);
 }
 
 /// Waits for the next signal of a stream.

@@ -3,7 +3,7 @@
 mod config_file;
 mod display;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::stream;
 use polyhook_simulator::{
@@ -84,13 +84,15 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let last_number = last_announcement(&queue).await.map_err(failed)?;
 
     let config_path = config_file::write(&args.dir, &config, &app, &simulator).map_err(failed)?;
-    display.started(&app, &simulator);
-    let events = LiveEvents::start(&config, app.queue(), Clock::System.now(), display.event_printer());
+    let (open_queue, app_lifecycle) = (app.queue().clone(), app.lifecycle().clone());
+    let (receiver, admin) = (app.public_address(), app.admin_address());
+    // The app handles signals from here on: the first one drains, a second one aborts. It is a task of its own, because a
+    // terminal that takes no text stops this one.
+    let mut app_end = simulator_lifecycle.spawn_tracked(app.run_until_shutdown());
+    display.started(receiver, admin, &simulator);
+    let events = LiveEvents::start(&config, &open_queue, Clock::System.now(), display.event_printer());
     let activity = simulator.state().subscribe();
-    let sending = start_sending(&args, &simulator, &app, &simulator_lifecycle)?;
-    let (app_lifecycle, admin) = (app.lifecycle().clone(), app.admin_address());
-    // The app handles signals from here on: the first one drains, a second one aborts.
-    let mut app_end = std::pin::pin!(app.run_until_shutdown());
+    let sending = start_sending(&args, &simulator, receiver, &simulator_lifecycle)?;
     let followed = tokio::select! {
         complete = follow(&mut display, activity, Arc::clone(&queue), last_number, sending) => Ok(complete),
         outcome = &mut app_end => Err(outcome),
@@ -106,10 +108,10 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
             if !keeps_running {
                 app_lifecycle.drain();
             }
-            (complete, app_end.await)
+            (complete, app_end.await.unwrap_or(ShutdownOutcome::Failed))
         }
         // A signal ended the demo early. That is a success for a person and a failure for a script.
-        Err(outcome) => (!args.exit, outcome),
+        Err(outcome) => (!args.exit, outcome.unwrap_or(ShutdownOutcome::Failed)),
     };
     simulator_lifecycle.drain();
     simulator_lifecycle.wait().await;
@@ -128,10 +130,10 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 fn start_sending(
     args: &Args,
     simulator: &Simulator,
-    app: &App,
+    receiver: Option<SocketAddr>,
     lifecycle: &Lifecycle,
 ) -> Result<JoinHandle<()>, CliError> {
-    let receiver = app.public_address().unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
+    let receiver = receiver.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
     let target = format!("http://{receiver}/polyai-events").parse().map_err(failed)?;
     let options = SenderOptions { rate: Some(args.rate), ..SenderOptions::default() };
     let sender = simulator.sender(target, options).map_err(failed)?;

@@ -7,7 +7,9 @@
 use std::{
     fmt::Display,
     io::{self, Write},
-    sync::OnceLock,
+    sync::{OnceLock, mpsc},
+    thread,
+    time::Duration,
 };
 
 use console::{measure_text_width, truncate_str};
@@ -16,13 +18,33 @@ use serde::Serialize;
 
 use crate::terminal;
 
+/// Time that the end of a process, and a service, wait for the reader of standard output. A terminal that was stopped with
+/// Ctrl-S, or a pager, takes no text until it continues.
+const READER_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// The first error of a write to standard output, other than a closed pipe.
 static FAILURE: OnceLock<String> = OnceLock::new();
 
 /// Returns why a part of the output is lost. A closed pipe is not a failure: its reader has seen enough.
 pub fn failure() -> Option<&'static str> {
-    let _ = written(&io::stdout().flush());
+    // Only what a failed write has left is still to be written. Another thread may hang in a write, and then this would, too.
+    let _ = detached(|| written(&io::stdout().flush())).recv_timeout(READER_TIMEOUT);
     FAILURE.get().map(String::as_str)
+}
+
+/// Prints lines on standard output, for a service. If their reader does not take them in time, returns, and a thread continues
+/// to wait for it.
+pub async fn lines_without_waiting(lines: Vec<String>) {
+    let printed = detached(move || line(lines.join("\n")));
+    let _ = tokio::task::spawn_blocking(move || printed.recv_timeout(READER_TIMEOUT)).await;
+}
+
+/// Runs `write` on a thread that does not keep the process from ending, and sends its result.
+fn detached<T: Send + 'static>(write: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
+    let (sender, receiver) = mpsc::channel();
+    // Without a thread there is nothing to wait for: the sender is dropped.
+    let _ = thread::Builder::new().name("output".to_owned()).spawn(move || sender.send(write()));
+    receiver
 }
 
 /// Keeps the error of a write to standard output. Returns false if it failed.

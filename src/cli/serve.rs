@@ -29,7 +29,7 @@ pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliErro
         Ok(app) => app,
         Err(error) => return Err(all_start_errors(error, &config, roles).await),
     };
-    let screen = has_screen.then(|| Screen::start(global, &config, roles, &app));
+    let screen = if has_screen { Some(Screen::start(global, &config, roles, &app).await) } else { None };
     let outcome = app.drained().await;
     if let Some(screen) = screen {
         screen.stop(&app, outcome).await;

@@ -20,7 +20,6 @@ use super::{
     Args,
 };
 use crate::{
-    app::App,
     archive::Manifest,
     event::CONVERSATION_COMPLETED,
     queue::{TailEvent, TailEventKind},
@@ -166,27 +165,28 @@ impl Display {
         self.archived.len()
     }
 
-    pub(super) fn started(&self, app: &App, simulator: &Simulator) {
+    pub(super) fn started(
+        &self,
+        receiver: Option<SocketAddr>,
+        admin: Option<SocketAddr>,
+        simulator: &Simulator,
+    ) {
         let http_url = |address: Option<SocketAddr>| {
             address.map(|address| format!("http://{address}")).unwrap_or_default()
         };
-        let url = format!("{}/polyai-events", http_url(app.public_address()));
+        let url = format!("{}/polyai-events", http_url(receiver));
         let archive = self.archive.display().to_string();
         let text = format!(
             "{}\n  receiver   {url}\n  metrics    {}/metrics\n  PolyAI     {} (simulated)\n  archive    {archive}\n{}\n",
             output::bold(format!("polyhook demo: {} calls; Ctrl-C stops it", self.calls)),
-            http_url(app.admin_address()),
+            http_url(admin),
             simulator.url(),
             output::dimmed(
                 "Each event is a line below: delivery, retry, ready (it is archived), done, dead."
             ),
         );
-        let step = Step::Started {
-            url,
-            admin: http_url(app.admin_address()),
-            simulator: simulator.url().to_string(),
-            archive,
-        };
+        let step =
+            Step::Started { url, admin: http_url(admin), simulator: simulator.url().to_string(), archive };
         self.print(&step, Some(&text));
     }
 

@@ -1,5 +1,6 @@
 //! The display of a service on a terminal, instead of its log: where it listens and what to do next, one line for each event,
-//! and at the end what is left. Warnings and errors of the log appear between these lines.
+//! and at the end what is left. Warnings and errors of the log appear between these lines. A terminal that takes no text
+//! (Ctrl-S) delays neither the start nor the shutdown.
 
 use std::{
     io::{self, IsTerminal},
@@ -34,10 +35,8 @@ pub(super) struct Screen {
 
 impl Screen {
     /// Shows the start, and events from now on.
-    pub(super) fn start(global: &GlobalArgs, config: &Config, roles: Roles, app: &App) -> Self {
-        for line in start_lines(global, config, roles, app) {
-            output::line(line);
-        }
+    pub(super) async fn start(global: &GlobalArgs, config: &Config, roles: Roles, app: &App) -> Self {
+        output::lines_without_waiting(start_lines(global, config, roles, app)).await;
         let events = LiveEvents::start(config, app.queue(), Clock::System.now(), move |event| {
             if is_about(event, roles) {
                 output::line(event_line::format_event(event, event_line::terminal_width()));
@@ -49,11 +48,10 @@ impl Screen {
     /// Shows the last events, and what is left in the queue. Call it before the queue is closed.
     pub(super) async fn stop(self, app: &App, outcome: ShutdownOutcome) {
         self.events.stop().await;
-        output::line(format!("\nstopped: {}", outcome.meaning()));
+        let mut lines = vec![format!("\nstopped: {}", outcome.meaning())];
         let depths = timeout(COUNT_TIMEOUT, app.queue().queue.depths()).await;
-        for line in depths.ok().and_then(Result::ok).map(|depths| left_lines(&depths)).into_iter().flatten() {
-            output::line(line);
-        }
+        lines.extend(depths.ok().and_then(Result::ok).map(|depths| left_lines(&depths)).unwrap_or_default());
+        output::lines_without_waiting(lines).await;
     }
 }
 

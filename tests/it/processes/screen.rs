@@ -6,7 +6,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::{
-    process::{Installation, Process, SimulatedPolyAi, deliver, eventually},
+    ports,
+    process::{Installation, PolyhookCommand, Process, SimulatedPolyAi, deliver, eventually, get},
     rabbit,
 };
 
@@ -86,4 +87,25 @@ fn a_configured_log_format_replaces_the_screen() {
         "{:#?}",
         shown(&run)
     );
+}
+
+/// Ctrl-S stops a terminal, and no text leaves the process. The service must start, work, and end all the same.
+#[test]
+fn a_stopped_terminal_keeps_no_process_from_ending() {
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let [admin] = ports::free();
+    let site = Installation::new(&polyai.access, &format!("admin.listen = \"127.0.0.1:{admin}\""));
+    let mut run = site.polyhook(["run"]).start_on_stopped_terminal(true);
+    let mut demo =
+        PolyhookCommand::new(site.path(), ["demo", "--calls", "1"]).start_on_stopped_terminal(false);
+
+    let admin = ([127, 0, 0, 1], admin).into();
+    eventually("ready", || get(admin, "/readyz").is_some_and(|(status, _)| status == 200));
+    run.signal(Signal::SIGTERM);
+    // It shows the start before it sends the first call, and never comes that far.
+    eventually("the demo runs", || site.path().join("polyhook-demo/polyhook.toml").exists());
+    demo.signal(Signal::SIGTERM);
+    demo.signal(Signal::SIGINT);
+    assert_eq!(run.wait(Duration::from_secs(20)).code(), Some(0), "the queue was closed");
+    assert_eq!(demo.wait(Duration::from_secs(20)).code(), Some(1), "its second signal aborts it");
 }

@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    io::Write,
+    io::{Read, Write},
+    os::fd::OwnedFd,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -96,6 +97,20 @@ impl PolyhookCommand {
     /// Starts the process on a terminal with this number of columns. `stderr` says whether its errors go there, too; if
     /// not, they go to a pipe, as with `2> file`.
     pub(crate) fn start_on_terminal(self, columns: u16, stderr: bool) -> Process {
+        self.start_on(Terminal::open(columns, false), stderr)
+    }
+
+    /// Starts the process on a terminal that a person has stopped with Ctrl-S: it takes no text. Errors go to a pipe if
+    /// `stderr` is false.
+    pub(crate) fn start_on_stopped_terminal(self, stderr: bool) -> Process {
+        self.start_on(Terminal::open(80, true), stderr)
+    }
+
+    fn start_on(
+        self,
+        (terminal, window, end): (Terminal, impl Read + Send + 'static, OwnedFd),
+        stderr: bool,
+    ) -> Process {
         // As a login shell does: a session whose terminal this is.
         let mut command = Command::new("setsid");
         command
@@ -104,7 +119,6 @@ impl PolyhookCommand {
             .env_clear();
         command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.env("TERM", "xterm").current_dir(self.command.get_current_dir().expect("a folder"));
-        let (terminal, window, end) = Terminal::open(columns);
         command.stdin(stream(&end)).stdout(stream(&end));
         command.stderr(if stderr { stream(&end) } else { Stdio::piped() });
         let child = command.spawn().expect("polyhook starts");

@@ -2,7 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    io::{ErrorKind, Read},
+    io::{ErrorKind, Read, Write},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     process::{Command, Stdio},
     sync::{
@@ -17,16 +17,19 @@ use nix::{
     pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt},
 };
 
+/// The key with which a person stops a terminal.
+const CTRL_S: &[u8] = b"\x13";
+
 /// A terminal. It exists until [`Terminal::close`], as a window does that shows it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Terminal(Arc<AtomicBool>);
 
 impl Terminal {
-    /// Opens a terminal with this number of columns. Returns what a process has printed on it, and the process's end.
-    pub(super) fn open(columns: u16) -> (Self, impl Read + Send + 'static, OwnedFd) {
+    /// Opens a terminal with this number of columns. One that `is_stopped` takes no text. Returns what a process has printed on it, and the process's end.
+    pub(super) fn open(columns: u16, is_stopped: bool) -> (Self, impl Read + Send + 'static, OwnedFd) {
         // No process may inherit it, and no read may block: both would keep the terminal open.
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let master = posix_openpt(flags).unwrap();
+        let mut master = posix_openpt(flags).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let path = ptsname_r(&master).unwrap();
@@ -38,6 +41,9 @@ impl Terminal {
             .unwrap();
         let size = ["-F", &path, "cols", &columns.to_string(), "rows", "40"];
         assert!(Command::new("stty").args(size).status().unwrap().success());
+        if is_stopped {
+            master.write_all(CTRL_S).unwrap();
+        }
         let terminal = Self::default();
         let window = Window { master, closed: Arc::clone(&terminal.0) };
         (terminal, window, end.into())
