@@ -19,6 +19,7 @@ pub mod queue;
 pub mod reconcile;
 pub mod retry;
 pub mod secret;
+pub mod shell;
 pub mod signature;
 pub mod status;
 pub mod telemetry;

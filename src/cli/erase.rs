@@ -15,6 +15,7 @@ use crate::{
     config::{Config, Roles},
     lifecycle::Lifecycle,
     queue::{ErasedMessages, Queue, QueueBackend, spool::Spool},
+    shell,
     worker::{ErasureReport, ErasureRequest, JobFailure, Worker},
 };
 
@@ -202,8 +203,9 @@ async fn lift_all(stores: &Stores, args: &Args) -> Result<(), CliError> {
             output::json(&serde_json::json!({ "conversation_id": id, "outcome": outcome }));
         } else if lifted > 0 {
             output::line(format!(
-                "{} {id}: it can be archived again; archive it now with `polyhook fetch {id}`",
-                output::green(outcome)
+                "{} {id}: it can be archived again; archive it now with `polyhook fetch {}`",
+                output::green(outcome),
+                shell::last_argument(id)
             ));
         } else {
             output::line(format!("{id} was not erased, so there is nothing to lift"));

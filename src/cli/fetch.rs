@@ -14,6 +14,7 @@ use crate::{
     archive::Trigger,
     clock::Clock,
     config::Roles,
+    shell,
     worker::{ArchivedConversation, FetchOutcome, FetchRequest, JobFailure, RetryDecision, Worker},
 };
 
@@ -87,8 +88,8 @@ fn print_result(id: &str, result: &Result<FetchOutcome, JobFailure>, json: bool)
             if json {
                 output::json(&json!({ "conversation_id": id, "outcome": "erased", "error": error }));
             } else {
-                let id = output::sanitize(id);
-                output::error(&format!("{id}: {error}; allow it with `polyhook erase --lift {id}`"));
+                let lift = shell::last_argument(id);
+                output::error(&format!("{id}: {error}; allow it with `polyhook erase --lift {lift}`"));
             }
         }
         Ok(FetchOutcome::Skipped | FetchOutcome::Coalesced | FetchOutcome::Refreshed(_)) => {

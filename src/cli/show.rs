@@ -23,6 +23,7 @@ use crate::{
     config::{Config, Roles},
     event::Event,
     queue::{ErasedMessages, Queue, QueueBackend, QueueError, QueueKind},
+    shell,
 };
 
 /// The number of digits of a hash that the text shows. `--json` has all.
@@ -249,7 +250,7 @@ fn print_archived(id: &str, copies: &[ArchivedCopy], erasure: Option<&ErasureRec
         output::line(format!("{} was erased at {:.0}", sanitize(id), erasure.erased_at));
     } else if copies.is_empty() {
         output::line(format!("{} is not in the archive", sanitize(id)));
-        output::line(format!("fetch it with: polyhook fetch {}", sanitize(id)));
+        output::line(format!("fetch it with: polyhook fetch {}", sanitize(&shell::last_argument(id))));
     }
     for copy in copies {
         print_copy(copy);

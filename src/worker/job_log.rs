@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     queue::{JobOutcome, Message},
+    shell,
     telemetry::trace::Traceparent,
 };
 
@@ -97,7 +98,7 @@ impl JobLog<'_> {
                 status,
                 polyai.correlation_id = correlation_id,
                 "job is a dead letter: {detail}; when the cause is fixed: polyhook dead replay {}",
-                message.id
+                shell::last_argument(&message.id)
             );
         }
     }

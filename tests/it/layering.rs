@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 12] = [
     &["telemetry", "lifecycle"],
     &["signature", "wav", "event", "retry"],
     &["secret", "clock", "health", "disk", "json"],
-    &["bounded_file", "private_file", "problem", "terminal"],
+    &["bounded_file", "private_file", "problem", "shell", "terminal"],
 ];
 
 #[test]

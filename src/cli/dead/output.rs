@@ -13,6 +13,7 @@ use crate::{
     },
     event::Event,
     queue::{Attempt, DeadLetter},
+    shell,
 };
 
 const HEADER: [&str; 7] = ["ID", "REASON", "DEAD", "CONVERSATION", "TRIES", "PROJECT", "CORRELATION ID"];
@@ -162,8 +163,9 @@ pub(super) fn print_details(letter: &DeadLetter, with_body: bool, now: Timestamp
     field("body", &format!("{} bytes of {}", message.body.len(), message.content_type));
     field("tries", &letter.history.attempt_count().to_string());
     print_history(letter);
-    field("when fixed", &format!("polyhook dead replay {}", message.id));
-    field("not needed", &format!("polyhook dead drop {}", message.id));
+    let id = shell::last_argument(&message.id);
+    field("when fixed", &format!("polyhook dead replay {id}"));
+    field("not needed", &format!("polyhook dead drop {id}"));
     if with_body {
         output::line("");
         for text in String::from_utf8_lossy(&message.body).lines() {

@@ -23,6 +23,7 @@ use crate::{
     archive::Manifest,
     event::CONVERSATION_COMPLETED,
     queue::{TailEvent, TailEventKind},
+    shell,
     telemetry::{self, LogConfig, TelemetryError},
 };
 
@@ -290,8 +291,8 @@ impl Display {
 
     /// Returns lines like those at the start of `polyhook run`.
     fn next_steps(&self, config: &Path, admin: Option<SocketAddr>) -> String {
-        let config = output::sanitize(&config.display().to_string());
-        let archive = output::sanitize(&self.archive.display().to_string());
+        let config = output::sanitize(&shell::quote(&config.display().to_string()));
+        let archive = output::sanitize(&shell::quote(&self.archive.display().to_string()));
         let mut lines = Vec::new();
         let mut next = |purpose: &str, command: &str| lines.push(format!("  {purpose:<14} {command}"));
         next("see the calls", &format!("polyhook list --config {config}"));

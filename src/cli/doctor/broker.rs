@@ -9,6 +9,7 @@ use super::{
 use crate::{
     config::Config,
     queue::rabbitmq::probe::{self, BrokerDetails, MissingPermission, ObjectState, RoundTripError},
+    shell,
 };
 
 /// A slower confirm noticeably delays every delivery.
@@ -84,13 +85,8 @@ fn permissions(details: &BrokerDetails, prefix: &str, role: Role) -> Vec<Finding
 /// Returns the command that grants exactly the permissions that the role needs.
 fn grant_command(details: &BrokerDetails, prefix: &str, role: Role) -> String {
     let [configure, write, read] = role.broker_user().patterns(prefix);
-    let [vhost, user] = [&details.vhost, &details.user].map(|name| shell_quote(name));
+    let [vhost, user] = [&details.vhost, &details.user].map(|name| shell::quote(name));
     format!("`rabbitmqctl set_permissions -p {vhost} {user} '{configure}' '{write}' '{read}'`")
-}
-
-/// Quotes `text` for a shell.
-fn shell_quote(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn topology(details: &BrokerDetails, config: &Config, role: Role) -> Vec<Finding> {
@@ -111,7 +107,7 @@ fn topology(details: &BrokerDetails, config: &Config, role: Role) -> Vec<Finding
             }
             ObjectState::Different(difference) => findings.push(subject.fail(
                 format!("it exists with other properties than polyhook needs ({difference})"),
-                format!("delete it when it is empty (polyhook declares it again) with `rabbitmqctl delete_{what} -p {} {name}` or on the management page, or set another queue.prefix", shell_quote(&details.vhost)),
+                format!("delete it when it is empty (polyhook declares it again) with `rabbitmqctl delete_{what} -p {} {}` or on the management page, or set another queue.prefix", shell::quote(&details.vhost), shell::quote(name)),
             )),
             // Reported by the check of the permissions.
             ObjectState::Denied => {}
@@ -181,7 +177,7 @@ fn contents(
 }
 
 fn policies(details: &BrokerDetails, prefix: &str) -> Finding {
-    let vhost = shell_quote(&details.vhost);
+    let vhost = shell::quote(&details.vhost);
     Subject::new("broker.policies", prefix).skipped(
         "AMQP does not show policies. None may set message-ttl, expires, max-length, max-length-bytes or delivery-limit on these queues; otherwise jobs and dead letters are dropped or rejected",
         format!("rabbitmqctl list_policies -p {vhost}; rabbitmqctl list_operator_policies -p {vhost}"),

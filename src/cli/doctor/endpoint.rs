@@ -14,6 +14,7 @@ use crate::{
     clock::Clock,
     config::Config,
     polyai::{Endpoint, WebhooksClient},
+    shell,
 };
 
 /// The time that PolyAI waits if the endpoint does not set another one.
@@ -134,8 +135,9 @@ fn next(id: &str, timeout: Duration, budget: Duration) -> String {
         return lower;
     }
     format!(
-        "{lower}, or raise the endpoint's timeout with `polyhook endpoint update {id} --timeout-ms {}`",
-        raised.as_millis()
+        "{lower}, or raise the endpoint's timeout with `polyhook endpoint update --timeout-ms {} {}`",
+        raised.as_millis(),
+        shell::last_argument(id)
     )
 }
 
@@ -180,7 +182,7 @@ mod tests {
                 None,
                 4501,
                 "warn",
-                "4500ms or less, or raise the endpoint's timeout with `polyhook endpoint update whe_1 --timeout-ms 5501`",
+                "4500ms or less, or raise the endpoint's timeout with `polyhook endpoint update --timeout-ms 5501 whe_1`",
             ),
             (Some(4000), 4000, "fail", "3500ms or less"),
             (Some(3000), 4000, "fail", "--timeout-ms 5000"),

@@ -28,6 +28,7 @@ use crate::{
     event::CONVERSATION_COMPLETED,
     polyai::{CreatedEndpoint, Endpoint, EndpointSettings, WebhooksClient},
     secret::Secret,
+    shell,
     web::SecretsFile,
 };
 
@@ -185,8 +186,9 @@ async fn reject_duplicate_url(
     match endpoints.iter().find(|endpoint| Some(&*endpoint.url) == url) {
         Some(endpoint) if !args.another => Err(failed(format!(
             "{} already delivers to this URL. Nothing was created. To change that endpoint, run `polyhook endpoint update \
-             {0}`; if its secret is lost, run `polyhook endpoint rotate-secret {0}`; to receive every event twice, add --another",
-            endpoint.id
+             {1}`; if its secret is lost, run `polyhook endpoint rotate-secret {1}`; to receive every event twice, add --another",
+            endpoint.id,
+            shell::last_argument(&endpoint.id)
         ))),
         _ => Ok(()),
     }

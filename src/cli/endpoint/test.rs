@@ -30,6 +30,7 @@ use crate::{
     clock::Clock,
     config::Config,
     secret::Secret,
+    shell,
     signature::{Scheme, SignedForm},
 };
 
@@ -226,8 +227,9 @@ async fn target(config: &Config, args: &Args) -> Result<TestTarget, CliError> {
     })?;
     let notes = (endpoint.enabled == Some(false)).then(|| {
         format!(
-            "{0} is disabled, so PolyAI delivers nothing to it; to enable it, run `polyhook endpoint update {0} --enable`",
-            endpoint.id
+            "{} is disabled, so PolyAI delivers nothing to it; to enable it, run `polyhook endpoint update --enable {}`",
+            endpoint.id,
+            shell::last_argument(&endpoint.id)
         )
     });
     Ok(TestTarget {

@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, IsTerminal},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use crate::{
     config::{Config, Roles},
     lifecycle::ShutdownOutcome,
     queue::{QueueKind, TailEvent, TailEventKind},
+    shell,
     telemetry::LogConfig,
 };
 
@@ -75,7 +77,8 @@ fn start_lines(global: &GlobalArgs, config: &Config, roles: Roles, app: &App) ->
         field("archive", &config.archive.url);
     }
     lines.push("Next, in another terminal:".to_owned());
-    let flag = global.config_file().map(|path| format!(" --config {}", path.display())).unwrap_or_default();
+    let flag = |path: PathBuf| format!(" --config {}", shell::quote(&path.display().to_string()));
+    let flag = global.config_file().map(flag).unwrap_or_default();
     let mut next = |purpose: &str, command: &str| {
         lines.push(format!("  {purpose:<12} polyhook {}", output::sanitize(command)));
     };

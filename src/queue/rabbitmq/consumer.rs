@@ -28,6 +28,7 @@ use super::{
 use crate::{
     clock::Clock,
     queue::{History, Job, LeaseId, Message},
+    shell,
 };
 
 /// The interval at which jobs are looked for that have to go back to the broker.
@@ -217,7 +218,7 @@ impl JobConsumer {
         tracing::error!(
             event.id = job.message.id,
             "a job was delivered too often and is a dead letter; see why with: polyhook dead show {}",
-            job.message.id
+            shell::last_argument(&job.message.id)
         );
         counter!("polyhook_dead_letters_total", "reason" => "delivery_limit").increment(1);
         // If the acknowledgement is lost, there will be a second dead letter.

@@ -1,6 +1,8 @@
 //! Text from outside cannot change a terminal: not in tables, details, lines, errors and logs, and not in JSON.
 
-use crate::support::process::{CommandOutput, Installation, SimulatedPolyAi, deliver, eventually, metric};
+use crate::support::process::{
+    CommandOutput, Installation, PolyhookCommand, SimulatedPolyAi, deliver, eventually, metric,
+};
 
 /// A control sequence that hides text, marks of the writing direction, separators, and characters without width.
 const HOSTILE: &str =
@@ -50,5 +52,17 @@ fn hostile_ids_are_escaped_in_every_output() {
         assert_harmless(&output);
         assert_eq!(output.json()["conversation_id"], HOSTILE, "{arguments:?}");
     }
+
+    // An id that a shell would run, and that a command would take for an option.
+    let hostile_event = "-f;$(reboot)";
+    assert_eq!(
+        deliver(run.receiver_address(), &site.secret, hostile_event, &polyai.event("CA-2")),
+        Some(204)
+    );
+    let quoted = "dead replay -- '-f;$(reboot)'";
+    run.wait_for("the quoted command", |line| line.contains(quoted).then_some(()));
+    let show = ["dead", "show", "--config", "polyhook.toml", "--", hostile_event];
+    let shown = PolyhookCommand::new(site.path(), show).run().expect_exit_code(0).stdout;
+    assert!(shown.contains(quoted), "{shown}");
     run.stop();
 }

@@ -87,7 +87,7 @@ fn reports_missing_foreign_and_filled_queues() {
     let found = doctor(&site, &[]);
     found.has("broker.topology", "warn", &format!("missing: {dead}")).fails_only("broker.topology");
     found.has("broker.topology", "fail", "other properties than polyhook needs");
-    found.has("broker.topology", "fail", &format!("rabbitmqctl delete_queue -p '/' {fetch}"));
+    found.has("broker.topology", "fail", &format!("rabbitmqctl delete_queue -p / {fetch}"));
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn compares_the_ack_budget_with_the_timeout_of_the_endpoint() {
         let found = doctor(&site, &["--role", role]);
         found.has("endpoint.timeout", "fail", "PolyAI waits 4000 ms").fails_only("endpoint.timeout");
         found.has("endpoint.timeout", "fail", "set server.ack_budget to 3500ms or less");
-        found.has("endpoint.timeout", "fail", &format!("polyhook endpoint update {id} --timeout-ms 5000"));
+        found.has("endpoint.timeout", "fail", &format!("polyhook endpoint update --timeout-ms 5000 {id}"));
     }
     // A receiver has no key, and a key that is refused is not the receiver's business.
     let receive = |more: &[&str]| doctor(&site, &[&["--role", "receive"], more].concat());
