@@ -84,6 +84,15 @@ pub(super) fn depths(connection: &Connection, now: Timestamp) -> rusqlite::Resul
 
 /// Returns the time since which the job that has waited longest could be leased. `None`: no job waits.
 pub(super) fn waiting_since(connection: &Connection, now: Timestamp) -> rusqlite::Result<Option<Timestamp>> {
+    waiting_since_in(connection, now, "wait")
+}
+
+/// Like [`waiting_since`]. `wait` is the column of that name, or `NULL` in a layout without it.
+fn waiting_since_in(
+    connection: &Connection,
+    now: Timestamp,
+    wait: &str,
+) -> rusqlite::Result<Option<Timestamp>> {
     let snapshot = connection.unchecked_transaction()?;
     let overdue = snapshot
         .query_row(
@@ -95,18 +104,20 @@ pub(super) fn waiting_since(connection: &Connection, now: Timestamp) -> rusqlite
         .optional()?;
     let never_tried = snapshot
         .query_row(
-            "SELECT received_at FROM messages INDEXED BY messages_open
-             WHERE state = 'ready' AND state <> 'done' AND history IS NULL AND wait IS NULL ORDER BY seq LIMIT 1",
+            &format!(
+                "SELECT received_at FROM messages INDEXED BY messages_open
+                 WHERE state = 'ready' AND state <> 'done' AND history IS NULL AND {wait} IS NULL ORDER BY seq LIMIT 1"
+            ),
             [],
             |row| read_time(row, "received_at"),
         )
         .optional()?;
     // Jobs that were replayed, released or scheduled can be leased for a shorter time than since their receipt. They are
     // leased first, so the others of them are not older than these.
-    let mut first = snapshot.prepare(
-        "SELECT received_at, wait, history FROM messages INDEXED BY messages_open
-         WHERE state = 'ready' AND state <> 'done' ORDER BY seq LIMIT 100",
-    )?;
+    let mut first = snapshot.prepare(&format!(
+        "SELECT received_at, {wait} AS wait, history FROM messages INDEXED BY messages_open
+         WHERE state = 'ready' AND state <> 'done' ORDER BY seq LIMIT 100"
+    ))?;
     let first = first.query_map([], |row| {
         let wait = Duration::from_millis(row.get::<_, Option<u64>>("wait")?.unwrap_or_default());
         let since = read_history(row)?.leasable_since(read_time(row, "received_at")?);
@@ -139,16 +150,18 @@ pub struct FileStatus {
 /// process has the file open or not. The error describes the fault of the file.
 pub fn read_status(path: &Path, now: Timestamp) -> Result<FileStatus, String> {
     let read = |connection: &Connection| {
-        match schema::layout_version(connection, path) {
+        let wait = match schema::layout_version(connection, path) {
             Ok(0) => {
                 return Ok(Err(format!("{} is empty; polyhook fills it at the next start", path.display())));
             }
-            Ok(_) => {}
+            // Not migrated yet: this only reads.
+            Ok(1 | 2) => "NULL",
+            Ok(_) => "wait",
             Err(error) => return Ok(Err(error.to_string())),
-        }
+        };
         let Counts { waiting, leased, retry, refresh, dead, stored } =
             count(&connection.unchecked_transaction()?, now)?;
-        let waiting_since = waiting_since(connection, now)?;
+        let waiting_since = waiting_since_in(connection, now, wait)?;
         Ok(Ok(FileStatus { waiting, waiting_since, leased, retry, refresh, dead, stored }))
     };
     open_and_read(path, read)?

@@ -313,3 +313,40 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
 fn inode(_: &Path) -> Option<(u64, u64)> {
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{super::read, *};
+    use crate::queue::sqlite::Follower;
+
+    #[test]
+    fn commands_that_only_read_accept_the_layout_of_every_version() {
+        for version in 1..=MIGRATIONS.len() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("queue.db");
+            let file = Connection::open(&path).unwrap();
+            file.pragma_update(None, "journal_mode", "WAL").unwrap();
+            MIGRATIONS.iter().take(version).for_each(|step| file.execute_batch(step).unwrap());
+            file.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+            file.pragma_update(None, "user_version", version).unwrap();
+            file.execute(
+                "INSERT INTO messages (dedup, state, id, kind, environment, received_at, content_type)
+                 VALUES (x'00', 'ready', 'evt-1', 'conversation.completed', 'live', 1000, 'application/json')",
+                [],
+            )
+            .unwrap();
+            drop(file);
+            let status = read::read_status(&path, Timestamp::from_second(2).unwrap()).unwrap();
+            assert_eq!(
+                (status.waiting, status.waiting_since),
+                (1, Timestamp::from_second(1).ok()),
+                "{version}"
+            );
+            assert_eq!(read::read_usage(&path).unwrap().messages, 1, "{version}");
+            read::check_file(&path).unwrap();
+            Follower::open(&path, Timestamp::UNIX_EPOCH).unwrap().poll().unwrap();
+        }
+    }
+}
