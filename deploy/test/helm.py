@@ -38,6 +38,7 @@ MANAGED = {
     "queue": {"url", "url_file", "ca_file", "client_cert_file", "client_key_file"},
     "spool": {"path"},
     "archive": {"secret_access_key", "secret_access_key_file", "service_account_file"},
+    "index": {"numbers_key", "numbers_key_file"},
 }
 # Invalid values for --set, and a word of the expected error.
 REFUSED = [
@@ -57,6 +58,8 @@ REFUSED = [
     ("secrets.webhook.name=", "webhook"),
     ("projects[0].apiKey.existingSecret=", "projects[0].apiKey.existingSecret"),
     ("config.trigger.path=/trigger", "secrets.trigger"),
+    ("config.index.numbers=hash", "secrets.numbersKey"),
+    ("config.index.numbers=masked", "numbers"),
     ("image.digest=latest", "digest"),
     ("projects=null", "projects is empty"),
     ("ingress.tlsSecretName=,ingress.enabled=true,ingress.host=a.example", "ingress.tlsSecretName"),

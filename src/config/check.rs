@@ -92,5 +92,6 @@ impl Config {
         problems.extend(self.worker.problems());
         problems.extend(self.refresh.problems());
         problems.extend(self.reconcile.problems());
+        problems.extend(self.index.problems());
     }
 }

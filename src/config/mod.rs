@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     archive::ArchiveConfig,
+    index::IndexConfig,
     polyai::{PolyAiConfig, ProjectConfig},
     queue::{QueueConfig, SpoolConfig},
     reconcile::ReconcileConfig,
@@ -75,6 +76,8 @@ pub struct Config {
     pub archive: ArchiveConfig,
     /// The search for conversations that no webhook announced.
     pub reconcile: ReconcileConfig,
+    /// The Parquet tables of calls and turns.
+    pub index: IndexConfig,
     /// Logs.
     pub log: LogConfig,
     /// Spans.

@@ -16,7 +16,11 @@ impl Config {
             .projects
             .iter_mut()
             .flat_map(|project| [Some(&mut project.api_key), project.data_api_key.as_mut()])
-            .chain([self.archive.secret_access_key.as_mut(), self.trigger.token.as_mut()]);
+            .chain([
+                self.archive.secret_access_key.as_mut(),
+                self.index.numbers_key.as_mut(),
+                self.trigger.token.as_mut(),
+            ]);
         for secret in self.signature.secrets.iter_mut().chain(urls).chain(keys.flatten()) {
             *secret = Secret::unwrapped(secret.expose());
         }
@@ -38,9 +42,16 @@ impl Config {
         {
             self.queue.url = QueueUrls::Many(urls);
         }
+        if let Some(path) = self.index.numbers_key_file.as_ref().filter(|_| self.index.hashes_numbers()) {
+            self.index.numbers_key = read(path, "index.numbers_key_file", &mut problems, |path| {
+                read_key(path, "it is empty; write a random key into it (`openssl rand -hex 32`)")
+            });
+        }
         for (index, project) in self.projects.iter_mut().enumerate() {
             let mut key = |name: &str, path: &Path| {
-                read(path, format!("projects[{index}].{name}"), &mut problems, read_key)
+                read(path, format!("projects[{index}].{name}"), &mut problems, |path| {
+                    read_key(path, "it is empty; write the API key into it")
+                })
             };
             if let Some(path) = &project.api_key_file {
                 project.api_key = key("api_key_file", path).unwrap_or_default();
@@ -54,9 +65,9 @@ impl Config {
 }
 
 /// Reads a file that must contain one key.
-fn read_key(path: &Path) -> io::Result<Secret> {
+fn read_key(path: &Path, is_empty: &'static str) -> io::Result<Secret> {
     let key = Secret::read(path)?;
-    if key.is_empty() { Err(io::Error::other("it is empty; write the API key into it")) } else { Ok(key) }
+    if key.is_empty() { Err(io::Error::other(is_empty)) } else { Ok(key) }
 }
 
 /// Reads a file that must contain at least one URL.

@@ -102,6 +102,7 @@ fn file_modes(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<Finding
         let archive = &config.archive;
         files.push(("archive.secret_access_key_file", archive.secret_access_key_file.as_deref()));
         files.push(("archive.service_account_file", archive.service_account_file.as_deref()));
+        files.push(("index.numbers_key_file", config.index.numbers_key_file.as_deref()));
         for project in &config.projects {
             files.push(("projects.api_key_file", project.api_key_file.as_deref()));
             files.push(("projects.data_api_key_file", project.data_api_key_file.as_deref()));

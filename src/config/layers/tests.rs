@@ -86,6 +86,8 @@ fn variables_may_have_quotes_and_white_space_around_them() {
             ("POLYHOOK__RETRY__DELAYS", wrap("1s,2s")),
             ("POLYHOOK__ARCHIVE__SECRET_ACCESS_KEY", wrap("a pass phrase")),
             ("POLYHOOK__QUEUE__URL", wrap("amqp://user:pass@host")),
+            ("POLYHOOK__INDEX__NUMBERS", wrap("hash")),
+            ("POLYHOOK__INDEX__NUMBERS_KEY", wrap("0123456789abcdef")),
         ];
         let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let config = load("", &env, &[]).unwrap();
@@ -100,6 +102,7 @@ fn variables_may_have_quotes_and_white_space_around_them() {
         assert_eq!(config.server.ack_budget, Duration::from_secs(3));
         assert_eq!(config.retry.delays.len(), 2);
         assert_eq!(config.archive.secret_access_key, Some(Secret::new("a pass phrase")));
+        assert_eq!(config.index.numbers_key, Some(Secret::new("0123456789abcdef")));
         assert_eq!(config.queue.url.as_slice(), [Secret::new("amqp://user:pass@host")]);
     }
 }

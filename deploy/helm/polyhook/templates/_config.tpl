@@ -12,7 +12,7 @@ file that the configuration names must exist.
 {{- $config := deepCopy $values.config -}}
 {{- $use := list "queue" "retry" "log" "tracing" -}}
 {{- if $receives }}{{ $use = concat $use (list "server" "signature" "trigger") }}{{ end -}}
-{{- if $works }}{{ $use = concat $use (list "polyai" "worker" "refresh" "archive" "reconcile") }}{{ end -}}
+{{- if $works }}{{ $use = concat $use (list "polyai" "worker" "refresh" "archive" "reconcile" "index") }}{{ end -}}
 {{- if and (eq $role "receiver") $values.receiver.spool.enabled }}{{ $use = append $use "spool" }}{{ end -}}
 {{- $own := dict -}}
 {{- $_ := set $own "admin" (dict "listen" (printf "%s:9090" $values.listenAddress)) -}}
@@ -42,6 +42,8 @@ file that the configuration names must exist.
 {{- if $secrets.archiveKey.existingSecret }}{{ $_ := set $archive "secret_access_key_file" "/etc/polyhook/archive-key/key" }}{{ end -}}
 {{- if $secrets.archiveServiceAccount.existingSecret }}{{ $_ := set $archive "service_account_file" "/etc/polyhook/archive-account/account.json" }}{{ end -}}
 {{- $_ := set $own "archive" $archive -}}
+{{- if and (eq (default "" $config.index.numbers) "hash") (not $secrets.numbersKey.existingSecret) }}{{ fail "secrets.numbersKey.existingSecret is not set: config.index.numbers hash needs a key" }}{{ end -}}
+{{- if $secrets.numbersKey.existingSecret }}{{ $_ := set $own "index" (dict "numbers_key_file" "/etc/polyhook/numbers-key/key") }}{{ end -}}
 {{- end -}}
 {{- $all := dict "admin" $own.admin -}}
 {{- range $use }}{{ $_ := set $all . (mergeOverwrite (default dict (index $config .)) (default dict (index $own .))) }}{{ end -}}

@@ -32,6 +32,10 @@
 - name: archive-key
   secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: key }] }
 {{- end }}{{ end }}
+{{- with $secrets.numbersKey }}{{ if .existingSecret }}
+- name: numbers-key
+  secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: key }] }
+{{- end }}{{ end }}
 {{- with $secrets.archiveServiceAccount }}{{ if .existingSecret }}
 - name: archive-account
   secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: account.json }] }
