@@ -74,6 +74,13 @@ pub async fn serve<S, B>(
     let draining = lifecycle.draining();
     let builder = Arc::new(connection_builder());
     let open = gauge!("polyhook_connections", "listener" => name);
+    let open_connection = |stream: TcpStream| {
+        // Responses are small and must leave at once.
+        let _ = stream.set_nodelay(true);
+        let connection = connections.open(GaugeGuard::increment(open.clone()));
+        let serve = serve_connection(stream, service.clone(), Arc::clone(&builder), connection);
+        lifecycle.spawn("connection", serve);
+    };
     let accept = async {
         let mut last_warning: Option<Instant> = None;
         loop {
@@ -95,19 +102,26 @@ pub async fn serve<S, B>(
                 );
                 last_warning = Some(Instant::now());
             }
-            // Responses are small and must leave at once.
-            let _ = stream.set_nodelay(true);
-            let connection = connections.open(GaugeGuard::increment(open.clone()));
-            let serve = serve_connection(stream, service.clone(), Arc::clone(&builder), connection);
-            lifecycle.spawn("connection", serve);
+            open_connection(stream);
         }
     };
     tokio::select! {
         () = accept => {}
         () = draining.cancelled() => {}
     }
-    drop(listener);
+    accepted_by_system(listener).take(connections.room()).for_each(open_connection);
     connections.drain().await;
+}
+
+/// Returns the connections that clients have opened and the process has not accepted. They may have sent a request. Closes
+/// the listener.
+fn accepted_by_system(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std();
+    std::iter::from_fn(move || {
+        let (stream, _) = listener.as_ref().ok()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    })
 }
 
 /// Time limits are those of [`Activity`], so the library's own are off.
@@ -158,7 +172,7 @@ async fn run<C: GracefulConnection>(connection: C, activity: &Activity) -> Optio
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
-        if !is_shutting_down && activity.is_closing() {
+        if !is_shutting_down && activity.may_shut_down() {
             is_shutting_down = true;
             connection.as_mut().graceful_shutdown();
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {

@@ -22,6 +22,9 @@ use crate::lifecycle::DRAIN_TIMEOUT;
 const NEVER: u64 = u64::MAX;
 /// Time that a client has to end a connection without open requests after the drain has started.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time in which a request may still arrive on a connection of HTTP/1.1 after the drain has started. It was sent before its
+/// client could know.
+const LAST_REQUEST_DELAY: Duration = Duration::from_millis(100);
 
 const OPEN: u8 = 0;
 const MAKING_ROOM: u8 = 1;
@@ -187,6 +190,16 @@ impl Activity {
         self.closing.load(Acquire) != OPEN
     }
 
+    /// Returns true if the HTTP library should end the connection after its open requests. Told earlier, it would close one
+    /// of HTTP/1.1 on which a request is arriving. Such a connection ends at its deadline.
+    pub(super) fn may_shut_down(&self) -> bool {
+        match self.closing.load(Acquire) {
+            OPEN => false,
+            DRAINING => self.requests.load(Acquire) > 0 || self.is_http2.load(Relaxed),
+            _ => true,
+        }
+    }
+
     /// Lets a change by another task wake this one.
     pub(super) fn register(&self, task: &Waker) {
         self.task.register(task);
@@ -221,10 +234,13 @@ impl Activity {
 
     fn drain_deadline(&self, requests: u32) -> u64 {
         let since = self.closing_since.load(Relaxed);
+        let idle_since = self.idle_since.load(Relaxed);
         let requests_until = if requests > 0 || self.header_since.load(Relaxed) != NEVER {
             since.saturating_add(self.transfer_timeout)
+        } else if idle_since > since || self.is_http2.load(Relaxed) || self.is_write_blocked() {
+            since.max(idle_since)
         } else {
-            since.max(self.idle_since.load(Relaxed))
+            return since + micros(LAST_REQUEST_DELAY);
         };
         let last = since + micros(DRAIN_TIMEOUT.saturating_sub(CLOSE_TIMEOUT));
         requests_until.saturating_add(micros(CLOSE_TIMEOUT)).min(last)
@@ -340,9 +356,15 @@ mod tests {
         activity.request_started(false);
         activity.request_ended();
         activity.drain();
-        assert_eq!(seconds_left(&activity), Some(1), "without a request");
+        assert_eq!(seconds_left(&activity), Some(0), "a request may be on its way");
+        assert!(activity.deadline() > activity.now() && !activity.may_shut_down());
+        activity.bytes_received();
+        assert_eq!((seconds_left(&activity), activity.may_shut_down()), (Some(4), false), "with its header");
         activity.request_started(true);
-        assert_eq!(seconds_left(&activity), Some(5), "with a request");
+        assert_eq!((seconds_left(&activity), activity.may_shut_down()), (Some(5), true), "with a request");
+        pass(1).await;
+        activity.request_ended();
+        assert_eq!((seconds_left(&activity), activity.may_shut_down()), (Some(1), true), "after the request");
         let slow = ConnectionLimits { transfer_timeout: Duration::from_secs(30), ..LIMITS };
         let activity = Activity::new(Instant::now(), &slow);
         activity.request_started(true);

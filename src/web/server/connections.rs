@@ -95,6 +95,11 @@ impl Connections {
         was_full
     }
 
+    /// Returns the number of connections that may be opened now.
+    pub(super) fn room(&self) -> usize {
+        self.limits.max_connections.saturating_sub(self.list().open.len())
+    }
+
     /// Returns true if there is room for one more connection. Lets a connection make room if none does so already.
     fn has_room(&self) -> bool {
         let list = self.list();

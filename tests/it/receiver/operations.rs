@@ -1,7 +1,11 @@
 //! The operator's view: liveness, readiness, metrics without identifiers, and a drain that answers every open request.
 
-use std::{io::ErrorKind, time::Duration};
+use std::{
+    io::{ErrorKind, Write},
+    time::Duration,
+};
 
+use futures_util::FutureExt;
 use polyhook::{
     app::App,
     config::Roles,
@@ -178,4 +182,37 @@ async fn a_drain_waits_for_publishes() {
     };
     let (ending, ()) = tokio::join!(server.end(), sender);
     assert_eq!(ending, ShutdownOutcome::Drained);
+}
+
+/// A client that sends a request while the drain starts cannot know of it.
+#[tokio::test]
+async fn a_drain_answers_requests_that_have_arrived_before() {
+    let queue = FakeQueue::new(Behaviour::Store);
+    let server = Server::start(&queue).await;
+    let (mut idle, mut begun, mut fresh) = (server.open().await, server.open().await, server.open().await);
+    for wire in [&mut idle, &mut begun] {
+        wire.ask(&Request::unsigned("")).await;
+    }
+    let request = |n: u8| Request::event(&format!("evt-{n}")).sized();
+    let bytes = request(1);
+    let (first, rest) = bytes.split_at(30);
+    begun.send(first).await;
+    // The first bytes have arrived when later requests have been answered.
+    for _ in 0..3 {
+        server.ask(&Request::unsigned("")).await;
+    }
+    let mut waiting = std::net::TcpStream::connect(server.address).unwrap();
+    waiting.write_all(&request(2)).unwrap();
+    // Sent without a turn of the server, which shares this thread.
+    for (wire, n) in [(&mut idle, 3), (&mut fresh, 4)] {
+        wire.send(&request(n)).now_or_never().expect("the socket takes it at once");
+    }
+    server.lifecycle.drain();
+    begun.send(rest).await;
+    for wire in [&mut idle, &mut begun, &mut fresh, &mut Wire::from(waiting)] {
+        wire.answer().await.assert_taken();
+        wire.closed().await;
+    }
+    assert_eq!(server.end().await, ShutdownOutcome::Drained);
+    assert_eq!(queue.stored().len(), 4);
 }

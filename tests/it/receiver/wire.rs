@@ -134,6 +134,13 @@ pub(super) struct Wire {
     unread: Vec<u8>,
 }
 
+impl From<std::net::TcpStream> for Wire {
+    fn from(stream: std::net::TcpStream) -> Self {
+        stream.set_nonblocking(true).unwrap();
+        Self { stream: TcpStream::from_std(stream).unwrap(), unread: Vec::new() }
+    }
+}
+
 impl Wire {
     pub(super) async fn open(address: SocketAddr) -> Self {
         let stream =
