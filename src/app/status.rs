@@ -2,7 +2,7 @@
 
 use super::StartError;
 use crate::{
-    archive::{ArchiveError, ArchiveReader},
+    archive::ArchiveReader,
     clock::Clock,
     config::{Config, Roles},
     queue::{QueueBackend, rabbitmq::BrokerObserver},
@@ -25,14 +25,11 @@ pub fn open_status_reader(config: &Config, clock: Clock) -> Result<StatusReader,
     };
     let spool = (matches!(queue, QueueSource::Broker(_)) && !config.spool.path.as_os_str().is_empty())
         .then(|| SpoolSource { path: config.spool.path.clone(), max_bytes: config.spool.max_bytes.as_u64() });
-    let reader = match ArchiveReader::open(&config.archive) {
-        Err(error @ ArchiveError::Config(_)) => return Err(error.into()),
-        other => other.map_err(|error| error.to_string()),
-    };
+    let reader = ArchiveReader::open(&config.archive).map_err(|error| error.to_string());
     let archive = ArchiveSource {
         url: config.archive.url.clone(),
         reader,
         reconciles: !config.reconcile.every.is_zero(),
     };
-    Ok(StatusReader { queue, spool, archive, admin: config.admin.local_url(""), clock })
+    Ok(StatusReader::new(queue, spool, archive, config.admin.local_url(""), clock))
 }

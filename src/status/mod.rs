@@ -17,8 +17,9 @@ mod report;
 use std::{collections::BTreeMap, error::Error, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 
+use self::process::ProcessSource;
 pub use self::report::{Condition, Part, ProcessStatus, QueueStatus, SpoolStatus, StatusReport, Versions};
 use crate::{
     archive::{ArchiveError, ArchiveReader},
@@ -37,8 +38,8 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(8);
 const SPOOL_TIMEOUT: Duration = Duration::from_secs(6);
 /// Bounds each of two reads of the archive.
 const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(6);
-/// Bounds the questions to the running process. Its own questions to its queue take up to two seconds.
-const PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
+/// The time after which the last audit is read again.
+const AUDIT_MAX_AGE: Duration = Duration::from_mins(1);
 
 const NO_WORKER: &str = "RabbitMQ does not tell it";
 const ASK_A_WORKER: &str = "RabbitMQ does not tell it, and no worker answers at admin.listen; \
@@ -73,22 +74,37 @@ pub struct ArchiveSource {
     pub reconciles: bool,
 }
 
-/// Reads the state of an installation. It keeps the connection to the broker, so one reader serves many reports.
+/// Reads the state of an installation. It keeps the connection to the broker and the last audit, so one reader serves many
+/// reports.
 #[derive(Debug)]
 pub struct StatusReader {
-    /// The queue.
-    pub queue: QueueSource,
-    /// The spool. `None`: there is none.
-    pub spool: Option<SpoolSource>,
-    /// The archive.
-    pub archive: ArchiveSource,
-    /// The URL of the admin listener, without a path.
-    pub admin: String,
-    /// The clock for all ages.
-    pub clock: Clock,
+    queue: QueueSource,
+    spool: Option<SpoolSource>,
+    archive: ArchiveSource,
+    process: ProcessSource,
+    last_audit: Mutex<Option<(Duration, Part<LastAudit>)>>,
+    clock: Clock,
 }
 
 impl StatusReader {
+    /// Opens nothing yet. `admin` is the URL of the admin listener, without a path.
+    pub fn new(
+        queue: QueueSource,
+        spool: Option<SpoolSource>,
+        archive: ArchiveSource,
+        admin: String,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            queue,
+            spool,
+            archive,
+            process: ProcessSource::new(admin),
+            last_audit: Mutex::default(),
+            clock,
+        }
+    }
+
     /// Reads all sources.
     pub async fn read(&self) -> StatusReport {
         let now = self.clock.now();
@@ -97,14 +113,8 @@ impl StatusReader {
             self.read_spool(now),
             self.read_last_pass(),
             self.read_last_audit(),
-            timeout(PROCESS_TIMEOUT, process::read(&self.admin)),
+            self.process.read(),
         );
-        let process = process.unwrap_or_else(|_| {
-            Part::Failed(format!(
-                "{} does not answer within {PROCESS_TIMEOUT:?}; the process hangs: restart it",
-                self.admin
-            ))
-        });
         let broker = match &queue {
             Ok(QueueReading::Broker(status)) => status.version.clone(),
             _ => None,
@@ -202,8 +212,21 @@ impl StatusReader {
         }
     }
 
+    /// Lists the reports, which takes as long as there are many. So an audit is read again after [`AUDIT_MAX_AGE`].
     async fn read_last_audit(&self) -> Part<LastAudit> {
-        self.archive.read(LastAudit::read, "none; `polyhook audit` compares a day with PolyAI's list").await
+        let now = self.clock.elapsed();
+        let mut last = self.last_audit.lock().await;
+        if let Some((read_at, audit)) = &*last
+            && now.saturating_sub(*read_at) < AUDIT_MAX_AGE
+        {
+            return audit.clone();
+        }
+        let none = "none; `polyhook audit` compares a day with PolyAI's list";
+        let audit = self.archive.read(LastAudit::read, none).await;
+        if !matches!(audit, Part::Failed(_)) {
+            *last = Some((now, audit.clone()));
+        }
+        audit
     }
 }
 
@@ -316,4 +339,40 @@ async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::ArchiveConfig;
+
+    #[tokio::test]
+    async fn the_last_audit_is_read_once_a_minute() {
+        let folder = tempfile::tempdir().unwrap();
+        let reports = folder.path().join("audits");
+        std::fs::create_dir(&reports).unwrap();
+        let save = |date: &str| {
+            let report = format!(
+                r#"{{"date":"{date}","audited_at":"2026-11-30T00:00:00Z","complete":true,"deep":false,"listed":1,"archived":1}}"#
+            );
+            std::fs::write(reports.join(format!("date={date}.json")), report).unwrap();
+        };
+        let url = format!("file:{}", folder.path().display());
+        let config = ArchiveConfig { url: url.clone(), ..ArchiveConfig::default() };
+        let reader = ArchiveReader::open(&config).map_err(|error| error.to_string());
+        let archive = ArchiveSource { url, reader, reconciles: true };
+        let queue = QueueSource::File(folder.path().join("queue.db"));
+        let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+        let status = StatusReader::new(queue, None, archive, "http://127.0.0.1:9".to_owned(), clock.clone());
+        let date = async || status.read().await.last_audit.known().map(|audit| audit.date.to_string());
+
+        save("2026-11-01");
+        assert_eq!(date().await.as_deref(), Some("2026-11-01"));
+        std::fs::remove_file(reports.join("date=2026-11-01.json")).unwrap();
+        save("2026-11-02");
+        clock.advance(AUDIT_MAX_AGE - Duration::from_millis(1));
+        assert_eq!(date().await.as_deref(), Some("2026-11-01"), "not listed again");
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(date().await.as_deref(), Some("2026-11-02"));
+    }
 }

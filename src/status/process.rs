@@ -1,19 +1,48 @@
 //! The part of a status that only a running process knows, from `/readyz` and `/metrics` of its admin listener.
 
-use reqwest::{Client, Response};
+use std::time::Duration;
+
+use http::header::CONNECTION;
+use reqwest::Client;
+use tokio::time::timeout;
 
 use super::report::{Condition, Part, ProcessStatus};
-use crate::polyai::http;
+use crate::polyai::http as client_policy;
 
+/// Bounds the questions to the process. Its own questions to its queue take up to two seconds.
+const TIMEOUT: Duration = Duration::from_secs(4);
 /// More of an answer is not read.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-/// Asks the process whose admin listener has this URL.
-pub(super) async fn read(url: &str) -> Part<ProcessStatus> {
-    let Ok(client) = http::local_client() else {
-        return Part::Failed(format!("cannot create an HTTP client: {}", http::CLIENT_SETUP_HINT));
-    };
-    let (ready, metrics) = tokio::join!(get(&client, url, "readyz"), get(&client, url, "metrics"));
+/// The running process.
+#[derive(Debug)]
+pub(super) struct ProcessSource {
+    /// The URL of its admin listener.
+    url: String,
+    /// `None`: it cannot be created.
+    client: Option<Client>,
+}
+
+impl ProcessSource {
+    pub(super) fn new(url: String) -> Self {
+        Self { url, client: client_policy::local_client().ok() }
+    }
+
+    /// Asks the process.
+    pub(super) async fn read(&self) -> Part<ProcessStatus> {
+        let Self { url, client } = self;
+        let Some(client) = client else {
+            let hint = client_policy::CLIENT_SETUP_HINT;
+            return Part::Failed(format!("cannot create an HTTP client: {hint}"));
+        };
+        timeout(TIMEOUT, ask(client, url)).await.unwrap_or_else(|_| {
+            Part::Failed(format!("{url} does not answer within {TIMEOUT:?}; the process hangs: restart it"))
+        })
+    }
+}
+
+async fn ask(client: &Client, url: &str) -> Part<ProcessStatus> {
+    let (ready, metrics) = tokio::join!(get(client, url, "readyz"), get(client, url, "metrics"));
     match (ready, metrics) {
         (Ok((status, ready)), Ok((_, metrics))) => Part::Known(parse(url, status, &ready, &metrics)),
         (Err(error), _) if error.is_connect() => Part::absent(
@@ -27,20 +56,12 @@ pub(super) async fn read(url: &str) -> Part<ProcessStatus> {
 }
 
 async fn get(client: &Client, url: &str, path: &str) -> reqwest::Result<(u16, String)> {
-    let response = client.get(format!("{url}/{path}")).send().await?;
+    // A connection that stays open would end with the process, and look as if its successor did not answer.
+    let request = client.get(format!("{url}/{path}")).header(CONNECTION, "close");
+    let response = request.send().await?;
     let status = response.status().as_u16();
-    Ok((status, text(response).await?))
-}
-
-async fn text(mut response: Response) -> reqwest::Result<String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        body.extend_from_slice(&chunk);
-        if body.len() > MAX_ANSWER_BYTES {
-            break;
-        }
-    }
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    let body = client_policy::read_prefix(response, MAX_ANSWER_BYTES).await;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 fn parse(url: &str, status: u16, ready: &str, metrics: &str) -> ProcessStatus {
