@@ -18,7 +18,10 @@ use lapin::{
 };
 use url::{Host, Url};
 
-use super::{error::OpenError, server_version, tls};
+use super::{
+    error::{ConnectError, OpenError},
+    server_version, tls,
+};
 use crate::{
     queue::QueueConfig,
     secret::{self, Secret},
@@ -151,7 +154,10 @@ impl Broker {
 
     /// Connects to the next node in turn. Returns the connection, its socket and the node's URL. The error names the
     /// node, the cause and what to do.
-    pub(super) async fn connect(&self, role: &str) -> Result<(Connection, SocketHandle, String), String> {
+    pub(super) async fn connect(
+        &self,
+        role: &str,
+    ) -> Result<(Connection, SocketHandle, String), ConnectError> {
         let index = self.next_node.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
         let node = &self.nodes[index];
         let tls = self.tls_for(node);
@@ -174,10 +180,10 @@ impl Broker {
                 Ok((connection, socket, node.display_url.clone()))
             }
             Ok(Err(error)) => Err(explain_connect_error(&error, node)),
-            Err(_) => Err(format!(
-                "{} does not answer within {CONNECT_TIMEOUT:?}: is it frozen, starting, or is this not its port?",
-                node.display_url
-            )),
+            Err(_) => Err(ConnectError {
+                reason: format!("{} does not answer within {CONNECT_TIMEOUT:?}", node.display_url),
+                fix: Some("is it frozen, starting, or is this not its port?"),
+            }),
         }
     }
 }
@@ -297,30 +303,34 @@ fn is_refused(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-fn explain_connect_error(error: &lapin::Error, node: &BrokerNode) -> String {
+fn explain_connect_error(error: &lapin::Error, node: &BrokerNode) -> ConnectError {
     let url = &node.display_url;
-    match error.kind() {
+    let (reason, fix) = match error.kind() {
         ErrorKind::ProtocolError(said) => {
             let text = said.get_message();
             match said.kind() {
-                AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => format!(
-                    "{url} does not let us in ({text}): create the virtual host, or grant the user permissions on it"
+                AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => (
+                    format!("{url} does not let us in ({text})"),
+                    Some("create the virtual host, or grant the user permissions on it"),
                 ),
-                _ if said.get_id() == 403 => {
-                    format!("{url} refused the login ({text}): check user and password in queue.url")
-                }
-                _ => format!("{url} ended the handshake: {text}"),
+                _ if said.get_id() == 403 => (
+                    format!("{url} refused the login ({text})"),
+                    Some("check user and password in queue.url"),
+                ),
+                _ => (format!("{url} ended the handshake: {text}"), None),
             }
         }
         ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::TimedOut => {
-            format!("{url} cannot be reached within {CONNECT_TIMEOUT:?}")
+            (format!("{url} cannot be reached within {CONNECT_TIMEOUT:?}"), None)
         }
-        ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::InvalidData => format!(
-            "no trusted TLS connection to {url} ({io}): check queue.ca_file, the host name, and that the port is the TLS one"
+        ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::InvalidData => (
+            format!("no trusted TLS connection to {url} ({io})"),
+            Some("check queue.ca_file, the host name, and that the port is the TLS one"),
         ),
-        ErrorKind::IOError(io) => format!("{url} cannot be reached: {io}"),
-        _ => format!("{url}: {error}"),
-    }
+        ErrorKind::IOError(io) => (format!("{url} cannot be reached: {io}"), None),
+        _ => (format!("{url}: {error}"), None),
+    };
+    ConnectError { reason, fix }
 }
 
 /// A second handle on a connection's socket, which can shut the socket down.

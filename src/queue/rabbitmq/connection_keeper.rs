@@ -139,7 +139,7 @@ async fn use_connection(
 
 async fn connect(broker: &Broker, role: &mut ConnectionRole) -> Result<Arc<Connection>, String> {
     role.wait_for_topology().await;
-    let (connection, socket, node) = broker.connect(role.name()).await?;
+    let (connection, socket, node) = broker.connect(role.name()).await.map_err(|error| error.to_string())?;
     let connection = Connection::new(connection, socket, node);
     let prepared = timeout(PREPARE_TIMEOUT, role.prepare(&connection)).await;
     let reason = match prepared {

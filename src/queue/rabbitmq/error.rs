@@ -1,4 +1,4 @@
-//! Configuration errors of the RabbitMQ queue.
+//! Errors of the configuration and of connections.
 
 use std::{io, path::PathBuf};
 
@@ -67,4 +67,13 @@ impl From<OpenError> for Problem {
     fn from(error: OpenError) -> Self {
         Self::new(error.key(), error.to_string())
     }
+}
+
+/// The reason why a node does not accept a connection.
+#[derive(Clone, Debug, Error)]
+#[error("{reason}{}", .fix.map(|fix| format!(": {fix}")).unwrap_or_default())]
+pub(super) struct ConnectError {
+    pub(super) reason: String,
+    /// What to do, if the reason says it.
+    pub(super) fix: Option<&'static str>,
 }

@@ -15,7 +15,7 @@ use tokio::{sync::Mutex, time::timeout};
 
 use super::{
     broker::{Broker, SocketHandle},
-    error::OpenError,
+    error::{ConnectError, OpenError},
     request::{BrokerError, with_channel},
     topology::{DelayQueue, Topology},
 };
@@ -128,11 +128,10 @@ impl BrokerObserver {
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        let error = first_error.unwrap_or_default();
-        Err(if error.contains(": check ") || error.contains(": create ") || error.ends_with('?') {
-            error
-        } else {
-            format!("{error}; start the broker, or correct queue.url")
+        Err(match first_error {
+            Some(error @ ConnectError { fix: Some(_), .. }) => error.to_string(),
+            Some(ConnectError { reason, .. }) => format!("{reason}; start the broker, or correct queue.url"),
+            None => "queue.url names no broker".to_owned(),
         })
     }
 

@@ -104,7 +104,7 @@ pub async fn probe(
                 close(&connection, &socket).await;
                 Ok(())
             }
-            Err(reason) => Err(reason),
+            Err(error) => Err(error.to_string()),
         };
         nodes.push((url, connected));
     }
