@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-pub use self::shown_url::{redact_url, url_address};
+pub use self::shown_url::{redact_url, shown_address, url_address};
 use crate::{bounded_file, terminal};
 
 /// Opening and closing quotes, also those of word processors.

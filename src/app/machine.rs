@@ -12,15 +12,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use tokio::{net::TcpSocket, time::timeout};
 
 use crate::{
     config::{Config, Roles},
     disk,
+    polyai::http,
     problem::Problem,
     queue::QueueBackend,
 };
@@ -28,7 +25,7 @@ use crate::{
 /// Time for a polyhook that runs here to answer, and for a disk.
 const TIMEOUT: Duration = Duration::from_secs(4);
 /// The part of an answer that is read.
-const MAX_ANSWER_BYTES: u64 = 1 << 20;
+const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// The obstacles to starting services on this machine.
 #[derive(Debug, Default)]
@@ -45,14 +42,12 @@ pub async fn check_machine(config: &Config, roles: Roles) -> MachineReport {
     for (key, place) in places(config, roles) {
         let shown = place.path().display().to_string();
         let checked = timeout(TIMEOUT, tokio::task::spawn_blocking(move || place.check())).await;
-        let error = match checked {
+        let (error, fix) = match checked {
             Ok(Ok(Ok(()))) => continue,
-            Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(_)) | Err(_) => "its disk does not answer".to_owned(),
+            Ok(Ok(Err(error))) => (error.to_string(), Place::fix(&error)),
+            Ok(Err(_)) | Err(_) => ("its disk does not answer".to_owned(), "check the disk"),
         };
-        let message = format!(
-            "cannot write {shown}: {error}; make the user that runs polyhook its owner, or set another path"
-        );
+        let message = format!("cannot write {shown}: {error}; {fix}, or set another path");
         report.problems.push(Problem::new(key, message));
     }
     report
@@ -119,22 +114,23 @@ struct RunningPolyhook {
 }
 
 async fn running_polyhook(admin: SocketAddr) -> Option<RunningPolyhook> {
+    let client = http::local_client().ok()?;
     let metrics = async {
-        let mut stream = TcpStream::connect(admin).await?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: polyhook\r\nConnection: close\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
-        io::Result::Ok(String::from_utf8_lossy(&answer).into_owned())
+        let answer = client.get(format!("http://{admin}/metrics")).send().await.ok()?;
+        Some(http::read_prefix(answer, MAX_ANSWER_BYTES).await)
     };
-    let metrics = timeout(TIMEOUT, metrics).await.ok()?.ok()?;
+    let metrics = timeout(TIMEOUT, metrics).await.ok()??;
+    let metrics = String::from_utf8_lossy(&metrics);
     let receives = metrics.contains("polyhook_connections{listener=\"public\"}");
     metrics.contains("polyhook_build_info").then_some(RunningPolyhook { receives })
 }
 
 /// A place on a local disk that services write to.
 #[derive(Debug)]
-enum Place {
+pub enum Place {
+    /// A file, which may not exist yet.
     File(PathBuf),
+    /// A folder, which may not exist yet.
     Folder(PathBuf),
 }
 
@@ -145,8 +141,20 @@ impl Place {
         }
     }
 
-    /// Returns an error if it can neither be written nor created. Blocks.
-    fn check(&self) -> io::Result<()> {
+    /// Returns what to do about an error of [`Self::check`].
+    pub fn fix(error: &io::Error) -> &'static str {
+        match error.kind() {
+            io::ErrorKind::NotADirectory => "move away the file that is where a folder must be",
+            io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => "move away what is in its place",
+            io::ErrorKind::ReadOnlyFilesystem => "mount its disk for writing",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space on its disk",
+            io::ErrorKind::Unsupported => "it must be on a local disk",
+            _ => "make the user that runs polyhook its owner",
+        }
+    }
+
+    /// Returns an error if it can neither be written nor created. Changes nothing. Blocks.
+    pub fn check(&self) -> io::Result<()> {
         match self {
             Self::Folder(path) => disk::check_writable(path),
             Self::File(path) => {
@@ -182,7 +190,10 @@ fn places(config: &Config, roles: Roles) -> Vec<(&'static str, Place)> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
 

@@ -37,7 +37,7 @@ use crate::{
 };
 
 pub use self::{
-    machine::{MachineReport, check_machine},
+    machine::{MachineReport, Place, check_machine},
     queue::{OpenQueue, open_broker, open_queue},
     resources::Resources,
     status::open_status_reader,

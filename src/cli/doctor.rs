@@ -26,6 +26,7 @@ use crate::{
     clock::Clock,
     config::Config,
     queue::QueueBackend,
+    secret::shown_address,
     telemetry::{self, LogConfig},
 };
 
@@ -144,7 +145,7 @@ fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec
         checks.push(with_timeout(endpoint::subject("webhook"), CHECK_TIMEOUT, check));
     }
     if roles.receive {
-        let target = args.url.as_ref().map_or_else(|| "no URL".to_owned(), public::redact_url);
+        let target = args.url.as_ref().map_or_else(|| "no URL".to_owned(), shown_address);
         let subject = Subject::new("public_url", target);
         let check = public::check(config, args.url.as_ref(), subject.clone(), Clock::System);
         checks.push(with_timeout(subject, CHECK_TIMEOUT, check));

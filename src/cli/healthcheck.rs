@@ -5,7 +5,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::{CliError, GlobalArgs, output};
-use crate::{polyai::http, secret};
+use crate::{polyai::http, secret::shown_address};
 
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -23,11 +23,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError> {
-    let url = match args.url {
-        Some(url) => url.into(),
-        None => global.load()?.admin.local_url("/readyz"),
+    let (url, shown) = if let Some(url) = args.url {
+        (url.to_string(), shown_address(&url))
+    } else {
+        let url = global.load()?.admin.local_url("/readyz");
+        (url.clone(), url)
     };
-    let shown = secret::url_address(&url).unwrap_or_default();
     let failed = |reason: &str| CliError::Failed(format!("{shown}: {reason}"));
     let client = http::local_client()
         .map_err(|_| failed(&format!("cannot create an HTTP client: {}", http::CLIENT_SETUP_HINT)))?;

@@ -3,6 +3,8 @@
 //! People forget to encode special characters of a password, and write several URLs into one. Therefore everything up to
 //! the last `@` counts as user and password, and text that is not clearly a URL is not shown.
 
+use url::Url;
+
 use super::REDACTED;
 
 /// The parameters of an AMQP URL whose values are not secret.
@@ -74,6 +76,16 @@ pub fn redact_url(text: &str) -> String {
     format!("{scheme}://{user}{place}{query}{fragment}")
 }
 
+/// Returns scheme, host, port and path of a URL that a request is sent to, so that the host is the one that gets it.
+pub fn shown_address(url: &Url) -> String {
+    let mut shown = url.clone();
+    // A URL without a host has no user either.
+    let _ = (shown.set_username(""), shown.set_password(None));
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown.into()
+}
+
 /// Returns scheme, host, port and path of a URL: for logs, errors and screens. `None`: the text is not a URL.
 pub fn url_address(text: &str) -> Option<String> {
     Parts::split(text).map(|Parts { scheme, place, .. }| format!("{scheme}://{place}"))
@@ -82,6 +94,19 @@ pub fn url_address(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_address_of_a_request_names_the_host_that_gets_it() {
+        for (url, shown) in [
+            ("https://me:secret@h.example:8443/in?token=secret#x", "https://h.example:8443/in"),
+            ("https://h.example/a@b.example/c?to=x@d.example", "https://h.example/a@b.example/c"),
+            ("https://h.example?mail=secret@evil.example", "https://h.example/"),
+            ("http://[::1]:80/#@evil.example", "http://[::1]/"),
+            ("mailto:someone", "mailto:someone"),
+        ] {
+            assert_eq!(shown_address(&Url::parse(url).unwrap()), shown);
+        }
+    }
 
     #[test]
     fn urls_are_shown_without_secrets() {

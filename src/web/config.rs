@@ -20,11 +20,11 @@ use super::{
 use crate::{problem::Problem, secret::Secret, signature::Scheme};
 
 /// PolyAI's own limit for an answer, unless the endpoint's `timeout_ms` sets another.
-const POLYAI_TIMEOUT: Duration = Duration::from_secs(5);
-/// The rest of [`POLYAI_TIMEOUT`] is left to the network and the ingress.
-const MAX_ACK_BUDGET: Duration = Duration::from_millis(4500);
-/// With less, no delivery becomes durable in time.
-const MIN_ACK_BUDGET: Duration = Duration::from_millis(200);
+pub const POLYAI_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest `server.ack_budget`. The rest of [`POLYAI_TIMEOUT`] is left to the network and the ingress.
+pub const MAX_ACK_BUDGET: Duration = Duration::from_millis(4500);
+/// The smallest `server.ack_budget`. With less, no delivery becomes durable in time.
+pub const MIN_ACK_BUDGET: Duration = Duration::from_millis(200);
 
 /// `[server]`: the public listener.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -70,9 +70,9 @@ impl ServerConfig {
                 "server.ack_budget",
                 self.ack_budget > MAX_ACK_BUDGET,
                 format!(
-                    "it is above {}, but PolyAI gives up and sends the delivery again after {} (unless the endpoint's timeout_ms is \
-                     another), and the way there and back takes time, too; the default is 4s",
-                    humantime::format_duration(MAX_ACK_BUDGET),
+                    "it is above {0}ms, but PolyAI waits {1} for an answer by default, and the network needs a part of that; set \
+                     {0}ms or less, such as the default of 4s",
+                    MAX_ACK_BUDGET.as_millis(),
                     humantime::format_duration(POLYAI_TIMEOUT)
                 ),
             ),

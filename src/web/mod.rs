@@ -53,7 +53,10 @@ use self::{
 };
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle, queue::Queue};
 
-pub use config::{AdminConfig, OnMismatch, ServerConfig, SignatureConfig, TriggerConfig};
+pub use config::{
+    AdminConfig, MAX_ACK_BUDGET, MIN_ACK_BUDGET, OnMismatch, POLYAI_TIMEOUT, ServerConfig, SignatureConfig,
+    TriggerConfig,
+};
 pub use outcome::is_receiver_answer;
 pub use secrets_file::{MAX_RETRY_WINDOW, RotationSummary, SecretEntry, SecretsFile, SecretsFileError};
 pub use server::{ConnectionLimits, RequestBody, serve};

@@ -7,10 +7,10 @@ use super::{
     report::{Finding, Subject},
 };
 use crate::{
+    app::Place,
     archive::{Archive, ArchiveError},
     clock::Clock,
     config::Config,
-    disk,
 };
 
 /// The recording of a long call has about ten MiB.
@@ -22,25 +22,16 @@ pub(super) async fn check(config: &Config, subject: Subject, clock: Clock, write
     let folder = config.archive.folder();
     let mut findings = Vec::new();
     match &folder {
-        Some(path) if !path.is_dir() => findings.push(missing_folder(&subject, path)),
+        Some(path) if !path.is_dir() => {
+            let failure = disk_check::unwritable(&subject, &Place::Folder(path.clone()), "archive.url");
+            let ok = || subject.ok("does not exist yet; polyhook can create it");
+            findings.push(failure.unwrap_or_else(ok));
+        }
         _ => findings.push(check_store(config, &subject, clock, writes).await),
     }
     let folder = folder.filter(|_| writes);
     findings.extend(folder.map(|path| disk_check::check("archive", &path, MIN_FREE, RECOMMENDED_FREE)));
     findings
-}
-
-/// Checks whether the folder can be created, without creating it.
-fn missing_folder(subject: &Subject, path: &std::path::Path) -> Finding {
-    let parent = disk::nearest_existing_folder(path);
-    match disk_check::writable(&parent) {
-        Ok(()) if path.exists() => subject.fail("it is a file, not a folder", "set archive.url to a folder"),
-        Ok(()) => subject.ok("does not exist yet; polyhook can create it"),
-        Err(error) => subject.fail(
-            format!("does not exist, and cannot be created in {}: {error}", parent.display()),
-            "create it and make the user that runs polyhook its owner",
-        ),
-    }
 }
 
 async fn check_store(config: &Config, subject: &Subject, clock: Clock, writes: bool) -> Finding {

@@ -1,17 +1,19 @@
-//! Checks free space and write access of folders.
+//! Checks free space, and whether a file or folder can be written.
 
 use std::path::Path;
 
 use bytesize::ByteSize;
 
 use super::report::{Finding, Subject};
-use crate::disk;
+use crate::{app::Place, disk};
 
-/// Creates and removes a file in `folder` and returns the error of the system.
-pub(super) fn writable(folder: &Path) -> std::io::Result<()> {
-    let file = folder.join(format!(".polyhook-doctor-{}", uuid::Uuid::new_v4().simple()));
-    std::fs::File::create_new(&file)?;
-    std::fs::remove_file(&file)
+/// Returns a failure if `place`, which `key` names, can neither be written nor created.
+pub(super) fn unwritable(subject: &Subject, place: &Place, key: &str) -> Option<Finding> {
+    let error = place.check().err()?;
+    Some(
+        subject
+            .fail(format!("cannot be written: {error}"), format!("{}, or change {key}", Place::fix(&error))),
+    )
 }
 
 /// Checks the free space for `path`: fails below `min`, warns below `recommended`.

@@ -6,23 +6,20 @@ use std::{collections::BTreeSet, time::Duration};
 
 use url::Url;
 
-use super::{
-    public::redact_url,
-    report::{Finding, Subject},
-};
+use super::report::{Finding, Subject};
 use crate::{
     clock::Clock,
     config::Config,
     polyai::{Endpoint, WebhooksClient},
+    secret::shown_address,
     shell,
+    web::{MAX_ACK_BUDGET, MIN_ACK_BUDGET, POLYAI_TIMEOUT},
 };
 
-/// The time that PolyAI waits if the endpoint does not set another one.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest time that an endpoint can set.
-const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+/// The shortest time that an endpoint can set.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time for the network, the ingress and TLS, beside `server.ack_budget`.
-const MIN_MARGIN: Duration = Duration::from_millis(500);
+const MIN_MARGIN: Duration = POLYAI_TIMEOUT.saturating_sub(MAX_ACK_BUDGET);
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn subject(target: impl Into<String>) -> Subject {
@@ -48,7 +45,10 @@ pub(super) async fn check(config: &Config, url: Option<&Url>, clock: Clock) -> V
             }
             Err(error) => findings.push(subject(&*project.project_id).skipped(
                 format!("the endpoints cannot be listed: {error}"),
-                format!("look at timeout_ms in Agent Studio; it must be {} or more", ms(budget + MIN_MARGIN)),
+                format!(
+                    "look at timeout_ms in Agent Studio; it must be {} or more",
+                    ms(budget.min(MAX_ACK_BUDGET) + MIN_MARGIN)
+                ),
             )),
         }
     }
@@ -58,7 +58,7 @@ pub(super) async fn check(config: &Config, url: Option<&Url>, clock: Clock) -> V
     let relevant = relevant(&endpoints, url, &config.server.path);
     if relevant.is_empty() && findings.is_empty() {
         findings.push(match url {
-            Some(url) => subject(redact_url(url)).warn(
+            Some(url) => subject(shown_address(url)).warn(
                 "no endpoint of the account has this URL, so PolyAI delivers nothing to it",
                 "register it with `polyhook endpoint create --url`, or give another --url; `polyhook endpoint list` shows all endpoints",
             ),
@@ -68,7 +68,7 @@ pub(super) async fn check(config: &Config, url: Option<&Url>, clock: Clock) -> V
             ),
         });
     }
-    if relevant.is_empty() && budget + MIN_MARGIN > DEFAULT_TIMEOUT {
+    if relevant.is_empty() && budget + MIN_MARGIN > POLYAI_TIMEOUT {
         findings.push(compare_with_default(budget));
     }
     findings.extend(relevant.into_iter().map(|endpoint| compare(endpoint, budget)));
@@ -103,7 +103,7 @@ fn relevant<'a>(endpoints: &'a [Endpoint], url: Option<&Url>, path: &str) -> Vec
 }
 
 fn compare(endpoint: &Endpoint, budget: Duration) -> Finding {
-    let timeout = endpoint.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+    let timeout = endpoint.timeout_ms.map_or(POLYAI_TIMEOUT, Duration::from_millis);
     let subject = subject(&*endpoint.id);
     let waits = format!(
         "PolyAI waits {} for an answer, and polyhook may take {} (server.ack_budget)",
@@ -128,36 +128,39 @@ fn compare(endpoint: &Endpoint, budget: Duration) -> Finding {
 }
 
 fn next(id: &str, timeout: Duration, budget: Duration) -> String {
-    let raised = (budget + 2 * MIN_MARGIN).max(Duration::from_secs(1));
-    let lower =
-        format!("set server.ack_budget to {}ms or less", timeout.saturating_sub(MIN_MARGIN).as_millis());
-    if raised > MAX_TIMEOUT {
+    let largest = timeout.saturating_sub(MIN_MARGIN).min(MAX_ACK_BUDGET);
+    let lower = format!("set server.ack_budget to {}ms or less", largest.as_millis());
+    // No timeout makes such a budget valid.
+    if budget > MAX_ACK_BUDGET {
         return lower;
     }
-    format!(
-        "{lower}, or raise the endpoint's timeout with `polyhook endpoint update --timeout-ms {} {}`",
-        raised.as_millis(),
+    let raise = format!(
+        "raise the endpoint's timeout with `polyhook endpoint update --timeout-ms {} {}`",
+        (budget + 2 * MIN_MARGIN).max(MIN_TIMEOUT).as_millis(),
         shell::last_argument(id)
-    )
+    );
+    if largest < MIN_ACK_BUDGET { raise } else { format!("{lower}, or {raise}") }
 }
 
 /// Compares with PolyAI's default, because only a key shows the endpoint.
 fn compare_with_default(budget: Duration) -> Finding {
     let subject = subject("webhook");
-    let needed = ms(budget + MIN_MARGIN);
-    if budget + MIN_MARGIN > DEFAULT_TIMEOUT {
+    if budget > MAX_ACK_BUDGET {
         return subject.warn(
             format!(
                 "server.ack_budget is {}, but PolyAI waits {} for an answer unless the endpoint's timeout_ms is higher",
                 ms(budget),
-                ms(DEFAULT_TIMEOUT)
+                ms(POLYAI_TIMEOUT)
             ),
-            format!("`polyhook endpoint show` must show a timeout of {needed} or more; otherwise lower server.ack_budget"),
+            format!("set server.ack_budget to {}ms or less", MAX_ACK_BUDGET.as_millis()),
         );
     }
     subject.skipped(
         "only a project's key shows the endpoint, and none is configured here",
-        format!("where the key is, `polyhook endpoint show` must show a timeout of {needed} or more"),
+        format!(
+            "where the key is, `polyhook endpoint show` must show a timeout of {} or more",
+            ms(budget + MIN_MARGIN)
+        ),
     )
 }
 
@@ -179,14 +182,22 @@ mod tests {
             (Some(5000), 4000, "ok", ""),
             (None, 4500, "ok", ""),
             (
-                None,
-                4501,
+                Some(4800),
+                4400,
                 "warn",
-                "4500ms or less, or raise the endpoint's timeout with `polyhook endpoint update --timeout-ms 5501 whe_1`",
+                "4300ms or less, or raise the endpoint's timeout with `polyhook endpoint update --timeout-ms 5400 whe_1`",
             ),
+            (
+                Some(600),
+                4000,
+                "fail",
+                "raise the endpoint's timeout with `polyhook endpoint update --timeout-ms 5000 whe_1`",
+            ),
+            // A start refuses more, whatever the timeout is.
+            (None, 4501, "warn", "set server.ack_budget to 4500ms or less"),
             (Some(4000), 4000, "fail", "3500ms or less"),
             (Some(3000), 4000, "fail", "--timeout-ms 5000"),
-            (Some(30_000), 29_900, "warn", "set server.ack_budget to 29500ms or less"),
+            (Some(30_000), 29_900, "warn", "set server.ack_budget to 4500ms or less"),
             (Some(1000), 40_000, "fail", "500ms or less"),
         ] {
             let finding = compare(
@@ -195,7 +206,8 @@ mod tests {
             );
             let found = serde_json::to_value(&finding).unwrap();
             assert_eq!(found["state"], expected, "{found}");
-            assert!(found["next"].as_str().unwrap_or_default().contains(next), "{found}");
+            let advice = found["next"].as_str().unwrap_or_default();
+            assert!(advice.contains(next) && (!next.starts_with("set") || advice == next), "{found}");
         }
     }
 

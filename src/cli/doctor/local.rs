@@ -9,6 +9,7 @@ use super::{
     report::{Finding, Subject},
 };
 use crate::{
+    app::Place,
     cli::role::Role,
     config::{Config, ConfigError, LocatedProblem},
     disk,
@@ -29,15 +30,12 @@ pub(super) fn configuration(checked: &Result<(), ConfigError>, role: Role) -> Ve
     let subject = Subject::new("configuration", "all layers");
     let Err(error) = checked else { return vec![subject.ok("valid")] };
     let finding = |problem: &LocatedProblem| {
-        let text = problem.to_string();
-        // Most errors end with what to do.
-        let (message, fix) = text.split_once("; ").unwrap_or((&text, "correct it"));
-        if role == Role::Run && problem.is_missing() {
-            let fix = if fix == "correct it" { "set it" } else { fix };
-            return subject
-                .fail(message, format!("{fix}, or name the role of this configuration with --role"));
-        }
-        subject.fail(message, fix)
+        let next = if role == Role::Run && problem.is_missing() {
+            "set it, or name the role of this configuration with --role"
+        } else {
+            "correct it"
+        };
+        subject.fail(problem.to_string(), next)
     };
     error.problems().iter().map(finding).collect()
 }
@@ -102,12 +100,8 @@ async fn blocking(subject: Subject, check: impl FnOnce() -> Vec<Finding> + Send 
 }
 
 fn check_file(subject: &Subject, path: &Path, key: &str) -> Finding {
-    let folder = disk::nearest_existing_folder(path.parent().unwrap_or(path));
-    if let Err(error) = disk_check::writable(&folder) {
-        return subject.fail(
-            format!("cannot write to {}: {error}", folder.display()),
-            format!("make the user that runs polyhook the owner of folder and file, or change {key}"),
-        );
+    if let Some(failure) = disk_check::unwritable(subject, &Place::File(path.to_owned()), key) {
+        return failure;
     }
     if !path.exists() {
         return subject.ok("does not exist yet; polyhook can create it");

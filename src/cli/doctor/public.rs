@@ -2,8 +2,6 @@
 //!
 //! The check runs on this machine. PolyAI connects from elsewhere, perhaps through another firewall.
 
-use std::time::Duration;
-
 use http::header::LOCATION;
 use reqwest::Response;
 use url::Url;
@@ -12,17 +10,10 @@ use super::{
     polyai::certificate_finding,
     report::{Finding, Subject},
 };
-use crate::{clock::Clock, config::Config, polyai::http as client_policy, secret, web};
+use crate::{clock::Clock, config::Config, polyai::http as client_policy, secret::shown_address, web};
 
-/// The time that PolyAI waits for an answer by default.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The part of the response body that is examined.
 const MAX_BODY_BYTES: usize = 4096;
-
-/// Returns a URL without user, query and fragment, which may be private.
-pub(super) fn redact_url(url: &Url) -> String {
-    secret::url_address(url.as_str()).unwrap_or_default()
-}
 
 pub(super) async fn check(
     config: &Config,
@@ -44,7 +35,7 @@ pub(super) async fn check(
         .post(url.clone())
         .header("content-type", "application/json")
         .body(r#"{"type":"polyhook.doctor"}"#)
-        .timeout(REQUEST_TIMEOUT)
+        .timeout(web::POLYAI_TIMEOUT)
         .send()
         .await;
     let mut findings = Vec::new();
@@ -94,7 +85,7 @@ async fn assess(
             "route this path to polyhook; another service takes the deliveries, and PolyAI treats them as delivered",
         ),
         300..=399 => subject.fail(
-            format!("{message}, to {}", location.as_ref().map_or_else(|| "an unknown location".to_owned(), redact_url)),
+            format!("{message}, to {}", location.as_ref().map_or_else(|| "an unknown location".to_owned(), shown_address)),
             "register the target of the redirect, or remove the redirect; PolyAI does not follow redirects",
         ),
         403 | 406 | 429 => subject.fail(
@@ -109,16 +100,5 @@ async fn assess(
         503 if from_polyhook => subject.fail(message, "check /readyz and the log; polyhook is overloaded or cannot store deliveries"),
         500..=599 => subject.fail(message, "check that polyhook runs and that the ingress connects to server.listen; the ingress does not reach polyhook"),
         _ => subject.fail(message, "check what answers instead of polyhook; an unsigned POST must be answered with 401"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn removes_private_parts_of_a_url() {
-        let url = Url::parse("https://me:secret@h.example:8443/in?token=secret#x").unwrap();
-        assert_eq!(redact_url(&url), "https://h.example:8443/in");
     }
 }

@@ -32,10 +32,8 @@ use crate::{
     secret::Secret,
     shell,
     signature::{Scheme, SignedForm},
+    web::POLYAI_TIMEOUT,
 };
-
-/// PolyAI's timeout for an endpoint without one of its own.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Send test deliveries to an endpoint's public URL and explain the answers.
 #[derive(Debug, clap::Args)]
@@ -212,7 +210,7 @@ async fn target(config: &Config, args: &Args) -> Result<TestTarget, CliError> {
             endpoint_id: None,
             url: url.clone(),
             headers: BTreeMap::new(),
-            timeout: DEFAULT_TIMEOUT,
+            timeout: POLYAI_TIMEOUT,
             notes: notes.into_iter().collect(),
         });
     }
@@ -236,7 +234,7 @@ async fn target(config: &Config, args: &Args) -> Result<TestTarget, CliError> {
         endpoint_id: Some(endpoint.id.clone()),
         url,
         headers: endpoint.headers.clone(),
-        timeout: endpoint.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis),
+        timeout: endpoint.timeout_ms.map_or(POLYAI_TIMEOUT, Duration::from_millis),
         notes: notes.into_iter().collect(),
     })
 }

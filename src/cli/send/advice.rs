@@ -8,7 +8,7 @@ use crate::secret;
 
 /// Returns one line about an unexpected outcome. `path` is the configured `server.path`.
 pub(super) fn explain(outcome: AttemptOutcome, target: &Url, path: &str) -> String {
-    let target = secret::url_address(target.as_str()).unwrap_or_default();
+    let target = secret::shown_address(target);
     match outcome {
         AttemptOutcome::Network => format!(
             "no connection to {target}: start a receiver with `polyhook run`, or name a running one with --url"

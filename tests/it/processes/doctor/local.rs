@@ -84,6 +84,12 @@ fn reports_damaged_files_and_full_disks() {
     doctor(&site, &[]).has("queue.file", "fail", "it is damaged").fails_only("queue.file");
     std::fs::remove_file(&file).unwrap();
 
+    // A file where a folder must be. Files below it do not exist, and cannot be created.
+    site.write("a-file", "");
+    let below = ["--set", "queue.url=sqlite:a-file/queue.db", "--set", "archive.url=file:a-file/archive"];
+    let found = doctor(&site, &below);
+    found.has("queue.file", "fail", "move away the file").has("archive", "fail", "move away the file");
+
     let disk = SmallDisk::mount(site.path().join("small"), 8);
     let at = |path: &str| disk.file(path).display().to_string();
     let settings =

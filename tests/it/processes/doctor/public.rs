@@ -75,5 +75,5 @@ fn compares_the_ack_budget_with_the_timeout_of_the_endpoint() {
     );
     site.write("key", "an-unknown-key");
     receive(&[]).is_ok(&["secret"]).has("endpoint.timeout", "skipped", "cannot be listed");
-    receive(&["--set", "server.ack_budget=6s"]).has("endpoint.timeout", "warn", "6500 ms or more");
+    receive(&["--set", "server.ack_budget=6s"]).has("endpoint.timeout", "warn", "4500ms or less");
 }
