@@ -8,6 +8,8 @@
 
 mod config;
 mod rows;
+#[cfg_attr(not(test), expect(dead_code, reason = "the rest of the index calls it"))]
+mod table;
 
 pub use self::{
     config::{IndexConfig, NumberMode},

@@ -1,0 +1,172 @@
+//! The Parquet files of the index: one function call reads a whole file or makes the next one from it.
+//!
+//! A file consists of row groups of up to 8,000 calls or 64,000 turns, and about 8 MiB of text. An update copies the groups that do not
+//! change as they are, with their statistics and page indexes, and writes the others again. So its cost is in proportion to the change,
+//! apart from the copy, and its memory is the old file, the new file and a few row groups.
+//!
+//! All functions are synchronous and take CPU time. A damaged file is an error.
+
+mod columns;
+mod encode;
+mod file;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod update;
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use parquet::{errors::ParquetError, file::metadata::PageIndexPolicy};
+use thiserror::Error;
+
+use self::{
+    columns::Leaf,
+    file::TableFile,
+    schema::{CALLS, TURNS},
+    update::Update,
+};
+use super::{
+    config::NumberMode,
+    rows::{CallRow, TurnRow},
+};
+
+/// The version of the schema of both tables. A file of another version is built again from the conversations.
+const SCHEMA_VERSION: u32 = 1;
+
+/// The properties of a file that make it incompatible with rows of another configuration or version. They are in the metadata of the
+/// file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    schema_version: u32,
+    numbers: NumberMode,
+    numbers_key: Option<String>,
+}
+
+/// A row of `calls` as far as checks of a day need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IndexedCall {
+    /// PolyAI's id.
+    pub(crate) conversation_id: String,
+    /// The time at which the store wrote the manifest.
+    pub(crate) stored_at: Timestamp,
+    /// SHA-256 of the manifest, hexadecimal.
+    pub(crate) manifest_sha256: String,
+}
+
+/// The calls of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CallsSummary {
+    /// The file's properties.
+    pub(crate) stamp: Stamp,
+    /// The calls, in no order.
+    pub(crate) calls: Vec<IndexedCall>,
+}
+
+/// An error of a file of the index.
+#[derive(Debug, Error)]
+pub(crate) enum TableError {
+    /// The file cannot be read.
+    #[error("the file of the index is damaged: {0}; `polyhook index build` replaces it")]
+    Damaged(String),
+    /// The file has another [`Stamp`].
+    #[error(
+        "the file of the index has another schema version or other phone numbers; `polyhook index build` replaces it"
+    )]
+    OtherStamp,
+    /// The rows cannot be written.
+    #[error("cannot write the file of the index: {0}")]
+    Write(#[source] ParquetError),
+}
+
+/// Errors of the Parquet reader.
+impl From<ParquetError> for TableError {
+    fn from(error: ParquetError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+/// Returns the file of calls that follows `old`: without the rows of changed conversations, and with the new rows.
+///
+/// A conversation with a new row counts as changed. Returns [`TableError::OtherStamp`] if `old` has another stamp.
+pub(crate) fn update_calls(
+    old: Option<&Bytes>,
+    stamp: &Stamp,
+    is_changed: &dyn Fn(&str) -> bool,
+    new: &[CallRow],
+) -> Result<Vec<u8>, TableError> {
+    let old = old.map(|old| TableFile::open(old, PageIndexPolicy::Optional)).transpose()?;
+    update::update(&CALLS, old.as_ref(), stamp, is_changed, new, |row| &row.conversation_id)
+}
+
+/// Returns the file of turns that follows `old`, like [`update_calls`].
+pub(crate) fn update_turns(
+    old: Option<&Bytes>,
+    stamp: &Stamp,
+    is_changed: &dyn Fn(&str) -> bool,
+    new: &[TurnRow],
+) -> Result<Vec<u8>, TableError> {
+    let old = old.map(|old| TableFile::open(old, PageIndexPolicy::Optional)).transpose()?;
+    update::update(&TURNS, old.as_ref(), stamp, is_changed, new, |row| &row.conversation_id)
+}
+
+/// Returns `old`, a file of calls or of turns of any version, without the rows of some conversations. It keeps its stamp.
+pub(crate) fn remove_rows(old: &Bytes, is_removed: &dyn Fn(&str) -> bool) -> Result<Vec<u8>, TableError> {
+    let old = TableFile::open(old, PageIndexPolicy::Optional)?;
+    let mut update =
+        Update::new(&old.schema(), &old.stamp, TURNS.max_rows, old.bytes.len()).map_err(TableError::Write)?;
+    update.keep(&old, is_removed)?;
+    update.finish().map_err(TableError::Write)
+}
+
+/// Reads the ids and the manifests of a file of calls of any version.
+pub(crate) fn read_calls(file: &Bytes) -> Result<CallsSummary, TableError> {
+    let file = TableFile::open(file, PageIndexPolicy::Skip)?;
+    let mut calls = Vec::new();
+    let (ids, times, hashes) =
+        (file.leaf(schema::ID)?, file.leaf("stored_at")?, file.leaf("manifest_sha256")?);
+    for group in file.metadata.row_groups() {
+        let read = |column| Leaf::read(&file.bytes, group, column);
+        append_calls(&read(ids)?, &read(times)?, &read(hashes)?, &mut calls)?;
+    }
+    Ok(CallsSummary { stamp: file.stamp, calls })
+}
+
+fn append_calls(
+    ids: &Leaf,
+    times: &Leaf,
+    hashes: &Leaf,
+    calls: &mut Vec<IndexedCall>,
+) -> Result<(), ParquetError> {
+    for ((id, stored_at), sha256) in ids.texts()?.zip(times.int64s()?).zip(hashes.texts()?) {
+        let stored_at = Timestamp::from_microsecond(*stored_at)
+            .map_err(|error| ParquetError::General(error.to_string()))?;
+        calls.push(IndexedCall {
+            conversation_id: id?.to_owned(),
+            stored_at,
+            manifest_sha256: sha256?.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Returns the number of turns of each conversation in a file of turns of any version.
+pub(crate) fn count_turns(file: &Bytes) -> Result<HashMap<String, u64>, TableError> {
+    let file = TableFile::open(file, PageIndexPolicy::Skip)?;
+    let column = file.leaf(schema::ID)?;
+    let mut counts: HashMap<String, u64> = HashMap::new();
+    for group in file.metadata.row_groups() {
+        let ids = Leaf::read(&file.bytes, group, column)?;
+        for id in ids.texts()? {
+            let id = id?;
+            match counts.get_mut(id) {
+                Some(count) => *count += 1,
+                None => {
+                    counts.insert(id.to_owned(), 1);
+                }
+            }
+        }
+    }
+    Ok(counts)
+}

@@ -1,0 +1,169 @@
+//! The update of a file.
+
+use std::collections::HashSet;
+
+use parquet::{
+    column::writer::ColumnCloseResult,
+    errors::Result,
+    file::{
+        metadata::{ParquetMetaData, RowGroupMetaData},
+        writer::SerializedFileWriter,
+    },
+    schema::types::SchemaDescPtr,
+};
+
+use super::{
+    Stamp, TableError,
+    columns::{self, Columns, Leaf},
+    encode::push_row,
+    file::{self, TableFile},
+    schema::Table,
+};
+
+/// The bytes of texts at which a row group ends.
+const MAX_BYTES: usize = 8 << 20;
+
+/// Writes a file: row groups that stay as they are, and others from records in memory.
+pub(super) struct Update {
+    writer: SerializedFileWriter<Vec<u8>>,
+    pending: Columns,
+    max_rows: usize,
+}
+
+impl Update {
+    pub(super) fn new(
+        schema: &SchemaDescPtr,
+        stamp: &Stamp,
+        max_rows: usize,
+        capacity: usize,
+    ) -> Result<Self> {
+        Ok(Self { writer: file::writer(schema, stamp, capacity)?, pending: Columns::new(schema)?, max_rows })
+    }
+
+    /// Adds the records of `old` that are not of a changed conversation.
+    pub(super) fn keep(
+        &mut self,
+        old: &TableFile,
+        is_changed: &dyn Fn(&str) -> bool,
+    ) -> Result<(), TableError> {
+        let ids = old.leaf(super::schema::ID)?;
+        for (index, group) in old.metadata.row_groups().iter().enumerate() {
+            let keep = kept_rows(&Leaf::read(&old.bytes, group, ids)?, is_changed)?;
+            if keep.iter().all(|keep| *keep) && !self.is_small(group) {
+                self.copy(old, index)?;
+            } else if keep.contains(&true) {
+                let records = Columns::read(&old.bytes, &old.schema(), group)?;
+                self.pending.append(records, &keep);
+                self.write_full_group().map_err(TableError::Write)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds rows.
+    pub(super) fn add<R>(&mut self, table: &Table<R>, rows: &[R]) -> Result<()> {
+        for row in rows {
+            push_row(table, &mut self.pending, row);
+            self.write_full_group()?;
+        }
+        Ok(())
+    }
+
+    /// Completes the file.
+    pub(super) fn finish(mut self) -> Result<Vec<u8>> {
+        self.write_group()?;
+        file::finish(self.writer)
+    }
+
+    /// Returns true for a row group that is less than half full. It is written again with what follows, so that a file of many
+    /// updates does not consist of many small groups.
+    fn is_small(&self, group: &RowGroupMetaData) -> bool {
+        columns::row_count(group).is_ok_and(|rows| rows < self.max_rows / 2)
+            && columns::stored_bytes(group) < MAX_BYTES / 2
+    }
+
+    /// Copies a row group as it is, with its statistics and page indexes.
+    fn copy(&mut self, old: &TableFile, index: usize) -> Result<()> {
+        let mut group = self.writer.next_row_group()?;
+        for close in chunks(&old.metadata, index)? {
+            group.append_column(&old.bytes, close)?;
+        }
+        group.close()?;
+        Ok(())
+    }
+
+    fn write_full_group(&mut self) -> Result<()> {
+        if self.pending.rows >= self.max_rows || self.pending.bytes() >= MAX_BYTES {
+            self.write_group()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn write_group(&mut self) -> Result<()> {
+        if self.pending.rows > 0 {
+            let records = self.pending.take()?;
+            records.write(self.writer.next_row_group()?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns true for each row that is not of a changed conversation.
+fn kept_rows(ids: &Leaf, is_changed: &dyn Fn(&str) -> bool) -> Result<Vec<bool>> {
+    let mut keep = Vec::new();
+    let mut last: Option<(&str, bool)> = None;
+    for id in ids.texts()? {
+        let id = id?;
+        // The turns of a conversation follow each other.
+        let kept = match last {
+            Some((last, kept)) if last == id => kept,
+            _ => !is_changed(id),
+        };
+        last = Some((id, kept));
+        keep.push(kept);
+    }
+    Ok(keep)
+}
+
+/// Returns the columns of a row group, ready to be copied.
+fn chunks(metadata: &ParquetMetaData, index: usize) -> Result<Vec<ColumnCloseResult>> {
+    let group = metadata.row_group(index);
+    let indexes = metadata.page_index_for_row_group(index);
+    let rows = columns::row_count(group)? as u64;
+    let chunks = group.columns().iter().enumerate().map(|(column, chunk)| ColumnCloseResult {
+        bytes_written: u64::try_from(chunk.compressed_size()).unwrap_or(0),
+        rows_written: rows,
+        metadata: chunk.clone(),
+        bloom_filter: None,
+        column_index: indexes.column_index(column).cloned(),
+        offset_index: indexes.offset_index(column).cloned(),
+    });
+    Ok(chunks.collect())
+}
+
+/// Returns a file with the rows of `old` and `new`. Rows of changed conversations, and of those in `new`, are not taken from `old`.
+pub(super) fn update<R>(
+    table: &Table<R>,
+    old: Option<&TableFile>,
+    stamp: &Stamp,
+    is_changed: &dyn Fn(&str) -> bool,
+    new: &[R],
+    id: fn(&R) -> &str,
+) -> Result<Vec<u8>, TableError> {
+    let capacity = old.map_or(0, |old| old.bytes.len() + old.bytes.len() / 8);
+    let mut update =
+        Update::new(&table.schema, stamp, table.max_rows, capacity).map_err(TableError::Write)?;
+    if let Some(old) = old {
+        if old.stamp != *stamp {
+            return Err(TableError::OtherStamp);
+        }
+        if old.schema().root_schema() != table.schema.root_schema() {
+            return Err(TableError::Damaged("it has other columns than its schema version says".to_owned()));
+        }
+        let replaced: HashSet<&str> = new.iter().map(id).collect();
+        update.keep(old, &|id| replaced.contains(id) || is_changed(id))?;
+    }
+    update.add(table, new).map_err(TableError::Write)?;
+    update.finish().map_err(TableError::Write)
+}
