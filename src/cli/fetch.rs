@@ -25,8 +25,8 @@ Examples:
   polyhook fetch --project acme-front-desk $(cat ids.txt) --json
 
 The conversations are archived and announced as if a webhook had arrived. Failures go \
-to standard error; with --json, the object of the conversation has an error. Exit code 1 \
-if any of them is not archived.")]
+to standard error. With --json, the object of a failed conversation has the key error \
+instead. Exit code 1 if any of them is not archived.")]
 pub(super) struct Args {
     /// Conversation IDs
     #[arg(required = true, value_name = "ID")]

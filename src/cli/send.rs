@@ -33,7 +33,7 @@ use polyhook_simulator::{
 /// The answer of a receiver to a delivery with an invalid signature.
 const UNAUTHORIZED: u16 = 401;
 
-/// Send deliveries signed as PolyAI signs them; exit code 1 if an answer is not the expected one.
+/// Send deliveries with PolyAI's signature; exit code 1 if an answer is not the expected one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -43,10 +43,13 @@ Examples:
   polyhook send --count 1000 --rate 500    with latencies in the summary
   polyhook send --bad signature            expects 401
 
-`polyhook simulate` gets the conversations, too, if it is the configured PolyAI. The real PolyAI knows only real ones.
+If the configured PolyAI is `polyhook simulate`, the conversations are added to it, so \
+that a worker can fetch them. The real PolyAI knows only its own conversations: name one \
+with --conversation.
 
-Signs with the secret of --secret-file, or else with the first configured secret (POLYAI_WEBHOOK_SECRET, \
-signature.secrets_file). Expects a 2xx, or 401 with --bad, or the status of --expect.")]
+The secret comes from --secret-file. Without it, the first configured secret is used \
+(POLYAI_WEBHOOK_SECRET, signature.secrets_file). The expected answer is a 2xx, with \
+--bad a 401, with --expect the given status.")]
 pub(super) struct Args {
     /// Receiver's URL [default: the configured receiver on this machine]
     #[arg(long, value_parser = parse_http_url)]
@@ -93,7 +96,7 @@ pub(super) struct Args {
     /// Expected HTTP status
     #[arg(long, value_name = "STATUS")]
     expect: Option<u16>,
-    /// Retry as PolyAI does, with its waits multiplied by this factor
+    /// Retry like PolyAI, with its delays multiplied by this factor
     #[arg(long, value_name = "TIME_SCALE")]
     retry: Option<f64>,
     /// Print one JSON object: the delivery, or the summary of several
@@ -186,7 +189,8 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         && accepted
         && !args.json
     {
-        output::note(&format!("the simulated PolyAI has {subject}, so a worker can fetch and archive it"));
+        let it = if args.count == 1 || args.body.is_some() { "it" } else { "them" };
+        output::note(&format!("the simulated PolyAI has {subject}, so a worker can fetch and archive {it}"));
     }
     if unexpected.is_empty() {
         return Ok(());

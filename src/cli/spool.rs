@@ -169,6 +169,7 @@ async fn drain(config: &Config, path: &Path, json: bool) -> Result<(), CliError>
         output::json(&json!({ "moved": moved, "left": left }));
     } else {
         output::line(format!("{moved} published, {left} left"));
+        output::line(format!("target: {}, prefix {}", config.queue.address(), config.queue.prefix));
     }
     result?;
     if left == 0 { Ok(()) } else { Err(CliError::AlreadyReported) }

@@ -65,7 +65,7 @@ impl<'a> ConversationIds<'a> {
         match added {
             Added::All => Prospect::Simulated(self.subject(event)),
             Added::Refused => Prospect::Warning(format!(
-                "the simulated PolyAI has no project {}, and so does not know {}: {}. Name one of its projects with --project-id",
+                "the simulated PolyAI has no project {}, so it does not know {}: {}. Name one of its projects with --project-id",
                 event.project_id.as_deref().unwrap_or_default(),
                 self.subject(event),
                 self.fate(config)
