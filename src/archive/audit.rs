@@ -3,7 +3,7 @@
 use jiff::civil::Date;
 use object_store::{PutMode, PutPayload, path::Path};
 
-use super::{Archive, ArchiveError, Location, MANIFEST, StoredConversation, key};
+use super::{Archive, ArchiveError, ProjectDay, StoredConversation, key};
 use crate::disk::SpaceUse;
 
 /// The folder of the reports.
@@ -14,27 +14,13 @@ impl Archive {
     /// is no manifest. With `deep`, the hash of every object is compared with the manifest.
     pub async fn inspect(
         &self,
-        account: &str,
-        project: &str,
-        date: Date,
+        day: &ProjectDay,
         name: &str,
         deep: bool,
     ) -> Result<Option<StoredConversation>, ArchiveError> {
-        let day = key::day_prefix(&self.backend.prefix, account, project, date)
-            .map_err(object_store::Error::from)?;
-        let key = Path::parse(format!("{day}/{name}/{MANIFEST}")).map_err(object_store::Error::from)?;
-        let Some((manifest, _)) = self.read_any_manifest(&key).await? else { return Ok(None) };
-        let location = Location::new(
-            &manifest.account_id,
-            &manifest.project_id,
-            &manifest.conversation_id,
-            manifest.facts.started_at,
-        );
-        if self.key(&location, MANIFEST)? != key {
-            return Err(ArchiveError::Collision { key: key.to_string() });
-        }
-        let damaged = self.find_damage(&location, &manifest, deep).await?;
-        Ok(Some(StoredConversation { manifest, damaged }))
+        let Some(stored) = self.read_stored_manifest(day, name).await? else { return Ok(None) };
+        let damaged = self.find_damage(&stored.location(), &stored.manifest, deep).await?;
+        Ok(Some(StoredConversation { manifest: stored.manifest, damaged }))
     }
 
     /// Stores the report of a day, replaces an earlier one, and returns its URL. `part` names the audited projects if

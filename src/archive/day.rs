@@ -10,7 +10,7 @@ use jiff::{Timestamp, civil::Date};
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
-use super::{Archive, ArchiveError, Location, MANIFEST, key};
+use super::{Archive, ArchiveError, Location, MANIFEST, ProjectDay, key};
 
 /// The folder of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Archive {
         date: Date,
     ) -> Result<ArchivedDay, ArchiveError> {
         let mut day = ArchivedDay::default();
-        let mut folders = std::pin::pin!(self.list_folders(account, project, date));
+        let mut folders = std::pin::pin!(self.list_folders(&ProjectDay::new(account, project, date)));
         while let Some(folder) = folders.try_next().await? {
             if let Some(at) = folder.archived_at {
                 day.0.insert(short_hash(&folder.name), at.as_second());
@@ -88,11 +88,9 @@ impl Archive {
     /// Lists the folders of a project's day, in no particular order.
     pub fn list_folders(
         &self,
-        account: &str,
-        project: &str,
-        date: Date,
+        day: &ProjectDay,
     ) -> impl Stream<Item = Result<ConversationFolder, ArchiveError>> + Send + use<> {
-        let prefix = key::day_prefix(&self.backend.prefix, account, project, date);
+        let prefix = day.prefix(&self.backend.prefix);
         let objects = prefix.map(|prefix| (self.backend.store.list(Some(&prefix)), prefix));
         // Stores list the objects of a folder one after the other.
         unfold(Some((objects, None)), async |state| {

@@ -7,6 +7,7 @@
 //!   again after it has written its manifest ([`Archive::remove_if_erased`]). So one of two things happens: the
 //!   worker sees the record and removes what it wrote; or the record is younger than the manifest, and the eraser,
 //!   which lists after it has written the record, finds all objects.
+//! * Between the two, the caller removes what is derived from the conversation ([`StartedErasure::dates`]).
 //! * The manifest is removed first, so that a reader never finds one that names removed objects. Then all other
 //!   objects in the conversation's folders are removed, under every date, and also those that a crash has left there.
 //! * If the eraser is killed, run it again to complete the erasure.
@@ -16,7 +17,10 @@
 //! Not erased are older versions of objects in a versioned bucket, its replicas and backups, and the parts of an
 //! upload that a crash left unfinished. The lifecycle rule that every bucket needs removes the last ones.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::PathBuf,
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::{Timestamp, civil::Date};
@@ -27,7 +31,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Archive, ArchiveError,
     folder::{folder_error, list_files, remove_folder},
-    key::{DATE_PREFIX, Location, MANIFEST, project_folder},
+    key::{Location, MANIFEST},
 };
 use crate::disk::SpaceUse;
 
@@ -85,6 +89,22 @@ impl ErasedConversations {
     /// Returns true if this conversation is erased.
     pub fn contains(&self, account_id: &str, project_id: &str, conversation_id: &str) -> bool {
         !self.0.is_empty() && self.0.contains(&record_name(account_id, project_id, conversation_id))
+    }
+}
+
+/// An erasure whose record is durable, and that has removed nothing yet.
+#[derive(Debug)]
+pub struct StartedErasure {
+    key: Path,
+    record: ErasureRecord,
+    folders: Vec<Location>,
+    dates: BTreeSet<Date>,
+}
+
+impl StartedErasure {
+    /// Returns the dates under which the conversation has objects, or a note of a change.
+    pub fn dates(&self) -> &BTreeSet<Date> {
+        &self.dates
     }
 }
 
@@ -155,27 +175,30 @@ impl Archive {
         Ok(ErasedConversations(names.try_filter_map(async |name| Ok(name)).try_collect().await?))
     }
 
-    /// Counts the objects of a conversation under every date, whether it is erased or not. Shows what
-    /// [`Archive::erase`] would remove.
+    /// Counts the objects of a conversation under every date, whether it is erased or not, and lists the dates. Shows what
+    /// an erasure would remove.
     pub async fn stored_objects(
         &self,
         account_id: &str,
         project_id: &str,
         conversation_id: &str,
-    ) -> Result<StoredObjects, ArchiveError> {
+    ) -> Result<(StoredObjects, BTreeSet<Date>), ArchiveError> {
         let folders = self.find_folders(account_id, project_id, conversation_id).await?;
-        Ok(folders.iter().map(|folder| folder.objects.stored_objects()).fold(StoredObjects::default(), sum))
+        let changes = self.list_changes_of(account_id, project_id, conversation_id).await?;
+        let objects = folders.iter().map(|folder| folder.objects.stored_objects());
+        let dates = folders.iter().map(|folder| folder.location.day().date());
+        let dates = dates.chain(changes.iter().map(|change| change.day.date())).collect();
+        Ok((objects.fold(StoredObjects::default(), sum), dates))
     }
 
-    /// Removes everything of a conversation and records that it must not be archived again. Returns the record, and
-    /// what this run has removed.
-    pub async fn erase(
+    /// Records that a conversation must not be archived again. [`Archive::finish_erasure`] then removes its objects.
+    pub async fn begin_erasure(
         &self,
         account_id: &str,
         project_id: &str,
         conversation_id: &str,
         reason: Option<&str>,
-    ) -> Result<(ErasureRecord, StoredObjects), ArchiveError> {
+    ) -> Result<StartedErasure, ArchiveError> {
         let key = self.record_key(account_id, project_id, conversation_id)?;
         let earlier = self.erasure_record(account_id, project_id, conversation_id).await?;
         let mut record = earlier.unwrap_or_else(|| ErasureRecord {
@@ -201,7 +224,25 @@ impl Archive {
             }
         }
         self.write_record(&key, &record).await?;
-        let removed = self.remove_all(account_id, project_id, conversation_id).await?;
+        // Listed again: a worker that saw no record has written its objects before.
+        let folders = self.find_folders(account_id, project_id, conversation_id).await?;
+        let folders: Vec<_> = folders.into_iter().map(|folder| folder.location).collect();
+        let changes = self.list_changes_of(account_id, project_id, conversation_id).await?;
+        let dates = folders.iter().map(|location| location.day().date());
+        let dates = dates.chain(changes.iter().map(|change| change.day.date())).collect();
+        Ok(StartedErasure { key, record, folders, dates })
+    }
+
+    /// Removes the objects of a conversation whose erasure has begun. Returns the record, and what this run has removed.
+    pub async fn finish_erasure(
+        &self,
+        erasure: StartedErasure,
+    ) -> Result<(ErasureRecord, StoredObjects), ArchiveError> {
+        let StartedErasure { key, mut record, folders, .. } = erasure;
+        let mut removed = StoredObjects::default();
+        for location in &folders {
+            removed = sum(removed, self.remove_folder(location).await?);
+        }
         record.objects += removed.objects;
         record.bytes += removed.bytes;
         record.completed_at = Some(self.clock.now());
@@ -219,7 +260,9 @@ impl Archive {
         if !self.is_erased(account_id, project_id, conversation_id).await? {
             return Ok(false);
         }
-        self.remove_all(account_id, project_id, conversation_id).await?;
+        for folder in self.find_folders(account_id, project_id, conversation_id).await? {
+            self.remove_folder(&folder.location).await?;
+        }
         Ok(true)
     }
 
@@ -264,15 +307,9 @@ impl Archive {
         project_id: &str,
         conversation_id: &str,
     ) -> Result<Vec<ObjectFolder>, ArchiveError> {
-        let project = format!("{}/{}", self.backend.prefix, project_folder(account_id, project_id));
-        let project = Path::parse(project).map_err(object_store::Error::from)?;
-        let listed = self.backend.store.list_with_delimiter(Some(&project)).await?;
-        let dates = listed
-            .common_prefixes
-            .iter()
-            .filter_map(|folder| folder.filename()?.strip_prefix(DATE_PREFIX)?.parse::<Date>().ok());
-        let locations: Vec<_> =
-            dates.map(|date| Location::on_date(account_id, project_id, conversation_id, date)).collect();
+        let dates = self.list_dates(account_id, project_id).await?;
+        let locations =
+            dates.into_iter().map(|date| Location::on_date(account_id, project_id, conversation_id, date));
         stream::iter(locations)
             .map(|location| async {
                 let objects = self.list_objects(&location).await?;
@@ -294,19 +331,6 @@ impl Archive {
         let prefix = Path::parse(prefix).map_err(object_store::Error::from)?;
         let listed = self.backend.store.list(Some(&prefix)).map_ok(|meta| (meta.location, meta.size));
         Ok(ObjectList::Keys(listed.try_collect().await?))
-    }
-
-    async fn remove_all(
-        &self,
-        account_id: &str,
-        project_id: &str,
-        conversation_id: &str,
-    ) -> Result<StoredObjects, ArchiveError> {
-        let mut removed = StoredObjects::default();
-        for folder in self.find_folders(account_id, project_id, conversation_id).await? {
-            removed = sum(removed, self.remove_folder(&folder.location).await?);
-        }
-        Ok(removed)
     }
 
     /// Removes a folder while no commit changes it.

@@ -24,8 +24,9 @@ pub(super) fn revision_name(revision: u64) -> String {
     format!("conversation.{revision}.json")
 }
 
-/// The prefix of the date in a key.
-pub(super) const DATE_PREFIX: &str = "date=";
+const ACCOUNT_PREFIX: &str = "account_id=";
+const PROJECT_PREFIX: &str = "project_id=";
+const DATE_PREFIX: &str = "date=";
 
 /// The maximum length of the segment of an identifier.
 const MAX_SEGMENT_BYTES: usize = 192;
@@ -39,7 +40,51 @@ pub struct Location {
     account_id: String,
     project_id: String,
     conversation_id: String,
+    day: ProjectDay,
     folder: String,
+}
+
+/// A day of a project, with its account and project as segments of a key: a long id cannot be read from its segment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProjectDay {
+    account: String,
+    project: String,
+    date: Date,
+}
+
+impl ProjectDay {
+    /// Returns the day `date` (UTC) of a project.
+    pub fn new(account_id: &str, project_id: &str, date: Date) -> Self {
+        Self { account: encode_path_segment(account_id), project: encode_path_segment(project_id), date }
+    }
+
+    /// Reads the segments of [`ProjectDay::folder`]. Returns `None` for others.
+    pub(super) fn from_segments(account: &str, project: &str, date: &str) -> Option<Self> {
+        let account = account.strip_prefix(ACCOUNT_PREFIX)?.to_owned();
+        let project = project.strip_prefix(PROJECT_PREFIX)?.to_owned();
+        Some(Self { account, project, date: date_of_segment(date)? })
+    }
+
+    /// Returns the date.
+    pub fn date(&self) -> Date {
+        self.date
+    }
+
+    /// Returns its folder below the archive's root, and below each table of the index, without a slash at either end.
+    pub fn folder(&self) -> String {
+        let Self { account, project, date } = self;
+        format!("{ACCOUNT_PREFIX}{account}/{PROJECT_PREFIX}{project}/{DATE_PREFIX}{date}")
+    }
+
+    /// Returns the prefix of its conversations.
+    pub(super) fn prefix(&self, root: &Path) -> Result<Path, object_store::path::Error> {
+        Path::parse(format!("{root}/{}", self.folder()))
+    }
+}
+
+/// Reads the last segment of the folder of a day.
+pub(super) fn date_of_segment(segment: &str) -> Option<Date> {
+    segment.strip_prefix(DATE_PREFIX)?.parse().ok()
 }
 
 impl Location {
@@ -50,15 +95,13 @@ impl Location {
 
     /// Returns the place of a conversation that started on `date` (UTC).
     pub(super) fn on_date(account_id: &str, project_id: &str, conversation_id: &str, date: Date) -> Self {
-        let folder = format!(
-            "{}/{DATE_PREFIX}{date}/{}",
-            project_folder(account_id, project_id),
-            encode_path_segment(conversation_id)
-        );
+        let day = ProjectDay::new(account_id, project_id, date);
+        let folder = format!("{}/{}", day.folder(), encode_path_segment(conversation_id));
         Self {
             account_id: account_id.to_owned(),
             project_id: project_id.to_owned(),
             conversation_id: conversation_id.to_owned(),
+            day,
             folder,
         }
     }
@@ -76,6 +119,11 @@ impl Location {
     /// Returns the unencoded conversation id.
     pub fn conversation_id(&self) -> &str {
         &self.conversation_id
+    }
+
+    /// Returns the day of its start.
+    pub fn day(&self) -> &ProjectDay {
+        &self.day
     }
 
     /// Returns the folder of its objects below the archive's root, without a slash at either end.
@@ -96,7 +144,8 @@ impl Location {
 
 /// Returns the folder of a project below the archive's root.
 pub(super) fn project_folder(account_id: &str, project_id: &str) -> String {
-    format!("account_id={}/project_id={}", encode_path_segment(account_id), encode_path_segment(project_id))
+    let (account, project) = (encode_path_segment(account_id), encode_path_segment(project_id));
+    format!("{ACCOUNT_PREFIX}{account}/{PROJECT_PREFIX}{project}")
 }
 
 impl fmt::Display for Location {
@@ -112,16 +161,6 @@ pub(super) fn project_prefix(
     project_id: &str,
 ) -> Result<Path, object_store::path::Error> {
     Path::parse(format!("{prefix}/{}", project_folder(account_id, project_id)))
-}
-
-/// Returns the prefix of all conversations of a day.
-pub(super) fn day_prefix(
-    prefix: &Path,
-    account_id: &str,
-    project_id: &str,
-    date: Date,
-) -> Result<Path, object_store::path::Error> {
-    Path::parse(format!("{prefix}/{}/{DATE_PREFIX}{date}", project_folder(account_id, project_id)))
 }
 
 /// Encodes an identifier as one segment of a key.

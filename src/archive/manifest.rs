@@ -9,10 +9,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use object_store::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::key::CONVERSATION;
+use super::{ArchiveError, key::CONVERSATION};
 use crate::wav::WavInfo;
 
 /// The schema version. It grows when something is removed or changes its meaning.
@@ -320,4 +321,22 @@ pub struct ManifestDraft {
     pub force_rewrite: bool,
     /// Only `conversation.json` was fetched: the archived recordings stay as they are. `audio` is that of the archived copy.
     pub json_only: bool,
+}
+
+/// Reads the manifest at `key`. An error does not quote it.
+pub(super) fn parse(key: &Path, bytes: &[u8]) -> Result<Manifest, ArchiveError> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema_version: u32,
+    }
+    let unreadable = |error: serde_json::Error| ArchiveError::Manifest {
+        key: key.to_string(),
+        // Only the position, because the error itself may quote the content.
+        reason: format!("line {}, column {}", error.line(), error.column()),
+    };
+    let version = serde_json::from_slice::<Version>(bytes).map_err(unreadable)?.schema_version;
+    if version > SCHEMA_VERSION {
+        return Err(ArchiveError::Newer { key: key.to_string(), version });
+    }
+    serde_json::from_slice(bytes).map_err(unreadable)
 }

@@ -8,6 +8,7 @@
 //!     conversation.1.json  earlier bytes: those of revision 1
 //!     audio.wav            audio.user.wav, audio.agent.wav
 //!     manifest.json        written last: names the others with their sizes and hashes
+//! index/                                  derived from the rest, can be removed and built again (`derived.rs`)
 //! erasures/<SHA-256 of the ids>.json      marks an erased conversation that must not be archived again
 //! ```
 //! The key is a pure function of the ids and the start ([`Location`]). An identifier never leaves its segment of the
@@ -24,7 +25,7 @@
 //! * `conversation.json` is never replaced without a copy of the earlier bytes (`revision.rs`).
 //! * A failure leaves the archive unchanged, or leaves newer objects beside a manifest that still names the old ones.
 //!   The next attempt of the job repairs the second case. Archiving deletes nothing.
-//! * An erased conversation ([`Archive::erase`]) does not come back, even if a worker is archiving it at that moment.
+//! * An erased conversation ([`Archive::begin_erasure`]) does not come back, even if a worker is archiving it at that moment.
 //!
 //! # Requirements for a bucket
 //! * Permission to get, put and list objects, to abort multipart uploads, and to delete objects. `erase` needs the
@@ -34,7 +35,11 @@
 //!   store without them.
 //! * A lifecycle rule that removes unfinished multipart uploads after a day, because a crash leaves some.
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -52,9 +57,11 @@ use crate::{
 mod audio;
 mod audit;
 mod backend;
+mod changes;
 mod commit;
 mod config;
 mod day;
+mod derived;
 mod erasure;
 mod error;
 mod fetch_lock;
@@ -67,22 +74,26 @@ mod private_object;
 mod reader;
 mod revision;
 mod staging;
+mod stored_manifest;
 mod write_decision;
 
 pub use audio::{AudioWriter, StagedAudio};
+pub use changes::ConversationChange;
 pub use commit::CommitOutcome;
 pub use config::{ArchiveConfig, FileMode, InvalidFileMode};
 pub use day::{ArchivedDay, ConversationFolder};
-pub use erasure::{ErasedConversations, ErasureRecord, StoredObjects};
+pub use derived::{DerivedObject, DerivedVersion};
+pub use erasure::{ErasedConversations, ErasureRecord, StartedErasure, StoredObjects};
 pub use error::{ArchiveError, AudioError};
 pub use fetch_lock::FetchLock;
-pub use key::{CONVERSATION, Location, MANIFEST};
+pub use key::{CONVERSATION, Location, MANIFEST, ProjectDay};
 pub use lease::ArchiveLease;
 pub use manifest::{
     AudioStatus, AudioSummary, ConversationFacts, Direction, Handoff, Manifest, ManifestDraft,
     ManifestObject, ObjectKind, Provenance, SCHEMA_VERSION, ServedBy, Timings, Trigger,
 };
 pub use reader::ArchiveReader;
+pub use stored_manifest::StoredManifest;
 pub use write_decision::{WriteDecision, decide_write};
 
 use audio::{Destination, DroppedUploads, Upload};
@@ -105,11 +116,13 @@ pub struct Archive {
     /// One lock for each value of the first byte of a folder's hash. It serialises the commits of this process.
     commit_locks: Arc<[Mutex<()>; 256]>,
     watched_locks: WatchedLocks,
+    /// Done when a foreign object among the notes of changes has been logged.
+    foreign_change_logged: Arc<Once>,
     clock: Clock,
     takeover_timeout: Duration,
 }
 
-/// The locks of one commit. Conversations whose folders hash to the same byte share them.
+/// The locks of one commit. Keys that hash to the same byte share them.
 #[derive(Debug)]
 struct CommitLock<'a> {
     _folder: Option<File>,
@@ -186,6 +199,7 @@ impl Archive {
             writer: Uuid::new_v4().to_string().into(),
             commit_locks: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
             watched_locks: WatchedLocks::default(),
+            foreign_change_logged: Arc::new(Once::new()),
             clock,
             takeover_timeout: commit::TAKEOVER_TIMEOUT,
         })
@@ -340,10 +354,20 @@ impl Archive {
         location.key(&self.backend.prefix, name).map_err(|error| object_store::Error::from(error).into())
     }
 
+    /// Returns the key of an object whose place is relative to the archive's root.
+    fn root_key(&self, key: &str) -> Result<Path, ArchiveError> {
+        Ok(Path::parse(format!("{}/{key}", self.backend.prefix)).map_err(object_store::Error::from)?)
+    }
+
     /// Waits until no other commit or removal changes the conversation's folder: in this process, and for a file
     /// archive in other processes, too.
     async fn lock_commits(&self, location: &Location) -> Result<CommitLock<'_>, ArchiveError> {
-        let lock_index = Sha256::digest(location.folder())[0];
+        self.lock_key(location.folder()).await
+    }
+
+    /// Takes the lock of a key: in this process, and for a file archive in other processes, too.
+    async fn lock_key(&self, key: &str) -> Result<CommitLock<'_>, ArchiveError> {
+        let lock_index = Sha256::digest(key)[0];
         let process = self.commit_locks[usize::from(lock_index)].lock().await;
         let folder = match &self.backend.folder {
             Some(folder) => Some(folder.lock_commits(lock_index).await?),
@@ -367,6 +391,13 @@ impl Archive {
 
     /// Reads the manifest at `key` of any conversation.
     async fn read_any_manifest(&self, key: &Path) -> Result<Option<(Manifest, UpdateVersion)>, ArchiveError> {
+        let Some((meta, bytes)) = self.get_manifest(key).await? else { return Ok(None) };
+        let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
+        Ok(Some((manifest::parse(key, &bytes)?, version)))
+    }
+
+    /// Reads the bytes of a manifest.
+    async fn get_manifest(&self, key: &Path) -> Result<Option<(ObjectMeta, Bytes)>, ArchiveError> {
         let found = match self.backend.store.get_opts(key, GetOptions::default()).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -376,8 +407,7 @@ impl Archive {
             let reason = format!("{} bytes", found.meta.size);
             return Err(ArchiveError::Manifest { key: key.to_string(), reason });
         }
-        let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-        Ok(Some((parse(key, &found.bytes().await?)?, version)))
+        Ok(Some((found.meta.clone(), found.bytes().await?)))
     }
 
     async fn head(&self, key: &Path) -> Result<Option<ObjectMeta>, ArchiveError> {
@@ -387,23 +417,6 @@ impl Archive {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-fn parse(key: &Path, bytes: &Bytes) -> Result<Manifest, ArchiveError> {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        schema_version: u32,
-    }
-    let unreadable = |error: serde_json::Error| ArchiveError::Manifest {
-        key: key.to_string(),
-        // Only the position, because the error itself may quote the content.
-        reason: format!("line {}, column {}", error.line(), error.column()),
-    };
-    let version = serde_json::from_slice::<Version>(bytes).map_err(unreadable)?.schema_version;
-    if version > SCHEMA_VERSION {
-        return Err(ArchiveError::Newer { key: key.to_string(), version });
-    }
-    serde_json::from_slice(bytes).map_err(unreadable)
 }
 
 /// Returns true if the condition of a write was not met.

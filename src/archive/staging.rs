@@ -13,6 +13,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -23,11 +24,13 @@ use super::{
 };
 use crate::{
     disk::{SpaceClaim, SpaceUse},
-    private_file,
+    private_file::{self, FOLDER_MODE},
 };
 
 /// The attempts to move a file into a folder that another process removes at the same time.
 const MOVE_ATTEMPTS: usize = 5;
+/// The time by which a file is later than the one that it replaces, if versions are compared. File systems keep it.
+const TIME_STEP: Duration = Duration::from_micros(100);
 
 /// A file that grows in the staging folder.
 #[derive(Debug)]
@@ -98,6 +101,49 @@ impl WholeFile {
         let folder = Arc::clone(&self.path.folder);
         blocking(&folder, move || self.path.move_to(&target, replace)).await
     }
+
+    /// Moves the file to its place, durably, and makes it later than the file that it replaces, so that the two are never
+    /// taken for one: file systems count time in milliseconds and use inodes again.
+    pub(super) async fn replace(self, target: PathBuf) -> Result<(), ArchiveError> {
+        let folder = Arc::clone(&self.path.folder);
+        blocking(&folder, move || {
+            let failed = |source| folder_error(&target, source);
+            if let Ok(replaced) = fs::metadata(&target).and_then(|existing| existing.modified()) {
+                let staged = File::options().write(true).open(&self.path.path).map_err(failed)?;
+                let written_at = staged.metadata().and_then(|meta| meta.modified()).map_err(failed)?;
+                let later = replaced + TIME_STEP;
+                if written_at < later {
+                    staged.set_modified(later).map_err(failed)?;
+                }
+            }
+            self.path.move_to(&target, true).map(drop)
+        })
+        .await
+    }
+}
+
+/// Creates an empty file at `target`, durably, for its owner only. It is whole from the beginning, so it is not staged.
+pub(super) async fn create_empty_file(
+    folder: &Arc<PrivateFolder>,
+    target: PathBuf,
+) -> Result<(), ArchiveError> {
+    blocking(folder, move || {
+        let failed = |source| folder_error(&target, source);
+        let parent = target.parent().unwrap_or(&target);
+        let mut attempts = 0;
+        loop {
+            match private_file::options().create_new(true).open(&target) {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < MOVE_ATTEMPTS => {
+                    attempts += 1;
+                    private_file::create_folders(parent, FOLDER_MODE).map_err(failed)?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        private_file::sync_folder(parent).map_err(failed)
+    })
+    .await
 }
 
 /// Writes a whole file at `target`, durably. Returns false if another file is there and must not be replaced.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{CliError, GlobalArgs, backfill, output, table::Table, time_arg};
 use crate::{
     app::Resources,
-    archive::{Archive, ArchiveError, AudioStatus, ConversationFolder, Manifest},
+    archive::{Archive, ArchiveError, AudioStatus, ConversationFolder, Manifest, ProjectDay},
     clock::Clock,
     config::Roles,
     polyai::Project,
@@ -143,12 +143,12 @@ async fn read_day(
     date: Date,
     failures: &mut Vec<String>,
 ) -> Result<Vec<(Manifest, Vec<String>)>, CliError> {
-    let (account_id, project_id) = (project.account_id(), project.project_id());
-    let folders = archive.list_folders(account_id, project_id, date);
+    let day = &ProjectDay::new(project.account_id(), project.project_id(), date);
+    let folders = archive.list_folders(day);
     let failed = |error: ArchiveError| CliError::Failed(format!("archive.url: {error}"));
     let found: Vec<_> = folders
         .map_ok(|ConversationFolder { name, .. }| async move {
-            let read = archive.inspect(account_id, project_id, date, &name, false).await;
+            let read = archive.inspect(day, &name, false).await;
             Ok((name, read))
         })
         .try_buffer_unordered(CONCURRENT_READS)

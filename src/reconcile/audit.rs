@@ -9,7 +9,9 @@ use thiserror::Error;
 
 use super::{pass::publish_discovery, service::describe};
 use crate::{
-    archive::{Archive, ArchiveError, AudioStatus, ConversationFolder, Location, StoredConversation},
+    archive::{
+        Archive, ArchiveError, AudioStatus, ConversationFolder, Location, ProjectDay, StoredConversation,
+    },
     clock::Clock,
     event::{Discovery, DiscoverySource},
     polyai::{ListQuery, ListedConversation, PolyAiClient, Project},
@@ -301,14 +303,14 @@ impl Auditor<'_> {
         report: &mut AuditReport,
         on_progress: &impl Fn(&AuditReport),
     ) -> Result<(), AuditError> {
-        let (account, id) = (project.account_id(), project.project_id());
-        let folders = self.archive.list_folders(account, id, date);
+        let day = &ProjectDay::new(project.account_id(), project.project_id(), date);
+        let folders = self.archive.list_folders(day);
         let mut inspected = std::pin::pin!(
             folders
                 .map(|folder| async {
                     let folder = folder?;
                     let stored = match folder.archived_at {
-                        Some(_) => self.archive.inspect(account, id, date, &folder.name, self.deep).await,
+                        Some(_) => self.archive.inspect(day, &folder.name, self.deep).await,
                         None => Ok(None),
                     };
                     Ok::<_, ArchiveError>((folder, stored))

@@ -106,9 +106,10 @@ impl Worker {
     ) -> Result<(Option<ErasureRecord>, StoredObjects), crate::archive::ArchiveError> {
         let (archive, id) = (&self.pipeline.archive, request.conversation_id.as_str());
         if request.dry_run {
-            return Ok((None, archive.stored_objects(account_id, project_id, id).await?));
+            return Ok((None, archive.stored_objects(account_id, project_id, id).await?.0));
         }
-        let (record, objects) = archive.erase(account_id, project_id, id, request.reason.as_deref()).await?;
+        let erasure = archive.begin_erasure(account_id, project_id, id, request.reason.as_deref()).await?;
+        let (record, objects) = archive.finish_erasure(erasure).await?;
         Ok((Some(record), objects))
     }
 

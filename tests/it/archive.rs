@@ -23,12 +23,14 @@ use polyhook::{
 use sha2::{Digest, Sha256};
 
 use crate::support::{
+    erasure::erase_objects,
     ports,
     seaweed::{BUCKET, Seaweed},
 };
 
 mod commit;
 mod configuration;
+mod derived;
 mod erasure;
 mod full_disk;
 mod keys;
@@ -286,6 +288,12 @@ on_both_stores! {
         does_not_overwrite_foreign_manifests,
         takes_over_from_a_dead_writer,
         a_check_leaves_no_objects,
+    ],
+    derived: [
+        concurrent_replacements_lose_no_update,
+        only_the_version_that_was_read_is_replaced,
+        notes_of_changes_are_listed_until_they_are_removed,
+        a_stored_manifest_has_the_time_of_the_listing,
     ],
     recordings: [
         late_recordings_are_added_and_kept,

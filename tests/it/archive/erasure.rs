@@ -13,7 +13,7 @@ const PROJECT: &str = "PROJECT-1";
 
 impl ArchiveFixture {
     async fn erase(&self, id: &str) -> StoredObjects {
-        self.archive.erase(ACCOUNT, PROJECT, id, None).await.unwrap().1
+        erase_objects(&self.archive, ACCOUNT, PROJECT, id, None).await.unwrap().1
     }
 
     /// Returns the keys of all objects except the erasure records, and the keys of the records.
@@ -50,10 +50,11 @@ pub(super) async fn erases_all_copies_of_one_conversation(fixture: ArchiveFixtur
     }
     let before = fixture.keys().await.0.len();
 
-    let stored = archive.stored_objects(ACCOUNT, PROJECT, ID).await.unwrap();
+    let (stored, dates) = archive.stored_objects(ACCOUNT, PROJECT, ID).await.unwrap();
+    assert_eq!(dates, [location(ID).day().date(), next_day.day().date()].into());
     assert_eq!(stored.objects, 7 + unfinished);
     assert!(!archive.is_erased(ACCOUNT, PROJECT, ID).await.unwrap(), "counting erases nothing");
-    let (record, removed) = archive.erase(ACCOUNT, PROJECT, ID, Some("GDPR-1")).await.unwrap();
+    let (record, removed) = erase_objects(archive, ACCOUNT, PROJECT, ID, Some("GDPR-1")).await.unwrap();
     assert_eq!((removed, record.objects, record.bytes), (stored, stored.objects, stored.bytes));
     assert_eq!((record.environment.as_deref(), record.reason.as_deref()), (Some("live"), Some("GDPR-1")));
     assert!(archive.is_erased(ACCOUNT, PROJECT, ID).await.unwrap());
@@ -83,12 +84,12 @@ pub(super) async fn an_erasure_record_reveals_nothing(fixture: ArchiveFixture) {
 pub(super) async fn an_erased_conversation_stays_erased_until_the_erasure_is_lifted(fixture: ArchiveFixture) {
     let archive = &fixture.archive;
     archive_copy(archive, &location(ID)).await;
-    let (record, _) = archive.erase(ACCOUNT, PROJECT, ID, Some("GDPR-1")).await.unwrap();
+    let (record, _) = erase_objects(archive, ACCOUNT, PROJECT, ID, Some("GDPR-1")).await.unwrap();
 
     // A second run has nothing to do, and the record keeps the first time.
     let other = fixture.other_process();
     assert!(other.remove_if_erased(ACCOUNT, PROJECT, ID).await.unwrap());
-    let (again, removed) = other.erase(ACCOUNT, PROJECT, ID, None).await.unwrap();
+    let (again, removed) = erase_objects(&other, ACCOUNT, PROJECT, ID, None).await.unwrap();
     assert_eq!(
         (again.erased_at, again.objects, again.reason),
         (record.erased_at, record.objects, record.reason)
@@ -160,7 +161,7 @@ pub(super) async fn does_not_erase_another_conversation_with_the_same_key(fixtur
         let bytes = fixture.bytes(&theirs, name).await;
         fixture.raw_store.put(&fixture.key(&mine, name), bytes.into()).await.unwrap();
     }
-    let error = fixture.archive.erase(ACCOUNT, PROJECT, "CA-one", None).await.unwrap_err();
+    let error = erase_objects(&fixture.archive, ACCOUNT, PROJECT, "CA-one", None).await.unwrap_err();
     assert!(matches!(error, ArchiveError::Collision { .. }), "{error:?}");
     assert_eq!(fixture.keys().await.0.len(), 4);
 }

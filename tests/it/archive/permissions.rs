@@ -28,8 +28,11 @@ async fn every_file_and_folder_has_the_configured_mode() {
         }
         let more = draft(4, AudioStatus::Absent);
         expect_written(commit(&archive, &location("short"), &more, "{\"turns\": 4}", None).await.unwrap());
-        archive.erase("acme-uk", "PROJECT-1", "none", None).await.unwrap();
+        erase_objects(&archive, "acme-uk", "PROJECT-1", "none", None).await.unwrap();
         archive.save_audit_report("2026-11-22".parse().unwrap(), None, b"{}".to_vec()).await.unwrap();
+        let table = "index/calls/account_id=acme-uk/calls.parquet";
+        assert!(archive.replace_derived(table, None, b"PAR1".to_vec()).await.unwrap());
+        archive.note_change(&location("short")).await.unwrap();
         let lease = archive.lease("sweep", |_| Ok(())).await.unwrap();
         lease.release(None).await.unwrap();
         let unfinished =
@@ -52,7 +55,7 @@ async fn every_file_and_folder_has_the_configured_mode() {
                 assert_eq!(mode(parent), expected, "{}", parent.display());
             }
         }
-        assert_eq!(public, 9, "two conversations, a revision, an erasure and a report");
+        assert_eq!(public, 10, "two conversations, a revision, an erasure, a report and a table");
         drop(unfinished);
     }
 }

@@ -23,8 +23,7 @@ async fn restore(fixture: &ArchiveFixture, location: &Location) {
 async fn damaged(fixture: &ArchiveFixture, location: &Location) -> [Vec<String>; 2] {
     let mut found = Vec::new();
     for deep in [false, true] {
-        let date = "2026-11-22".parse().unwrap();
-        let stored = fixture.archive.inspect("acme-uk", "PROJECT-1", date, location.name(), deep).await;
+        let stored = fixture.archive.inspect(location.day(), location.name(), deep).await;
         found.push(stored.unwrap().unwrap().damaged().to_vec());
     }
     found.try_into().unwrap()

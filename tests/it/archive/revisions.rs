@@ -56,7 +56,7 @@ pub(super) async fn keeps_the_bytes_of_every_earlier_revision(fixture: ArchiveFi
         "never written again"
     );
 
-    let (_, removed) = archive.erase("acme-uk", "PROJECT-1", "changes", None).await.unwrap();
+    let (_, removed) = erase_objects(archive, "acme-uk", "PROJECT-1", "changes", None).await.unwrap();
     assert_eq!(removed.objects, 7);
     assert!(fixture.objects().await.keys().all(|key| key.contains("erasures/")));
 }
@@ -95,9 +95,8 @@ pub(super) async fn a_damaged_revision_is_found_and_named_by_the_repair(fixture:
         expect_written(commit(archive, &location, &json_only(minute), bytes, None).await.unwrap());
     }
     fixture.raw_store.put(&fixture.key(&location, "conversation.1.json"), "x".into()).await.unwrap();
-    let date = "2026-11-22".parse().unwrap();
     let inspect = async || {
-        let stored = archive.inspect("acme-uk", "PROJECT-1", date, "damaged", true).await.unwrap().unwrap();
+        let stored = archive.inspect(location.day(), location.name(), true).await.unwrap().unwrap();
         (stored.manifest.warnings.clone(), stored.damaged().to_vec())
     };
     assert_eq!(inspect().await.1, ["conversation.1.json"]);

@@ -2,6 +2,7 @@
 
 pub(crate) mod cleanup;
 pub(crate) mod cluster;
+pub(crate) mod erasure;
 pub(crate) mod otlp;
 pub(crate) mod ports;
 pub(crate) mod process;

@@ -14,6 +14,8 @@ use polyhook_simulator::{
     RecordingAvailability,
 };
 
+use crate::support::erasure::erase_objects;
+
 use super::{World, assert_consistent, eventually, scripted, voice};
 
 const EVENTS: u64 = 20;
@@ -128,7 +130,7 @@ async fn an_erased_conversation_does_not_come_back_by_a_waiting_job() {
     eventually("it is being fetched", async || world.requests(Operation::V3Audio) == 1).await;
     world.deliver_as(&call, other_event(2)).await;
     let archive = Archive::open(&world.config.archive, Clock::System).unwrap();
-    archive.erase(&call.account_id, &call.project_id, &call.id, None).await.unwrap();
+    erase_objects(&archive, &call.account_id, &call.project_id, &call.id, None).await.unwrap();
     world.wait_until_idle().await;
     world.deliver_as(&call, other_event(3)).await;
     world.wait_until_idle().await;

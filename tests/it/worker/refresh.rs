@@ -15,6 +15,8 @@ use polyhook_simulator::{
     CallInfo, CallScript, EventOptions, Fault, FaultAction, LaterChange, NewCall, Operation, ServedApis,
 };
 
+use crate::support::erasure::erase_objects;
+
 use super::{World, assert_consistent, eventually, scripted, voice};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -191,7 +193,7 @@ async fn a_refresh_that_outlives_an_erasure_restores_nothing() {
     let world = world(&[1]).await;
     let call = world.archive(&ends_now(Some(summary_after(1)))).await;
     let archive = Resources::open(&world.config, &world.clock).unwrap().archive;
-    archive.erase(&call.account_id, &call.project_id, &call.id, None).await.unwrap();
+    erase_objects(&archive, &call.account_id, &call.project_id, &call.id, None).await.unwrap();
     world.sim.state().reset_request_counts();
     world.pass(HOUR + ROUNDING, 0).await;
     assert_eq!((world.names_of(&call).len(), world.requests(Operation::DataConversation)), (0, 0));

@@ -1,0 +1,126 @@
+//! Objects that are derived from the archive and replaced as a whole, such as the tables of the index.
+//!
+//! Several processes may replace an object at the same time. Each states the version that it has read, and only the first
+//! one succeeds; the others read again. So no update is lost, and a reader finds the old object or the new one.
+//!
+//! * A bucket compares versions itself (`If-Match`, `If-None-Match`). The version of S3 is a hash of the content, so
+//!   **every content must be different from all earlier ones**, even if it has the same rows: a writer that read the same
+//!   bytes before must not succeed. A file that contains a random id does this.
+//! * In a folder the file is written and synced beside its place. Then a lock, which other processes respect, is held
+//!   while the version is compared and the file is moved. The version is that of the file: its inode, size and time.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use jiff::civil::Date;
+use object_store::{GetOptions, ObjectStoreExt, PutPayload, UpdateVersion, path::Path};
+
+use super::{
+    Archive, ArchiveError,
+    folder::PrivateFolder,
+    key::{date_of_segment, project_folder},
+    staging::StagedFile,
+};
+use crate::disk::SpaceUse;
+
+/// The content type that a bucket stores with a derived object.
+const PARQUET: &str = "application/vnd.apache.parquet";
+
+/// A derived object as it was read.
+#[derive(Clone, Debug)]
+pub struct DerivedObject {
+    /// Its content.
+    pub bytes: Bytes,
+    /// Its version.
+    pub version: DerivedVersion,
+}
+
+/// The version of a derived object that [`Archive::replace_derived`] compares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DerivedVersion(UpdateVersion);
+
+impl Archive {
+    /// Reads a derived object. The key is relative to the archive's root. Returns `None` if there is no object.
+    pub async fn read_derived(&self, key: &str) -> Result<Option<DerivedObject>, ArchiveError> {
+        let found = match self.backend.store.get_opts(&self.root_key(key)?, GetOptions::default()).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+        Ok(Some(DerivedObject { bytes: found.bytes().await?, version: DerivedVersion(version) }))
+    }
+
+    /// Replaces the version `expected` of a derived object (`None`: there must be no object). The new content must be
+    /// different from all earlier ones; see the module. Returns false, and changes nothing, if there is another version now.
+    /// It is durable when this returns true.
+    pub async fn replace_derived(
+        &self,
+        key: &str,
+        expected: Option<&DerivedVersion>,
+        content: Vec<u8>,
+    ) -> Result<bool, ArchiveError> {
+        let (key, content) = (self.root_key(key)?, Bytes::from(content));
+        if let Some(folder) = &self.backend.folder {
+            return self.replace_derived_file(folder, &key, expected, content).await;
+        }
+        let mode = self.backend.replace(expected.map(|version| version.0.clone()));
+        let (body, attributes) = (PutPayload::from(content.clone()), self.backend.attributes(PARQUET));
+        if self.backend.put(&key, body, mode, attributes, SpaceUse::Document).await?.is_some() {
+            return Ok(true);
+        }
+        // The answer to this write may have been lost, and its repetition has met its result.
+        let Some(meta) = self.head(&key).await? else { return Ok(false) };
+        if meta.size != content.len() as u64 {
+            return Ok(false);
+        }
+        match self.backend.store.get(&key).await {
+            Ok(found) => Ok(found.bytes().await? == content),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn replace_derived_file(
+        &self,
+        folder: &std::sync::Arc<PrivateFolder>,
+        key: &Path,
+        expected: Option<&DerivedVersion>,
+        content: Bytes,
+    ) -> Result<bool, ArchiveError> {
+        let mut staged = StagedFile::create(folder, content.len() as u64, SpaceUse::Document).await?;
+        staged.append(std::iter::once(content)).await?;
+        let file = staged.finish().await?;
+        let _lock = self.lock_key(key.as_ref()).await?;
+        let current = self.head(key).await?;
+        if current.and_then(|meta| meta.e_tag) != expected.and_then(|version| version.0.e_tag.clone()) {
+            return Ok(false);
+        }
+        file.replace(folder.path(key.as_ref())).await?;
+        Ok(true)
+    }
+
+    /// Lists the days of a project that have derived objects in `table_folder` (`index/calls`).
+    pub async fn list_derived_dates(
+        &self,
+        table_folder: &str,
+        account_id: &str,
+        project_id: &str,
+    ) -> Result<BTreeSet<Date>, ArchiveError> {
+        self.list_dates_below(&format!("{table_folder}/{}", project_folder(account_id, project_id))).await
+    }
+
+    /// Lists the days of a project that have conversations.
+    pub async fn list_dates(
+        &self,
+        account_id: &str,
+        project_id: &str,
+    ) -> Result<BTreeSet<Date>, ArchiveError> {
+        self.list_dates_below(&project_folder(account_id, project_id)).await
+    }
+
+    async fn list_dates_below(&self, folder: &str) -> Result<BTreeSet<Date>, ArchiveError> {
+        let listed = self.backend.store.list_with_delimiter(Some(&self.root_key(folder)?)).await?;
+        Ok(listed.common_prefixes.iter().filter_map(|date| date_of_segment(date.filename()?)).collect())
+    }
+}
