@@ -16,7 +16,7 @@ use crate::{
     config::{Config, Roles},
     health::Health,
     lifecycle::Lifecycle,
-    queue::Queue,
+    queue::{Queue, sqlite},
 };
 
 /// Time for the queue to become ready for a command.
@@ -74,14 +74,7 @@ pub(super) fn unavailable(reason: &impl Display) -> CliError {
     ))
 }
 
-/// Returns an error if the file of the embedded queue does not exist. Opening the queue would create it and so hide a
-/// wrong path.
+/// Returns an error if the file of the embedded queue does not exist.
 pub(super) fn require_queue_file(path: &Path) -> Result<(), CliError> {
-    if path.exists() {
-        return Ok(());
-    }
-    Err(CliError::Failed(format!(
-        "queue.url: there is no queue file {}; run this command where the service runs, with the same configuration",
-        path.display()
-    )))
+    sqlite::require_file(path).map_err(|error| CliError::Failed(format!("queue.url: {error}")))
 }

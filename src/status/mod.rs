@@ -41,8 +41,8 @@ const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(6);
 /// The time after which the last audit is read again.
 const AUDIT_MAX_AGE: Duration = Duration::from_mins(1);
 
-const NO_WORKER: &str = "RabbitMQ does not tell it";
-const ASK_A_WORKER: &str = "RabbitMQ does not tell it, and no worker answers at admin.listen; \
+const NO_WORKER: &str = "RabbitMQ does not report it";
+const ASK_A_WORKER: &str = "RabbitMQ does not report it, and no worker answers at admin.listen; \
     run this command beside a worker";
 
 /// The queue of an installation.
@@ -152,14 +152,8 @@ impl StatusReader {
         let read = async {
             match &self.queue {
                 QueueSource::Broker(observer) => observer.read().await.map(QueueReading::Broker),
-                QueueSource::File(path) if !path.exists() => Err(format!(
-                    "there is no queue file {}; run this command where the service runs, with the same configuration",
-                    path.display()
-                )),
-                QueueSource::File(path) if path.is_dir() => {
-                    Err(format!("{} is a folder; set queue.url to a file in it", path.display()))
-                }
                 QueueSource::File(path) => {
+                    sqlite::require_file(path)?;
                     let path = path.clone();
                     blocking(move || sqlite::read_status(&path, now)).await.map(QueueReading::File)
                 }

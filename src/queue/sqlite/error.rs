@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use rusqlite::ErrorCode;
 use thiserror::Error;
 
-use super::room::NoRoom;
+use super::reserve::ReserveError;
 use crate::queue::QueueError;
 
 /// The queue file cannot be opened.
@@ -100,9 +100,9 @@ pub(super) enum WriteError {
     /// A statement or the commit failed.
     #[error("cannot write the queue file: {error}{hint}", error = .0, hint = hint(.0))]
     Sqlite(rusqlite::Error),
-    /// There is no room for a message.
+    /// Only the reserve is left.
     #[error(transparent)]
-    NoRoom(NoRoom),
+    Reserve(ReserveError),
     /// The transaction was written to a file that is no longer at the path.
     #[error("the queue file was deleted or replaced while it was in use")]
     FileReplaced,
@@ -112,7 +112,7 @@ impl From<rusqlite::Error> for WriteError {
     fn from(error: rusqlite::Error) -> Self {
         match error {
             rusqlite::Error::ToSqlConversionFailure(why) => match why.downcast() {
-                Ok(why) => Self::NoRoom(*why),
+                Ok(why) => Self::Reserve(*why),
                 Err(other) => Self::Sqlite(rusqlite::Error::ToSqlConversionFailure(other)),
             },
             other => Self::Sqlite(other),
@@ -124,7 +124,7 @@ impl WriteError {
     /// Returns true if one request caused the error and the other requests of its batch would succeed.
     pub(super) fn is_caused_by_request(&self) -> bool {
         match self {
-            Self::Open(_) | Self::FileReplaced | Self::NoRoom(_) => false,
+            Self::Open(_) | Self::FileReplaced | Self::Reserve(_) => false,
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(code) => matches!(
                     code,
@@ -137,7 +137,7 @@ impl WriteError {
 
     /// Returns true if there was no space for the batch. A smaller one may fit.
     pub(super) fn is_full(&self) -> bool {
-        matches!(self, Self::NoRoom(_)) || self.is_disk_full()
+        matches!(self, Self::Reserve(_)) || self.is_disk_full()
     }
 
     /// Returns true if SQLite found no space on the disk.
@@ -148,7 +148,7 @@ impl WriteError {
     /// Returns true if the connection can still be used. A connection to a replaced file still holds the messages.
     pub(super) fn keeps_connection_usable(&self) -> bool {
         self.is_caused_by_request()
-            || matches!(self, Self::FileReplaced | Self::NoRoom(_))
+            || matches!(self, Self::FileReplaced | Self::Reserve(_))
             || matches!(self, Self::Sqlite(error) if matches!(
                 error.sqlite_error_code(),
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)

@@ -128,13 +128,12 @@ impl ExclusiveQueueFile {
 
 /// Counts the messages of the file at `path` without locking it. The error describes the fault of the file.
 pub fn read_counts(path: &Path, now: Timestamp) -> Result<StoredCounts, String> {
-    read::open_and_read(path, |connection| Ok(schema::layout_version(connection, path)))?
-        .map_err(|error| error.to_string())
-        .and_then(|version| match version {
-            // A file without tables.
-            0 => Ok(StoredCounts::default()),
-            _ => read::open_and_read(path, |connection| read::counts(connection, now)),
-        })
+    read::open_and_read(path, |connection| match schema::layout_version(connection, path) {
+        // A file without tables.
+        Ok(0) => Ok(Ok(StoredCounts::default())),
+        Ok(_) => read::counts(connection, now).map(Ok),
+        Err(error) => Ok(Err(error.to_string())),
+    })?
 }
 
 fn failed(error: rusqlite::Error) -> QueueError {

@@ -52,14 +52,14 @@ mod follow;
 mod queue_file;
 mod read;
 mod request;
-mod room;
+mod reserve;
 mod schema;
 mod writer;
 
 pub use error::OpenError;
 pub use exclusive::{ExclusiveQueueFile, read_counts};
 pub use follow::Follower;
-pub use read::{FileStatus, FileUsage, check_file, read_status, read_usage, verify};
+pub use read::{FileStatus, FileUsage, check_file, read_status, read_usage, require_file, verify};
 
 use queue_file::QueueFile;
 use request::{PendingWrite, WriteAttributes, WriterRequest};

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use super::{
     SqliteOptions,
     error::OpenError,
-    room,
+    reserve,
     schema::{self, FileIdentity, Sharing},
 };
 use crate::{
@@ -133,7 +133,7 @@ impl QueueFile {
             "INSERT INTO bodies (seq, body) VALUES (?1, ?2)",
             (self.connection.last_insert_rowid(), &message.body[..]),
         )?;
-        room::check_size(&self.connection, self.options.max_bytes)?;
+        reserve::check_size(&self.connection, self.options.max_bytes)?;
         Ok(Published::New)
     }
 
@@ -171,7 +171,7 @@ impl QueueFile {
 
     pub(super) fn remember(&self, keys: &[u8]) -> rusqlite::Result<()> {
         self.execute("INSERT INTO remembered (at, keys) VALUES (?1, ?2)", (self.now(), keys))?;
-        room::check_size(&self.connection, self.options.max_bytes)
+        reserve::check_size(&self.connection, self.options.max_bytes)
     }
 
     /// Writes without a need for space.
@@ -182,7 +182,7 @@ impl QueueFile {
     /// Writes as much as a message needs, and deletes it again. Fails if a message could not be stored.
     pub(super) fn probe(&self) -> rusqlite::Result<()> {
         self.execute("UPDATE probe SET writes = writes + 1, room = zeroblob(16384)", [])?;
-        room::check_size(&self.connection, self.options.max_bytes)?;
+        reserve::check_size(&self.connection, self.options.max_bytes)?;
         self.execute("UPDATE probe SET room = NULL", []).map(drop)
     }
 

@@ -219,6 +219,20 @@ pub(super) fn usage(connection: &Connection) -> rusqlite::Result<FileUsage> {
     })
 }
 
+/// Returns an error if there is no file at `path`. Opening the queue would create it and so hide a wrong path.
+pub fn require_file(path: &Path) -> Result<(), String> {
+    if path.is_dir() {
+        return Err(format!("{} is a folder; set queue.url to a file in it", path.display()));
+    }
+    if path.exists() {
+        return Ok(());
+    }
+    Err(format!(
+        "there is no queue file {}; run this command where the service runs, with the same configuration",
+        path.display()
+    ))
+}
+
 /// Reads the usage of the file at `path`. Changes nothing and creates no file. The error describes the fault of the file.
 pub fn read_usage(path: &Path) -> Result<FileUsage, String> {
     open_and_read(path, usage)

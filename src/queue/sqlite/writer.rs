@@ -33,7 +33,7 @@ use super::{
     error::{OpenError, WriteError},
     queue_file::QueueFile,
     request::{JobHandover, PendingWrite, WriterRequest},
-    room,
+    reserve,
 };
 use crate::queue::{Job, JobOutcome, LeaseId};
 
@@ -304,7 +304,7 @@ impl Writer {
         }
         let adds = batch.iter().any(PendingWrite::adds);
         if adds {
-            room::check_disk(&self.path).map_err(WriteError::NoRoom)?;
+            reserve::check_disk(&self.path).map_err(WriteError::Reserve)?;
         }
         file.begin()?;
         let written = self.write_in_transaction(file, batch, extend, &mut jobs).and_then(|()| file.commit());

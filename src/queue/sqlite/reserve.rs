@@ -1,4 +1,4 @@
-//! The room that is kept for taking messages out of a file that takes no more of them.
+//! The reserve of a file and its disk, which is kept for taking messages out when no more of them fit.
 //!
 //! A lease and a settlement grow indexes, so a file or a disk that messages had filled completely could not be emptied.
 
@@ -17,9 +17,9 @@ const DISK_RESERVE: u64 = 8 << 20;
 /// The largest part of a small disk that is kept: one of this number.
 const MAX_DISK_RESERVED_PART: u64 = 16;
 
-/// A new message is refused, although SQLite could still store it: the room that is left is for taking messages out.
+/// A new message is refused, although SQLite could still store it: only the reserve is left.
 #[derive(Debug, Error)]
-pub(super) enum NoRoom {
+pub(super) enum ReserveError {
     /// The file has reached its maximum size.
     #[error(
         "its file has reached its maximum size, {}; it empties when the broker takes messages again, or raise \
@@ -34,8 +34,8 @@ pub(super) enum NoRoom {
     Disk { free: u64, reserved: u64 },
 }
 
-impl From<NoRoom> for rusqlite::Error {
-    fn from(why: NoRoom) -> Self {
+impl From<ReserveError> for rusqlite::Error {
+    fn from(why: ReserveError) -> Self {
         Self::ToSqlConversionFailure(Box::new(why))
     }
 }
@@ -47,15 +47,15 @@ pub(super) fn check_size(connection: &Connection, max_bytes: Option<u64>) -> rus
     let pragma = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, u64>(0));
     let pages = pragma("PRAGMA page_count")?.saturating_sub(pragma("PRAGMA freelist_count")?);
     if pages * pragma("PRAGMA page_size")? > max_bytes - max_bytes / RESERVED_PART {
-        return Err(NoRoom::Maximum { max_bytes }.into());
+        return Err(ReserveError::Maximum { max_bytes }.into());
     }
     Ok(())
 }
 
 /// Fails if only the reserve is free on the disk of the file at `path`.
-pub(super) fn check_disk(path: &Path) -> Result<(), NoRoom> {
+pub(super) fn check_disk(path: &Path) -> Result<(), ReserveError> {
     let Some(usage) = disk::usage(path) else { return Ok(()) };
     let reserved = DISK_RESERVE.min(usage.total_bytes / MAX_DISK_RESERVED_PART);
     let free = usage.free_bytes;
-    if free < reserved { Err(NoRoom::Disk { free, reserved }) } else { Ok(()) }
+    if free < reserved { Err(ReserveError::Disk { free, reserved }) } else { Ok(()) }
 }
