@@ -1,8 +1,8 @@
 //! `polyhook doctor`: checks everything that polyhook depends on and suggests fixes.
 //!
 //! Each check is a function that returns findings. Checks run concurrently, each with a time limit, and are printed in a
-//! fixed order. Each role has its own: a check needs no key, permission or access that the role does not need. Checks change
-//! nothing except one small object in the bucket of the archive (`Archive::check`). No finding contains a secret or a part of
+//! fixed order. Each role has its own: a check needs no key, permission or access that the role does not need. Checks leave
+//! nothing behind except one small object in the bucket of the archive (`Archive::check`). No finding contains a secret or a part of
 //! a transcript.
 
 mod archive;
@@ -40,7 +40,7 @@ Examples:
 Run it on the machine where polyhook runs, as the same user. docs/doctor.md explains \
 every check. Exit code 1 if a check fails, 78 if the configuration cannot be read.")]
 pub(super) struct Args {
-    /// Role to check: only for what it needs
+    /// Check only what this role needs
     #[arg(long, value_enum, default_value_t = Role::Run)]
     role: Role,
     /// Public URL of the endpoint; an unsigned POST must be answered with 401

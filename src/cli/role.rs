@@ -17,7 +17,7 @@ pub(super) enum Role {
     Work,
     /// Reconciliation alone
     Reconcile,
-    /// Commands of a person: dead, tail, backfill, audit, erase
+    /// Commands of an operator, such as status, dead, fetch and backfill
     Operate,
 }
 

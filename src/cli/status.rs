@@ -4,10 +4,7 @@
 
 mod screen;
 
-use std::{
-    io::{self, IsTerminal},
-    time::Duration,
-};
+use std::time::Duration;
 
 use console::Term;
 
@@ -30,11 +27,10 @@ Examples:
   polyhook status --watch
   polyhook status --json | jq .queue.dead_letters
 
-It takes, delays and changes no message. A part that cannot be read says why, and the \
-others are shown; then the exit code is 1. In flight and the age of the oldest job \
-come from the process at admin.listen if the queue is RabbitMQ. RabbitMQ's counts are \
-up to 5 s old; delayed jobs are counted in the queues of the configured and the default \
-delays.")]
+It only reads. If a part cannot be read, its line says why, the others are shown, and \
+the exit code is 1. On RabbitMQ, counts are up to 5 s old, delayed jobs are those in \
+the queues of the configured and the default delays, and the process at admin.listen \
+reports the jobs in flight and the age of the oldest job.")]
 pub(super) struct Args {
     /// Show it again and again until Ctrl-C; without a terminal, one line each time
     #[arg(long)]
@@ -95,8 +91,8 @@ async fn watch(reader: &StatusReader, args: &Args) {
 }
 
 fn print_screen(report: &StatusReport) {
-    let width = io::stdout().is_terminal().then(|| usize::from(Term::stdout().size().1));
-    for line in screen::lines(report, width.unwrap_or(screen::MAX_WIDTH)) {
+    let width = output::terminal_width().unwrap_or(screen::MAX_WIDTH);
+    for line in screen::lines(report, width) {
         output::line(line.styled());
     }
 }

@@ -189,7 +189,7 @@ fn round_trip(details: &BrokerDetails, config: &Config) -> Finding {
     match &details.round_trip {
         Ok(latency) if *latency > config.queue.publish_timeout.min(MAX_ROUND_TRIP) => subject.warn(
             format!("a message came back, but after {} ms", latency.as_millis()),
-            "check the load and disk of the broker and the network; with this latency, deliveries go to the spool or are answered with 503",
+            "check the load and disk of the broker and the network; deliveries that take longer than queue.publish_timeout go to the spool or are answered with 503",
         ),
         Ok(latency) => subject.ok(format!("a message was confirmed and came back in {} ms", latency.as_millis())),
         Err(RoundTripError::Blocked) => subject.fail(

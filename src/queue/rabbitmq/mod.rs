@@ -262,7 +262,7 @@ impl RabbitMqQueue {
     }
 
     fn send_delivery_event(&self, message: &Message) {
-        if self.tail.has_followers() {
+        if self.tail.wants_events() {
             self.tail.send(TailEvent::delivery(message, self.clock.now()));
         }
     }
@@ -348,7 +348,7 @@ impl Queue for RabbitMqQueue {
     }
 
     async fn announce(&self, announcement: Announcement) -> Result<Announced, QueueError> {
-        let for_tail = self.tail.has_followers().then(|| announcement.clone());
+        let for_tail = self.tail.wants_events().then(|| announcement.clone());
         let announced = self.publisher.announce(announcement).await?;
         if let Some(announcement) = for_tail {
             self.tail.send(TailEvent::ready(&announcement, self.clock.now()));
@@ -372,7 +372,7 @@ impl Queue for RabbitMqQueue {
             JobOutcome::Release => job.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await,
             _ => job.acker.ack(BasicAckOptions { multiple: false }).await,
         };
-        let for_tail = self.tail.has_followers().then(|| (job.message.clone(), job.history.clone()));
+        let for_tail = self.tail.wants_events().then(|| (job.message.clone(), job.history.clone()));
         settlement.finish();
         match acknowledged {
             Ok(true) => {

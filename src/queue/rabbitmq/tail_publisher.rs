@@ -135,7 +135,7 @@ impl TailPublisher {
     }
 
     /// Returns false during a pause, unless the process shows events. The caller then need not build an event.
-    pub(super) fn has_followers(&self) -> bool {
+    pub(super) fn wants_events(&self) -> bool {
         self.pause.is_over() || self.terminal.get().is_some()
     }
 
