@@ -136,7 +136,9 @@ fn print_report(report: &AuditReport, url: Option<&str>) {
     let verdict = if report.complete { output::green("complete") } else { output::red("incomplete") };
     let bytes = bytesize::ByteSize(*bytes);
     output::line(format!(
-        "{verdict} {date}: {listed} conversations at PolyAI, {archived} archived ({objects} objects, {bytes})"
+        "{verdict} {date}: {} at PolyAI, {archived} archived ({}, {bytes})",
+        output::counted(*listed, "conversation"),
+        output::counted(*objects, "object")
     ));
     if *unsettled > 0 {
         output::line(format!("  {unsettled} skipped because they are still open or ended only recently"));

@@ -246,14 +246,22 @@ async fn backfill_and_wait(
     match waited {
         Some(waited) => failures.extend(waited.err()),
         None => failures.push(format!(
-            "interrupted; the jobs of {} conversations stay in the queue, and a worker archives them; run the same command again to continue",
-            counts.left
+            "interrupted; {} in the queue for a worker; run the same command again to continue",
+            output::plural(
+                counts.left,
+                "the job of 1 conversation stays",
+                "the jobs of {} conversations stay"
+            )
         )),
     }
     if counts.dead_letters > 0 {
         failures.push(format!(
-            "the jobs of {} conversations are dead letters; see why with `polyhook dead list`, then replay them",
-            counts.dead_letters
+            "{}; see why with `polyhook dead list`, then replay what failed",
+            output::plural(
+                counts.dead_letters,
+                "the job of 1 conversation is a dead letter",
+                "the jobs of {} conversations are dead letters"
+            )
         ));
     }
     print_result(args, &query.started, &listing.summary(), Some(&counts), &failures);

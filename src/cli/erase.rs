@@ -241,7 +241,7 @@ fn print_report(id: &str, outcome: &str, report: &ErasureReport, spool: Option<&
             "archive",
             format!(
                 "{} of {}, {}{announced}",
-                count(place.objects.objects, "object"),
+                output::counted(place.objects.objects, "object"),
                 place.project_id,
                 ByteSize(place.objects.bytes)
             ),
@@ -253,26 +253,22 @@ fn print_report(id: &str, outcome: &str, report: &ErasureReport, spool: Option<&
             "",
             format!(
                 "{} in RabbitMQ's fetch and retry queues cannot be searched; the worker drops those of this conversation",
-                count(report.queue.unsearched, "job")
+                output::counted(report.queue.unsearched, "job")
             ),
         );
     }
     if let Some(spool) = spool {
-        field("spool", count(spool.total(), "message"));
+        field("spool", output::counted(spool.total(), "message"));
     }
 }
 
 fn message_counts(erased: &ErasedMessages) -> String {
     let ErasedMessages { jobs, dead_letters, events, announcements, .. } = *erased;
     [
-        count(jobs, "job"),
-        count(dead_letters, "dead letter"),
-        count(events, "stored event"),
-        count(announcements, "announcement"),
+        output::counted(jobs, "job"),
+        output::counted(dead_letters, "dead letter"),
+        output::counted(events, "stored event"),
+        output::counted(announcements, "announcement"),
     ]
     .join(", ")
-}
-
-fn count(number: u64, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }

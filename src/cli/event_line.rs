@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use console::{Term, measure_text_width, truncate_str};
+use console::{measure_text_width, truncate_str};
 use jiff::tz::TimeZone;
 
 use super::output::{self, sanitize};
@@ -16,11 +16,6 @@ const LONG_ID_WIDTH: usize = 42;
 const LONG_LINE_WIDTH: usize = 86;
 /// Terminals that are narrower show the time without milliseconds.
 const WIDE: usize = 100;
-
-/// Returns the width of the lines that standard output shows; `None` if it is not a terminal, or does not say.
-pub(super) fn terminal_width() -> Option<usize> {
-    Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))
-}
 
 /// Returns one line about `event`: the time (UTC), the conversation, what happened, and as many details as fit into
 /// `max_width`. The id of the event stands for that of a missing conversation.

@@ -215,12 +215,11 @@ fn print_result(args: &MoveArgs, target: &QueueConfig, moved: &StoredCounts, lef
 
 fn counts_text(counts: &StoredCounts) -> String {
     let StoredCounts { waiting_jobs, delayed_jobs, dead_letters, events } = *counts;
-    let count = |number, thing: &str| format!("{number} {thing}{}", if number == 1 { "" } else { "s" });
     [
-        count(waiting_jobs, "waiting job"),
-        count(delayed_jobs, "delayed job"),
-        count(dead_letters, "dead letter"),
-        count(events, "event"),
+        output::counted(waiting_jobs, "waiting job"),
+        output::counted(delayed_jobs, "delayed job"),
+        output::counted(dead_letters, "dead letter"),
+        output::counted(events, "event"),
     ]
     .join(", ")
 }

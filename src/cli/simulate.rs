@@ -189,10 +189,11 @@ fn show_access(simulator: &Simulator, json: bool) {
     }
     let Access { api_key, account_id, project_id, signing_secret, calls, .. } = access;
     output::line(format!(
-        "# Simulated PolyAI with {calls} calls. Run in another shell before `polyhook run`:\n\
+        "# Simulated PolyAI with {}. Run in another shell before `polyhook run`:\n\
          export POLYAI_BASE_URL={url}\nexport POLYAI_PLATFORM_URL={url}\nexport POLYAI_API_KEY={api_key}\n\
          export POLYAI_ACCOUNT_ID={account_id}\nexport POLYAI_PROJECT_ID={project_id}\n\
-         export POLYAI_WEBHOOK_SECRET={signing_secret}"
+         export POLYAI_WEBHOOK_SECRET={signing_secret}",
+        output::counted(calls as u64, "call")
     ));
 }
 

@@ -98,7 +98,8 @@ fn status(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
         Some(oldest) => {
             let age = Duration::try_from(Clock::System.now().duration_since(oldest)).unwrap_or_default();
             let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
-            format!("{messages} deliveries wait, the oldest for {age} (received at {oldest})")
+            let wait = output::plural(messages, "1 delivery waits", "{} deliveries wait");
+            format!("{wait}, the oldest for {age} (received at {oldest})")
         }
         None => "no deliveries wait".to_owned(),
     });
@@ -207,8 +208,8 @@ async fn publish_all(
             spool.check_writable().await?;
             if progress_at.elapsed() > STALL_TIMEOUT {
                 return Err(QueueError::Unavailable(format!(
-                    "the spool: {left} deliveries stay: a running polyhook holds them, or repeats those that the broker \
-                     refused; see its log"
+                    "the spool: {}: a running polyhook holds them, or repeats those that the broker refused; see its log",
+                    output::plural(left, "1 delivery stays", "{} deliveries stay")
                 )));
             }
         }

@@ -5,9 +5,7 @@
 //! shortened, and the last ones are left out if necessary. Otherwise nothing is cut. Width means display width. Control
 //! characters in cells are escaped, so that no cell can change the terminal.
 
-use std::io::{self, IsTerminal};
-
-use console::{Alignment, Term, measure_text_width, pad_str};
+use console::{Alignment, measure_text_width, pad_str};
 
 use super::output;
 
@@ -93,8 +91,7 @@ impl<const N: usize> Table<N> {
         if self.sample.is_empty() || self.layout.is_some() {
             return;
         }
-        let terminal_width = io::stdout().is_terminal().then(|| usize::from(Term::stdout().size().1));
-        let layout = self.layout(terminal_width);
+        let layout = self.layout(output::terminal_width());
         if let Some(header) = self.header {
             let header = Row { cells: header.map(str::to_owned), style: str::to_owned };
             output::line(output::dimmed(layout.line(&header)));

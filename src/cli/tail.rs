@@ -187,7 +187,8 @@ impl<'a> Printer<'a> {
         let event = match message {
             TailMessage::Event(event) => event,
             TailMessage::Missed(count) => {
-                output::note(&format!("tail is too slow: {count} lines are missing here"));
+                let lines = output::plural(count, "1 line is", "{} lines are");
+                output::note(&format!("tail is too slow: {lines} missing here"));
                 return true;
             }
             TailMessage::Interrupted(reason) => {
@@ -201,7 +202,7 @@ impl<'a> Printer<'a> {
         let written = if self.args.json {
             output::try_json(&event)
         } else {
-            output::try_line(event_line::format_event(&event, event_line::terminal_width()))
+            output::try_line(event_line::format_event(&event, output::terminal_width()))
         };
         self.lines_left = self.lines_left.map(|left| left - 1);
         written && self.lines_left != Some(0)

@@ -323,10 +323,11 @@ impl ProjectPass<'_> {
             }
         }
         if let Some(error) = errors.first() {
-            let count = errors.len();
-            result
-                .failures
-                .push(self.describe(format!("{count} calls cannot be followed to their end: {error}")));
+            let calls = match errors.len() {
+                1 => "a call".to_owned(),
+                count => format!("{count} calls"),
+            };
+            result.failures.push(self.describe(format!("{calls} cannot be followed to the end: {error}")));
         }
         result
     }

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::output::counted,
+    cli::output::{counted, plural},
     event::Discovery,
     reconcile::{PendingConversations, PendingCounts, PendingError},
 };
@@ -137,7 +137,8 @@ impl<D: WaitDisplay> Wait<'_, '_, D> {
                 ),
             };
             self.display.remark(&format!(
-                "nothing was archived for {idle}, {left} conversations are left; {cause}. Ctrl-C leaves the jobs in the queue"
+                "nothing was archived for {idle}, {}; {cause}. Ctrl-C leaves the jobs in the queue",
+                plural(left, "1 conversation is left", "{} conversations are left")
             ));
         }
         Ok(())
@@ -145,9 +146,11 @@ impl<D: WaitDisplay> Wait<'_, '_, D> {
 
     fn give_up(&self, reason: &str) -> String {
         let left = self.pending.counts().left;
-        let ids = self.pending.examples(NAMED_IDS).join(", ");
+        let ids = self.pending.examples(NAMED_IDS);
+        let more = if left > ids.len() as u64 { "…" } else { "" };
+        let (ids, left) = (ids.join(", "), plural(left, "1 conversation is", "{} conversations are"));
         format!(
-            "gave up: {left} conversations are not archived ({ids}…), and {reason}; see the log of the worker, or fetch one with `polyhook fetch ID`"
+            "gave up: {left} not archived ({ids}{more}), and {reason}; see the log of the worker, or fetch one with `polyhook fetch ID`"
         )
     }
 }
@@ -234,7 +237,7 @@ mod tests {
         queue.publish(message).await.unwrap();
         let (reason, remarks) = wait(&archive, &queue, TIMES).await;
         assert!(
-            reason.contains("1 conversations are not archived (CA1") && reason.contains("--timeout"),
+            reason.contains("1 conversation is not archived (CA1)") && reason.contains("--timeout"),
             "{reason}"
         );
         assert!(remarks[0].contains("is a worker running?") && remarks.len() < 8, "{remarks:?}");

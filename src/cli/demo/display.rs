@@ -138,7 +138,7 @@ impl Display {
         let (json, bar) = (self.json, self.bar.clone());
         move |event| {
             if !json {
-                let line = event_line::format_event(event, event_line::terminal_width());
+                let line = event_line::format_event(event, output::terminal_width());
                 bar.suspend(|| output::line(line));
             } else if event.what == TailEventKind::Retry {
                 let TailEvent { conversation_id, reason, retry_at, .. } = event;
@@ -179,7 +179,7 @@ impl Display {
         let archive = self.archive.display().to_string();
         let text = format!(
             "{}\n  receiver   {url}\n  metrics    {}/metrics\n  PolyAI     {} (simulated)\n  archive    {archive}\n{}\n",
-            output::bold(format!("polyhook demo: {} calls; Ctrl-C stops it", self.calls)),
+            output::bold(format!("polyhook demo: {}; Ctrl-C stops it", output::counted(self.calls, "call"))),
             http_url(admin),
             simulator.url(),
             output::dimmed(

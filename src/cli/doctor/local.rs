@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     app::Place,
-    cli::role::Role,
+    cli::{output, role::Role},
     config::{Config, ConfigError, LocatedProblem},
     disk,
     queue::{
@@ -76,7 +76,8 @@ pub(super) async fn spool(config: &Config) -> Vec<Finding> {
 /// Reports the deliveries that wait in the spool, and a spool that takes no more of them.
 fn spool_use(subject: &Subject, used: FileUsage, max: ByteSize) -> Option<Finding> {
     let FileUsage { messages, bytes, .. } = used;
-    let text = format!("{messages} deliveries wait, {} of {max} in use", ByteSize(bytes));
+    let wait = output::plural(messages, "1 delivery waits", "{} deliveries wait");
+    let text = format!("{wait}, {} of {max} in use", ByteSize(bytes));
     if bytes >= max.as_u64() / 100 * FULL_PERCENT {
         return Some(subject.fail(
             format!("full: {text}; without the broker, further ones are answered 503"),

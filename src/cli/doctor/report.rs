@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::super::{event_line::terminal_width, output};
+use super::super::output::{self, terminal_width};
 
 /// The width of the longest label of a status.
 const LABEL_WIDTH: usize = 7;

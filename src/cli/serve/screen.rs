@@ -10,7 +10,11 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::super::{GlobalArgs, event_line, live_events::LiveEvents, output};
+use super::super::{
+    GlobalArgs, event_line,
+    live_events::LiveEvents,
+    output::{self, plural},
+};
 use crate::{
     app::App,
     clock::Clock,
@@ -41,7 +45,7 @@ impl Screen {
         output::lines_without_waiting(start_lines(global, config, roles, app)).await;
         let events = LiveEvents::start(config, app.queue(), Clock::System.now(), move |event| {
             if is_about(event, roles) {
-                output::line(event_line::format_event(event, event_line::terminal_width()));
+                output::line(event_line::format_event(event, output::terminal_width()));
             }
         });
         Self { events }
@@ -96,9 +100,6 @@ fn start_lines(global: &GlobalArgs, config: &Config, roles: Roles, app: &App) ->
 fn left_lines(depths: &[(QueueKind, u64)]) -> Vec<String> {
     let count = |wanted: &[QueueKind]| -> u64 {
         depths.iter().filter(|(kind, _)| wanted.contains(kind)).map(|(_, count)| count).sum()
-    };
-    let plural = |count: u64, one: &str, many: &str| {
-        if count == 1 { one.to_owned() } else { many.replace("{}", &count.to_string()) }
     };
     let (jobs, later, dead) = (
         count(&[QueueKind::Fetch, QueueKind::Retry]),

@@ -210,7 +210,10 @@ impl Screen {
 
     fn delayed(&mut self, queue: &QueueStatus) {
         let (retry, refresh) = (queue.retry_jobs, counted(queue.refresh_jobs, "refresh"));
-        let counts = format!("{} after a failure, {refresh}", counted(retry, "job"));
+        let counts = match retry {
+            0 => format!("no retries, {refresh}"),
+            _ => format!("{} after a failure, {refresh}", counted(retry, "job")),
+        };
         match (retry, queue.workers) {
             (1.., _) => {
                 let text = format!("{counts}; find out why with `polyhook doctor --role work`");

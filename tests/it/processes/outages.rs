@@ -11,15 +11,7 @@ const DEAD_PORT: &str = "127.0.0.1:1";
 const BUCKET: &str = "http://127.0.0.1:1";
 
 fn site(more: &str) -> Installation {
-    let text = |text: &str| text.to_owned();
-    let access = SimulatorAccess {
-        url: format!("http://{DEAD_PORT}"),
-        account_id: text("acme"),
-        project_id: text("desk"),
-        api_key: text("an-api-key"),
-        secret: text("a-signing-secret"),
-    };
-    let site = Installation::new(&access, more);
+    let site = Installation::new(&SimulatorAccess::unreachable(DEAD_PORT), more);
     site.write("spool.db", "");
     site.write("old.db", "");
     site

@@ -280,13 +280,7 @@ fn a_job_that_kills_every_worker_becomes_a_dead_letter() {
     // This PolyAI never answers: the workers are killed meanwhile.
     let polyai = TcpListener::bind("127.0.0.1:0").unwrap();
     polyai.set_nonblocking(true).unwrap();
-    let access = SimulatorAccess {
-        url: format!("http://{}", polyai.local_addr().unwrap()),
-        account_id: "ACCOUNT-1".to_owned(),
-        project_id: "PROJECT-1".to_owned(),
-        api_key: "a-key".to_owned(),
-        secret: "a-secret-of-this-test".to_owned(),
-    };
+    let access = SimulatorAccess::unreachable(polyai.local_addr().unwrap());
     let Services { site, url: _, prefix } = Services::new(&access, "");
     // Three deliveries instead of a hundred.
     let (policy, pattern) = (format!("limit-{prefix}"), format!("^{prefix}.fetch$"));
@@ -294,7 +288,7 @@ fn a_job_that_kills_every_worker_becomes_a_dead_letter() {
     rabbit::SHARED_NODE.ctl(&set);
     let mut receive = site.polyhook(["receive"]).start();
     let admin = receive.wait_until_ready();
-    let event = br#"{"type":"conversation.completed","data":{"conversation_id":"CA1","account_id":"ACCOUNT-1","project_id":"PROJECT-1","environment":"live"}}"#;
+    let event = br#"{"type":"conversation.completed","data":{"conversation_id":"CA1","account_id":"acme","project_id":"desk","environment":"live"}}"#;
     assert_eq!(deliver(receive.receiver_address(), &site.secret, "evt_1", event), Some(204));
     for _ in 0..3 {
         let mut work = site.polyhook(["work"]).start();

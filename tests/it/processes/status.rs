@@ -49,13 +49,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 /// Creates an installation without a PolyAI, whose processes listen on a port that nothing uses.
 fn installation(more: &str) -> Installation {
     let [unused] = ports::free();
-    let access = SimulatorAccess {
-        url: format!("http://127.0.0.1:{unused}"),
-        account_id: "acme".to_owned(),
-        project_id: "desk".to_owned(),
-        api_key: "a-key-of-the-test".to_owned(),
-        secret: "a-secret-of-the-test".to_owned(),
-    };
+    let access = SimulatorAccess::unreachable(format_args!("127.0.0.1:{unused}"));
     Installation::new(&access, &format!("admin.listen = \"127.0.0.1:{unused}\"\n{more}"))
 }
 

@@ -148,7 +148,7 @@ fn fits_80_columns_and_24_lines_whatever_failed() {
 
 #[test]
 fn says_what_is_unknown_and_why() {
-    let why = "RabbitMQ does not tell it";
+    let why = "RabbitMQ does not report it";
     let queue = QueueStatus {
         workers: Some(0),
         oldest_age_ms: None,
@@ -158,7 +158,7 @@ fn says_what_is_unknown_and_why() {
     };
     let report = StatusReport { queue: Part::Known(queue), ..report() };
     let shown = screen(&report, 80).replace("\n            ", " ");
-    assert!(shown.contains("in flight   unknown: RabbitMQ does not tell it"), "{shown}");
+    assert!(shown.contains("in flight   unknown: RabbitMQ does not report it"), "{shown}");
     let waiting = "12 jobs; no worker takes them: start `polyhook work`; age of the oldest unknown: RabbitMQ";
     assert!(shown.contains(waiting), "{shown}");
     let json = serde_json::to_value(&report).unwrap();
@@ -227,10 +227,7 @@ fn says_that_no_worker_takes_the_jobs_of_the_embedded_queue() {
         };
         let report = StatusReport { queue: Part::Known(queue), process, ..report() };
         let (waiting, tone) = value(&report, "waiting");
-        assert_eq!(
-            value(&report, "delayed"),
-            ("0 jobs after a failure, 40 refreshes".to_owned(), Tone::Plain)
-        );
+        assert_eq!(value(&report, "delayed"), ("no retries, 40 refreshes".to_owned(), Tone::Plain));
         assert_eq!(waiting.contains("start `polyhook work` or `run`"), tone == Tone::Warning);
         tone
     };

@@ -24,6 +24,19 @@ pub(crate) struct SimulatorAccess {
     pub(crate) secret: String,
 }
 
+impl SimulatorAccess {
+    /// Access to a PolyAI that does not answer, because nothing, or something else, listens at `address`.
+    pub(crate) fn unreachable(address: impl std::fmt::Display) -> Self {
+        Self {
+            url: format!("http://{address}"),
+            account_id: "acme".to_owned(),
+            project_id: "desk".to_owned(),
+            api_key: "a-key-of-the-test".to_owned(),
+            secret: "a-secret-of-the-test".to_owned(),
+        }
+    }
+}
+
 impl SimulatedPolyAi {
     /// A scenario of chats with one turn, which are small to fetch.
     pub(crate) const CHATS: &str = "
