@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 use url::Url;
 
-use self::conversations::{ConversationIds, Prospect};
+use self::conversations::{ConversationIds, ExpectedFetch};
 use super::{CliError, GlobalArgs, output, progress, simulate::SignedForm};
 use crate::{
     bounded_file,
@@ -171,21 +171,21 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
 
     let ids = ConversationIds::new(&args);
     let event = Event::read(&delivery(&args, &ids, body.as_ref(), 0).body);
-    let prospect = ids.prepare(config.as_ref(), &event).await;
+    let expected_fetch = ids.prepare(config.as_ref(), &event).await;
     let (accepted, unexpected) = if args.count == 1 {
         let report = sender.deliver(delivery(&args, &ids, body.as_ref(), 0)).await;
         let (accepted, expected) = (report.outcome.accepted(), args.is_expected(report.outcome));
-        show_report(&report, expected, prospect.warning(accepted), args.json);
+        show_report(&report, expected, expected_fetch.warning(accepted), args.json);
         (accepted, if expected { Vec::new() } else { vec![report.outcome] })
     } else {
         let (summary, unexpected) = send_all(&args, &ids, &sender, body.as_ref()).await;
         let accepted = summary.accepted > 0;
-        show_summary(&summary, unexpected.len(), prospect.warning(accepted), args.json);
+        show_summary(&summary, unexpected.len(), expected_fetch.warning(accepted), args.json);
         (accepted, unexpected)
     };
-    if let Some(warning) = prospect.warning(accepted) {
+    if let Some(warning) = expected_fetch.warning(accepted) {
         output::note(&format!("warning: {warning}"));
-    } else if let Prospect::Simulated(subject) = prospect
+    } else if let ExpectedFetch::Simulated(subject) = expected_fetch
         && accepted
         && !args.json
     {
@@ -341,10 +341,11 @@ fn show_summary(summary: &DeliverySummary, unexpected: usize, warning: Option<&s
     }
     let DeliverySummary { deliveries, duration_ms, latencies_ms, statuses, timeouts, network_errors, .. } =
         summary;
+    let deliveries = output::counted(*deliveries, "delivery");
     let verdict = if unexpected == 0 {
-        output::green(format!("{deliveries} deliveries, all answered as expected"))
+        output::green(format!("{deliveries}, all answered as expected"))
     } else {
-        output::red(format!("{deliveries} deliveries, {unexpected} not answered as expected"))
+        output::red(format!("{deliveries}, {unexpected} not answered as expected"))
     };
     output::line(format!("{verdict}, in {:.1} s", Duration::from_millis(*duration_ms).as_secs_f64()));
     let mut answers: Vec<_> = statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();

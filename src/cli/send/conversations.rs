@@ -46,16 +46,16 @@ impl<'a> ConversationIds<'a> {
 
     /// Makes the conversations known to the simulator if it is the configured PolyAI. Returns what the user should know
     /// about jobs that ask for them. `event` is the event of the deliveries.
-    pub(super) async fn prepare(&self, config: Option<&Config>, event: &Event) -> Prospect {
+    pub(super) async fn prepare(&self, config: Option<&Config>, event: &Event) -> ExpectedFetch {
         let Args { bad, expect, .. } = self.args;
         if bad.is_some() || expect.is_some_and(|status| !(200..300).contains(&status)) {
-            return Prospect::Unknown;
+            return ExpectedFetch::Unknown;
         }
-        if let Some(warning) = no_fetch(config, event) {
-            return Prospect::Warning(warning);
+        if let Some(warning) = reason_not_archived(config, event) {
+            return ExpectedFetch::Warning(warning);
         }
         if !event::triggers_fetch(&event.kind) {
-            return Prospect::Unknown;
+            return ExpectedFetch::Unknown;
         }
         let added = match config.filter(|_| self.args.count <= MAX_ADDED) {
             Some(config) => self.add_to_simulator(config, event).await,
@@ -63,19 +63,19 @@ impl<'a> ConversationIds<'a> {
         };
         let is_invented = self.args.conversation.is_none() && self.args.body.is_none();
         match added {
-            Added::All => Prospect::Simulated(self.subject(event)),
-            Added::Refused => Prospect::Warning(format!(
+            Added::All => ExpectedFetch::Simulated(self.subject(event)),
+            Added::Refused => ExpectedFetch::Warning(format!(
                 "the simulated PolyAI has no project {}, so it does not know {}: {}. Name one of its projects with --project-id",
                 event.project_id.as_deref().unwrap_or_default(),
                 self.subject(event),
-                self.fate(config)
+                self.describe_retries(config)
             )),
-            Added::NoSimulator if is_invented => Prospect::Warning(format!(
+            Added::NoSimulator if is_invented => ExpectedFetch::Warning(format!(
                 "PolyAI does not know {}: {}. Name a real one with --conversation ID",
                 if self.args.count == 1 { "an invented conversation" } else { "invented conversations" },
-                self.fate(config)
+                self.describe_retries(config)
             )),
-            Added::NoSimulator => Prospect::Unknown,
+            Added::NoSimulator => ExpectedFetch::Unknown,
         }
     }
 
@@ -115,8 +115,8 @@ impl<'a> ConversationIds<'a> {
         Added::All
     }
 
-    /// Describes what becomes of a job whose conversation does not exist.
-    fn fate(&self, config: Option<&Config>) -> String {
+    /// Describes what happens to a job whose conversation does not exist.
+    fn describe_retries(&self, config: Option<&Config>) -> String {
         // Another receiver may have other workers.
         let config = config.filter(|_| self.args.url.is_none());
         let period = config.map_or_else(String::new, |config| {
@@ -127,7 +127,7 @@ impl<'a> ConversationIds<'a> {
 }
 
 /// Returns why no worker archives the conversation of an accepted event, if that is certain.
-fn no_fetch(config: Option<&Config>, event: &Event) -> Option<String> {
+fn reason_not_archived(config: Option<&Config>, event: &Event) -> Option<String> {
     let Event { kind, environment, conversation_id, .. } = event;
     if kind == event::UNPARSED || kind == event::UNKNOWN {
         return Some(format!(
@@ -157,9 +157,9 @@ fn no_fetch(config: Option<&Config>, event: &Event) -> Option<String> {
     })
 }
 
-/// The prospect of the jobs that accepted deliveries cause.
+/// The expected result of the jobs that accepted deliveries cause.
 #[derive(Debug)]
-pub(super) enum Prospect {
+pub(super) enum ExpectedFetch {
     /// The simulated PolyAI has the conversations with this name.
     Simulated(String),
     /// They are not archived, and this is the warning.
@@ -168,7 +168,7 @@ pub(super) enum Prospect {
     Unknown,
 }
 
-impl Prospect {
+impl ExpectedFetch {
     /// Returns the warning, if one delivery at least was accepted.
     pub(super) fn warning(&self, any_accepted: bool) -> Option<&str> {
         match self {
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn says_why_a_delivery_is_never_archived() {
         let config = Config::default();
-        let warning = |body: &str| no_fetch(Some(&config), &Event::read(body.as_bytes()));
+        let warning = |body: &str| reason_not_archived(Some(&config), &Event::read(body.as_bytes()));
         let event = |kind: &str, environment: &str| {
             warning(&format!(
                 r#"{{"type":"{kind}","data":{{"conversation_id":"CA1","environment":"{environment}"}}}}"#
