@@ -45,6 +45,7 @@ impl Resources {
             worker: config.worker.clone(),
             refresh: config.refresh.clone(),
             schedule: RetrySchedule::new(&config.retry),
+            notes_changes: config.index.enabled,
         };
         Worker::new(settings, queue, polyai, archive, clock)
     }

@@ -250,7 +250,7 @@ impl Archive {
         Ok((record, removed))
     }
 
-    /// Returns true if the conversation is erased, and removes objects that were written during the erasure.
+    /// Returns true if the conversation is erased, and removes objects and notes that were written during the erasure.
     pub async fn remove_if_erased(
         &self,
         account_id: &str,
@@ -263,6 +263,7 @@ impl Archive {
         for folder in self.find_folders(account_id, project_id, conversation_id).await? {
             self.remove_folder(&folder.location).await?;
         }
+        self.remove_changes(&self.list_changes_of(account_id, project_id, conversation_id).await?).await?;
         Ok(true)
     }
 

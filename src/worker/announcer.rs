@@ -1,4 +1,4 @@
-//! Publishes the announcements of archived conversations.
+//! Publishes the announcements of archived conversations, for the index and for consumers.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,23 +15,35 @@ use crate::{
     telemetry::trace::Span,
 };
 
-/// Announces conversations of one archive through one queue.
+/// Announces conversations of one archive: to the index with a note in the archive, and to consumers through one queue.
 #[derive(Clone, Debug)]
 pub(super) struct Announcer {
     pub(super) queue: Arc<dyn Queue>,
     pub(super) archive: Archive,
+    /// True if the archive has an index that must be kept current.
+    pub(super) notes_changes: bool,
 }
 
 impl Announcer {
-    /// Announces an archived conversation, and returns it without a correlation id. This happens in every attempt, because the worker that archived it may have died
-    /// before its announcement.
+    /// Announces an archived conversation, and returns it without a correlation id. This happens in every attempt, because
+    /// the worker that archived it may have died before its announcement.
+    ///
+    /// Returns `None` if the conversation is erased. That is checked after the last write to the archive: either this worker
+    /// sees the erasure and removes what it wrote, or the erasure began later and finds it.
     pub(super) async fn announce(
         &self,
         request: &FetchRequest,
         outcome: &'static str,
         location: &Location,
         manifest: Manifest,
-    ) -> Result<Box<ArchivedConversation>, JobFailure> {
+    ) -> Result<Option<Box<ArchivedConversation>>, JobFailure> {
+        if self.notes_changes {
+            self.archive.note_change(location).await?;
+        }
+        let (account_id, project_id) = (location.account_id(), location.project_id());
+        if self.archive.remove_if_erased(account_id, project_id, location.conversation_id()).await? {
+            return Ok(None);
+        }
         let urls = self.object_urls(location, &manifest)?;
         let mut announcement = announce::archived(&manifest, urls.clone(), request.traceparent.clone())
             .map_err(|error| JobFailure::new("announce", error.to_string(), RetryDecision::Retry(None)))?;
@@ -52,7 +64,8 @@ impl Announcer {
         counter!("polyhook_announcements_total", "outcome" => label).increment(1);
         let conversation_id = request.conversation_id.clone();
         let correlation_id = None;
-        Ok(Box::new(ArchivedConversation { conversation_id, outcome, manifest, urls, correlation_id }))
+        let archived = ArchivedConversation { conversation_id, outcome, manifest, urls, correlation_id };
+        Ok(Some(Box::new(archived)))
     }
 
     /// Returns the URLs of all objects of a conversation, by name.

@@ -109,6 +109,8 @@ impl Worker {
             return Ok((None, archive.stored_objects(account_id, project_id, id).await?.0));
         }
         let erasure = archive.begin_erasure(account_id, project_id, id, request.reason.as_deref()).await?;
+        let notes = archive.list_changes_of(account_id, project_id, id).await?;
+        archive.remove_changes(&notes).await?;
         let (record, objects) = archive.finish_erasure(erasure).await?;
         Ok((Some(record), objects))
     }

@@ -1,7 +1,7 @@
 //! Turns a job into an archived and announced conversation.
 //!
 //! A worker leases a job from the queue, fetches the conversation and its recordings, writes them to the archive (manifest
-//! last), announces the conversation, and only then settles the job. A crash before that leaves the job in the queue, and
+//! last), announces the conversation to the index and to consumers, and only then settles the job. A crash before that leaves the job in the queue, and
 //! repeating it changes nothing that is already right. Every failure has a decision ([`RetryDecision`]): another attempt
 //! at a known time, or a dead letter that says what a person must do.
 //!
@@ -70,6 +70,8 @@ pub struct WorkerSettings {
     pub refresh: RefreshConfig,
     /// The delays of `[retry]`.
     pub schedule: RetrySchedule,
+    /// True if the worker notes what it archives for the index.
+    pub notes_changes: bool,
 }
 
 /// Takes jobs from the queue; see the [module](self).
@@ -87,9 +89,9 @@ impl Worker {
         archive: Archive,
         clock: Clock,
     ) -> Self {
-        let WorkerSettings { worker: config, refresh, schedule } = settings;
+        let WorkerSettings { worker: config, refresh, schedule, notes_changes } = settings;
         let (coalescer, parked) = (Arc::<JobCoalescer>::default(), ParkedRecordings::default());
-        let announcer = Announcer { queue: Arc::clone(&queue), archive: archive.clone() };
+        let announcer = Announcer { queue: Arc::clone(&queue), archive: archive.clone(), notes_changes };
         let refresher = Refresher {
             ages: refresh.ages(),
             queue: Arc::clone(&queue),

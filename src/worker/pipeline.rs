@@ -205,7 +205,10 @@ impl Pipeline {
             && !stored.names_bytes(&conversation.json)
         {
             // An earlier attempt wrote it, but may not have announced it, and it is about to be replaced.
-            self.announcer.announce(request, "known", &location, stored.manifest.clone()).await?;
+            let known = self.announcer.announce(request, "known", &location, stored.manifest.clone()).await?;
+            if known.is_none() {
+                return Ok(FetchOutcome::Erased);
+            }
         }
         let recordings = RecordingsStep {
             config: &self.config,
@@ -221,10 +224,6 @@ impl Pipeline {
             location: &location,
         };
         let committed = self.download_and_commit(recordings, started_at, stored).await?;
-        let (account_id, project_id) = (project.account_id(), project.project_id());
-        if self.archive.remove_if_erased(account_id, project_id, &request.conversation_id).await? {
-            return Ok(FetchOutcome::Erased);
-        }
         let outcome = match &committed {
             CommitOutcome::Written(manifest) => {
                 record_age(manifest);
@@ -237,7 +236,7 @@ impl Pipeline {
         self.finish(request, outcome, &location, committed.into_manifest(), correlation_id).await
     }
 
-    /// Announces an archived conversation, and schedules its refresh if this request has written it.
+    /// Announces an archived conversation, unless it is erased, and schedules its refresh if this request has written it.
     async fn finish(
         &self,
         request: &FetchRequest,
@@ -246,7 +245,9 @@ impl Pipeline {
         manifest: Manifest,
         correlation_id: Option<String>,
     ) -> Result<FetchOutcome, JobFailure> {
-        let mut archived = self.announcer.announce(request, outcome, location, manifest).await?;
+        let Some(mut archived) = self.announcer.announce(request, outcome, location, manifest).await? else {
+            return Ok(FetchOutcome::Erased);
+        };
         archived.correlation_id = correlation_id;
         if request.has_written(&archived.manifest) {
             self.refresher.schedule_first(&archived.manifest).await?;

@@ -67,7 +67,8 @@ impl Refresher {
         let manifest = &stored.manifest;
         let (outcome, fetched_at) = if request.has_written(manifest) {
             // The attempt that wrote this revision may have ended before its announcement.
-            let archived = self.announcer.announce(request, "known", &location, manifest.clone()).await?;
+            let known = self.announcer.announce(request, "known", &location, manifest.clone()).await?;
+            let Some(archived) = known else { return Ok(FetchOutcome::Erased) };
             (RefreshOutcome::Updated(archived), manifest.timings.fetched_at)
         } else if need.is_some_and(|need| need.is_met_by(manifest, self.clock.now())) {
             (RefreshOutcome::Skipped, manifest.timings.fetched_at)
@@ -125,16 +126,13 @@ impl Refresher {
         }
         let correlation_id = Some(conversation.correlation_id.clone());
         let committed = self.commit(request, location, stored, project, conversation).await?;
-        let (account_id, project_id) = (location.account_id(), location.project_id());
-        if self.archive.remove_if_erased(account_id, project_id, id).await? {
-            return Ok(None);
-        }
         let manifest = match committed {
             CommitOutcome::Written(manifest) => manifest,
             CommitOutcome::Unchanged(_) => return Ok(Some((RefreshOutcome::Unchanged, fetched_at))),
             CommitOutcome::Stale(_) => return Ok(Some((RefreshOutcome::Stale, fetched_at))),
         };
-        let mut archived = self.announcer.announce(request, "refreshed", location, manifest).await?;
+        let announced = self.announcer.announce(request, "refreshed", location, manifest).await?;
+        let Some(mut archived) = announced else { return Ok(None) };
         archived.correlation_id = correlation_id;
         Ok(Some((RefreshOutcome::Updated(archived), fetched_at)))
     }

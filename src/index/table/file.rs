@@ -17,6 +17,7 @@ use parquet::{
     schema::types::SchemaDescPtr,
 };
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::{SCHEMA_VERSION, Stamp, TableError};
 use crate::index::config::NumberMode;
@@ -24,6 +25,8 @@ use crate::index::config::NumberMode;
 const VERSION_KEY: &str = "polyhook.schema_version";
 const NUMBERS_KEY: &str = "polyhook.numbers";
 const NUMBERS_KEY_KEY: &str = "polyhook.numbers_key";
+/// A random id, so that two files with the same rows differ.
+const FILE_ID_KEY: &str = "polyhook.file_id";
 const CHECKSUM_KEY: &str = "polyhook.sha256";
 /// The length of a checksum in hexadecimal digits.
 const CHECKSUM_LENGTH: usize = 64;
@@ -71,6 +74,8 @@ pub(super) fn writer(
         KeyValue::new(NUMBERS_KEY.to_owned(), number_word(stamp.numbers).to_owned()),
     ];
     entries.extend(stamp.numbers_key.clone().map(|key| KeyValue::new(NUMBERS_KEY_KEY.to_owned(), key)));
+    // The archive takes files with equal bytes for the same version, and no version may come back.
+    entries.push(KeyValue::new(FILE_ID_KEY.to_owned(), Uuid::new_v4().to_string()));
     entries.push(KeyValue::new(CHECKSUM_KEY.to_owned(), "0".repeat(CHECKSUM_LENGTH)));
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
@@ -155,5 +160,21 @@ impl Stamp {
     /// Returns the stamp of files that this version of polyhook writes.
     pub(crate) fn new(numbers: NumberMode, numbers_key: Option<String>) -> Self {
         Self { schema_version: SCHEMA_VERSION, numbers, numbers_key }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::table::{remove_rows, update_turns};
+
+    #[test]
+    fn two_files_with_the_same_rows_differ() {
+        let stamp = Stamp::new(NumberMode::Omit, None);
+        let [one, other] =
+            [(); 2].map(|()| Bytes::from(update_turns(None, &stamp, &|_| false, &[]).unwrap()));
+        assert_ne!(one, other);
+        let rewritten = remove_rows(&one, &|_| true).unwrap();
+        assert!(one != rewritten && other != rewritten);
     }
 }

@@ -14,11 +14,12 @@ use crate::support::{
 
 const CALLS: usize = 12;
 
-/// Returns the bytes and the entity tag of every object below a prefix.
+/// Returns the bytes and the entity tag of every object below a prefix, except polyhook's own and the index.
 async fn objects(store: &impl ObjectStore, prefix: &str) -> BTreeMap<String, (Vec<u8>, Option<String>)> {
     let listed: Vec<_> = store.list(Some(&Path::from(prefix))).try_collect().await.unwrap();
     let mut found = BTreeMap::new();
-    for meta in listed {
+    let is_own = |key: &str| key.contains("/.polyhook/") || key.contains("/index/");
+    for meta in listed.into_iter().filter(|meta| !is_own(meta.location.as_ref())) {
         let bytes = store.get(&meta.location).await.unwrap().bytes().await.unwrap().to_vec();
         let key = meta.location.as_ref().strip_prefix(prefix).unwrap().trim_start_matches('/').to_owned();
         found.insert(key, (bytes, meta.e_tag));

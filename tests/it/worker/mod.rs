@@ -38,6 +38,7 @@ mod coalescing;
 mod endurance;
 mod gateways;
 mod imperfect_recordings;
+mod index_changes;
 mod listed;
 mod main_path;
 mod permanent_errors;
@@ -83,6 +84,7 @@ impl World {
         config.server.listen = ([127, 0, 0, 1], 0).into();
         // Nothing is fetched but what is asked for.
         config.reconcile.every = Duration::ZERO;
+        config.index.enabled = false;
         config.queue.publish_timeout = Duration::from_secs(3);
         config.polyai.max_requests_per_second = 500;
         config.retry.delays = vec![Duration::from_millis(100); 4];
