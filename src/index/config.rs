@@ -61,6 +61,14 @@ impl IndexConfig {
         problems
     }
 
+    /// Returns the key of the hashes, if there are any.
+    pub(super) fn key(&self) -> Result<Option<&Secret>, Problem> {
+        if !self.hashes_numbers() {
+            return Ok(None);
+        }
+        self.key_problem().map_or_else(|| Ok(self.numbers_key.as_ref()), Err)
+    }
+
     fn key_problem(&self) -> Option<Problem> {
         let key = if self.numbers_key_file.is_some() { KEY_FILE } else { KEY };
         let Some(secret) = self.numbers_key.as_ref().filter(|secret| !secret.is_empty()) else {

@@ -7,11 +7,13 @@
 //! The index is derived from the archive. It can be removed at any time and is built again from nothing.
 
 mod config;
+mod conversation;
 mod rows;
 #[cfg_attr(not(test), expect(dead_code, reason = "the rest of the index calls it"))]
 mod table;
 
 pub use self::{
     config::{IndexConfig, NumberMode},
+    conversation::{Numbers, read_rows},
     rows::{CallRow, ConversationRows, TurnRow},
 };

@@ -24,7 +24,7 @@ pub struct CallRow {
     pub direction: Option<String>,
     /// The variant's name, or its id if PolyAI sends no name.
     pub variant: Option<String>,
-    /// The variant's id.
+    /// The variant's id. v3 alone states it; the Data API has the name in its place.
     pub variant_id: Option<String>,
     /// The language of the conversation. The Data API alone states it.
     pub language: Option<String>,

@@ -2,17 +2,23 @@
 //!
 //! PolyAI names one fact in several ways: the quickstart (June 2026), the reference (August 2026), API v3 and the Data
 //! API differ, and recorded answers differ from all of them. This module is the only list of those names
-//! ([`event_key`], [`conversation_key`]) and the only interpretation of their values ([`Scalar`]). A value of an
+//! ([`event_key`], [`conversation_key`], [`turn_key`]) and the only interpretation of their values ([`Scalar`]). A value of an
 //! unexpected type is unknown; it is never an error. What is only nearly JSON is read as far as it goes
-//! ([`JsonReader`]).
+//! ([`JsonReader`]), and can be copied as JSON ([`copy_json`]).
 
+mod copy;
 mod nesting;
 mod reader;
 mod recorder;
 mod scalar;
 mod text;
 
-pub(crate) use self::{reader::JsonReader, recorder::Recorder, scalar::Scalar};
+pub(crate) use self::{
+    copy::{JsonFilter, copy_json},
+    reader::JsonReader,
+    recorder::Recorder,
+    scalar::Scalar,
+};
 
 /// A fact that polyhook reads, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +48,35 @@ pub(crate) enum Field {
     /// `inbound` or `outbound`.
     CallDirection,
     VariantId,
+    VariantName,
     AudioUrl,
+    Language,
+    FromNumber,
+    ToNumber,
+    /// The number of turns without a discernible input.
+    SilenceCount,
+    /// The number of turns that the agent could not understand.
+    OutOfDomainCount,
+    Metrics,
+    Tags,
+    Score,
+}
+
+/// A fact about a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TurnField {
+    UserInput,
+    AgentResponse,
+    TranslatedUserInput,
+    EnglishAgentResponse,
+    UserInputAt,
+    AgentResponseAt,
+    Latency,
+    Interrupted,
+    Silence,
+    OutOfDomain,
+    Intents,
+    Entities,
 }
 
 /// The field that a key names.
@@ -109,11 +143,54 @@ pub(crate) fn conversation_key(name: &str) -> Option<Key> {
         "direction" => (Field::CallDirection, 0),
         "variant_id" => (Field::VariantId, 0),
         "variantId" => (Field::VariantId, 1),
+        "variant_name" => (Field::VariantName, 0),
+        "variantName" => (Field::VariantName, 1),
         "audioUrl" => (Field::AudioUrl, 0),
         "audio_url" => (Field::AudioUrl, 1),
+        "language" => (Field::Language, 0),
+        "from_number" => (Field::FromNumber, 0),
+        "fromNumber" => (Field::FromNumber, 1),
+        "to_number" => (Field::ToNumber, 0),
+        "toNumber" => (Field::ToNumber, 1),
+        "num_silences" => (Field::SilenceCount, 0),
+        "numSilences" => (Field::SilenceCount, 1),
+        "num_ood" => (Field::OutOfDomainCount, 0),
+        "numOod" => (Field::OutOfDomainCount, 1),
+        "metrics" => (Field::Metrics, 0),
+        "tags" => (Field::Tags, 0),
+        "polyScore" => (Field::Score, 0),
+        "poly_score" => (Field::Score, 1),
         _ => return event_key(name),
     };
     Some(Key { field, rank })
+}
+
+/// Returns the field that `name` has in a turn, with its rank. Both APIs use the same names; camel case was never seen.
+pub(crate) fn turn_key(name: &str) -> Option<(TurnField, u8)> {
+    Some(match name {
+        "user_input" => (TurnField::UserInput, 0),
+        "userInput" => (TurnField::UserInput, 1),
+        "agent_response" => (TurnField::AgentResponse, 0),
+        "agentResponse" => (TurnField::AgentResponse, 1),
+        "translated_user_input" => (TurnField::TranslatedUserInput, 0),
+        "translatedUserInput" => (TurnField::TranslatedUserInput, 1),
+        "english_agent_response" => (TurnField::EnglishAgentResponse, 0),
+        "englishAgentResponse" => (TurnField::EnglishAgentResponse, 1),
+        "user_input_datetime" => (TurnField::UserInputAt, 0),
+        "userInputDatetime" => (TurnField::UserInputAt, 1),
+        "agent_response_datetime" => (TurnField::AgentResponseAt, 0),
+        "agentResponseDatetime" => (TurnField::AgentResponseAt, 1),
+        "latency" => (TurnField::Latency, 0),
+        "barge_in" => (TurnField::Interrupted, 0),
+        "bargeIn" => (TurnField::Interrupted, 1),
+        "is_silence" => (TurnField::Silence, 0),
+        "isSilence" => (TurnField::Silence, 1),
+        "is_ood" => (TurnField::OutOfDomain, 0),
+        "isOod" => (TurnField::OutOfDomain, 1),
+        "intents" => (TurnField::Intents, 0),
+        "entities" => (TurnField::Entities, 0),
+        _ => return None,
+    })
 }
 
 /// The value of a field, from the name with the lowest rank that had a usable value. Of two values of the same name

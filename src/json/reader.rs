@@ -9,15 +9,15 @@
 //! * Wrong closing brackets end the innermost value that they can end. [`JsonReader::is_well_formed`] then returns false,
 //!   because members or elements may be lost.
 //! * Time is linear in the input. Memory is constant: it depends neither on the number of keys, nor on the depth, nor on
-//!   the length of a string.
+//!   the length of a string beyond the limit of the reader.
 
 use std::io::{self, BufRead};
 
 use super::{Scalar, nesting::Nesting, text::TextBuffer};
 
-/// The longest key that can have a meaning.
+/// The longest key that can have a meaning. Of a longer one the beginning is kept.
 const MAX_KEY_BYTES: usize = 64;
-/// The longest text that is kept of a value.
+/// The longest text that is kept of a value, unless the caller sets another limit.
 pub(super) const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// Reads one JSON value from its beginning to its end. The methods for values expect to stand before a value.
@@ -27,11 +27,25 @@ pub(crate) struct JsonReader<R> {
     nesting: Nesting,
     text: TextBuffer,
     well_formed: bool,
+    max_key_bytes: usize,
+    max_text_bytes: usize,
 }
 
 impl<R: BufRead> JsonReader<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self { input, nesting: Nesting::default(), text: TextBuffer::default(), well_formed: true }
+        Self::with_limits(input, MAX_KEY_BYTES, MAX_TEXT_BYTES)
+    }
+
+    /// Keeps at most so many bytes of a key and of a text.
+    pub(crate) fn with_limits(input: R, max_key_bytes: usize, max_text_bytes: usize) -> Self {
+        Self {
+            input,
+            nesting: Nesting::default(),
+            text: TextBuffer::default(),
+            well_formed: true,
+            max_key_bytes,
+            max_text_bytes,
+        }
     }
 
     /// Returns the input, for example to [record](super::Recorder) what is read from it.
@@ -71,7 +85,7 @@ impl<R: BufRead> JsonReader<R> {
     }
 
     /// Reads an object, which [`peek`](Self::peek) must have found. Calls `on_member` before the value of each key to which `name` gives a
-    /// meaning; it must read the value.
+    /// meaning; it must read the value. A key that is not UTF-8 has replacement characters.
     pub(crate) fn object<K>(
         &mut self,
         name: impl Fn(&str) -> Option<K>,
@@ -91,11 +105,11 @@ impl<R: BufRead> JsonReader<R> {
                 }
                 Some(b':' | b'{' | b'[') => self.skip_stray()?,
                 Some(first) => {
-                    self.text.start(MAX_KEY_BYTES);
+                    self.text.start(self.max_key_bytes);
                     self.string_or_word(first)?;
                     if self.peek()? == Some(b':') {
                         self.input.consume(1);
-                        match self.text.as_str().and_then(&name) {
+                        match name(&self.text.to_str_lossy()) {
                             Some(key) => on_member(self, key)?,
                             None => self.skip_value()?,
                         }
@@ -139,7 +153,7 @@ impl<R: BufRead> JsonReader<R> {
     pub(crate) fn scalar(&mut self) -> io::Result<Scalar> {
         match self.peek()? {
             Some(quote @ (b'"' | b'\'')) => {
-                self.text.start(MAX_TEXT_BYTES);
+                self.text.start(self.max_text_bytes);
                 self.string(quote)?;
                 Ok(self.text.to_scalar())
             }
@@ -148,7 +162,7 @@ impl<R: BufRead> JsonReader<R> {
                 Ok(Scalar::Unusable)
             }
             Some(_) => {
-                self.text.start(MAX_TEXT_BYTES);
+                self.text.start(self.max_text_bytes);
                 self.word()?;
                 Ok(self.text.as_str().map_or(Scalar::Unusable, Scalar::from_word))
             }

@@ -1,5 +1,7 @@
 //! The text of a key or a scalar while it is read.
 
+use std::borrow::Cow;
+
 use super::Scalar;
 
 const REPLACEMENT: &[u8] = "\u{FFFD}".as_bytes();
@@ -61,9 +63,13 @@ impl TextBuffer {
         if self.is_damaged { None } else { std::str::from_utf8(&self.bytes).ok() }
     }
 
+    pub(super) fn to_str_lossy(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+
     pub(super) fn to_scalar(&self) -> Scalar {
         self.as_str().map_or_else(
-            || Scalar::DamagedText(String::from_utf8_lossy(&self.bytes).into_owned()),
+            || Scalar::DamagedText(self.to_str_lossy().into_owned()),
             |text| Scalar::Text(text.to_owned()),
         )
     }
