@@ -47,8 +47,8 @@ pub async fn check_machine(config: &Config, roles: Roles) -> MachineReport {
             Ok(Ok(Err(error))) => (error.to_string(), Place::fix(&error)),
             Ok(Err(_)) | Err(_) => ("its disk does not answer".to_owned(), "check the disk"),
         };
-        let message = format!("cannot write {shown}: {error}; {fix}, or set another path");
-        report.problems.push(Problem::new(key, message));
+        let problem = Problem::new(key, format!("cannot write {shown}: {error}"));
+        report.problems.push(problem.fix(format!("{fix}, or set another path")));
     }
     report
 }
@@ -62,7 +62,7 @@ async fn check_ports(config: &Config, roles: Roles) -> MachineReport {
         }
         match bind(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => in_use.push((key, address, error)),
-            Err(error) => report.problems.push(Problem::new(key, listen_error(address, &error))),
+            Err(error) => report.problems.push(listen_problem(key, address, &error)),
             Ok(()) => {}
         }
     }
@@ -74,12 +74,10 @@ async fn check_ports(config: &Config, roles: Roles) -> MachineReport {
     for (key, address, error) in in_use {
         match &running {
             Some(running) if key == "admin.listen" || running.receives => {
-                let message = format!(
-                    "the polyhook that runs here uses {address}; stop it before you start another one"
-                );
-                report.used_by_polyhook.push(Problem::new(key, message));
+                let problem = Problem::new(key, format!("the polyhook that runs here uses {address}"));
+                report.used_by_polyhook.push(problem.fix("stop it before you start another one"));
             }
-            _ => report.problems.push(Problem::new(key, listen_error(address, &error))),
+            _ => report.problems.push(listen_problem(key, address, &error)),
         }
     }
     report
@@ -95,16 +93,20 @@ fn bind(address: SocketAddr) -> io::Result<()> {
 }
 
 /// Describes why a listener cannot be opened, and what to do.
-pub(super) fn listen_error(address: SocketAddr, error: &io::Error) -> String {
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "; another program uses this port: stop it, or set another port",
-        io::ErrorKind::PermissionDenied => "; this user may not open this port: set one above 1023",
-        io::ErrorKind::AddrNotAvailable => {
-            "; this machine does not have this address: set 0.0.0.0 or one of its own"
+pub(super) fn listen_problem(key: &'static str, address: SocketAddr, error: &io::Error) -> Problem {
+    let problem = Problem::new(key, format!("cannot listen on {address}: {error}"));
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            problem.fix("another program uses this port: stop it, or set another port")
         }
-        _ => "",
-    };
-    format!("cannot listen on {address}: {error}{advice}")
+        io::ErrorKind::PermissionDenied => {
+            problem.fix("this user may not open this port: set one above 1023")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            problem.fix("this machine does not have this address: set 0.0.0.0 or one of its own")
+        }
+        _ => problem,
+    }
 }
 
 /// A polyhook that answers on an admin port.

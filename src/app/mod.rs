@@ -71,7 +71,7 @@ pub enum StartError {
     #[error("{0}")]
     Account(#[from] polyai::AccountError),
     /// A port is in use, or this user may not open it.
-    #[error("{key}: {}", machine::listen_error(*address, source))]
+    #[error("{}", machine::listen_problem(key, *address, source))]
     Listen {
         /// The configuration key.
         key: &'static str,

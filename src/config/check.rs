@@ -20,7 +20,7 @@ impl Config {
     /// Adds where the value comes from.
     pub fn locate(&self, problem: &Problem) -> LocatedProblem {
         let (key, origin) = self.origins.locate(problem.key());
-        LocatedProblem::new(origin, Some(key), problem.message())
+        LocatedProblem::new(origin, Some(key), problem.message()).fix(problem.next_step())
     }
 
     /// Returns everything that keeps a process with these roles from working.
@@ -50,11 +50,9 @@ impl Config {
     fn queue_problems(&self) -> Vec<Problem> {
         match self.queue.backend() {
             Ok(QueueBackend::Sqlite(path)) if path == self.spool.path => vec![
-                Problem::new(
-                    "spool.path",
-                    "it is the embedded queue's own file; the spool is for RabbitMQ: leave it empty",
-                )
-                .with("queue.url"),
+                Problem::new("spool.path", "it is the embedded queue's own file; the spool is for RabbitMQ")
+                    .fix("leave it empty")
+                    .with("queue.url"),
             ],
             Ok(QueueBackend::Sqlite(_)) => Vec::new(),
             Ok(QueueBackend::RabbitMq) => rabbitmq::check_config(&self.queue),
@@ -73,8 +71,9 @@ impl Config {
         is_reused.then(|| {
             Problem::new(
                 "trigger.token",
-                "a trigger token is a signing secret or an API key, which the token's holder would then have; make a new token (`openssl rand -hex 32`)",
+                "a trigger token is a signing secret or an API key, which the token's holder would then have",
             )
+            .fix("make a new token (`openssl rand -hex 32`)")
         })
     }
 

@@ -26,21 +26,42 @@ pub struct LocatedProblem {
     origin: Origin,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    /// What is wrong, and what to do.
     error: String,
+    /// The part of `error` that says what to do, if it is known by itself.
+    #[serde(skip)]
+    fix: Option<Box<str>>,
     /// The key that was probably meant.
     #[serde(skip)]
-    suggestion: Option<String>,
+    suggestion: Option<Box<str>>,
 }
 
 impl LocatedProblem {
     /// Describes what is wrong with the value of `key` at `origin`, or with the whole place if there is no key.
     pub(super) fn new(origin: Origin, key: Option<String>, error: impl Into<String>) -> Self {
-        Self { origin, key, error: error.into(), suggestion: None }
+        Self { origin, key, error: error.into(), fix: None, suggestion: None }
+    }
+
+    /// Adds what to do.
+    pub(super) fn fix(mut self, fix: Option<&str>) -> Self {
+        if let Some(fix) = fix {
+            self.error = format!("{}; {fix}", self.error);
+            self.fix = Some(fix.into());
+        }
+        self
+    }
+
+    /// Returns what is wrong and what to do. The second is `None` if the first says it, too.
+    pub fn reason_and_fix(&self) -> (String, Option<&str>) {
+        let text = self.to_string();
+        let fix = self.fix.as_deref();
+        let reason = fix.and_then(|fix| text.strip_suffix(fix)?.strip_suffix("; ")).map(str::to_owned);
+        (reason.unwrap_or(text), fix)
     }
 
     /// Names the key that was probably meant. Its absence is no error of its own.
     pub(super) fn suggesting(self, key: Option<String>) -> Self {
-        Self { suggestion: key, ..self }
+        Self { suggestion: key.map(String::into_boxed_str), ..self }
     }
 
     /// Returns the key that was probably meant.

@@ -90,18 +90,16 @@ fn read<T>(
         Ok(content) => Some(content),
         Err(error) => {
             let path = path.display();
-            let message = match error.kind() {
+            let unreadable = format!("{path}: cannot be read: {error}");
+            problems.push(match error.kind() {
                 io::ErrorKind::NotFound => {
-                    format!("{path}: cannot be read: {error}; create it, or correct the path")
+                    Problem::new(key, unreadable).fix("create it, or correct the path")
                 }
                 io::ErrorKind::PermissionDenied => {
-                    format!(
-                        "{path}: cannot be read: {error}; the user polyhook runs as must be allowed to read it"
-                    )
+                    Problem::new(key, unreadable).fix("the user polyhook runs as must be allowed to read it")
                 }
-                _ => format!("{path}: {error}"),
-            };
-            problems.push(Problem::new(key, message));
+                _ => Problem::new(key, format!("{path}: {error}")),
+            });
             None
         }
     }

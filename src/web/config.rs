@@ -60,47 +60,41 @@ impl ServerConfig {
     /// Returns what keeps a receiver from accepting deliveries. `admin` is the other listener of the process.
     pub fn problems(&self, admin: &AdminConfig) -> Vec<Problem> {
         let checks = [
-            ("server.path", !is_plain_path(&self.path), "it must start with a slash and be a plain path".to_owned()),
             (
-                "server.ack_budget",
-                self.ack_budget < MIN_ACK_BUDGET,
-                "it is below 200ms, which is too short to make a delivery durable".to_owned(),
+                !is_plain_path(&self.path),
+                Problem::new("server.path", "it must start with a slash and be a plain path"),
             ),
             (
-                "server.ack_budget",
-                self.ack_budget > MAX_ACK_BUDGET,
-                format!(
-                    "it is above {0}ms, but PolyAI waits {1} for an answer by default, and the network needs a part of that; set \
-                     {0}ms or less, such as the default of 4s",
-                    MAX_ACK_BUDGET.as_millis(),
-                    humantime::format_duration(POLYAI_TIMEOUT)
+                self.ack_budget < MIN_ACK_BUDGET,
+                Problem::new(
+                    "server.ack_budget",
+                    "it is below 200ms, which is too short to make a delivery durable",
                 ),
             ),
+            (self.ack_budget > MAX_ACK_BUDGET, ack_budget_too_long()),
             (
-                "server.max_in_flight",
                 self.max_in_flight == 0,
-                "it is 0, so every delivery would be rejected".to_owned(),
+                Problem::new("server.max_in_flight", "it is 0, so every delivery would be rejected"),
             ),
             (
-                "server.max_connections",
                 self.max_connections == Some(0),
-                "it is 0, so every delivery would be rejected".to_owned(),
+                Problem::new("server.max_connections", "it is 0, so every delivery would be rejected"),
             ),
             (
-                "server.idle_timeout",
                 self.idle_timeout < Duration::from_secs(1),
-                "it is below 1s, so almost no connection could be used twice; set it above the idle timeout of the load balancer"
-                    .to_owned(),
+                Problem::new(
+                    "server.idle_timeout",
+                    "it is below 1s, so almost no connection could be used twice",
+                )
+                .fix("set it above the idle timeout of the load balancer"),
             ),
         ];
-        let problems = checks.into_iter().filter(|(_, is_wrong, _)| *is_wrong);
-        let mut problems: Vec<_> = problems.map(|(key, _, message)| Problem::new(key, message)).collect();
+        let problems = checks.into_iter().filter_map(|(is_wrong, problem)| is_wrong.then_some(problem));
+        let mut problems: Vec<_> = problems.collect();
         if addresses_overlap(self.listen, admin.listen) {
-            let message = format!(
-                "server.listen {} and admin.listen {} need the same port; set another one",
-                self.listen, admin.listen
-            );
-            problems.push(Problem::new("admin.listen", message).with("server.listen"));
+            let message =
+                format!("server.listen {} and admin.listen {} need the same port", self.listen, admin.listen);
+            problems.push(Problem::new("admin.listen", message).with("server.listen").fix("set another one"));
         }
         problems
     }
@@ -113,6 +107,16 @@ impl ServerConfig {
             max_connections: max_connections(self.max_connections, open_files),
         }
     }
+}
+
+fn ack_budget_too_long() -> Problem {
+    let max_ms = MAX_ACK_BUDGET.as_millis();
+    let message = format!(
+        "it is above {max_ms}ms, but PolyAI waits {} for an answer by default, and the network needs a part of that",
+        humantime::format_duration(POLYAI_TIMEOUT)
+    );
+    Problem::new("server.ack_budget", message)
+        .fix(format!("set {max_ms}ms or less, such as the default of 4s"))
 }
 
 impl Default for ServerConfig {
@@ -284,9 +288,9 @@ impl TriggerConfig {
         if !is_plain_path(&self.path) {
             problems.push(Problem::new("trigger.path", "it must start with a slash and be a plain path"));
         } else if self.path.trim_end_matches('/') == server_path.trim_end_matches('/') {
-            let message =
-                "it is the same as server.path, where deliveries need a signature; choose another path";
-            problems.push(Problem::new("trigger.path", message).with("server.path"));
+            let message = "it is the same as server.path, where deliveries need a signature";
+            problems
+                .push(Problem::new("trigger.path", message).with("server.path").fix("choose another path"));
         }
         problems
     }

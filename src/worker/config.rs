@@ -91,23 +91,22 @@ impl RefreshConfig {
         let checks = [
             (
                 self.after.iter().any(Duration::is_zero),
-                "it contains 0s, but a conversation is archived right after the call anyway; leave it out, and use an empty list to refresh nothing"
-                    .to_owned(),
+                "it contains 0s, but a conversation is archived right after the call anyway".to_owned(),
+                "leave it out, and use an empty list to refresh nothing",
             ),
             (
                 self.after.iter().any(|age| *age > Self::MAX_AGE),
-                "it contains more than 30days; use shorter ages, and `polyhook fetch` for older calls".to_owned(),
+                "it contains more than 30days".to_owned(),
+                "use shorter ages, and `polyhook fetch` for older calls",
             ),
             (
                 self.ages().len() > Self::MAX_AGES,
-                format!(
-                    "it has more than {} ages, and each costs a request for every call; use fewer",
-                    Self::MAX_AGES
-                ),
+                format!("it has more than {} ages, and each costs a request for every call", Self::MAX_AGES),
+                "use fewer",
             ),
         ];
-        let wrong = checks.into_iter().filter(|(is_wrong, _)| *is_wrong);
-        wrong.map(|(_, message)| Problem::new("refresh.after", message)).collect()
+        let wrong = checks.into_iter().filter(|(is_wrong, ..)| *is_wrong);
+        wrong.map(|(_, message, fix)| Problem::new("refresh.after", message).fix(fix)).collect()
     }
 }
 

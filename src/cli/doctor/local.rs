@@ -30,12 +30,13 @@ pub(super) fn configuration(checked: &Result<(), ConfigError>, role: Role) -> Ve
     let subject = Subject::new("configuration", "all layers");
     let Err(error) = checked else { return vec![subject.ok("valid")] };
     let finding = |problem: &LocatedProblem| {
-        let next = if role == Role::Run && problem.is_missing() {
-            "set it, or name the role of this configuration with --role"
-        } else {
-            "correct it"
-        };
-        subject.fail(problem.to_string(), next)
+        let (reason, fix) = problem.reason_and_fix();
+        if role == Role::Run && problem.is_missing() {
+            let fix = fix.unwrap_or("set it");
+            return subject
+                .fail(reason, format!("{fix}, or name the role of this configuration with --role"));
+        }
+        subject.fail(reason, fix.unwrap_or("correct it"))
     };
     error.problems().iter().map(finding).collect()
 }
@@ -117,6 +118,25 @@ fn check_file(subject: &Subject, path: &Path, key: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Roles;
+
+    #[test]
+    fn the_next_step_is_that_of_the_error_whatever_its_text() {
+        let mut config = Config::default();
+        config.spool.path = "polyhook-data/queue.db".into();
+        config.server.max_in_flight = 0;
+        let findings = configuration(&config.check(Roles::RECEIVE), Role::Receive);
+        let findings: Vec<_> =
+            findings.iter().map(|finding| serde_json::to_value(finding).unwrap()).collect();
+        let about = |key: &str| {
+            let of_key =
+                findings.iter().find(|finding| finding["message"].as_str().unwrap().contains(key)).unwrap();
+            (of_key["message"].as_str().unwrap(), of_key["next"].as_str().unwrap())
+        };
+        let (message, next) = about("spool.path: ");
+        assert!(message.ends_with("; the spool is for RabbitMQ") && next == "leave it empty", "{message}");
+        assert_eq!(about("server.max_in_flight: ").1, "correct it");
+    }
 
     #[test]
     fn a_spool_that_is_nearly_full_is_a_failure() {
