@@ -19,6 +19,8 @@ use parquet::{
 
 /// Bytes that each value of a list or a map takes besides its text.
 const LIST_VALUE_BYTES: usize = 32;
+/// More rows than a row group ever has. A limit for files that were not written by polyhook.
+const MAX_ROWS: usize = 1 << 20;
 
 /// Records, column by column.
 pub(super) struct Columns {
@@ -120,8 +122,8 @@ pub(super) fn stored_bytes(group: &RowGroupMetaData) -> usize {
 
 /// Returns the number of rows of a row group.
 pub(super) fn row_count(group: &RowGroupMetaData) -> Result<usize> {
-    usize::try_from(group.num_rows())
-        .map_err(|_| ParquetError::General("a row group has a negative number of rows".to_owned()))
+    let rows = usize::try_from(group.num_rows()).ok().filter(|rows| *rows <= MAX_ROWS);
+    rows.ok_or_else(|| ParquetError::General("a row group has an impossible number of rows".to_owned()))
 }
 
 impl Leaf {

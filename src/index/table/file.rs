@@ -104,13 +104,13 @@ fn verify(file: &[u8]) -> Result<(), TableError> {
 }
 
 /// Returns the place of the checksum's digits: the footer ends with the metadata, and they follow their key.
-fn checksum_place(file: &[u8]) -> Option<usize> {
+pub(super) fn checksum_place(file: &[u8]) -> Option<usize> {
     // Thrift writes the type of the next field and the length of its text between the two.
     let place = memchr::memmem::rfind(file, CHECKSUM_KEY.as_bytes())? + CHECKSUM_KEY.len() + 2;
     (place + CHECKSUM_LENGTH <= file.len()).then_some(place)
 }
 
-fn checksum(file: &[u8], place: usize) -> String {
+pub(super) fn checksum(file: &[u8], place: usize) -> String {
     let mut hash = Sha256::new();
     hash.update(&file[..place]);
     hash.update([b'0'; CHECKSUM_LENGTH]);

@@ -10,23 +10,22 @@ mod columns;
 mod encode;
 mod file;
 mod schema;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod update;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use parquet::{errors::ParquetError, file::metadata::PageIndexPolicy};
+use parquet::errors::ParquetError;
 use thiserror::Error;
 
-use self::{
-    columns::Leaf,
-    file::TableFile,
-    schema::{CALLS, TURNS},
-    update::Update,
-};
+use self::schema::{CALLS, TURNS};
 use super::{
     config::NumberMode,
     rows::{CallRow, TurnRow},
@@ -96,8 +95,7 @@ pub(crate) fn update_calls(
     is_changed: &dyn Fn(&str) -> bool,
     new: &[CallRow],
 ) -> Result<Vec<u8>, TableError> {
-    let old = old.map(|old| TableFile::open(old, PageIndexPolicy::Optional)).transpose()?;
-    update::update(&CALLS, old.as_ref(), stamp, is_changed, new, |row| &row.conversation_id)
+    guard(|| update::update(&CALLS, old, stamp, is_changed, new, |row| &row.conversation_id))
 }
 
 /// Returns the file of turns that follows `old`, like [`update_calls`].
@@ -107,66 +105,26 @@ pub(crate) fn update_turns(
     is_changed: &dyn Fn(&str) -> bool,
     new: &[TurnRow],
 ) -> Result<Vec<u8>, TableError> {
-    let old = old.map(|old| TableFile::open(old, PageIndexPolicy::Optional)).transpose()?;
-    update::update(&TURNS, old.as_ref(), stamp, is_changed, new, |row| &row.conversation_id)
+    guard(|| update::update(&TURNS, old, stamp, is_changed, new, |row| &row.conversation_id))
 }
 
 /// Returns `old`, a file of calls or of turns of any version, without the rows of some conversations. It keeps its stamp.
 pub(crate) fn remove_rows(old: &Bytes, is_removed: &dyn Fn(&str) -> bool) -> Result<Vec<u8>, TableError> {
-    let old = TableFile::open(old, PageIndexPolicy::Optional)?;
-    let mut update =
-        Update::new(&old.schema(), &old.stamp, TURNS.max_rows, old.bytes.len()).map_err(TableError::Write)?;
-    update.keep(&old, is_removed)?;
-    update.finish().map_err(TableError::Write)
+    guard(|| update::remove(old, is_removed))
 }
 
 /// Reads the ids and the manifests of a file of calls of any version.
 pub(crate) fn read_calls(file: &Bytes) -> Result<CallsSummary, TableError> {
-    let file = TableFile::open(file, PageIndexPolicy::Skip)?;
-    let mut calls = Vec::new();
-    let (ids, times, hashes) =
-        (file.leaf(schema::ID)?, file.leaf("stored_at")?, file.leaf("manifest_sha256")?);
-    for group in file.metadata.row_groups() {
-        let read = |column| Leaf::read(&file.bytes, group, column);
-        append_calls(&read(ids)?, &read(times)?, &read(hashes)?, &mut calls)?;
-    }
-    Ok(CallsSummary { stamp: file.stamp, calls })
-}
-
-fn append_calls(
-    ids: &Leaf,
-    times: &Leaf,
-    hashes: &Leaf,
-    calls: &mut Vec<IndexedCall>,
-) -> Result<(), ParquetError> {
-    for ((id, stored_at), sha256) in ids.texts()?.zip(times.int64s()?).zip(hashes.texts()?) {
-        let stored_at = Timestamp::from_microsecond(*stored_at)
-            .map_err(|error| ParquetError::General(error.to_string()))?;
-        calls.push(IndexedCall {
-            conversation_id: id?.to_owned(),
-            stored_at,
-            manifest_sha256: sha256?.to_owned(),
-        });
-    }
-    Ok(())
+    guard(|| summary::read_calls(file))
 }
 
 /// Returns the number of turns of each conversation in a file of turns of any version.
 pub(crate) fn count_turns(file: &Bytes) -> Result<HashMap<String, u64>, TableError> {
-    let file = TableFile::open(file, PageIndexPolicy::Skip)?;
-    let column = file.leaf(schema::ID)?;
-    let mut counts: HashMap<String, u64> = HashMap::new();
-    for group in file.metadata.row_groups() {
-        let ids = Leaf::read(&file.bytes, group, column)?;
-        for id in ids.texts()? {
-            let id = id?;
-            match counts.get_mut(id) {
-                Some(count) => *count += 1,
-                None => {
-                    counts.insert(id.to_owned(), 1);
-                }
-            }
-        }
-    }
-    Ok(counts)
+    guard(|| summary::count_turns(file))
+}
+
+/// Calls a function that reads a file. The Parquet reader panics on some files that were made to mislead it.
+fn guard<T>(read: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(TableError::Damaged("the Parquet reader failed".to_owned())))
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
 use parquet::{
     column::writer::ColumnCloseResult,
     errors::Result,
     file::{
-        metadata::{ParquetMetaData, RowGroupMetaData},
+        metadata::{PageIndexPolicy, ParquetMetaData},
         writer::SerializedFileWriter,
     },
     schema::types::SchemaDescPtr,
@@ -17,7 +18,7 @@ use super::{
     columns::{self, Columns, Leaf},
     encode::push_row,
     file::{self, TableFile},
-    schema::Table,
+    schema::{CALLS, ID, Table},
 };
 
 /// The bytes of texts at which a row group ends.
@@ -46,18 +47,30 @@ impl Update {
         old: &TableFile,
         is_changed: &dyn Fn(&str) -> bool,
     ) -> Result<(), TableError> {
-        let ids = old.leaf(super::schema::ID)?;
+        let ids = old.leaf(ID)?;
         for (index, group) in old.metadata.row_groups().iter().enumerate() {
             let keep = kept_rows(&Leaf::read(&old.bytes, group, ids)?, is_changed)?;
-            if keep.iter().all(|keep| *keep) && !self.is_small(group) {
+            if keep.iter().all(|keep| *keep)
+                && !self.is_small(columns::row_count(group)?, columns::stored_bytes(group))
+            {
                 self.copy(old, index)?;
             } else if keep.contains(&true) {
-                let records = Columns::read(&old.bytes, &old.schema(), group)?;
-                self.pending.append(records, &keep);
-                self.write_full_group().map_err(TableError::Write)?;
+                let mut kept = Columns::new(&old.schema())?;
+                kept.append(Columns::read(&old.bytes, &old.schema(), group)?, &keep);
+                self.write_or_collect(kept).map_err(TableError::Write)?;
             }
         }
         Ok(())
+    }
+
+    /// Writes the rest of a row group as a row group, or puts it with other small ones.
+    fn write_or_collect(&mut self, kept: Columns) -> Result<()> {
+        if !self.is_small(kept.rows, kept.bytes()) {
+            return kept.write(self.writer.next_row_group()?);
+        }
+        let all = vec![true; kept.rows];
+        self.pending.append(kept, &all);
+        self.write_full_group()
     }
 
     /// Adds rows.
@@ -75,11 +88,10 @@ impl Update {
         file::finish(self.writer)
     }
 
-    /// Returns true for a row group that is less than half full. It is written again with what follows, so that a file of many
-    /// updates does not consist of many small groups.
-    fn is_small(&self, group: &RowGroupMetaData) -> bool {
-        columns::row_count(group).is_ok_and(|rows| rows < self.max_rows / 2)
-            && columns::stored_bytes(group) < MAX_BYTES / 2
+    /// Returns true for a row group that is less than half full. Small ones are put together, so that a file of many updates does not
+    /// consist of many small groups.
+    fn is_small(&self, rows: usize, bytes: usize) -> bool {
+        rows < self.max_rows / 2 && bytes < MAX_BYTES / 2
     }
 
     /// Copies a row group as it is, with its statistics and page indexes.
@@ -145,16 +157,17 @@ fn chunks(metadata: &ParquetMetaData, index: usize) -> Result<Vec<ColumnCloseRes
 /// Returns a file with the rows of `old` and `new`. Rows of changed conversations, and of those in `new`, are not taken from `old`.
 pub(super) fn update<R>(
     table: &Table<R>,
-    old: Option<&TableFile>,
+    old: Option<&Bytes>,
     stamp: &Stamp,
     is_changed: &dyn Fn(&str) -> bool,
     new: &[R],
     id: fn(&R) -> &str,
 ) -> Result<Vec<u8>, TableError> {
-    let capacity = old.map_or(0, |old| old.bytes.len() + old.bytes.len() / 8);
+    let capacity = old.map_or(0, |old| old.len() + old.len() / 8);
     let mut update =
         Update::new(&table.schema, stamp, table.max_rows, capacity).map_err(TableError::Write)?;
     if let Some(old) = old {
+        let old = TableFile::open(old, PageIndexPolicy::Optional)?;
         if old.stamp != *stamp {
             return Err(TableError::OtherStamp);
         }
@@ -162,8 +175,17 @@ pub(super) fn update<R>(
             return Err(TableError::Damaged("it has other columns than its schema version says".to_owned()));
         }
         let replaced: HashSet<&str> = new.iter().map(id).collect();
-        update.keep(old, &|id| replaced.contains(id) || is_changed(id))?;
+        update.keep(&old, &|id| replaced.contains(id) || is_changed(id))?;
     }
     update.add(table, new).map_err(TableError::Write)?;
+    update.finish().map_err(TableError::Write)
+}
+
+/// Returns a file with the schema, the stamp and the rows of `old`, without those of some conversations.
+pub(super) fn remove(old: &Bytes, is_removed: &dyn Fn(&str) -> bool) -> Result<Vec<u8>, TableError> {
+    let old = TableFile::open(old, PageIndexPolicy::Optional)?;
+    let mut update =
+        Update::new(&old.schema(), &old.stamp, CALLS.max_rows, old.bytes.len()).map_err(TableError::Write)?;
+    update.keep(&old, is_removed)?;
     update.finish().map_err(TableError::Write)
 }
