@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use polyhook::{
+    archive::{Manifest, StoredManifest},
     config::{Config, Roles, Sources},
     event::{self, Event},
+    index::{ConversationRows, IndexConfig, Numbers, read_rows},
     polyai::ConversationInfo,
     secret::Secret,
     signature::{Scheme, SignatureError, Verifier, sign},
@@ -65,14 +67,30 @@ pub fn event(data: &[u8]) {
     assert!(!id.is_empty() && id.len() <= 255, "a message id of {} bytes", id.len());
 }
 
-/// Checks that every JSON object is read, with the number of turns that it has, and that nothing else is a danger.
+/// Checks that every JSON object is read, with the number of turns that it has, that anything gives rows of the index, and that
+/// nothing else is a danger.
 pub fn conversation(data: &[u8]) {
     let read = ConversationInfo::read(data);
+    let rows = index_rows(data);
     let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(data) else { return };
     let info = read.expect("a JSON object");
     if let Some(serde_json::Value::Array(turns)) = object.get("turns") {
         assert_eq!(info.turns_present, turns.len() as u64);
+        assert_eq!(rows.turns.len(), turns.len());
     }
+}
+
+fn index_rows(data: &[u8]) -> ConversationRows {
+    let manifest = include_str!("../src/archive/fixtures/manifest.json");
+    let manifest: Manifest = serde_json::from_str(manifest).expect("a manifest");
+    let stored_at = manifest.timings.archived_at;
+    let stored = StoredManifest { manifest, sha256: String::new(), stored_at, folder: String::new() };
+    let numbers = Numbers::new(&IndexConfig::default()).expect("no key is needed");
+    let rows = read_rows(&stored, data, &numbers);
+    for json in rows.call.rest.iter().chain(rows.turns.iter().filter_map(|turn| turn.entities.as_ref())) {
+        serde_json::from_str::<serde::de::IgnoredAny>(json).expect("valid JSON");
+    }
+    rows
 }
 
 /// Checks that the result does not depend on how a recording is split. The first byte is the size of the pieces.

@@ -39,6 +39,7 @@ mod endurance;
 mod gateways;
 mod imperfect_recordings;
 mod index_changes;
+mod index_rows;
 mod listed;
 mod main_path;
 mod permanent_errors;
