@@ -10,6 +10,7 @@ mod account;
 mod admin;
 mod archive_disk;
 mod disk_metrics;
+mod index;
 mod machine;
 mod queue;
 mod receiver;
@@ -33,6 +34,7 @@ use crate::{
     health::Health,
     lifecycle::{Lifecycle, ShutdownOutcome},
     polyai,
+    problem::Problem,
     queue::{Queue, QueueUrlError, rabbitmq, sqlite},
 };
 
@@ -64,6 +66,9 @@ pub enum StartError {
     /// The archive cannot be opened.
     #[error("archive.url: {0}")]
     Archive(#[from] ArchiveError),
+    /// The index cannot be written as configured.
+    #[error("{0}")]
+    Index(Problem),
     /// The projects are not valid.
     #[error("{0}")]
     PolyAi(#[from] polyai::ConfigError),
@@ -89,7 +94,7 @@ impl StartError {
             Self::QueueUrl(_) | Self::Sqlite(_) => Some("queue.url"),
             Self::Spool(_) => Some("spool.path"),
             Self::RabbitMq(error) => Some(error.key()),
-            Self::Archive(ArchiveError::Config(problem)) => Some(problem.key()),
+            Self::Archive(ArchiveError::Config(problem)) | Self::Index(problem) => Some(problem.key()),
             Self::Archive(_) => Some("archive.url"),
             Self::Listen { key, .. } => Some(key),
             Self::PolyAi(_) | Self::Account(_) => None,
@@ -100,7 +105,11 @@ impl StartError {
     pub fn is_config(&self) -> bool {
         matches!(
             self,
-            Self::QueueUrl(_) | Self::RabbitMq(_) | Self::PolyAi(_) | Self::Archive(ArchiveError::Config(_))
+            Self::QueueUrl(_)
+                | Self::RabbitMq(_)
+                | Self::PolyAi(_)
+                | Self::Index(_)
+                | Self::Archive(ArchiveError::Config(_))
         )
     }
 }
@@ -235,6 +244,9 @@ fn start_archiving(context: &Context<'_>, roles: Roles, resources: &Resources) {
     }
     if reconcile::is_enabled(context.config, roles) {
         reconcile::start(context, resources);
+    }
+    if index::is_enabled(context.config, roles) {
+        index::start(context, resources);
     }
 }
 

@@ -9,20 +9,23 @@ use crate::{
     config::Config,
     disk::GrowingFile,
     health::Health,
-    polyai::PolyAiClient,
+    index::{Index, IndexService},
+    polyai::{PolyAiClient, Project},
     queue::{Queue, QueueBackend, SpoolConfig},
     reconcile::ReconcileService,
     retry::RetrySchedule,
     worker::{Worker, WorkerSettings},
 };
 
-/// The PolyAI client and the archive. All services of a process share them.
+/// The PolyAI client, the archive and its index. All services of a process share them.
 #[derive(Clone, Debug)]
 pub struct Resources {
     /// Shared, so that a 429 pauses all requests of its project.
     pub polyai: Arc<PolyAiClient>,
     /// Shared, so that commits are ordered.
     pub archive: Archive,
+    /// The index of the archive, which may be disabled.
+    pub index: Index,
 }
 
 impl Resources {
@@ -30,7 +33,8 @@ impl Resources {
     pub fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
         let polyai = PolyAiClient::new(&config.polyai, &config.projects, clock.clone())?;
         let archive = Archive::open_beside(&config.archive, clock.clone(), growing_files(config))?;
-        Ok(Self { polyai: Arc::new(polyai), archive })
+        let index = Index::open(&config.index, archive.clone(), clock.clone()).map_err(StartError::Index)?;
+        Ok(Self { polyai: Arc::new(polyai), archive, index })
     }
 
     /// Opens the resources for a command. Asks PolyAI for the account of a project that names none.
@@ -40,14 +44,14 @@ impl Resources {
 
     /// Creates a worker that archives conversations.
     pub fn worker(&self, config: &Config, queue: Arc<dyn Queue>, clock: Clock) -> Worker {
-        let Self { polyai, archive } = self.clone();
+        let Self { polyai, archive, index } = self.clone();
         let settings = WorkerSettings {
             worker: config.worker.clone(),
             refresh: config.refresh.clone(),
             schedule: RetrySchedule::new(&config.retry),
             notes_changes: config.index.enabled,
         };
-        Worker::new(settings, queue, polyai, archive, clock)
+        Worker::new(settings, queue, polyai, archive, index, clock)
     }
 
     /// Creates the service that compares PolyAI's lists with the archive.
@@ -58,9 +62,16 @@ impl Resources {
         clock: Clock,
         health: Health,
     ) -> ReconcileService {
-        let Self { polyai, archive } = self.clone();
+        let Self { polyai, archive, .. } = self.clone();
         let environments = config.worker.environments.clone();
         ReconcileService::new(config.reconcile.clone(), environments, polyai, archive, queue, clock, health)
+    }
+
+    /// Creates the service that keeps the index current.
+    pub fn index_service(&self, config: &Config, health: Health) -> IndexService {
+        let ids = |project: &Project| (project.account_id().to_owned(), project.project_id().to_owned());
+        let projects = self.polyai.projects().iter().map(ids).collect();
+        IndexService::new(self.index.clone(), projects, config.index.every, health)
     }
 }
 

@@ -30,6 +30,7 @@ pub fn open_status_reader(config: &Config, clock: Clock) -> Result<StatusReader,
         url: config.archive.url.clone(),
         reader,
         reconciles: !config.reconcile.every.is_zero(),
+        has_index: config.index.enabled,
     };
     Ok(StatusReader::new(queue, spool, archive, config.admin.local_url(""), clock))
 }

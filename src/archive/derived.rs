@@ -58,9 +58,9 @@ impl Archive {
         &self,
         key: &str,
         expected: Option<&DerivedVersion>,
-        content: Vec<u8>,
+        content: Bytes,
     ) -> Result<bool, ArchiveError> {
-        let (key, content) = (self.root_key(key)?, Bytes::from(content));
+        let key = self.root_key(key)?;
         if let Some(folder) = &self.backend.folder {
             return self.replace_derived_file(folder, &key, expected, content).await;
         }

@@ -164,7 +164,7 @@ pub(super) fn project_prefix(
 }
 
 /// Encodes an identifier as one segment of a key.
-pub(super) fn encode_path_segment(id: &str) -> String {
+pub fn encode_path_segment(id: &str) -> String {
     let mut encoded = utf8_percent_encode(id, ENCODED_CHARS).to_string();
     if encoded.ends_with('.') {
         encoded.truncate(encoded.len() - 1);

@@ -15,9 +15,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use object_store::{GetOptions, PutMode, PutOptions, PutPayload, UpdateVersion, path::Path};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::{Archive, ArchiveError, folder, is_conflict};
@@ -26,6 +27,9 @@ use super::{Archive, ArchiveError, folder, is_conflict};
 pub(super) const RENEWALS_PER_TIMEOUT: u32 = 4;
 /// The number of polls of a waiting process within the takeover timeout.
 const POLLS_PER_TIMEOUT: u32 = 8;
+
+/// The maximum time in which [`ArchiveLease::end`] releases a lease.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The content of the lease's object or file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +227,16 @@ impl ArchiveLease {
         }
     }
 
+    /// Releases the lease like [`ArchiveLease::release`], for a limited time. If that fails, another process takes it over
+    /// after the takeover timeout.
+    pub async fn end(self, name: &str, note: Option<String>) {
+        match timeout(RELEASE_TIMEOUT, self.release(note)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the lease {name} could not be released"),
+            Err(_) => tracing::warn!("the lease {name} could not be released in time"),
+        }
+    }
+
     /// Releases the lease and leaves a note for the next holder. Without a note the old one stays.
     pub async fn release(mut self, note: Option<String>) -> Result<(), ArchiveError> {
         self.content.note = note.or(self.content.note);
@@ -243,6 +257,36 @@ impl ArchiveLease {
     }
 }
 
+/// Returns `Ok` if a task is due `every` after the time in the `note` of its lease. Otherwise returns the delay until then.
+/// If the time is further in the future than `every`, a process with a wrong clock noted it, and the task is due now.
+pub fn check_due(note: Option<&str>, now: Timestamp, every: Duration) -> Result<(), Duration> {
+    let Some(last) = note.and_then(|note| note.parse::<Timestamp>().ok()) else { return Ok(()) };
+    let age = now.duration_since(last);
+    match (Duration::try_from(age), Duration::try_from(-age)) {
+        (Ok(age), _) => every.checked_sub(age).filter(|left| !left.is_zero()).map_or(Ok(()), Err),
+        (_, Ok(ahead)) if ahead < every => Err(every),
+        _ => Ok(()),
+    }
+}
+
 fn to_json(content: &LeaseContent) -> Bytes {
     serde_json::to_vec(content).unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_due_after_its_interval_even_if_the_last_one_had_a_wrong_clock() {
+        let (now, every) = ("2026-11-02T10:00:00Z".parse().unwrap(), Duration::from_mins(15));
+        let due = |last: &str| check_due(Some(last), now, every);
+        assert_eq!(check_due(None, now, every), Ok(()));
+        assert_eq!(due("not a time"), Ok(()));
+        assert_eq!(due("2026-11-02T09:50:00Z"), Err(Duration::from_mins(5)));
+        assert_eq!(due("2026-11-02T09:45:00Z"), Ok(()));
+        assert_eq!(due("2020-01-01T00:00:00Z"), Ok(()));
+        assert_eq!(due("2026-11-02T10:00:05Z"), Err(every), "the clock of another process is slightly ahead");
+        assert_eq!(due("2027-11-02T10:00:00Z"), Ok(()));
+    }
 }

@@ -86,8 +86,8 @@ pub use derived::{DerivedObject, DerivedVersion};
 pub use erasure::{ErasedConversations, ErasureRecord, StartedErasure, StoredObjects};
 pub use error::{ArchiveError, AudioError};
 pub use fetch_lock::FetchLock;
-pub use key::{CONVERSATION, Location, MANIFEST, ProjectDay};
-pub use lease::ArchiveLease;
+pub use key::{CONVERSATION, Location, MANIFEST, ProjectDay, encode_path_segment};
+pub use lease::{ArchiveLease, check_due};
 pub use manifest::{
     AudioStatus, AudioSummary, ConversationFacts, Direction, Handoff, Manifest, ManifestDraft,
     ManifestObject, ObjectKind, Provenance, SCHEMA_VERSION, ServedBy, Timings, Trigger,

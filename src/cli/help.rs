@@ -11,7 +11,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("Get started", &["demo", "config", "doctor", "endpoint"]),
     ("Services", &["run", "receive", "work", "reconcile"]),
     ("See what happens", &["status", "tail", "list", "show"]),
-    ("Conversations", &["fetch", "backfill", "audit", "erase"]),
+    ("Conversations", &["fetch", "backfill", "audit", "index", "erase"]),
     ("Failed and waiting jobs", &["dead", "spool", "queue"]),
     ("Test", &["simulate", "send", "verify"]),
     ("Tools", &["healthcheck", "completions", "man", "help"]),

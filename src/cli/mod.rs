@@ -20,6 +20,7 @@ mod fetch;
 mod global_args;
 mod healthcheck;
 mod help;
+mod index;
 mod list;
 mod live_events;
 mod man;
@@ -127,6 +128,9 @@ Examples:
     Backfill(backfill::Args),
     /// Compare one day of PolyAI's conversations with the archive
     Audit(audit::Args),
+    /// Build or verify the tables of calls and turns for analysts
+    #[command(subcommand)]
+    Index(index::Command),
     /// Erase conversations from archive, queue and spool permanently
     Erase(erase::Args),
     /// List, show, replay or drop dead letters (failed jobs)
@@ -187,6 +191,7 @@ impl Command {
             Self::Fetch(args) => fetch::run(global, args).await,
             Self::Backfill(args) => backfill::run(global, args).await,
             Self::Audit(args) => audit::run(global, args).await,
+            Self::Index(command) => index::run(global, command).await,
             Self::Erase(args) => erase::run(global, args).await,
             Self::Dead(command) => dead::run(global, command).await,
             Self::Endpoint(command) => endpoint::run(global, command).await,

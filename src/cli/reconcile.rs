@@ -17,7 +17,8 @@ Examples:
 
 `run` and `work` also reconcile, unless reconcile.every is 0s. Of all processes that \
 share an archive, one reconciles at a time. A worker fetches what is queued. For a \
-longer period use `polyhook backfill`.")]
+longer period use `polyhook backfill`. A pass also updates the index, unless \
+index.enabled is false.")]
 pub(super) struct Args {
     /// Run one pass and exit; exit code 1 if something could not be compared
     #[arg(long)]
@@ -40,10 +41,17 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
         Ok(service.run_once(Scope::Lookback).await)
     });
     let report = result.await?.map_err(CliError::Failed)?;
+    let index_failures = if config.index.enabled {
+        let service = resources.index_service(&config, Health::default());
+        service.run_once().await.map_or_else(|error| vec![error], |report| report.failures)
+    } else {
+        Vec::new()
+    };
     if args.json {
         output::json(&report);
     } else {
         output::line(super::backfill::summary_text(&report.summary, false));
     }
-    if report.failures.is_empty() { Ok(()) } else { Err(CliError::Failed(report.failures.join("\n"))) }
+    let failures = [report.failures, index_failures].concat();
+    if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
 }

@@ -5,15 +5,229 @@
 //! index/turns/account_id=<a>/project_id=<p>/date=<YYYY-MM-DD>/turns.parquet     one row per turn
 //! ```
 //! The index is derived from the archive. It can be removed at any time and is built again from nothing.
+//!
+//! * A worker notes each conversation that it archives ([`Archive::note_change`]). One of all processes that share the archive
+//!   adds noted conversations to the files of their days ([`IndexService`]), and removes the notes afterwards.
+//! * It also compares each day with the archive when the day is over, and days that have no files: newest first, in little
+//!   portions (`progress.rs`).
+//! * Files are replaced as a whole, under the condition that no other process has replaced them (`day.rs`). So a reader finds
+//!   the old file or the new one, and the service, `index build` and `erase` lose no row of each other.
+//! * What cannot be read is named and left out, and hides nothing else.
+//!
+//! Memory: the old and the new files of one day, about 100 bytes for each of its conversations, and one batch of rows.
 
 mod config;
 mod conversation;
+mod day;
+mod progress;
+mod reading;
 mod rows;
-#[cfg_attr(not(test), expect(dead_code, reason = "the rest of the index calls it"))]
+mod service;
+mod snapshot;
 mod table;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use jiff::civil::Date;
+use thiserror::Error;
+use tokio::time::{Instant, sleep};
+
+use self::{
+    day::{Files, Limits, MAX_CONFLICTS, Scope, backoff, blocking},
+    table::{Stamp, TableError, remove_rows, update_calls, update_turns},
+};
+use crate::{
+    archive::{Archive, ArchiveError, ProjectDay},
+    clock::Clock,
+    problem::Problem,
+};
 
 pub use self::{
     config::{IndexConfig, NumberMode},
     conversation::{Numbers, read_rows},
+    day::{DayUpdate, UpdateProgress},
+    progress::LastIndexPass,
+    reading::UnreadableConversation,
     rows::{CallRow, ConversationRows, TurnRow},
+    service::{IndexPassReport, IndexService},
+    verify::{DayFindings, IndexFinding, IndexFindingKind},
 };
+
+/// The folders of the tables below the archive's root.
+const CALLS_FOLDER: &str = "index/calls";
+const TURNS_FOLDER: &str = "index/turns";
+
+/// The index of an archive. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Index {
+    archive: Archive,
+    numbers: Arc<Numbers>,
+    stamp: Stamp,
+    is_enabled: bool,
+    limits: Limits,
+    clock: Clock,
+}
+
+/// The index of a day cannot be read or updated. The earlier files stay as they are.
+#[derive(Debug, Error)]
+pub enum IndexError {
+    /// The archive cannot be read or written.
+    #[error("the index of {} cannot be updated: {source}", day.folder())]
+    Archive {
+        /// The day.
+        day: ProjectDay,
+        /// The reason.
+        source: ArchiveError,
+    },
+    /// The changes or the days cannot be listed.
+    #[error("the archive cannot be listed: {source}")]
+    Listing {
+        /// The reason.
+        source: ArchiveError,
+    },
+    /// Other writers were faster again and again.
+    #[error(
+        "the index of {} was replaced by other processes {attempts} times in a row; let one `polyhook index build` run at a time, and run it again",
+        day.folder()
+    )]
+    Contended {
+        /// The day.
+        day: ProjectDay,
+        /// The number of attempts.
+        attempts: usize,
+    },
+    /// A file cannot be read or made.
+    #[error("the index of {}: {reason}", day.folder())]
+    Table {
+        /// The day.
+        day: ProjectDay,
+        /// The reason.
+        reason: String,
+    },
+}
+
+impl IndexError {
+    fn archive(day: &ProjectDay, source: ArchiveError) -> Self {
+        Self::Archive { day: day.clone(), source }
+    }
+
+    fn table(day: &ProjectDay, error: &TableError) -> Self {
+        Self::Table { day: day.clone(), reason: error.to_string() }
+    }
+
+    fn contended(day: &ProjectDay) -> Self {
+        Self::Contended { day: day.clone(), attempts: MAX_CONFLICTS }
+    }
+
+    fn listing(source: ArchiveError) -> Self {
+        Self::Listing { source }
+    }
+
+    /// Returns true if no other day can be updated either.
+    pub fn is_of_archive(&self) -> bool {
+        matches!(self, Self::Archive { .. } | Self::Listing { .. })
+    }
+}
+
+impl Index {
+    /// Opens the index of an archive. Sends no request.
+    ///
+    /// # Errors
+    ///
+    /// The configuration is not valid.
+    pub fn open(config: &IndexConfig, archive: Archive, clock: Clock) -> Result<Self, Problem> {
+        let numbers = Arc::new(Numbers::new(config)?);
+        let stamp = Stamp::new(numbers.mode(), numbers.key_id());
+        Ok(Self { archive, numbers, stamp, is_enabled: config.enabled, limits: Limits::DEFAULT, clock })
+    }
+
+    /// Lists the days of a project that the archive or the index has.
+    pub async fn list_dates(
+        &self,
+        account_id: &str,
+        project_id: &str,
+    ) -> Result<BTreeSet<Date>, ArchiveError> {
+        let mut dates = self.archive.list_dates(account_id, project_id).await?;
+        dates.extend(self.list_indexed_dates(account_id, project_id).await?);
+        Ok(dates)
+    }
+
+    async fn list_indexed_dates(
+        &self,
+        account_id: &str,
+        project_id: &str,
+    ) -> Result<BTreeSet<Date>, ArchiveError> {
+        self.archive.list_derived_dates(CALLS_FOLDER, account_id, project_id).await
+    }
+
+    /// Compares a day with the archive and updates what differs. What is up to date is not read again, so an interrupted check
+    /// continues where it was. After `deadline` it stops with what is done by then.
+    pub async fn check_day(
+        &self,
+        day: &ProjectDay,
+        deadline: Option<Instant>,
+        mut on_progress: impl FnMut(UpdateProgress) + Send,
+    ) -> Result<DayUpdate, IndexError> {
+        self.update(day, Scope::All, deadline, &mut on_progress).await
+    }
+
+    /// Updates the rows of the conversations in the folders with these names.
+    async fn update_folders(&self, day: &ProjectDay, names: Vec<String>) -> Result<DayUpdate, IndexError> {
+        self.update(day, Scope::Folders(names), None, &mut |_| ()).await
+    }
+
+    /// Removes the rows of an erased conversation from some days. The erasure must be recorded. The files are replaced even
+    /// if they lack the conversation, and created if the index is enabled, so that the write of a process that does not
+    /// know the record fails.
+    pub async fn remove_conversation(
+        &self,
+        account_id: &str,
+        project_id: &str,
+        conversation_id: &str,
+        dates: &BTreeSet<Date>,
+    ) -> Result<(), IndexError> {
+        for date in dates {
+            self.remove_from_day(&ProjectDay::new(account_id, project_id, *date), conversation_id).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_from_day(&self, day: &ProjectDay, conversation_id: &str) -> Result<(), IndexError> {
+        let mut pauses = backoff();
+        loop {
+            let mut files = Files::read(self, day).await?;
+            if files.are_missing() && !self.is_enabled {
+                return Ok(());
+            }
+            let (id, stamp) = (conversation_id.to_owned(), self.stamp.clone());
+            let (calls, turns) = (files.calls.take(), files.turns.take());
+            let removed = blocking(move || {
+                let is_removed = |row: &str| row == id;
+                let turns = match turns {
+                    Some(turns) => remove_rows(&turns, &is_removed)?,
+                    None => update_turns(None, &stamp, &is_removed, &[])?,
+                };
+                let calls = match calls {
+                    Some(calls) => remove_rows(&calls, &is_removed)?,
+                    None => update_calls(None, &stamp, &is_removed, &[])?,
+                };
+                Ok::<_, TableError>((calls, turns))
+            });
+            match removed.await {
+                Ok((calls, turns)) => (files.calls, files.turns) = (Some(calls.into()), Some(turns.into())),
+                // A file is damaged, and the conversation may be in it.
+                Err(error) => {
+                    tracing::warn!(%error, index.day = day.folder(), "a file of the index is built again");
+                    return self.update(day, Scope::All, None, &mut |_| ()).await.map(drop);
+                }
+            }
+            if self.replace(day, &files).await? {
+                return Ok(());
+            }
+            sleep(pauses.next().ok_or_else(|| IndexError::contended(day))?).await;
+        }
+    }
+}

@@ -13,7 +13,7 @@ use super::{
     project_pass::{ProjectOutcome, ProjectPass},
 };
 use crate::{
-    archive::{Archive, ArchiveLease},
+    archive::{Archive, check_due},
     clock::Clock,
     event::DiscoverySource,
     health::Health,
@@ -29,8 +29,6 @@ const RETRY_DELAY: Duration = Duration::from_secs(30);
 /// The time for which the first pass waits for the queue, and the interval at which it is checked.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
 const QUEUE_POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// The maximum time to release the lease at the end.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The name of the object that keeps the progress.
 pub(super) const PROGRESS_OBJECT: &str = "reconcile-progress";
 /// The shortest interval: `every` may be zero for `polyhook reconcile`.
@@ -140,7 +138,7 @@ impl ReconcileService {
             } else {
                 RETRY_DELAY.min(self.config.every)
             };
-            release_lease(lease, complete.then(|| started_at.to_string())).await;
+            lease.end(LEASE_NAME, complete.then(|| started_at.to_string())).await;
             match report {
                 None if draining.is_cancelled() => return,
                 None => tracing::warn!("the lease for reconciliation was lost; another process continues"),
@@ -180,15 +178,14 @@ impl ReconcileService {
             () = lease.lost() => return Err("the lease for reconciliation was lost".to_owned()),
             report = self.run_pass(scope) => report,
         };
-        release_lease(lease, report.is_complete.then(|| started_at.to_string())).await;
+        lease.end(LEASE_NAME, report.is_complete.then(|| started_at.to_string())).await;
         self.publish(&report);
         Ok(report)
     }
 
     /// Returns `Ok` if a pass is due according to the note of the last one. Otherwise returns the delay until then.
     fn is_due(&self, note: Option<&str>) -> Result<(), Duration> {
-        let last = note.and_then(|note| note.parse::<Timestamp>().ok());
-        last.map_or(Ok(()), |last| check_due(self.clock.now(), last, self.config.every.max(MIN_INTERVAL)))
+        check_due(note, self.clock.now(), self.config.every.max(MIN_INTERVAL))
     }
 
     async fn run_pass(&self, scope: Scope) -> PassReport {
@@ -332,40 +329,4 @@ impl PassReport {
 /// Describes a failure of a project's pass in one line.
 pub(super) fn describe(project: &Project, error: impl std::fmt::Display) -> String {
     format!("project {}: {error}", project.project_id())
-}
-
-/// Returns `Ok` if a pass is due `every` after the `last` one. Otherwise returns the delay until then. If `last` is
-/// further in the future than `every`, a process with a wrong clock noted it, and the pass is due now.
-fn check_due(now: Timestamp, last: Timestamp, every: Duration) -> Result<(), Duration> {
-    let age = now.duration_since(last);
-    match (Duration::try_from(age), Duration::try_from(-age)) {
-        (Ok(age), _) => every.checked_sub(age).filter(|left| !left.is_zero()).map_or(Ok(()), Err),
-        (_, Ok(ahead)) if ahead < every => Err(every),
-        _ => Ok(()),
-    }
-}
-
-async fn release_lease(lease: ArchiveLease, note: Option<String>) {
-    match timeout(RELEASE_TIMEOUT, lease.release(note)).await {
-        Ok(Ok(())) => {}
-        // Another process takes over the lease after its timeout.
-        Ok(Err(error)) => tracing::warn!(%error, "the lease for reconciliation could not be released"),
-        Err(_) => tracing::warn!("the lease for reconciliation could not be released in time"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pass_is_due_after_its_interval_even_if_the_last_one_had_a_wrong_clock() {
-        let (now, every) = ("2026-11-02T10:00:00Z".parse().unwrap(), Duration::from_mins(15));
-        let due = |last: &str| check_due(now, last.parse().unwrap(), every);
-        assert_eq!(due("2026-11-02T09:50:00Z"), Err(Duration::from_mins(5)));
-        assert_eq!(due("2026-11-02T09:45:00Z"), Ok(()));
-        assert_eq!(due("2020-01-01T00:00:00Z"), Ok(()));
-        assert_eq!(due("2026-11-02T10:00:05Z"), Err(every), "the clock of another process is slightly ahead");
-        assert_eq!(due("2027-11-02T10:00:00Z"), Ok(()));
-    }
 }

@@ -9,7 +9,7 @@
 //! * The file of the embedded queue has everything, whether a process has it open or not.
 //! * RabbitMQ counts its queues over AMQP. It tells neither the age of a message nor how many jobs consumers hold, unless
 //!   one takes a message. Workers know both for themselves, so these come from the running process, if it is a worker.
-//! * The archive has the progress of reconciliation and the reports of audits.
+//! * The archive has the progress of reconciliation and of the index, and the reports of audits.
 
 mod process;
 mod report;
@@ -24,6 +24,7 @@ pub use self::report::{Condition, Part, ProcessStatus, QueueStatus, SpoolStatus,
 use crate::{
     archive::{ArchiveError, ArchiveReader},
     clock::Clock,
+    index::LastIndexPass,
     queue::{
         rabbitmq::{BrokerObserver, BrokerStatus},
         spool,
@@ -36,7 +37,7 @@ use crate::{
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Bounds the reading of the spool, whose file another process may lock for a moment.
 const SPOOL_TIMEOUT: Duration = Duration::from_secs(6);
-/// Bounds each of two reads of the archive.
+/// Bounds each of three reads of the archive.
 const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(6);
 /// The time after which the last audit is read again.
 const AUDIT_MAX_AGE: Duration = Duration::from_mins(1);
@@ -72,6 +73,8 @@ pub struct ArchiveSource {
     pub reader: Result<ArchiveReader, String>,
     /// True if `run` and `work` reconcile.
     pub reconciles: bool,
+    /// True if processes that reconcile keep the index current.
+    pub has_index: bool,
 }
 
 /// Reads the state of an installation. It keeps the connection to the broker and the last audit, so one reader serves many
@@ -108,11 +111,12 @@ impl StatusReader {
     /// Reads all sources.
     pub async fn read(&self) -> StatusReport {
         let now = self.clock.now();
-        let (queue, spool, last_pass, last_audit, process) = tokio::join!(
+        let (queue, spool, last_pass, last_audit, index, process) = tokio::join!(
             self.read_queue(now),
             self.read_spool(now),
             self.read_last_pass(),
             self.read_last_audit(),
+            self.archive.read_index(),
             self.process.read(),
         );
         let broker = match &queue {
@@ -134,6 +138,7 @@ impl StatusReader {
             spool,
             last_pass,
             last_audit,
+            index,
             process,
         };
         let failed_parts = report.errors().count();
@@ -225,6 +230,13 @@ impl StatusReader {
 }
 
 impl ArchiveSource {
+    async fn read_index(&self) -> Part<LastIndexPass> {
+        if !self.has_index {
+            return Part::absent("off", "off (index.enabled = false)");
+        }
+        self.read(LastIndexPass::read, "none yet").await
+    }
+
     async fn read<T>(
         &self,
         read: impl AsyncFnOnce(&ArchiveReader) -> Result<Option<T>, ArchiveError>,
@@ -354,7 +366,7 @@ mod tests {
         let url = format!("file:{}", folder.path().display());
         let config = ArchiveConfig { url: url.clone(), ..ArchiveConfig::default() };
         let reader = ArchiveReader::open(&config).map_err(|error| error.to_string());
-        let archive = ArchiveSource { url, reader, reconciles: true };
+        let archive = ArchiveSource { url, reader, reconciles: true, has_index: true };
         let queue = QueueSource::File(folder.path().join("queue.db"));
         let clock = Clock::manual(Timestamp::UNIX_EPOCH);
         let status = StatusReader::new(queue, None, archive, "http://127.0.0.1:9".to_owned(), clock.clone());

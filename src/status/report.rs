@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::reconcile::{LastAudit, LastPass};
+use crate::{
+    index::LastIndexPass,
+    reconcile::{LastAudit, LastPass},
+};
 
 /// The state of an installation at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +27,8 @@ pub struct StatusReport {
     pub last_pass: Part<LastPass>,
     /// The last audit.
     pub last_audit: Part<LastAudit>,
+    /// The last pass of the service that keeps the index current.
+    pub index: Part<LastIndexPass>,
     /// The running process that the configuration names.
     pub process: Part<ProcessStatus>,
 }
@@ -36,6 +41,7 @@ impl StatusReport {
             ("spool", self.spool.error()),
             ("last_pass", self.last_pass.error()),
             ("last_audit", self.last_audit.error()),
+            ("index", self.index.error()),
             ("process", self.process.error()),
         ]
         .into_iter()

@@ -260,6 +260,12 @@ fn describe_metrics() {
         "polyhook_reconcile_last_success_timestamp_seconds",
         "Time at which the last pass over all projects ended"
     );
+    describe_gauge!("polyhook_index_changes", "Archived conversations that the index does not have yet");
+    describe_histogram!("polyhook_index_update_seconds", "Duration of the update of a day of the index");
+    describe_gauge!(
+        "polyhook_index_last_success_timestamp_seconds",
+        "Time at which the index was last brought up to date without a failure"
+    );
     describe_gauge!("polyhook_condition", "1 while the condition is open, 0 after it is closed");
     describe_gauge!("polyhook_disk_free_bytes", "Free space of local disks that polyhook writes to");
     describe_counter!(

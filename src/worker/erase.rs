@@ -1,17 +1,19 @@
 //! Erases a conversation from the archive and the queue, and announces that.
 //!
 //! The order matters, because a worker may be archiving the conversation at the same time: first the erasure record in the
-//! archive, which makes every worker leave the conversation alone; then its objects; then its messages in the queue; last
+//! archive, which makes every worker leave the conversation alone; then its rows in the index; then its objects; then its messages in the queue; last
 //! `conversation.erased`, for consumers that have copies. If an erasure is interrupted, repeating it completes it, and
 //! announces it under the same id.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use thiserror::Error;
 
 use super::{JobFailure, Worker, announce};
 use crate::{
-    archive::{ErasureRecord, StoredObjects},
+    archive::{ArchiveError, ErasureRecord, StoredObjects},
+    index::IndexError,
     polyai::UnknownProject,
     queue::{Announced, ErasedMessages},
 };
@@ -54,6 +56,15 @@ pub struct ErasureReport {
     pub queue: ErasedMessages,
     /// The steps that failed, for a person; empty if the erasure is complete.
     pub problems: Vec<String>,
+}
+
+/// A part of the archive or of its index could not be erased.
+#[derive(Debug, Error)]
+enum ErasureError {
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
 }
 
 impl Worker {
@@ -103,12 +114,13 @@ impl Worker {
         request: &ErasureRequest,
         account_id: &str,
         project_id: &str,
-    ) -> Result<(Option<ErasureRecord>, StoredObjects), crate::archive::ArchiveError> {
+    ) -> Result<(Option<ErasureRecord>, StoredObjects), ErasureError> {
         let (archive, id) = (&self.pipeline.archive, request.conversation_id.as_str());
         if request.dry_run {
             return Ok((None, archive.stored_objects(account_id, project_id, id).await?.0));
         }
         let erasure = archive.begin_erasure(account_id, project_id, id, request.reason.as_deref()).await?;
+        self.index.remove_conversation(account_id, project_id, id, erasure.dates()).await?;
         let notes = archive.list_changes_of(account_id, project_id, id).await?;
         archive.remove_changes(&notes).await?;
         let (record, objects) = archive.finish_erasure(erasure).await?;

@@ -30,7 +30,7 @@ use metrics::{counter, gauge};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    archive::Archive, clock::Clock, lifecycle::Lifecycle, polyai::PolyAiClient, queue::Queue,
+    archive::Archive, clock::Clock, index::Index, lifecycle::Lifecycle, polyai::PolyAiClient, queue::Queue,
     retry::RetrySchedule,
 };
 
@@ -78,15 +78,17 @@ pub struct WorkerSettings {
 #[derive(Clone, Debug)]
 pub struct Worker {
     pipeline: Arc<Pipeline>,
+    index: Index,
 }
 
 impl Worker {
-    /// Creates a worker for the jobs of `queue`.
+    /// Creates a worker for the jobs of `queue`. `index` is that of `archive`.
     pub fn new(
         settings: WorkerSettings,
         queue: Arc<dyn Queue>,
         polyai: Arc<PolyAiClient>,
         archive: Archive,
+        index: Index,
         clock: Clock,
     ) -> Self {
         let WorkerSettings { worker: config, refresh, schedule, notes_changes } = settings;
@@ -112,7 +114,7 @@ impl Worker {
             announcer,
             refresher,
         };
-        Self { pipeline: Arc::new(pipeline) }
+        Self { pipeline: Arc::new(pipeline), index }
     }
 
     /// Processes jobs until the shutdown. `worker.concurrency` limits how many run at a time.

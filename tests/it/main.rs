@@ -11,6 +11,7 @@ mod complete;
 mod contracts;
 mod faults;
 mod fuzz;
+mod index;
 mod layering;
 mod processes;
 mod queue_contract;

@@ -11,6 +11,7 @@ use crate::{
         dead::output::short_age,
         output::{self, counted},
     },
+    index::LastIndexPass,
     reconcile::{LastAudit, LastPass},
     status::{Part, ProcessStatus, QueueStatus, SpoolStatus, StatusReport},
 };
@@ -72,6 +73,7 @@ pub(super) fn lines(report: &StatusReport, width: usize) -> Vec<Line> {
     screen.part("last pass", &report.last_pass, |screen, pass| screen.last_pass(pass, report.checked_at));
     screen
         .part("last audit", &report.last_audit, |screen, audit| screen.last_audit(audit, report.checked_at));
+    screen.part("index", &report.index, |screen, pass| screen.index(pass, report.checked_at));
     screen.part("process", &report.process, |screen, process| {
         screen.process(process, versions.process.as_deref());
     });
@@ -268,6 +270,20 @@ impl Screen {
         let counts = if counts.is_empty() { String::new() } else { format!(": {}", counts.join(", ")) };
         let text = format!("{} {verdict} ({} ago){counts}", audit.date, ago(audit.audited_at, now));
         self.add("last audit", if audit.complete { Tone::Plain } else { Tone::Warning }, &text);
+    }
+
+    fn index(&mut self, pass: &LastIndexPass, now: Timestamp) {
+        let mut text = pass
+            .newest_archived_at
+            .map_or("no call yet".to_owned(), |at| format!("newest call archived {} ago", ago(at, now)));
+        let _ = write!(text, ", {} waiting", counted(pass.changes, "change"));
+        if pass.days > 0 {
+            let _ = write!(text, ", {} to compare", counted(pass.days, "day"));
+        }
+        match &pass.failure {
+            Some(why) => self.add("index", Tone::Warning, &format!("{text}; the last pass failed: {why}")),
+            None => self.add("index", Tone::Plain, &text),
+        }
     }
 
     fn process(&mut self, process: &ProcessStatus, version: Option<&str>) {

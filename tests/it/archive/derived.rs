@@ -18,7 +18,7 @@ async fn append(archive: &Archive, line: &str) -> usize {
             None => (Vec::new(), None),
         };
         content.extend_from_slice(line.as_bytes());
-        if archive.replace_derived(KEY, version.as_ref(), content).await.unwrap() {
+        if archive.replace_derived(KEY, version.as_ref(), content.into()).await.unwrap() {
             return conflicts;
         }
     }
@@ -44,7 +44,7 @@ pub(super) async fn concurrent_replacements_lose_no_update(fixture: ArchiveFixtu
 
 /// Replaces an object, which must succeed, and returns its new version.
 async fn replaced(archive: &Archive, expected: Option<&DerivedVersion>, content: &str) -> DerivedVersion {
-    assert!(archive.replace_derived(KEY, expected, content.into()).await.unwrap(), "{content}");
+    assert!(archive.replace_derived(KEY, expected, content.to_owned().into()).await.unwrap(), "{content}");
     archive.read_derived(KEY).await.unwrap().unwrap().version
 }
 
@@ -52,7 +52,7 @@ pub(super) async fn only_the_version_that_was_read_is_replaced(fixture: ArchiveF
     let archive = &fixture.archive;
     assert!(archive.read_derived(KEY).await.unwrap().is_none());
     let first = replaced(archive, None, "first").await;
-    assert!(!archive.replace_derived(KEY, None, b"again".to_vec()).await.unwrap(), "it exists");
+    assert!(!archive.replace_derived(KEY, None, b"again".to_vec().into()).await.unwrap(), "it exists");
     // All contents have the same size, and follow each other faster than a file system counts time.
     let mut versions = vec![first];
     for n in 0..20 {
@@ -61,11 +61,14 @@ pub(super) async fn only_the_version_that_was_read_is_replaced(fixture: ArchiveF
         versions.push(next);
     }
     for old in &versions[..versions.len() - 1] {
-        assert!(!archive.replace_derived(KEY, Some(old), b"stale".to_vec()).await.unwrap());
+        assert!(!archive.replace_derived(KEY, Some(old), b"stale".to_vec().into()).await.unwrap());
     }
     let key = Key::parse(format!("{}{KEY}", fixture.prefix)).unwrap();
     fixture.raw_store.delete(&key).await.unwrap();
-    assert!(!archive.replace_derived(KEY, versions.last(), b"after".to_vec()).await.unwrap(), "it is gone");
+    assert!(
+        !archive.replace_derived(KEY, versions.last(), b"after".to_vec().into()).await.unwrap(),
+        "it is gone"
+    );
     replaced(archive, None, "built again").await;
 
     let dates = archive.list_derived_dates("index/calls", "acme-uk", "PROJECT-1").await.unwrap();

@@ -31,7 +31,7 @@ async fn every_file_and_folder_has_the_configured_mode() {
         erase_objects(&archive, "acme-uk", "PROJECT-1", "none", None).await.unwrap();
         archive.save_audit_report("2026-11-22".parse().unwrap(), None, b"{}".to_vec()).await.unwrap();
         let table = "index/calls/account_id=acme-uk/calls.parquet";
-        assert!(archive.replace_derived(table, None, b"PAR1".to_vec()).await.unwrap());
+        assert!(archive.replace_derived(table, None, b"PAR1".to_vec().into()).await.unwrap());
         archive.note_change(&location("short")).await.unwrap();
         let lease = archive.lease("sweep", |_| Ok(())).await.unwrap();
         lease.release(None).await.unwrap();

@@ -52,6 +52,7 @@ fn reports_all_documented_metrics_without_identifiers() {
         retry.delays = ["100ms"]
         refresh.after = ["100ms"]
         reconcile = {{ every = "1s", lookback = "3h", settle = "0s" }}
+        index.every = "1s"
         "#
     );
     let site = Installation::new(&polyai.access, &config);
@@ -71,6 +72,8 @@ fn reports_all_documented_metrics_without_identifiers() {
     eventually("no condition", || metric(admin, "polyhook_condition{condition=\"secrets\"}") == 0);
     eventually("a refresh", || metric(admin, "polyhook_refreshes_total{outcome=\"unchanged\"}") > 0);
     eventually("measured", || metric(admin, "polyhook_disk_free_bytes{what=\"archive\"}") > 0);
+
+    eventually("indexed", || metric(admin, "polyhook_index_update_seconds_count") > 0);
 
     let (_, text) = get(admin, "/metrics").unwrap();
     for name in CONTRACT {
@@ -174,7 +177,9 @@ fn assert_shown_by_status(site: &Installation, admin: SocketAddr) {
         (&json!(1), &json!(0))
     );
     assert!(
-        found["last_pass"]["started_at"].is_string() && found["last_audit"]["date"].is_string(),
+        found["last_pass"]["started_at"].is_string()
+            && found["last_audit"]["date"].is_string()
+            && found["index"]["newest_archived_at"].is_string(),
         "{found}"
     );
     let shown = status(&[]).stdout;

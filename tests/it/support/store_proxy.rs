@@ -1,4 +1,4 @@
-//! A proxy in front of an S3 server that fails chosen writes.
+//! A proxy in front of an S3 server that fails chosen writes and keeps a list of all requests.
 
 use std::{
     io::{Read, Write},
@@ -28,7 +28,15 @@ struct Plan {
 #[derive(Debug)]
 pub(crate) struct StoreProxy {
     port: u16,
-    plan: Arc<Mutex<Option<Plan>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    plan: Mutex<Option<Plan>>,
+    /// The number of writes that are still allowed; `None`: all.
+    allowed_writes: Mutex<Option<u32>>,
+    requests: Mutex<Vec<String>>,
 }
 
 impl StoreProxy {
@@ -36,16 +44,16 @@ impl StoreProxy {
     pub(crate) fn start(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let plan: Arc<Mutex<Option<Plan>>> = Arc::default();
-        let shared = Arc::clone(&plan);
+        let shared: Arc<Shared> = Arc::default();
+        let of_thread = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                let plan = Arc::clone(&shared);
+                let shared = Arc::clone(&of_thread);
                 // A client that closes early ends its own connection only.
-                std::thread::spawn(move || drop(answer(client.unwrap(), server, &plan)));
+                std::thread::spawn(move || drop(answer(client.unwrap(), server, &shared)));
             }
         });
-        Self { port, plan }
+        Self { port, shared }
     }
 
     /// Returns `config` with this proxy as its server.
@@ -55,17 +63,27 @@ impl StoreProxy {
 
     /// Fails the next `times` writes of keys that end with `key_end`.
     pub(crate) fn fail_writes(&self, key_end: &str, fault: WriteFault, times: u32) {
-        *self.plan.lock().unwrap() = Some(Plan { key_end: key_end.to_owned(), fault, left: times });
+        *self.shared.plan.lock().unwrap() = Some(Plan { key_end: key_end.to_owned(), fault, left: times });
+    }
+
+    /// Forbids all writes and removals after the next `count` ones, as if the process ended there. `None` allows all.
+    pub(crate) fn allow_writes(&self, count: Option<u32>) {
+        *self.shared.allowed_writes.lock().unwrap() = count;
+    }
+
+    /// Returns the requests since the last call, each as `METHOD /bucket/key`.
+    pub(crate) fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.requests.lock().unwrap())
     }
 
     /// Returns how many of the planned faults have not happened.
     pub(crate) fn faults_left(&self) -> u32 {
-        self.plan.lock().unwrap().as_ref().map_or(0, |plan| plan.left)
+        self.shared.plan.lock().unwrap().as_ref().map_or(0, |plan| plan.left)
     }
 }
 
 /// Forwards one request, and closes the connection.
-fn answer(mut client: TcpStream, server: u16, plan: &Mutex<Option<Plan>>) -> std::io::Result<()> {
+fn answer(mut client: TcpStream, server: u16, shared: &Shared) -> std::io::Result<()> {
     let mut request = Vec::new();
     let head_end = loop {
         if let Some(at) = request.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
@@ -81,7 +99,13 @@ fn answer(mut client: TcpStream, server: u16, plan: &Mutex<Option<Plan>>) -> std
     while request.len() < head_end + length.unwrap_or(0) {
         read_some(&mut client, &mut request)?;
     }
-    let fault = fault_of(&head, plan);
+    let line = head.split(['?', '\r']).next().unwrap_or_default();
+    shared.requests.lock().unwrap().push(line.trim_end_matches(" HTTP/1.1").to_owned());
+    if !is_allowed(&head, &shared.allowed_writes) {
+        let refusal = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        return client.write_all(refusal.as_bytes());
+    }
+    let fault = fault_of(&head, &shared.plan);
     let mut response = Vec::new();
     if fault != Some(WriteFault::Refused) {
         let line_end = head.find("\r\n").unwrap() + 2;
@@ -120,4 +144,16 @@ fn fault_of(head: &str, plan: &Mutex<Option<Plan>>) -> Option<WriteFault> {
     }
     plan.left -= 1;
     Some(plan.fault)
+}
+
+fn is_allowed(head: &str, allowed_writes: &Mutex<Option<u32>>) -> bool {
+    let is_write = !head.starts_with("GET ") && !head.starts_with("HEAD ");
+    match &mut *allowed_writes.lock().unwrap() {
+        Some(left) if is_write => {
+            let is_allowed = *left > 0;
+            *left = left.saturating_sub(1);
+            is_allowed
+        }
+        _ => true,
+    }
 }

@@ -62,6 +62,14 @@ fn report() -> StatusReport {
             archived: 98,
             counts: BTreeMap::from([("missing".to_owned(), 2), ("hidden_transcript".to_owned(), 1)]),
         }),
+        index: Part::Known(LastIndexPass {
+            started_at: at("2026-11-30T10:50:00Z"),
+            completed_at: None,
+            newest_archived_at: Some(at("2026-11-30T10:48:00Z")),
+            changes: 3,
+            days: 0,
+            failure: None,
+        }),
         process: Part::Known(process(1)),
     }
 }
@@ -107,6 +115,7 @@ unrouted    5 events for which no queue is bound
 spool       0 messages, 20.0 KiB of 1.0 GiB
 last pass   1m ago, 1 project, 3 calls not settled
 last audit  2026-11-29 incomplete (3h ago): 1 hidden transcript, 2 missing
+index       newest call archived 2m ago, 3 changes waiting
 process     ready, polyhook 0.1.0 at http://127.0.0.1:9090
 degraded    condition0: the broker is away:";
     assert_eq!(screen(&report(), 80), expected);
@@ -124,6 +133,7 @@ fn fits_80_columns_and_24_lines_whatever_failed() {
         spool: Part::Failed(long.clone()),
         last_pass: Part::Failed(long.clone()),
         last_audit: Part::Failed(long.clone()),
+        index: Part::Failed(long.clone()),
         process: Part::Failed(long.clone()),
         ..report()
     };
@@ -138,7 +148,7 @@ fn fits_80_columns_and_24_lines_whatever_failed() {
     let many = StatusReport { process: Part::Known(process(30)), queue: Part::Known(huge), ..report() };
     for width in [60, 71, 80, 200] {
         let failed = screen(&all_failed, width.min(80));
-        for name in ["queue", "spool", "last pass", "last audit", "process"] {
+        for name in ["queue", "spool", "last pass", "last audit", "index", "process"] {
             assert!(failed.contains(&format!("\n{name}")), "{failed}");
         }
         let many = screen(&many, width.min(80));

@@ -1,0 +1,169 @@
+//! The rows of a day as they are in the files, and the comparison with the archive.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use jiff::Timestamp;
+
+use super::{
+    Index, IndexError,
+    day::{Files, Plan, Scope, Target, blocking, calls_key, turns_key},
+    table::{CallsSummary, IndexedCall, count_turns, read_calls},
+};
+use crate::archive::{DerivedObject, DerivedVersion, ErasedConversations, ProjectDay, encode_path_segment};
+
+/// The part of a row that shows if the conversation has changed since.
+#[derive(Clone, Debug)]
+pub(super) struct IndexedRow {
+    /// The id, if it is not the name of the folder.
+    id: Option<Box<str>>,
+    /// The time at which the manifest was written. `None`: there are several rows.
+    pub(super) stored_at: Option<Timestamp>,
+    pub(super) manifest_sha256: [u8; 32],
+}
+
+/// The rows of the calls by the names of their folders, and the erasures, which were read later than the files.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) rows: HashMap<String, IndexedRow>,
+    pub(super) erased: ErasedConversations,
+    /// True if the files cannot be continued, so that every row is written again.
+    pub(super) is_rebuild: bool,
+}
+
+impl Snapshot {
+    /// Reads the files of a day, and then the erasures.
+    pub(super) async fn load(
+        index: &Index,
+        day: &ProjectDay,
+        must_rebuild: bool,
+    ) -> Result<(Files, Self), IndexError> {
+        let mut files = Files::read(index, day).await?;
+        let erased = index.archive.erased_conversations().await;
+        let erased = erased.map_err(|error| IndexError::archive(day, error))?;
+        let mut snapshot = Self { erased, is_rebuild: must_rebuild, ..Self::default() };
+        if files.calls.is_some() != files.turns.is_some() {
+            // A person or a crash has left one of them.
+            snapshot.is_rebuild = true;
+        }
+        if let Some(calls) = files.calls.clone().filter(|_| !snapshot.is_rebuild) {
+            match blocking(move || read_calls(&calls)).await {
+                Ok(CallsSummary { stamp, calls }) if stamp == index.stamp => {
+                    snapshot.rows = index_rows(calls);
+                }
+                Ok(_) => snapshot.is_rebuild = true,
+                Err(error) => {
+                    tracing::warn!(%error, index.day = day.folder(), "a file of the index is built again");
+                    snapshot.is_rebuild = true;
+                }
+            }
+        }
+        if snapshot.is_rebuild {
+            (files.calls, files.turns) = (None, None);
+        }
+        Ok((files, snapshot))
+    }
+
+    /// Lists what differs from the archive. In a rebuild, that is everything.
+    pub(super) async fn plan(
+        &self,
+        index: &Index,
+        day: &ProjectDay,
+        files: &Files,
+        scope: &Scope,
+    ) -> Result<Plan, IndexError> {
+        match scope {
+            Scope::Folders(names) if !self.is_rebuild => {
+                let targets = names.iter().map(|name| Target { name: name.clone(), stored_at: None });
+                Ok(Plan { targets: targets.collect(), removed: HashSet::new() })
+            }
+            _ => self.compare_all(index, day, files).await,
+        }
+    }
+
+    async fn compare_all(&self, index: &Index, day: &ProjectDay, files: &Files) -> Result<Plan, IndexError> {
+        let (mut targets, mut archived) = (Vec::new(), HashSet::new());
+        let mut folders = std::pin::pin!(index.archive.list_folders(day));
+        while let Some(folder) = folders.try_next().await.map_err(|error| IndexError::archive(day, error))? {
+            let Some(stored_at) = folder.archived_at else { continue };
+            let row = self.rows.get(&folder.name);
+            if row.is_none_or(|row| row.stored_at != Some(stored_at)) {
+                targets.push(Target { name: folder.name.clone(), stored_at: Some(stored_at) });
+            }
+            if row.is_some() {
+                archived.insert(folder.name);
+            }
+        }
+        let extra = self.rows.iter().filter(|(name, _)| !archived.contains(*name));
+        let mut removed: HashSet<_> = extra.map(|(name, row)| row.id(name).to_owned()).collect();
+        let ids: HashSet<&str> = self.rows.iter().map(|(name, row)| row.id(name)).collect();
+        let orphans =
+            count_turns_of(files.turns.clone()).await.map_err(|error| IndexError::table(day, &error))?;
+        removed.extend(orphans.into_keys().filter(|id| !ids.contains(id.as_str())));
+        Ok(Plan { targets, removed })
+    }
+
+    /// Returns the id of the row of the conversation in this folder.
+    pub(super) fn id_of<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        self.rows.get(name).map(|row| row.id(name))
+    }
+
+    /// Returns the number of rows with these ids.
+    pub(super) fn count(&self, ids: &HashSet<String>) -> usize {
+        if ids.is_empty() {
+            return 0;
+        }
+        self.rows.iter().filter(|(name, row)| ids.contains(row.id(name))).count()
+    }
+}
+
+impl IndexedRow {
+    /// Returns the id of the conversation in the folder `name`.
+    pub(super) fn id<'a>(&'a self, name: &'a str) -> &'a str {
+        self.id.as_deref().unwrap_or(name)
+    }
+}
+
+impl Files {
+    /// Reads both files.
+    pub(super) async fn read(index: &Index, day: &ProjectDay) -> Result<Self, IndexError> {
+        let (turns, turns_version) = read_file(index, day, &turns_key(day)).await?;
+        let (calls, calls_version) = read_file(index, day, &calls_key(day)).await?;
+        Ok(Self { calls, turns, calls_version, turns_version, is_changed: false })
+    }
+}
+
+async fn read_file(
+    index: &Index,
+    day: &ProjectDay,
+    key: &str,
+) -> Result<(Option<Bytes>, Option<DerivedVersion>), IndexError> {
+    let found = index.archive.read_derived(key).await.map_err(|error| IndexError::archive(day, error))?;
+    Ok(found.map(|DerivedObject { bytes, version }| (bytes, version)).unzip())
+}
+
+/// Counts the turns of each conversation in a file, if there is one.
+pub(super) async fn count_turns_of(
+    turns: Option<Bytes>,
+) -> Result<HashMap<String, u64>, super::table::TableError> {
+    match turns {
+        Some(turns) => blocking(move || count_turns(&turns)).await,
+        None => Ok(HashMap::new()),
+    }
+}
+
+/// Returns the rows by the names of their folders.
+pub(super) fn index_rows(calls: Vec<IndexedCall>) -> HashMap<String, IndexedRow> {
+    let mut rows = HashMap::with_capacity(calls.len());
+    for IndexedCall { conversation_id, stored_at, manifest_sha256 } in calls {
+        let mut hash = [0; 32];
+        // A hash that cannot be read equals no manifest's.
+        let _ = hex::decode_to_slice(&manifest_sha256, &mut hash);
+        let name = encode_path_segment(&conversation_id);
+        let id = (name != conversation_id).then(|| conversation_id.into_boxed_str());
+        let row = IndexedRow { id, stored_at: Some(stored_at), manifest_sha256: hash };
+        rows.entry(name).and_modify(|earlier: &mut IndexedRow| earlier.stored_at = None).or_insert(row);
+    }
+    rows
+}
