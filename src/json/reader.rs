@@ -109,7 +109,11 @@ impl<R: BufRead> JsonReader<R> {
                     self.string_or_word(first)?;
                     if self.peek()? == Some(b':') {
                         self.input.consume(1);
-                        match name(&self.text.to_str_lossy()) {
+                        let key = match self.text.as_str() {
+                            Some(key) => name(key),
+                            None => name(&self.text.to_str_lossy()),
+                        };
+                        match key {
                             Some(key) => on_member(self, key)?,
                             None => self.skip_value()?,
                         }
