@@ -181,7 +181,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn any_updates_give_the_rows_of_one_build(steps in proptest::collection::vec(step(), 1..8), max_rows in 1usize..9) {
