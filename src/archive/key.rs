@@ -94,7 +94,7 @@ impl Location {
     }
 
     /// Returns the place of a conversation that started on `date` (UTC).
-    pub(super) fn on_date(account_id: &str, project_id: &str, conversation_id: &str, date: Date) -> Self {
+    pub fn on_date(account_id: &str, project_id: &str, conversation_id: &str, date: Date) -> Self {
         let day = ProjectDay::new(account_id, project_id, date);
         let folder = format!("{}/{}", day.folder(), encode_path_segment(conversation_id));
         Self {

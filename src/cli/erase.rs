@@ -29,8 +29,8 @@ Examples:
   polyhook erase CA0123456789abcdef --reason GDPR-1742 --yes
   polyhook erase --lift CA0123456789abcdef
 
-Removes the conversation from the archive, the queue, the dead letters and the spool, \
-while polyhook runs, and announces conversation.erased to consumers. A record \
+Removes the conversation from the archive and its index, the queue, the dead letters \
+and the spool, while polyhook runs, and announces conversation.erased to consumers. A record \
 without personal data prevents that the conversation is archived again; --lift removes \
 that record. If the command is interrupted, run it again.
 
@@ -177,7 +177,7 @@ async fn erase_all(stores: &Stores, args: &Args) -> Result<(), CliError> {
                 }
             },
         };
-        let objects: u64 = report.archive.iter().map(|place| place.objects.objects).sum();
+        let objects: u64 = report.archive.iter().map(|place| place.objects.objects + place.index_rows).sum();
         let found = objects + report.queue.total() + spool.map_or(0, |spool| spool.total());
         let outcome = match (&report.problems[..], found) {
             ([_, ..], _) => "incomplete",
@@ -246,6 +246,7 @@ fn print_report(id: &str, outcome: &str, report: &ErasureReport, spool: Option<&
                 ByteSize(place.objects.bytes)
             ),
         );
+        field("index", format!("{} of {}", output::counted(place.index_rows, "row"), place.project_id));
     }
     field("queue", message_counts(&report.queue));
     if report.queue.unsearched > 0 {

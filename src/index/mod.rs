@@ -31,13 +31,14 @@ mod verify;
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use bytes::Bytes;
 use jiff::civil::Date;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
 use self::{
     day::{Files, Limits, MAX_CONFLICTS, Scope, backoff, blocking},
-    table::{Stamp, TableError, remove_rows, update_calls, update_turns},
+    table::{Stamp, TableError, count_turns, read_calls, remove_rows, update_calls, update_turns},
 };
 use crate::{
     archive::{Archive, ArchiveError, ProjectDay},
@@ -179,7 +180,26 @@ impl Index {
         self.update(day, Scope::Folders(names), None, &mut |_| ()).await
     }
 
-    /// Removes the rows of an erased conversation from some days. The erasure must be recorded. The files are replaced even
+    /// Counts the rows of a conversation in both tables on some days.
+    pub async fn count_rows(
+        &self,
+        account_id: &str,
+        project_id: &str,
+        conversation_id: &str,
+        dates: &BTreeSet<Date>,
+    ) -> Result<u64, IndexError> {
+        let mut rows = 0;
+        for date in dates {
+            let day = ProjectDay::new(account_id, project_id, *date);
+            let files = Files::read(self, &day).await?;
+            let id = conversation_id.to_owned();
+            let counted = blocking(move || count_rows(files.calls.as_ref(), files.turns.as_ref(), &id)).await;
+            rows += counted.map_err(|error| IndexError::table(&day, &error))?;
+        }
+        Ok(rows)
+    }
+
+    /// Removes the rows of an erased conversation from some days, and returns their number. The erasure must be recorded. The files are replaced even
     /// if they lack the conversation, and created if the index is enabled, so that the write of a process that does not
     /// know the record fails.
     pub async fn remove_conversation(
@@ -188,23 +208,26 @@ impl Index {
         project_id: &str,
         conversation_id: &str,
         dates: &BTreeSet<Date>,
-    ) -> Result<(), IndexError> {
+    ) -> Result<u64, IndexError> {
+        let mut rows = 0;
         for date in dates {
-            self.remove_from_day(&ProjectDay::new(account_id, project_id, *date), conversation_id).await?;
+            let day = ProjectDay::new(account_id, project_id, *date);
+            rows += self.remove_from_day(&day, conversation_id).await?;
         }
-        Ok(())
+        Ok(rows)
     }
 
-    async fn remove_from_day(&self, day: &ProjectDay, conversation_id: &str) -> Result<(), IndexError> {
-        let mut pauses = backoff();
+    async fn remove_from_day(&self, day: &ProjectDay, conversation_id: &str) -> Result<u64, IndexError> {
+        let (mut pauses, mut rows) = (backoff(), 0);
         loop {
             let mut files = Files::read(self, day).await?;
             if files.are_missing() && !self.is_enabled {
-                return Ok(());
+                return Ok(0);
             }
             let (id, stamp) = (conversation_id.to_owned(), self.stamp.clone());
             let (calls, turns) = (files.calls.take(), files.turns.take());
             let removed = blocking(move || {
+                let count = count_rows(calls.as_ref(), turns.as_ref(), &id)?;
                 let is_removed = |row: &str| row == id;
                 let turns = match turns {
                     Some(turns) => remove_rows(&turns, &is_removed)?,
@@ -214,20 +237,32 @@ impl Index {
                     Some(calls) => remove_rows(&calls, &is_removed)?,
                     None => update_calls(None, &stamp, &is_removed, &[])?,
                 };
-                Ok::<_, TableError>((calls, turns))
+                Ok::<_, TableError>((calls, turns, count))
             });
             match removed.await {
-                Ok((calls, turns)) => (files.calls, files.turns) = (Some(calls.into()), Some(turns.into())),
+                Ok((calls, turns, count)) => {
+                    (files.calls, files.turns) = (Some(calls.into()), Some(turns.into()));
+                    // An attempt that met a conflict may have replaced one of the files.
+                    rows = count.max(rows);
+                }
                 // A file is damaged, and the conversation may be in it.
                 Err(error) => {
                     tracing::warn!(%error, index.day = day.folder(), "a file of the index is built again");
-                    return self.update(day, Scope::All, None, &mut |_| ()).await.map(drop);
+                    return self.update(day, Scope::All, None, &mut |_| ()).await.map(|_| rows);
                 }
             }
             if self.replace(day, &files).await? {
-                return Ok(());
+                return Ok(rows);
             }
             sleep(pauses.next().ok_or_else(|| IndexError::contended(day))?).await;
         }
     }
+}
+
+/// Counts the rows of a conversation in both files.
+fn count_rows(calls: Option<&Bytes>, turns: Option<&Bytes>, id: &str) -> Result<u64, TableError> {
+    let calls = calls.map(read_calls).transpose()?;
+    let turns = turns.map(count_turns).transpose()?;
+    let calls = calls.into_iter().flat_map(|summary| summary.calls).filter(|call| call.conversation_id == id);
+    Ok(calls.count() as u64 + turns.and_then(|counts| counts.get(id).copied()).unwrap_or_default())
 }

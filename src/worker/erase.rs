@@ -1,18 +1,19 @@
 //! Erases a conversation from the archive and the queue, and announces that.
 //!
 //! The order matters, because a worker may be archiving the conversation at the same time: first the erasure record in the
-//! archive, which makes every worker leave the conversation alone; then its rows in the index; then its objects; then its messages in the queue; last
-//! `conversation.erased`, for consumers that have copies. If an erasure is interrupted, repeating it completes it, and
+//! archive, which makes every worker leave the conversation alone; then its rows in the index; then its objects; then its
+//! messages in the queue; last `conversation.erased`, for consumers that have copies. If an erasure is interrupted, repeating it completes it, and
 //! announces it under the same id.
 
 use std::collections::BTreeSet;
 
+use jiff::civil::Date;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::{JobFailure, Worker, announce};
 use crate::{
-    archive::{ArchiveError, ErasureRecord, StoredObjects},
+    archive::{ArchiveError, ErasureRecord, Location, StoredObjects},
     index::IndexError,
     polyai::UnknownProject,
     queue::{Announced, ErasedMessages},
@@ -43,6 +44,8 @@ pub struct ErasedProject {
     /// The objects that were removed, or would be.
     #[serde(flatten)]
     pub objects: StoredObjects,
+    /// The rows of the index that were removed, or would be.
+    pub index_rows: u64,
     /// True if a queue took the announcement. False also if no queue is bound for it.
     pub announced: bool,
 }
@@ -58,7 +61,7 @@ pub struct ErasureReport {
     pub problems: Vec<String>,
 }
 
-/// A part of the archive or of its index could not be erased.
+/// The rows of the index could not be removed.
 #[derive(Debug, Error)]
 enum ErasureError {
     #[error(transparent)]
@@ -75,10 +78,16 @@ impl Worker {
         let mut report = ErasureReport::default();
         let mut records = Vec::new();
         for (account_id, project_id) in self.possible_owners(request)? {
-            match self.erase_objects(request, &account_id, &project_id).await {
-                Ok((record, objects)) => {
+            match self.erase_project(request, &account_id, &project_id, &mut report.problems).await {
+                Ok((record, objects, index_rows)) => {
                     records.push(record);
-                    report.archive.push(ErasedProject { account_id, project_id, objects, announced: false });
+                    report.archive.push(ErasedProject {
+                        account_id,
+                        project_id,
+                        objects,
+                        index_rows,
+                        announced: false,
+                    });
                 }
                 Err(error) => report.problems.push(format!("archive of project {project_id}: {error}")),
             }
@@ -108,23 +117,54 @@ impl Worker {
         Ok(lifted)
     }
 
-    /// Removes the objects of one project, or only counts them. Returns the record of an erasure that happened.
-    async fn erase_objects(
+    /// Removes the rows and the objects of one project, or only counts them. Returns the record of an erasure that happened.
+    /// An error of the index is a problem of the report, and does not prevent the removal of the objects.
+    async fn erase_project(
         &self,
         request: &ErasureRequest,
         account_id: &str,
         project_id: &str,
-    ) -> Result<(Option<ErasureRecord>, StoredObjects), ErasureError> {
+        problems: &mut Vec<String>,
+    ) -> Result<(Option<ErasureRecord>, StoredObjects, u64), ArchiveError> {
         let (archive, id) = (&self.pipeline.archive, request.conversation_id.as_str());
+        let mut index_rows = |rows: Result<u64, ErasureError>| {
+            rows.unwrap_or_else(|error| {
+                problems.push(format!("index of project {project_id}: {error}"));
+                0
+            })
+        };
         if request.dry_run {
-            return Ok((None, archive.stored_objects(account_id, project_id, id).await?.0));
+            let (objects, dates) = archive.stored_objects(account_id, project_id, id).await?;
+            let rows = self.index.count_rows(account_id, project_id, id, &dates).await;
+            return Ok((None, objects, index_rows(rows.map_err(ErasureError::Index))));
         }
         let erasure = archive.begin_erasure(account_id, project_id, id, request.reason.as_deref()).await?;
-        self.index.remove_conversation(account_id, project_id, id, erasure.dates()).await?;
-        let notes = archive.list_changes_of(account_id, project_id, id).await?;
-        archive.remove_changes(&notes).await?;
+        let rows = self.erase_rows(account_id, project_id, id, erasure.dates()).await;
         let (record, objects) = archive.finish_erasure(erasure).await?;
-        Ok((Some(record), objects))
+        Ok((Some(record), objects, index_rows(rows)))
+    }
+
+    /// Removes the rows of a conversation from the index. Before that, notes of a change are written, so that the service of
+    /// the index removes the rows if this fails or the process ends.
+    async fn erase_rows(
+        &self,
+        account_id: &str,
+        project_id: &str,
+        conversation_id: &str,
+        dates: &BTreeSet<Date>,
+    ) -> Result<u64, ErasureError> {
+        let archive = &self.pipeline.archive;
+        if self.pipeline.announcer.notes_changes {
+            for date in dates {
+                let location = Location::on_date(account_id, project_id, conversation_id, *date);
+                archive.note_change(&location).await?;
+            }
+        }
+        let rows = self.index.remove_conversation(account_id, project_id, conversation_id, dates).await?;
+        // They contain the id.
+        let notes = archive.list_changes_of(account_id, project_id, conversation_id).await?;
+        archive.remove_changes(&notes).await?;
+        Ok(rows)
     }
 
     async fn announce_erasure(
