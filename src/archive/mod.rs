@@ -30,7 +30,7 @@
 //! # Requirements for a bucket
 //! * Permission to get, put and list objects, to abort multipart uploads, and to delete objects. `erase` needs the
 //!   last one, and a worker that has written a conversation while it was being erased. A worker also removes the lock of
-//!   each fetch with it ([`FetchLock`]).
+//!   each fetch with it ([`FetchLock`]), and the service of the index the notes of changes (`changes.rs`).
 //! * Conditional writes (`If-None-Match`, `If-Match`). All four providers have them, and [`Archive::check`] detects a
 //!   store without them.
 //! * A lifecycle rule that removes unfinished multipart uploads after a day, because a crash leaves some.
