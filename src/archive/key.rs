@@ -40,7 +40,7 @@ pub struct Location {
     account_id: String,
     project_id: String,
     conversation_id: String,
-    day: ProjectDay,
+    date: Date,
     folder: String,
 }
 
@@ -95,13 +95,15 @@ impl Location {
 
     /// Returns the place of a conversation that started on `date` (UTC).
     pub fn on_date(account_id: &str, project_id: &str, conversation_id: &str, date: Date) -> Self {
-        let day = ProjectDay::new(account_id, project_id, date);
-        let folder = format!("{}/{}", day.folder(), encode_path_segment(conversation_id));
+        let [account, project, conversation] =
+            [account_id, project_id, conversation_id].map(encode_path_segment);
+        let folder =
+            format!("{ACCOUNT_PREFIX}{account}/{PROJECT_PREFIX}{project}/{DATE_PREFIX}{date}/{conversation}");
         Self {
             account_id: account_id.to_owned(),
             project_id: project_id.to_owned(),
             conversation_id: conversation_id.to_owned(),
-            day,
+            date,
             folder,
         }
     }
@@ -122,8 +124,8 @@ impl Location {
     }
 
     /// Returns the day of its start.
-    pub fn day(&self) -> &ProjectDay {
-        &self.day
+    pub fn day(&self) -> ProjectDay {
+        ProjectDay::new(&self.account_id, &self.project_id, self.date)
     }
 
     /// Returns the folder of its objects below the archive's root, without a slash at either end.

@@ -100,7 +100,7 @@ fn location(id: &str) -> Location {
 }
 
 fn day() -> ProjectDay {
-    location("").day().clone()
+    location("").day()
 }
 
 /// Reads the files of the day for an update that has not written yet.

@@ -134,18 +134,18 @@ pub(super) async fn a_stored_manifest_has_the_time_of_the_listing(fixture: Archi
     let archive = &fixture.archive;
     let location = location("CA/1");
     expect_written(commit(archive, &location, &draft(1, AudioStatus::Absent), "{}", None).await.unwrap());
-    let stored = archive.read_stored_manifest(location.day(), location.name()).await.unwrap().unwrap();
+    let stored = archive.read_stored_manifest(&location.day(), location.name()).await.unwrap().unwrap();
     let bytes = fixture.bytes(&location, MANIFEST).await;
     assert_eq!(stored.sha256, hex::encode(Sha256::digest(&bytes)));
     assert_eq!((stored.folder.as_str(), stored.location()), (location.folder(), location.clone()));
-    let folders: Vec<_> = archive.list_folders(location.day()).try_collect().await.unwrap();
+    let folders: Vec<_> = archive.list_folders(&location.day()).try_collect().await.unwrap();
     assert_eq!(folders[0].archived_at, Some(stored.stored_at));
     assert_eq!(stored.stored_at.subsec_nanosecond(), 0);
-    assert!(archive.read_stored_manifest(location.day(), "CA%2F2").await.unwrap().is_none());
+    assert!(archive.read_stored_manifest(&location.day(), "CA%2F2").await.unwrap().is_none());
     // As on a file system that ignores case.
     let other =
         Key::parse(format!("{}{}/CA%2f1/{MANIFEST}", fixture.prefix, location.day().folder())).unwrap();
     fixture.raw_store.put(&other, bytes.into()).await.unwrap();
-    let error = archive.read_stored_manifest(location.day(), "CA%2f1").await.unwrap_err();
+    let error = archive.read_stored_manifest(&location.day(), "CA%2f1").await.unwrap_err();
     assert!(matches!(error, ArchiveError::Collision { .. }), "{error:?}");
 }

@@ -23,7 +23,7 @@ async fn restore(fixture: &ArchiveFixture, location: &Location) {
 async fn damaged(fixture: &ArchiveFixture, location: &Location) -> [Vec<String>; 2] {
     let mut found = Vec::new();
     for deep in [false, true] {
-        let stored = fixture.archive.inspect(location.day(), location.name(), deep).await;
+        let stored = fixture.archive.inspect(&location.day(), location.name(), deep).await;
         found.push(stored.unwrap().unwrap().damaged().to_vec());
     }
     found.try_into().unwrap()

@@ -96,7 +96,7 @@ pub(super) async fn a_damaged_revision_is_found_and_named_by_the_repair(fixture:
     }
     fixture.raw_store.put(&fixture.key(&location, "conversation.1.json"), "x".into()).await.unwrap();
     let inspect = async || {
-        let stored = archive.inspect(location.day(), location.name(), true).await.unwrap().unwrap();
+        let stored = archive.inspect(&location.day(), location.name(), true).await.unwrap().unwrap();
         (stored.manifest.warnings.clone(), stored.damaged().to_vec())
     };
     assert_eq!(inspect().await.1, ["conversation.1.json"]);

@@ -87,7 +87,7 @@ async fn writers_at_the_same_time_lose_no_row_and_an_erasure_wins() {
             if writer % 2 == 0 {
                 site.pass().await;
             } else {
-                site.index.check_day(super::location("").day(), None, |_| ()).await.unwrap();
+                site.index.check_day(&super::location("").day(), None, |_| ()).await.unwrap();
             }
         }
     });
@@ -100,7 +100,7 @@ async fn writers_at_the_same_time_lose_no_row_and_an_erasure_wins() {
     assert_eq!(first.pass().await.failures, [""; 0]);
     let ids: Vec<_> = first.rows().await.into_keys().collect();
     assert_eq!(ids, ["CA1", "CA2", "CA3", "CA4", "CA5", "CB0", "CB1", "CB2", "CB3"]);
-    assert!(first.index.verify_day(super::location("").day()).await.unwrap().is_complete());
+    assert!(first.index.verify_day(&super::location("").day()).await.unwrap().is_complete());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
