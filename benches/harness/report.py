@@ -16,6 +16,7 @@ TITLES = {
     "embedded": "The embedded queue",
     "worker": "The worker",
     "reconcile": "Reconciliation",
+    "index": "The index",
     "tools": "The tools",
 }
 INTRODUCTION = """# Benchmarks

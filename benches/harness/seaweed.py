@@ -26,12 +26,12 @@ class Seaweed:
             "actions": ["Admin", "Read", "List", "Tagging", "Write"],
         }
         (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        ports = free_ports(8)
-        self.filer, self.port = ports[4], ports[6]
+        ports = free_ports(9)
+        self.filer, self.port, self.metrics = ports[4], ports[6], ports[8]
         argv = [program(), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
         argv += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.preStopSeconds=0"]
         # Room for eight recordings of 2 GiB.
-        argv += ["-volume.max=64", "-master.volumeSizeLimitMB=1024"]
+        argv += ["-volume.max=64", "-master.volumeSizeLimitMB=1024", f"-metricsPort={self.metrics}"]
         for n, name in enumerate(("master", "volume", "filer", "s3")):
             argv += [f"-{name}.port={ports[2 * n]}", f"-{name}.port.grpc={ports[2 * n + 1]}"]
         paths = {"dir": "data", "s3.config": "s3.json", "filer.localSocket": "filer.sock", "s3.localSocket": "s3.sock"}
@@ -73,6 +73,11 @@ class Seaweed:
                 elif path.endswith(suffix):
                     found.append(size_of(entry))
         return found
+
+    def requests(self):
+        """Returns the number of S3 requests that it has answered."""
+        lines = http("GET", f"http://127.0.0.1:{self.metrics}/metrics").splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("SeaweedFS_s3_request_total{"))
 
     def stop(self):
         # On SIGTERM it waits for ten seconds, and its content is no longer needed.

@@ -15,6 +15,7 @@ use self::display::Display;
 use super::{CliError, live_events::LiveEvents};
 use crate::{
     app::App,
+    archive::Archive,
     clock::Clock,
     config::{Config, Roles},
     lifecycle::{Lifecycle, ShutdownOutcome},
@@ -30,6 +31,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const ARCHIVE_TIMEOUT: Duration = Duration::from_mins(2);
 /// The time that the last jobs may take to end after their announcements.
 const JOBS_END_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time that the last conversations may take to be in the index.
+const INDEX_TIMEOUT: Duration = Duration::from_secs(10);
 /// The number of announcements that one check reads.
 const ANNOUNCEMENT_BATCH: usize = 1000;
 
@@ -99,6 +102,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     };
     if followed.is_ok() {
         wait_until_jobs_end(&queue).await;
+        wait_until_indexed(&config).await;
     }
     events.flush().await;
     let keeps_running = !args.exit && matches!(followed, Ok(true));
@@ -189,6 +193,17 @@ async fn wait_until_jobs_end(queue: &SqliteQueue) {
     let _ = tokio::time::timeout(JOBS_END_TIMEOUT, end).await;
 }
 
+/// Waits until the index has the last conversations.
+async fn wait_until_indexed(config: &Config) {
+    let Ok(archive) = Archive::open(&config.archive, Clock::System) else { return };
+    let indexed = async {
+        while archive.list_changes(1).await.is_ok_and(|changes| !changes.is_empty()) {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    let _ = tokio::time::timeout(INDEX_TIMEOUT, indexed).await;
+}
+
 /// Returns the number of the last announcement in the queue, or 0.
 async fn last_announcement(queue: &SqliteQueue) -> Result<i64, crate::queue::QueueError> {
     let mut last = 0;
@@ -236,5 +251,6 @@ fn config(args: &Args, simulator: &Simulator) -> Config {
     config.retry.delays = [1, 2, 4, 8, 15, 30].map(Duration::from_secs).to_vec();
     // The simulator delivers every call, so reconciliation has nothing to find.
     config.reconcile.every = Duration::ZERO;
+    config.index.every = Duration::from_secs(1);
     config
 }

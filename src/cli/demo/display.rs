@@ -298,6 +298,7 @@ impl Display {
         next("see the calls", &format!("polyhook list --config {config}"));
         next("read one", &format!("polyhook show ID --config {config}"));
         next("hear one", &format!("find {archive} -name audio.wav"));
+        next("query them", &query(&archive));
         if let Some(admin) = admin {
             next("look at it", &format!("polyhook status --config {config}"));
             next("its metrics", &format!("curl http://{admin}/metrics"));
@@ -308,6 +309,14 @@ impl Display {
         }
         lines.join("\n")
     }
+}
+
+/// Returns a first question to the index, for `duckdb`, the program that is quickest to install.
+fn query(archive: &str) -> String {
+    format!(
+        "duckdb -c \"\n    SELECT channel, count(*) AS calls, avg(duration_s) AS seconds\n    \
+         FROM '{archive}/index/calls/**/*.parquet' GROUP BY ALL\""
+    )
 }
 
 /// Standard error while a progress bar is shown there.

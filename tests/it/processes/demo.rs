@@ -1,6 +1,6 @@
 //! `polyhook demo`: the first command of a new user.
 
-use std::time::Duration;
+use std::{path::Path, process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -59,6 +59,30 @@ fn archives_twenty_calls() {
     let summary = steps.last().unwrap();
     assert_eq!((&summary["step"], &summary["archived"]), (&"summary".into(), &20.into()));
     assert_eq!(crate::support::process::manifests(&archive).len(), 40);
+    answers_the_questions_of_the_documentation(folder.path(), &first.stdout);
+}
+
+/// Runs the queries of docs/analyze.md, and the one that the demo prints, on the demo's archive, after phone numbers were
+/// replaced by their hashes.
+fn answers_the_questions_of_the_documentation(folder: &Path, printed: &str) {
+    let config = "polyhook-demo/polyhook.toml";
+    let index = |command: &[&str]| {
+        let numbers = ["--set", "index.numbers=hash", "--set", "index.numbers_key=a-key-of-the-test"];
+        PolyhookCommand::new(folder, [&["index"], command, &["--all", "--config", config], &numbers].concat())
+            .run()
+    };
+    index(&["build"]).expect_exit_code(0);
+    index(&["verify"]).expect_exit_code(0);
+    let query = printed.split("duckdb -c \"").nth(1).and_then(|rest| rest.split('"').next());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let queries = Command::new(root.join(".tools/venv/bin/python"))
+        .arg(root.join("tests/it/index/analyze.py"))
+        .arg(root.join("docs/analyze.md"))
+        .args(["polyhook-demo/archive", "a-key-of-the-test", query.expect("the demo prints a query")])
+        .current_dir(folder)
+        .output()
+        .expect("Python of scripts/install-test-tools");
+    assert!(queries.status.success(), "{}", String::from_utf8_lossy(&queries.stderr));
 }
 
 #[test]
