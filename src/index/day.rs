@@ -11,7 +11,7 @@
 //! * The conversations and the time of a round are limited, so an interrupted build loses little. The conversations and the
 //!   bytes of a batch are limited, so memory does not depend on the number of conversations, except for the files.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Index, IndexError,
-    reading::{Reading, UnreadableConversation},
-    rows::{CallRow, TurnRow},
+    conversation::read_rows,
+    reading::{ConversationCopy, Reading, UnreadableConversation},
     snapshot::Snapshot,
     table::{TableError, update_calls, update_turns},
 };
@@ -47,7 +47,7 @@ impl Limits {
     pub(super) const DEFAULT: Self = Self {
         concurrency: 8,
         batch_conversations: 2_000,
-        batch_bytes: 16 << 20,
+        batch_bytes: 8 << 20,
         round_conversations: 20_000,
         round_time: Duration::from_mins(1),
     };
@@ -128,13 +128,20 @@ pub(super) struct Files {
     pub(super) is_changed: bool,
 }
 
-/// Rows that are added to the files together, and the ids whose earlier rows are removed.
+/// Conversations whose rows are added to the files together, and the ids whose earlier rows are removed.
 #[derive(Debug, Default)]
 struct Batch {
     changed: HashSet<String>,
-    calls: Vec<CallRow>,
-    turns: Vec<TurnRow>,
+    copies: Vec<ConversationCopy>,
     bytes: usize,
+}
+
+impl Batch {
+    fn add(&mut self, copy: ConversationCopy) {
+        self.changed.insert(copy.stored.manifest.conversation_id.clone());
+        self.bytes += copy.conversation.len();
+        self.copies.push(copy);
+    }
 }
 
 /// The part of a plan that a round has done.
@@ -275,15 +282,12 @@ impl Update<'_> {
                     }
                 }
                 Reading::Unreadable(unreadable) => result.update.unreadable.push(unreadable),
-                Reading::Rows { rows, bytes } => {
-                    result.update.add_call(&rows.call, snapshot.rows.contains_key(&target.name));
-                    batch.changed.insert(rows.call.conversation_id.clone());
-                    batch.calls.push(rows.call);
-                    batch.turns.extend(rows.turns);
-                    batch.bytes += bytes;
+                Reading::Copy(copy) => {
+                    result.update.add_copy(&copy, snapshot.rows.contains_key(&target.name));
+                    batch.add(copy);
                 }
             }
-            if batch.calls.len() < limits.batch_conversations && batch.bytes < limits.batch_bytes {
+            if batch.copies.len() < limits.batch_conversations && batch.bytes < limits.batch_bytes {
                 continue;
             }
             files.add(index, day, std::mem::take(&mut batch), snapshot.is_rebuild).await?;
@@ -324,14 +328,22 @@ impl Files {
         }
         let [calls, turns] =
             [&mut self.calls, &mut self.turns].map(|file| file.take().filter(|_| is_continued));
-        let stamp = index.stamp.clone();
+        let (stamp, numbers) = (index.stamp.clone(), Arc::clone(&index.numbers));
+        // Rows are made and removed in one thread, because the allocator keeps memory for each.
         let update = move || {
-            let Batch { changed, calls: new_calls, turns: new_turns, .. } = batch;
+            let Batch { changed, copies, .. } = batch;
+            let (mut new_calls, mut new_turns) = (Vec::with_capacity(copies.len()), Vec::new());
+            for ConversationCopy { stored, conversation } in copies {
+                let rows = read_rows(&stored, &conversation, &numbers);
+                new_calls.push(rows.call);
+                new_turns.extend(rows.turns);
+            }
             let is_changed = |id: &str| changed.contains(id);
-            let turns = update_turns(turns.as_ref(), &stamp, &is_changed, &new_turns)?;
-            drop(new_turns);
+            let new_file = update_turns(turns.as_ref(), &stamp, &is_changed, &new_turns)?;
+            drop((turns, new_turns));
+            let turns = new_file.into_boxed_slice();
             let calls = update_calls(calls.as_ref(), &stamp, &is_changed, &new_calls)?;
-            Ok::<_, TableError>((calls, turns))
+            Ok::<_, TableError>((calls.into_boxed_slice(), turns))
         };
         let (calls, turns) = blocking(update).await.map_err(|error| IndexError::table(day, &error))?;
         (self.calls, self.turns) = (Some(calls.into()), Some(turns.into()));
@@ -341,10 +353,11 @@ impl Files {
 }
 
 impl DayUpdate {
-    fn add_call(&mut self, call: &CallRow, is_replaced: bool) {
+    fn add_copy(&mut self, copy: &ConversationCopy, is_replaced: bool) {
         self.read += 1;
         self.calls += usize::from(!is_replaced);
-        self.newest_archived_at = self.newest_archived_at.max(Some(call.archived_at));
+        let archived_at = copy.stored.manifest.timings.archived_at;
+        self.newest_archived_at = self.newest_archived_at.max(Some(archived_at));
     }
 
     fn remove_calls(&mut self, count: usize) {

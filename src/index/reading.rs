@@ -1,32 +1,28 @@
 //! Reading one conversation from the archive.
 
-use std::sync::Arc;
+use bytes::Bytes;
 
-use super::{
-    ConversationRows, Index, IndexError,
-    conversation::read_rows,
-    day::{Target, blocking},
-    progress::PROGRESS_OBJECT,
-    snapshot::Snapshot,
-};
+use super::{Index, IndexError, day::Target, progress::PROGRESS_OBJECT, snapshot::Snapshot};
 use crate::archive::{ArchiveError, CONVERSATION, ProjectDay, StoredManifest};
 
 /// What the archive has in the folder of a conversation.
 #[derive(Debug)]
 pub(super) enum Reading {
     /// Another copy than that of the row.
-    Rows {
-        /// The rows of that copy.
-        rows: Box<ConversationRows>,
-        /// The size of the conversation.
-        bytes: usize,
-    },
+    Copy(ConversationCopy),
     /// The copy of the row.
     Current,
     /// Nothing, or an erased conversation.
     Gone,
     /// Something that cannot be read.
     Unreadable(UnreadableConversation),
+}
+
+/// A copy of a conversation as it is in the archive.
+#[derive(Debug)]
+pub(super) struct ConversationCopy {
+    pub(super) stored: Box<StoredManifest>,
+    pub(super) conversation: Bytes,
 }
 
 /// A conversation that cannot be read.
@@ -89,9 +85,7 @@ impl Snapshot {
                 format!("{key} is missing; repair it with `polyhook audit --repair`"),
             ));
         };
-        let (numbers, bytes) = (Arc::clone(&index.numbers), conversation.len());
-        let rows = blocking(move || Box::new(read_rows(&stored, &conversation, &numbers))).await;
-        Ok(Reading::Rows { rows, bytes })
+        Ok(Reading::Copy(ConversationCopy { stored: Box::new(stored), conversation }))
     }
 
     /// Returns true if the row is of the copy that was listed.

@@ -182,10 +182,10 @@ impl Index {
             // An erased conversation, or one that was removed since, and has no row.
             (Reading::Gone, IndexFindingKind::Missing) | (Reading::Current, _) => {}
             (Reading::Gone, _) => findings.add(IndexFindingKind::Extra, Some(id), None),
-            (Reading::Rows { .. }, IndexFindingKind::Extra) => {
+            (Reading::Copy(_), IndexFindingKind::Extra) => {
                 findings.add(IndexFindingKind::Outdated, Some(id), None);
             }
-            (Reading::Rows { .. }, kind) => findings.add(kind, Some(id), None),
+            (Reading::Copy(_), kind) => findings.add(kind, Some(id), None),
         }
         Ok(())
     }
