@@ -11,13 +11,22 @@
 //! * The conversations and the time of a round are limited, so an interrupted build loses little. The conversations and the
 //!   bytes of a batch are limited, so memory does not depend on the number of conversations, except for the files.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use super::{
     Index, IndexError,
@@ -392,10 +401,19 @@ pub(super) fn backoff() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// Runs work that would block other tasks for too long.
+/// Runs work that would block other tasks for too long, in a thread of its own: when the thread ends, the allocator returns
+/// its memory, which a thread of the runtime's pool would keep.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    let (sender, result) = oneshot::channel();
+    let spawned = thread::Builder::new().name("index".to_owned()).spawn(move || {
+        // The receiver is gone if the update was cancelled.
+        let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
+    });
+    // The process cannot continue without threads, as a runtime without its pool.
+    spawned.unwrap_or_else(|error| panic!("cannot start a thread: {error}"));
+    match result.await {
+        Ok(Ok(done)) => done,
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(_) => unreachable!("the thread sends its result"),
     }
 }
