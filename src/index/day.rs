@@ -4,12 +4,13 @@
 //! conversations that differ, and replaces both files on the condition that they still have these versions. So what a round
 //! writes is never older than what it replaces, and a conversation that is erased while the round runs does not return: an
 //! erasure is recorded before both files are replaced for it, so the round sees the record, or its write fails. After a
-//! conflict the next round begins with the files of then.
+//! conflict the next round reads the files again.
 //!
 //! * The turns are written before the calls. After a crash between the two, the row of the call still differs from the
 //!   archive, so the next update writes the same rows again.
 //! * The conversations and the time of a round are limited, so an interrupted build loses little. The conversations and the
-//!   bytes of a batch are limited, so memory does not depend on the number of conversations, except for the files.
+//!   bytes of a batch are limited, and so are the rows of turns that are in memory together, because a turn in JSON may be
+//!   much smaller than its row. So memory does not depend on the number of conversations, except for the files.
 
 use std::{
     collections::HashSet,
@@ -30,8 +31,9 @@ use tokio::{
 
 use super::{
     Index, IndexError,
-    conversation::read_rows,
+    conversation::{Numbers, read_rows},
     reading::{ConversationCopy, Reading, UnreadableConversation},
+    rows::{CallRow, TurnRow},
     snapshot::Snapshot,
     table::{TableError, update_calls, update_turns},
 };
@@ -46,6 +48,8 @@ pub(super) struct Limits {
     pub(super) batch_conversations: usize,
     /// The bytes of the conversations of a batch.
     pub(super) batch_bytes: usize,
+    /// The rows of turns that are added to the file together. Those of one conversation are not divided.
+    pub(super) batch_turns: usize,
     /// The conversations of a round, after which the files are replaced.
     pub(super) round_conversations: usize,
     /// The time of a round, after which the files are replaced.
@@ -57,6 +61,7 @@ impl Limits {
         concurrency: 8,
         batch_conversations: 2_000,
         batch_bytes: 8 << 20,
+        batch_turns: 20_000,
         round_conversations: 20_000,
         round_time: Duration::from_mins(1),
     };
@@ -235,7 +240,7 @@ impl Update<'_> {
                 limits.round_time = Duration::ZERO;
                 self.progress.done = sum.read;
                 sleep(pauses.next().ok_or_else(|| IndexError::contended(self.day))?).await;
-                // Only rows of the files of now may be removed, so everything is compared again.
+                // A plan removes rows only of the files that it was compared with, so everything is compared again.
                 plan = matches!(scope, Scope::Folders(_)).then_some(rest);
             }
         }
@@ -335,27 +340,30 @@ impl Files {
         if batch.changed.is_empty() && is_continued && !self.are_missing() {
             return Ok(());
         }
-        let [calls, turns] =
+        let [mut calls, mut turns] =
             [&mut self.calls, &mut self.turns].map(|file| file.take().filter(|_| is_continued));
-        let (stamp, numbers) = (index.stamp.clone(), Arc::clone(&index.numbers));
+        let (stamp, numbers, max_turns) =
+            (index.stamp.clone(), Arc::clone(&index.numbers), index.limits.batch_turns);
         // Rows are made and removed in one thread, because the allocator keeps memory for each.
         let update = move || {
-            let Batch { changed, copies, .. } = batch;
-            let (mut new_calls, mut new_turns) = (Vec::with_capacity(copies.len()), Vec::new());
-            for ConversationCopy { stored, conversation } in copies {
-                let rows = read_rows(&stored, &conversation, &numbers);
-                new_calls.push(rows.call);
-                new_turns.extend(rows.turns);
+            let Batch { mut changed, copies, .. } = batch;
+            let mut copies = copies.into_iter();
+            loop {
+                let (new_calls, new_turns) = next_rows(&mut copies, &numbers, max_turns);
+                let is_changed = |id: &str| changed.contains(id);
+                let new_file = update_turns(turns.as_ref(), &stamp, &is_changed, &new_turns)?;
+                drop(new_turns);
+                turns = Some(new_file.into_boxed_slice().into());
+                let new_file = update_calls(calls.as_ref(), &stamp, &is_changed, &new_calls)?;
+                calls = Some(new_file.into_boxed_slice().into());
+                if copies.len() == 0 {
+                    return Ok::<_, TableError>((calls, turns));
+                }
+                // The earlier rows are removed, and some of the new ones are in the files.
+                changed.clear();
             }
-            let is_changed = |id: &str| changed.contains(id);
-            let new_file = update_turns(turns.as_ref(), &stamp, &is_changed, &new_turns)?;
-            drop((turns, new_turns));
-            let turns = new_file.into_boxed_slice();
-            let calls = update_calls(calls.as_ref(), &stamp, &is_changed, &new_calls)?;
-            Ok::<_, TableError>((calls.into_boxed_slice(), turns))
         };
-        let (calls, turns) = blocking(update).await.map_err(|error| IndexError::table(day, &error))?;
-        (self.calls, self.turns) = (Some(calls.into()), Some(turns.into()));
+        (self.calls, self.turns) = blocking(update).await.map_err(|error| IndexError::table(day, &error))?;
         self.is_changed = true;
         Ok(())
     }
@@ -382,6 +390,24 @@ impl DayUpdate {
         self.unreadable.extend(round.unreadable);
         self.newest_archived_at = self.newest_archived_at.max(round.newest_archived_at);
     }
+}
+
+/// Returns the rows of the next conversations, until there are at least `max_turns` rows of turns.
+pub(super) fn next_rows(
+    copies: &mut impl Iterator<Item = ConversationCopy>,
+    numbers: &Numbers,
+    max_turns: usize,
+) -> (Vec<CallRow>, Vec<TurnRow>) {
+    let (mut calls, mut turns) = (Vec::new(), Vec::new());
+    for ConversationCopy { stored, conversation } in copies {
+        let rows = read_rows(&stored, &conversation, numbers);
+        calls.push(rows.call);
+        turns.extend(rows.turns);
+        if turns.len() >= max_turns {
+            break;
+        }
+    }
+    (calls, turns)
 }
 
 pub(super) fn calls_key(day: &ProjectDay) -> String {

@@ -8,11 +8,11 @@
 //!
 //! * A worker notes each conversation that it archives ([`Archive::note_change`]). One of all processes that share the archive
 //!   adds noted conversations to the files of their days ([`IndexService`]), and removes the notes afterwards.
-//! * It also compares each day with the archive when the day is over, and days that have no files: newest first, in little
-//!   portions (`progress.rs`).
+//! * It also compares each day with the archive when the day is over, and days that have no files: newest first, a
+//!   few at a time (`progress.rs`).
 //! * Files are replaced as a whole, under the condition that no other process has replaced them (`day.rs`). So a reader finds
 //!   the old file or the new one, and the service, `index build` and `erase` lose no row of each other.
-//! * What cannot be read is named and left out, and hides nothing else.
+//! * A conversation that cannot be read is reported and left out. The others are indexed.
 //!
 //! Memory: the old and the new files of one day, about 100 bytes for each of its conversations, and one batch of rows.
 
@@ -199,9 +199,9 @@ impl Index {
         Ok(rows)
     }
 
-    /// Removes the rows of an erased conversation from some days, and returns their number. The erasure must be recorded. The files are replaced even
-    /// if they lack the conversation, and created if the index is enabled, so that the write of a process that does not
-    /// know the record fails.
+    /// Removes the rows of an erased conversation from some days, and returns their number. The erasure must be recorded. The
+    /// files are replaced even if they lack the conversation, and created if the index is enabled, so that the write of a
+    /// process that does not know the record fails.
     pub async fn remove_conversation(
         &self,
         account_id: &str,

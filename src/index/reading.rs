@@ -53,7 +53,7 @@ impl Snapshot {
         };
         let is_temporary = !is_permanent(&error);
         if is_temporary {
-            // One bad object must not stop the others, and an archive that is away is one error, not a thousand.
+            // One bad object must not stop the others, but an unreachable archive is one error, not a thousand.
             let probe = index.archive.read_private(PROGRESS_OBJECT).await;
             probe.map_err(|error| IndexError::archive(day, error))?;
         }

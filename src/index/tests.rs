@@ -6,10 +6,16 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::{day::Update, snapshot::Snapshot, table::read_calls, *};
+use super::{
+    day::{Update, next_rows},
+    reading::ConversationCopy,
+    snapshot::Snapshot,
+    table::read_calls,
+    *,
+};
 use crate::archive::{
-    ArchiveConfig, AudioStatus, AudioSummary, ConversationFacts, Location, ManifestDraft, Provenance,
-    ServedBy, Trigger,
+    ArchiveConfig, AudioStatus, AudioSummary, CONVERSATION, ConversationFacts, Location, ManifestDraft,
+    Provenance, ServedBy, Trigger,
 };
 
 const STARTED_AT: &str = "2026-11-22T10:00:00Z";
@@ -125,12 +131,16 @@ async fn finish(index: &Index, (mut files, snapshot): (Files, Snapshot)) -> bool
 #[tokio::test]
 async fn rounds_and_batches_of_any_size_give_the_same_rows() {
     let mut fixture = Fixture::with_conversations(10).await;
-    for (batch_conversations, batch_bytes, round_conversations) in
-        [(3, usize::MAX, 4), (1, usize::MAX, 1), (100, 1, 5)]
-    {
+    for (batch_conversations, batch_bytes, batch_turns, round_conversations) in [
+        (3, usize::MAX, 4, 4),
+        (1, usize::MAX, usize::MAX, 1),
+        (100, 1, 1, 5),
+        (100, usize::MAX, 1, 100),
+        (100, usize::MAX, 5, 100),
+    ] {
         let _ = std::fs::remove_dir_all(fixture.path("index"));
         fixture.index.limits =
-            Limits { batch_conversations, batch_bytes, round_conversations, ..Limits::DEFAULT };
+            Limits { batch_conversations, batch_bytes, batch_turns, round_conversations, ..Limits::DEFAULT };
         let mut shown = Vec::new();
         let update = fixture
             .index
@@ -144,7 +154,32 @@ async fn rounds_and_batches_of_any_size_give_the_same_rows() {
         assert_eq!(fixture.ids().await.len(), 10);
         assert_eq!(fixture.findings().await, [""; 0]);
         assert!(!fixture.check().await.is_written, "nothing differs");
+        let ids: Vec<_> = (0..10).map(|number| format!("CA{number}")).collect();
+        for id in &ids {
+            let body =
+                format!(r#"{{"turns": [{{}}, {{}}], "limits": {:?}}}"#, [batch_turns, round_conversations]);
+            fixture.commit(id, &body).await;
+        }
+        let update = fixture.index.update_folders(&day(), ids).await.unwrap();
+        assert_eq!((update.read, update.calls), (10, 10), "every row is replaced");
+        assert_eq!((fixture.ids().await.len(), fixture.findings().await), (10, vec![]));
     }
+}
+
+#[tokio::test]
+async fn conversations_of_many_small_turns_are_not_in_memory_together() {
+    let fixture = Fixture::new();
+    fixture.commit("CA0", &format!(r#"{{"turns": [{}{{}}]}}"#, "{},".repeat(999))).await;
+    let stored = fixture.index.archive.read_stored_manifest(&day(), "CA0").await.unwrap().unwrap();
+    let conversation = fixture.index.archive.read_object(&stored.location(), CONVERSATION).await.unwrap();
+    let (stored, conversation) = (Box::new(stored), conversation.unwrap());
+    let mut copies =
+        (0..5).map(|_| ConversationCopy { stored: stored.clone(), conversation: conversation.clone() });
+    let mut next = || {
+        let (calls, turns) = next_rows(&mut copies, &fixture.index.numbers, 2_000);
+        (calls.len(), turns.len())
+    };
+    assert_eq!([next(), next(), next(), next()], [(2, 2_000), (2, 2_000), (1, 1_000), (0, 0)]);
 }
 
 #[tokio::test]

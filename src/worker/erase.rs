@@ -2,8 +2,8 @@
 //!
 //! The order matters, because a worker may be archiving the conversation at the same time: first the erasure record in the
 //! archive, which makes every worker leave the conversation alone; then its rows in the index; then its objects; then its
-//! messages in the queue; last `conversation.erased`, for consumers that have copies. If an erasure is interrupted, repeating it completes it, and
-//! announces it under the same id.
+//! messages in the queue; last `conversation.erased`, for consumers that have copies. If an erasure is interrupted,
+//! repeating it completes it, and announces it under the same id.
 
 use std::collections::BTreeSet;
 

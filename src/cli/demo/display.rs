@@ -298,7 +298,7 @@ impl Display {
         next("see the calls", &format!("polyhook list --config {config}"));
         next("read one", &format!("polyhook show ID --config {config}"));
         next("hear one", &format!("find {archive} -name audio.wav"));
-        next("query them", &query(&archive));
+        next("query them", &query(&output::sanitize(&self.archive.display().to_string())));
         if let Some(admin) = admin {
             next("look at it", &format!("polyhook status --config {config}"));
             next("its metrics", &format!("curl http://{admin}/metrics"));
@@ -313,10 +313,14 @@ impl Display {
 
 /// Returns a first question to the index, for `duckdb`, the program that is quickest to install.
 fn query(archive: &str) -> String {
-    format!(
-        "duckdb -c \"\n    SELECT channel, count(*) AS calls, avg(duration_s) AS seconds\n    \
-         FROM '{archive}/index/calls/**/*.parquet' GROUP BY ALL\""
-    )
+    let files = format!("{}/index/calls/**/*.parquet", archive.replace('\'', "''"));
+    let statement = format!(
+        "\n    SELECT channel, count(*) AS calls, avg(duration_s) AS seconds\n    FROM '{files}' GROUP BY ALL"
+    );
+    // The shell changes nothing between double quotes if the path is plain.
+    let is_plain = shell::quote(archive) == archive;
+    let argument = if is_plain { format!("\"{statement}\"").into() } else { shell::quote(&statement) };
+    format!("duckdb -c {argument}")
 }
 
 /// Standard error while a progress bar is shown there.
@@ -330,5 +334,23 @@ impl Write for BesideBar {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_reaches_duckdb_with_any_path() {
+        for path in ["polyhook-demo/archive", "my demo/archive", "it's/archive", r#"a"b$HOME`id`\c!/archive"#]
+        {
+            let command = query(path).replacen("duckdb -c", "printf %s", 1);
+            let printed = std::process::Command::new("sh").args(["-c", &command]).output().unwrap().stdout;
+            let files = format!("'{}/index/calls/**/*.parquet'", path.replace('\'', "''"));
+            let printed = String::from_utf8(printed).unwrap();
+            assert!(printed.ends_with(&format!("\n    FROM {files} GROUP BY ALL")), "{path}: {printed}");
+        }
+        assert!(query("polyhook-demo/archive").starts_with("duckdb -c \"\n    SELECT"));
     }
 }

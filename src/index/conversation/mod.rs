@@ -37,7 +37,7 @@ const SCALE_TO_5: &str = "1-5";
 /// The highest score on the newer scale.
 const MAX_SCORE_OF_5: f64 = 5.0;
 
-/// Returns the rows of a conversation. `conversation` are PolyAI's bytes, whatever they are.
+/// Returns the rows of a conversation. `conversation` are PolyAI's bytes, which need not be JSON.
 pub fn read_rows(stored: &StoredManifest, conversation: &[u8], numbers: &Numbers) -> ConversationRows {
     let mut document = Document::read(conversation);
     let mut call = row_of_manifest(stored);
@@ -62,7 +62,7 @@ pub fn read_rows(stored: &StoredManifest, conversation: &[u8], numbers: &Numbers
     add_facts_of_document(&mut call, &mut document, &scrubber);
     call.score_scale = call.score.map(|score| score_scale(score, &stored.manifest).to_owned());
     call.rest = document.rest(&scrubber);
-    scrub_handoff(&mut call, &scrubber);
+    scrub_facts_of_manifest(&mut call, &scrubber);
     ConversationRows { call, turns }
 }
 
@@ -143,7 +143,7 @@ fn add_facts_of_document(call: &mut CallRow, document: &mut Document<'_>, scrubb
     let is_id = variant_name.is_some() || call.served_by != ServedBy::Data.as_str();
     call.variant = variant_name.or_else(|| variant_id.clone());
     call.variant_id = variant_id.filter(|_| is_id);
-    call.language = document.take_scalar(Field::Language, values::text);
+    call.language = document.take_scalar(Field::Language, name);
     let summary = document.take(Field::ShortSummary, values::summary);
     [call.summary_heading, call.summary] = summary.unwrap_or_default();
     call.score = document.take_scalar(Field::Score, |scalar| values::number(&scalar));
@@ -156,10 +156,12 @@ fn add_facts_of_document(call: &mut CallRow, document: &mut Document<'_>, scrubb
 }
 
 /// The manifest has no addresses. An older polyhook may have written it by other rules.
-fn scrub_handoff(call: &mut CallRow, scrubber: &Scrubber<'_>) {
+fn scrub_facts_of_manifest(call: &mut CallRow, scrubber: &Scrubber<'_>) {
     for text in [&mut call.handoff_reason, &mut call.handoff_destination] {
         *text = text.take().and_then(|text| scrubber.text(text)).filter(|text| !text.is_empty());
     }
+    let warnings = std::mem::take(&mut call.warnings);
+    call.warnings = warnings.into_iter().filter_map(|warning| scrubber.text(warning)).collect();
 }
 
 /// Returns the scale of a score. `PolyAI` changed it on 5 August 2026, for conversations that started on 28 July or later (release

@@ -2,7 +2,7 @@
 
 use crate::{secret::trimmed, terminal};
 
-/// Schemes of addresses of a phone, whatever follows.
+/// URL schemes of which every address is a phone number.
 const PHONE_SCHEMES: [&str; 5] = ["tel", "sip", "sips", "callto", "phone"];
 /// The digits of a phone number, without an extension.
 const DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
@@ -11,8 +11,8 @@ const MAX_EXTENSION_DIGITS: usize = 6;
 /// A longer text is not an address.
 pub(super) const MAX_ADDRESS_BYTES: usize = 320;
 
-/// Returns a number in the form that is hashed: without a scheme, what follows the number in a SIP address, white space, dashes, dots
-/// and parentheses, and in lower case.
+/// Returns a number in the form that is hashed: without a scheme, without the host and parameters of a SIP address, without
+/// white space, dashes, dots and parentheses, and in lower case.
 pub(super) fn normalize(number: &str) -> String {
     let mut number = in_brackets(trimmed(number));
     if let Some((_, rest)) = split_scheme(number).filter(|(scheme, _)| is_phone_scheme(scheme)) {
@@ -24,7 +24,7 @@ pub(super) fn normalize(number: &str) -> String {
     number.chars().filter(|c| !is_noise(*c)).flat_map(char::to_lowercase).collect()
 }
 
-/// Returns whether a text as a whole is a phone number or the address of a phone. Dates and decimal numbers are not.
+/// Returns true if a text as a whole is a phone number or the address of a phone. Dates and decimal numbers are not.
 pub(super) fn is_phone(text: &str) -> bool {
     if text.len() > MAX_ADDRESS_BYTES {
         return false;
@@ -39,7 +39,7 @@ pub(super) fn is_phone(text: &str) -> bool {
     is_number(text.split_once('@').map_or(text, |(user, _)| user))
 }
 
-/// Returns the number of digits of a text that consists of digits and separators, and possibly a plus sign.
+/// Returns true if a text consists of the digits of a phone number and separators, and possibly a plus sign.
 fn is_number(text: &str) -> bool {
     let text = without_extension(text);
     let mut digits = 0;
@@ -65,7 +65,7 @@ fn without_extension(text: &str) -> &str {
     if is_extension && digits.bytes().all(|c| c.is_ascii_digit()) { trimmed(number) } else { text }
 }
 
-/// Returns whether a text has the form of a date with four digits of the year at one end.
+/// Returns true if a text has the form of a date with four digits of the year at one end.
 fn is_date(text: &str) -> bool {
     let Some(separator) = text.chars().find(|c| matches!(c, '-' | '.' | '/')) else { return false };
     let parts: Vec<&str> = text.split(separator).collect();
@@ -76,7 +76,7 @@ fn is_date(text: &str) -> bool {
         && [middle, other].iter().all(|part| number(part, 2).is_some_and(|number| (1..=31).contains(&number)))
 }
 
-/// Returns whether a text is a decimal number, such as `3.882713`. A local number such as `555.0100` is not.
+/// Returns true if a text is a decimal number, such as `3.882713`. A local number such as `555.0100` is not.
 fn is_decimal(text: &str) -> bool {
     let Some((whole, fraction)) = text.split_once('.') else { return false };
     let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());

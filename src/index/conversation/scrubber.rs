@@ -7,11 +7,17 @@ use crate::json::{JsonFilter, Scalar};
 
 /// Written for a number where nothing can be left out: in a name, and in the middle of a text.
 const PLACEHOLDER: &str = "(number)";
-/// Parts of a name below which a JSON number is a phone number. `ani` must be a whole word.
-const NUMBER_NAMES: [&str; 4] = ["phone", "number", "caller", "msisdn"];
-const ANI: &str = "ani";
-/// The shortest number that is searched for inside texts, in digits.
-const MIN_SEARCHED_DIGITS: usize = 7;
+/// Parts of a name below which a JSON number is a phone number.
+const NUMBER_NAMES: [&str; 8] =
+    ["phone", "number", "caller", "msisdn", "mobile", "callback", "contact", "whatsapp"];
+/// Words of a name below which a JSON number is a phone number. They are parts of other words, such as `client`.
+const NUMBER_WORDS: [&str; 6] = ["ani", "cli", "tel", "cell", "fax", "dnis"];
+/// The digits of a number that is searched for inside texts.
+const SEARCHED_DIGITS: std::ops::RangeInclusive<usize> = 7..=32;
+/// A number with as many digits is also found among other digits, such as `00` or `011` before it.
+const MIN_EMBEDDED_DIGITS: usize = 10;
+/// The maximum separators between two digits of a number.
+const MAX_SEPARATORS: usize = 5;
 
 /// Replaces phone numbers by nothing or their hashes: texts that as a whole are a number, and the numbers of the call anywhere.
 /// Does nothing if numbers are plain.
@@ -23,8 +29,8 @@ pub(super) struct Scrubber<'a> {
 /// A number of the call.
 struct OwnNumber {
     normalized: String,
-    /// The forms in which other texts may contain it.
-    searched: Vec<String>,
+    /// The digits that other texts may contain.
+    searched: Option<String>,
 }
 
 impl<'a> Scrubber<'a> {
@@ -59,12 +65,12 @@ impl<'a> Scrubber<'a> {
     /// Replaces the numbers of the call inside a text.
     fn without_own(&self, text: String) -> String {
         self.own.iter().fold(text, |mut text, own| {
-            for number in &own.searched {
-                if let Cow::Owned(replaced) = replace_word(&text, number, || {
+            if let Some(digits) = &own.searched
+                && let Cow::Owned(replaced) = replace_number(&text, digits, || {
                     self.numbers.hash(&own.normalized).unwrap_or_else(|| PLACEHOLDER.to_owned())
-                }) {
-                    text = replaced;
-                }
+                })
+            {
+                text = replaced;
             }
             text
         })
@@ -77,9 +83,9 @@ impl JsonFilter for Scrubber<'_> {
     }
 
     fn marks(&self, name: &str) -> bool {
-        let name = name.to_lowercase();
-        let mut words = name.split(|c: char| !c.is_alphanumeric());
-        NUMBER_NAMES.iter().any(|part| name.contains(part)) || words.any(|word| word == ANI)
+        let lower = name.to_lowercase();
+        NUMBER_NAMES.iter().any(|part| lower.contains(part))
+            || words(name).iter().any(|word| NUMBER_WORDS.contains(&&**word))
     }
 
     fn scalar(&self, value: Scalar, is_marked: bool) -> Scalar {
@@ -104,34 +110,45 @@ impl OwnNumber {
     fn new(number: &str) -> Self {
         let normalized = phone::normalize(number);
         let digits = without_plus(&normalized);
-        let is_number = digits.len() >= MIN_SEARCHED_DIGITS && digits.bytes().all(|c| c.is_ascii_digit());
-        let mut searched = Vec::new();
-        if is_number {
-            let number = number.trim().trim_start_matches('+');
-            searched.extend([number, digits].map(str::to_owned));
-            searched.dedup();
-        }
+        let is_searched =
+            SEARCHED_DIGITS.contains(&digits.len()) && digits.bytes().all(|c| c.is_ascii_digit());
+        let searched = is_searched.then(|| digits.to_owned());
         Self { normalized, searched }
     }
+}
+
+/// Returns the words of a name such as `customer_tel` or `customerTel2`, in lower case.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut is_after_lower = false;
+    for c in name.chars() {
+        if !c.is_alphabetic() || c.is_uppercase() && is_after_lower {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut().filter(|_| c.is_alphabetic()) {
+            word.extend(c.to_lowercase());
+        }
+        is_after_lower = c.is_lowercase();
+    }
+    words
 }
 
 fn without_plus(number: &str) -> &str {
     number.trim_start_matches('+')
 }
 
-/// Replaces a word, and a plus sign before it.
-fn replace_word<'t>(text: &'t str, word: &str, replacement: impl Fn() -> String) -> Cow<'t, str> {
+/// Replaces a number, and a plus sign before it, wherever its digits are in a text, also with separators between them.
+fn replace_number<'t>(text: &'t str, digits: &str, replacement: impl Fn() -> String) -> Cow<'t, str> {
     let mut replaced = String::new();
-    let mut copied = 0;
-    for (start, _) in text.match_indices(word) {
-        let end = start + word.len();
-        let before = text[..start].chars().next_back();
-        let is_word = !before.is_some_and(char::is_alphanumeric)
-            && !text[end..].chars().next().is_some_and(char::is_alphanumeric);
-        if is_word {
-            replaced.push_str(text[copied..start].trim_end_matches('+'));
+    let (mut copied, mut at) = (0, 0);
+    while let Some(c) = text[at..].chars().next() {
+        if let Some(end) = end_of_number(text, at, digits) {
+            replaced.push_str(without_trailing_plus(&text[copied..at]));
             replaced.push_str(&replacement());
-            copied = end;
+            (copied, at) = (end, end);
+        } else {
+            // The digits of an encoded character may be the first ones of the number.
+            at += c.len_utf8();
         }
     }
     if copied == 0 {
@@ -139,4 +156,50 @@ fn replace_word<'t>(text: &'t str, word: &str, replacement: impl Fn() -> String)
     }
     replaced.push_str(&text[copied..]);
     Cow::Owned(replaced)
+}
+
+/// Returns the end of a number that begins at `at`, if it is there. Between two digits there may be a few separators, or `(0)`.
+fn end_of_number(text: &str, start: usize, digits: &str) -> Option<usize> {
+    let mut at = start;
+    for (position, digit) in digits.chars().enumerate() {
+        let mut separators = 0;
+        loop {
+            let (c, end) = next_char(text, at)?;
+            let is_trunk_zero = c == '0' && text[..at].ends_with('(') && text[end..].starts_with(')');
+            if c == digit && !(is_trunk_zero && separators > 0) {
+                at = end;
+                break;
+            }
+            if position == 0 || separators == MAX_SEPARATORS || c.is_alphanumeric() && !is_trunk_zero {
+                return None;
+            }
+            separators += 1;
+            at = end;
+        }
+    }
+    let neighbors = [char_before(text, start), next_char(text, at).map(|(c, _)| c)];
+    let is_embedded = neighbors.iter().flatten().any(char::is_ascii_digit);
+    (digits.len() >= MIN_EMBEDDED_DIGITS || !is_embedded).then_some(at)
+}
+
+/// Returns the character at a position, and its end. An ASCII character may be percent-encoded.
+fn next_char(text: &str, at: usize) -> Option<(char, usize)> {
+    let rest = &text[at..];
+    let encoded = rest.strip_prefix('%').and_then(|rest| rest.get(..2)).filter(|hex| !hex.contains('+'));
+    match encoded.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(u8::is_ascii) {
+        Some(c) => Some((c.into(), at + 3)),
+        None => rest.chars().next().map(|c| (c, at + c.len_utf8())),
+    }
+}
+
+/// Returns the character that ends at a position.
+fn char_before(text: &str, at: usize) -> Option<char> {
+    let encoded = at.checked_sub(3).filter(|start| text[..at].is_char_boundary(*start));
+    let encoded = encoded.and_then(|start| next_char(text, start)).filter(|(_, end)| *end == at);
+    encoded.map(|(c, _)| c).or_else(|| text[..at].chars().next_back())
+}
+
+fn without_trailing_plus(text: &str) -> &str {
+    let text = text.strip_suffix("%2B").or_else(|| text.strip_suffix("%2b")).unwrap_or(text);
+    text.trim_end_matches('+')
 }

@@ -375,7 +375,9 @@ fn numbers_are_left_out_everywhere_or_hashed() {
             "uri": "sip:someone@example.com", "copy": "15550100123", "plain": 15_550_100_123_i64,
             "log": "dialled +15550100123, then +1 (555) 010-0123.", "+15550100777": 1, "trunk": "polyai",
             "at": "2026-06-03T13:18:06Z", "day": "2026-06-03", "id": "CA15550100123",
+            "contact": { "homeTel1": 5_550_100 }, "FAX": 5_550_100, "client": 5_550_100, "hotels": [5_550_100],
         },
+        "language": "+1 555 010 0123",
         "turns": [{ "user_input": "My number is +15550100123", "entities": [{ "phone": "+15550100777", "n": "two" }] }],
     });
     for mode in [NumberMode::Omit, NumberMode::Hash] {
@@ -409,8 +411,10 @@ fn numbers_are_left_out_everywhere_or_hashed() {
             "callback": { "number": or_null("5550100000"), "numbers": [or_null("5550100")] }, "big": 5_550_100,
             "uri": or_null("sip:someone@example.com"), "copy": or_null("+15550100123"), "plain": or_null("+15550100123"),
             "log": format!("dialled {in_text}, then {in_text}."), "trunk": or_null("polyai"),
-            "at": "2026-06-03T13:18:06Z", "day": "2026-06-03", "id": "CA15550100123",
+            "at": "2026-06-03T13:18:06Z", "day": "2026-06-03", "id": format!("CA{in_text}"),
+            "contact": { "homeTel1": or_null("5550100") }, "FAX": or_null("5550100"), "client": 5_550_100, "hotels": [5_550_100],
         });
+        assert_eq!(call.language, hash("+15550100123"));
         state[name("+15550100777")] = json!(1);
         assert_eq!(rest(&call)["state"], state);
         assert_eq!(turns[0].user_input.as_deref(), Some("My number is +15550100123"));
@@ -420,6 +424,42 @@ fn numbers_are_left_out_everywhere_or_hashed() {
     let plain = rows_of(conversation.to_string(), ServedBy::V3, NumberMode::Plain).call;
     assert_eq!((plain.from_number.as_deref(), plain.to_number.as_deref()), (Some(own), Some("polyai")));
     assert_eq!(rest(&plain)["state"], conversation["state"]);
+}
+
+#[test]
+fn the_number_of_a_call_is_found_inside_texts() {
+    let scrub = |own: &str, text: &str| {
+        let json = json!({ "from_number": own }).to_string();
+        let mut stored = stored(json.as_bytes(), ServedBy::V3);
+        stored.manifest.warnings = vec![text.to_owned()];
+        read_rows(&stored, json.as_bytes(), &numbers(NumberMode::Omit)).call.warnings.concat()
+    };
+    for (text, expected) in [
+        ("at +44 20 7183 8750, twice: 442071838750", "at (number), twice: (number)"),
+        ("of +44 (0)20 7183-8750.", "of (number)."),
+        ("of 44 (0) 20/7183.8750", "of (number)"),
+        ("to=%2B442071838750&x=1", "to=(number)&x=1"),
+        ("to=%2b44%2020%207183+8750", "to=(number)"),
+        ("x%20442071838750%20", "x%20(number)%20"),
+        ("CA442071838750x", "CA(number)x"),
+        ("dial 00442071838750!", "dial 00(number)!"),
+        ("\u{202a}+44\u{a0}20\u{2011}7183 8750\u{202c} é", "\u{202a}(number)\u{202c} é"),
+        ("n444420718387504", "n44(number)4"),
+        ("44 207 183 875 and %4 ä%", "44 207 183 875 and %4 ä%"),
+        ("44 a 2071838750", "44 a 2071838750"),
+        ("100%442071838750, %+442071838750", "100%(number), %(number)"),
+    ] {
+        assert_eq!(scrub("+44 20 7183 8750", text), expected);
+    }
+    // A short number may be a part of another one.
+    for (text, expected) in [
+        ("0.15550100, 55501001", "0.15550100, 55501001"),
+        ("x555-0100y", "x(number)y"),
+        ("n-5550100-1", "n-(number)-1"),
+        ("%205550100%20, ä5550100, 15550100", "%20(number)%20, ä(number), 15550100"),
+    ] {
+        assert_eq!(scrub("555-0100", text), expected);
+    }
 }
 
 #[test]
