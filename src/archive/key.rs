@@ -97,8 +97,20 @@ impl Location {
     pub fn on_date(account_id: &str, project_id: &str, conversation_id: &str, date: Date) -> Self {
         let [account, project, conversation] =
             [account_id, project_id, conversation_id].map(encode_path_segment);
-        let folder =
-            format!("{ACCOUNT_PREFIX}{account}/{PROJECT_PREFIX}{project}/{DATE_PREFIX}{date}/{conversation}");
+        let date_text = date.to_string();
+        let folder = [
+            ACCOUNT_PREFIX,
+            &account,
+            "/",
+            PROJECT_PREFIX,
+            &project,
+            "/",
+            DATE_PREFIX,
+            &date_text,
+            "/",
+            &conversation,
+        ]
+        .concat();
         Self {
             account_id: account_id.to_owned(),
             project_id: project_id.to_owned(),
