@@ -82,7 +82,7 @@ impl StoredObjects {
 }
 
 /// The set of erased conversations; see [`Archive::erased_conversations`].
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct ErasedConversations(HashSet<String>);
 
 impl ErasedConversations {

@@ -52,6 +52,7 @@ Findings:
   extra               the tables have a call that the archive lacks
   duplicate           the tables have a call several times
   turns_without_call  there are turns of a call that the tables lack
+  other_turns         a call has another number of turns than it says
   unreadable          the conversation cannot be read in the archive
   damaged             a file cannot be read, or one of the two is missing
   other_version       other schema version, or other form of phone numbers
@@ -177,7 +178,7 @@ async fn build(args: &Args, index: &Index, days: &[Day]) -> Result<(), CliError>
         let show = |progress| show_progress(&bar, progress, day, number + 1, days.len());
         let update = match index.check_day(&day.of_project(), None, show).await {
             Ok(update) => update,
-            Err(error) if error.is_of_archive() => {
+            Err(error) if index.is_archive_unreachable(&error).await => {
                 bar.finish_and_clear();
                 return Err(CliError::Failed(error.to_string()));
             }

@@ -189,6 +189,12 @@ impl Index {
         Update { index: self, day, deadline, on_progress, progress }.run(&scope).await
     }
 
+    /// Returns false if a conversation was erased since the round began: a worker may have archived it for a moment.
+    async fn has_no_new_erasure(&self, day: &ProjectDay, snapshot: &Snapshot) -> Result<bool, IndexError> {
+        let erased = self.archive.erased_conversations().await;
+        Ok(erased.map_err(|error| IndexError::archive(day, error))? == snapshot.erased)
+    }
+
     /// Replaces both files in the archive. Returns false if another writer has replaced one of them.
     pub(super) async fn replace(&self, day: &ProjectDay, files: &Files) -> Result<bool, IndexError> {
         let Files { calls, turns, calls_version, turns_version, .. } = files;
@@ -225,7 +231,10 @@ impl Update<'_> {
                     }
                     result => result?,
                 };
-            if !files.is_changed || self.index.replace(self.day, &files).await? {
+            if !files.is_changed
+                || self.index.has_no_new_erasure(self.day, &snapshot).await?
+                    && self.index.replace(self.day, &files).await?
+            {
                 rest.targets.drain(..round.targets);
                 rest.removed.clear();
                 sum.add(round.update);

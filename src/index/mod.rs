@@ -38,7 +38,8 @@ use tokio::time::{Instant, sleep};
 
 use self::{
     day::{Files, Limits, MAX_CONFLICTS, Scope, backoff, blocking},
-    table::{Stamp, TableError, count_turns, read_calls, remove_rows, update_calls, update_turns},
+    progress::PROGRESS_OBJECT,
+    table::{Stamp, TableError, read_calls, read_turns, remove_rows},
 };
 use crate::{
     archive::{Archive, ArchiveError, ProjectDay},
@@ -126,11 +127,6 @@ impl IndexError {
     fn listing(source: ArchiveError) -> Self {
         Self::Listing { source }
     }
-
-    /// Returns true if no other day can be updated either.
-    pub fn is_of_archive(&self) -> bool {
-        matches!(self, Self::Archive { .. } | Self::Listing { .. })
-    }
 }
 
 impl Index {
@@ -180,6 +176,39 @@ impl Index {
         self.update(day, Scope::Folders(names), None, &mut |_| ()).await
     }
 
+    /// Returns true if an error is not only that of one day: the archive cannot be read at all.
+    pub async fn is_archive_unreachable(&self, error: &IndexError) -> bool {
+        match error {
+            IndexError::Listing { .. } => true,
+            IndexError::Archive { .. } => self.archive.read_private(PROGRESS_OBJECT).await.is_err(),
+            IndexError::Contended { .. } | IndexError::Table { .. } => false,
+        }
+    }
+
+    /// Finds the days with rows of a conversation of which the archive has nothing. Reads the files of all days of the
+    /// project. A file that cannot be read may have such rows.
+    pub async fn find_dates(
+        &self,
+        account_id: &str,
+        project_id: &str,
+        conversation_id: &str,
+    ) -> Result<BTreeSet<Date>, IndexError> {
+        let mut found = BTreeSet::new();
+        for table in [CALLS_FOLDER, TURNS_FOLDER] {
+            let dates = self.archive.list_derived_dates(table, account_id, project_id).await;
+            for date in dates.map_err(IndexError::listing)? {
+                let files = Files::read(self, &ProjectDay::new(account_id, project_id, date)).await?;
+                let id = conversation_id.to_owned();
+                let rows =
+                    blocking(move || count_rows(files.calls.as_ref(), files.turns.as_ref(), &id)).await;
+                if !rows.is_ok_and(|rows| rows == 0) {
+                    found.insert(date);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Counts the rows of a conversation in both tables on some days.
     pub async fn count_rows(
         &self,
@@ -224,24 +253,23 @@ impl Index {
             if files.are_missing() && !self.is_enabled {
                 return Ok(0);
             }
-            let (id, stamp) = (conversation_id.to_owned(), self.stamp.clone());
+            if files.calls.is_none() || files.turns.is_none() {
+                // A new file without the other rows of the day would look complete.
+                return self.update(day, Scope::All, None, &mut |_| ()).await.map(|_| rows);
+            }
+            let id = conversation_id.to_owned();
             let (calls, turns) = (files.calls.take(), files.turns.take());
             let removed = blocking(move || {
                 let count = count_rows(calls.as_ref(), turns.as_ref(), &id)?;
                 let is_removed = |row: &str| row == id;
-                let turns = match turns {
-                    Some(turns) => remove_rows(&turns, &is_removed)?,
-                    None => update_turns(None, &stamp, &is_removed, &[])?,
-                };
-                let calls = match calls {
-                    Some(calls) => remove_rows(&calls, &is_removed)?,
-                    None => update_calls(None, &stamp, &is_removed, &[])?,
-                };
-                Ok::<_, TableError>((calls, turns, count))
+                let remove =
+                    |file: Option<Bytes>| file.map(|file| remove_rows(&file, &is_removed)).transpose();
+                let turns = remove(turns)?;
+                Ok::<_, TableError>((remove(calls)?, turns, count))
             });
             match removed.await {
                 Ok((calls, turns, count)) => {
-                    (files.calls, files.turns) = (Some(calls.into()), Some(turns.into()));
+                    (files.calls, files.turns) = (calls.map(Bytes::from), turns.map(Bytes::from));
                     // An attempt that met a conflict may have replaced one of the files.
                     rows = count.max(rows);
                 }
@@ -262,7 +290,8 @@ impl Index {
 /// Counts the rows of a conversation in both files.
 fn count_rows(calls: Option<&Bytes>, turns: Option<&Bytes>, id: &str) -> Result<u64, TableError> {
     let calls = calls.map(read_calls).transpose()?;
-    let turns = turns.map(count_turns).transpose()?;
+    let turns = turns.map(read_turns).transpose()?;
     let calls = calls.into_iter().flat_map(|summary| summary.calls).filter(|call| call.conversation_id == id);
-    Ok(calls.count() as u64 + turns.and_then(|counts| counts.get(id).copied()).unwrap_or_default())
+    let turns = turns.and_then(|turns| turns.rows.get(id).copied()).unwrap_or_default();
+    Ok(calls.count() as u64 + turns.unsigned_abs())
 }

@@ -38,6 +38,8 @@ pub struct CallRow {
     pub polyai_duration_s: Option<f64>,
     /// The number of turns that PolyAI counted, visible or not.
     pub num_turns: i64,
+    /// The number of rows in the table `turns`.
+    pub turn_rows: i64,
     /// True if the call was handed over.
     pub handoff: bool,
     /// PolyAI's word for the reason of the handoff.

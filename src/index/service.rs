@@ -218,7 +218,7 @@ impl IndexService {
         let names: HashSet<_> = changes.iter().map(|change| change.name.clone()).collect();
         let update = match self.index.update_folders(day, names.into_iter().collect()).await {
             Ok(update) => update,
-            Err(error) if error.is_of_archive() => return Err(error),
+            Err(error) if self.index.is_archive_unreachable(&error).await => return Err(error),
             Err(error) => {
                 report.failures.push(error.to_string());
                 return Ok(changes.len());
@@ -266,7 +266,7 @@ impl IndexService {
                         progress.project(&account_id, &project_id).note(due, self.index.clock.now());
                     }
                 }
-                Err(error) if error.is_of_archive() => return Err(error),
+                Err(error) if self.index.is_archive_unreachable(&error).await => return Err(error),
                 // The next search finds it again.
                 Err(error) => report.failures.push(error.to_string()),
             }

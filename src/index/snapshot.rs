@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use super::{
     Index, IndexError,
     day::{Files, Plan, Scope, Target, blocking, calls_key, turns_key},
-    table::{CallsSummary, IndexedCall, count_turns, read_calls},
+    table::{CallsSummary, Stamp, TableError, TurnsSummary, read_calls, read_turns},
+    verify::IndexFindingKind,
 };
 use crate::archive::{DerivedObject, DerivedVersion, ErasedConversations, ProjectDay, encode_path_segment};
 
@@ -18,8 +19,10 @@ use crate::archive::{DerivedObject, DerivedVersion, ErasedConversations, Project
 pub(super) struct IndexedRow {
     /// The id, if it is not the name of the folder.
     id: Option<Box<str>>,
-    /// The time at which the manifest was written. `None`: there are several rows.
+    /// The time at which the manifest was written. `None`: the row is wrong.
     pub(super) stored_at: Option<Timestamp>,
+    /// The reason why the row is wrong.
+    pub(super) fault: Option<IndexFindingKind>,
     pub(super) manifest_sha256: [u8; 32],
 }
 
@@ -28,6 +31,8 @@ pub(super) struct IndexedRow {
 pub(super) struct Snapshot {
     pub(super) rows: HashMap<String, IndexedRow>,
     pub(super) erased: ErasedConversations,
+    /// The ids of turns without a call.
+    pub(super) orphans: Vec<String>,
     /// True if the files cannot be continued, so that every row is written again.
     pub(super) is_rebuild: bool,
 }
@@ -47,10 +52,10 @@ impl Snapshot {
             // A person or a crash has left one of them.
             snapshot.is_rebuild = true;
         }
-        if let Some(calls) = files.calls.clone().filter(|_| !snapshot.is_rebuild) {
-            match blocking(move || read_calls(&calls)).await {
-                Ok(CallsSummary { stamp, calls }) if stamp == index.stamp => {
-                    snapshot.rows = index_rows(calls);
+        if let (Some(calls), Some(turns), false) = (&files.calls, &files.turns, snapshot.is_rebuild) {
+            match read_rows(calls, turns).await {
+                Ok(read) if read.stamps.iter().all(|stamp| *stamp == index.stamp) => {
+                    (snapshot.rows, snapshot.orphans) = (read.rows, read.orphans);
                 }
                 Ok(_) => snapshot.is_rebuild = true,
                 Err(error) => {
@@ -74,15 +79,16 @@ impl Snapshot {
         scope: &Scope,
     ) -> Result<Plan, IndexError> {
         match scope {
-            Scope::Folders(names) if !self.is_rebuild => {
+            // Without files, nothing would add the other conversations of the day later.
+            Scope::Folders(names) if !self.is_rebuild && !files.are_missing() => {
                 let targets = names.iter().map(|name| Target { name: name.clone(), stored_at: None });
                 Ok(Plan { targets: targets.collect(), removed: HashSet::new() })
             }
-            _ => self.compare_all(index, day, files).await,
+            _ => self.compare_all(index, day).await,
         }
     }
 
-    async fn compare_all(&self, index: &Index, day: &ProjectDay, files: &Files) -> Result<Plan, IndexError> {
+    async fn compare_all(&self, index: &Index, day: &ProjectDay) -> Result<Plan, IndexError> {
         let (mut targets, mut archived) = (Vec::new(), HashSet::new());
         let mut folders = std::pin::pin!(index.archive.list_folders(day));
         while let Some(folder) = folders.try_next().await.map_err(|error| IndexError::archive(day, error))? {
@@ -97,10 +103,10 @@ impl Snapshot {
         }
         let extra = self.rows.iter().filter(|(name, _)| !archived.contains(*name));
         let mut removed: HashSet<_> = extra.map(|(name, row)| row.id(name).to_owned()).collect();
-        let ids: HashSet<&str> = self.rows.iter().map(|(name, row)| row.id(name)).collect();
-        let orphans =
-            count_turns_of(files.turns.clone()).await.map_err(|error| IndexError::table(day, &error))?;
-        removed.extend(orphans.into_keys().filter(|id| !ids.contains(id.as_str())));
+        // Another process may be about to write the calls of these turns. They are replaced when the conversation is read.
+        let read_later: HashSet<&str> = targets.iter().map(|target| target.name.as_str()).collect();
+        let is_left = |id: &&String| !read_later.contains(encode_path_segment(id).as_str());
+        removed.extend(self.orphans.iter().filter(is_left).cloned());
         Ok(Plan { targets, removed })
     }
 
@@ -119,6 +125,10 @@ impl Snapshot {
 }
 
 impl IndexedRow {
+    fn mark_as_duplicate(&mut self) {
+        (self.stored_at, self.fault) = (None, Some(IndexFindingKind::Duplicate));
+    }
+
     /// Returns the id of the conversation in the folder `name`.
     pub(super) fn id<'a>(&'a self, name: &'a str) -> &'a str {
         self.id.as_deref().unwrap_or(name)
@@ -143,27 +153,44 @@ async fn read_file(
     Ok(found.map(|DerivedObject { bytes, version }| (bytes, version)).unzip())
 }
 
-/// Counts the turns of each conversation in a file, if there is one.
-pub(super) async fn count_turns_of(
-    turns: Option<Bytes>,
-) -> Result<HashMap<String, u64>, super::table::TableError> {
-    match turns {
-        Some(turns) => blocking(move || count_turns(&turns)).await,
-        None => Ok(HashMap::new()),
-    }
+/// What both files say about the rows of a day.
+#[derive(Debug)]
+pub(super) struct ReadRows {
+    pub(super) stamps: [Stamp; 2],
+    pub(super) calls: usize,
+    pub(super) turns: u64,
+    /// The rows of the calls by the names of their folders.
+    pub(super) rows: HashMap<String, IndexedRow>,
+    /// The ids of turns without a call.
+    pub(super) orphans: Vec<String>,
 }
 
-/// Returns the rows by the names of their folders.
-pub(super) fn index_rows(calls: Vec<IndexedCall>) -> HashMap<String, IndexedRow> {
-    let mut rows = HashMap::with_capacity(calls.len());
-    for IndexedCall { conversation_id, stored_at, manifest_sha256 } in calls {
+/// Reads both files of a day. They are written one after the other, so the number of turns of each call is compared.
+pub(super) async fn read_rows(calls: &Bytes, turns: &Bytes) -> Result<ReadRows, TableError> {
+    let (calls, turns) = (calls.clone(), turns.clone());
+    blocking(move || Ok(index_rows(read_calls(&calls)?, read_turns(&turns)?))).await
+}
+
+fn index_rows(calls: CallsSummary, turns: TurnsSummary) -> ReadRows {
+    let TurnsSummary { stamp: turns_stamp, rows: mut turn_rows } = turns;
+    let stamps = [calls.stamp, turns_stamp];
+    let turns = turn_rows.values().sum::<i64>().unsigned_abs();
+    let call_count = calls.calls.len();
+    let mut rows = HashMap::with_capacity(call_count);
+    for call in calls.calls {
         let mut hash = [0; 32];
         // A hash that cannot be read equals no manifest's.
-        let _ = hex::decode_to_slice(&manifest_sha256, &mut hash);
-        let name = encode_path_segment(&conversation_id);
-        let id = (name != conversation_id).then(|| conversation_id.into_boxed_str());
-        let row = IndexedRow { id, stored_at: Some(stored_at), manifest_sha256: hash };
-        rows.entry(name).and_modify(|earlier: &mut IndexedRow| earlier.stored_at = None).or_insert(row);
+        let _ = hex::decode_to_slice(&call.manifest_sha256, &mut hash);
+        let has_other_turns = turn_rows.remove(&call.conversation_id).unwrap_or_default() != call.turn_rows;
+        let name = encode_path_segment(&call.conversation_id);
+        let id = (name != call.conversation_id).then(|| call.conversation_id.into_boxed_str());
+        let row = IndexedRow {
+            id,
+            stored_at: Some(call.stored_at).filter(|_| !has_other_turns),
+            fault: has_other_turns.then_some(IndexFindingKind::OtherTurns),
+            manifest_sha256: hash,
+        };
+        rows.entry(name).and_modify(IndexedRow::mark_as_duplicate).or_insert(row);
     }
-    rows
+    ReadRows { stamps, calls: call_count, turns, rows, orphans: turn_rows.into_keys().collect() }
 }

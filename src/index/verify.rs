@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -13,10 +12,9 @@ use tokio::time::sleep;
 
 use super::{
     Index, IndexError,
-    day::{Files, Target, blocking},
+    day::{Files, Target},
     reading::Reading,
-    snapshot::{IndexedRow, Snapshot, count_turns_of, index_rows},
-    table::{CallsSummary, read_calls},
+    snapshot::{IndexedRow, Snapshot, read_rows},
 };
 use crate::archive::ProjectDay;
 
@@ -41,6 +39,8 @@ pub enum IndexFindingKind {
     Duplicate,
     /// The index has turns of a call that it lacks.
     TurnsWithoutCall,
+    /// The index has another number of turns of a call than the call says.
+    OtherTurns,
     /// The archive has the conversation, but it cannot be read.
     Unreadable,
     /// A file of the index cannot be read, or one of the two is missing.
@@ -58,6 +58,7 @@ impl IndexFindingKind {
             Self::Extra => "extra",
             Self::Duplicate => "duplicate",
             Self::TurnsWithoutCall => "turns_without_call",
+            Self::OtherTurns => "other_turns",
             Self::Unreadable => "unreadable",
             Self::Damaged => "damaged",
             Self::OtherVersion => "other_version",
@@ -106,7 +107,8 @@ struct State {
     noted: HashSet<String>,
     /// The files and their rows.
     rows: HashMap<String, IndexedRow>,
-    turns: HashMap<String, u64>,
+    /// The ids of turns without a call.
+    orphans: Vec<String>,
     findings: DayFindings,
 }
 
@@ -123,23 +125,23 @@ impl Index {
 
     pub(super) async fn compare_day(&self, day: &ProjectDay) -> Result<DayFindings, IndexError> {
         let state = self.read_state(day).await?;
-        let State { archived, noted, rows, turns, mut findings } = state;
+        let State { archived, noted, rows, orphans, mut findings } = state;
         findings.archived = archived.len();
-        findings.turns = turns.values().sum();
+        if findings.counts.contains_key(IndexFindingKind::Damaged.as_str()) {
+            return Ok(findings);
+        }
         let erased = self.archive.erased_conversations().await;
         let erased = erased.map_err(|error| IndexError::archive(day, error))?;
-        let snapshot = Snapshot { rows, erased, is_rebuild: false };
+        let snapshot = Snapshot { rows, erased, ..Snapshot::default() };
         let is_recent = |at: Timestamp| self.clock.now().duration_since(at) < RECENT;
         for (name, stored_at) in &archived {
-            let row = snapshot.rows.get(name);
-            let kind = match row.map(|row| row.stored_at) {
-                Some(at) if at == Some(*stored_at) => continue,
-                Some(None) => IndexFindingKind::Duplicate,
+            let kind = match snapshot.rows.get(name) {
+                Some(row) if row.stored_at == Some(*stored_at) => continue,
                 _ if noted.contains(name) => {
                     findings.waiting += 1;
                     continue;
                 }
-                Some(Some(_)) => IndexFindingKind::Outdated,
+                Some(row) => row.fault.unwrap_or(IndexFindingKind::Outdated),
                 None => IndexFindingKind::Missing,
             };
             let target = Target { name: name.clone(), stored_at: Some(*stored_at) };
@@ -151,8 +153,7 @@ impl Index {
             let target = Target { name: name.clone(), stored_at: None };
             self.find(day, IndexFindingKind::Extra, &target, &snapshot, &mut findings).await?;
         }
-        let ids: HashSet<_> = snapshot.rows.iter().map(|(name, row)| row.id(name)).collect();
-        for id in turns.keys().filter(|id| !ids.contains(id.as_str())) {
+        for id in &orphans {
             findings.add(IndexFindingKind::TurnsWithoutCall, Some(id), None);
         }
         findings
@@ -202,29 +203,25 @@ impl Index {
         let noted =
             changes.into_iter().filter(|change| change.day == *day).map(|change| change.name).collect();
         let files = Files::read(self, day).await?;
-        let mut findings = DayFindings::default();
-        if files.calls.is_some() != files.turns.is_some() {
-            let detail = "one of the two files is missing".to_owned();
-            findings.add(IndexFindingKind::Damaged, None, Some(detail));
-        }
-        let rows = match read_summary(files.calls).await {
-            Ok(summary) => {
-                findings.calls = summary.calls.len();
-                if summary.stamp.as_ref().is_some_and(|stamp| *stamp != self.stamp) {
-                    findings.add(IndexFindingKind::OtherVersion, None, None);
+        let (mut findings, mut rows, mut orphans) = (DayFindings::default(), HashMap::new(), Vec::new());
+        match (&files.calls, &files.turns) {
+            (Some(calls), Some(turns)) => match read_rows(calls, turns).await {
+                Ok(read) => {
+                    (findings.calls, findings.turns) = (read.calls, read.turns);
+                    if read.stamps.iter().any(|stamp| *stamp != self.stamp) {
+                        findings.add(IndexFindingKind::OtherVersion, None, None);
+                    }
+                    (rows, orphans) = (read.rows, read.orphans);
                 }
-                index_rows(summary.calls)
+                Err(error) => findings.add(IndexFindingKind::Damaged, None, Some(error.to_string())),
+            },
+            (None, None) => {}
+            _ => {
+                let detail = "one of the two files is missing".to_owned();
+                findings.add(IndexFindingKind::Damaged, None, Some(detail));
             }
-            Err(error) => {
-                findings.add(IndexFindingKind::Damaged, None, Some(error));
-                HashMap::new()
-            }
-        };
-        let turns = count_turns_of(files.turns).await.unwrap_or_else(|error| {
-            findings.add(IndexFindingKind::Damaged, None, Some(error.to_string()));
-            HashMap::new()
-        });
-        Ok(State { archived, noted, rows, turns, findings })
+        }
+        Ok(State { archived, noted, rows, orphans, findings })
     }
 }
 
@@ -247,18 +244,4 @@ impl DayFindings {
             detail,
         });
     }
-}
-
-/// The calls of a file; nothing if there is no file.
-#[derive(Default)]
-struct Summary {
-    stamp: Option<super::table::Stamp>,
-    calls: Vec<super::table::IndexedCall>,
-}
-
-async fn read_summary(calls: Option<Bytes>) -> Result<Summary, String> {
-    let Some(calls) = calls else { return Ok(Summary::default()) };
-    let read = blocking(move || read_calls(&calls)).await.map_err(|error| error.to_string())?;
-    let CallsSummary { stamp, calls } = read;
-    Ok(Summary { stamp: Some(stamp), calls })
 }

@@ -135,7 +135,11 @@ impl Worker {
         };
         if request.dry_run {
             let (objects, dates) = archive.stored_objects(account_id, project_id, id).await?;
-            let rows = self.index.count_rows(account_id, project_id, id, &dates).await;
+            let rows = async {
+                let dates = self.dates_of_rows(account_id, project_id, id, dates).await?;
+                self.index.count_rows(account_id, project_id, id, &dates).await
+            };
+            let rows = rows.await;
             return Ok((None, objects, index_rows(rows.map_err(ErasureError::Index))));
         }
         let erasure = archive.begin_erasure(account_id, project_id, id, request.reason.as_deref()).await?;
@@ -154,6 +158,7 @@ impl Worker {
         dates: &BTreeSet<Date>,
     ) -> Result<u64, ErasureError> {
         let archive = &self.pipeline.archive;
+        let dates = &self.dates_of_rows(account_id, project_id, conversation_id, dates.clone()).await?;
         if self.pipeline.announcer.notes_changes {
             for date in dates {
                 let location = Location::on_date(account_id, project_id, conversation_id, *date);
@@ -165,6 +170,21 @@ impl Worker {
         let notes = archive.list_changes_of(account_id, project_id, conversation_id).await?;
         archive.remove_changes(&notes).await?;
         Ok(rows)
+    }
+
+    /// Returns the days that may have rows of a conversation: those under which the archive has it, or those of its rows if
+    /// the archive does not have it any more.
+    async fn dates_of_rows(
+        &self,
+        account_id: &str,
+        project_id: &str,
+        conversation_id: &str,
+        archived: BTreeSet<Date>,
+    ) -> Result<BTreeSet<Date>, IndexError> {
+        if archived.is_empty() {
+            return self.index.find_dates(account_id, project_id, conversation_id).await;
+        }
+        Ok(archived)
     }
 
     async fn announce_erasure(

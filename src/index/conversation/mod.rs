@@ -52,6 +52,7 @@ pub fn read_rows(stored: &StoredManifest, conversation: &[u8], numbers: &Numbers
         is_start_known: !stored.manifest.warnings.iter().any(|warning| warning.starts_with(START_UNKNOWN)),
     };
     let turns = document.turns.map(|turns| read_turns(turns, &start, &scrubber)).unwrap_or_default();
+    call.turn_rows = i64::try_from(turns.len()).unwrap_or(i64::MAX);
     let total = |document: &mut Document<'_>, field| {
         document.take_scalar(field, |scalar| scalar.count().and_then(|count| i64::try_from(count).ok()))
     };

@@ -146,6 +146,7 @@ fn reads_every_column_of_v3() {
         duration_s: Some(74.0),
         polyai_duration_s: Some(70.0),
         num_turns: 2,
+        turn_rows: 2,
         handoff: true,
         handoff_reason: Some("billing".to_owned()),
         handoff_destination: Some("Team".to_owned()),

@@ -52,6 +52,8 @@ pub(crate) struct IndexedCall {
     pub(crate) stored_at: Timestamp,
     /// SHA-256 of the manifest, hexadecimal.
     pub(crate) manifest_sha256: String,
+    /// The number of its rows in `turns`.
+    pub(crate) turn_rows: i64,
 }
 
 /// The calls of a file.
@@ -61,6 +63,15 @@ pub(crate) struct CallsSummary {
     pub(crate) stamp: Stamp,
     /// The calls, in no order.
     pub(crate) calls: Vec<IndexedCall>,
+}
+
+/// The turns of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TurnsSummary {
+    /// The file's properties.
+    pub(crate) stamp: Stamp,
+    /// The number of rows of each conversation.
+    pub(crate) rows: HashMap<String, i64>,
 }
 
 /// An error of a file of the index.
@@ -118,9 +129,9 @@ pub(crate) fn read_calls(file: &Bytes) -> Result<CallsSummary, TableError> {
     guard(|| summary::read_calls(file))
 }
 
-/// Returns the number of turns of each conversation in a file of turns of any version.
-pub(crate) fn count_turns(file: &Bytes) -> Result<HashMap<String, u64>, TableError> {
-    guard(|| summary::count_turns(file))
+/// Counts the rows of each conversation in a file of turns of any version.
+pub(crate) fn read_turns(file: &Bytes) -> Result<TurnsSummary, TableError> {
+    guard(|| summary::read_turns(file))
 }
 
 /// Calls a function that reads a file. The Parquet reader panics on some files that were made to mislead it.

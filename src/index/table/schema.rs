@@ -109,6 +109,7 @@ const CALL_COLUMNS: &[Column<CallRow>] = &[
     Column::new("duration_s", Get::OptionalNumber(|row| row.duration_s)),
     Column::new("polyai_duration_s", Get::OptionalNumber(|row| row.polyai_duration_s)),
     Column::new("num_turns", Get::Count(|row| row.num_turns)),
+    Column::new("turn_rows", Get::Count(|row| row.turn_rows)),
     Column::new("handoff", Get::Flag(|row| row.handoff)),
     Column::new("handoff_reason", Get::OptionalText(|row| row.handoff_reason.as_deref())),
     Column::new("handoff_destination", Get::OptionalText(|row| row.handoff_destination.as_deref())),

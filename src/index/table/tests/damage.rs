@@ -11,7 +11,7 @@ fn two_groups() -> Bytes {
 /// Calls each function that reads a file of turns, and returns the errors.
 fn read_all(file: &Bytes) -> Vec<Option<TableError>> {
     vec![
-        count_turns(file).err(),
+        read_turns(file).err(),
         read_calls(file).err(),
         update_turns(Some(file), &stamp(), &|_| false, &[full_turn("b", 1)]).err(),
         remove_rows(file, &|_| false).err(),
@@ -36,7 +36,7 @@ fn every_changed_byte_and_every_truncation_is_noticed() {
     }
     assert_damaged([&file[..], b"x"].concat(), "a byte more");
     assert_damaged(b"PAR1".to_vec(), "a start");
-    let error = count_turns(&Bytes::from_static(b"{}")).unwrap_err();
+    let error = read_turns(&Bytes::from_static(b"{}")).unwrap_err();
     assert!(
         error.to_string().contains("damaged") && error.to_string().contains("`polyhook index build`"),
         "{error}"

@@ -36,6 +36,7 @@ fn full_call(id: &str) -> CallRow {
         duration_s: Some(60.5),
         polyai_duration_s: Some(0.125),
         num_turns: 3,
+        turn_rows: 2,
         handoff: true,
         handoff_reason: text("handoff_reason"),
         handoff_destination: text("handoff_destination"),

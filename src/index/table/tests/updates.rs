@@ -36,14 +36,14 @@ fn an_update_adds_replaces_and_removes() {
     let first = file_of_turns(&[full_turn("a", 1), full_turn("a", 2), full_turn("b", 1), full_turn("c", 1)]);
     let second = update_turns(Some(&first), &stamp(), &|id| id == "c", &[full_turn("a", 3)]).unwrap().into();
     assert_eq!(sorted_rows(&second), sorted_rows(&file_of_turns(&[full_turn("a", 3), full_turn("b", 1)])));
-    assert_eq!(count_turns(&second).unwrap(), HashMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]));
+    assert_eq!(read_turns(&second).unwrap().rows, HashMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]));
 }
 
 #[test]
 fn a_file_without_rows_is_a_file() {
     let empty = file_of_calls(&[]);
     assert_eq!(read_calls(&empty).unwrap(), CallsSummary { stamp: stamp(), calls: Vec::new() });
-    assert_eq!(count_turns(&file_of_turns(&[])).unwrap(), HashMap::new());
+    assert_eq!(read_turns(&file_of_turns(&[])).unwrap().rows, HashMap::new());
     let full = update_calls(Some(&empty), &stamp(), &|_| true, &[full_call("a")]).unwrap().into();
     assert_eq!(rows(&full), rows(&file_of_calls(&[full_call("a")])));
     let emptied = update_calls(Some(&full), &stamp(), &|_| true, &[]).unwrap().into();
@@ -57,6 +57,7 @@ fn a_summary_has_what_checks_of_a_day_need() {
         conversation_id: "a".to_owned(),
         stored_at: at("2026-12-01T00:02:01Z"),
         manifest_sha256: "sha256 of a".to_owned(),
+        turn_rows: 2,
     };
     assert_eq!(summary.calls, [call]);
 }
@@ -142,7 +143,7 @@ fn rows_are_removed_from_a_file_of_a_later_version() {
         numbers_key: Some("key".to_owned()),
     };
     let schema = "message calls { required binary conversation_id (STRING); required int64 stored_at (TIMESTAMP(MICROS,true));
-        required binary manifest_sha256 (STRING); optional double later_column; }";
+        required binary manifest_sha256 (STRING); required int64 turn_rows; optional double later_column; }";
     let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
     let schema = Arc::new(parquet::schema::types::SchemaDescriptor::new(Arc::new(schema)));
     let mut records = columns::Columns::new(&schema).unwrap();
@@ -150,7 +151,8 @@ fn rows_are_removed_from_a_file_of_a_later_version() {
         records.leaves[0].push(0, &columns::Value::Text(id));
         records.leaves[1].push(0, &columns::Value::Int64(1_000_000));
         records.leaves[2].push(0, &columns::Value::Text("sha256"));
-        records.leaves[3].push_absent(0, 0);
+        records.leaves[3].push(0, &columns::Value::Int64(0));
+        records.leaves[4].push_absent(0, 0);
         records.rows += 1;
     }
     let mut writer = file::writer(&schema, &later, 0).unwrap();

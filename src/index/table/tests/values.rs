@@ -21,7 +21,7 @@ fn hostile_texts_survive_a_file_and_an_update() {
     });
     let file = file_of_turns(&turns.collect::<Vec<_>>());
     let updated = update_turns(Some(&file), &stamp(), &|_| false, &[full_turn("other", 1)]).unwrap().into();
-    let counts = count_turns(&updated).unwrap();
+    let counts = read_turns(&updated).unwrap().rows;
     for text in HOSTILE {
         assert_eq!(counts[text], 1, "{text:?}");
     }
