@@ -95,22 +95,11 @@ impl Location {
 
     /// Returns the place of a conversation that started on `date` (UTC).
     pub fn on_date(account_id: &str, project_id: &str, conversation_id: &str, date: Date) -> Self {
-        let [account, project, conversation] =
-            [account_id, project_id, conversation_id].map(encode_path_segment);
-        let date_text = date.to_string();
-        let folder = [
-            ACCOUNT_PREFIX,
-            &account,
-            "/",
-            PROJECT_PREFIX,
-            &project,
-            "/",
-            DATE_PREFIX,
-            &date_text,
-            "/",
-            &conversation,
-        ]
-        .concat();
+        let folder = format!(
+            "{}/{DATE_PREFIX}{date}/{}",
+            project_folder(account_id, project_id),
+            encode_path_segment(conversation_id)
+        );
         Self {
             account_id: account_id.to_owned(),
             project_id: project_id.to_owned(),
@@ -158,8 +147,8 @@ impl Location {
 
 /// Returns the folder of a project below the archive's root.
 pub(super) fn project_folder(account_id: &str, project_id: &str) -> String {
-    let (account, project) = (encode_path_segment(account_id), encode_path_segment(project_id));
-    format!("{ACCOUNT_PREFIX}{account}/{PROJECT_PREFIX}{project}")
+    // The prefixes are written out, because constants are arguments at run time, and every job makes this text.
+    format!("account_id={}/project_id={}", encode_path_segment(account_id), encode_path_segment(project_id))
 }
 
 impl fmt::Display for Location {
