@@ -162,6 +162,15 @@ impl PrivateFolder {
         Ok(())
     }
 
+    /// Returns the permission bits of a file. Those of polyhook's own state are private, whatever the mode of the archive.
+    pub(super) fn mode_of(&self, path: &Path) -> u32 {
+        if path.starts_with(self.root.join(PRIVATE_FOLDER)) {
+            FileMode::default().file_bits()
+        } else {
+            self.mode.file_bits()
+        }
+    }
+
     /// Returns the file of a key.
     pub(super) fn path(&self, key: &str) -> PathBuf {
         self.root.join(key)

@@ -91,7 +91,8 @@ impl StagedFile {
     pub(super) async fn finish(self) -> Result<WholeFile, ArchiveError> {
         let Some(file) = self.file else { return Err(ArchiveError::Interrupted) };
         let folder = Arc::clone(&file.path.folder);
-        blocking(&folder, move || file.finish()).await
+        let mode = folder.mode.file_bits();
+        blocking(&folder, move || file.finish(mode)).await
     }
 }
 
@@ -156,10 +157,11 @@ pub(super) async fn write_file(
 ) -> Result<bool, ArchiveError> {
     let bytes = parts.iter().map(|part| part.len() as u64).sum();
     let owned = Arc::clone(folder);
+    let mode = folder.mode_of(&target);
     blocking(folder, move || {
         let mut file = OpenFile::create(owned, bytes, purpose)?;
         file.append(&parts)?;
-        file.finish()?.path.move_to(&target, replace)
+        file.finish(mode)?.path.move_to(&target, replace)
     })
     .await
 }
@@ -183,10 +185,9 @@ impl OpenFile {
         Ok(())
     }
 
-    fn finish(self) -> Result<WholeFile, ArchiveError> {
-        let StagedPath { folder, path, .. } = &self.path;
-        let finished =
-            private_file::set_mode(path, folder.mode.file_bits()).and_then(|()| self.file.sync_all());
+    fn finish(self, mode: u32) -> Result<WholeFile, ArchiveError> {
+        let path = &self.path.path;
+        let finished = private_file::set_mode(path, mode).and_then(|()| self.file.sync_all());
         finished.map_err(|source| folder_error(path, source))?;
         Ok(WholeFile { path: self.path })
     }

@@ -15,7 +15,7 @@ const RESERVED_PART: u64 = 32;
 /// The bytes of the disk that are kept: the write-ahead log may grow to 4 MiB, and the file by its content.
 const DISK_RESERVE: u64 = 8 << 20;
 /// The largest part of a small disk that is kept: one of this number.
-const MAX_DISK_RESERVED_PART: u64 = 16;
+const MAX_DISK_RESERVED_PART: u64 = 4;
 
 /// A new message is refused, although SQLite could still store it: only the reserve is left.
 #[derive(Debug, Error)]
