@@ -201,7 +201,7 @@ pub struct TerminationSignals {
 
 impl TerminationSignals {
     /// Records signals from now on. They no longer end the process by themselves, so a thread ends it after
-    /// [`FORCED_EXIT_TIMEOUT`] if the shutdown hangs.
+    /// `FORCED_EXIT_TIMEOUT` if the shutdown hangs.
     #[must_use]
     pub fn install() -> Self {
         static FORCED_EXIT: Once = Once::new();
