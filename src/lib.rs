@@ -6,6 +6,7 @@ pub mod bounded_file;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod disk;
 pub mod event;
 pub mod health;

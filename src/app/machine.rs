@@ -56,8 +56,13 @@ pub async fn check_machine(config: &Config, roles: Roles) -> MachineReport {
 async fn check_ports(config: &Config, roles: Roles) -> MachineReport {
     let mut report = MachineReport::default();
     let mut in_use = Vec::new();
-    for (key, address) in [("server.listen", config.server.listen), ("admin.listen", config.admin.listen)] {
-        if address.port() == 0 || key == "server.listen" && !roles.receive {
+    let listeners = [
+        ("server.listen", config.server.listen, roles.receive),
+        ("admin.listen", config.admin.listen, roles != Roles::CONSOLE),
+        ("console.listen", config.console.listen, config.serves_console(roles)),
+    ];
+    for (key, address, is_opened) in listeners {
+        if address.port() == 0 || !is_opened {
             continue;
         }
         match bind(address) {

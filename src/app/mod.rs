@@ -9,6 +9,7 @@
 mod account;
 mod admin;
 mod archive_disk;
+mod console;
 mod disk_metrics;
 mod index;
 mod machine;
@@ -122,6 +123,7 @@ pub struct App {
     queue: OpenQueue,
     public: Option<SocketAddr>,
     admin: Option<SocketAddr>,
+    console: Option<SocketAddr>,
 }
 
 /// Everything that each service gets.
@@ -152,14 +154,20 @@ impl App {
             Some(metrics) => Some((BoundListener::bind("admin.listen", config.admin.listen).await?, metrics)),
             None => None,
         };
+        let console = if config.serves_console(roles) {
+            Some(BoundListener::bind("console.listen", config.console.listen).await?)
+        } else {
+            None
+        };
         let health = Health::default();
         let queue_lifecycle = lifecycle.with_own_tracker();
         let queue = open_queue(config, roles, clock.clone(), &health, &queue_lifecycle)?;
         let archives = roles.work || roles.reconcile;
         let resources = (archives && !account::is_unknown(config)).then(|| Resources::open(config, &clock));
-        let resources = match resources.transpose() {
-            Ok(resources) => resources,
-            Err(error) => {
+        let pages = console.as_ref().map(|_| console::open(config, &queue.queue, &clock)).transpose();
+        let (resources, pages) = match (resources.transpose(), pages) {
+            (Ok(resources), Ok(pages)) => (resources, pages),
+            (Err(error), _) | (_, Err(error)) => {
                 lifecycle.drain();
                 queue.queue.close().await;
                 return Err(error);
@@ -167,13 +175,17 @@ impl App {
         };
 
         let context = Context { config, queue: Arc::clone(&queue.queue), clock, health, lifecycle };
-        let (public_address, admin_address) = (
+        let (public_address, admin_address, console_address) = (
             public.as_ref().map(|listener| listener.address),
             admin.as_ref().map(|(listener, _)| listener.address),
+            console.as_ref().map(|listener| listener.address),
         );
         let receiver = public.map(|listener| receiver::start(&context, roles, listener));
         if let Some((listener, metrics)) = admin {
             admin::start(&context, listener, metrics, receiver.clone());
+        }
+        if let Some((listener, pages)) = console.zip(pages) {
+            console::start(&context, listener, pages);
         }
         match &resources {
             Some(resources) => start_archiving(&context, roles, resources),
@@ -188,6 +200,7 @@ impl App {
             queue,
             public: public_address,
             admin: admin_address,
+            console: console_address,
         })
     }
 
@@ -199,6 +212,11 @@ impl App {
     /// Returns the address of the admin listener.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// Returns the address of the console.
+    pub fn console_address(&self) -> Option<SocketAddr> {
+        self.console
     }
 
     /// Returns the queue in use.

@@ -88,11 +88,11 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 
     let config_path = config_file::write(&args.dir, &config, &app, &simulator).map_err(failed)?;
     let (open_queue, app_lifecycle) = (app.queue().clone(), app.lifecycle().clone());
-    let (receiver, admin) = (app.public_address(), app.admin_address());
+    let (receiver, admin, console) = (app.public_address(), app.admin_address(), app.console_address());
     // The app handles signals from here on: the first one drains, a second one aborts. It is a task of its own, because a
     // terminal that takes no text stops this one.
     let mut app_end = simulator_lifecycle.spawn_tracked(app.run_until_shutdown());
-    display.started(receiver, admin, &simulator);
+    display.started(receiver, admin, console, &simulator);
     let events = LiveEvents::start(&config, &open_queue, Clock::System.now(), display.event_printer());
     let activity = simulator.state().subscribe();
     let sending = start_sending(&args, &simulator, receiver, &simulator_lifecycle)?;
@@ -235,6 +235,9 @@ fn config(args: &Args, simulator: &Simulator) -> Config {
     let any_port = ([127, 0, 0, 1], 0).into();
     config.server.listen = any_port;
     config.admin.listen = any_port;
+    config.console.enabled = true;
+    config.console.allow_replay = true;
+    config.console.listen = any_port;
     config.signature.secrets = vec![Secret::new(simulator.signing_secret())];
     config.polyai.base_url = Some(simulator.url().clone());
     config.polyai.platform_url = Some(simulator.url().clone());

@@ -9,7 +9,7 @@ use super::Cli;
 /// The commands of each group, in the order of `polyhook --help`.
 const GROUPS: [(&str, &[&str]); 7] = [
     ("Get started", &["demo", "config", "doctor", "endpoint"]),
-    ("Services", &["run", "receive", "work", "reconcile"]),
+    ("Services", &["run", "receive", "work", "reconcile", "console"]),
     ("See what happens", &["status", "tail", "list", "show"]),
     ("Conversations", &["fetch", "backfill", "audit", "index", "erase"]),
     ("Failed and waiting jobs", &["dead", "spool", "queue"]),

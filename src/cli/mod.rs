@@ -114,6 +114,16 @@ Examples:
     Work,
     /// Queue conversations that PolyAI lists but the archive lacks
     Reconcile(reconcile::Args),
+    /// Serve the pages on which people see and hear conversations
+    #[command(after_help = "\
+Examples:
+  polyhook console --config polyhook.toml
+  polyhook console --config polyhook.toml --set console.listen=127.0.0.1:9000
+
+Open http://127.0.0.1:8090. It reads the queue and the archive of the service that \
+runs with the same configuration. `run` serves the console, too, if console.enabled \
+is true.")]
+    Console,
     /// Show what waits, what runs and what failed, on one screen
     Status(status::Args),
     /// Follow deliveries and jobs, one line per event
@@ -184,6 +194,7 @@ impl Command {
             Self::Receive => serve::run(global, Roles::RECEIVE).await,
             Self::Work => serve::run(global, Roles::WORK).await,
             Self::Reconcile(args) => reconcile::run(global, args).await,
+            Self::Console => serve::run(global, Roles::CONSOLE).await,
             Self::Status(args) => status::run(global, args).await,
             Self::Tail(args) => tail::run(global, args).await,
             Self::List(args) => list::run(global, args).await,

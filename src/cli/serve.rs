@@ -24,8 +24,9 @@ pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliErro
     let (config, _logs, has_screen) = global.load_for_service(roles).await?;
     raise_open_files();
     let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging_names())?;
-    let metrics = telemetry::init_metrics()?;
-    let app = match App::start(&config, roles, Some(metrics), Clock::System).await {
+    // The console runs beside a service with the same configuration, which has the admin listener.
+    let metrics = (roles != Roles::CONSOLE).then(telemetry::init_metrics).transpose()?;
+    let app = match App::start(&config, roles, metrics, Clock::System).await {
         Ok(app) => app,
         Err(error) => return Err(all_start_errors(error, &config, roles).await),
     };

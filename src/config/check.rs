@@ -39,6 +39,10 @@ impl Config {
         if roles.work || roles.reconcile {
             self.check_archiving(&mut problems);
         }
+        if self.serves_console(roles) && !roles.work && !roles.reconcile {
+            problems.extend(Archive::check_config(&self.archive));
+            problems.extend(self.index.problems());
+        }
         problems.extend(self.retry.problem());
         problems.extend(self.queue_problems());
         problems.extend(self.tracing.problems());

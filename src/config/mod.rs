@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     archive::ArchiveConfig,
+    console::ConsoleConfig,
     index::IndexConfig,
     polyai::{PolyAiConfig, ProjectConfig},
     queue::{QueueConfig, SpoolConfig},
@@ -78,6 +79,8 @@ pub struct Config {
     pub reconcile: ReconcileConfig,
     /// The Parquet tables of calls and turns.
     pub index: IndexConfig,
+    /// The pages on which people see and hear calls.
+    pub console: ConsoleConfig,
     /// Logs.
     pub log: LogConfig,
     /// Spans.
@@ -92,6 +95,7 @@ pub struct Config {
 
 /// The tasks of a process. They determine which settings it requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a process may have any of them")]
 pub struct Roles {
     /// Accepts deliveries. Requires a signing secret.
     pub receive: bool,
@@ -99,19 +103,23 @@ pub struct Roles {
     pub work: bool,
     /// Finds conversations that no webhook announced. Requires a project and an archive.
     pub reconcile: bool,
+    /// Serves the console, if it is enabled or the only role. Requires an archive.
+    pub console: bool,
 }
 
 impl Roles {
-    /// `polyhook run`
-    pub const ALL: Self = Self { receive: true, work: true, reconcile: true };
-    /// `polyhook receive`
-    pub const RECEIVE: Self = Self { receive: true, work: false, reconcile: false };
-    /// `polyhook work`
-    pub const WORK: Self = Self { receive: false, work: true, reconcile: true };
-    /// `polyhook reconcile`
-    pub const RECONCILE: Self = Self { receive: false, work: false, reconcile: true };
     /// A command that requires none of them.
-    pub const NONE: Self = Self { receive: false, work: false, reconcile: false };
+    pub const NONE: Self = Self { receive: false, work: false, reconcile: false, console: false };
+    /// `polyhook run`
+    pub const ALL: Self = Self { receive: true, work: true, reconcile: true, console: true };
+    /// `polyhook receive`
+    pub const RECEIVE: Self = Self { receive: true, ..Self::NONE };
+    /// `polyhook work`
+    pub const WORK: Self = Self { work: true, reconcile: true, ..Self::NONE };
+    /// `polyhook reconcile`
+    pub const RECONCILE: Self = Self { reconcile: true, ..Self::NONE };
+    /// `polyhook console`
+    pub const CONSOLE: Self = Self { console: true, ..Self::NONE };
 
     /// Returns true if the process accepts deliveries and does nothing else, so that it only publishes to the queue.
     pub fn only_receives(self) -> bool {
@@ -136,6 +144,11 @@ impl Config {
     pub fn works_without_webhook(&self, roles: Roles) -> bool {
         let reconciles = roles.reconcile && !self.reconcile.every.is_zero();
         self.signature.is_unset() && (self.trigger.is_on() || self.names_no_webhook && reconciles)
+    }
+
+    /// Returns whether a process of these roles serves the console.
+    pub fn serves_console(&self, roles: Roles) -> bool {
+        roles.console && (self.console.enabled || roles == Roles::CONSOLE)
     }
 
     /// Returns the JSON Schema of the TOML file.

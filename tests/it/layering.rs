@@ -7,11 +7,12 @@ use std::{
 };
 
 /// The layers from top to bottom. Modules of one layer are siblings.
-const LAYERS: [&[&str]; 12] = [
+const LAYERS: [&[&str]; 13] = [
     &["main"],
     &["cli"],
     &["app"],
     &["config"],
+    &["console"],
     &["status"],
     &["web", "worker", "reconcile"],
     &["index"],

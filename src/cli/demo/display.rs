@@ -33,6 +33,7 @@ use crate::{
 enum Step<'a> {
     Started {
         url: String,
+        console: String,
         admin: String,
         simulator: String,
         #[serde(rename = "path")]
@@ -170,6 +171,7 @@ impl Display {
         &self,
         receiver: Option<SocketAddr>,
         admin: Option<SocketAddr>,
+        console: Option<SocketAddr>,
         simulator: &Simulator,
     ) {
         let http_url = |address: Option<SocketAddr>| {
@@ -178,16 +180,22 @@ impl Display {
         let url = format!("{}/polyai-events", http_url(receiver));
         let archive = self.archive.display().to_string();
         let text = format!(
-            "{}\n  receiver   {url}\n  metrics    {}/metrics\n  PolyAI     {} (simulated)\n  archive    {archive}\n{}\n",
+            "{}\n  console    {}  (open it in a browser)\n  receiver   {url}\n  metrics    {}/metrics\n  PolyAI     {} (simulated)\n  archive    {archive}\n{}\n",
             output::bold(format!("polyhook demo: {}; Ctrl-C stops it", output::counted(self.calls, "call"))),
+            http_url(console),
             http_url(admin),
             simulator.url(),
             output::dimmed(
                 "Each event is a line below: delivery, retry, ready (it is archived), done, dead."
             ),
         );
-        let step =
-            Step::Started { url, admin: http_url(admin), simulator: simulator.url().to_string(), archive };
+        let step = Step::Started {
+            url,
+            console: http_url(console),
+            admin: http_url(admin),
+            simulator: simulator.url().to_string(),
+            archive,
+        };
         self.print(&step, Some(&text));
     }
 

@@ -76,8 +76,11 @@ fn start_lines(global: &GlobalArgs, config: &Config, roles: Roles, app: &App) ->
     if let Some(address) = app.admin_address() {
         field("health", &format!("http://{address}/readyz, /livez and /metrics"));
     }
+    if let Some(address) = app.console_address() {
+        field("console", &format!("http://{address}"));
+    }
     field("queue", &config.queue.address());
-    if roles.work || roles.reconcile {
+    if roles.work || roles.reconcile || roles == Roles::CONSOLE {
         field("archive", &config.archive.url);
     }
     lines.push("Next, in another terminal:".to_owned());

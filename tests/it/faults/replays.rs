@@ -37,7 +37,7 @@ use crate::{
 const MAX_HONEST_WAIT: Duration = Duration::from_secs(15);
 /// A time of receipt that lies clearly before everything that the workers do.
 const LONG_AGO: Duration = Duration::from_secs(10);
-const WORK: Roles = Roles { receive: false, work: true, reconcile: false };
+const WORK: Roles = Roles { work: true, ..Roles::NONE };
 
 /// A simulated PolyAI, an archive and a queue, for any number of processes.
 struct Site {

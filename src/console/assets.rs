@@ -1,0 +1,63 @@
+//! The style sheets, scripts and images, which are in the binary.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::{
+    Router,
+    extract::Path,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{StatusCode, header};
+use sha2::{Digest, Sha256};
+
+use super::Console;
+
+struct Asset {
+    name: &'static str,
+    content_type: &'static str,
+    content: &'static str,
+}
+
+const ASSETS: &[Asset] = &[
+    Asset {
+        name: "console.css",
+        content_type: "text/css; charset=utf-8",
+        content: include_str!("assets/console.css"),
+    },
+    Asset {
+        name: "console.js",
+        content_type: "text/javascript; charset=utf-8",
+        content: include_str!("assets/console.js"),
+    },
+    Asset { name: "icon.svg", content_type: "image/svg+xml", content: include_str!("assets/icon.svg") },
+];
+
+/// A part of the hash of all assets. It is in their addresses, so browsers may keep them forever.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let mut hash = Sha256::new();
+    for asset in ASSETS {
+        hash.update(asset.content);
+    }
+    hex::encode(&hash.finalize()[..6])
+});
+
+/// Returns the address of an asset.
+pub(super) fn asset_url(name: &str) -> String {
+    format!("/assets/{}/{name}", *VERSION)
+}
+
+pub(super) fn routes() -> Router<Arc<Console>> {
+    Router::new().route("/assets/{version}/{name}", get(asset))
+}
+
+async fn asset(Path((_, name)): Path<(String, String)>) -> Response {
+    let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let headers = [
+        (header::CONTENT_TYPE, asset.content_type),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    ];
+    (headers, asset.content).into_response()
+}

@@ -1,0 +1,51 @@
+// Shared by all pages: times in the viewer's zone, copying, and the keyboard.
+"use strict";
+
+(() => {
+  const format = new Intl.DateTimeFormat(undefined, {
+    year: "numeric", month: "2-digit", day: "2-digit",
+    hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+  });
+
+  // Shows each time in the viewer's zone. UTC stays in the title.
+  const localize = (root) => {
+    for (const time of root.querySelectorAll("time[datetime]:not([data-local])")) {
+      const at = new Date(time.dateTime);
+      if (Number.isNaN(at.getTime())) continue;
+      time.textContent = format.format(at);
+      time.dataset.local = "";
+    }
+  };
+  localize(document);
+
+  // A button with data-copy copies the text of that element.
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("button[data-copy]");
+    if (!button) return;
+    const text = document.getElementById(button.dataset.copy)?.textContent.trim() ?? "";
+    const label = button.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Select and copy it by hand";
+    }
+    setTimeout(() => { button.textContent = label; }, 2000);
+  });
+
+  // "/" goes to the search field of the page.
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || window.polyhook.isTyping(event)) return;
+    const search = document.querySelector("input[type=search]");
+    if (!search) return;
+    event.preventDefault();
+    search.focus();
+    search.select();
+  });
+
+  window.polyhook = {
+    localize,
+    // True while a key press belongs to a field.
+    isTyping: (event) => event.target.closest("input, select, textarea, [contenteditable]") !== null,
+  };
+})();
