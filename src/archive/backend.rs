@@ -49,7 +49,7 @@ pub(super) struct StoreBackend {
     /// Set for a folder, which needs locks where a bucket has conditional writes.
     pub(super) folder: Option<Arc<PrivateFolder>>,
     /// `file:///…/` or `s3://bucket/`: a key is appended to it.
-    base: Url,
+    pub(super) base: Url,
 }
 
 impl StoreBackend {

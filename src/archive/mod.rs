@@ -70,6 +70,7 @@ mod folder;
 mod key;
 mod lease;
 mod manifest;
+mod object;
 mod private_object;
 mod reader;
 mod revision;
@@ -92,6 +93,7 @@ pub use manifest::{
     AudioStatus, AudioSummary, ConversationFacts, Direction, Handoff, Manifest, ManifestDraft,
     ManifestObject, ObjectKind, Provenance, SCHEMA_VERSION, ServedBy, Timings, Trigger,
 };
+pub use object::ObjectReader;
 pub use reader::ArchiveReader;
 pub use stored_manifest::StoredManifest;
 pub use write_decision::{WriteDecision, decide_write};

@@ -36,7 +36,7 @@ pub(super) fn lacks_padding(bytes: &[u8; 9]) -> bool {
 }
 
 /// The content of a format chunk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Format {
     tag: u16,
     pub(super) channels: u16,

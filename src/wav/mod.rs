@@ -4,7 +4,7 @@
 //! and at least one byte of audio that the transport delivered whole ([`StreamEnd`]). The bytes decide: a header that
 //! states wrong sizes is a [`WavDefect`], which the caller reports, and the duration is computed from the bytes that came.
 //! Everything else (an error page, JSON, a header without audio, an incomplete download) is a [`WavError`], so that the
-//! caller can request the recording again.
+//! caller can request the recording again. [`PeakReader`] computes the waveform of a recording in the same way.
 //!
 //! Chunk layout: Microsoft "Multimedia Programming Interface" 1991, `mmreg.h` for `WAVE_FORMAT_EXTENSIBLE`,
 //! EBU Tech 3306 for RF64 and its `ds64` chunk.
@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 mod chunk;
+mod peaks;
 mod validator;
 
+pub use peaks::{ChannelPeaks, PeakReader, Peaks, PeaksError};
 pub use validator::WavValidator;
 
 /// The format and length of a recording, from its header and the bytes that followed.

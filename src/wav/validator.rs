@@ -123,10 +123,24 @@ impl WavValidator {
     }
 
     /// Takes the next bytes; the boundaries between calls do not matter. An error is final.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), WavError> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), WavError> {
+        self.push_with(bytes, |_, _| {})
+    }
+
+    /// Like [`push`](Self::push). Also passes on the sound, with its format.
+    pub(super) fn push_with(
+        &mut self,
+        mut bytes: &[u8],
+        mut add_sound: impl FnMut(Format, &[u8]),
+    ) -> Result<(), WavError> {
         self.total_bytes += bytes.len() as u64;
         while self.error.is_none() && !bytes.is_empty() {
+            let (is_sound, earlier) = (matches!(self.state, ParserState::Data(_)), self.data_bytes);
             let taken = self.step(bytes);
+            if let (Some(format), true) = (self.format, self.data_bytes > earlier) {
+                // Otherwise it was read as the header of a chunk.
+                add_sound(format, if is_sound { &bytes[..taken] } else { &self.header[..8] });
+            }
             bytes = &bytes[taken..];
         }
         self.error.clone().map_or(Ok(()), Err)
