@@ -27,4 +27,5 @@ pub mod telemetry;
 pub mod terminal;
 pub mod wav;
 pub mod web;
+pub mod wording;
 pub mod worker;

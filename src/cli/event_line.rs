@@ -1,7 +1,5 @@
 //! Formats an event of the queue as one line, for `tail`, `run` and `demo`.
 
-use std::time::Duration;
-
 use console::{measure_text_width, truncate_str};
 use jiff::tz::TimeZone;
 
@@ -63,69 +61,13 @@ fn longest_text(event: &TailEvent, max_width: usize, is_wide: bool) -> String {
 
 /// Returns the most important fact. `again_in` comes before the time until the next attempt.
 fn main_text(event: &TailEvent, again_in: &str) -> String {
-    let reason = event.reason.as_deref().unwrap_or_default();
-    let text = match event.what {
-        TailEventKind::Delivery | TailEventKind::Ready => event.kind.clone(),
-        TailEventKind::Done => match event.after_ms {
-            Some(ms) => format!("after {}", duration(Duration::from_millis(ms))),
-            None => event.kind.clone(),
-        },
-        TailEventKind::Dead => reason.to_owned(),
-        TailEventKind::Retry => {
-            let wait = event.retry_at.map(|at| Duration::try_from(at.duration_since(event.at)));
-            let wait =
-                wait.map(|wait| format!("{again_in}{}", duration(whole_seconds(wait.unwrap_or_default()))));
-            let parts = [Some(in_words(reason)).filter(|reason| !reason.is_empty()), wait];
-            parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
-        }
-    };
-    sanitize(&text)
+    sanitize(&event.main_text(again_in))
 }
 
 /// Returns further facts, the more important ones first.
 fn details(event: &TailEvent, is_wide: bool) -> impl Iterator<Item = String> {
-    let TailEvent { attempt, status, after_ms, kind, environment, id, conversation_id, what, .. } = event;
-    let is_first = *what == TailEventKind::Done && *attempt == Some(1);
-    let shows_kind = matches!(what, TailEventKind::Delivery | TailEventKind::Ready)
-        || (*what == TailEventKind::Done && after_ms.is_none());
-    let shows_duration = matches!(what, TailEventKind::Retry | TailEventKind::Dead);
-    [
-        status.map(|status| format!("HTTP {status}")),
-        attempt.filter(|_| !is_first).map(|attempt| format!("try {attempt}")),
-        (!shows_kind).then(|| sanitize(kind)),
-        (is_wide || environment != "live").then(|| sanitize(environment)),
-        after_ms
-            .filter(|_| shows_duration)
-            .map(|ms| format!("after {}", duration(Duration::from_millis(ms)))),
-        conversation_id.is_some().then(|| output::dimmed(sanitize(id))),
-    ]
-    .into_iter()
-    .flatten()
-}
-
-/// Returns the reason of a failed attempt in words. The word itself is in dead letters, logs and metrics.
-fn in_words(reason: &str) -> String {
-    match reason {
-        "recording_not_found" | "recording_not_ready" => "no recording yet".to_owned(),
-        "in_progress" => "call in progress".to_owned(),
-        reason => reason.replace('_', " "),
-    }
-}
-
-fn whole_seconds(wait: Duration) -> Duration {
-    Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
-}
-
-/// Returns a duration with one unit, such as `340 ms`, `10 s`, `1.2 s`, `30 min` or `6 h`.
-fn duration(duration: Duration) -> String {
-    match duration.as_millis() {
-        ms @ ..1000 => format!("{ms} ms"),
-        ms @ ..120_000 if ms % 1000 == 0 => format!("{} s", ms / 1000),
-        ms @ ..10_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
-        ms @ ..120_000 => format!("{} s", ms / 1000),
-        ms @ ..7_200_000 => format!("{} min", ms.div_ceil(60_000)),
-        ms => format!("{} h", ms.div_ceil(3_600_000)),
-    }
+    let id = event.conversation_id.is_some().then(|| output::dimmed(sanitize(&event.id)));
+    event.details(is_wide).map(|detail| sanitize(&detail)).chain(id)
 }
 
 #[cfg(test)]
@@ -208,12 +150,5 @@ mod tests {
                 "10:41:02.125Z {UUID}       retry    no recording yet, again in 10 s, HTTP 404, try 1, conversation.completed, live, evt_77c16cb1-ffe4-4cff-94bb-c93bda515ea1"
             )
         );
-    }
-
-    #[test]
-    fn durations_have_one_unit() {
-        let texts = [0, 999, 1000, 1250, 59_999, 60_000, 120_000, 300_000, 21_600_000];
-        let texts = texts.map(|ms| duration(Duration::from_millis(ms)));
-        assert_eq!(texts, ["0 ms", "999 ms", "1 s", "1.2 s", "59 s", "60 s", "2 min", "5 min", "6 h"]);
     }
 }

@@ -17,6 +17,7 @@ use owo_colors::{OwoColorize, Stream};
 use serde::Serialize;
 
 use crate::terminal;
+pub use crate::wording::{counted, plural};
 
 /// Time that the end of a process, and a service, wait for the reader of standard output. A terminal that was stopped with
 /// Ctrl-S, or a pager, takes no text until it continues.
@@ -130,22 +131,6 @@ pub fn terminal_width() -> Option<usize> {
     Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))
 }
 
-/// Returns a number with its noun, such as `1 job`, `2 jobs` or `2 deliveries`.
-pub fn counted(number: u64, noun: &str) -> String {
-    let has_vowel = ["ay", "ey", "oy"].iter().any(|end| noun.ends_with(end));
-    match noun.strip_suffix('y').filter(|_| !has_vowel) {
-        _ if number == 1 => format!("1 {noun}"),
-        Some(stem) => format!("{number} {stem}ies"),
-        None if noun.ends_with("sh") => format!("{number} {noun}es"),
-        None => format!("{number} {noun}s"),
-    }
-}
-
-/// Returns `one` for the number 1, and otherwise `many` with the number instead of `{}`: for texts with a verb.
-pub fn plural(number: u64, one: &str, many: &str) -> String {
-    if number == 1 { one.to_owned() } else { many.replace("{}", &number.to_string()) }
-}
-
 /// Prints a remark that is not a result on standard error.
 pub fn note(text: &str) {
     let text = terminal::escape_lines(text, false);
@@ -221,18 +206,4 @@ pub fn bold(text: impl Display) -> String {
 /// Escapes text from outside that must stay on one line and must not look like polyhook's own colours.
 pub fn sanitize(text: &str) -> String {
     terminal::escape(text).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nouns_and_verbs_agree_with_their_number() {
-        let nouns = ["job", "delivery", "day", "refresh"];
-        assert_eq!(nouns.map(|noun| counted(1, noun)), ["1 job", "1 delivery", "1 day", "1 refresh"]);
-        assert_eq!(nouns.map(|noun| counted(0, noun)), ["0 jobs", "0 deliveries", "0 days", "0 refreshes"]);
-        let wait = |number| plural(number, "1 delivery waits", "{} deliveries wait");
-        assert_eq!([1, 2].map(wait), ["1 delivery waits", "2 deliveries wait"]);
-    }
 }

@@ -30,6 +30,7 @@ pub mod spooled;
 pub mod sqlite;
 mod stored;
 mod tail_event;
+mod tail_text;
 pub mod transfer;
 
 pub use config::{QueueBackend, QueueConfig, QueueUrlError, QueueUrls, SpoolConfig};

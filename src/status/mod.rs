@@ -13,6 +13,7 @@
 
 mod process;
 mod report;
+mod sentences;
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf, time::Duration};
 
@@ -20,7 +21,10 @@ use jiff::Timestamp;
 use tokio::{sync::Mutex, time::timeout};
 
 use self::process::ProcessSource;
-pub use self::report::{Condition, Part, ProcessStatus, QueueStatus, SpoolStatus, StatusReport, Versions};
+pub use self::{
+    report::{Condition, Part, ProcessStatus, QueueStatus, SpoolStatus, StatusReport, Versions},
+    sentences::{AgeFormat, Sentence, Tone, Topic, sentences},
+};
 use crate::{
     archive::{ArchiveError, ArchiveReader},
     clock::Clock,

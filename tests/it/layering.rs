@@ -20,7 +20,7 @@ const LAYERS: [&[&str]; 13] = [
     &["telemetry", "lifecycle"],
     &["signature", "wav", "event", "retry"],
     &["secret", "clock", "health", "disk", "json"],
-    &["bounded_file", "private_file", "problem", "shell", "terminal"],
+    &["bounded_file", "private_file", "problem", "shell", "terminal", "wording"],
 ];
 
 #[test]

@@ -1,7 +1,5 @@
 //! The output of `polyhook dead`: a table or details for people, JSON for programs.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -14,6 +12,7 @@ use crate::{
     event::Event,
     queue::{Attempt, DeadLetter},
     shell,
+    wording::short_age,
 };
 
 const HEADER: [&str; 7] = ["ID", "REASON", "DEAD", "CONVERSATION", "TRIES", "PROJECT", "CORRELATION ID"];
@@ -198,26 +197,5 @@ pub(super) fn count(count: u64) -> String {
     match count {
         0 => "no dead letters".to_owned(),
         count => output::counted(count, "dead letter"),
-    }
-}
-
-/// Returns `45s`, `12m`, `5h` or `3d`.
-pub(in crate::cli) fn short_age(age: Duration) -> String {
-    match age.as_secs() {
-        seconds @ 0..60 => format!("{seconds}s"),
-        seconds @ 60..3600 => format!("{}m", seconds / 60),
-        seconds @ 3600..172_800 => format!("{}h", seconds / 3600),
-        seconds => format!("{}d", seconds / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_have_one_unit() {
-        let ages = [0, 59, 60, 3599, 3600, 172_799, 172_800].map(|s| short_age(Duration::from_secs(s)));
-        assert_eq!(ages, ["0s", "59s", "1m", "59m", "1h", "47h", "2d"]);
     }
 }

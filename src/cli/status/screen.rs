@@ -2,18 +2,13 @@
 
 use std::{fmt::Write, time::Duration};
 
-use bytesize::ByteSize;
 use console::{pad_str, truncate_str};
 use jiff::Timestamp;
 
 use crate::{
-    cli::{
-        dead::output::short_age,
-        output::{self, counted},
-    },
-    index::LastIndexPass,
-    reconcile::{LastAudit, LastPass},
-    status::{Part, ProcessStatus, QueueStatus, SpoolStatus, StatusReport},
+    cli::output::{self, counted},
+    status::{Part, ProcessStatus, Sentence, StatusReport, Tone, Topic, sentences},
+    wording::short_age,
 };
 
 /// The size of the screen. The cursor needs the 24th line.
@@ -25,19 +20,8 @@ const MIN_WIDTH: usize = 60;
 const MAX_VALUE_LINES: usize = 3;
 /// The lines of the reason why a pass failed.
 const MAX_REASON_LINES: usize = 4;
-/// The time after which a job of the embedded queue should be in flight.
-const MAX_START: Duration = Duration::from_secs(5);
 /// The width of the names, with the gap after them.
 const NAME_WIDTH: usize = 12;
-
-/// The importance of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
-    Plain,
-    Minor,
-    Warning,
-    Failure,
-}
 
 /// A line of the screen: a name, which may be empty, and a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,19 +48,12 @@ impl Line {
 /// Returns the screen of a report, which fits a terminal of 24 lines of `width` columns (at least 60).
 pub(super) fn lines(report: &StatusReport, width: usize) -> Vec<Line> {
     let mut screen = Screen { width: width.clamp(MIN_WIDTH, MAX_WIDTH) - NAME_WIDTH, lines: Vec::new() };
-    let versions = &report.versions;
-    let broker = versions.broker.as_deref().map(|broker| format!(", {broker}")).unwrap_or_default();
-    screen.add("polyhook", Tone::Minor, &format!("{}{broker}; {:.0}", versions.polyhook, report.checked_at));
-    let process = report.process.known();
-    screen.part("queue", &report.queue, |screen, queue| screen.queue(queue, process));
-    screen.part("spool", &report.spool, Screen::spool);
-    screen.part("last pass", &report.last_pass, |screen, pass| screen.last_pass(pass, report.checked_at));
-    screen
-        .part("last audit", &report.last_audit, |screen, audit| screen.last_audit(audit, report.checked_at));
-    screen.part("index", &report.index, |screen, pass| screen.index(pass, report.checked_at));
-    screen.part("process", &report.process, |screen, process| {
-        screen.process(process, versions.process.as_deref());
-    });
+    for sentence in sentences(report, short_age) {
+        screen.sentence(&sentence);
+    }
+    if let Some(process) = report.process.known() {
+        screen.conditions(process);
+    }
     screen.lines
 }
 
@@ -134,10 +111,6 @@ struct Screen {
 
 impl Screen {
     /// Adds a value, wrapped and cut if necessary.
-    fn add(&mut self, name: &'static str, tone: Tone, text: &str) {
-        self.add_lines(name, tone, text, MAX_VALUE_LINES);
-    }
-
     fn add_lines(&mut self, name: &'static str, tone: Tone, text: &str, max_lines: usize) {
         let max_lines = max_lines.min(MAX_LINES - self.lines.len());
         for (number, text) in
@@ -147,174 +120,26 @@ impl Screen {
         }
     }
 
-    fn part<T>(&mut self, name: &'static str, part: &Part<T>, known: impl FnOnce(&mut Self, &T)) {
-        match part {
-            Part::Known(part) => known(self, part),
-            Part::Absent { text, .. } => self.add(name, Tone::Minor, text),
-            Part::Failed(error) => self.add(name, Tone::Failure, error),
-        }
-    }
-
-    fn queue(&mut self, queue: &QueueStatus, process: Option<&ProcessStatus>) {
-        let unknown = |key| queue.unknown.get(key).map(|why| format!("unknown: {why}"));
-        self.add(
-            "queue",
-            Tone::Plain,
-            &match queue.workers {
-                None => format!("embedded, {}", queue.address),
-                Some(workers) => format!("{}, {}", queue.address, counted(workers, "worker")),
-            },
-        );
-        let mut waiting = counted(queue.waiting_jobs, "job");
-        let stuck = queue.waiting_jobs > 0 && lacks_worker(queue, process);
-        if stuck {
-            waiting += match queue.workers {
-                Some(_) => "; no worker takes them: start `polyhook work`",
-                None => "; no worker takes them: start `polyhook work` or `run`",
-            };
-        }
-        let gap = if stuck { "; " } else { ", " };
-        match (queue.oldest_age_ms, unknown("oldest_age_ms")) {
-            (Some(age), _) if queue.workers.is_some() => {
-                let _ = write!(waiting, "{gap}the oldest for at most {}", age_text(age));
-            }
-            (Some(age), _) => {
-                let _ = write!(waiting, "{gap}the oldest for {}", age_text(age));
-            }
-            (None, Some(unknown)) => {
-                let _ = write!(waiting, "{gap}age of the oldest {unknown}");
-            }
-            (None, None) => {}
-        }
-        self.add("waiting", if stuck { Tone::Warning } else { Tone::Plain }, &waiting);
-        self.add(
-            "in flight",
-            Tone::Plain,
-            &match (queue.in_flight_jobs, queue.workers) {
-                (Some(jobs), Some(2..)) => {
-                    format!("{} of the process below; other workers hold more", counted(jobs, "job"))
-                }
-                (Some(jobs), _) => counted(jobs, "job"),
-                (None, _) => unknown("in_flight_jobs").unwrap_or_default(),
-            },
-        );
-        self.delayed(queue);
-        let dead = counted(queue.dead_letters, "dead letter");
-        match queue.dead_letters {
-            0 => self.add("dead", Tone::Plain, &dead),
-            _ => self.add("dead", Tone::Warning, &format!("{dead}; `polyhook dead list` names the reasons")),
-        }
-        if queue.workers.is_some() && queue.unrouted_events > 0 {
-            let events = counted(queue.unrouted_events, "event");
-            self.add("unrouted", Tone::Plain, &format!("{events} for which no queue is bound"));
-        }
-    }
-
-    fn delayed(&mut self, queue: &QueueStatus) {
-        let (retry, refresh) = (queue.retry_jobs, counted(queue.refresh_jobs, "refresh"));
-        let counts = match retry {
-            0 => format!("no retries, {refresh}"),
-            _ => format!("{} after a failure, {refresh}", counted(retry, "job")),
+    fn sentence(&mut self, sentence: &Sentence) {
+        let max_lines = match sentence.topic {
+            Topic::LastPass => MAX_REASON_LINES,
+            _ => MAX_VALUE_LINES,
         };
-        match (retry, queue.workers) {
-            (1.., _) => {
-                let text = format!("{counts}; find out why with `polyhook doctor --role work`");
-                self.add("delayed", Tone::Warning, &text);
-            }
-            (0, None) => self.add("delayed", Tone::Plain, &counts),
-            // RabbitMQ cannot list the queues of other delays.
-            (0, Some(_)) => {
-                self.add("delayed", Tone::Plain, &format!("{counts} (default and configured delays)"));
-            }
-        }
+        self.add_lines(sentence.topic.label(), sentence.tone, &sentence.text, max_lines);
     }
 
-    fn spool(&mut self, spool: &SpoolStatus) {
-        let SpoolStatus { messages, bytes, max_bytes, oldest_age_ms, .. } = spool;
-        let mut text =
-            format!("{}, {} of {}", counted(*messages, "message"), ByteSize(*bytes), ByteSize(*max_bytes));
-        if let Some(age) = oldest_age_ms {
-            let _ = write!(text, ", the oldest for {}", age_text(*age));
-        }
-        self.add("spool", if *messages > 0 { Tone::Warning } else { Tone::Plain }, &text);
-    }
-
-    fn last_pass(&mut self, pass: &LastPass, now: Timestamp) {
-        let started = ago(pass.started_at, now);
-        if let Some(why) = &pass.failure {
-            let mut text = format!("failed {started} ago");
-            let _ = match pass.completed_at {
-                Some(at) => write!(text, "; last complete pass {} ago", ago(at, now)),
-                None => write!(text, "; no complete pass yet"),
-            };
-            if pass.failed_windows > 0 {
-                let _ =
-                    write!(text, "; {} of PolyAI's list unread", counted(pass.failed_windows as u64, "part"));
-            }
-            return self.add_lines("last pass", Tone::Warning, &format!("{text}: {why}"), MAX_REASON_LINES);
-        }
-        let mut text = format!("{started} ago, {}", counted(pass.projects as u64, "project"));
-        if pass.unsettled_calls > 0 {
-            let _ = write!(text, ", {} not settled", counted(pass.unsettled_calls as u64, "call"));
-        }
-        self.add("last pass", Tone::Plain, &text);
-    }
-
-    fn last_audit(&mut self, audit: &LastAudit, now: Timestamp) {
-        let verdict = if audit.complete { "complete" } else { "incomplete" };
-        let counts: Vec<_> = audit
-            .counts
-            .iter()
-            .map(|(finding, count)| format!("{count} {}", finding.replace('_', " ")))
-            .collect();
-        let counts = if counts.is_empty() { String::new() } else { format!(": {}", counts.join(", ")) };
-        let text = format!("{} {verdict} ({} ago){counts}", audit.date, ago(audit.audited_at, now));
-        self.add("last audit", if audit.complete { Tone::Plain } else { Tone::Warning }, &text);
-    }
-
-    fn index(&mut self, pass: &LastIndexPass, now: Timestamp) {
-        let mut text = pass
-            .newest_archived_at
-            .map_or("no call yet".to_owned(), |at| format!("newest call archived {} ago", ago(at, now)));
-        let _ = write!(text, ", {} waiting", counted(pass.changes, "change"));
-        if pass.days > 0 {
-            let _ = write!(text, ", {} to compare", counted(pass.days, "day"));
-        }
-        match &pass.failure {
-            Some(why) => self.add("index", Tone::Warning, &format!("{text}; the last pass failed: {why}")),
-            None => self.add("index", Tone::Plain, &text),
-        }
-    }
-
-    fn process(&mut self, process: &ProcessStatus, version: Option<&str>) {
-        let version = version.map(|version| format!("polyhook {version} at ")).unwrap_or_default();
-        match &process.detail {
-            None => self.add("process", Tone::Plain, &format!("ready, {version}{}", process.url)),
-            Some(detail) => self.add("process", Tone::Failure, &format!("not ready: {detail}")),
-        }
+    fn conditions(&mut self, process: &ProcessStatus) {
         for (number, condition) in process.conditions.iter().enumerate() {
             let left = MAX_LINES - self.lines.len();
             let more = process.conditions.len() - number;
             if left <= MAX_VALUE_LINES && more > 1 {
                 let text =
                     format!("{}; {}/readyz lists them", counted(more as u64, "more condition"), process.url);
-                return self.add("degraded", Tone::Warning, &text);
+                return self.add_lines("degraded", Tone::Warning, &text, MAX_VALUE_LINES);
             }
             let text = format!("{}: {}", condition.name, condition.text);
             self.add_lines("degraded", Tone::Warning, &text, MAX_VALUE_LINES.max(left / more));
         }
-    }
-}
-
-/// Returns true if waiting jobs show that no worker runs. The embedded queue does not know its workers: a process that is not
-/// one says so itself. Without a process, a job that waits for long says it.
-fn lacks_worker(queue: &QueueStatus, process: Option<&ProcessStatus>) -> bool {
-    let waits_long = || queue.oldest_age_ms.is_some_and(|age| Duration::from_millis(age) > MAX_START);
-    match (queue.workers, process) {
-        (Some(workers), _) => workers == 0,
-        (None, _) if queue.in_flight_jobs != Some(0) => false,
-        (None, Some(process)) => process.running_jobs.is_none(),
-        (None, None) => waits_long(),
     }
 }
 

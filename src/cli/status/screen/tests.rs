@@ -3,7 +3,11 @@ use std::collections::BTreeMap;
 use console::measure_text_width;
 
 use super::*;
-use crate::status::{Condition, Versions};
+use crate::{
+    index::LastIndexPass,
+    reconcile::{LastAudit, LastPass},
+    status::{Condition, QueueStatus, SpoolStatus, Versions},
+};
 
 const NOW: &str = "2026-11-30T10:50:12Z";
 
