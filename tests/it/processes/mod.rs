@@ -7,6 +7,7 @@ mod commands;
 mod config_check;
 mod configuration;
 mod connections;
+mod console;
 mod dead;
 mod demo;
 mod doctor;

@@ -1,0 +1,90 @@
+"""Everyone can use every page: with the keyboard alone, on a phone, in the dark, with a screen reader, without JavaScript."""
+
+from services import chromium, expect
+
+
+def paths(site):
+    """Returns the path of each page."""
+    return ["/", "/dead", "/no-such-page"]
+
+
+def open_each(site, page):
+    """Opens each page, and yields its path once its heading is visible."""
+    for path in paths(site):
+        page.goto(site.console + path)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        yield path
+
+
+def no_page_has_a_serious_accessibility_finding(site):
+    findings = {}
+    for colours in ("light", "dark"):
+        # axe-core adds a style, which the policy of the pages forbids.
+        with site.window(["/no-such-page"], bypass_csp=True, color_scheme=colours, reduced_motion="reduce") as page:
+            for path in open_each(site, page):
+                for finding in chromium.accessibility_findings(page):
+                    findings.setdefault(finding, f"{path} ({colours})")
+            page.goto(site.locked)
+            for finding in chromium.accessibility_findings(page):
+                findings.setdefault(finding, f"login ({colours})")
+    assert not findings, "\n".join(f"{where}: {finding}" for finding, where in findings.items())
+
+
+def no_page_scrolls_sideways_on_a_phone(site):
+    wide = []
+    with site.window(["/no-such-page"], viewport=chromium.PHONE, has_touch=True, is_mobile=True) as page:
+        for path in open_each(site, page):
+            over, elements = chromium.horizontal_overflow(page)
+            if over > 0:
+                wide.append(f"{path} is {over} px too wide: {elements}")
+    assert not wide, "\n".join(wide)
+
+
+def the_keyboard_alone_reaches_everything(site):
+    """Tab visits each link, button and field of a page, and each shows that it has the focus."""
+    with site.window(["/no-such-page"]) as page:
+        for path in open_each(site, page):
+            page.evaluate("document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')")
+            expected = page.evaluate(OPERABLE)
+            seen, without_focus_mark = set(), []
+            for _ in range(expected + 10):
+                page.keyboard.press("Tab")
+                element = page.evaluate(FOCUSED)
+                if element is None or element["number"] in seen:
+                    break
+                seen.add(element["number"])
+                if not element["marked"]:
+                    without_focus_mark.append(element["html"])
+            missing = page.evaluate("seen => window._operable.filter((_, i) => !seen.includes(i)).map(e => e.outerHTML.slice(0, 120))", list(seen))
+            assert not missing, f"{path}: Tab does not reach {missing}"
+            assert not without_focus_mark, f"{path}: the focus is not visible on {without_focus_mark}"
+
+
+# Numbers what a mouse can operate. A radio group and a closed `details` have one stop.
+OPERABLE = """() => {
+    const elements = [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea, summary, audio[controls], [onclick], [role=button], [role=slider]')];
+    window._operable = elements.filter(element => !element.disabled && element.checkVisibility({visibilityProperty: true}));
+    return window._operable.length;
+}"""
+FOCUSED = """() => {
+    const element = document.activeElement;
+    if (!element || element === document.body) return null;
+    const number = window._operable.indexOf(element);
+    const style = getComputedStyle(element);
+    const marked = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 1 || style.boxShadow !== 'none';
+    return {number, marked, html: element.outerHTML.slice(0, 120)};
+}"""
+
+
+def pages_work_without_javascript(site):
+    with site.window(["/no-such-page"], java_script_enabled=False) as page:
+        for path in open_each(site, page):
+            pass
+
+
+CHECKS = [
+    no_page_has_a_serious_accessibility_finding,
+    no_page_scrolls_sideways_on_a_phone,
+    the_keyboard_alone_reaches_everything,
+    pages_work_without_javascript,
+]
