@@ -8,15 +8,12 @@ mod args;
 pub(super) mod output;
 mod settle;
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 pub(super) use self::args::Command;
 use self::{
     args::{DropArgs, ListArgs, ReplayArgs, Selection, ShowArgs},
-    output::{DeadLetterDetails, DeadLetterSummary, DeadLetterTable},
-    settle::Action,
+    output::DeadLetterTable,
 };
 use super::{
     CliError, GlobalArgs, output as cli_output, prompt,
@@ -25,7 +22,10 @@ use super::{
 use crate::{
     clock::Clock,
     config::Roles,
-    queue::{DeadLetter, DeadLetters, Queue, QueueBackend, QueueError},
+    queue::{
+        DeadLetter, DeadLetterAction, DeadLetterDetails, DeadLetterSummary, DeadLetters, Queue, QueueBackend,
+        QueueError,
+    },
 };
 
 pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), CliError> {
@@ -49,7 +49,7 @@ pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), Cli
             Command::List(args) => list(queue, args, now).await,
             Command::Show(args) => show(queue, args, now).await,
             Command::Replay(ReplayArgs { selection }) => {
-                settle::run(queue, Action::Replay, selection, now, None).await
+                settle::run(queue, DeadLetterAction::Replay, selection, now, None).await
             }
             Command::Drop(DropArgs { selection, yes }) => {
                 // The user has not agreed to drop what becomes a dead letter while the question is open.
@@ -57,7 +57,7 @@ pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), Cli
                 if died_until.is_some() && !may_drop(queue, selection, now).await? {
                     return Ok(());
                 }
-                settle::run(queue, Action::Drop, selection, now, died_until).await
+                settle::run(queue, DeadLetterAction::Drop, selection, now, died_until).await
             }
         }
     })
@@ -66,9 +66,10 @@ pub(super) async fn run(global: &GlobalArgs, command: Command) -> Result<(), Cli
 
 async fn list(queue: &dyn Queue, args: &ListArgs, now: Timestamp) -> Result<(), CliError> {
     let mut table = DeadLetterTable::new(now);
+    let filter = args.filter.to_filter();
     let mut found = 0_u64;
     let read = for_each(queue, |letter| {
-        if !args.filter.matches(letter, now) {
+        if !filter.matches(letter, now) {
             return;
         }
         found += 1;
@@ -107,8 +108,9 @@ async fn show(queue: &dyn Queue, args: &ShowArgs, now: Timestamp) -> Result<(), 
 
 /// Counts the dead letters that would be dropped and asks for confirmation.
 async fn may_drop(queue: &dyn Queue, selection: &Selection, now: Timestamp) -> Result<bool, CliError> {
+    let is_selected = selection.test(now);
     let mut found = 0_u64;
-    for_each(queue, |letter| found += u64::from(selection.matches(letter, now))).await?;
+    for_each(queue, |letter| found += u64::from(is_selected(letter))).await?;
     if found == 0 {
         // There is nothing to confirm. The drop itself reports that nothing was selected.
         return Ok(true);
@@ -147,9 +149,4 @@ fn unknown_id(id: &str) -> CliError {
     CliError::Failed(format!(
         "there is no dead letter {id}; list the existing ones with `polyhook dead list`"
     ))
-}
-
-/// Returns the time since the job became a dead letter.
-fn age(letter: &DeadLetter, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(letter.since())).unwrap_or_default()
 }

@@ -34,7 +34,10 @@ mod tail_text;
 pub mod transfer;
 
 pub use config::{QueueBackend, QueueConfig, QueueUrlError, QueueUrls, SpoolConfig};
-pub use dead::{DeadLetter, DeadLetters};
+pub use dead::{
+    DeadLetter, DeadLetterAction, DeadLetterDetails, DeadLetterFilter, DeadLetterSummary, DeadLetters,
+    HistoryEntry, SettleObserver, SettleOutcome, SettleTotals, next_step, next_step_for, settle,
+};
 pub use stored::{StoredCounts, StoredMessage, StoredState};
 pub use tail_event::{TailEvent, TailEventKind, TailMessage};
 

@@ -7,8 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     cli::{CliError, time_arg},
-    event::Event,
-    queue::DeadLetter,
+    queue::{DeadLetter, DeadLetterFilter},
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -106,22 +105,15 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    fn is_empty(&self) -> bool {
-        let Self { reason, project, older_than, newer_than } = self;
-        reason.is_empty() && project.is_empty() && older_than.is_none() && newer_than.is_none()
-    }
-
-    pub(super) fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
-        let matches_any = |wanted: &[String], value: Option<&str>| {
-            wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|wanted| wanted == value))
-        };
-        let age = super::age(letter, now);
-        matches_any(&self.reason, Some(letter.reason()))
-            && self.older_than.is_none_or(|least| age > least)
-            && self.newer_than.is_none_or(|most| age < most)
-            // Reading the event is the expensive part, so it comes last.
-            && (self.project.is_empty()
-                || matches_any(&self.project, Event::read(&letter.message.body).project_id.as_deref()))
+    /// Returns the filter of the queue.
+    pub(super) fn to_filter(&self) -> DeadLetterFilter {
+        DeadLetterFilter {
+            reasons: self.reason.clone(),
+            projects: self.project.clone(),
+            environments: Vec::new(),
+            older_than: self.older_than,
+            newer_than: self.newer_than,
+        }
     }
 }
 
@@ -151,7 +143,7 @@ pub(super) struct Selection {
 impl Selection {
     /// Returns an error if nothing is selected.
     pub(super) fn require(&self) -> Result<(), CliError> {
-        if !self.ids.is_empty() || self.all || !self.filter.is_empty() {
+        if !self.ids.is_empty() || self.all || !self.filter.to_filter().is_empty() {
             return Ok(());
         }
         Err(CliError::Usage(
@@ -161,7 +153,11 @@ impl Selection {
         ))
     }
 
-    pub(super) fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
-        (self.ids.is_empty() || self.ids.contains(&letter.message.id)) && self.filter.matches(letter, now)
+    /// Returns the test that a dead letter must pass, as seen at `now`.
+    pub(super) fn test(&self, now: Timestamp) -> impl Fn(&DeadLetter) -> bool + Send + Sync {
+        let filter = self.filter.to_filter();
+        move |letter| {
+            (self.ids.is_empty() || self.ids.contains(&letter.message.id)) && filter.matches(letter, now)
+        }
     }
 }

@@ -3,14 +3,12 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::age;
 use crate::{
     cli::{
         output::{self, sanitize},
         table::Table,
     },
-    event::Event,
-    queue::{Attempt, DeadLetter},
+    queue::{Attempt, DeadLetter, DeadLetterSummary, HistoryEntry},
     shell,
     wording::short_age,
 };
@@ -37,7 +35,7 @@ impl DeadLetterTable {
         self.table.row([
             summary.id.to_owned(),
             summary.reason.to_owned(),
-            short_age(age(letter, self.now)),
+            short_age(letter.age(self.now)),
             or_dash(summary.conversation_id.as_deref()),
             summary.tries.to_string(),
             or_dash(summary.project_id.as_deref()),
@@ -48,49 +46,6 @@ impl DeadLetterTable {
     /// Prints the rows that the table still holds back.
     pub(super) fn flush(&mut self) {
         self.table.flush();
-    }
-}
-
-/// A dead letter as JSON, without attempts and body.
-#[derive(Debug, Serialize)]
-pub(super) struct DeadLetterSummary<'a> {
-    id: &'a str,
-    reason: &'a str,
-    detail: Option<&'a str>,
-    status: Option<u16>,
-    correlation_id: Option<&'a str>,
-    dead_since: Timestamp,
-    tries: usize,
-    replays: usize,
-    event_type: &'a str,
-    environment: &'a str,
-    account_id: Option<String>,
-    project_id: Option<String>,
-    conversation_id: Option<String>,
-    received_at: Timestamp,
-}
-
-impl<'a> DeadLetterSummary<'a> {
-    pub(super) fn new(letter: &'a DeadLetter) -> Self {
-        let DeadLetter { message, history, .. } = letter;
-        let last = history.attempts.last();
-        let event = Event::read(&message.body);
-        Self {
-            id: &message.id,
-            reason: letter.reason(),
-            detail: last.map(|last| last.detail.as_str()),
-            status: last.and_then(|last| last.status),
-            correlation_id: letter.correlation_id(),
-            dead_since: letter.since(),
-            tries: history.attempt_count(),
-            replays: history.replays.len(),
-            event_type: &message.kind,
-            environment: &message.environment,
-            account_id: event.account_id,
-            project_id: event.project_id,
-            conversation_id: event.conversation_id,
-            received_at: message.received_at,
-        }
     }
 }
 
@@ -105,41 +60,6 @@ pub(super) struct SettledDeadLetter<'a> {
     pub(super) summary: DeadLetterSummary<'a>,
 }
 
-/// A dead letter as JSON, with attempts and, if wanted, body.
-#[derive(Debug, Serialize)]
-pub(super) struct DeadLetterDetails<'a> {
-    #[serde(flatten)]
-    summary: DeadLetterSummary<'a>,
-    attempts: &'a [Attempt],
-    replayed_at: &'a [Timestamp],
-    traceparent: Option<&'a str>,
-    content_type: &'a str,
-    body_bytes: usize,
-    /// Set if the body is UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<&'a str>,
-    /// Set if the body is not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_hex: Option<String>,
-}
-
-impl<'a> DeadLetterDetails<'a> {
-    pub(super) fn new(letter: &'a DeadLetter, with_body: bool) -> Self {
-        let DeadLetter { message, history, .. } = letter;
-        let text = std::str::from_utf8(&message.body).ok();
-        Self {
-            summary: DeadLetterSummary::new(letter),
-            attempts: &history.attempts,
-            replayed_at: &history.replays,
-            traceparent: message.traceparent.as_deref(),
-            content_type: &message.content_type,
-            body_bytes: message.body.len(),
-            body: text.filter(|_| with_body),
-            body_hex: (with_body && text.is_none()).then(|| hex::encode(&message.body)),
-        }
-    }
-}
-
 /// Prints all fields of a dead letter, its attempts and replays in order of time, and its body if wanted.
 pub(super) fn print_details(letter: &DeadLetter, with_body: bool, now: Timestamp) {
     let DeadLetter { message, .. } = letter;
@@ -150,7 +70,7 @@ pub(super) fn print_details(letter: &DeadLetter, with_body: bool, now: Timestamp
         "{} {}, dead for {} (since {})",
         output::bold(sanitize(&message.id)),
         output::red(sanitize(letter.reason())),
-        short_age(age(letter, now)),
+        short_age(letter.age(now)),
         letter.since()
     ));
     field("conversation", &or_none(conversation_id));
@@ -174,21 +94,21 @@ pub(super) fn print_details(letter: &DeadLetter, with_body: bool, now: Timestamp
 }
 
 fn print_history(letter: &DeadLetter) {
-    let mut replays = letter.history.replays.iter().copied().peekable();
-    for attempt in &letter.history.attempts {
-        while let Some(at) = replays.next_if(|at| *at <= attempt.at) {
-            output::line(format!("  {at}  replayed"));
-        }
-        let Attempt { at, reason, detail, status, correlation_id } = attempt;
-        let status = status.map(|status| format!(", HTTP {status}")).unwrap_or_default();
-        output::line(format!("  {at}  {}{status}", output::red(sanitize(reason))));
-        output::line(format!("      {}", sanitize(detail)));
-        if let Some(id) = correlation_id {
-            output::line(format!("      PolyAI correlation id {}", sanitize(id)));
+    for entry in letter.entries() {
+        match entry {
+            HistoryEntry::Replay(at) => output::line(format!("  {at}  replayed")),
+            HistoryEntry::Attempt(attempt) => print_attempt(attempt),
         }
     }
-    for at in replays {
-        output::line(format!("  {at}  replayed"));
+}
+
+fn print_attempt(attempt: &Attempt) {
+    let Attempt { at, reason, detail, status, correlation_id } = attempt;
+    let status = status.map(|status| format!(", HTTP {status}")).unwrap_or_default();
+    output::line(format!("  {at}  {}{status}", output::red(sanitize(reason))));
+    output::line(format!("      {}", sanitize(detail)));
+    if let Some(id) = correlation_id {
+        output::line(format!("      PolyAI correlation id {}", sanitize(id)));
     }
 }
 

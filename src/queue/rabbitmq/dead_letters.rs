@@ -166,6 +166,10 @@ impl DeadLetters for DeadLetterCursor<'_> {
         self.total
     }
 
+    fn hides_letters(&self) -> bool {
+        true
+    }
+
     async fn next(&mut self) -> Result<Option<DeadLetter>, QueueError> {
         if self.remaining == 0 {
             return Ok(None);
