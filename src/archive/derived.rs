@@ -9,16 +9,17 @@
 //! * In a folder the file is written and synced beside its place. Then a lock, which other processes respect, is held
 //!   while the version is compared and the file is moved. The version is that of the file: its inode, size and time.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use bytes::Bytes;
 use jiff::civil::Date;
-use object_store::{GetOptions, ObjectStoreExt, PutPayload, UpdateVersion, path::Path};
+use object_store::{GetOptions, GetRange, ObjectStoreExt, PutPayload, UpdateVersion, path::Path};
 
 use super::{
     Archive, ArchiveError,
     folder::PrivateFolder,
-    key::{date_of_segment, project_folder},
+    is_conflict,
+    key::{date_of_segment, ids_of_segments, project_folder},
     staging::StagedFile,
 };
 use crate::disk::SpaceUse;
@@ -35,9 +36,25 @@ pub struct DerivedObject {
     pub version: DerivedVersion,
 }
 
+/// A derived object that is read in parts.
+#[derive(Clone, Debug)]
+pub struct DerivedObjectInfo {
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its version.
+    pub version: DerivedVersion,
+}
+
 /// The version of a derived object that [`Archive::replace_derived`] compares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DerivedVersion(UpdateVersion);
+
+impl DerivedVersion {
+    /// Returns a text that differs between versions. It is empty if the store has none.
+    pub fn tag(&self) -> &str {
+        self.0.e_tag.as_deref().or(self.0.version.as_deref()).unwrap_or_default()
+    }
+}
 
 impl Archive {
     /// Reads a derived object. The key is relative to the archive's root. Returns `None` if there is no object.
@@ -49,6 +66,35 @@ impl Archive {
         };
         let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
         Ok(Some(DerivedObject { bytes: found.bytes().await?, version: DerivedVersion(version) }))
+    }
+
+    /// Returns the size and the version of a derived object, or `None` if there is none.
+    pub async fn derived_info(&self, key: &str) -> Result<Option<DerivedObjectInfo>, ArchiveError> {
+        let found = self.head(&self.root_key(key)?).await?;
+        Ok(found.map(|meta| {
+            let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
+            DerivedObjectInfo { size: meta.size, version: DerivedVersion(version) }
+        }))
+    }
+
+    /// Reads a part of a version of a derived object. Returns `None` if the object has been replaced or removed since.
+    pub async fn read_derived_part(
+        &self,
+        key: &str,
+        version: &DerivedVersion,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, ArchiveError> {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            if_match: version.0.e_tag.clone(),
+            ..GetOptions::default()
+        };
+        match self.backend.store.get_opts(&self.root_key(key)?, options).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) if is_conflict(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Replaces the version `expected` of a derived object (`None`: there must be no object). The new content must be
@@ -108,6 +154,26 @@ impl Archive {
         project_id: &str,
     ) -> Result<BTreeSet<Date>, ArchiveError> {
         self.list_dates_below(&format!("{table_folder}/{}", project_folder(account_id, project_id))).await
+    }
+
+    /// Lists the account and the id of each project that has derived objects in `table_folder`, without those whose ids are so
+    /// long that their folders do not contain them.
+    pub async fn list_derived_projects(
+        &self,
+        table_folder: &str,
+    ) -> Result<Vec<(String, String)>, ArchiveError> {
+        let mut found = Vec::new();
+        let accounts = self.backend.store.list_with_delimiter(Some(&self.root_key(table_folder)?)).await?;
+        for account in accounts.common_prefixes {
+            let projects = self.backend.store.list_with_delimiter(Some(&account)).await?;
+            found.extend(
+                projects
+                    .common_prefixes
+                    .iter()
+                    .filter_map(|project| ids_of_segments(account.filename()?, project.filename()?)),
+            );
+        }
+        Ok(found)
     }
 
     /// Lists the days of a project that have conversations.

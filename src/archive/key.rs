@@ -11,7 +11,7 @@ use std::fmt;
 
 use jiff::{Timestamp, civil::Date, tz::Offset};
 use object_store::path::Path;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 /// The name of the manifest, whose existence means that the conversation is committed.
@@ -157,6 +157,15 @@ impl fmt::Display for Location {
     }
 }
 
+/// Reads the segments of [`project_folder`]. Returns `None` for others, and for an id that its segment does not contain.
+pub(super) fn ids_of_segments(account: &str, project: &str) -> Option<(String, String)> {
+    let decode = |segment: &str| {
+        let id = percent_decode_str(segment).decode_utf8().ok()?.into_owned();
+        (encode_path_segment(&id) == segment).then_some(id)
+    };
+    Some((decode(account.strip_prefix(ACCOUNT_PREFIX)?)?, decode(project.strip_prefix(PROJECT_PREFIX)?)?))
+}
+
 /// Returns the prefix of all conversations of a project.
 pub(super) fn project_prefix(
     prefix: &Path,
@@ -270,6 +279,15 @@ mod tests {
                     prop_assert!(percent_encoding::percent_decode_str(start).all(|byte| id.bytes().any(|b| b == byte)));
                 }
             }
+        }
+
+        #[test]
+        fn short_ids_are_read_from_the_folder_of_a_project(account in id(), project in id()) {
+            let folder = project_folder(&account, &project);
+            let (account_segment, project_segment) = folder.split_once('/').unwrap();
+            let read = ids_of_segments(account_segment, project_segment);
+            let is_short = !folder.contains('!');
+            prop_assert_eq!(read, is_short.then_some((account, project)));
         }
 
         #[test]

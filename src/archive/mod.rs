@@ -83,7 +83,7 @@ pub use changes::ConversationChange;
 pub use commit::CommitOutcome;
 pub use config::{ArchiveConfig, FileMode, InvalidFileMode};
 pub use day::{ArchivedDay, ConversationFolder};
-pub use derived::{DerivedObject, DerivedVersion};
+pub use derived::{DerivedObject, DerivedObjectInfo, DerivedVersion};
 pub use erasure::{ErasedConversations, ErasureRecord, StartedErasure, StoredObjects};
 pub use error::{ArchiveError, AudioError};
 pub use fetch_lock::FetchLock;

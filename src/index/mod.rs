@@ -22,6 +22,7 @@ mod day;
 mod progress;
 mod reading;
 mod rows;
+mod search;
 mod service;
 mod snapshot;
 mod table;
@@ -54,6 +55,10 @@ pub use self::{
     progress::LastIndexPass,
     reading::UnreadableConversation,
     rows::{CallRow, ConversationRows, TurnRow},
+    search::{
+        CallFilter, CallSearch, Excerpt, FoundCall, Phrase, SearchEnd, SearchError, SearchPage,
+        SearchProject, Speaker, TextHit, UnindexedDays, UnreadableDay,
+    },
     service::{IndexPassReport, IndexService},
     verify::{DayFindings, IndexFinding, IndexFindingKind},
 };

@@ -12,7 +12,8 @@ use parquet::{
     data_type::{ByteArray, DataType},
     errors::{ParquetError, Result},
     file::{
-        metadata::RowGroupMetaData, serialized_reader::SerializedPageReader, writer::SerializedRowGroupWriter,
+        metadata::RowGroupMetaData, reader::ChunkReader, serialized_reader::SerializedPageReader,
+        writer::SerializedRowGroupWriter,
     },
     schema::types::{ColumnDescPtr, SchemaDescPtr},
 };
@@ -182,10 +183,19 @@ impl Leaf {
 
     /// Reads the column `index` of a row group.
     pub(super) fn read(file: &Bytes, group: &RowGroupMetaData, index: usize) -> Result<Self> {
+        Self::read_from(&Arc::new(file.clone()), group, index)
+    }
+
+    /// Reads the column `index` of a row group from something that has at least this column.
+    pub(super) fn read_from<R: ChunkReader + 'static>(
+        file: &Arc<R>,
+        group: &RowGroupMetaData,
+        index: usize,
+    ) -> Result<Self> {
         let (rows, chunk) = (row_count(group)?, group.column(index));
         let mut leaf = Self::new(&chunk.column_descr_ptr())?;
         let pages: Box<dyn PageReader> =
-            Box::new(SerializedPageReader::new(Arc::new(file.clone()), chunk, rows, None)?);
+            Box::new(SerializedPageReader::new(Arc::clone(file), chunk, rows, None)?);
         match (&mut leaf.values, get_column_reader(chunk.column_descr_ptr(), pages)) {
             (Values::Bool(values), ColumnReader::BoolColumnReader(reader)) => {
                 read_values(reader, rows, &mut leaf.definition, &mut leaf.repetition, values)?;
@@ -242,6 +252,43 @@ impl Leaf {
             Values::Int64(values) => Ok(values),
             _ => Err(unexpected_type()),
         }
+    }
+
+    /// Returns the numbers of a column of 32-bit integers, in order and without nulls.
+    pub(super) fn int32s(&self) -> Result<&[i32]> {
+        match &self.values {
+            Values::Int32(values) => Ok(values),
+            _ => Err(unexpected_type()),
+        }
+    }
+
+    /// Returns the numbers of a column of doubles, in order and without nulls.
+    pub(super) fn doubles(&self) -> Result<&[f64]> {
+        match &self.values {
+            Values::Double(values) => Ok(values),
+            _ => Err(unexpected_type()),
+        }
+    }
+
+    /// Returns the values of a column of booleans, in order and without nulls.
+    pub(super) fn bools(&self) -> Result<&[bool]> {
+        match &self.values {
+            Values::Bool(values) => Ok(values),
+            _ => Err(unexpected_type()),
+        }
+    }
+
+    /// Returns `values`, which are those of this leaf, with a `None` for each null. The leaf is no list.
+    pub(super) fn with_nulls<T>(&self, values: impl Iterator<Item = T>) -> impl Iterator<Item = Option<T>> {
+        let mut values = values;
+        let has_levels = self.max_definition > 0;
+        let rows = if has_levels { self.definition.len() } else { usize::MAX };
+        (0..rows).map_while(move |row| {
+            if has_levels && self.definition[row] < self.max_definition {
+                return Some(None);
+            }
+            values.next().map(Some)
+        })
     }
 
     fn append(&mut self, other: Self, keep: &[bool]) {

@@ -9,6 +9,7 @@
 mod columns;
 mod encode;
 mod file;
+mod scan;
 mod schema;
 mod summary;
 #[cfg(test)]
@@ -25,7 +26,10 @@ use jiff::Timestamp;
 use parquet::errors::ParquetError;
 use thiserror::Error;
 
+pub(crate) use self::scan::{Footer, ParsedFooter, RowGroup, TextColumn};
 use self::schema::{CALLS, TURNS};
+#[cfg(test)]
+pub(crate) use self::tests::{calls_in_groups, turns_in_groups};
 use super::{
     config::NumberMode,
     rows::{CallRow, TurnRow},

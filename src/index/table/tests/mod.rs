@@ -102,6 +102,22 @@ fn file_of_turns(rows: &[TurnRow]) -> Bytes {
     update_turns(None, &stamp(), &|_| false, rows).unwrap().into()
 }
 
+/// Returns a file of calls with small row groups.
+pub(crate) fn calls_in_groups(rows: &[CallRow], max_rows: usize) -> Bytes {
+    in_groups(&CALLS, rows, max_rows)
+}
+
+/// Returns a file of turns with small row groups.
+pub(crate) fn turns_in_groups(rows: &[TurnRow], max_rows: usize) -> Bytes {
+    in_groups(&TURNS, rows, max_rows)
+}
+
+fn in_groups<R>(table: &schema::Table<R>, rows: &[R], max_rows: usize) -> Bytes {
+    let mut file = update::Update::new(&table.schema, &stamp(), max_rows, 0).unwrap();
+    file.add(table, rows).unwrap();
+    file.finish().unwrap().into()
+}
+
 fn open(file: &Bytes) -> SerializedFileReader<Bytes> {
     SerializedFileReader::new_with_options(file.clone(), ReadOptionsBuilder::new().with_page_index().build())
         .unwrap()
