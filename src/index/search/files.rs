@@ -161,13 +161,13 @@ async fn read(
 
 /// Waits for the store, but not as long as its client would.
 async fn in_time<T>(request: impl Future<Output = Result<T, ArchiveError>>) -> Result<T, ReadError> {
-    match timeout(STORE_TIMEOUT, request).await {
-        Ok(result) => Ok(result?),
-        Err(_) => {
-            let seconds = STORE_TIMEOUT.as_secs();
-            Err(ReadError::Unreadable(format!("the archive did not answer within {seconds} s")))
-        }
+    if let Ok(result) = timeout(STORE_TIMEOUT, request).await {
+        return Ok(result?);
     }
+    let seconds = STORE_TIMEOUT.as_secs();
+    Err(ReadError::Unreadable(format!(
+        "the archive did not answer within {seconds} s; search again in a moment"
+    )))
 }
 
 /// Opens the files of one table of a day. Returns an error for each that cannot be opened.

@@ -214,7 +214,9 @@ impl CallSearch {
         for (project, indexed, archived) in listed {
             if !filter.takes_project(&project) {
                 // It still counts as a project with an index.
-                indexed.iter().for_each(|date| _ = days.dates.entry(*date).or_default());
+                for date in indexed {
+                    days.dates.entry(date).or_default();
+                }
                 continue;
             }
             for date in archived.difference(&indexed).filter(|date| filter.takes_date(**date)) {

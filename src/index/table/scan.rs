@@ -102,7 +102,7 @@ impl Footer {
             for range in ranges {
                 match joined.last_mut() {
                     Some(last) if range.start <= last.end + MAX_GAP_BYTES => {
-                        last.end = last.end.max(range.end)
+                        last.end = last.end.max(range.end);
                     }
                     _ => joined.push(range),
                 }
@@ -196,7 +196,7 @@ impl TextColumn {
     /// Returns the text of each row.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&str>> {
         // They were checked when the column was read.
-        let texts = self.0.texts().into_iter().flatten().map(|text| text.unwrap_or_default());
+        let texts = self.0.texts().into_iter().flatten().map(Result::unwrap_or_default);
         self.0.with_nulls(texts)
     }
 }
