@@ -24,9 +24,9 @@ pub(super) fn revision_name(revision: u64) -> String {
     format!("conversation.{revision}.json")
 }
 
-const ACCOUNT_PREFIX: &str = "account_id=";
-const PROJECT_PREFIX: &str = "project_id=";
-const DATE_PREFIX: &str = "date=";
+pub(super) const ACCOUNT_PREFIX: &str = "account_id=";
+pub(super) const PROJECT_PREFIX: &str = "project_id=";
+pub(super) const DATE_PREFIX: &str = "date=";
 
 /// The maximum length of the segment of an identifier.
 const MAX_SEGMENT_BYTES: usize = 192;

@@ -87,6 +87,7 @@ pub use derived::{DerivedObject, DerivedObjectInfo, DerivedVersion};
 pub use erasure::{ErasedConversations, ErasureRecord, StartedErasure, StoredObjects};
 pub use error::{ArchiveError, AudioError};
 pub use fetch_lock::FetchLock;
+pub use find::SearchScope;
 pub use key::{CONVERSATION, Location, MANIFEST, ProjectDay, encode_path_segment};
 pub use lease::{ArchiveLease, check_due};
 pub use manifest::{

@@ -68,6 +68,11 @@ impl Archive {
         }
     }
 
+    /// Returns the size of an object of a conversation in bytes, or `None` if there is none.
+    pub async fn object_size(&self, location: &Location, name: &str) -> Result<Option<u64>, ArchiveError> {
+        Ok(self.head(&self.key(location, name)?).await?.map(|meta| meta.size))
+    }
+
     async fn get_range(
         &self,
         key: &Path,

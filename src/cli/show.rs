@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::{
     CliError, GlobalArgs, backfill,
@@ -21,9 +20,8 @@ use crate::{
     archive::{ArchiveError, CONVERSATION, ErasureRecord, Location, MANIFEST, Manifest, StoredConversation},
     clock::Clock,
     config::{Config, Roles},
-    event::Event,
     queue::{
-        ErasedMessages, Queue, QueueBackend, QueueError,
+        MessageCounts, QueueBackend, find_messages,
         rabbitmq::{BrokerObserver, BrokerStatus},
     },
     shell,
@@ -31,13 +29,8 @@ use crate::{
 
 /// The number of digits of a hash that the text shows. `--json` has all.
 const SHOWN_HASH_LENGTH: usize = 12;
-/// The number of dead letters on RabbitMQ that are searched. Reading hides them from other commands and from the metrics.
-const MAX_SEARCHED: u64 = 1_000;
 /// Bounds the counting of RabbitMQ's messages. The connection to one node may take five seconds of it.
 const READ_TIMEOUT: Duration = Duration::from_secs(8);
-/// Bounds the search on RabbitMQ.
-const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
-
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -81,30 +74,6 @@ struct Shown {
 enum QueueMessages {
     Counted(MessageCounts),
     Unknown { error: String },
-}
-
-/// The number of messages about a conversation. RabbitMQ has those that it can search.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct MessageCounts {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    jobs: Option<u64>,
-    dead_letters: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    events: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    announcements: Option<u64>,
-    /// Jobs and dead letters that were not searched. Some may be about the conversation.
-    unsearched: u64,
-    #[serde(skip)]
-    refresh_due_at: Option<Timestamp>,
-}
-
-impl From<ErasedMessages> for MessageCounts {
-    fn from(counts: ErasedMessages) -> Self {
-        let ErasedMessages { jobs, dead_letters, events, announcements, unsearched, refresh_due_at } = counts;
-        let (jobs, events, announcements) = (Some(jobs), Some(events), Some(announcements));
-        Self { jobs, dead_letters, events, announcements, unsearched, refresh_due_at }
-    }
 }
 
 /// A copy in the archive. There are several only if the ids of projects are shared, or a start was corrected.
@@ -212,13 +181,8 @@ async fn count_messages(config: &Config, clock: &Clock, id: &str) -> Result<Mess
     };
     let counted = with_queue(config, Roles::NONE, clock.clone(), async |queue, _| {
         wait_until_ready(&**queue).await?;
-        let counts = match unsearched {
-            Some(jobs) => search_dead_letters(&**queue, id, MAX_SEARCHED)
-                .await
-                .map(|counts| MessageCounts { unsearched: counts.unsearched + jobs, ..counts }),
-            None => queue.erase(id, true).await.map(MessageCounts::from),
-        };
-        counts.map_err(|error| CliError::Failed(error.to_string()))
+        let found = find_messages(&**queue, id, unsearched).await;
+        found.map(|found| found.counts).map_err(|error| CliError::Failed(error.to_string()))
     });
     counted.await
 }
@@ -233,31 +197,6 @@ async fn read_broker(config: &Config) -> Result<BrokerStatus, CliError> {
     status
         .unwrap_or_else(|_| Err(format!("the broker does not answer within {READ_TIMEOUT:?}")))
         .map_err(CliError::Failed)
-}
-
-/// Searches the first dead letters. Searching RabbitMQ's jobs would take them from workers.
-async fn search_dead_letters(
-    queue: &dyn Queue,
-    id: &str,
-    max_searched: u64,
-) -> Result<MessageCounts, QueueError> {
-    let deadline = Instant::now() + SEARCH_TIMEOUT;
-    let mut letters = queue.dead_letters().await?;
-    let (mut dead_letters, mut searched, mut result) = (0, 0, Ok(()));
-    while searched < max_searched {
-        match timeout_at(deadline, letters.next()).await {
-            Ok(Ok(Some(letter))) => dead_letters += u64::from(Event::is_about(&letter.message.body, id)),
-            Ok(Err(error)) => {
-                result = Err(error);
-                break;
-            }
-            Ok(Ok(None)) | Err(_) => break,
-        }
-        searched += 1;
-    }
-    let unsearched = letters.total().saturating_sub(searched);
-    letters.close().await;
-    result.map(|()| MessageCounts { dead_letters, unsearched, ..MessageCounts::default() })
 }
 
 /// Returns what was said, in the order of the turns. Both of PolyAI's APIs name these fields alike. An answer that is not
@@ -357,46 +296,6 @@ fn print_copy(ArchivedCopy { manifest, url, damaged, transcript }: &ArchivedCopy
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        event::DedupKey,
-        lifecycle::Lifecycle,
-        queue::{
-            History, JobOutcome, Message,
-            sqlite::{SqliteOptions, SqliteQueue},
-        },
-    };
-
-    #[tokio::test]
-    async fn a_search_of_dead_letters_ends_at_its_limit_and_says_what_is_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let options = SqliteOptions { publish_timeout: Duration::from_secs(20), ..SqliteOptions::default() };
-        let queue = SqliteQueue::open(&folder.path().join("queue.db"), options, &Lifecycle::new()).unwrap();
-        let publish = async |id: &str, about: &str| {
-            let body =
-                format!(r#"{{"type":"conversation.completed","data":{{"conversation_id":"{about}"}}}}"#);
-            let message = Message {
-                id: id.to_owned(),
-                dedup: DedupKey::new(id, body.as_bytes()),
-                kind: "conversation.completed".to_owned(),
-                environment: "live".to_owned(),
-                conversation_id: Some(about.to_owned()),
-                received_at: Clock::System.now(),
-                traceparent: None,
-                content_type: "application/json".to_owned(),
-                body: body.into(),
-            };
-            queue.publish(message).await.unwrap();
-        };
-        for (id, about) in [("evt-1", "CA-1"), ("evt-2", "CA-2"), ("evt-3", "CA-1")] {
-            publish(id, about).await;
-            let lease = queue.next().await.unwrap().lease;
-            queue.settle(lease, JobOutcome::Dead { history: History::default() }).await.unwrap();
-        }
-        for (max_searched, dead_letters, unsearched) in [(2, 1, 1), (100, 2, 0)] {
-            let counts = search_dead_letters(&*queue, "CA-1", max_searched).await.unwrap();
-            assert_eq!(counts, MessageCounts { dead_letters, unsearched, ..MessageCounts::default() });
-        }
-    }
 
     #[test]
     fn reads_the_transcript_of_both_shapes() {

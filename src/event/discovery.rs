@@ -59,6 +59,9 @@ pub struct Discovery {
     /// The archived copy is damaged: fetch and write the conversation whatever the archive has.
     #[serde(rename = "again", skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// A person asks for another fetch, whatever the archive has, and whatever the environment of the conversation is.
+    #[serde(rename = "refetch", skip_serializing_if = "std::ops::Not::not")]
+    pub is_refetch: bool,
     /// The age, since the end of the call, of a conversation that is fetched again.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub age: Option<Duration>,

@@ -25,6 +25,7 @@ mod config;
 mod dead;
 mod dedup;
 pub mod rabbitmq;
+mod search;
 pub mod spool;
 pub mod spooled;
 pub mod sqlite;
@@ -38,6 +39,7 @@ pub use dead::{
     DeadLetter, DeadLetterAction, DeadLetterDetails, DeadLetterFilter, DeadLetterSummary, DeadLetters,
     HistoryEntry, SettleObserver, SettleOutcome, SettleTotals, next_step, next_step_for, settle,
 };
+pub use search::{ConversationMessages, MessageCounts, find_messages, find_messages_of_any_queue};
 pub use stored::{StoredCounts, StoredMessage, StoredState};
 pub use tail_event::{TailEvent, TailEventKind, TailMessage};
 
@@ -393,6 +395,11 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// counts them. A late duplicate of a removed message is recognised, like that of a finished job. A leased job ends as
     /// a lost lease.
     async fn erase(&self, conversation_id: &str, dry_run: bool) -> Result<ErasedMessages, QueueError>;
+
+    /// Returns true if [`Queue::erase`] searches all jobs in a dry run without taking them from workers.
+    fn searches_jobs(&self) -> bool {
+        false
+    }
 
     /// Returns the number of messages of each kind that this queue knows.
     async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError>;

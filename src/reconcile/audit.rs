@@ -365,6 +365,7 @@ impl Auditor<'_> {
                 source: DiscoverySource::Command,
                 dedup_time: Some(report.audited_at),
                 force: !stored.is_intact() || !stored.is_final(),
+                is_refetch: false,
                 age: None,
             };
             self.repair(&discovery, report).await?;
@@ -407,6 +408,7 @@ fn missing(project: &Project, listed: ListedConversation, audited_at: Timestamp)
         source: DiscoverySource::Command,
         dedup_time: Some(audited_at),
         force: false,
+        is_refetch: false,
         age: None,
     }
 }

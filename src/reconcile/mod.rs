@@ -37,6 +37,6 @@ mod service;
 pub use audit::{AuditFinding, AuditReport, Auditor, FindingKind};
 pub use config::ReconcileConfig;
 pub use last_run::{LastAudit, LastPass};
-pub use pass::{PassError, PassOutcome, PassSummary, QueueingLimits, ReconcilePass};
+pub use pass::{PassError, PassOutcome, PassSummary, QueueingLimits, ReconcilePass, publish_discovery};
 pub use pending::{Backlog, PendingConversations, PendingCounts, PendingError};
 pub use service::{PassReport, ReconcileService, Scope};

@@ -289,6 +289,7 @@ impl ReconcilePass<'_> {
             source: self.source,
             dedup_time: self.requested_at.or(archived_at),
             force: false,
+            is_refetch: false,
             age: None,
         }))
     }
@@ -373,7 +374,7 @@ pub(super) async fn wait_for_room(queue: &dyn Queue, max_backlog: u64) -> Result
 }
 
 /// Publishes a discovery as a job.
-pub(super) async fn publish_discovery(
+pub async fn publish_discovery(
     queue: &dyn Queue,
     discovery: &Discovery,
     clock: &Clock,

@@ -132,14 +132,19 @@ fn reference_to_manifest(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "$ref": MANIFEST_SCHEMA })
 }
 
+/// Returns the type and the id of the announcement of an archived conversation.
+pub fn announcement_of(manifest: &Manifest) -> (&'static str, String) {
+    let kind = if manifest.replaces_earlier_bytes() { CONVERSATION_UPDATED } else { CONVERSATION_READY };
+    (kind, ready_id(manifest))
+}
+
 /// Creates the announcement of an archived conversation. Its content alone decides about type and id.
 pub(super) fn archived(
     manifest: &Manifest,
     urls: BTreeMap<String, String>,
     traceparent: Option<String>,
 ) -> Result<Announcement, serde_json::Error> {
-    let id = ready_id(manifest);
-    let kind = if manifest.replaces_earlier_bytes() { CONVERSATION_UPDATED } else { CONVERSATION_READY };
+    let (kind, id) = announcement_of(manifest);
     let body = serde_json::to_vec(&CloudEvent {
         specversion: "1.0",
         id: &id,

@@ -41,7 +41,7 @@ use parked_recordings::ParkedRecordings;
 use pipeline::Pipeline;
 use refresh::Refresher;
 
-pub use announce::schemas;
+pub use announce::{announcement_of, schemas};
 pub use config::{AudioChoice, RefreshConfig, WorkerConfig};
 pub use erase::{ErasedProject, ErasureReport, ErasureRequest};
 pub use failure::{JobFailure, RetryDecision};

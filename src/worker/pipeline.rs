@@ -302,7 +302,8 @@ impl Pipeline {
         if request.force() || !stored.is_intact() || !stored.is_final() {
             return false;
         }
-        let was_missing = matches!(&request.discovery, Some(Discovery { started_at: Some(_), .. }));
+        let was_missing =
+            matches!(&request.discovery, Some(Discovery { started_at: Some(_), is_refetch: false, .. }));
         (was_missing && !stored.lacks_recording())
             || (recordings::are_as_configured(&self.config, &stored.manifest)
                 && need.is_met_by(&stored.manifest, self.clock.now()))

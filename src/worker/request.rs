@@ -120,8 +120,9 @@ impl FetchRequest {
         let discovery = if is_discovery { Discovery::read(&message.body) } else { None };
         // A command may have archived a conversation of any environment.
         let is_refresh = discovery.as_ref().is_some_and(|discovery| discovery.age.is_some());
+        let is_refetch = discovery.as_ref().is_some_and(|discovery| discovery.is_refetch);
         let is_wanted = |name: &String| name == event::UNKNOWN || environments.contains(name);
-        if !is_refresh && !is_wanted(&message.environment) {
+        if !is_refresh && !is_refetch && !is_wanted(&message.environment) {
             return Ok(None);
         }
         let event = Event::read(&message.body);
@@ -152,7 +153,7 @@ impl FetchRequest {
                 .map_or_else(|| event::started_at(&message.body), |found| found.started_at),
             environment: (message.environment != event::UNKNOWN).then(|| message.environment.clone()),
             traceparent: message.traceparent.clone(),
-            any_environment: false,
+            any_environment: is_refetch,
             discovery,
         }))
     }

@@ -342,6 +342,10 @@ impl Queue for SqliteQueue {
         Ok(erased)
     }
 
+    fn searches_jobs(&self) -> bool {
+        true
+    }
+
     async fn depths(&self) -> Result<Vec<(QueueKind, u64)>, QueueError> {
         gauge!("polyhook_queue_writes").set(self.pending_writes());
         let now = self.options.clock.now();
