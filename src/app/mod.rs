@@ -164,7 +164,10 @@ impl App {
         let queue = open_queue(config, roles, clock.clone(), &health, &queue_lifecycle)?;
         let archives = roles.work || roles.reconcile;
         let resources = (archives && !account::is_unknown(config)).then(|| Resources::open(config, &clock));
-        let pages = console.as_ref().map(|_| console::open(config, &queue.queue, &clock)).transpose();
+        let bound_admin = admin.as_ref().map(|(listener, _)| listener.address);
+        let pages =
+            console.as_ref().map(|_| console::open(config, &queue.queue, bound_admin, &clock, &lifecycle));
+        let pages = pages.transpose();
         let (resources, pages) = match (resources.transpose(), pages) {
             (Ok(resources), Ok(pages)) => (resources, pages),
             (Err(error), _) | (_, Err(error)) => {

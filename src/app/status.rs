@@ -7,10 +7,20 @@ use crate::{
     config::{Config, Roles},
     queue::{QueueBackend, rabbitmq::BrokerObserver},
     status::{ArchiveSource, QueueSource, SpoolSource, StatusReader},
+    web::AdminConfig,
 };
 
 /// Opens the sources that `config` names. Connects to none of them and creates nothing.
 pub fn open_status_reader(config: &Config, clock: Clock) -> Result<StatusReader, StartError> {
+    open_status_reader_of(config, &config.admin, clock)
+}
+
+/// Like [`open_status_reader`], but asks the process at another admin listener.
+pub(super) fn open_status_reader_of(
+    config: &Config,
+    admin: &AdminConfig,
+    clock: Clock,
+) -> Result<StatusReader, StartError> {
     let queue = match config.queue.backend()? {
         QueueBackend::Sqlite(path) => QueueSource::File(path),
         QueueBackend::RabbitMq => {
@@ -32,5 +42,5 @@ pub fn open_status_reader(config: &Config, clock: Clock) -> Result<StatusReader,
         reconciles: !config.reconcile.every.is_zero(),
         has_index: config.index.enabled,
     };
-    Ok(StatusReader::new(queue, spool, archive, config.admin.local_url(""), clock))
+    Ok(StatusReader::new(queue, spool, archive, admin.local_url(""), clock))
 }

@@ -10,7 +10,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 
 use super::{
     CliError, GlobalArgs, event_line, output,
@@ -24,15 +23,6 @@ use crate::{
     lifecycle::Lifecycle,
     queue::{QueueBackend, QueueConfig, TailEvent, TailMessage, rabbitmq, sqlite},
 };
-
-/// Time between two reads of the embedded queue's file.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Time between two reads after an error.
-const ERROR_POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// After a read with more events than this, the next read follows at once.
-const BUSY_EVENTS: usize = 1000;
-/// Events that wait to be printed before the reader of the file pauses.
-const CHANNEL_CAPACITY: usize = 1024;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -93,48 +83,15 @@ async fn follow_file(path: PathBuf, args: &Args) -> Result<(), CliError> {
     require_queue_file(&path)?;
     let now = Clock::System.now();
     let since = args.since.map_or(now, |since| now.checked_sub(since).unwrap_or(Timestamp::UNIX_EPOCH));
-    let (sender, mut receiver) = mpsc::channel(CHANNEL_CAPACITY);
-    let follower = sqlite::Follower::open(&path, since).map_err(CliError::Failed)?;
+    let mut messages = sqlite::Follower::open(&path, since).map_err(CliError::Failed)?.start();
     print_start(args, &path.display());
-    // The thread ends with the process, or when the receiver is dropped.
-    let reader = tokio::task::spawn_blocking(move || read_file(follower, &sender));
     let mut printer = Printer::new(args);
-    while let Some(message) = receiver.recv().await {
+    while let Some(message) = messages.recv().await {
         if !printer.print(message) {
             return Ok(());
         }
     }
-    let _ = reader.await;
     Err(CliError::Failed(format!("stopped following {} because of an internal error", path.display())))
-}
-
-/// Reads events from the file and sends them until the receiver is dropped.
-fn read_file(mut follower: sqlite::Follower, sender: &mpsc::Sender<TailMessage>) {
-    let mut last_error = None;
-    while !sender.is_closed() {
-        let (messages, wait) = match follower.poll() {
-            Ok(events) => {
-                last_error = None;
-                let messages = events.into_iter().map(|event| TailMessage::Event(Box::new(event))).collect();
-                (messages, POLL_INTERVAL)
-            }
-            // The same error is reported once.
-            Err(error) if last_error.as_ref() == Some(&error) => (Vec::new(), ERROR_POLL_INTERVAL),
-            Err(error) => {
-                last_error = Some(error.clone());
-                (vec![TailMessage::Interrupted(error)], ERROR_POLL_INTERVAL)
-            }
-        };
-        let busy = messages.len() > BUSY_EVENTS;
-        for message in messages {
-            if sender.blocking_send(message).is_err() {
-                return;
-            }
-        }
-        if !busy {
-            std::thread::sleep(wait);
-        }
-    }
 }
 
 async fn follow_broker(config: &QueueConfig, args: &Args, lifecycle: &Lifecycle) -> Result<(), CliError> {

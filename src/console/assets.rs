@@ -30,6 +30,26 @@ const ASSETS: &[Asset] = &[
         content_type: "text/javascript; charset=utf-8",
         content: include_str!("assets/console.js"),
     },
+    Asset {
+        name: "overview.css",
+        content_type: "text/css; charset=utf-8",
+        content: include_str!("assets/overview.css"),
+    },
+    Asset {
+        name: "overview.js",
+        content_type: "text/javascript; charset=utf-8",
+        content: include_str!("assets/overview.js"),
+    },
+    Asset {
+        name: "live.css",
+        content_type: "text/css; charset=utf-8",
+        content: include_str!("assets/live.css"),
+    },
+    Asset {
+        name: "live.js",
+        content_type: "text/javascript; charset=utf-8",
+        content: include_str!("assets/live.js"),
+    },
     Asset { name: "icon.svg", content_type: "image/svg+xml", content: include_str!("assets/icon.svg") },
 ];
 

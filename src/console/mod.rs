@@ -15,6 +15,7 @@ mod dead;
 mod error;
 mod format;
 mod layout;
+mod live;
 mod overview;
 
 use std::{sync::Arc, time::Duration};
@@ -22,11 +23,13 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, middleware, routing::get};
 use hyper_util::service::TowerToHyperService;
 
-pub use self::config::ConsoleConfig;
 use self::{access::Access, error::PageError};
-use crate::{
-    archive::Archive, clock::Clock, index::Index, queue::Queue, status::StatusReader, web::ConnectionLimits,
+pub use self::{
+    config::ConsoleConfig,
+    live::{LiveFeed, LiveLine, LivePlace, LiveViewer},
+    overview::Overview,
 };
+use crate::{archive::Archive, clock::Clock, index::Index, queue::Queue, web::ConnectionLimits};
 
 /// Time that a client has to take an answer. A recording that is paused, and the live view, take long; a browser asks again.
 const TRANSFER_TIMEOUT: Duration = Duration::from_hours(1);
@@ -47,7 +50,9 @@ pub struct Console {
     /// The jobs and dead letters.
     pub queue: Arc<dyn Queue>,
     /// The state of the installation.
-    pub status: StatusReader,
+    pub overview: Arc<Overview>,
+    /// The events as they happen.
+    pub live: Arc<LiveFeed>,
     /// The time.
     pub clock: Clock,
 }
@@ -72,6 +77,7 @@ fn router(console: Arc<Console>) -> Router {
     let access = Arc::new(Access::new(&console.config));
     let pages = Router::new()
         .merge(overview::routes())
+        .merge(live::routes())
         .merge(dead::routes())
         .fallback(async || PageError::not_found("There is no such page.", "Start from the overview."));
     let pages = pages.layer(middleware::from_fn_with_state(Arc::clone(&access), access::check));

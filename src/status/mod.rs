@@ -11,18 +11,28 @@
 //!   one takes a message. Workers know both for themselves, so these come from the running process, if it is a worker.
 //! * The archive has the progress of reconciliation and of the index, and the reports of audits.
 
+#[cfg(test)]
+pub(crate) mod fixture;
+mod headline;
+mod latest;
 mod process;
 mod report;
 mod sentences;
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf, time::Duration};
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::{sync::Mutex, time::timeout};
 
 use self::process::ProcessSource;
 pub use self::{
-    report::{Condition, Part, ProcessStatus, QueueStatus, SpoolStatus, StatusReport, Versions},
+    headline::{findings, headline},
+    latest::{LateSource, LatestStatus},
+    report::{
+        Condition, DeliveryCounts, Part, ProcessCounts, ProcessStatus, QueueStatus, SpoolStatus,
+        StatusReport, Versions,
+    },
     sentences::{AgeFormat, Sentence, Tone, Topic, sentences},
 };
 use crate::{
@@ -81,6 +91,39 @@ pub struct ArchiveSource {
     pub has_index: bool,
 }
 
+/// A source of a status, which can be read by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The file of the embedded queue, or RabbitMQ.
+    Queue,
+    /// The spool's file.
+    Spool,
+    /// The progress of reconciliation in the archive.
+    LastPass,
+    /// The reports of audits in the archive.
+    LastAudit,
+    /// The progress of the index in the archive.
+    Index,
+    /// The running process.
+    Process,
+}
+
+impl Source {
+    /// All sources.
+    pub const ALL: [Self; 6] =
+        [Self::Queue, Self::Spool, Self::LastPass, Self::LastAudit, Self::Index, Self::Process];
+
+    /// Returns its name, as the subject of a sentence.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "The queue",
+            Self::Spool => "The spool",
+            Self::LastPass | Self::LastAudit | Self::Index => "The archive",
+            Self::Process => "The process",
+        }
+    }
+}
+
 /// Reads the state of an installation. It keeps the connection to the broker and the last audit, so one reader serves many
 /// reports.
 #[derive(Debug)]
@@ -114,35 +157,53 @@ impl StatusReader {
 
     /// Reads all sources.
     pub async fn read(&self) -> StatusReport {
+        let mut readings = Readings::default();
+        for reading in join_all(Source::ALL.map(|source| self.read_source(source))).await {
+            readings.insert(reading);
+        }
+        self.report(&readings, self.clock.now())
+    }
+
+    /// Reads one source.
+    async fn read_source(&self, source: Source) -> Reading {
         let now = self.clock.now();
-        let (queue, spool, last_pass, last_audit, index, process) = tokio::join!(
-            self.read_queue(now),
-            self.read_spool(now),
-            self.read_last_pass(),
-            self.read_last_audit(),
-            self.archive.read_index(),
-            self.process.read(),
-        );
-        let broker = match &queue {
-            Ok(QueueReading::Broker(status)) => status.version.clone(),
+        match source {
+            Source::Queue => Reading::Queue(self.read_queue(now).await),
+            Source::Spool => Reading::Spool(self.read_spool(now).await),
+            Source::LastPass => Reading::LastPass(self.read_last_pass().await),
+            Source::LastAudit => Reading::LastAudit(self.read_last_audit().await),
+            Source::Index => Reading::Index(self.archive.read_index().await),
+            Source::Process => Reading::Process(self.process.read().await),
+        }
+    }
+
+    /// Composes a report from readings.
+    fn report(&self, readings: &Readings, now: Timestamp) -> StatusReport {
+        let process = or_pending(readings.process.as_ref());
+        let broker = match &readings.queue {
+            Some(Ok(QueueReading::Broker(status))) => status.version.clone(),
             _ => None,
         };
-        let version = process.known().and_then(|process| process.version.clone());
-        let queue = match queue {
-            Ok(QueueReading::File(status)) => Part::Known(QueueStatus::of_file(&self.queue, status, now)),
-            Ok(QueueReading::Broker(status)) => Part::Known(QueueStatus::of_broker(status, process.known())),
-            Err(error) => Part::Failed(error),
+        let queue = match readings.queue.clone() {
+            Some(Ok(QueueReading::File(status))) => {
+                Part::Known(QueueStatus::of_file(&self.queue, status, now))
+            }
+            Some(Ok(QueueReading::Broker(status))) => {
+                Part::Known(QueueStatus::of_broker(status, process.known()))
+            }
+            Some(Err(error)) => Part::Failed(error),
+            None => or_pending(None),
         };
-        let versions = Versions { polyhook: env!("CARGO_PKG_VERSION"), process: version, broker };
+        let version = process.known().and_then(|process| process.version.clone());
         let mut report = StatusReport {
             complete: true,
             checked_at: now,
-            versions,
+            versions: Versions { polyhook: env!("CARGO_PKG_VERSION"), process: version, broker },
             queue,
-            spool,
-            last_pass,
-            last_audit,
-            index,
+            spool: or_pending(readings.spool.as_ref()),
+            last_pass: or_pending(readings.last_pass.as_ref()),
+            last_audit: or_pending(readings.last_audit.as_ref()),
+            index: or_pending(readings.index.as_ref()),
             process,
         };
         let failed_parts = report.errors().count();
@@ -279,9 +340,49 @@ impl ArchiveSource {
     }
 }
 
+#[derive(Clone, Debug)]
 enum QueueReading {
     File(FileStatus),
     Broker(BrokerStatus),
+}
+
+/// The result of reading one source.
+#[derive(Debug)]
+enum Reading {
+    Queue(Result<QueueReading, String>),
+    Spool(Part<SpoolStatus>),
+    LastPass(Part<LastPass>),
+    LastAudit(Part<LastAudit>),
+    Index(Part<LastIndexPass>),
+    Process(Part<ProcessStatus>),
+}
+
+/// The last reading of each source, if there is one.
+#[derive(Debug, Default)]
+struct Readings {
+    queue: Option<Result<QueueReading, String>>,
+    spool: Option<Part<SpoolStatus>>,
+    last_pass: Option<Part<LastPass>>,
+    last_audit: Option<Part<LastAudit>>,
+    index: Option<Part<LastIndexPass>>,
+    process: Option<Part<ProcessStatus>>,
+}
+
+impl Readings {
+    fn insert(&mut self, reading: Reading) {
+        match reading {
+            Reading::Queue(queue) => self.queue = Some(queue),
+            Reading::Spool(spool) => self.spool = Some(spool),
+            Reading::LastPass(pass) => self.last_pass = Some(pass),
+            Reading::LastAudit(audit) => self.last_audit = Some(audit),
+            Reading::Index(pass) => self.index = Some(pass),
+            Reading::Process(process) => self.process = Some(process),
+        }
+    }
+}
+
+fn or_pending<T: Clone>(part: Option<&Part<T>>) -> Part<T> {
+    part.cloned().unwrap_or_else(|| Part::absent("pending", "not known yet: it is being read"))
 }
 
 impl QueueStatus {

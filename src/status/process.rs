@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use http::header::CONNECTION;
+use jiff::Timestamp;
 use reqwest::Client;
 use tokio::time::timeout;
 
-use super::report::{Condition, Part, ProcessStatus};
+use super::report::{Condition, DeliveryCounts, Part, ProcessCounts, ProcessStatus};
 use crate::polyai::http as client_policy;
 
 /// Bounds the questions to the process. Its own questions to its queue take up to two seconds.
@@ -85,7 +86,47 @@ fn parse(url: &str, status: u16, ready: &str, metrics: &str) -> ProcessStatus {
         version: label(metrics, "polyhook_build_info{version=\""),
         held_jobs: count(metrics, "polyhook_jobs_held"),
         oldest_age_ms: sample(metrics, "polyhook_queue_oldest_age_seconds").and_then(milliseconds),
+        counts: counts(metrics),
     }
+}
+
+fn counts(metrics: &str) -> ProcessCounts {
+    let started_at = sample(metrics, "process_start_time_seconds")
+        .and_then(|seconds| Timestamp::from_second(format!("{seconds:.0}").parse().ok()?).ok());
+    let jobs = outcomes(metrics, "polyhook_jobs_total");
+    // A worker counts an outcome from its first time on.
+    let is_worker = sample(metrics, "polyhook_jobs_running").is_some() || !jobs.is_empty();
+    ProcessCounts {
+        started_at,
+        deliveries: delivery_counts(&outcomes(metrics, "polyhook_deliveries_total")),
+        archived: is_worker.then(|| sum(&jobs, &["archived"])),
+    }
+}
+
+/// Returns `None` for a process that is not a receiver.
+fn delivery_counts(deliveries: &[(&str, u64)]) -> Option<DeliveryCounts> {
+    let not_durable = sum(deliveries, &["not_durable"]);
+    let other_paths = sum(deliveries, &["not_found", "method_not_allowed"]);
+    let all: u64 = deliveries.iter().map(|(_, count)| count).sum();
+    (!deliveries.is_empty()).then(|| DeliveryCounts {
+        received: all - other_paths,
+        verified: sum(deliveries, &["accepted", "duplicate"]) + not_durable,
+        unverified: sum(deliveries, &["unverified", "unverified_retry"]),
+        not_durable,
+    })
+}
+
+fn sum(counts: &[(&str, u64)], outcomes: &[&str]) -> u64 {
+    counts.iter().filter(|(outcome, _)| outcomes.contains(outcome)).map(|(_, count)| count).sum()
+}
+
+/// Returns the values of a metric whose only label is the outcome.
+fn outcomes<'a>(metrics: &'a str, name: &str) -> Vec<(&'a str, u64)> {
+    let outcome = |line: &'a str| {
+        let (outcome, count) = line.strip_prefix(name)?.strip_prefix("{outcome=\"")?.split_once("\"} ")?;
+        Some((outcome, count.trim().parse().ok()?))
+    };
+    metrics.lines().filter_map(outcome).collect()
 }
 
 /// Returns the value of a metric without labels.
@@ -118,6 +159,14 @@ polyhook_jobs_running_not 3
 polyhook_jobs_held 4
 polyhook_queue_oldest_age_seconds 12.5
 polyhook_build_info{version=\"0.1.0\"} 1
+process_start_time_seconds 1796000000
+polyhook_deliveries_total{outcome=\"accepted\"} 10
+polyhook_deliveries_total{outcome=\"duplicate\"} 2
+polyhook_deliveries_total{outcome=\"unverified\"} 3
+polyhook_deliveries_total{outcome=\"not_durable\"} 1
+polyhook_deliveries_total{outcome=\"not_found\"} 500
+polyhook_jobs_total{outcome=\"archived\"} 7
+polyhook_jobs_total{outcome=\"retried\"} 2
 ";
 
     #[test]
@@ -132,6 +181,19 @@ polyhook_build_info{version=\"0.1.0\"} 1
             (Some(2), Some(4), Some(12_500))
         );
         assert_eq!(found.version.as_deref(), Some("0.1.0"));
+        assert_eq!(
+            found.counts,
+            ProcessCounts {
+                started_at: Some(Timestamp::from_second(1_796_000_000).unwrap()),
+                deliveries: Some(DeliveryCounts {
+                    received: 16,
+                    verified: 13,
+                    unverified: 3,
+                    not_durable: 1
+                }),
+                archived: Some(7),
+            }
+        );
     }
 
     #[test]
@@ -143,6 +205,9 @@ polyhook_build_info{version=\"0.1.0\"} 1
             "polyhook_queue_oldest_age_seconds NaN\n",
         );
         assert_eq!((found.running_jobs, found.held_jobs, found.oldest_age_ms), (None, None, None));
+        assert_eq!(found.counts, ProcessCounts::default());
+        let new_worker = parse("http://h", 200, "ready\n", "polyhook_jobs_running 0\n").counts;
+        assert_eq!((new_worker.archived, new_worker.deliveries), (Some(0), None));
         assert_eq!((found.ready, found.detail.as_deref()), (false, Some("the disk is full")));
         let foreign = parse("http://h", 404, "<html>", "").detail.unwrap();
         assert!(foreign.contains("is this polyhook?"), "{foreign}");

@@ -56,7 +56,7 @@ pub enum Part<T> {
     Known(T),
     /// There is nothing to read.
     Absent {
-        /// A constant word: `off`, `none`, or `not_here` for what may be elsewhere.
+        /// A constant word: `off`, `none`, `not_here` for what may be elsewhere, or `pending` before the first reading.
         state: &'static str,
         /// A text for people with the same meaning.
         text: String,
@@ -187,6 +187,33 @@ pub struct ProcessStatus {
     /// The age of the oldest job that waits, if it knows it.
     #[serde(skip)]
     pub oldest_age_ms: Option<u64>,
+    /// What it has counted since its start.
+    #[serde(skip)]
+    pub counts: ProcessCounts,
+}
+
+/// What a process has counted since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessCounts {
+    /// The start.
+    pub started_at: Option<Timestamp>,
+    /// The deliveries, if it is a receiver.
+    pub deliveries: Option<DeliveryCounts>,
+    /// The conversations that it has archived for the first time or again with other content, if it is a worker.
+    pub archived: Option<u64>,
+}
+
+/// The requests to the webhook path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeliveryCounts {
+    /// All of them.
+    pub received: u64,
+    /// Those with a correct signature.
+    pub verified: u64,
+    /// Those without a correct signature.
+    pub unverified: u64,
+    /// Those with a correct signature that could not be made durable in time. PolyAI sends them again.
+    pub not_durable: u64,
 }
 
 /// A condition that a person should fix although the process goes on.

@@ -49,6 +49,7 @@ mod dead;
 mod error;
 mod exclusive;
 mod follow;
+mod follow_task;
 mod queue_file;
 mod read;
 mod request;

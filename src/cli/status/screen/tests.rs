@@ -4,94 +4,12 @@ use console::measure_text_width;
 
 use super::*;
 use crate::{
-    index::LastIndexPass,
-    reconcile::{LastAudit, LastPass},
-    status::{Condition, QueueStatus, SpoolStatus, Versions},
+    reconcile::LastPass,
+    status::{
+        Condition, QueueStatus,
+        fixture::{at, process, queue, report},
+    },
 };
-
-const NOW: &str = "2026-11-30T10:50:12Z";
-
-fn at(time: &str) -> Timestamp {
-    time.parse().unwrap()
-}
-
-fn queue() -> QueueStatus {
-    QueueStatus {
-        backend: "rabbitmq",
-        address: "amqp://mq.example:5672/polyhook".to_owned(),
-        workers: Some(2),
-        waiting_jobs: 12,
-        oldest_age_ms: Some(200_000),
-        in_flight_jobs: Some(8),
-        delayed_jobs: 43,
-        retry_jobs: 3,
-        refresh_jobs: 40,
-        dead_letters: 1,
-        unrouted_events: 5,
-        unknown: BTreeMap::new(),
-    }
-}
-
-fn report() -> StatusReport {
-    StatusReport {
-        complete: true,
-        checked_at: at(NOW),
-        versions: Versions {
-            polyhook: "0.1.0",
-            process: Some("0.1.0".to_owned()),
-            broker: Some("RabbitMQ 4.0.5".to_owned()),
-        },
-        queue: Part::Known(queue()),
-        spool: Part::Known(SpoolStatus {
-            path: "spool.db".to_owned(),
-            messages: 0,
-            bytes: 20_480,
-            max_bytes: 1 << 30,
-            oldest_age_ms: None,
-        }),
-        last_pass: Part::Known(LastPass {
-            started_at: at("2026-11-30T10:49:00Z"),
-            projects: 1,
-            failed_windows: 0,
-            unsettled_calls: 3,
-            completed_at: Some(at("2026-11-30T10:49:02Z")),
-            failure: None,
-        }),
-        last_audit: Part::Known(LastAudit {
-            date: "2026-11-29".parse().unwrap(),
-            audited_at: at("2026-11-30T07:50:00Z"),
-            complete: false,
-            deep: false,
-            listed: 100,
-            archived: 98,
-            counts: BTreeMap::from([("missing".to_owned(), 2), ("hidden_transcript".to_owned(), 1)]),
-        }),
-        index: Part::Known(LastIndexPass {
-            started_at: at("2026-11-30T10:50:00Z"),
-            completed_at: None,
-            newest_archived_at: Some(at("2026-11-30T10:48:00Z")),
-            changes: 3,
-            days: 0,
-            failure: None,
-        }),
-        process: Part::Known(process(1)),
-    }
-}
-
-fn process(conditions: usize) -> ProcessStatus {
-    let condition =
-        |n| Condition { name: format!("condition{n}"), text: "the broker is away: ".repeat(1 + n * 20) };
-    ProcessStatus {
-        url: "http://127.0.0.1:9090".to_owned(),
-        ready: true,
-        detail: None,
-        conditions: (0..conditions).map(condition).collect(),
-        running_jobs: Some(8),
-        version: None,
-        held_jobs: None,
-        oldest_age_ms: None,
-    }
-}
 
 /// Returns the screen as text, after a check of its size.
 #[track_caller]

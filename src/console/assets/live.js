@@ -1,0 +1,190 @@
+// Shows events as they happen. The newest is on top.
+"use strict";
+
+(() => {
+  const table = document.getElementById("live");
+  if (!table) return;
+  const rows = document.getElementById("live-rows");
+  const form = document.getElementById("live-filter");
+  const pause = document.getElementById("live-pause");
+  const state = document.getElementById("live-state");
+  const counts = document.getElementById("live-counts");
+  const news = document.getElementById("live-news");
+  // Rows in the document, and events that wait while the page is paused.
+  const MAX_ROWS = 500;
+  const FLUSH_INTERVAL = 200;
+  const NEWS_INTERVAL = 15000;
+
+  // Events that are not shown yet, the newest last.
+  let waiting = [];
+  let dropped = 0;
+  let paused = false;
+  let flushTimer = null;
+  let unreported = { events: 0, dead: 0 };
+  const keys = new Set();
+
+  const cell = (label, ...content) => {
+    const td = document.createElement("td");
+    td.dataset.label = label;
+    td.append(...content);
+    return td;
+  };
+
+  // Text from outside must not reorder what is around it.
+  const isolated = (text) => {
+    const bdi = document.createElement("bdi");
+    bdi.textContent = text;
+    return bdi;
+  };
+
+  const TONES = { done: "good", ready: "good", retry: "warn", dead: "bad", delivery: "quiet" };
+
+  const eventRow = (event) => {
+    const tr = document.createElement("tr");
+    const time = document.createElement("time");
+    time.dateTime = event.at;
+    time.title = `${event.at.replace("T", " ").replace(/(\.\d+)?Z$/, "")} UTC`;
+    time.textContent = time.title;
+    const badge = document.createElement("span");
+    badge.className = `badge ${TONES[event.what] ?? "quiet"}`;
+    badge.textContent = event.what;
+    let conversation = isolated(event.conversation_id ?? event.id);
+    conversation.className = "mono";
+    if (event.conversation_id) {
+      const link = document.createElement("a");
+      link.href = `/conversations/${encodeURIComponent(event.conversation_id)}`;
+      link.append(conversation);
+      conversation = link;
+    }
+    tr.append(cell("Time", time), cell("Conversation", conversation), cell("Event", badge), cell("Details", isolated(event.text)));
+    tr.dataset.kind = event.kind;
+    tr.dataset.outcome = event.kind === "job" ? event.what : "";
+    tr.dataset.text = [event.conversation_id, event.id, event.project_id, event.what, event.event_type, event.environment, event.reason, event.correlation_id, event.text]
+      .filter((text) => text !== undefined).join(" ").toLowerCase();
+    tr.dataset.key = [event.at, event.what, event.id, event.attempt].join(" ");
+    return tr;
+  };
+
+  const noteRow = (text) => {
+    const tr = document.createElement("tr");
+    tr.className = "note";
+    const td = document.createElement("td");
+    td.colSpan = 4;
+    td.append(isolated(text));
+    tr.append(td);
+    return tr;
+  };
+
+  const filter = () => ({
+    text: form.elements.text.value.trim().toLowerCase(),
+    kind: form.elements.kind.value,
+    outcome: form.elements.outcome.value,
+  });
+
+  // A note is always shown.
+  const matches = (row, { text, kind, outcome }) => row.className === "note"
+    || ((text === "" || row.dataset.text.includes(text))
+      && (kind === "" || row.dataset.kind === kind)
+      && (outcome === "" || row.dataset.outcome === outcome));
+
+  const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+  const showCounts = () => {
+    const shown = rows.querySelectorAll("tr:not([hidden]):not(.note)").length;
+    const all = rows.querySelectorAll("tr:not(.note)").length;
+    counts.textContent = shown === all ? `${count(all, "event")}.` : `${shown} of ${count(all, "event")} match the filter.`;
+  };
+
+  const applyFilter = () => {
+    const current = filter();
+    for (const row of rows.children) row.hidden = !matches(row, current);
+    showCounts();
+    const query = new URLSearchParams(Object.entries({ ...current, text: form.elements.text.value.trim() }).filter(([, value]) => value !== ""));
+    history.replaceState(null, "", `${location.pathname}${query.size > 0 ? `?${query}` : ""}`);
+  };
+
+  const flush = () => {
+    flushTimer = null;
+    if (paused) return;
+    const current = filter();
+    const fragment = document.createDocumentFragment();
+    if (dropped > 0) waiting.unshift({ note: `${count(dropped, "event")} came while the page was paused and ${dropped === 1 ? "is" : "are"} missing here` });
+    for (const item of waiting) {
+      const row = "note" in item ? noteRow(item.note) : eventRow(item.event);
+      if (row.dataset.key !== undefined) {
+        if (keys.has(row.dataset.key)) continue;
+        keys.add(row.dataset.key);
+      }
+      row.hidden = !matches(row, current);
+      window.polyhook.localize(row);
+      fragment.prepend(row);
+    }
+    waiting = [];
+    dropped = 0;
+    rows.prepend(fragment);
+    while (rows.children.length > MAX_ROWS) {
+      keys.delete(rows.lastElementChild.dataset.key);
+      rows.lastElementChild.remove();
+    }
+    showCounts();
+  };
+
+  const showPause = () => {
+    pause.setAttribute("aria-pressed", String(paused));
+    const arrived = waiting.length + dropped;
+    pause.textContent = paused ? `Continue${arrived > 0 ? ` (${arrived} new)` : ""}` : "Pause";
+  };
+
+  const add = (item) => {
+    waiting.push(item);
+    if (waiting.length > MAX_ROWS) {
+      waiting.shift();
+      dropped += paused ? 1 : 0;
+    }
+    if (paused) showPause();
+    else flushTimer ??= setTimeout(flush, FLUSH_INTERVAL);
+  };
+
+  const togglePause = () => {
+    paused = !paused;
+    showPause();
+    if (!paused) flush();
+  };
+
+  const connect = () => {
+    const source = new EventSource(table.dataset.source);
+    source.addEventListener("open", () => { state.textContent = "Connected."; });
+    source.addEventListener("message", (message) => {
+      const event = JSON.parse(message.data);
+      unreported.events += 1;
+      if (event.what === "dead") unreported.dead += 1;
+      add({ event });
+    });
+    source.addEventListener("note", (message) => add({ note: JSON.parse(message.data) }));
+    source.addEventListener("error", () => {
+      state.textContent = source.readyState === EventSource.CLOSED
+        ? "The live view has ended: load the page again."
+        : "polyhook does not answer. Connecting again …";
+    });
+  };
+
+  // For those who hear the page: a summary now and then, not each event.
+  setInterval(() => {
+    const { events, dead } = unreported;
+    if (events === 0 || paused) return;
+    news.textContent = `${count(events, "new event")}${dead > 0 ? `, ${count(dead, "dead letter")}` : ""}.`;
+    unreported = { events: 0, dead: 0 };
+  }, NEWS_INTERVAL);
+
+  pause.addEventListener("click", togglePause);
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "p" || event.ctrlKey || event.metaKey || event.altKey || window.polyhook.isTyping(event)) return;
+    event.preventDefault();
+    togglePause();
+  });
+  form.addEventListener("submit", (event) => { event.preventDefault(); applyFilter(); });
+  form.addEventListener("input", applyFilter);
+  showPause();
+  showCounts();
+  connect();
+})();

@@ -1,0 +1,164 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    event::DedupKey,
+    queue::{
+        Message, Queue, QueueUrls,
+        sqlite::{SqliteOptions, SqliteQueue},
+    },
+    secret::Secret,
+};
+
+/// A busy machine may take long for a step.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn config(path: &std::path::Path) -> QueueConfig {
+    let url = QueueUrls::One(Secret::new(format!("sqlite:{}", path.display())));
+    QueueConfig { url, ..QueueConfig::default() }
+}
+
+/// A feed of a file that does not exist: it shows only what a test adds.
+fn feed(lifecycle: &Lifecycle) -> Arc<LiveFeed> {
+    let missing = std::path::Path::new("/nonexistent/queue.db");
+    LiveFeed::new(&config(missing), Clock::System, lifecycle.clone()).unwrap()
+}
+
+fn note(number: usize) -> LiveLine {
+    LiveLine::Note(format!("note {number}"))
+}
+
+async fn next(viewer: &mut LiveViewer) -> (Vec<LiveLine>, LivePlace) {
+    let (lines, place) = timeout(PATIENCE, viewer.next(usize::MAX)).await.expect("a line in time");
+    (lines.iter().map(|line| (**line).clone()).collect(), place)
+}
+
+/// Returns the first line that is not about the missing file.
+async fn first_line(viewer: &mut LiveViewer) -> LiveLine {
+    loop {
+        let (lines, _) = next(viewer).await;
+        let is_own = |line: &LiveLine| !matches!(line, LiveLine::Note(note) if note.contains("nonexistent"));
+        if let Some(line) = lines.into_iter().find(is_own) {
+            return line;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_the_queue_reaches_every_viewer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("queue.db");
+    let lifecycle = Lifecycle::new();
+    let options = SqliteOptions::new(&config(&path), Clock::System);
+    let queue = SqliteQueue::open(&path, options, &Lifecycle::new()).unwrap();
+    queue.ready().await.unwrap();
+    let feed = LiveFeed::new(&config(&path), Clock::System, lifecycle.clone()).unwrap();
+    let mut viewers = [feed.watch(None).unwrap(), feed.watch(None).unwrap()];
+    let body = Bytes::from_static(br#"{"data":{"conversation_id":"CA1","from":"+15550100"}}"#);
+    let message = Message {
+        id: "evt_1".to_owned(),
+        dedup: DedupKey::new("evt_1", &body),
+        kind: "conversation.completed".to_owned(),
+        environment: "live".to_owned(),
+        conversation_id: Some("CA1".to_owned()),
+        received_at: Clock::System.now(),
+        traceparent: None,
+        content_type: "application/json".to_owned(),
+        body,
+    };
+    queue.publish(message).await.unwrap();
+    for viewer in &mut viewers {
+        let (lines, _) = next(viewer).await;
+        let [LiveLine::Event(event)] = &lines[..] else { panic!("{lines:?}") };
+        assert_eq!((event.id.as_str(), event.conversation_id.as_deref()), ("evt_1", Some("CA1")));
+        assert!(!format!("{event:?}").contains("5550100"), "no phone number: {event:?}");
+    }
+    lifecycle.drain();
+    lifecycle.wait().await;
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_viewer_that_does_not_read_blocks_nobody_and_learns_what_it_missed() {
+    let lifecycle = Lifecycle::new();
+    let feed = feed(&lifecycle);
+    let (mut reader, mut stalled) = (feed.watch(None).unwrap(), feed.watch(None).unwrap());
+    first_error(&mut reader).await;
+    let mut read = 0;
+    for number in 0..3 * MAX_LINES {
+        feed.push(note(number));
+        let (lines, _) = next(&mut reader).await;
+        assert_eq!(lines, [note(number)]);
+        read += lines.len();
+    }
+    assert_eq!(read, 3 * MAX_LINES);
+    let (lines, _) = next(&mut stalled).await;
+    // It also missed the error of the file, the first line of all.
+    assert_eq!(lines[0], LiveLine::Note(format!("{} events are missing here", 2 * MAX_LINES + 1)));
+    assert_eq!((&lines[1], lines.len()), (&note(2 * MAX_LINES), MAX_LINES + 1));
+    lifecycle.drain();
+}
+
+/// Reads the line about the missing file.
+async fn first_error(viewer: &mut LiveViewer) {
+    let (lines, _) = next(viewer).await;
+    assert!(matches!(&lines[..], [LiveLine::Note(note)] if note.contains("nonexistent")), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_viewer_who_comes_back_continues_or_sees_that_there_is_a_gap() {
+    let lifecycle = Lifecycle::new();
+    let feed = feed(&lifecycle);
+    let mut viewer = feed.watch(None).unwrap();
+    feed.push(note(1));
+    let (_, place) = next(&mut viewer).await;
+    drop(viewer);
+    feed.push(note(2));
+    let place = LivePlace::parse(&place.to_string());
+    let mut again = feed.watch(place).unwrap();
+    assert_eq!(first_line(&mut again).await, note(2), "the same period: nothing is repeated");
+    let mut other = feed.watch(Some(LivePlace { period: 1, number: 1 })).unwrap();
+    let line = first_line(&mut other).await;
+    assert!(matches!(&line, LiveLine::Note(note) if note.contains("interrupted")), "{line:?}");
+    for wrong in ["", "1", "1-", "-1", "a-b", "1-2-3", "99999999999999999999-1"] {
+        assert_eq!(LivePlace::parse(wrong), None, "{wrong}");
+    }
+    let mut far = feed.watch(place.map(|place| LivePlace { number: u64::MAX, ..place })).unwrap();
+    feed.push(note(3));
+    assert_eq!(first_line(&mut far).await, note(3), "a place of the future is not waited for");
+    lifecycle.drain();
+}
+
+#[tokio::test]
+async fn the_number_of_viewers_is_limited() {
+    let lifecycle = Lifecycle::new();
+    let feed = feed(&lifecycle);
+    let mut viewers: Vec<_> = (0..MAX_VIEWERS).map(|_| feed.watch(None).unwrap()).collect();
+    assert!(feed.watch(None).is_none());
+    viewers.pop();
+    assert!(feed.watch(None).is_some());
+    lifecycle.drain();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_is_followed_only_while_somebody_watches() {
+    let lifecycle = Lifecycle::new();
+    let feed = feed(&lifecycle);
+    assert!(!feed.log().is_followed);
+    drop(feed.watch(None).unwrap());
+    assert!(feed.log().is_followed);
+    sleep(LINGER / 2).await;
+    assert!(feed.log().is_followed, "a page that is loaded again misses nothing");
+    let period = feed.log().period;
+    let viewer = feed.watch(None).unwrap();
+    assert_eq!(feed.log().period, period);
+    sleep(3 * LINGER).await;
+    assert!(feed.log().is_followed);
+    drop(viewer);
+    sleep(2 * LINGER).await;
+    assert!(!feed.log().is_followed);
+    let _viewer = feed.watch(None).unwrap();
+    assert_ne!(feed.log().period, period);
+    lifecycle.drain();
+    lifecycle.wait().await;
+}
