@@ -35,6 +35,7 @@ pub(super) fn open(
         overview: Arc::new(Overview::new(status, clock.clone(), lifecycle.clone())),
         live: LiveFeed::new(&config.queue, clock.clone(), lifecycle.clone())?,
         clock: clock.clone(),
+        lifecycle: lifecycle.clone(),
     })
 }
 

@@ -50,6 +50,16 @@ const ASSETS: &[Asset] = &[
         content_type: "text/javascript; charset=utf-8",
         content: include_str!("assets/live.js"),
     },
+    Asset {
+        name: "dead.css",
+        content_type: "text/css; charset=utf-8",
+        content: include_str!("assets/dead.css"),
+    },
+    Asset {
+        name: "dead.js",
+        content_type: "text/javascript; charset=utf-8",
+        content: include_str!("assets/dead.js"),
+    },
     Asset { name: "icon.svg", content_type: "image/svg+xml", content: include_str!("assets/icon.svg") },
 ];
 

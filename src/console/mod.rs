@@ -29,7 +29,9 @@ pub use self::{
     live::{LiveFeed, LiveLine, LivePlace, LiveViewer},
     overview::Overview,
 };
-use crate::{archive::Archive, clock::Clock, index::Index, queue::Queue, web::ConnectionLimits};
+use crate::{
+    archive::Archive, clock::Clock, index::Index, lifecycle::Lifecycle, queue::Queue, web::ConnectionLimits,
+};
 
 /// Time that a client has to take an answer. A recording that is paused, and the live view, take long; a browser asks again.
 const TRANSFER_TIMEOUT: Duration = Duration::from_hours(1);
@@ -55,6 +57,8 @@ pub struct Console {
     pub live: Arc<LiveFeed>,
     /// The time.
     pub clock: Clock,
+    /// Tasks that outlive their request.
+    pub lifecycle: Lifecycle,
 }
 
 impl Console {
