@@ -11,15 +11,16 @@ import time
 import traceback
 
 import everyone
+import pages
 from services import Site, chromium
 
-CHECKS = [check for module in (everyone,) for check in module.CHECKS]
+CHECKS = [check for module in (pages, everyone) for check in module.CHECKS]
 
 
 def show(error):
     """Prints an error with the lines of these checks that led to it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-    print("".join(traceback.format_list(frames)) + f"{type(error).__name__}: {error}", file=sys.stderr)
+    print("".join(traceback.format_list(frames)) + f"{type(error).__name__}: {str(error)[:3000]}", file=sys.stderr)
 
 
 def main():

@@ -1,0 +1,50 @@
+"""What people do on the pages: see a delivery arrive, listen to a call, find a phrase, replay a dead letter."""
+
+import re
+
+from services import expect
+
+
+def the_overview_counts_deliveries_while_it_is_open(site):
+    with site.window() as page:
+        page.goto(site.console)
+        stage = lambda name: page.get_by_role("listitem").filter(has=page.get_by_role("link", name=name, exact=True))
+        number = lambda name: int(re.search(r"^\d+$", stage(name).inner_text(), re.MULTILINE)[0])
+        before = {name: number(name) for name in ("received", "archived", "dead")}
+        assert before["dead"] >= 1 and before["archived"] >= len(site.archived), before
+        site.deliver(site.take_call())
+        for name, more in (("received", 1), ("archived", 1), ("dead", 0)):
+            expect(stage(name).get_by_text(str(before[name] + more), exact=True)).to_be_visible()
+
+
+def the_live_page_shows_events_and_its_filter_and_pause_work(site):
+    with site.window() as page:
+        page.goto(f"{site.console}/live")
+        first, second = site.take_call(), site.take_call()
+        rows = lambda call: page.get_by_role("row").filter(has_text=call)
+        site.deliver(first)
+        expect(rows(first).filter(has_text="done").first).to_be_visible()
+        expect(rows(first).get_by_role("link", name=first).first).to_have_attribute("href", f"/conversations/{first}")
+
+        page.get_by_label("Kind").select_option("jobs")
+        expect(rows(first).filter(has_text="delivery")).not_to_be_visible()
+        expect(rows(first).first).to_be_visible()
+        page.get_by_label("Kind").select_option("all")
+        page.get_by_label("Text").fill("no such text")
+        expect(rows(first).first).not_to_be_visible()
+        page.get_by_label("Text").fill("")
+        expect(rows(first).first).to_be_visible()
+
+        page.get_by_role("button", name="Pause").click()
+        site.deliver(second)
+        goes_on = page.get_by_role("button", name=re.compile(r"Continue \(\d+ new\)"))
+        expect(goes_on).to_be_visible()
+        assert rows(second).count() == 0
+        goes_on.click()
+        expect(rows(second).first).to_be_visible()
+
+
+CHECKS = [
+    the_overview_counts_deliveries_while_it_is_open,
+    the_live_page_shows_events_and_its_filter_and_pause_work,
+]
