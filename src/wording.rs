@@ -40,9 +40,35 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// Returns the length of a call, such as `4:05`.
+pub fn length(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+/// Reads the length of a call in whole seconds: `4:05`, `245` or `245s`.
+pub fn parse_length(text: &str) -> Option<u32> {
+    if let Some((minutes, seconds)) = text.split_once(':') {
+        let (minutes, seconds) = (minutes.parse::<u32>().ok()?, seconds.parse::<u32>().ok()?);
+        return if seconds < 60 { minutes.checked_mul(60)?.checked_add(seconds) } else { None };
+    }
+    let parsed = humantime::parse_duration(text).ok().and_then(|length| u32::try_from(length.as_secs()).ok());
+    text.parse().ok().or(parsed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_the_lengths_that_it_writes() {
+        for (text, seconds) in [("0:00", 0), ("4:05", 245), ("120:59", 7259)] {
+            assert_eq!(length(Duration::from_secs(seconds)), text);
+            assert_eq!(parse_length(text).map(u64::from), Some(seconds));
+        }
+        assert_eq!(["245", "245s", "4m 5s"].map(parse_length), [Some(245); 3]);
+        assert_eq!(["", "-1", "1:60", "1:", ":5", "x", "99999999:00"].map(parse_length), [None; 7]);
+    }
 
     #[test]
     fn nouns_and_verbs_agree_with_their_number() {

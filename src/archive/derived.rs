@@ -19,7 +19,7 @@ use super::{
     Archive, ArchiveError,
     folder::PrivateFolder,
     is_conflict,
-    key::{date_of_segment, ids_of_segments, project_folder},
+    key::{ACCOUNT_PREFIX, PROJECT_PREFIX, date_of_segment, ids_of_segments, project_folder},
     staging::StagedFile,
 };
 use crate::disk::SpaceUse;
@@ -156,22 +156,15 @@ impl Archive {
         self.list_dates_below(&format!("{table_folder}/{}", project_folder(account_id, project_id))).await
     }
 
-    /// Lists the account and the id of each project that has derived objects in `table_folder`, without those whose ids are so
-    /// long that their folders do not contain them.
-    pub async fn list_derived_projects(
-        &self,
-        table_folder: &str,
-    ) -> Result<Vec<(String, String)>, ArchiveError> {
+    /// Lists the account and the id of each project that has a folder in `table_folder`, or in the archive's root if that is empty.
+    /// It leaves out ids that are so long that their folders do not contain them.
+    pub async fn list_project_ids(&self, table_folder: &str) -> Result<Vec<(String, String)>, ArchiveError> {
         let mut found = Vec::new();
-        let accounts = self.backend.store.list_with_delimiter(Some(&self.root_key(table_folder)?)).await?;
-        for account in accounts.common_prefixes {
-            let projects = self.backend.store.list_with_delimiter(Some(&account)).await?;
-            found.extend(
-                projects
-                    .common_prefixes
-                    .iter()
-                    .filter_map(|project| ids_of_segments(account.filename()?, project.filename()?)),
-            );
+        let slash = if table_folder.is_empty() { "" } else { "/" };
+        for account in self.list_segments(table_folder, ACCOUNT_PREFIX).await? {
+            let folder = format!("{table_folder}{slash}{account}");
+            let projects = self.list_segments(&folder, PROJECT_PREFIX).await?;
+            found.extend(projects.iter().filter_map(|project| ids_of_segments(&account, project)));
         }
         Ok(found)
     }

@@ -90,7 +90,11 @@ impl Archive {
     }
 
     /// Lists the segments below a folder that begin with `prefix`.
-    async fn list_segments(&self, folder: &str, prefix: &str) -> Result<Vec<String>, ArchiveError> {
+    pub(super) async fn list_segments(
+        &self,
+        folder: &str,
+        prefix: &str,
+    ) -> Result<Vec<String>, ArchiveError> {
         let folder = self.root_key(folder)?;
         let listed = self.backend.store.list_with_delimiter(Some(&folder)).await?;
         let segments = listed.common_prefixes.iter().filter_map(|found| found.filename());

@@ -1,5 +1,7 @@
 //! `polyhook list`: shows which conversations the archive has.
 
+use std::time::Duration;
+
 use futures_util::TryStreamExt;
 use jiff::{Timestamp, ToSpan, civil::Date};
 use serde::Serialize;
@@ -10,7 +12,9 @@ use crate::{
     archive::{Archive, ArchiveError, AudioStatus, ConversationFolder, Manifest, ProjectDay},
     clock::Clock,
     config::Roles,
+    index::{CallFilter, Phrase},
     polyai::Project,
+    wording,
 };
 
 /// The number of conversations that are read at the same time.
@@ -23,6 +27,7 @@ const MAX_DAYS: i32 = 366;
 Examples:
   polyhook list
   polyhook list --date yesterday --missing recording
+  polyhook list --channel VOICE-SIP --handoff yes --min-length 2:00
   polyhook list --date 2026-11-02 --to 2026-11-08 --json | jq .audio
 
 Days are those of the start of the call, in UTC. `polyhook show ID` shows one \
@@ -40,9 +45,74 @@ pub(super) struct Args {
     /// List only conversations without this part (repeatable)
     #[arg(long, value_name = "PART")]
     missing: Vec<Part>,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
+}
+
+/// The fields that the console filters by, too.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Filters")]
+struct FilterArgs {
+    /// List only this environment (`live`, `sandbox`, …)
+    #[arg(long, value_name = "NAME")]
+    environment: Option<String>,
+    /// List only this channel (`VOICE-SIP`, `WEBCHAT`, …)
+    #[arg(long, value_name = "NAME")]
+    channel: Option<String>,
+    /// List only recordings with this status (`ready`, `absent`, …)
+    #[arg(long, value_name = "STATUS")]
+    audio: Option<String>,
+    /// List only calls that were handed over, or only the others
+    #[arg(long, value_name = "HANDOFF")]
+    handoff: Option<HandoffArg>,
+    /// List only handoffs with this text in their reason
+    #[arg(long, value_name = "TEXT", value_parser = parse_phrase)]
+    handoff_reason: Option<Phrase>,
+    /// List only calls of this length or longer (`1:30`, `90s`)
+    #[arg(long, value_name = "LENGTH", value_parser = parse_length)]
+    min_length: Option<u32>,
+    /// List only calls of this length or shorter
+    #[arg(long, value_name = "LENGTH", value_parser = parse_length)]
+    max_length: Option<u32>,
+    /// List only conversations whose id begins with this text
+    #[arg(long = "id", value_name = "TEXT")]
+    id_prefix: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum HandoffArg {
+    /// Handed over
+    Yes,
+    /// Not handed over
+    No,
+}
+
+fn parse_phrase(text: &str) -> Result<Phrase, String> {
+    Phrase::new(text).ok_or_else(|| format!("write 1 to {} characters", Phrase::MAX_CHARS))
+}
+
+fn parse_length(text: &str) -> Result<u32, String> {
+    wording::parse_length(text)
+        .ok_or_else(|| "write minutes and seconds, such as 1:30, or a length, such as 90s".to_owned())
+}
+
+impl FilterArgs {
+    fn filter(&self) -> CallFilter {
+        CallFilter {
+            environment: self.environment.clone(),
+            channel: self.channel.clone(),
+            audio: self.audio.clone(),
+            handoff: self.handoff.map(|handoff| handoff == HandoffArg::Yes),
+            handoff_reason: self.handoff_reason.clone(),
+            min_seconds: self.min_length,
+            max_seconds: self.max_length,
+            id_prefix: self.id_prefix.clone(),
+            ..CallFilter::default()
+        }
+    }
 }
 
 /// A part that an archived conversation may lack.
@@ -86,12 +156,17 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     if projects.len() == 1 {
         table.leave_out_last_column();
     }
-    let (mut found, mut shown, mut failures) = (0_u64, 0_u64, Vec::new());
+    let filter = args.filter.filter();
+    let (mut found, mut matching, mut shown, mut failures) = (0_u64, 0_u64, 0_u64, Vec::new());
     let mut date = first;
     while date <= last {
         for project in &projects {
             for (manifest, damaged) in read_day(&resources.archive, project, date, &mut failures).await? {
                 found += 1;
+                if !filter.matches_manifest(&manifest) {
+                    continue;
+                }
+                matching += 1;
                 if !args.missing.is_empty() && !args.missing.iter().any(|part| part.is_missing(&manifest)) {
                     continue;
                 }
@@ -108,17 +183,18 @@ pub(super) async fn run(global: &GlobalArgs, args: Args) -> Result<(), CliError>
     }
     table.flush();
     if shown == 0 && !args.json {
-        let missing = if found == 0 { &[][..] } else { &args.missing };
-        output::note(&nothing_found(first, last, missing));
+        let missing = if matching == 0 { &[][..] } else { &args.missing };
+        output::note(&nothing_found(first, last, missing, found > matching));
     }
     if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
 }
 
-/// Says that no conversation was found, or none that lacks one of these parts.
-fn nothing_found(first: Date, last: Date, missing: &[Part]) -> String {
+/// Says that no conversation was found, or none that matches the filter, or none of these that lacks one of these parts.
+fn nothing_found(first: Date, last: Date, missing: &[Part], is_filtered: bool) -> String {
     let days = if first == last { format!("of {first}") } else { format!("from {first} to {last}") };
     if missing.is_empty() {
-        return format!("the archive has no conversation {days} (UTC)");
+        let matching = if is_filtered { " that matches the filters" } else { "" };
+        return format!("the archive has no conversation {days} (UTC){matching}");
     }
     let parts: Vec<_> = missing.iter().map(|part| part.label()).collect();
     format!("no conversation {days} lacks its {}", parts.join(" or "))
@@ -228,14 +304,13 @@ impl ListedRow {
 
 /// Returns seconds as whole milliseconds.
 pub(super) fn duration_ms(seconds: Option<f64>) -> Option<u64> {
-    let duration = std::time::Duration::try_from_secs_f64(seconds?).ok()?;
+    let duration = Duration::try_from_secs_f64(seconds?).ok()?;
     u64::try_from(duration.as_millis()).ok()
 }
 
 /// Formats the length of a call: `4:05`.
 pub(super) fn length(duration_ms: u64) -> String {
-    let seconds = duration_ms / 1000;
-    format!("{}:{:02}", seconds / 60, seconds % 60)
+    wording::length(Duration::from_millis(duration_ms))
 }
 
 #[cfg(test)]
@@ -255,7 +330,9 @@ mod tests {
                 "no conversation of 2026-11-30 lacks its summary or transcript",
             ),
         ] {
-            assert_eq!(nothing_found(first, last, missing), expected);
+            assert_eq!(nothing_found(first, last, missing, false), expected);
         }
+        let expected = "the archive has no conversation of 2026-11-30 (UTC) that matches the filters";
+        assert_eq!(nothing_found(first, first, &[], true), expected);
     }
 }

@@ -11,11 +11,13 @@
 mod access;
 mod assets;
 mod config;
+mod conversations;
 mod dead;
 mod error;
 mod format;
 mod layout;
 mod live;
+mod mask;
 mod overview;
 
 use std::{sync::Arc, time::Duration};
@@ -82,6 +84,7 @@ fn router(console: Arc<Console>) -> Router {
     let pages = Router::new()
         .merge(overview::routes())
         .merge(live::routes())
+        .merge(conversations::routes())
         .merge(dead::routes())
         .fallback(async || PageError::not_found("There is no such page.", "Start from the overview."));
     let pages = pages.layer(middleware::from_fn_with_state(Arc::clone(&access), access::check));

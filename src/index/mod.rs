@@ -40,6 +40,7 @@ use tokio::time::{Instant, sleep};
 use self::{
     day::{Files, Limits, MAX_CONFLICTS, Scope, backoff, blocking},
     progress::PROGRESS_OBJECT,
+    search::SearchState,
     table::{Stamp, TableError, read_calls, read_turns, remove_rows},
 };
 use crate::{
@@ -56,8 +57,8 @@ pub use self::{
     reading::UnreadableConversation,
     rows::{CallRow, ConversationRows, TurnRow},
     search::{
-        CallFilter, CallSearch, Excerpt, FoundCall, Phrase, SearchEnd, SearchError, SearchPage,
-        SearchProject, Speaker, TextHit, UnindexedDays, UnreadableDay,
+        CallFilter, Excerpt, FoundCall, Phrase, SearchEnd, SearchError, SearchPage, SearchProject, Speaker,
+        TextHit, UnindexedDays, UnreadableDay,
     },
     service::{IndexPassReport, IndexService},
     verify::{DayFindings, IndexFinding, IndexFindingKind},
@@ -75,6 +76,7 @@ pub struct Index {
     stamp: Stamp,
     is_enabled: bool,
     limits: Limits,
+    search: SearchState,
     clock: Clock,
 }
 
@@ -143,7 +145,20 @@ impl Index {
     pub fn open(config: &IndexConfig, archive: Archive, clock: Clock) -> Result<Self, Problem> {
         let numbers = Arc::new(Numbers::new(config)?);
         let stamp = Stamp::new(numbers.mode(), numbers.key_id());
-        Ok(Self { archive, numbers, stamp, is_enabled: config.enabled, limits: Limits::DEFAULT, clock })
+        Ok(Self {
+            archive,
+            numbers,
+            stamp,
+            is_enabled: config.enabled,
+            limits: Limits::DEFAULT,
+            search: SearchState::default(),
+            clock,
+        })
+    }
+
+    /// Returns false if polyhook does not keep the index current.
+    pub fn is_enabled(&self) -> bool {
+        self.is_enabled
     }
 
     /// Lists the days of a project that the archive or the index has.

@@ -3,7 +3,10 @@
 use jiff::civil::Date;
 
 use super::{Phrase, SearchProject};
-use crate::index::table::{Footer, RowGroup, TableError, TextColumn};
+use crate::{
+    archive::Manifest,
+    index::table::{Footer, RowGroup, TableError, TextColumn},
+};
 
 /// The columns by name.
 pub(super) const ID: &str = "conversation_id";
@@ -86,6 +89,31 @@ impl CallFilter {
             && self.id_prefix.as_ref().is_none_or(|prefix| may_have_prefix(footer, group, prefix.as_bytes()))
     }
 
+    /// Returns true for a conversation with this manifest, without regard to the days, the project and `text`.
+    pub fn matches_manifest(&self, manifest: &Manifest) -> bool {
+        let Manifest { facts, audio, conversation_id, .. } = manifest;
+        let is_word = |wanted: &Option<String>, word: &str| {
+            wanted.as_ref().is_none_or(|wanted| word.eq_ignore_ascii_case(wanted))
+        };
+        let reason = facts.handoff.as_ref().and_then(|handoff| handoff.reason.as_deref());
+        is_word(&self.environment, &facts.environment)
+            && is_word(&self.channel, &facts.channel)
+            && is_word(&self.audio, audio.status.as_str())
+            && self.takes_duration(facts.total_duration_s)
+            && self.handoff.is_none_or(|handoff| handoff == facts.handoff.is_some())
+            && self.handoff_reason.as_ref().is_none_or(|part| reason.is_some_and(|reason| part.is_in(reason)))
+            && self.id_prefix.as_ref().is_none_or(|prefix| conversation_id.starts_with(prefix))
+    }
+
+    fn takes_duration(&self, seconds: Option<f64>) -> bool {
+        if self.min_seconds.is_none() && self.max_seconds.is_none() {
+            return true;
+        }
+        let min = self.min_seconds.map_or(0.0, f64::from);
+        let max = self.max_seconds.map_or(f64::MAX, f64::from);
+        seconds.is_some_and(|seconds| (min..=max).contains(&seconds.floor()))
+    }
+
     /// Returns true for each call of a row group that matches, without regard to `text`.
     pub(super) fn matches(&self, group: &RowGroup, ids: &TextColumn) -> Result<Vec<bool>, TableError> {
         let prefix = self.id_prefix.as_deref().unwrap_or_default();
@@ -100,12 +128,9 @@ impl CallFilter {
             }
         }
         if self.min_seconds.is_some() || self.max_seconds.is_some() {
-            let (min, max) =
-                (self.min_seconds.map_or(0.0, f64::from), self.max_seconds.map_or(f64::MAX, f64::from));
-            let durations = group.doubles(DURATION)?.into_iter();
             keep(
                 &mut matches,
-                durations.map(|seconds| seconds.is_some_and(|s| (min..=max).contains(&s.floor()))),
+                group.doubles(DURATION)?.into_iter().map(|seconds| self.takes_duration(seconds)),
             );
         }
         if let Some(handoff) = self.handoff {

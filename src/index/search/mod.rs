@@ -50,17 +50,29 @@ const CONCURRENT_REQUESTS: usize = 16;
 /// The searches for a phrase, and the other ones, that run at the same time.
 const CONCURRENT_TEXT_SEARCHES: usize = 2;
 const CONCURRENT_LISTS: usize = 4;
+/// The calls of a page.
+const PAGE_CALLS: usize = 50;
+/// The time of one request.
+const BUDGET: Duration = Duration::from_millis(1500);
 /// The time in which the days must be listed.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Searches an index. Cheap to clone; clones share the limits.
+/// The limits of the searches of an index. Clones share the number of searches.
 #[derive(Clone, Debug)]
-pub struct CallSearch {
-    index: Index,
-    projects: Arc<[SearchProject]>,
+pub(super) struct SearchState {
     limits: SearchLimits,
     text_permits: Arc<Semaphore>,
     list_permits: Arc<Semaphore>,
+}
+
+impl Default for SearchState {
+    fn default() -> Self {
+        Self {
+            limits: SearchLimits { calls: PAGE_CALLS, budget: BUDGET },
+            text_permits: Arc::new(Semaphore::new(CONCURRENT_TEXT_SEARCHES)),
+            list_permits: Arc::new(Semaphore::new(CONCURRENT_LISTS)),
+        }
+    }
 }
 
 /// The limits of one request.
@@ -152,21 +164,7 @@ struct IndexedDays {
     unindexed: UnindexedDays,
 }
 
-impl CallSearch {
-    /// Makes a search over these projects and all others that the index has.
-    pub fn new(index: Index, projects: impl IntoIterator<Item = SearchProject>) -> Self {
-        Self {
-            index,
-            projects: projects.into_iter().collect(),
-            limits: SearchLimits { calls: Self::PAGE_CALLS, budget: Duration::from_millis(1500) },
-            text_permits: Arc::new(Semaphore::new(CONCURRENT_TEXT_SEARCHES)),
-            list_permits: Arc::new(Semaphore::new(CONCURRENT_LISTS)),
-        }
-    }
-
-    /// The calls of a page.
-    pub const PAGE_CALLS: usize = 50;
-
+impl Index {
     /// Returns the page at `cursor`, or the first one.
     pub async fn search(
         &self,
@@ -174,10 +172,11 @@ impl CallSearch {
         cursor: Option<&str>,
     ) -> Result<SearchPage, SearchError> {
         let cursor = cursor.map(Cursor::decode).transpose()?;
-        let permits = if filter.text.is_some() { &self.text_permits } else { &self.list_permits };
+        let permits =
+            if filter.text.is_some() { &self.search.text_permits } else { &self.search.list_permits };
         // The semaphore is never closed.
         let _permit = permits.acquire().await;
-        let deadline = Instant::now() + self.limits.budget;
+        let deadline = Instant::now() + self.search.limits.budget;
         let listed = async {
             tokio::try_join!(self.list_days(&filter, cursor.is_none()), self.erased_conversations(deadline))
         };
@@ -193,15 +192,21 @@ impl CallSearch {
 
     /// Lists the days with an index. With `compare`, also counts the days of the archive without one.
     async fn list_days(&self, filter: &CallFilter, compare: bool) -> Result<IndexedDays, ArchiveError> {
-        let archive = &self.index.archive;
-        let mut projects: BTreeSet<_> = self.projects.iter().cloned().collect();
-        for (account_id, project_id) in archive.list_derived_projects(CALLS_FOLDER).await? {
-            projects.insert(SearchProject { account_id, project_id });
-        }
+        let archive = &self.archive;
+        let indexed = archive.list_project_ids(CALLS_FOLDER);
+        let found = if compare {
+            let (indexed, archived) = tokio::try_join!(indexed, archive.list_project_ids(""))?;
+            [indexed, archived].concat()
+        } else {
+            indexed.await?
+        };
+        let projects =
+            found.into_iter().map(|(account_id, project_id)| SearchProject { account_id, project_id });
+        let projects: BTreeSet<_> = projects.collect();
         let projects: Vec<_> = projects.into_iter().map(Arc::new).collect();
         let list = |project: Arc<SearchProject>| async move {
             let SearchProject { account_id, project_id } = &*project;
-            let indexed = self.index.list_indexed_dates(account_id, project_id);
+            let indexed = self.list_indexed_dates(account_id, project_id);
             if !compare {
                 return Ok::<_, ArchiveError>((Arc::clone(&project), indexed.await?, BTreeSet::new()));
             }
@@ -234,7 +239,7 @@ impl CallSearch {
         &self,
         deadline: Instant,
     ) -> Result<Option<ErasedConversations>, ArchiveError> {
-        timeout_at(deadline, self.index.archive.erased_conversations()).await.ok().transpose()
+        timeout_at(deadline, self.archive.erased_conversations()).await.ok().transpose()
     }
 
     /// Removes calls that are erased, but still in the index.
@@ -252,8 +257,7 @@ impl CallSearch {
         }
         let look_up = |call: FoundCall| async move {
             let SearchProject { account_id, project_id } = &*call.project;
-            let is_erased =
-                self.index.archive.is_erased(account_id, project_id, &call.conversation_id).await?;
+            let is_erased = self.archive.is_erased(account_id, project_id, &call.conversation_id).await?;
             Ok::<_, ArchiveError>((!is_erased).then_some(call))
         };
         let looked_up = stream::iter(std::mem::take(calls)).map(look_up).buffered(CONCURRENT_REQUESTS);

@@ -53,8 +53,13 @@ impl Phrase {
         Some(Self { text, rare })
     }
 
+    /// Returns the phrase in lower case.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Returns true if the phrase is in `text`.
-    pub(super) fn is_in(&self, text: &str) -> bool {
+    pub fn is_in(&self, text: &str) -> bool {
         match self.rare {
             Some(rare) => self.find_ascii(text.as_bytes(), rare).is_some(),
             None => !text.is_ascii() && self.find_letters(text).is_some(),

@@ -12,14 +12,14 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    CallFilter, CallSearch, FoundCall, IndexedDays, SearchEnd, SearchPage, SearchProject, TextHit,
-    UnindexedDays, UnreadableDay,
+    CallFilter, FoundCall, IndexedDays, SearchEnd, SearchPage, SearchProject, TextHit, UnindexedDays,
+    UnreadableDay,
     cursor::Cursor,
     files::{OpenFile, Part, ReadError, TableKind, list_parts, open_files, read_parts},
     rows::{NewestCalls, RowKey, RowPlace, SHOWN_COLUMNS, read_calls},
     scan::{Candidates, EdgeCalls, TURN_COLUMNS, match_calls, match_turns},
 };
-use crate::index::{day::blocking, table::RowGroup};
+use crate::index::{Index, day::blocking, table::RowGroup};
 
 /// The days that are opened ahead, after the first one.
 const DAYS_AHEAD: usize = 4;
@@ -32,7 +32,7 @@ type FoundRow = (RowKey, RowPlace, Option<TextHit>);
 
 /// A request.
 pub(super) struct Run<'a> {
-    search: &'a CallSearch,
+    index: &'a Index,
     filter: Arc<CallFilter>,
     deadline: Instant,
     calls: Vec<FoundCall>,
@@ -83,8 +83,8 @@ enum DayEnd {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(search: &'a CallSearch, filter: Arc<CallFilter>, deadline: Instant) -> Self {
-        Self { search, filter, deadline, calls: Vec::new(), unreadable: BTreeMap::new(), has_progress: false }
+    pub(super) fn new(index: &'a Index, filter: Arc<CallFilter>, deadline: Instant) -> Self {
+        Self { index, filter, deadline, calls: Vec::new(), unreadable: BTreeMap::new(), has_progress: false }
     }
 
     pub(super) async fn run(mut self, days: &IndexedDays, cursor: Option<Cursor>) -> SearchPage {
@@ -92,8 +92,8 @@ impl<'a> Run<'a> {
         let dates = days.dates.range(..=last).rev();
         let dates = dates.filter(|(date, projects)| self.filter.takes_date(**date) && !projects.is_empty());
         let dates: Vec<_> = dates.map(|(date, projects)| (*date, projects.clone())).collect();
-        let search = self.search;
-        let open = |(date, projects)| open_day(search, date, projects);
+        let index = self.index;
+        let open = |(date, projects)| open_day(index, date, projects);
         let mut dates = dates.into_iter();
         // Most searches end in the first day.
         let first = stream::iter(dates.next()).then(open);
@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
                 }
                 DayEnd::Stop(cursor, end) => return Some((cursor, end)),
                 DayEnd::Replaced => {
-                    day = open_day(self.search, date, projects.clone()).await;
+                    day = open_day(self.index, date, projects.clone()).await;
                 }
             }
         }
@@ -171,7 +171,7 @@ impl<'a> Run<'a> {
             position = Cursor::start(day.date);
         }
         loop {
-            let wanted = self.search.limits.calls - self.calls.len();
+            let wanted = self.index.search.limits.calls - self.calls.len();
             // One more shows if there is another page.
             let newest = NewestCalls::new(wanted + 1, position.after.clone());
             let searched = self.search_parts(day, &parts, &position, newest, is_last).await;
@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
         let projects = day.calls.iter().map(|file| Arc::clone(&file.project)).collect();
         let projects = if candidates.is_empty() { Vec::new() } else { projects };
         let mut turns = Vec::new();
-        for file in open_files(&self.search.index.archive, TableKind::Turns, day.date, projects).await {
+        for file in open_files(&self.index.archive, TableKind::Turns, day.date, projects).await {
             match file {
                 Ok(file) => turns.push(file),
                 Err((_, ReadError::Replaced)) if !is_last => return None,
@@ -243,7 +243,7 @@ impl<'a> Run<'a> {
         is_last: bool,
     ) -> Option<Candidates> {
         let (mut candidates, columns) = (Candidates::default(), self.filter.columns());
-        let mut groups = pin!(read_parts(&self.search.index.archive, &day.calls, parts, &columns));
+        let mut groups = pin!(read_parts(&self.index.archive, &day.calls, parts, &columns));
         while let Some((part, group)) = groups.next().await {
             let file = &day.calls[part.file];
             let (filter, project) = (Arc::clone(&self.filter), Arc::clone(&file.project));
@@ -288,7 +288,7 @@ impl<'a> Run<'a> {
             Some(_) => (&parts.turns, TURN_COLUMNS.to_vec()),
         };
         let searched: Vec<_> = parts.parts[first..end].to_vec();
-        let mut groups = pin!(read_parts(&self.search.index.archive, files, searched, &columns));
+        let mut groups = pin!(read_parts(&self.index.archive, files, searched, &columns));
         let edges = EdgeCalls { seen: position.seen.clone(), ..EdgeCalls::default() };
         let (mut state, mut place) = (PartState { newest, edges }, first);
         while place < end {
@@ -335,7 +335,7 @@ impl<'a> Run<'a> {
         let parts =
             wanted.keys().map(|(file, group)| Part { file: *file, group: *group, newest: 0, oldest: 0 });
         let parts: Vec<_> = parts.collect();
-        let mut groups = pin!(read_parts(&self.search.index.archive, &day.calls, parts, SHOWN_COLUMNS));
+        let mut groups = pin!(read_parts(&self.index.archive, &day.calls, parts, SHOWN_COLUMNS));
         let mut read = BTreeMap::new();
         while let Some((part, group)) = groups.next().await {
             let file = &day.calls[part.file];
@@ -407,9 +407,9 @@ fn search_group(
     (state, result.map_err(ReadError::from))
 }
 
-async fn open_day(search: &CallSearch, date: Date, projects: Vec<Arc<SearchProject>>) -> OpenDay {
+async fn open_day(index: &Index, date: Date, projects: Vec<Arc<SearchProject>>) -> OpenDay {
     let (mut calls, mut errors) = (Vec::new(), Vec::new());
-    for file in open_files(&search.index.archive, TableKind::Calls, date, projects).await {
+    for file in open_files(&index.archive, TableKind::Calls, date, projects).await {
         match file {
             Ok(file) => calls.push(file),
             Err(error) => errors.push(error),
