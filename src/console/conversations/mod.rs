@@ -58,7 +58,8 @@ async fn list(
         Ok(filter) => {
             let filter = Arc::new(filter);
             let after = Some(query.after.as_str()).filter(|after| !after.is_empty());
-            let page = console.index.search(Arc::clone(&filter), after).await.map_err(page_error)?;
+            let page =
+                console.index.search(Arc::clone(&filter), after).await.map_err(|error| page_error(&error))?;
             let view = View {
                 query: &query,
                 filter: &filter,
@@ -73,7 +74,7 @@ async fn list(
     Ok(page.with_asset("conversations.css").with_asset("conversations.js"))
 }
 
-fn page_error(error: SearchError) -> PageError {
+fn page_error(error: &SearchError) -> PageError {
     let what = error.to_string();
     match error {
         SearchError::Cursor => PageError::bad_request(
