@@ -319,6 +319,11 @@ impl Archive {
         self.dropped_uploads.abort_all().await;
     }
 
+    /// Returns true if the archive is a folder, and not a bucket.
+    pub fn is_folder(&self) -> bool {
+        self.backend.folder.is_some()
+    }
+
     /// Returns the URL of an object: `file:///…` (percent-encoded), or `s3://bucket/key`, `gs://…`, `az://…` with the
     /// literal key, as the providers' own tools expect it.
     pub fn object_url(&self, location: &Location, name: &str) -> Result<String, ArchiveError> {

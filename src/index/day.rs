@@ -12,32 +12,20 @@
 //!   bytes of a batch are limited, and so are the rows of turns that are in memory together, because a turn in JSON may be
 //!   much smaller than its row. So memory does not depend on the number of conversations, except for the files.
 
-use std::{
-    collections::HashSet,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::{
     Index, IndexError,
-    conversation::{Numbers, read_rows},
+    files::Files,
     reading::{ConversationCopy, Reading, UnreadableConversation},
-    rows::{CallRow, TurnRow},
     snapshot::Snapshot,
-    table::{TableError, update_calls, update_turns},
 };
-use crate::archive::{DerivedVersion, ProjectDay};
+use crate::archive::ProjectDay;
 
 /// The limits of an update.
 #[derive(Clone, Copy, Debug)]
@@ -57,17 +45,21 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// The limits for a bucket, where a read mostly waits.
     pub(super) const DEFAULT: Self = Self {
         concurrency: 8,
-        batch_conversations: 2_000,
-        batch_bytes: 8 << 20,
-        batch_turns: 20_000,
-        round_conversations: 20_000,
+        batch_conversations: 1_000,
+        batch_bytes: 4 << 20,
+        batch_turns: 10_000,
+        round_conversations: 100_000,
         round_time: Duration::from_mins(1),
     };
+    /// The limits for a folder, whose reads mostly need a processor and a thread with memory of its own.
+    pub(super) const FOLDER: Self = Self { concurrency: 2, ..Self::DEFAULT };
     /// Readers must not see a part of a day that was complete before.
-    const REBUILD: Self =
-        Self { round_conversations: usize::MAX, round_time: Duration::MAX, ..Self::DEFAULT };
+    fn for_rebuild(self) -> Self {
+        Self { round_conversations: usize::MAX, round_time: Duration::MAX, ..self }
+    }
 }
 
 /// The number of conflicts in a row after which an update gives up: about half a minute.
@@ -131,33 +123,6 @@ pub(super) struct Target {
     pub(super) stored_at: Option<Timestamp>,
 }
 
-/// The files of a day in memory, and the versions that they replace.
-#[derive(Debug, Default)]
-pub(super) struct Files {
-    pub(super) calls: Option<Bytes>,
-    pub(super) turns: Option<Bytes>,
-    pub(super) calls_version: Option<DerivedVersion>,
-    pub(super) turns_version: Option<DerivedVersion>,
-    /// True if the files in memory differ from those of the archive.
-    pub(super) is_changed: bool,
-}
-
-/// Conversations whose rows are added to the files together, and the ids whose earlier rows are removed.
-#[derive(Debug, Default)]
-struct Batch {
-    changed: HashSet<String>,
-    copies: Vec<ConversationCopy>,
-    bytes: usize,
-}
-
-impl Batch {
-    fn add(&mut self, copy: ConversationCopy) {
-        self.changed.insert(copy.stored.manifest.conversation_id.clone());
-        self.bytes += copy.conversation.len();
-        self.copies.push(copy);
-    }
-}
-
 /// The part of a plan that a round has done.
 #[derive(Debug, Default)]
 pub(super) struct RoundResult {
@@ -194,25 +159,6 @@ impl Index {
         let erased = self.archive.erased_conversations().await;
         Ok(erased.map_err(|error| IndexError::archive(day, error))? == snapshot.erased)
     }
-
-    /// Replaces both files in the archive. Returns false if another writer has replaced one of them.
-    pub(super) async fn replace(&self, day: &ProjectDay, files: &Files) -> Result<bool, IndexError> {
-        let Files { calls, turns, calls_version, turns_version, .. } = files;
-        Ok(self.replace_file(day, turns_key(day), turns_version.as_ref(), turns.as_ref()).await?
-            && self.replace_file(day, calls_key(day), calls_version.as_ref(), calls.as_ref()).await?)
-    }
-
-    async fn replace_file(
-        &self,
-        day: &ProjectDay,
-        key: String,
-        version: Option<&DerivedVersion>,
-        file: Option<&Bytes>,
-    ) -> Result<bool, IndexError> {
-        let content = file.cloned().unwrap_or_default();
-        let replaced = self.archive.replace_derived(&key, version, content).await;
-        replaced.map_err(|error| IndexError::archive(day, error))
-    }
 }
 
 impl Update<'_> {
@@ -233,7 +179,7 @@ impl Update<'_> {
                 };
             if !files.is_changed
                 || self.index.has_no_new_erasure(self.day, &snapshot).await?
-                    && self.index.replace(self.day, &files).await?
+                    && files.replace(self.index, self.day).await?
             {
                 rest.targets.drain(..round.targets);
                 rest.removed.clear();
@@ -270,8 +216,8 @@ impl Update<'_> {
         };
         self.progress.total = self.progress.done + plan.targets.len();
         (self.on_progress)(self.progress);
-        let limits = if snapshot.is_rebuild { &Limits::REBUILD } else { limits };
-        let result = self.read_targets(&plan, files, snapshot, limits).await?;
+        let limits = if snapshot.is_rebuild { limits.for_rebuild() } else { *limits };
+        let result = self.read_targets(&plan, files, snapshot, &limits).await?;
         Ok((plan, result))
     }
 
@@ -286,8 +232,9 @@ impl Update<'_> {
         let (index, day, started_at) = (self.index, self.day, Instant::now());
         let mut result = RoundResult::default();
         result.update.calls = snapshot.rows.len();
-        let mut batch = Batch { changed: plan.removed.clone(), ..Batch::default() };
-        result.update.remove_calls(snapshot.count(&batch.changed));
+        files.remove(plan.removed.iter().cloned());
+        result.update.remove_calls(snapshot.count(&plan.removed));
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         let read = |place: usize| async move {
             let target = &plan.targets[place];
             (target, snapshot.read(index, day, target).await)
@@ -301,80 +248,37 @@ impl Update<'_> {
                 Reading::Gone => {
                     if let Some(id) = snapshot.id_of(&target.name) {
                         result.update.remove_calls(1);
-                        batch.changed.insert(id.to_owned());
+                        files.remove([id.to_owned()]);
                     }
                 }
                 Reading::Unreadable(unreadable) => result.update.unreadable.push(unreadable),
                 Reading::Copy(copy) => {
                     result.update.add_copy(&copy, snapshot.rows.contains_key(&target.name));
-                    batch.add(copy);
+                    bytes += copy.conversation.len();
+                    batch.push(copy);
                 }
             }
-            if batch.copies.len() < limits.batch_conversations && batch.bytes < limits.batch_bytes {
+            if batch.len() < limits.batch_conversations && bytes < limits.batch_bytes {
                 continue;
             }
-            files.add(index, day, std::mem::take(&mut batch), snapshot.is_rebuild).await?;
+            bytes = 0;
+            files.add(index, day, std::mem::take(&mut batch)).await?;
             (self.on_progress)(self.progress);
             let is_over = self.is_over() && !snapshot.is_rebuild;
             let is_full =
                 result.update.read >= limits.round_conversations || started_at.elapsed() >= limits.round_time;
             if is_over || is_full {
-                return Ok(result);
+                break;
             }
         }
-        files.add(index, day, batch, snapshot.is_rebuild).await?;
+        files.add(index, day, batch).await?;
+        files.finish_round(index, day).await?;
         (self.on_progress)(self.progress);
         Ok(result)
     }
 
     fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
-    }
-}
-
-impl Files {
-    pub(super) fn are_missing(&self) -> bool {
-        self.calls.is_none() && self.turns.is_none()
-    }
-
-    /// Removes the rows of changed conversations and adds new ones.
-    async fn add(
-        &mut self,
-        index: &Index,
-        day: &ProjectDay,
-        batch: Batch,
-        is_rebuild: bool,
-    ) -> Result<(), IndexError> {
-        let is_continued = self.is_changed || !is_rebuild;
-        if batch.changed.is_empty() && is_continued && !self.are_missing() {
-            return Ok(());
-        }
-        let [mut calls, mut turns] =
-            [&mut self.calls, &mut self.turns].map(|file| file.take().filter(|_| is_continued));
-        let (stamp, numbers, max_turns) =
-            (index.stamp.clone(), Arc::clone(&index.numbers), index.limits.batch_turns);
-        // Rows are made and removed in one thread, because the allocator keeps memory for each.
-        let update = move || {
-            let Batch { mut changed, copies, .. } = batch;
-            let mut copies = copies.into_iter();
-            loop {
-                let (new_calls, new_turns) = next_rows(&mut copies, &numbers, max_turns);
-                let is_changed = |id: &str| changed.contains(id);
-                let new_file = update_turns(turns.as_ref(), &stamp, &is_changed, &new_turns)?;
-                drop(new_turns);
-                turns = Some(new_file.into_boxed_slice().into());
-                let new_file = update_calls(calls.as_ref(), &stamp, &is_changed, &new_calls)?;
-                calls = Some(new_file.into_boxed_slice().into());
-                if copies.len() == 0 {
-                    return Ok::<_, TableError>((calls, turns));
-                }
-                // The earlier rows are removed, and some of the new ones are in the files.
-                changed.clear();
-            }
-        };
-        (self.calls, self.turns) = blocking(update).await.map_err(|error| IndexError::table(day, &error))?;
-        self.is_changed = true;
-        Ok(())
     }
 }
 
@@ -401,32 +305,6 @@ impl DayUpdate {
     }
 }
 
-/// Returns the rows of the next conversations, until there are at least `max_turns` rows of turns.
-pub(super) fn next_rows(
-    copies: &mut impl Iterator<Item = ConversationCopy>,
-    numbers: &Numbers,
-    max_turns: usize,
-) -> (Vec<CallRow>, Vec<TurnRow>) {
-    let (mut calls, mut turns) = (Vec::new(), Vec::new());
-    for ConversationCopy { stored, conversation } in copies {
-        let rows = read_rows(&stored, &conversation, numbers);
-        calls.push(rows.call);
-        turns.extend(rows.turns);
-        if turns.len() >= max_turns {
-            break;
-        }
-    }
-    (calls, turns)
-}
-
-pub(super) fn calls_key(day: &ProjectDay) -> String {
-    format!("{}/{}/calls.parquet", super::CALLS_FOLDER, day.folder())
-}
-
-pub(super) fn turns_key(day: &ProjectDay) -> String {
-    format!("{}/{}/turns.parquet", super::TURNS_FOLDER, day.folder())
-}
-
 pub(super) fn backoff() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_jitter()
@@ -434,21 +312,4 @@ pub(super) fn backoff() -> impl Iterator<Item = Duration> {
         .with_max_delay(MAX_PAUSE)
         .with_max_times(MAX_CONFLICTS)
         .build()
-}
-
-/// Runs work that would block other tasks for too long, in a thread of its own: when the thread ends, the allocator returns
-/// its memory, which a thread of the runtime's pool would keep.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, result) = oneshot::channel();
-    let spawned = thread::Builder::new().name("index".to_owned()).spawn(move || {
-        // The receiver is gone if the update was cancelled.
-        let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
-    });
-    // The process cannot continue without threads, as a runtime without its pool.
-    spawned.unwrap_or_else(|error| panic!("cannot start a thread: {error}"));
-    match result.await {
-        Ok(Ok(done)) => done,
-        Ok(Err(panic)) => resume_unwind(panic),
-        Err(_) => unreachable!("the thread sends its result"),
-    }
 }

@@ -19,6 +19,7 @@
 mod config;
 mod conversation;
 mod day;
+mod files;
 mod progress;
 mod reading;
 mod rows;
@@ -38,7 +39,8 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
 use self::{
-    day::{Files, Limits, MAX_CONFLICTS, Scope, backoff, blocking},
+    day::{Limits, MAX_CONFLICTS, Scope, backoff},
+    files::{Files, blocking},
     progress::PROGRESS_OBJECT,
     search::SearchState,
     table::{Stamp, TableError, read_calls, read_turns, remove_rows},
@@ -145,15 +147,9 @@ impl Index {
     pub fn open(config: &IndexConfig, archive: Archive, clock: Clock) -> Result<Self, Problem> {
         let numbers = Arc::new(Numbers::new(config)?);
         let stamp = Stamp::new(numbers.mode(), numbers.key_id());
-        Ok(Self {
-            archive,
-            numbers,
-            stamp,
-            is_enabled: config.enabled,
-            limits: Limits::DEFAULT,
-            search: SearchState::default(),
-            clock,
-        })
+        let limits = if archive.is_folder() { Limits::FOLDER } else { Limits::DEFAULT };
+        let (is_enabled, search) = (config.enabled, SearchState::default());
+        Ok(Self { archive, numbers, stamp, is_enabled, limits, search, clock })
     }
 
     /// Returns false if polyhook does not keep the index current.
@@ -299,7 +295,7 @@ impl Index {
                     return self.update(day, Scope::All, None, &mut |_| ()).await.map(|_| rows);
                 }
             }
-            if self.replace(day, &files).await? {
+            if files.replace(self, day).await? {
                 return Ok(rows);
             }
             sleep(pauses.next().ok_or_else(|| IndexError::contended(day))?).await;

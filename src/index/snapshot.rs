@@ -8,11 +8,12 @@ use jiff::Timestamp;
 
 use super::{
     Index, IndexError,
-    day::{Files, Plan, Scope, Target, blocking, calls_key, turns_key},
+    day::{Plan, Scope, Target},
+    files::{Files, blocking},
     table::{CallsSummary, Stamp, TableError, TurnsSummary, read_calls, read_turns},
     verify::IndexFindingKind,
 };
-use crate::archive::{DerivedObject, DerivedVersion, ErasedConversations, ProjectDay, encode_path_segment};
+use crate::archive::{ErasedConversations, ProjectDay, encode_path_segment};
 
 /// The part of a row that shows if the conversation has changed since.
 #[derive(Clone, Debug)]
@@ -133,24 +134,6 @@ impl IndexedRow {
     pub(super) fn id<'a>(&'a self, name: &'a str) -> &'a str {
         self.id.as_deref().unwrap_or(name)
     }
-}
-
-impl Files {
-    /// Reads both files.
-    pub(super) async fn read(index: &Index, day: &ProjectDay) -> Result<Self, IndexError> {
-        let (turns, turns_version) = read_file(index, day, &turns_key(day)).await?;
-        let (calls, calls_version) = read_file(index, day, &calls_key(day)).await?;
-        Ok(Self { calls, turns, calls_version, turns_version, is_changed: false })
-    }
-}
-
-async fn read_file(
-    index: &Index,
-    day: &ProjectDay,
-    key: &str,
-) -> Result<(Option<Bytes>, Option<DerivedVersion>), IndexError> {
-    let found = index.archive.read_derived(key).await.map_err(|error| IndexError::archive(day, error))?;
-    Ok(found.map(|DerivedObject { bytes, version }| (bytes, version)).unzip())
 }
 
 /// What both files say about the rows of a day.

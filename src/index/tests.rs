@@ -7,11 +7,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::{
-    day::{Update, next_rows},
-    reading::ConversationCopy,
-    snapshot::Snapshot,
-    table::read_calls,
-    *,
+    day::Update, files::next_rows, reading::ConversationCopy, snapshot::Snapshot, table::read_calls, *,
 };
 use crate::archive::{
     ArchiveConfig, AudioStatus, AudioSummary, CONVERSATION, ConversationFacts, Location, ManifestDraft,
@@ -125,7 +121,7 @@ async fn finish(index: &Index, (mut files, snapshot): (Files, Snapshot)) -> bool
         progress: UpdateProgress::default(),
     };
     update.run_round(None, &Scope::All, &mut files, &snapshot, &Limits::DEFAULT).await.unwrap();
-    index.replace(&day, &files).await.unwrap()
+    files.replace(index, &day).await.unwrap()
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ use tokio::time::sleep;
 
 use super::{
     Index, IndexError,
-    day::{Files, Target},
+    day::Target,
+    files::Files,
     reading::Reading,
     snapshot::{IndexedRow, Snapshot, read_rows},
 };

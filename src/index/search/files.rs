@@ -11,7 +11,8 @@ use super::rows::SearchProject;
 use crate::{
     archive::{Archive, ArchiveError, DerivedVersion, ProjectDay},
     index::{
-        day::{blocking, calls_key, turns_key},
+        files::{calls_key, turns_key},
+        search::blocking,
         table::{Footer, ParsedFooter, RowGroup, TableError},
     },
 };

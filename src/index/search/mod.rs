@@ -23,6 +23,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::resume_unwind,
     sync::Arc,
     time::Duration,
 };
@@ -32,6 +33,7 @@ use jiff::civil::Date;
 use thiserror::Error;
 use tokio::{
     sync::Semaphore,
+    task,
     time::{Instant, timeout_at},
 };
 
@@ -272,4 +274,9 @@ impl UnindexedDays {
         self.first = Some(self.first.map_or(date, |first| first.min(date)));
         self.last = self.last.max(Some(date));
     }
+}
+
+/// Runs work that would block other tasks for too long. Searches do not wait for updates of the index.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    task::spawn_blocking(work).await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
 }

@@ -19,7 +19,7 @@ use super::{
     rows::{NewestCalls, RowKey, RowPlace, SHOWN_COLUMNS, read_calls},
     scan::{Candidates, EdgeCalls, TURN_COLUMNS, match_calls, match_turns},
 };
-use crate::index::{Index, day::blocking, table::RowGroup};
+use crate::index::{Index, search::blocking, table::RowGroup};
 
 /// The days that are opened ahead, after the first one.
 const DAYS_AHEAD: usize = 4;

@@ -12,7 +12,7 @@ use crate::{
     clock::Clock,
     index::{
         CallRow, IndexConfig, TurnRow,
-        day::{calls_key, turns_key},
+        files::{calls_key, turns_key},
         table::{calls_in_groups, turns_in_groups},
     },
 };

@@ -101,26 +101,36 @@ impl From<ParquetError> for TableError {
     }
 }
 
-/// Returns the file of calls that follows `old`: without the rows of changed conversations, and with the new rows.
-///
-/// A conversation with a new row counts as changed. Returns [`TableError::OtherStamp`] if `old` has another stamp.
-pub(crate) fn update_calls(
-    old: Option<&Bytes>,
-    stamp: &Stamp,
-    is_changed: &dyn Fn(&str) -> bool,
-    new: &[CallRow],
-) -> Result<Vec<u8>, TableError> {
-    guard(|| update::update(&CALLS, old, stamp, is_changed, new, |row| &row.conversation_id))
+/// Returns a file of calls.
+pub(crate) fn write_calls(stamp: &Stamp, rows: &[CallRow]) -> Result<Vec<u8>, TableError> {
+    update::write(&CALLS, stamp, rows)
 }
 
-/// Returns the file of turns that follows `old`, like [`update_calls`].
-pub(crate) fn update_turns(
-    old: Option<&Bytes>,
+/// Returns a file of turns.
+pub(crate) fn write_turns(stamp: &Stamp, rows: &[TurnRow]) -> Result<Vec<u8>, TableError> {
+    update::write(&TURNS, stamp, rows)
+}
+
+/// Returns a file of calls with the rows of `old`, without those of changed conversations, and of the `new` files.
+///
+/// Returns [`TableError::OtherStamp`] if a file has another stamp.
+pub(crate) fn merge_calls(
+    old: Option<Bytes>,
+    new: Vec<Bytes>,
     stamp: &Stamp,
     is_changed: &dyn Fn(&str) -> bool,
-    new: &[TurnRow],
 ) -> Result<Vec<u8>, TableError> {
-    guard(|| update::update(&TURNS, old, stamp, is_changed, new, |row| &row.conversation_id))
+    guard(|| update::merge(&CALLS, old, new, stamp, is_changed))
+}
+
+/// Returns a file of turns, like [`merge_calls`].
+pub(crate) fn merge_turns(
+    old: Option<Bytes>,
+    new: Vec<Bytes>,
+    stamp: &Stamp,
+    is_changed: &dyn Fn(&str) -> bool,
+) -> Result<Vec<u8>, TableError> {
+    guard(|| update::merge(&TURNS, old, new, stamp, is_changed))
 }
 
 /// Returns `old`, a file of calls or of turns of any version, without the rows of some conversations. It keeps its stamp.

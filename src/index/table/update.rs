@@ -1,7 +1,5 @@
 //! The update of a file.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use parquet::{
     column::writer::ColumnCloseResult,
@@ -22,7 +20,7 @@ use super::{
 };
 
 /// The bytes of texts at which a row group ends.
-const MAX_BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// Writes a file: row groups that stay as they are, and others from records in memory.
 pub(super) struct Update {
@@ -154,31 +152,46 @@ fn chunks(metadata: &ParquetMetaData, index: usize) -> Result<Vec<ColumnCloseRes
     Ok(chunks.collect())
 }
 
-/// Returns a file with the rows of `old` and `new`. Rows of changed conversations, and of those in `new`, are not taken from `old`.
-pub(super) fn update<R>(
+/// Returns a file with these rows.
+pub(super) fn write<R>(table: &Table<R>, stamp: &Stamp, rows: &[R]) -> Result<Vec<u8>, TableError> {
+    let written = Update::new(&table.schema, stamp, table.max_rows, 0).and_then(|mut update| {
+        update.add(table, rows)?;
+        update.finish()
+    });
+    written.map_err(TableError::Write)
+}
+
+/// Returns a file with the rows of `old`, without those of changed conversations, and of the `new` files.
+pub(super) fn merge<R>(
     table: &Table<R>,
-    old: Option<&Bytes>,
+    old: Option<Bytes>,
+    new: Vec<Bytes>,
     stamp: &Stamp,
     is_changed: &dyn Fn(&str) -> bool,
-    new: &[R],
-    id: fn(&R) -> &str,
 ) -> Result<Vec<u8>, TableError> {
-    let capacity = old.map_or(0, |old| old.len() + old.len() / 8);
+    let capacity = old.iter().chain(&new).map(Bytes::len).sum();
     let mut update =
         Update::new(&table.schema, stamp, table.max_rows, capacity).map_err(TableError::Write)?;
     if let Some(old) = old {
-        let old = TableFile::open(old, PageIndexPolicy::Optional)?;
-        if old.stamp != *stamp {
-            return Err(TableError::OtherStamp);
-        }
-        if old.schema().root_schema() != table.schema.root_schema() {
-            return Err(TableError::Damaged("it has other columns than its schema version says".to_owned()));
-        }
-        let replaced: HashSet<&str> = new.iter().map(id).collect();
-        update.keep(&old, &|id| replaced.contains(id) || is_changed(id))?;
+        update.keep(&open_current(table, &old, stamp)?, is_changed)?;
     }
-    update.add(table, new).map_err(TableError::Write)?;
+    // Each file is dropped when its rows are in the new one.
+    for new in new {
+        update.keep(&open_current(table, &new, stamp)?, &|_| false)?;
+    }
     update.finish().map_err(TableError::Write)
+}
+
+/// Opens a file to which rows can be added.
+fn open_current<R>(table: &Table<R>, file: &Bytes, stamp: &Stamp) -> Result<TableFile, TableError> {
+    let file = TableFile::open(file, PageIndexPolicy::Optional)?;
+    if file.stamp != *stamp {
+        return Err(TableError::OtherStamp);
+    }
+    if file.schema().root_schema() != table.schema.root_schema() {
+        return Err(TableError::Damaged("it has other columns than its schema version says".to_owned()));
+    }
+    Ok(file)
 }
 
 /// Returns a file with the schema, the stamp and the rows of `old`, without those of some conversations.

@@ -5,12 +5,14 @@ mod duckdb;
 mod updates;
 mod values;
 
+use std::collections::HashSet;
+
 use parquet::file::{
     reader::{FileReader as _, SerializedFileReader},
     serialized_reader::ReadOptionsBuilder,
 };
 
-use super::*;
+use super::{schema::Table, *};
 
 fn stamp() -> Stamp {
     Stamp::new(NumberMode::Omit, None)
@@ -142,4 +144,37 @@ fn group_sizes(file: &Bytes) -> Vec<i64> {
         .iter()
         .map(parquet::file::metadata::RowGroupMetaData::num_rows)
         .collect()
+}
+
+/// Returns the file that follows `old`: without the rows of changed conversations, and with the new rows.
+fn update<R>(
+    table: &Table<R>,
+    old: Option<&Bytes>,
+    stamp: &Stamp,
+    is_changed: &dyn Fn(&str) -> bool,
+    new: &[R],
+    id: fn(&R) -> &str,
+) -> Result<Vec<u8>, TableError> {
+    let ids: HashSet<&str> = new.iter().map(id).collect();
+    let written = update::write(table, stamp, new)?.into();
+    let is_changed = |id: &str| ids.contains(id) || is_changed(id);
+    guard(|| update::merge(table, old.cloned(), vec![written], stamp, &is_changed))
+}
+
+fn update_calls(
+    old: Option<&Bytes>,
+    stamp: &Stamp,
+    is_changed: &dyn Fn(&str) -> bool,
+    new: &[CallRow],
+) -> Result<Vec<u8>, TableError> {
+    update(&CALLS, old, stamp, is_changed, new, |row| &row.conversation_id)
+}
+
+fn update_turns(
+    old: Option<&Bytes>,
+    stamp: &Stamp,
+    is_changed: &dyn Fn(&str) -> bool,
+    new: &[TurnRow],
+) -> Result<Vec<u8>, TableError> {
+    update(&TURNS, old, stamp, is_changed, new, |row| &row.conversation_id)
 }
