@@ -29,6 +29,7 @@ CALLS = 5
 ROLES = {
     "polyhook-receiver": ("receive",),
     "polyhook-worker": ("work", "run"),
+    "polyhook-console": ("console",),
     "polyhook-operator": ("reconcile", "operate"),
     "polyhook-monitoring": (),
     "calls-consumer": (),
@@ -39,6 +40,7 @@ SETTINGS = {
     "work": ("POLYAI", "PROJECTS", "ARCHIVE"),
     "run": ("SIGNATURE", "SERVER", "POLYAI", "PROJECTS", "ARCHIVE"),
     "reconcile": ("POLYAI", "PROJECTS", "ARCHIVE"),
+    "console": ("ARCHIVE",),
     "operate": ("POLYAI", "PROJECTS", "ARCHIVE"),
 }
 PARTS = ("vhosts", "users", "permissions", "policies", "exchanges", "queues", "bindings")
@@ -437,6 +439,9 @@ FORBIDDEN = [
     ("polyhook-receiver", "bind a customer's queue", lambda channel: channel.queue_bind("calls.ready", "polyhook.events", "#")),
     ("polyhook-worker", "read polyhook.dead", get("polyhook.dead")),
     ("polyhook-worker", "read a customer's queue", get("calls.ready")),
+    ("polyhook-console", "read polyhook.fetch", get("polyhook.fetch")),
+    ("polyhook-console", "announce", publish("polyhook.conversations", "conversation.erased.live")),
+    ("polyhook-console", "publish to a queue by name", publish("", "polyhook.dead")),
     ("polyhook-operator", "read polyhook.fetch", get("polyhook.fetch")),
     ("polyhook-operator", "read a customer's queue", get("calls.ready")),
     ("polyhook-monitoring", "read polyhook.fetch", get("polyhook.fetch")),

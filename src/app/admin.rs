@@ -29,7 +29,8 @@ pub(super) fn start(
         health: health.clone(),
     };
     let limits = Admin::connection_limits(&config.server);
-    let serve = web::serve("admin", bound.listener, admin.service(), limits, lifecycle.clone());
+    let service = admin.service();
+    let serve = web::serve("admin", bound.listener, move |_| service.clone(), limits, lifecycle.clone());
     lifecycle.spawn_service("admin", serve);
     tracing::info!(address = %bound.address, "serving /livez, /readyz and /metrics");
 }

@@ -7,7 +7,7 @@ use crate::{
     archive::Archive,
     clock::Clock,
     config::Config,
-    console::{Console, LiveFeed, Overview},
+    console::{Console, ConsoleService, LiveFeed, Overview},
     index::Index,
     lifecycle::Lifecycle,
     queue::Queue,
@@ -39,14 +39,18 @@ pub(super) fn open(
     })
 }
 
-pub(super) fn start(context: &Context<'_>, bound: BoundListener, console: Console) {
+pub(super) fn start(context: &Context<'_>, bound: BoundListener, console: Console) -> ConsoleService {
     let lifecycle = context.lifecycle.clone();
     let limits = Console::connection_limits();
     let (overview, draining) = (Arc::clone(&console.overview), lifecycle.draining());
     lifecycle.spawn_service("console samples", async move {
         draining.run_until_cancelled(overview.take_samples()).await;
     });
-    let serve = web::serve("console", bound.listener, console.service(), limits, lifecycle.clone());
+    let service = console.service(context.health.clone());
+    let pages = service.clone();
+    let of_client = move |client| pages.of_client(client);
+    let serve = web::serve("console", bound.listener, of_client, limits, lifecycle.clone());
     lifecycle.spawn_service("console", serve);
     tracing::info!(address = %bound.address, "serving the console");
+    service
 }

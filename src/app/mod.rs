@@ -187,16 +187,15 @@ impl App {
         if let Some((listener, metrics)) = admin {
             admin::start(&context, listener, metrics, receiver.clone());
         }
-        if let Some((listener, pages)) = console.zip(pages) {
-            console::start(&context, listener, pages);
-        }
+        let console = console.zip(pages).map(|(listener, pages)| console::start(&context, listener, pages));
         match &resources {
             Some(resources) => start_archiving(&context, roles, resources),
             None if archives => start_archiving_later(&context, roles),
             None => {}
         }
         disk_metrics::start(&context, roles);
-        SecretReloader::new(&context, receiver, resources.map(|resources| resources.polyai)).start(&context);
+        let polyai = resources.map(|resources| resources.polyai);
+        SecretReloader::new(&context, receiver, console, polyai).start(&context);
         Ok(Self {
             lifecycle: context.lifecycle,
             queue_lifecycle,
@@ -288,7 +287,7 @@ fn start_archiving_later(context: &Context<'_>, roles: Roles) {
             }
         };
         start_archiving(&context, roles, &resources);
-        SecretReloader::new(&context, None, Some(resources.polyai)).start(&context);
+        SecretReloader::new(&context, None, None, Some(resources.polyai)).start(&context);
         context.lifecycle.draining().cancelled().await;
     });
 }

@@ -15,7 +15,8 @@ pub(super) fn start(context: &Context<'_>, roles: Roles, bound: BoundListener) -
         ReceiverConfig { server: &config.server, signature: &config.signature, trigger: &config.trigger };
     let receiver = Receiver::new(sections, queue, clock.clone(), health, lifecycle);
     let limits = config.server.connection_limits(open_files_limit());
-    let serve = web::serve("public", bound.listener, receiver.clone(), limits, lifecycle.clone());
+    let service = receiver.clone();
+    let serve = web::serve("public", bound.listener, move |_| service.clone(), limits, lifecycle.clone());
     lifecycle.spawn_service("receiver", serve);
     tracing::info!(address = %bound.address, path = config.server.path, "receiving deliveries");
     if config.trigger.is_on() {

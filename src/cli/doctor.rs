@@ -132,7 +132,7 @@ fn checks<'a>(config: &'a Config, global: &'a GlobalArgs, args: &'a Args) -> Vec
         // The check of the configuration reports this.
         Err(_) => {}
     }
-    if archives {
+    if archives || config.serves_console(roles) {
         let subject = Subject::new("archive", config.archive.url.clone());
         checks.push(with_timeout(
             subject.clone(),

@@ -17,6 +17,8 @@ pub(super) enum Role {
     Work,
     /// Reconciliation alone
     Reconcile,
+    /// Console alone
+    Console,
     /// Commands of an operator, such as status, dead, fetch and backfill
     Operate,
 }
@@ -28,6 +30,7 @@ impl Role {
             Self::Run => Roles::ALL,
             Self::Receive => Roles::RECEIVE,
             Self::Work => Roles::WORK,
+            Self::Console => Roles::CONSOLE,
             Self::Reconcile | Self::Operate => Roles::RECONCILE,
         }
     }
@@ -42,11 +45,14 @@ impl Role {
     }
 
     /// Returns what the role does on RabbitMQ.
-    pub(super) fn broker_user(self) -> BrokerUser {
+    pub(super) fn broker_user(self, config: &Config) -> BrokerUser {
         match self {
+            Self::Run if config.console.enabled => BrokerUser::WorkerWithConsole,
             Self::Run | Self::Work => BrokerUser::Worker,
             Self::Receive | Self::Reconcile => BrokerUser::Publisher,
-            Self::Operate => BrokerUser::Operator,
+            Self::Console if !config.console.allow_replay => BrokerUser::Viewer,
+            // Replays need what the operator's commands need.
+            Self::Console | Self::Operate => BrokerUser::Operator,
         }
     }
 
@@ -57,6 +63,7 @@ impl Role {
             Self::Receive => "receive",
             Self::Work => "work",
             Self::Reconcile => "reconcile",
+            Self::Console => "console",
             Self::Operate => "operate",
         }
     }

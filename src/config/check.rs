@@ -39,9 +39,8 @@ impl Config {
         if roles.work || roles.reconcile {
             self.check_archiving(&mut problems);
         }
-        if self.serves_console(roles) && !roles.work && !roles.reconcile {
-            problems.extend(Archive::check_config(&self.archive));
-            problems.extend(self.index.problems());
+        if self.serves_console(roles) {
+            self.check_console(roles, &mut problems);
         }
         problems.extend(self.retry.problem());
         problems.extend(self.queue_problems());
@@ -77,6 +76,44 @@ impl Config {
                 "trigger.token",
                 "a trigger token is a signing secret or an API key, which the token's holder would then have",
             )
+            .fix("make a new token (`openssl rand -hex 32`)")
+        })
+    }
+
+    /// Checks what the console requires.
+    fn check_console(&self, roles: Roles, problems: &mut Vec<Problem>) {
+        if !roles.work && !roles.reconcile {
+            problems.extend(Archive::check_config(&self.archive));
+            problems.extend(self.index.problems());
+        }
+        let mut others = Vec::new();
+        if roles.receive {
+            others.push(("server.listen", self.server.listen));
+        }
+        if roles != Roles::CONSOLE {
+            others.push(("admin.listen", self.admin.listen));
+        }
+        let console = self.console.problems(&others);
+        let is_usable = console.is_empty();
+        problems.extend(console);
+        problems.extend(self.reused_console_token_problem().filter(|_| is_usable));
+    }
+
+    /// Returns an error if a token of the console is another secret as well: those who may look could then sign deliveries,
+    /// use PolyAI's API or the archive, or the other way round.
+    fn reused_console_token_problem(&self) -> Option<Problem> {
+        let signing = self.signature.valid(Clock::System.now());
+        let keys =
+            self.projects.iter().flat_map(|project| [Some(&project.api_key), project.data_api_key.as_ref()]);
+        let own = [self.archive.secret_access_key.as_ref(), self.index.numbers_key.as_ref()];
+        let others: Vec<_> = keys.chain(own).flatten().chain(&signing).chain(self.trigger.tokens()).collect();
+        self.console.tokens().any(|token| others.contains(&token)).then(|| {
+            Problem::new(
+                "console.token",
+                "a token of the console is another secret as well (a signing secret, an API key, a trigger token or a key), which \
+                 those who may look would then have",
+            )
+            .with("console.token_file")
             .fix("make a new token (`openssl rand -hex 32`)")
         })
     }

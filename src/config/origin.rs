@@ -63,7 +63,7 @@ impl Serialize for Origin {
 
 /// Returns whether the file of a key adds to its values and does not replace them.
 pub(super) fn file_only_adds(key: &str) -> bool {
-    matches!(key, "signature.secrets" | "trigger.token")
+    matches!(key, "signature.secrets" | "trigger.token" | "console.token")
 }
 
 /// The origins of all values that a layer sets.

@@ -20,6 +20,7 @@ impl Config {
                 self.archive.secret_access_key.as_mut(),
                 self.index.numbers_key.as_mut(),
                 self.trigger.token.as_mut(),
+                self.console.token.as_mut(),
             ]);
         for secret in self.signature.secrets.iter_mut().chain(urls).chain(keys.flatten()) {
             *secret = Secret::unwrapped(secret.expose());
@@ -36,6 +37,10 @@ impl Config {
         if let Some(path) = self.trigger.token_file.as_ref().filter(|_| self.trigger.is_on()) {
             let tokens = read(path, "trigger.token_file", &mut problems, SecretsFile::read);
             self.trigger.file_tokens = tokens.unwrap_or_default();
+        }
+        if let Some(path) = &self.console.token_file {
+            let tokens = read(path, "console.token_file", &mut problems, SecretsFile::read);
+            self.console.file_tokens = tokens.unwrap_or_default();
         }
         if let Some(path) = &self.queue.url_file
             && let Some(urls) = read(path, "queue.url_file", &mut problems, read_urls)

@@ -117,7 +117,7 @@ fn copy_mistake(key: &Key, value: &Value, origin: &Origin) -> Option<&'static st
     let is_quickstart = matches!(origin, Origin::Variable(name) if name.starts_with("POLYAI_"));
     // The ids and secrets that PolyAI issues contain no spaces. Other values may.
     let is_polyais = is_quickstart
-        || matches!((&*key.section, &*key.name), ("signature", "secrets") | ("trigger", "token"))
+        || matches!((&*key.section, &*key.name), ("signature", "secrets") | ("trigger" | "console", "token"))
         || key.name.ends_with("api_key");
     let problem_of = |item: &Value| {
         let ValueKind::String(text) = &item.kind else { return None };

@@ -3,14 +3,21 @@
 use std::path::Path;
 
 use axum::response::{Html, IntoResponse, Response};
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use maud::{DOCTYPE, Markup, html};
 
-use super::assets::asset_url;
+use super::{
+    access::{Viewer, current_viewer},
+    assets::asset_url,
+};
 
 /// Everything comes from the console itself, and nothing is inline.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      media-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// No page needs a sensor, a device or a payment.
+const PERMISSIONS_POLICY: &str =
+    "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()";
 
 /// The entries of the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,12 +104,26 @@ fn document_with(title: &str, section: Option<Section>, body: &Markup, assets: &
                             a href=(href) aria-current=[(Some(entry) == section).then_some("page")] { (name) }
                         }
                     }
+                    @if let Some(viewer) = current_viewer() { (account(&viewer)) }
                 }
                 main id="main" tabindex="-1" { (body) }
             }
         }
     };
     Html(page.into_string())
+}
+
+/// Returns the name of the person, and the end of their session.
+fn account(viewer: &Viewer) -> Markup {
+    html! {
+        div class="account" {
+            @if viewer.has_session() {
+                form method="post" action="/logout" { (viewer.csrf_field()) button type="submit" { "Log out" } }
+            } @else if !viewer.is_local() {
+                span class="quiet" { bdi { (viewer.name) } }
+            }
+        }
+    }
 }
 
 /// Adds the headers that every answer has.
@@ -113,6 +134,9 @@ pub(super) async fn add_security_headers(mut response: Response) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "same-origin"),
         (header::X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("permissions-policy"), PERMISSIONS_POLICY),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }

@@ -14,25 +14,43 @@ mod config;
 mod conversations;
 mod dead;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod format;
 mod layout;
 mod live;
 mod mask;
 mod overview;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, middleware, routing::get};
+use http::{Request, StatusCode};
+use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
-use self::{access::Access, error::PageError};
 pub use self::{
+    access::ProxyNetwork,
     config::ConsoleConfig,
     live::{LiveFeed, LiveLine, LivePlace, LiveViewer},
     overview::Overview,
 };
+use self::{
+    access::{Access, Client},
+    error::PageError,
+};
 use crate::{
-    archive::Archive, clock::Clock, index::Index, lifecycle::Lifecycle, queue::Queue, web::ConnectionLimits,
+    archive::Archive,
+    clock::Clock,
+    health::Health,
+    index::Index,
+    lifecycle::Lifecycle,
+    queue::Queue,
+    web::{ConnectionLimits, RequestBody},
 };
 
 /// Time that a client has to take an answer. A recording that is paused, and the live view, take long; a browser asks again.
@@ -41,6 +59,8 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_hours(1);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Connections at the same time. A browser opens up to six.
 const MAX_CONNECTIONS: usize = 256;
+/// Bytes of one request's headers. The cookies of an authenticating proxy take several KiB.
+const MAX_HEADER_BYTES: usize = 32 << 10;
 
 /// Everything that the pages read.
 #[derive(Debug)]
@@ -70,28 +90,73 @@ impl Console {
             transfer_timeout: TRANSFER_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
+            max_header_bytes: MAX_HEADER_BYTES,
         }
     }
 
-    /// Returns the console's routes.
-    pub fn service(self) -> TowerToHyperService<Router> {
-        TowerToHyperService::new(router(Arc::new(self)))
+    /// Returns the service that answers requests. It reports unusable files of tokens to `health`.
+    pub fn service(self, health: Health) -> ConsoleService {
+        let access = Arc::new(Access::new(&self.config, self.clock.clone(), health));
+        ConsoleService { router: router_with(&access, Arc::new(self)), access }
     }
 }
 
-fn router(console: Arc<Console>) -> Router {
-    let access = Arc::new(Access::new(&console.config));
+/// The pages, and who may see them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ConsoleService {
+    router: Router,
+    access: Arc<Access>,
+}
+
+impl ConsoleService {
+    /// Returns the service of one connection.
+    pub fn of_client(&self, client: SocketAddr) -> ClientService {
+        ClientService { router: TowerToHyperService::new(self.router.clone()), client: client.ip() }
+    }
+
+    /// Reads the file of tokens again. Call it every second, and on SIGHUP.
+    pub async fn refresh(&self) {
+        self.access.reload().await;
+    }
+}
+
+/// Answers the requests of one connection.
+#[derive(Clone, Debug)]
+pub struct ClientService {
+    router: TowerToHyperService<Router>,
+    client: IpAddr,
+}
+
+impl Service<Request<RequestBody>> for ClientService {
+    type Response = <TowerToHyperService<Router> as Service<Request<RequestBody>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<RequestBody>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<RequestBody>>>::Future;
+
+    fn call(&self, mut request: Request<RequestBody>) -> Self::Future {
+        request.extensions_mut().insert(Client(Some(self.client)));
+        self.router.call(request)
+    }
+}
+
+fn router_with(access: &Arc<Access>, console: Arc<Console>) -> Router {
     let pages = Router::new()
         .merge(overview::routes())
         .merge(live::routes())
         .merge(conversations::routes())
         .merge(dead::routes())
-        .fallback(async || PageError::not_found("There is no such page.", "Start from the overview."));
-    let pages = pages.layer(middleware::from_fn_with_state(Arc::clone(&access), access::check));
+        .merge(access::logout_route(access))
+        .fallback(async || PageError::not_found("There is no such page.", "Start from the overview."))
+        .method_not_allowed_fallback(async || {
+            let what = "This page does not accept such a request.";
+            PageError::new(StatusCode::METHOD_NOT_ALLOWED, what, "Start from the overview.")
+        });
+    let pages = pages.layer(middleware::from_fn_with_state(Arc::clone(access), access::check));
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .merge(assets::routes())
+        .merge(access::login_routes(access))
         .merge(pages)
+        .layer(middleware::from_fn_with_state(Arc::clone(access), access::guard))
         .layer(middleware::map_response(layout::add_security_headers))
         .with_state(console)
 }

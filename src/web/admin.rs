@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectionLimits, Receiver, ServerConfig};
+use super::{ConnectionLimits, Receiver, ServerConfig, server::MAX_HEADER_BYTES};
 use crate::{health::Health, queue::Queue, telemetry};
 
 /// Time that the queue has to answer a probe or a scrape.
@@ -60,6 +60,7 @@ impl Admin {
             transfer_timeout: server.ack_budget,
             idle_timeout: server.idle_timeout,
             max_connections: MAX_CONNECTIONS,
+            max_header_bytes: MAX_HEADER_BYTES,
         }
     }
 

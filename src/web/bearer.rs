@@ -5,7 +5,7 @@
 
 use http::HeaderValue;
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
 use thiserror::Error;
 
 use crate::{secret::Secret, signature::only};
@@ -15,7 +15,7 @@ const MAX_TOKEN_BYTES: usize = 512;
 
 /// The reason why a token is not accepted. It is logged, but never sent to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(super) enum TokenError {
+pub(crate) enum TokenError {
     /// No `Authorization` header.
     #[error("the bearer token is missing")]
     Missing,
@@ -40,30 +40,41 @@ impl TokenError {
 
 /// The digests of the active tokens.
 #[derive(Debug)]
-pub(super) struct ActiveTokens(Vec<[u8; 32]>);
+pub(crate) struct ActiveTokens(Vec<[u8; 32]>);
 
 impl ActiveTokens {
     /// Accepts these tokens.
-    pub(super) fn new(tokens: &[Secret]) -> Self {
+    pub(crate) fn new(tokens: &[Secret]) -> Self {
         Self(tokens.iter().map(|token| digest(token.expose().as_bytes())).collect())
     }
 
-    /// Checks all values of the `Authorization` header. A header that a proxy has repeated counts once.
-    pub(super) fn verify<'a>(
+    /// Checks all values of the `Authorization` header, and returns the position of the token. A header that a proxy has
+    /// repeated counts once.
+    pub(crate) fn verify<'a>(
         &self,
         headers: impl Iterator<Item = &'a HeaderValue>,
-    ) -> Result<(), TokenError> {
+    ) -> Result<usize, TokenError> {
         let tokens = headers.map(|header| bearer_token(header.as_bytes()));
         let token = only(tokens).map_err(|_| TokenError::Malformed)?.ok_or(TokenError::Missing)?;
-        let given = digest(token.ok_or(TokenError::Malformed)?);
-        let none = Choice::from(0);
-        let any = self.0.iter().fold(none, |any, active| any | given.ct_eq(active));
-        if bool::from(any) { Ok(()) } else { Err(TokenError::Mismatch) }
+        self.find(token.ok_or(TokenError::Malformed)?).ok_or(TokenError::Mismatch)
+    }
+
+    /// Returns the position of an active token. Takes the same time for each.
+    pub(crate) fn find(&self, token: &[u8]) -> Option<usize> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return None;
+        }
+        let given = digest(token);
+        let mut found = u32::MAX;
+        for (position, active) in (0..).zip(&self.0) {
+            found.conditional_assign(&position, given.ct_eq(active));
+        }
+        usize::try_from(found).ok().filter(|found| *found < self.0.len())
     }
 }
 
 /// Returns the reason why this cannot be a bearer token, if it is recognisably not one.
-pub(super) fn token_problem(token: &Secret) -> Option<&'static str> {
+pub(crate) fn token_problem(token: &Secret) -> Option<&'static str> {
     let text = token.expose();
     if text.len() > MAX_TOKEN_BYTES {
         return Some("it is longer than 512 bytes");
@@ -91,7 +102,7 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef-A";
 
-    fn verify(headers: &[&str]) -> Result<(), TokenError> {
+    fn verify(headers: &[&str]) -> Result<usize, TokenError> {
         let tokens = ActiveTokens::new(&["another-token-of-ours", TOKEN].map(Secret::new));
         let headers: Vec<_> = headers.iter().map(|text| HeaderValue::from_str(text).unwrap()).collect();
         tokens.verify(headers.iter())
@@ -100,10 +111,10 @@ mod tests {
     #[test]
     fn accepts_one_token_in_any_case_of_the_scheme() {
         for scheme in ["Bearer ", "bearer ", "BEARER  ", " bEaReR\t"] {
-            assert_eq!(verify(&[&format!("{scheme}{TOKEN}")]), Ok(()), "{scheme:?}");
+            assert_eq!(verify(&[&format!("{scheme}{TOKEN}")]), Ok(1), "{scheme:?}");
         }
-        assert_eq!(verify(&["Bearer another-token-of-ours "]), Ok(()));
-        assert_eq!(verify(&["Bearer 0123456789abcdef-A", "bearer 0123456789abcdef-A"]), Ok(()));
+        assert_eq!(verify(&["Bearer another-token-of-ours "]), Ok(0));
+        assert_eq!(verify(&["Bearer 0123456789abcdef-A", "bearer 0123456789abcdef-A"]), Ok(1));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     bearer,
     configured_secrets::{ConfiguredSecrets, SecretKind},
     secrets_file::SecretsFile,
-    server::{ConnectionLimits, max_connections},
+    server::{ConnectionLimits, MAX_HEADER_BYTES, max_connections},
 };
 use crate::{problem::Problem, secret::Secret, signature::Scheme};
 
@@ -105,6 +105,7 @@ impl ServerConfig {
             transfer_timeout: self.ack_budget,
             idle_timeout: self.idle_timeout,
             max_connections: max_connections(self.max_connections, open_files),
+            max_header_bytes: MAX_HEADER_BYTES,
         }
     }
 }
@@ -312,7 +313,7 @@ fn is_plain_path(path: &str) -> bool {
 }
 
 /// Returns whether two listeners cannot be open at the same time. Port 0 stands for any free one.
-fn addresses_overlap(one: SocketAddr, other: SocketAddr) -> bool {
+pub(crate) fn addresses_overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     // By default a socket of [::] accepts IPv4, too.
     let accepts_all = |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());

@@ -12,42 +12,45 @@ use crate::{
 
 /// The texts about one kind of secrets.
 #[derive(Debug)]
-pub(super) struct SecretKind {
+pub(crate) struct SecretKind {
     /// The name of one.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// The condition that reports a file that cannot be used.
-    pub(super) condition: &'static str,
+    pub(crate) condition: &'static str,
     /// The key of those in the configuration.
-    pub(super) key: &'static str,
+    pub(crate) key: &'static str,
     /// The key of the file.
-    pub(super) file_key: &'static str,
+    pub(crate) file_key: &'static str,
     /// The meaning of one that is too short.
-    pub(super) too_short: &'static str,
+    pub(crate) too_short: &'static str,
     /// The fix for a wrong one.
-    pub(super) store_only: &'static str,
+    pub(crate) store_only: &'static str,
     /// The fix for a file without a usable one.
-    pub(super) write: &'static str,
+    pub(crate) write: &'static str,
     /// The secrets that should be removed if there are too many.
-    pub(super) removable: &'static str,
+    pub(crate) removable: &'static str,
     /// The answer to what only a secret that is not active matches.
-    pub(super) excess: &'static str,
+    pub(crate) excess: &'static str,
     /// Returns what is recognisably wrong with one.
-    pub(super) problem: fn(&Secret) -> Option<&'static str>,
+    pub(crate) problem: fn(&Secret) -> Option<&'static str>,
     /// False if a secret that is configured twice counts once.
-    pub(super) is_repetition_wrong: bool,
+    pub(crate) is_repetition_wrong: bool,
 }
 
 /// The secrets of one kind.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ConfiguredSecrets<'a> {
-    pub(super) kind: &'static SecretKind,
-    pub(super) inline: &'a [Secret],
-    pub(super) file: &'a SecretsFile,
+pub(crate) struct ConfiguredSecrets<'a> {
+    /// Their kind.
+    pub(crate) kind: &'static SecretKind,
+    /// Those of the configuration itself.
+    pub(crate) inline: &'a [Secret],
+    /// Those of the file.
+    pub(crate) file: &'a SecretsFile,
 }
 
 impl ConfiguredSecrets<'_> {
     /// Returns the different secrets that are valid at `now`: those of the configuration, then those of the file.
-    pub(super) fn valid(&self, now: Timestamp) -> Vec<Secret> {
+    pub(crate) fn valid(&self, now: Timestamp) -> Vec<Secret> {
         let mut valid = Vec::new();
         for secret in self.inline.iter().chain(self.file.valid(now)) {
             if !valid.contains(secret) {
@@ -58,7 +61,7 @@ impl ConfiguredSecrets<'_> {
     }
 
     /// Returns everything that is wrong with them. `none` is the text about the absence of any.
-    pub(super) fn problems(&self, none: &str) -> Vec<Problem> {
+    pub(crate) fn problems(&self, none: &str) -> Vec<Problem> {
         let SecretKind { key, file_key, .. } = *self.kind;
         let valid = self.valid(Clock::System.now()).len();
         if valid == 0 {

@@ -47,17 +47,18 @@ use hyper::{body::Body, service::Service};
 use metrics::gauge;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use self::{
-    answer::DeliveryMetrics, body::BodyMemory, clock_skew::ClockSkewDetector, outcome::Outcome,
-    secrets::ReloadedSecrets,
-};
+use self::{answer::DeliveryMetrics, body::BodyMemory, clock_skew::ClockSkewDetector, outcome::Outcome};
 use crate::{clock::Clock, health::Health, lifecycle::Lifecycle, queue::Queue};
 
+pub(crate) use bearer::{ActiveTokens, TokenError, token_problem};
+pub(crate) use config::addresses_overlap;
 pub use config::{
     AdminConfig, MAX_ACK_BUDGET, MIN_ACK_BUDGET, OnMismatch, POLYAI_TIMEOUT, ServerConfig, SignatureConfig,
     TriggerConfig,
 };
+pub(crate) use configured_secrets::{ConfiguredSecrets, SecretKind};
 pub use outcome::is_receiver_answer;
+pub(crate) use secrets::{ReloadedSecrets, SecretsConfig};
 pub use secrets_file::{MAX_RETRY_WINDOW, RotationSummary, SecretEntry, SecretsFile, SecretsFileError};
 pub use server::{ConnectionLimits, RequestBody, serve};
 

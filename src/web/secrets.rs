@@ -1,10 +1,10 @@
-//! The active signing secrets and trigger tokens, and their replacement while the receiver runs.
+//! The active signing secrets, trigger tokens and console tokens, and their replacement while the process runs.
 //!
 //! Secrets from the configuration stay. Those of a file follow the file. [`ReloadedSecrets::reload`]
 //! compares the file's content, not its times, so it works for a file that is edited, replaced, bind-mounted or behind
 //! Kubernetes' symlinks. The new secrets replace the old ones in one step, so a delivery is verified with one set or
 //! the other. If the file cannot be used, the previous secrets stay active and `/readyz` reports the condition
-//! `secrets` (`trigger_tokens`) until the file can be used again.
+//! `secrets` (`trigger_tokens`, `console_tokens`) until the file can be used again.
 //!
 //! At most [`MAX_ACTIVE_SECRETS`] secrets are active. A receiver does not start with more, but a file may come to hold more
 //! while it runs, for example by a rotation. Then the first ones are active, which include the newest, the condition
@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// A section of the configuration with secrets, of which those in a file are reloaded.
-pub(super) trait SecretsConfig: Clone + Debug {
+pub(crate) trait SecretsConfig: Clone + Debug {
     /// What requests are verified with.
     type Active: Debug;
 
@@ -52,7 +52,7 @@ pub(super) trait SecretsConfig: Clone + Debug {
 
 /// The secrets that requests are verified with, and the file that they are reloaded from.
 #[derive(Debug)]
-pub(super) struct ReloadedSecrets<C: SecretsConfig> {
+pub(crate) struct ReloadedSecrets<C: SecretsConfig> {
     config: C,
     file: Option<ReloadedFile>,
     clock: Clock,
@@ -64,7 +64,7 @@ pub(super) struct ReloadedSecrets<C: SecretsConfig> {
 
 /// One set of signing secrets, ready to verify deliveries.
 #[derive(Debug)]
-pub(super) struct ActiveSecrets {
+pub(crate) struct ActiveSecrets {
     pub(super) verifier: Verifier,
     on_mismatch: OnMismatch,
     retry_window: Option<Timestamp>,
@@ -122,7 +122,8 @@ impl ActiveSecrets {
 }
 
 impl<C: SecretsConfig> ReloadedSecrets<C> {
-    pub(super) fn new(config: &C, clock: Clock, health: Health) -> Self {
+    /// Creates the set from what the configuration had at the start.
+    pub(crate) fn new(config: &C, clock: Clock, health: Health) -> Self {
         let now = clock.now();
         let (configured, path) = config.configured();
         let (secrets, window) = (configured.valid(now), bounded_window(configured.file, now));
@@ -136,16 +137,18 @@ impl<C: SecretsConfig> ReloadedSecrets<C> {
         }
     }
 
-    pub(super) fn config(&self) -> &C {
+    /// Returns the section.
+    pub(crate) fn config(&self) -> &C {
         &self.config
     }
 
-    pub(super) fn active(&self) -> Arc<C::Active> {
+    /// Returns what requests are verified with now.
+    pub(crate) fn active(&self) -> Arc<C::Active> {
         Arc::clone(&self.active.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the file again and drops secrets that have expired.
-    pub(super) async fn reload(&self) {
+    pub(crate) async fn reload(&self) {
         let Some(file) = &self.file else { return };
         let mut loaded = self.loaded.lock().await;
         let (configured, _) = self.config.configured();

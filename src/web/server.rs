@@ -10,7 +10,8 @@ mod observed;
 mod request_rules;
 
 use std::{
-    convert::Infallible, error::Error, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration,
+    convert::Infallible, error::Error, future::poll_fn, net::SocketAddr, pin::pin, sync::Arc, task::Poll,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -36,13 +37,11 @@ use self::{
 };
 use crate::{lifecycle::Lifecycle, telemetry::GaugeGuard};
 
-pub(super) use self::limits::max_connections;
+pub(super) use self::limits::{MAX_HEADER_BYTES, max_connections};
 pub use self::{limits::ConnectionLimits, observed::RequestBody};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Bytes of one request's headers, decoded. PolyAI's headers take less than one KiB.
-const MAX_HEADER_BYTES: usize = 8 << 10;
 /// Requests of one connection of HTTP/2 at the same time.
 const MAX_HTTP2_STREAMS: u32 = 32;
 /// Pause after an `accept` that failed, usually because no file descriptor was free.
@@ -52,40 +51,37 @@ const LONGEST_TIMER: u64 = 24 * 3600 * 1_000_000;
 /// Least time between two warnings about the limit of connections.
 const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Serves `service` on `listener` until the drain starts, then lets open requests finish.
+/// Serves `listener` until the drain starts, then lets open requests finish. `service` returns the service of a
+/// connection, by the address of its client.
 ///
 /// `name` is the listener's label in metrics.
 pub async fn serve<S, B>(
     name: &'static str,
     listener: TcpListener,
-    service: S,
+    service: impl Fn(SocketAddr) -> S + Send + Sync + 'static,
     limits: ConnectionLimits,
     lifecycle: Lifecycle,
 ) where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + From<&'static str> + Unpin + Send + 'static,
 {
     let connections = Connections::new(limits);
     let draining = lifecycle.draining();
-    let builder = Arc::new(connection_builder());
+    let builder = Arc::new(connection_builder(limits.max_header_bytes));
     let open = gauge!("polyhook_connections", "listener" => name);
-    let open_connection = |stream: TcpStream| {
+    let open_connection = |(stream, client): (TcpStream, SocketAddr)| {
         // Responses are small and must leave at once.
         let _ = stream.set_nodelay(true);
         let connection = connections.open(GaugeGuard::increment(open.clone()));
-        let serve = serve_connection(stream, service.clone(), Arc::clone(&builder), connection);
+        let serve = serve_connection(stream, service(client), Arc::clone(&builder), connection);
         lifecycle.spawn("connection", serve);
     };
     let accept = async {
         let mut last_warning: Option<Instant> = None;
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let accepted = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection; if this continues, raise the limit of open files");
                     connections.close_oldest_idle();
@@ -102,7 +98,7 @@ pub async fn serve<S, B>(
                 );
                 last_warning = Some(Instant::now());
             }
-            open_connection(stream);
+            open_connection(accepted);
         }
     };
     tokio::select! {
@@ -115,26 +111,26 @@ pub async fn serve<S, B>(
 
 /// Returns the connections that clients have opened and the process has not accepted. They may have sent a request. Closes
 /// the listener.
-fn accepted_by_system(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+fn accepted_by_system(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     let listener = listener.into_std();
     std::iter::from_fn(move || {
-        let (stream, _) = listener.as_ref().ok()?.accept().ok()?;
+        let (stream, client) = listener.as_ref().ok()?.accept().ok()?;
         stream.set_nonblocking(true).ok()?;
-        TcpStream::from_std(stream).ok()
+        Some((TcpStream::from_std(stream).ok()?, client))
     })
 }
 
 /// Time limits are those of [`Activity`], so the library's own are off.
-fn connection_builder() -> auto::Builder<TokioExecutor> {
+fn connection_builder(max_header_bytes: usize) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .header_read_timeout(None)
         .half_close(true)
-        .max_buf_size(MAX_HEADER_BYTES)
+        .max_buf_size(max_header_bytes)
         .http2()
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX));
+        .max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX));
     builder
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     app::Place,
-    archive::{Archive, ArchiveError},
+    archive::{Archive, ArchiveError, ArchiveReader},
     clock::Clock,
     config::Config,
 };
@@ -42,6 +42,10 @@ async fn check_store(config: &Config, subject: &Subject, clock: Clock, writes: b
         }
         for project in config.projects.iter().filter(|project| !project.needs_account()) {
             archive.has_conversations(&project.account_id, &project.project_id).await?;
+        }
+        if config.projects.is_empty() {
+            // A console needs no project.
+            ArchiveReader::open(&config.archive)?.read_last_audit_report().await?;
         }
         Ok(())
     };

@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    queue::rabbitmq::probe::{self, BrokerDetails, MissingPermission, ObjectState, RoundTripError},
+    queue::rabbitmq::probe::{
+        self, BrokerDetails, BrokerUser, MissingPermission, ObjectState, RoundTripError,
+    },
     shell,
 };
 
@@ -17,7 +19,7 @@ const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 
 pub(super) async fn check(config: &Config, role: Role) -> Vec<Finding> {
     let refresh_ages = config.refresh_ages(role.roles());
-    let probed = probe::probe(&config.queue, &config.retry.delays, &refresh_ages, role.broker_user());
+    let probed = probe::probe(&config.queue, &config.retry.delays, &refresh_ages, role.broker_user(config));
     let probed = match probed.await {
         Ok(probed) => probed,
         Err(error) => {
@@ -36,7 +38,7 @@ pub(super) async fn check(config: &Config, role: Role) -> Vec<Finding> {
         }
         return findings;
     };
-    findings.extend(permissions(&details, &config.queue.prefix, role));
+    findings.extend(permissions(&details, config, role));
     findings.extend(topology(&details, config, role));
     findings.push(policies(&details, &config.queue.prefix));
     findings.push(round_trip(&details, config));
@@ -57,8 +59,8 @@ fn node(address: &str, connected: &Result<(), String>) -> Finding {
     }
 }
 
-fn permissions(details: &BrokerDetails, prefix: &str, role: Role) -> Vec<Finding> {
-    let (user, role_name) = (&details.user, role.label());
+fn permissions(details: &BrokerDetails, config: &Config, role: Role) -> Vec<Finding> {
+    let (user, role_name, prefix) = (&details.user, role.label(), &*config.queue.prefix);
     let subject = |on: &str| Subject::new("broker.permissions", on);
     if details.missing_permissions.is_empty() {
         return vec![subject(prefix).ok(format!("the user {user} has what the role `{role_name}` needs"))];
@@ -70,7 +72,7 @@ fn permissions(details: &BrokerDetails, prefix: &str, role: Role) -> Vec<Finding
     };
     let next = format!(
         "{other}{} gives the user what this role needs, and takes away the rest",
-        grant_command(details, prefix, role)
+        grant_command(details, prefix, role.broker_user(config))
     );
     let all = details.missing_permissions.iter();
     all.map(|MissingPermission { permission, object }| {
@@ -83,8 +85,8 @@ fn permissions(details: &BrokerDetails, prefix: &str, role: Role) -> Vec<Finding
 }
 
 /// Returns the command that grants exactly the permissions that the role needs.
-fn grant_command(details: &BrokerDetails, prefix: &str, role: Role) -> String {
-    let [configure, write, read] = role.broker_user().patterns(prefix);
+fn grant_command(details: &BrokerDetails, prefix: &str, needed: BrokerUser) -> String {
+    let [configure, write, read] = needed.patterns(prefix);
     let [vhost, user] = [&details.vhost, &details.user].map(|name| shell::quote(name));
     format!("`rabbitmqctl set_permissions -p {vhost} {user} '{configure}' '{write}' '{read}'`")
 }

@@ -98,11 +98,17 @@ fn file_modes(config: &Config, roles: Roles, file: Option<&Path>) -> Vec<Finding
         files.push(("signature.secrets_file", config.signature.secrets_file.as_deref()));
         files.push(("trigger.token_file", config.trigger.token_file.as_deref()));
     }
-    if roles.work || roles.reconcile {
+    if config.serves_console(roles) {
+        files.push(("console.token_file", config.console.token_file.as_deref()));
+    }
+    let archives = roles.work || roles.reconcile;
+    if archives || config.serves_console(roles) {
         let archive = &config.archive;
         files.push(("archive.secret_access_key_file", archive.secret_access_key_file.as_deref()));
         files.push(("archive.service_account_file", archive.service_account_file.as_deref()));
         files.push(("index.numbers_key_file", config.index.numbers_key_file.as_deref()));
+    }
+    if archives {
         for project in &config.projects {
             files.push(("projects.api_key_file", project.api_key_file.as_deref()));
             files.push(("projects.data_api_key_file", project.data_api_key_file.as_deref()));
@@ -152,6 +158,7 @@ fn contains_secrets(path: &Path) -> bool {
         |project: &toml::Value| ["api_key", "data_api_key"].iter().any(|key| project.get(key).is_some());
     key("signature", "secrets").is_some()
         || key("trigger", "token").is_some()
+        || key("console", "token").is_some()
         || key("archive", "secret_access_key").is_some()
         || key("queue", "url").is_some_and(has_password)
         || table.get("projects").and_then(toml::Value::as_array).is_some_and(|all| all.iter().any(has_key))

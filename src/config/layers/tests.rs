@@ -371,3 +371,71 @@ fn only_the_value_that_has_an_effect_must_be_right() {
     assert!(load(project, &[], &[("projects", "[]")]).unwrap().projects.is_empty());
     assert!(load(project, &[("POLYHOOK__PROJECTS", "[]")], &[]).unwrap().projects.is_empty());
 }
+
+#[test]
+fn a_console_that_anyone_could_read_is_an_error_at_its_place() {
+    let check = |console: &str, roles: Roles| {
+        let file = format!("[console]\n{console}");
+        load(&file, &[], &[]).and_then(|config| config.check(roles)).map_err(|error| error.to_string())
+    };
+    let any = "listen = \"0.0.0.0:8090\"\n";
+    for (console, start) in [
+        (any.to_owned(), "line 2: console.listen: everyone who can connect"),
+        (format!("{any}token = \"hunter2\""), "line 3: console.token: console token number 1 is shorter"),
+        (
+            format!("{any}trusted_proxies = [\"10.0.0.0/40\"]"),
+            "line 3: console.trusted_proxies: this is not an address",
+        ),
+        (
+            format!("{any}trusted_proxies = \"10.0.0.7\""),
+            "line 3: console.trusted_proxies: this must be a list",
+        ),
+        (
+            format!("{any}trusted_proxies = [\"10.0.0.7\"]"),
+            "line 3: console.trusted_proxies: there is no console.user_header",
+        ),
+        (
+            "user_header = \"X-User\"".to_owned(),
+            "line 2: console.user_header: there are no console.trusted_proxies",
+        ),
+        ("listen = \"localhost\"".to_owned(), "line 2: console.listen: this is not an address with a port"),
+    ] {
+        let error = check(&console, Roles::CONSOLE).expect_err(&console);
+        assert!(error.contains(start) && error.lines().count() == 1, "{console}: {error}");
+        assert!(!error.contains("hunter"), "{error}");
+    }
+    let right = format!(
+        "{any}token = \"0123456789abcdef\"\ntrusted_proxies = [\"10.0.0.7\", \"fd00::/8\"]\nuser_header = \"X-User\""
+    );
+    check(&right, Roles::CONSOLE).unwrap();
+    // A process without a console does not need it to be right.
+    check(any, Roles::RECONCILE).expect_err("there is no project");
+    assert!(!check(any, Roles::ALL).unwrap_err().contains("console"));
+    assert!(
+        check(&format!("enabled = true\n{any}"), Roles::ALL)
+            .unwrap_err()
+            .contains("console.listen: everyone")
+    );
+}
+
+#[test]
+fn a_token_of_the_console_is_no_other_secret() {
+    let secret = "hunter2-hunter2-hunter2";
+    for other in [
+        format!("[signature]\nsecrets = [\"{secret}\"]"),
+        format!("[trigger]\npath = \"/trigger\"\ntoken = \"{secret}\""),
+        format!("[index]\nnumbers = \"hash\"\nnumbers_key = \"{secret}\""),
+        format!("[archive]\nsecret_access_key = \"{secret}\""),
+        format!("[[projects]]\naccount_id = \"a\"\nproject_id = \"p\"\napi_key = \"{secret}\""),
+        format!(
+            "[[projects]]\naccount_id = \"a\"\nproject_id = \"p\"\napi_key = \"k\"\ndata_api_key = \"{secret}\""
+        ),
+    ] {
+        let file = format!("{other}\n[console]\ntoken = \"{secret}\"\n");
+        let error = load(&file, &[], &[]).unwrap().check(Roles::CONSOLE).expect_err(&other).to_string();
+        assert!(
+            error.contains("a token of the console is another secret") && !error.contains("hunter"),
+            "{error}"
+        );
+    }
+}

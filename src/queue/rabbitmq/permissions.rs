@@ -35,8 +35,12 @@ pub enum BrokerUser {
     Publisher,
     /// Consumes jobs, too.
     Worker,
-    /// Reads dead letters and tail events instead: the commands of an operator.
+    /// Reads dead letters and tail events instead: a console that changes nothing.
+    Viewer,
+    /// Also replays, drops and erases: the commands of an operator, and a console with `allow_replay`.
     Operator,
+    /// A worker whose process also serves the console.
+    WorkerWithConsole,
 }
 
 /// A permission in RabbitMQ's words.
@@ -108,9 +112,13 @@ impl BrokerUser {
             (Self::Publisher, _) | (Self::Worker, Permission::Configure) => &[],
             (Self::Worker, Permission::Write) => &[Conversations, DefaultExchange],
             (Self::Worker, Permission::Read) => &[Fetch, Delays],
-            (Self::Operator, Permission::Configure) => &[Followers],
-            (Self::Operator, Permission::Write) => &[Conversations, Followers, DefaultExchange],
-            (Self::Operator, Permission::Read) => &[Tail, Dead, Followers],
+            (Self::Viewer, Permission::Configure | Permission::Write)
+            | (Self::Operator | Self::WorkerWithConsole, Permission::Configure) => &[Followers],
+            (Self::Operator | Self::WorkerWithConsole, Permission::Write) => {
+                &[Conversations, Followers, DefaultExchange]
+            }
+            (Self::Viewer | Self::Operator, Permission::Read) => &[Tail, Dead, Followers],
+            (Self::WorkerWithConsole, Permission::Read) => &[Fetch, Delays, Tail, Dead, Followers],
         };
         everyone.iter().chain(more).copied()
     }
@@ -267,4 +275,20 @@ pub(super) async fn missing(
         }
     }
     missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_with_a_console_may_what_both_may() {
+        for permission in Permission::ALL {
+            let of = |user: BrokerUser| user.resources(permission).collect::<Vec<_>>();
+            let both = of(BrokerUser::WorkerWithConsole);
+            for user in [BrokerUser::Worker, BrokerUser::Viewer, BrokerUser::Operator] {
+                assert!(of(user).iter().all(|needed| both.contains(needed)), "{permission:?} of {user:?}");
+            }
+        }
+    }
 }

@@ -259,6 +259,7 @@ mod tests {
         transfer_timeout: Duration::from_secs(4),
         idle_timeout: Duration::from_mins(10),
         max_connections: 1,
+        max_header_bytes: 8 << 10,
     };
 
     /// Returns the seconds from now to the deadline, or `None` if there is none.

@@ -7,6 +7,8 @@ use std::time::Duration;
 const DEFAULT_MAX_CONNECTIONS: usize = 4096;
 /// Open files that are left to the admin listener, the queue, the archive, PolyAI's API and the files of secrets.
 const RESERVED_FILES: u64 = 256;
+/// Bytes of one request's headers, decoded. PolyAI's headers take less than one KiB.
+pub(in crate::web) const MAX_HEADER_BYTES: usize = 8 << 10;
 
 /// The limits of a listener's connections.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +19,8 @@ pub struct ConnectionLimits {
     pub idle_timeout: Duration,
     /// Connections that may be open at the same time.
     pub max_connections: usize,
+    /// Bytes that one request's headers may have, decoded. At least 8 KiB.
+    pub max_header_bytes: usize,
 }
 
 /// Returns how many connections may be open if the process may have `open_files` open files: at most `configured`, and

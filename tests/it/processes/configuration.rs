@@ -52,6 +52,28 @@ fn exits_with_1_and_names_the_key_of_a_taken_port() {
     assert!(said.stderr.contains("server.listen: cannot listen on 127.0.0.1:"), "{}", said.stderr);
 }
 
+/// The port is taken, so an attempt to listen would end with 1.
+#[test]
+fn a_console_that_anyone_could_read_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let listen = format!("console.listen={}", taken.local_addr().unwrap());
+    for (more, code, says) in [
+        (&[][..], 78, "console.listen: everyone who can connect"),
+        (
+            &["--set", "console.token=hunter2-hunter2"],
+            78,
+            "console.token: console token number 1 is shorter than 16",
+        ),
+        (&["--set", "console.token=hunter2-hunter2-hunter2"], 1, "console.listen: cannot listen"),
+    ] {
+        let arguments = [&["console", "--set", &listen], more].concat();
+        let said = PolyhookCommand::new(folder.path(), arguments).must_not_print("hunter2").run();
+        assert!(said.stderr.contains(says), "{more:?}: {}", said.stderr);
+        said.expect_exit_code(code);
+    }
+}
+
 #[test]
 fn errors_name_the_place_and_never_show_a_value() {
     for (file, more, says) in [
@@ -165,6 +187,7 @@ fn redacts_secrets_in_every_key() {
         archive.url = "s3://bucket/prefix"
         archive.secret_access_key = "hunter2"
         trigger.token = "hunter2-hunter2-hunter2"
+        console.token = "hunter2-hunter2-hunter2"
         [[projects]]
         account_id = "a"
         project_id = "p"
@@ -179,7 +202,7 @@ fn redacts_secrets_in_every_key() {
             .run()
             .expect_exit_code(0)
             .stdout;
-        assert_eq!(shown.matches("[redacted]").count(), 7, "{shown}");
+        assert_eq!(shown.matches("[redacted]").count(), 8, "{shown}");
     }
 }
 

@@ -12,9 +12,10 @@ use crate::support::rabbit::{Node, SHARED_NODE, unique_prefix};
 const DEFINITIONS: &str = include_str!("../../../deploy/rabbitmq/definitions.json");
 const DELAYS: [u64; 6] = [10, 60, 300, 1800, 7200, 21600];
 const REFRESH_AGE: Duration = Duration::from_hours(1);
-const USERS: [(&str, BrokerUser); 3] = [
+const USERS: [(&str, BrokerUser); 4] = [
     ("polyhook-receiver", BrokerUser::Publisher),
     ("polyhook-worker", BrokerUser::Worker),
+    ("polyhook-console", BrokerUser::Viewer),
     ("polyhook-operator", BrokerUser::Operator),
 ];
 const PASSWORD: &str = "a-password-of-tests";
@@ -137,7 +138,7 @@ async fn the_probe_names_exactly_the_missing_permission_of_a_role() {
             "a missing permission is no other error: {user:?}: {round_trip:?}"
         );
     }
-    assert!(users.len() > 45, "{}", users.len());
+    assert!(users.len() > 60, "{}", users.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -129,6 +129,7 @@ impl Server {
     {
         let listener = TcpListener::bind(loopback()).await.unwrap();
         let address = listener.local_addr().unwrap();
+        let service = move |_| service.clone();
         lifecycle.spawn_service("server", web::serve("test", listener, service, limits, lifecycle.clone()));
         Self { address, lifecycle }
     }

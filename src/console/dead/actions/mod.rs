@@ -41,7 +41,6 @@ const MAX_IDS: usize = 1_000;
 /// The fields of a form.
 #[derive(Default)]
 struct Form {
-    csrf: String,
     action: Option<DeadLetterAction>,
     /// True if the letters are those of `scope`, and not those of `ids`.
     is_filter: bool,
@@ -52,12 +51,8 @@ struct Form {
 }
 
 impl Form {
-    /// Reads a form and checks that the viewer may act and has sent it.
-    fn read(
-        console: &Console,
-        viewer: &Viewer,
-        body: Result<Bytes, BytesRejection>,
-    ) -> Result<Self, PageError> {
+    /// Reads a form if the console may change anything.
+    fn read(console: &Console, body: Result<Bytes, BytesRejection>) -> Result<Self, PageError> {
         if !console.config.allow_replay {
             return Err(PageError::forbidden(
                 "This console is read-only: console.allow_replay is not set. `polyhook dead replay` and `polyhook dead drop` \
@@ -70,7 +65,6 @@ impl Form {
         let mut form = Self::default();
         for (name, value) in pairs(&body) {
             match &*name {
-                "csrf" => form.csrf = value.into_owned(),
                 "action" => form.action = action(&value),
                 "scope" => form.is_filter = value == "filter",
                 "id" => {
@@ -82,7 +76,6 @@ impl Form {
                 }
             }
         }
-        viewer.check_csrf(&form.csrf)?;
         Ok(form)
     }
 
@@ -128,7 +121,7 @@ pub(super) async fn preview(
     viewer: Viewer,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Redirect, PageError> {
-    let form = Form::read(&console, &viewer, body)?;
+    let form = Form::read(&console, body)?;
     let Some(action) = form.action else {
         return Err(PageError::bad_request(
             "The form names no action.",
@@ -185,7 +178,7 @@ pub(super) async fn confirm(
     viewer: Viewer,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Redirect, PageError> {
-    let form = Form::read(&console, &viewer, body)?;
+    let form = Form::read(&console, body)?;
     let selection = pages.selections.get(&form.selection).filter(|selection| selection.viewer == viewer.name);
     let selection = selection.ok_or_else(forgotten)?;
     let mut state = selection.state.subscribe();
