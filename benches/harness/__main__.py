@@ -21,7 +21,7 @@ EXAMPLES = """examples:
   benches/run --flame                     draws a flame graph: docs/benchmarks/receiver-flame.svg
 """
 PROFILES = ("release", "profiling")
-SECTIONS = ("receiver", "latency", "footprint", "growth", "embedded", "worker", "reconcile", "index", "tools")
+SECTIONS = ("receiver", "latency", "footprint", "growth", "embedded", "worker", "reconcile", "index", "console", "tools")
 
 
 def main():

@@ -17,6 +17,7 @@ TITLES = {
     "worker": "The worker",
     "reconcile": "Reconciliation",
     "index": "The index",
+    "console": "The console",
     "tools": "The tools",
 }
 INTRODUCTION = """# Benchmarks

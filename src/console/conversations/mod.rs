@@ -2,6 +2,8 @@
 
 mod command;
 mod form;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

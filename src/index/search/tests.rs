@@ -325,7 +325,7 @@ async fn a_changed_byte_never_stops_a_search() {
     for key in [calls_key(&day((0, 3))), turns_key(&day((0, 3)))] {
         let path = fixture.path(key);
         let content = std::fs::read(&path).unwrap();
-        for place in (0..content.len()).step_by(37) {
+        for place in (0..content.len()).step_by(211) {
             let mut changed = content.clone();
             changed[place] ^= 1 << (place % 8);
             std::fs::write(&path, changed).unwrap();
