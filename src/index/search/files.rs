@@ -11,8 +11,8 @@ use super::rows::SearchProject;
 use crate::{
     archive::{Archive, ArchiveError, DerivedVersion, ProjectDay},
     index::{
+        Index,
         files::{calls_key, turns_key},
-        search::blocking,
         table::{Footer, ParsedFooter, RowGroup, TableError},
     },
 };
@@ -86,11 +86,12 @@ impl From<ArchiveError> for ReadError {
 
 impl OpenFile {
     async fn open(
-        archive: &Archive,
+        index: &Index,
         kind: TableKind,
         project: &Arc<SearchProject>,
         date: Date,
     ) -> Result<Self, ReadError> {
+        let archive = &index.archive;
         let day = ProjectDay::new(&project.account_id, &project.project_id, date);
         let key = match kind {
             TableKind::Calls => calls_key(&day),
@@ -102,7 +103,7 @@ impl OpenFile {
         loop {
             let end = read(archive, &key, &info.version, info.size - length..info.size).await?;
             let size = info.size;
-            match blocking(move || Footer::parse(&end, size)).await? {
+            match index.search.decoder.run(move || Footer::parse(&end, size)).await? {
                 ParsedFooter::Complete(footer) => {
                     let (project, version) = (Arc::clone(project), info.version);
                     return Ok(Self { project, kind, key, version, footer: Arc::new(footer) });
@@ -173,13 +174,13 @@ async fn in_time<T>(request: impl Future<Output = Result<T, ArchiveError>>) -> R
 
 /// Opens the files of one table of a day. Returns an error for each that cannot be opened.
 pub(super) async fn open_files(
-    archive: &Archive,
+    index: &Index,
     kind: TableKind,
     date: Date,
     projects: Vec<Arc<SearchProject>>,
 ) -> Vec<Result<OpenFile, (Arc<SearchProject>, ReadError)>> {
     let open = |project: Arc<SearchProject>| async move {
-        let opened = OpenFile::open(archive, kind, &project, date).await;
+        let opened = OpenFile::open(index, kind, &project, date).await;
         opened.map_err(|error| (project, error))
     };
     stream::iter(projects).map(open).buffered(CONCURRENT_OPENS).collect().await

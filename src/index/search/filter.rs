@@ -116,9 +116,9 @@ impl CallFilter {
 
     /// Returns true for each call of a row group that matches, without regard to `text`.
     pub(super) fn matches(&self, group: &RowGroup, ids: &TextColumn) -> Result<Vec<bool>, TableError> {
-        let prefix = self.id_prefix.as_deref().unwrap_or_default();
+        let prefix = self.id_prefix.as_deref().unwrap_or_default().as_bytes();
         let mut matches: Vec<bool> =
-            ids.iter().map(|id| id.is_some_and(|id| id.starts_with(prefix))).collect();
+            ids.bytes().map(|id| id.is_some_and(|id| id.starts_with(prefix))).collect();
         for (column, word) in self.words() {
             if let Some(word) = word {
                 let texts = group.texts(column)?;

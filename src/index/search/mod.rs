@@ -12,6 +12,7 @@
 //!   the index still has them.
 
 mod cursor;
+mod decoder;
 mod files;
 mod filter;
 mod phrase;
@@ -23,7 +24,6 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    panic::resume_unwind,
     sync::Arc,
     time::Duration,
 };
@@ -33,11 +33,10 @@ use jiff::civil::Date;
 use thiserror::Error;
 use tokio::{
     sync::Semaphore,
-    task,
     time::{Instant, timeout_at},
 };
 
-use self::{cursor::Cursor, run::Run};
+use self::{cursor::Cursor, decoder::Decoder, run::Run};
 use super::{CALLS_FOLDER, Index};
 use crate::archive::{ArchiveError, ErasedConversations};
 
@@ -65,6 +64,7 @@ pub(super) struct SearchState {
     limits: SearchLimits,
     text_permits: Arc<Semaphore>,
     list_permits: Arc<Semaphore>,
+    decoder: Decoder,
 }
 
 impl Default for SearchState {
@@ -73,6 +73,7 @@ impl Default for SearchState {
             limits: SearchLimits { calls: PAGE_CALLS, budget: BUDGET },
             text_permits: Arc::new(Semaphore::new(CONCURRENT_TEXT_SEARCHES)),
             list_permits: Arc::new(Semaphore::new(CONCURRENT_LISTS)),
+            decoder: Decoder::default(),
         }
     }
 }
@@ -274,9 +275,4 @@ impl UnindexedDays {
         self.first = Some(self.first.map_or(date, |first| first.min(date)));
         self.last = self.last.max(Some(date));
     }
-}
-
-/// Runs work that would block other tasks for too long. Searches do not wait for updates of the index.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    task::spawn_blocking(work).await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
 }

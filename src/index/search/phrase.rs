@@ -66,6 +66,14 @@ impl Phrase {
         }
     }
 
+    /// Returns true if the phrase is in the text with these bytes.
+    pub(super) fn is_in_bytes(&self, text: &[u8]) -> bool {
+        match self.rare {
+            Some(rare) => self.find_ascii(text, rare).is_some(),
+            None => std::str::from_utf8(text).is_ok_and(|text| self.is_in(text)),
+        }
+    }
+
     /// Returns the first hit in `text` with what is around it.
     pub(super) fn excerpt(&self, text: &str) -> Option<Excerpt> {
         let (start, end) = match self.rare {

@@ -202,25 +202,14 @@ impl NewestCalls {
     }
 }
 
-/// Reads the calls of some rows of a row group, without their hits.
+/// Reads the calls of the rows of a row group, without their hits.
 pub(super) fn read_calls(
     group: &RowGroup,
-    rows: &[usize],
     project: &Arc<SearchProject>,
     date: Date,
 ) -> Result<Vec<FoundCall>, TableError> {
     let texts = |column: &str| -> Result<Vec<Option<String>>, TableError> {
-        let column = group.texts(column)?;
-        let mut places = rows.iter().copied().enumerate().collect::<Vec<_>>();
-        places.sort_by_key(|(_, row)| *row);
-        let mut picked = vec![None; rows.len()];
-        let mut next = places.into_iter().peekable();
-        for (row, text) in column.iter().enumerate() {
-            while let Some((place, _)) = next.next_if(|(_, wanted)| *wanted == row) {
-                picked[place] = text.map(str::to_owned);
-            }
-        }
-        Ok(picked)
+        Ok(group.texts(column)?.iter().map(|text| text.map(str::to_owned)).collect())
     };
     let (ids, times) = (texts(ID)?, group.int64s(STARTED_AT)?);
     let (environments, channels) = (texts("environment")?, texts("channel")?);
@@ -229,26 +218,26 @@ pub(super) fn read_calls(
     let (statuses, durations) = (texts("audio_status")?, group.doubles("duration_s")?);
     let (turns, handoffs, in_progress) =
         (group.int64s("num_turns")?, group.bools("handoff")?, group.bools("in_progress")?);
-    let read = |place: usize, row: usize| {
+    let read = |row: usize| {
         Some(FoundCall {
             project: Arc::clone(project),
-            conversation_id: ids[place].clone()?,
+            conversation_id: ids[row].clone()?,
             date,
             started_at: Timestamp::from_microsecond(*times.get(row)?).ok()?,
             duration_s: *durations.get(row)?,
-            environment: environments[place].clone(),
-            channel: channels[place].clone(),
-            direction: directions[place].clone(),
+            environment: environments.get(row)?.clone(),
+            channel: channels.get(row)?.clone(),
+            direction: directions.get(row)?.clone(),
             turns: *turns.get(row)?,
             handoff: *handoffs.get(row)?,
-            handoff_reason: reasons[place].clone(),
-            summary_heading: headings[place].clone(),
-            from_number: numbers[place].clone(),
-            audio: statuses[place].clone()?,
+            handoff_reason: reasons.get(row)?.clone(),
+            summary_heading: headings.get(row)?.clone(),
+            from_number: numbers.get(row)?.clone(),
+            audio: statuses.get(row)?.clone()?,
             in_progress: *in_progress.get(row)?,
             hit: None,
         })
     };
-    let found = rows.iter().enumerate().map(|(place, row)| read(place, *row)).collect::<Option<Vec<_>>>();
+    let found = (0..ids.len()).map(read).collect::<Option<Vec<_>>>();
     found.ok_or_else(|| TableError::Damaged("a row has no value in a column that needs one".to_owned()))
 }

@@ -19,7 +19,7 @@ use super::{
     rows::{NewestCalls, RowKey, RowPlace, SHOWN_COLUMNS, read_calls},
     scan::{Candidates, EdgeCalls, TURN_COLUMNS, match_calls, match_turns},
 };
-use crate::index::{Index, search::blocking, table::RowGroup};
+use crate::index::{Index, table::RowGroup};
 
 /// The days that are opened ahead, after the first one.
 const DAYS_AHEAD: usize = 4;
@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
         let projects = day.calls.iter().map(|file| Arc::clone(&file.project)).collect();
         let projects = if candidates.is_empty() { Vec::new() } else { projects };
         let mut turns = Vec::new();
-        for file in open_files(&self.index.archive, TableKind::Turns, day.date, projects).await {
+        for file in open_files(self.index, TableKind::Turns, day.date, projects).await {
             match file {
                 Ok(file) => turns.push(file),
                 Err((_, ReadError::Replaced)) if !is_last => return None,
@@ -249,14 +249,14 @@ impl<'a> Run<'a> {
             let (filter, project) = (Arc::clone(&self.filter), Arc::clone(&file.project));
             let matched = match group {
                 Ok(group) => {
-                    let (found, result) = blocking(move || {
+                    let work = move || {
                         let result = match_calls(&group, &filter, |row, started_at, id| {
                             let place = RowPlace { file: part.file, group: part.group, row };
                             candidates.add(&project, id, started_at, place);
                         });
                         (candidates, result)
-                    })
-                    .await;
+                    };
+                    let (found, result) = self.index.search.decoder.run(work).await;
                     candidates = found;
                     result.map_err(ReadError::from)
                 }
@@ -311,7 +311,7 @@ impl<'a> Run<'a> {
                     let candidates = parts.candidates.clone();
                     let search =
                         move || search_group(part, &group, &project, &filter, candidates.as_deref(), state);
-                    let (searched, result) = blocking(search).await;
+                    let (searched, result) = self.index.search.decoder.run(search).await;
                     state = searched;
                     result
                 }
@@ -339,15 +339,16 @@ impl<'a> Run<'a> {
         let mut read = BTreeMap::new();
         while let Some((part, group)) = groups.next().await {
             let file = &day.calls[part.file];
-            let rows = wanted.remove(&(part.file, part.group)).unwrap_or_default();
+            let mut rows = wanted.remove(&(part.file, part.group)).unwrap_or_default();
+            rows.sort_unstable();
             let (project, date) = (Arc::clone(&file.project), day.date);
             let calls = match group {
                 Ok(group) => {
-                    blocking(move || {
-                        let calls = read_calls(&group, &rows, &project, date)?;
+                    let work = move || {
+                        let calls = read_calls(&group.with_rows(&rows), &project, date)?;
                         Ok((rows, calls))
-                    })
-                    .await
+                    };
+                    self.index.search.decoder.run(work).await
                 }
                 Err(error) => Err(error),
             };
@@ -409,7 +410,7 @@ fn search_group(
 
 async fn open_day(index: &Index, date: Date, projects: Vec<Arc<SearchProject>>) -> OpenDay {
     let (mut calls, mut errors) = (Vec::new(), Vec::new());
-    for file in open_files(&index.archive, TableKind::Calls, date, projects).await {
+    for file in open_files(index, TableKind::Calls, date, projects).await {
         match file {
             Ok(file) => calls.push(file),
             Err(error) => errors.push(error),

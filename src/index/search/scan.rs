@@ -101,7 +101,8 @@ pub(super) fn match_turns(
     let mut ids_and_numbers = None;
     for (column, speaker) in TEXTS {
         let texts = group.texts(column)?;
-        let hits: Vec<bool> = texts.iter().map(|text| text.is_some_and(|text| phrase.is_in(text))).collect();
+        let hits: Vec<bool> =
+            texts.bytes().map(|text| text.is_some_and(|text| phrase.is_in_bytes(text))).collect();
         if !hits.contains(&true) {
             continue;
         }
@@ -110,8 +111,9 @@ pub(super) fn match_turns(
             None => (group.texts(ID)?, group.int32s(NUMBER)?),
         };
         let (first, last) = (ids.iter().next().flatten(), ids.iter().last().flatten());
-        for (((id, turn), text), is_hit) in ids.iter().zip(&numbers).zip(texts.iter()).zip(hits) {
+        for (((id, turn), text), is_hit) in ids.bytes().zip(&numbers).zip(texts.bytes()).zip(hits) {
             let (Some(id), Some(text), true) = (id, text, is_hit) else { continue };
+            let (Ok(id), Ok(text)) = (str::from_utf8(id), str::from_utf8(text)) else { continue };
             // The call does not match the filter, or another process has just added these turns.
             let Some((started_at, place)) = candidates.get(project, id) else { continue };
             if (Some(id) == first || Some(id) == last) && edges.is_seen(project, id) {

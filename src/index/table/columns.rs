@@ -183,40 +183,43 @@ impl Leaf {
 
     /// Reads the column `index` of a row group.
     pub(super) fn read(file: &Bytes, group: &RowGroupMetaData, index: usize) -> Result<Self> {
-        Self::read_from(&Arc::new(file.clone()), group, index)
+        Self::read_from(&Arc::new(file.clone()), group, index, None)
     }
 
-    /// Reads the column `index` of a row group from something that has at least this column.
+    /// Reads the column `index` of a row group from something that has at least this column. With `wanted`, reads only these rows,
+    /// which are in ascending order.
     pub(super) fn read_from<R: ChunkReader + 'static>(
         file: &Arc<R>,
         group: &RowGroupMetaData,
         index: usize,
+        wanted: Option<&[usize]>,
     ) -> Result<Self> {
         let (rows, chunk) = (row_count(group)?, group.column(index));
         let mut leaf = Self::new(&chunk.column_descr_ptr())?;
         let pages: Box<dyn PageReader> =
             Box::new(SerializedPageReader::new(Arc::clone(file), chunk, rows, None)?);
+        let selection = Selection { rows, wanted };
         match (&mut leaf.values, get_column_reader(chunk.column_descr_ptr(), pages)) {
             (Values::Bool(values), ColumnReader::BoolColumnReader(reader)) => {
-                read_values(reader, rows, &mut leaf.definition, &mut leaf.repetition, values)?;
+                read_values(reader, selection, &mut leaf.definition, &mut leaf.repetition, values)?;
             }
             (Values::Int32(values), ColumnReader::Int32ColumnReader(reader)) => {
-                read_values(reader, rows, &mut leaf.definition, &mut leaf.repetition, values)?;
+                read_values(reader, selection, &mut leaf.definition, &mut leaf.repetition, values)?;
             }
             (Values::Int64(values), ColumnReader::Int64ColumnReader(reader)) => {
-                read_values(reader, rows, &mut leaf.definition, &mut leaf.repetition, values)?;
+                read_values(reader, selection, &mut leaf.definition, &mut leaf.repetition, values)?;
             }
             (Values::Double(values), ColumnReader::DoubleColumnReader(reader)) => {
-                read_values(reader, rows, &mut leaf.definition, &mut leaf.repetition, values)?;
+                read_values(reader, selection, &mut leaf.definition, &mut leaf.repetition, values)?;
             }
             (Values::Text(values), ColumnReader::ByteArrayColumnReader(reader)) => {
-                read_values(reader, rows, &mut leaf.definition, &mut leaf.repetition, values)?;
+                read_values(reader, selection, &mut leaf.definition, &mut leaf.repetition, values)?;
                 leaf.bytes = values.iter().map(ByteArray::len).sum();
             }
             _ => return Err(unexpected_type()),
         }
         leaf.bytes += leaf.repetition.len() * LIST_VALUE_BYTES;
-        leaf.check_levels(rows)?;
+        leaf.check_levels(wanted.map_or(rows, <[usize]>::len))?;
         Ok(leaf)
     }
 
@@ -242,6 +245,14 @@ impl Leaf {
     pub(super) fn texts(&self) -> Result<impl Iterator<Item = Result<&str>>> {
         match &self.values {
             Values::Text(values) => Ok(values.iter().map(ByteArray::as_utf8)),
+            _ => Err(unexpected_type()),
+        }
+    }
+
+    /// Returns the texts as bytes, in order and without nulls.
+    pub(super) fn byte_texts(&self) -> Result<impl Iterator<Item = &[u8]>> {
+        match &self.values {
+            Values::Text(values) => Ok(values.iter().map(ByteArray::data)),
             _ => Err(unexpected_type()),
         }
     }
@@ -353,19 +364,40 @@ fn append_kept<T>(values: &mut Vec<T>, other: Vec<T>, kept: &[bool]) {
     values.extend(other.into_iter().zip(kept).filter_map(|(value, kept)| kept.then_some(value)));
 }
 
-/// Reads exactly `rows` records, and checks that the levels and values belong together.
+/// The rows of a row group that are read.
+#[derive(Clone, Copy)]
+struct Selection<'a> {
+    /// The rows of the group.
+    rows: usize,
+    wanted: Option<&'a [usize]>,
+}
+
+/// Reads exactly the selected records, and checks that the levels and values belong together.
 fn read_values<T: DataType>(
     mut reader: ColumnReaderImpl<T>,
-    rows: usize,
+    Selection { rows, wanted }: Selection<'_>,
     definition: &mut Vec<i16>,
     repetition: &mut Vec<i16>,
     values: &mut Vec<T::T>,
 ) -> Result<()> {
+    let too_few = || ParquetError::EOF("a column has fewer rows than its row group".to_owned());
+    if let Some(wanted) = wanted {
+        let mut next = 0;
+        for row in wanted {
+            let gap = row - next;
+            let is_skipped = gap == 0 || reader.skip_records(gap)? == gap;
+            if !is_skipped || reader.read_records(1, Some(definition), Some(repetition), values)?.0 == 0 {
+                return Err(too_few());
+            }
+            next = row + 1;
+        }
+        return Ok(());
+    }
     let mut read = 0;
     while read < rows {
         let (records, _, _) = reader.read_records(rows - read, Some(definition), Some(repetition), values)?;
         if records == 0 {
-            return Err(ParquetError::EOF("a column has fewer rows than its row group".to_owned()));
+            return Err(too_few());
         }
         read += records;
     }

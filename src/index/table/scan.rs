@@ -134,24 +134,27 @@ pub(crate) struct RowGroup {
     footer: Arc<Footer>,
     group: usize,
     parts: Arc<FileParts>,
+    /// The rows that are read, in ascending order. `None`: all.
+    wanted: Option<Arc<[usize]>>,
 }
 
 impl RowGroup {
     /// `parts` are the bytes of [`Footer::ranges`] with their places in the file.
     pub(crate) fn new(footer: Arc<Footer>, group: usize, parts: Vec<(u64, Bytes)>) -> Self {
         let parts = Arc::new(FileParts { size: footer.size, parts });
-        Self { footer, group, parts }
+        Self { footer, group, parts, wanted: None }
+    }
+
+    /// Restricts it to these rows, in ascending order.
+    pub(crate) fn with_rows(self, wanted: &[usize]) -> Self {
+        Self { wanted: Some(wanted.into()), ..self }
     }
 
     /// Reads a column of texts.
     pub(crate) fn texts(&self, column: &str) -> Result<TextColumn, TableError> {
         let leaf = self.leaf(column)?;
-        guard(|| {
-            for text in leaf.texts()? {
-                text?;
-            }
-            Ok(())
-        })?;
+        // Shows that it is a column of texts.
+        drop(leaf.byte_texts()?);
         Ok(TextColumn(leaf))
     }
 
@@ -184,7 +187,7 @@ impl RowGroup {
             if group.column(place).column_descr().max_rep_level() > 0 {
                 return Err(TableError::Damaged(format!("the column {column} is a list")));
             }
-            Ok(Leaf::read_from(&self.parts, group, place)?)
+            Ok(Leaf::read_from(&self.parts, group, place, self.wanted.as_deref())?)
         })
     }
 }
@@ -193,11 +196,14 @@ impl RowGroup {
 pub(crate) struct TextColumn(Leaf);
 
 impl TextColumn {
-    /// Returns the text of each row.
+    /// Returns the bytes of each row's text. They are UTF-8 unless the file is damaged.
+    pub(crate) fn bytes(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        self.0.with_nulls(self.0.byte_texts().into_iter().flatten())
+    }
+
+    /// Returns the text of each row. A text that is not UTF-8 counts as absent.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&str>> {
-        // They were checked when the column was read.
-        let texts = self.0.texts().into_iter().flatten().map(Result::unwrap_or_default);
-        self.0.with_nulls(texts)
+        self.bytes().map(|bytes| std::str::from_utf8(bytes?).ok())
     }
 }
 
