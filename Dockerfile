@@ -49,7 +49,7 @@ WORKDIR /var/lib/polyhook
 # A number, because Kubernetes' runAsNonRoot requires one.
 USER 65532:65532
 
-# Deliveries. The admin listener is on 127.0.0.1:9090 by default.
+# Deliveries. The admin listener is on 127.0.0.1:9090 by default, and the console, which is off, on 127.0.0.1:8090.
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 # Finds the admin listener through POLYHOOK_CONFIG and the other variables, not through the arguments of the service.

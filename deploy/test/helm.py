@@ -21,7 +21,9 @@ HELM, POLYHOOK = (str(Path(argument).absolute()) for argument in sys.argv[1:3])
 CHART = Path("deploy/helm/polyhook")
 # The oldest version that the chart supports, and the newest with published schemas.
 VERSIONS = ("1.30", "1.37")
-COMMANDS = {"receiver": "receive", "worker": "work", "single": "run"}
+COMMANDS = {"receiver": "receive", "worker": "work", "console": "console", "single": "run"}
+# Manifests that are not of the chart.
+EXAMPLES = [Path("deploy/helm/oauth2-proxy.yaml")]
 # The minimum that a custom resource must contain; its operator owns the full schema.
 CUSTOM = {
     "ServiceMonitor": ("monitoring.coreos.com/v1", ["selector", "endpoints"]),
@@ -39,6 +41,7 @@ MANAGED = {
     "spool": {"path"},
     "archive": {"secret_access_key", "secret_access_key_file", "service_account_file"},
     "index": {"numbers_key", "numbers_key_file"},
+    "console": {"enabled", "listen", "token", "token_file"},
 }
 # Invalid values for --set, and a word of the expected error.
 REFUSED = [
@@ -60,6 +63,11 @@ REFUSED = [
     ("config.trigger.path=/trigger", "secrets.trigger"),
     ("config.index.numbers=hash", "secrets.numbersKey"),
     ("config.index.numbers=masked", "numbers"),
+    ("console.enabled=true", "secrets.console"),
+    ("console.enabled=true,config.console.user_header=X-User", "secrets.console"),
+    ("config.console.token=hunter2-hunter2-hunter2", "token"),
+    ("config.console.allow_replay=maybe", "allow_replay"),
+    ("console.replicaCount=2", "replicaCount"),
     ("image.digest=latest", "digest"),
     ("projects=null", "projects is empty"),
     ("ingress.tlsSecretName=,ingress.enabled=true,ingress.host=a.example", "ingress.tlsSecretName"),
@@ -155,9 +163,11 @@ def check_pod(where, pod, openshift):
         for mount in container["volumeMounts"]:
             if "subPath" in mount:
                 problem(where, f"a subPath, which Kubernetes never updates: {mount}")
+        is_console = [port["name"] for port in container.get("ports", [])] == ["console"]
         for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
             if "ports" in container:
-                expect(container[probe]["httpGet"], {"path": path, "port": "admin"}, probe)
+                wanted = {"path": "/livez", "port": "console"} if is_console else {"path": path, "port": "admin"}
+                expect(container[probe]["httpGet"], wanted, probe)
         sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         if "ports" in container and spec["terminationGracePeriodSeconds"] < sleep + 12:
             problem(where, "terminationGracePeriodSeconds is shorter than the sleep plus the drain of 10 s")
@@ -179,11 +189,12 @@ def check_network(name, documents):
             continue
         ports = {port["name"]: port["containerPort"] for port in found[0]["spec"]["containers"][0]["ports"]}
         targets = [ports.get(port["targetPort"]) for port in spec["ports"]]
-        wanted = [9090] if spec.get("clusterIP") == "None" else [8080]
+        wanted = [9090] if spec.get("clusterIP") == "None" else [8090] if service.endswith("-console") else [8080]
         if targets != wanted:
             problem(where, f"leads to {targets}, not {wanted}")
-    if len([spec for spec in services.values() if spec.get("clusterIP") != "None"]) != 1:
-        problem(name, "the number of public Services is not one")
+    public = [service for service, spec in services.items() if spec.get("clusterIP") != "None" and not service.endswith("-console")]
+    if len(public) != 1:
+        problem(name, f"the public Services are {public}, not one")
     policies = [document for document in documents if document["kind"] == "NetworkPolicy"]
     if len(policies) != len(pods):
         problem(name, f"{len(policies)} network policies for {len(pods)} workloads")
@@ -195,12 +206,12 @@ def check_network(name, documents):
             for rule in document["spec"]["rules"]:
                 for path in rule["http"]["paths"]:
                     backend = path["backend"]["service"]
-                    if services.get(backend["name"], {}).get("clusterIP") == "None" or backend["port"] != {"name": "http"}:
+                    if backend["name"] not in public or backend["port"] != {"name": "http"}:
                         problem(where, f"leads to {backend}")
         elif document["kind"] == "HTTPRoute":
             [rule] = document["spec"]["rules"]
             for backend in rule["backendRefs"]:
-                if services.get(backend["name"], {}).get("clusterIP") == "None" or backend["port"] != 80:
+                if backend["name"] not in public or backend["port"] != 80:
                     problem(where, f"leads to {backend}")
             for match in rule["matches"]:
                 if match["path"] not in ({"type": "Exact", "value": "/polyai-events"}, {"type": "Exact", "value": "/polyai-trigger"}):
@@ -209,7 +220,7 @@ def check_network(name, documents):
             for rule in document["spec"]["ingress"]:
                 peers = json.dumps(rule.get("from") or [])
                 for port in rule["ports"]:
-                    if port["port"] == "admin" and ("ingress-nginx" in peers or not rule.get("from")):
+                    if port["port"] in ("admin", "console") and ("ingress-nginx" in peers or not rule.get("from")):
                         problem(where, f"allows {peers} to connect to {port}")
         elif document["kind"] == "StatefulSet" and services.get(document["spec"]["serviceName"], {}).get("clusterIP") != "None":
             problem(where, "its serviceName is not a headless Service")
@@ -230,6 +241,7 @@ def check_network(name, documents):
 SAMPLES = {
     "url": "amqps://polyhook:password@rabbit-1:5671/polyhook\namqps://polyhook:password@rabbit-2:5671/polyhook\n",
     "secrets": "whsec_0123456789abcdef\n",
+    "console-tokens": "sample-of-a-console-token\n",
     "ca.pem": Path(__file__).with_name("ca.pem").read_text(),
     "account.json": "{}",
 }
@@ -278,7 +290,8 @@ def check_config(name, documents):
                         (at / item["path"]).write_text(SAMPLES.get(item["path"], "sample-of-a-secret-file\n"))
             env = {key: value for key, value in os.environ.items() if not key.startswith(("POLYHOOK", "POLYAI", "AWS_"))}
             # The ports of the pod may be in use on this machine.
-            env |= {"POLYHOOK__SERVER__LISTEN": "127.0.0.1:0", "POLYHOOK__ADMIN__LISTEN": "127.0.0.1:0"}
+            listeners = ["SERVER", "ADMIN", "CONSOLE"]
+            env |= {f"POLYHOOK__{one}__LISTEN": "0.0.0.0:0" if one == "CONSOLE" else "127.0.0.1:0" for one in listeners}
             for variable in container["env"]:
                 env[variable["name"]] = variable.get("value", "sample").replace("/etc/polyhook/", f"{root}/etc/polyhook/")
             data = root / "var/lib/polyhook"
@@ -387,6 +400,9 @@ def main():
         check_rollout(values)
         print(f"{values.name}: {len(documents)} objects")
     check_refusals(next(values for values in files if values.name.startswith("own-")))
+    for example in EXAMPLES:
+        for document in yaml.safe_load_all(example.read_text()):
+            check_schema(f"{example.name}: {document['kind']}", document)
     check_keys()
     problems.extend(check_names(helm))
     text, wanted, bare = helm_parameters.readme()

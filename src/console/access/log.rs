@@ -46,10 +46,13 @@ impl Asked {
         }
     }
 
-    /// Returns the id of the conversation, as it is in the path.
+    /// Returns the id of the conversation, as it is in the path. `None` also for what a page loads itself and no one reads or
+    /// hears: the waveform, and the messages in the queue.
     fn conversation(&self) -> Option<&str> {
-        let id = self.path.strip_prefix("/conversations/")?.split('/').next()?;
-        (!id.is_empty()).then_some(id)
+        let mut parts = self.path.strip_prefix("/conversations/")?.split('/');
+        let id = parts.next().filter(|id| !id.is_empty())?;
+        let is_supplement = parts.next().is_some_and(|part| part == "waveform" || part == "messages");
+        (!is_supplement || !self.method.is_safe()).then_some(id)
     }
 }
 
@@ -134,6 +137,8 @@ mod tests {
         for (path, id) in [
             ("/conversations/CA1", Some("CA1")),
             ("/conversations/CA%2F1/audio", Some("CA%2F1")),
+            ("/conversations/CA1/waveform/user", None),
+            ("/conversations/CA1/messages", None),
             ("/conversations/", None),
             ("/conversations", None),
             ("/dead/CA1", None),

@@ -13,9 +13,11 @@ file that the configuration names must exist.
 {{- $use := list "queue" "retry" "log" "tracing" -}}
 {{- if $receives }}{{ $use = concat $use (list "server" "signature" "trigger") }}{{ end -}}
 {{- if $works }}{{ $use = concat $use (list "polyai" "worker" "refresh" "archive" "reconcile" "index") }}{{ end -}}
+{{- if eq $role "console" }}{{ $use = concat $use (list "refresh" "archive" "index") }}{{ end -}}
+{{- if include "polyhook.hasConsole" . }}{{ $use = append $use "console" }}{{ end -}}
 {{- if and (eq $role "receiver") $values.receiver.spool.enabled }}{{ $use = append $use "spool" }}{{ end -}}
 {{- $own := dict -}}
-{{- $_ := set $own "admin" (dict "listen" (printf "%s:9090" $values.listenAddress)) -}}
+{{- if ne $role "console" }}{{ $_ := set $own "admin" (dict "listen" (printf "%s:9090" $values.listenAddress)) }}{{ end -}}
 {{- if eq $role "single" -}}
 {{- $_ := set $own "queue" (dict "url" "sqlite:/var/lib/polyhook/queue.db") -}}
 {{- if not $config.archive.url }}{{ $_ := set $config.archive "url" "file:/var/lib/polyhook/archive" }}{{ end -}}
@@ -37,7 +39,14 @@ file that the configuration names must exist.
 {{- if and (eq $role "receiver") $values.receiver.spool.enabled -}}
 {{- $_ := set $own "spool" (dict "path" "/var/lib/polyhook/spool.db") -}}
 {{- end -}}
-{{- if $works -}}
+{{- if include "polyhook.hasConsole" . -}}
+{{- $console := dict "enabled" true "listen" (printf "%s:8090" $values.listenAddress) -}}
+{{- if $secrets.console.existingSecret }}{{ $_ := set $console "token_file" "/etc/polyhook/console/console-tokens" }}{{ end -}}
+{{- $hasProxy := and $config.console.trusted_proxies $config.console.user_header -}}
+{{- if not (or $secrets.console.existingSecret $hasProxy) }}{{ fail "secrets.console.existingSecret is not set: the console needs a token, or config.console.trusted_proxies and user_header" }}{{ end -}}
+{{- $_ := set $own "console" $console -}}
+{{- end -}}
+{{- if or $works (eq $role "console") -}}
 {{- $archive := dict -}}
 {{- if $secrets.archiveKey.existingSecret }}{{ $_ := set $archive "secret_access_key_file" "/etc/polyhook/archive-key/key" }}{{ end -}}
 {{- if $secrets.archiveServiceAccount.existingSecret }}{{ $_ := set $archive "service_account_file" "/etc/polyhook/archive-account/account.json" }}{{ end -}}
@@ -45,7 +54,7 @@ file that the configuration names must exist.
 {{- if and (eq (default "" $config.index.numbers) "hash") (not $secrets.numbersKey.existingSecret) }}{{ fail "secrets.numbersKey.existingSecret is not set: config.index.numbers hash needs a key" }}{{ end -}}
 {{- if $secrets.numbersKey.existingSecret }}{{ $_ := set $own "index" (dict "numbers_key_file" "/etc/polyhook/numbers-key/key") }}{{ end -}}
 {{- end -}}
-{{- $all := dict "admin" $own.admin -}}
+{{- $all := pick $own "admin" -}}
 {{- range $use }}{{ $_ := set $all . (mergeOverwrite (default dict (index $config .)) (default dict (index $own .))) }}{{ end -}}
 {{- range $section := keys $all | sortAlpha }}
 {{- with index $all $section }}

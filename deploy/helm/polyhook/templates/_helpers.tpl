@@ -33,7 +33,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* The context of the following templates is (dict "root" $ "role" "receiver|worker|single"). */}}
+{{/* The roles that have workloads, as JSON. */}}
+{{- define "polyhook.roles" -}}
+{{- if eq .Values.mode "single" -}}
+["single"]
+{{- else if .Values.console.enabled -}}
+["receiver", "worker", "console"]
+{{- else -}}
+["receiver", "worker"]
+{{- end -}}
+{{- end -}}
+
+{{/* The context of the following templates is (dict "root" $ "role" "receiver|worker|console|single"). */}}
 
 {{- define "polyhook.selector" -}}
 {{ include "polyhook.instanceLabels" .root }}
@@ -61,6 +72,11 @@ app.kubernetes.io/component: {{ .role }}
 {{/* The role that receives deliveries. */}}
 {{- define "polyhook.publicRole" -}}
 {{ ternary "single" "receiver" (eq .Values.mode "single") }}
+{{- end -}}
+
+{{/* "true" if the pods of the role serve the console. */}}
+{{- define "polyhook.hasConsole" -}}
+{{- if and .root.Values.console.enabled (has .role (list "console" "single")) -}}true{{- end -}}
 {{- end -}}
 
 {{/* "true" if each pod of the role has its own volume. */}}

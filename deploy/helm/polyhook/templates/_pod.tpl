@@ -19,7 +19,13 @@
     items: [{ key: {{ .certKey | quote }}, path: client.pem }, { key: {{ .keyKey | quote }}, path: client.key }]
 {{- end }}{{ end }}
 {{- end }}
-{{- if ne $role "worker" }}
+{{- if include "polyhook.hasConsole" . }}
+{{- with $secrets.console }}{{ if .existingSecret }}
+- name: console
+  secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: console-tokens }] }
+{{- end }}{{ end }}
+{{- end }}
+{{- if has $role (list "receiver" "single") }}
 - name: webhook
   secret: { secretName: {{ $secrets.webhook.existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ $secrets.webhook.key | quote }}, path: secrets }] }
 {{- with $secrets.trigger }}{{ if .existingSecret }}
@@ -40,6 +46,7 @@
 - name: archive-account
   secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: account.json }] }
 {{- end }}{{ end }}
+{{- if ne $role "console" }}
 {{- range $index, $project := .root.Values.projects }}
 - name: project-{{ $index }}
   secret: { secretName: {{ $project.apiKey.existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ $project.apiKey.key | quote }}, path: api-key }] }
@@ -47,6 +54,7 @@
 - name: project-{{ $index }}-data
   secret: { secretName: {{ .existingSecret | quote }}, defaultMode: {{ $mode }}, items: [{ key: {{ .key | quote }}, path: api-key }] }
 {{- end }}{{ end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -162,7 +170,8 @@ volumeMounts:
 {{- define "polyhook.pod" -}}
 {{- $of := dict "root" .root "role" .role -}}
 {{- $values := get .root.Values .role -}}
-{{- $public := ne .role "worker" -}}
+{{- $public := has .role (list "receiver" "single") -}}
+{{- $admin := ternary "console" "admin" (eq .role "console") -}}
 metadata:
   annotations:
     # A changed configuration restarts the pods. A changed Secret does not: polyhook reads it again.
@@ -199,26 +208,31 @@ spec:
         {{- if include "polyhook.stateful" . }}
         - { name: data, mountPath: /var/lib/polyhook }
         {{- end }}
-      args: [{{ get (dict "receiver" "receive" "worker" "work" "single" "run") .role }}]
+      args: [{{ get (dict "receiver" "receive" "worker" "work" "console" "console" "single" "run") .role }}]
       ports:
         {{- if $public }}
         - { name: http, containerPort: 8080, protocol: TCP }
         {{- end }}
+        {{- if ne .role "console" }}
         - { name: admin, containerPort: 9090, protocol: TCP }
+        {{- end }}
+        {{- if include "polyhook.hasConsole" . }}
+        - { name: console, containerPort: 8090, protocol: TCP }
+        {{- end }}
       # After a crash polyhook first recovers a spool or queue, which may be large.
       startupProbe:
-        httpGet: { path: /livez, port: admin }
+        httpGet: { path: /livez, port: {{ $admin }} }
         periodSeconds: 2
         failureThreshold: 150
       # Fails when polyhook cannot make deliveries durable. Answers within 2 s.
       readinessProbe:
-        httpGet: { path: /readyz, port: admin }
+        httpGet: { path: {{ ternary "/livez" "/readyz" (eq .role "console") }}, port: {{ $admin }} }
         periodSeconds: 5
         timeoutSeconds: 3
         failureThreshold: 2
       # Checks only the process: a restart does not repair the broker.
       livenessProbe:
-        httpGet: { path: /livez, port: admin }
+        httpGet: { path: /livez, port: {{ $admin }} }
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6

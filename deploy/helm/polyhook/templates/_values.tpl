@@ -31,7 +31,7 @@ Prepares .Values once. Every template starts with it, so it does not matter whic
 {{- define "polyhook.prepare" -}}
 {{- if not (hasKey .Values "renamed") -}}
 {{- $values := .Values -}}
-{{- if not (hasKey $values "httpRoute") -}}
+{{- if not (and (hasKey $values "httpRoute") (hasKey $values "console")) -}}
 {{- fail "the values lack the defaults of this version: upgrade with --reset-then-reuse-values instead of --reuse-values" -}}
 {{- end -}}
 {{- $_ := set $values "renamed" list -}}
@@ -51,7 +51,7 @@ Prepares .Values once. Every template starts with it, so it does not matter whic
 {{- end -}}
 {{- $_ := set $project.apiKey "existingSecret" (default $values.existingSecret $project.apiKey.existingSecret) -}}
 {{- end -}}
-{{- range $place, $name := dict "webhook" "polyhook-webhook" "amqp.receiver" "polyhook-amqp-receiver" "amqp.worker" "polyhook-amqp-worker" -}}
+{{- range $place, $name := dict "webhook" "polyhook-webhook" "amqp.console" "polyhook-amqp-console" "amqp.receiver" "polyhook-amqp-receiver" "amqp.worker" "polyhook-amqp-worker" -}}
 {{- $secret := $values.secrets }}{{ range splitList "." $place }}{{ $secret = get $secret . }}{{ end -}}
 {{- $_ := set $secret "existingSecret" (coalesce $secret.existingSecret $values.existingSecret $name) -}}
 {{- end -}}
