@@ -108,7 +108,7 @@
     if (paused) return;
     const current = filter();
     const fragment = document.createDocumentFragment();
-    if (dropped > 0) waiting.unshift({ note: `${count(dropped, "event")} came while the page was paused and ${dropped === 1 ? "is" : "are"} missing here` });
+    if (dropped > 0) waiting.unshift({ note: `This page was paused, or there were too many at once: ${count(dropped, "event")} missing here.` });
     for (const item of waiting) {
       const row = "note" in item ? noteRow(item.note) : eventRow(item.event);
       if (row.dataset.key !== undefined) {
@@ -139,7 +139,7 @@
     waiting.push(item);
     if (waiting.length > MAX_ROWS) {
       waiting.shift();
-      dropped += paused ? 1 : 0;
+      dropped += 1;
     }
     if (paused) showPause();
     else flushTimer ??= setTimeout(flush, FLUSH_INTERVAL);

@@ -219,9 +219,10 @@ impl LiveFeed {
     }
 
     async fn follow_broker(&self, config: &QueueConfig) -> Result<(), String> {
-        // Dropped with this future, which closes the connection.
-        let mut follower = rabbitmq::Follower::open(config, &self.lifecycle.with_own_tracker())
-            .map_err(|error| error.to_string())?;
+        // Dropped with this future, which closes the connection and ends its tasks: nobody waits for them.
+        let lifecycle = Lifecycle::new();
+        let _ended = lifecycle.draining().drop_guard();
+        let mut follower = rabbitmq::Follower::open(config, &lifecycle).map_err(|error| error.to_string())?;
         if timeout(NOTE_AFTER, follower.wait_until_ready()).await.is_err() {
             let reason = follower.not_ready_reason();
             self.push(LiveLine::Note(format!("waiting for the broker: {reason}")));

@@ -34,6 +34,7 @@ use crate::{
         LatestStatus, Sentence, Source, StatusReader, StatusReport, Tone, Topic, findings, headline,
         sentences,
     },
+    wording::duration,
 };
 
 /// The time that a page waits for a source.
@@ -102,7 +103,7 @@ impl Overview {
         let style = tone_class(tone, "good");
         // The script reads the sentence aloud when its subject or tone changes, not with each number.
         html! {
-            p class={ "headline notice " (style) } data-part="headline" data-kind={ (topic.label()) " " (style) } { (text) }
+            p class={ "headline notice " (style) } data-part="headline" data-kind={ (topic.label()) " " (style) } { (with_commands(&text)) }
         }
     }
 
@@ -130,7 +131,7 @@ impl Overview {
                     ul class="attention" {
                         @for Sentence { text, tone, topic } in &others {
                             li class=(tone_class(*tone, "quiet")) {
-                                (text)
+                                (with_commands(text))
                                 @if let Some((href, name)) = link(*topic) { " " a href=(href) { (name) } }
                             }
                         }
@@ -161,11 +162,13 @@ impl Overview {
     }
 
     fn footer(&self, now: Timestamp) -> Markup {
-        let since = self.samples().known_since(self.clock.elapsed(), now);
+        let (samples, elapsed) = (self.samples(), self.clock.elapsed());
         html! {
             p class="quiet" data-part="footer" {
-                "Checked at " (format::time(now)) ". The lines show the last hour"
-                @if let Some(since) = since { "; this console knows it since " (format::time(since)) }
+                "Checked at " (format::time(now)) ". The lines show the last " (duration(samples.length(elapsed)))
+                @if let Some(since) = samples.known_since(elapsed, now) {
+                    "; this console knows them since " (format::time(since))
+                }
                 ". " a href="/" { "Refresh" }
             }
         }
@@ -207,7 +210,7 @@ fn facts(report: &StatusReport) -> Markup {
                 @for Sentence { topic, text, tone } in sentences(report, format::age) {
                     dt id=[(topic == Topic::Spool).then_some("spool")] { (topic.label()) }
                     dd class=(tone_class(tone, "plain")) {
-                        (text)
+                        (with_commands(&text))
                         @if let Some(at) = time_of(topic) { " (" (format::time(at)) ")" }
                     }
                 }
@@ -215,10 +218,21 @@ fn facts(report: &StatusReport) -> Markup {
                     dt { "conditions" }
                     @if conditions.is_empty() { dd { "none: /readyz reports nothing that a person should fix" } }
                     @for condition in conditions {
-                        dd { (format::badge("warn", &condition.name)) " " (condition.text) }
+                        dd { (format::badge("warn", &condition.name)) " " (with_commands(&condition.text)) }
                     }
                 }
             }
+        }
+    }
+}
+
+/// Shows the commands in a text, which are in backticks.
+fn with_commands(text: &str) -> Markup {
+    let parts: Vec<_> = text.split('`').collect();
+    html! {
+        @for (number, part) in parts.iter().enumerate() {
+            // A last backtick without a partner stays.
+            @if number % 2 == 0 { (part) } @else if number + 1 < parts.len() { code { (part) } } @else { "`" (part) }
         }
     }
 }
@@ -242,3 +256,6 @@ fn link(topic: Topic) -> Option<(&'static str, &'static str)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,9 @@ use super::stages::{STAGES, StageKind};
 
 /// The time between two samples.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
-/// The length of a line.
-const HOUR: Duration = Duration::from_hours(1);
-/// The points of a line, one per minute.
+/// The lengths of a line. After a restart, a whole hour would show hardly a point.
+const LENGTHS: [Duration; 3] = [Duration::from_mins(15), Duration::from_mins(30), Duration::from_hours(1)];
+/// The points of a line.
 pub(super) const POINTS: usize = 60;
 /// The samples of an hour, and the one before.
 const MAX_SAMPLES: usize = 361;
@@ -28,8 +28,13 @@ pub(super) struct Samples {
     samples: VecDeque<(Duration, Numbers)>,
 }
 
-/// The line of a stage: a value for each minute of the last hour, `None` where it is not known.
-pub(super) type Line = [Option<u64>; POINTS];
+/// The line of a stage: values at equal distances, the newest last. `None`: not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) points: [Option<u64>; POINTS],
+    /// The time from the first to the last point.
+    pub(super) length: Duration,
+}
 
 impl Samples {
     /// Adds a sample of this moment.
@@ -42,21 +47,33 @@ impl Samples {
 
     /// Returns the time of the first sample, if the samples do not reach an hour back.
     pub(super) fn known_since(&self, elapsed: Duration, now: Timestamp) -> Option<Timestamp> {
-        let (first, _) = self.samples.front()?;
-        let age = elapsed.saturating_sub(*first);
-        (age + INTERVAL < HOUR).then(|| now.checked_sub(age).unwrap_or(now))
+        let age = self.age(elapsed)?;
+        (age + INTERVAL < LENGTHS[LENGTHS.len() - 1]).then(|| now.checked_sub(age).unwrap_or(now))
     }
 
-    /// Returns the line of a stage: the maximum of each minute, or the increase in each minute if the number only grows.
+    /// Returns the length of the lines: the shortest one that shows everything, or an hour.
+    pub(super) fn length(&self, elapsed: Duration) -> Duration {
+        let age = self.age(elapsed).unwrap_or_default();
+        LENGTHS.into_iter().find(|length| *length >= age).unwrap_or(LENGTHS[LENGTHS.len() - 1])
+    }
+
+    /// Returns the age of the first sample.
+    fn age(&self, elapsed: Duration) -> Option<Duration> {
+        self.samples.front().map(|(first, _)| elapsed.saturating_sub(*first))
+    }
+
+    /// Returns the line of a stage. A point is the maximum in its time, or the increase if the number only grows.
     pub(super) fn line(&self, stage: usize, elapsed: Duration) -> Line {
-        let mut line: Line = [None; POINTS];
-        let values = self.samples.iter().map(|(at, numbers)| (*at, numbers[stage]));
+        let length = self.length(elapsed);
+        let step = length.as_millis() / POINTS as u128;
         let grows = STAGES[stage].kind == StageKind::Counter;
+        let mut points: [Option<u64>; POINTS] = [None; POINTS];
         let mut before = None;
-        for (at, value) in values {
+        for (at, numbers) in &self.samples {
+            let value = numbers[stage];
             let previous = std::mem::replace(&mut before, value);
-            let minutes = usize::try_from(elapsed.saturating_sub(at).as_secs() / 60).unwrap_or(POINTS);
-            let Some(point) = POINTS.checked_sub(minutes + 1).map(|point| &mut line[point]) else { continue };
+            let steps = usize::try_from(elapsed.saturating_sub(*at).as_millis() / step).unwrap_or(POINTS);
+            let Some(point) = POINTS.checked_sub(steps + 1).map(|point| &mut points[point]) else { continue };
             *point = match (grows, previous, value) {
                 (false, _, Some(value)) => Some(point.unwrap_or_default().max(value)),
                 // A process that was started again counts from zero.
@@ -66,7 +83,7 @@ impl Samples {
                 _ => *point,
             };
         }
-        line
+        Line { points, length }
     }
 }
 
@@ -103,10 +120,22 @@ mod tests {
         ] {
             samples.add(seconds(at), numbers(received, queued));
         }
-        let last = |line: Line| line[POINTS - 4..].to_vec();
-        assert_eq!(last(samples.line(RECEIVED, seconds(199))), [Some(3), Some(1), None, Some(7)]);
-        assert_eq!(last(samples.line(QUEUED, seconds(199))), [Some(5), Some(2), None, Some(0)]);
-        assert_eq!(samples.line(RECEIVED, seconds(199))[0], None, "unknown is not zero");
+        let last = |stage, elapsed| {
+            let line = samples.line(stage, elapsed);
+            assert_eq!(line.length, LENGTHS[0]);
+            assert_eq!(line.points[0], None, "unknown is not zero");
+            // Fifteen seconds each.
+            line.points[POINTS - 14..].to_vec()
+        };
+        let expected = |known: &[(usize, u64)]| {
+            let mut points = vec![None; 14];
+            for (number, value) in known {
+                points[*number] = Some(*value);
+            }
+            points
+        };
+        assert_eq!(last(RECEIVED, seconds(199)), expected(&[(1, 3), (4, 1), (13, 7)]));
+        assert_eq!(last(QUEUED, seconds(199)), expected(&[(0, 1), (1, 5), (4, 2), (12, 0), (13, 0)]));
     }
 
     #[test]
@@ -122,6 +151,7 @@ mod tests {
         assert_eq!(samples.samples.len(), MAX_SAMPLES);
         let end = seconds(5 + 10 * 9999);
         assert_eq!(samples.known_since(end, now), None, "a whole hour");
-        assert_eq!(samples.line(RECEIVED, end), [Some(6); POINTS]);
+        let line = samples.line(RECEIVED, end);
+        assert_eq!((line.points, line.length), ([Some(6); POINTS], Duration::from_hours(1)));
     }
 }

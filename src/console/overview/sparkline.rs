@@ -1,4 +1,4 @@
-//! A line of the last hour as SVG, with a text that says the same.
+//! A line of the last minutes as SVG, with a text that says the same.
 
 use std::fmt::Write;
 
@@ -8,6 +8,7 @@ use super::{
     samples::{Line, POINTS},
     stages::StageKind,
 };
+use crate::wording::duration;
 
 /// The distance of two points.
 const STEP: usize = 2;
@@ -25,10 +26,10 @@ pub(super) fn sparkline(line: &Line, kind: StageKind) -> Markup {
 }
 
 fn path(line: &Line) -> String {
-    let max = line.iter().flatten().copied().max().unwrap_or_default().max(1);
+    let max = line.points.iter().flatten().copied().max().unwrap_or_default().max(1);
     let mut path = String::new();
     let mut is_open = false;
-    for (number, value) in line.iter().enumerate() {
+    for (number, value) in line.points.iter().enumerate() {
         if let Some(value) = value {
             let (x, y) = (1 + STEP * number, HEIGHT + 1 - value * HEIGHT / max);
             // A point without neighbours is a short line.
@@ -41,16 +42,18 @@ fn path(line: &Line) -> String {
 
 /// Returns the text alternative.
 fn describe(line: &Line, kind: StageKind) -> String {
-    let known = line.iter().flatten();
+    let last = format!("last {}", duration(line.length));
+    let known = line.points.iter().flatten();
     let (Some(min), Some(max)) = (known.clone().min(), known.clone().max()) else {
-        return "last hour: not known".to_owned();
+        return format!("{last}: not known");
     };
-    match (kind, line[POINTS - 1]) {
+    match (kind, line.points[POINTS - 1]) {
         (StageKind::Counter, _) => {
-            format!("last hour: {} in all, at most {max} in a minute", known.sum::<u64>())
+            let step = duration(line.length / u32::try_from(POINTS).unwrap_or(1));
+            format!("{last}: {} in all, at most {max} in {step}", known.sum::<u64>())
         }
-        (StageKind::Gauge, Some(now)) => format!("last hour: between {min} and {max}, now {now}"),
-        (StageKind::Gauge, None) => format!("last hour: between {min} and {max}, now not known"),
+        (StageKind::Gauge, Some(now)) => format!("{last}: between {min} and {max}, now {now}"),
+        (StageKind::Gauge, None) => format!("{last}: between {min} and {max}, now not known"),
     }
 }
 
@@ -59,18 +62,18 @@ mod tests {
     use super::*;
 
     fn line(values: &[Option<u64>]) -> Line {
-        let mut line = [None; POINTS];
-        line[POINTS - values.len()..].copy_from_slice(values);
-        line
+        let mut points = [None; POINTS];
+        points[POINTS - values.len()..].copy_from_slice(values);
+        Line { points, length: std::time::Duration::from_mins(15) }
     }
 
     #[test]
     fn a_line_has_a_gap_where_nothing_is_known_and_a_text_alternative() {
         let values = line(&[Some(0), Some(4), None, Some(2)]);
         assert_eq!(path(&values), "M113 25h.1L115 1M119 13h.1");
-        assert_eq!(describe(&values, StageKind::Gauge), "last hour: between 0 and 4, now 2");
-        assert_eq!(describe(&values, StageKind::Counter), "last hour: 6 in all, at most 4 in a minute");
-        assert_eq!(describe(&line(&[]), StageKind::Gauge), "last hour: not known");
+        assert_eq!(describe(&values, StageKind::Gauge), "last 15 min: between 0 and 4, now 2");
+        assert_eq!(describe(&values, StageKind::Counter), "last 15 min: 6 in all, at most 4 in 15 s");
+        assert_eq!(describe(&line(&[]), StageKind::Gauge), "last 15 min: not known");
         let zero = sparkline(&line(&[Some(0), Some(0)]), StageKind::Gauge).into_string();
         assert!(zero.contains("M117 25h.1L119 25"), "{zero}");
         let huge = line(&[Some(u64::MAX / 30), Some(0)]);

@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeSet,
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -206,4 +208,21 @@ fn closing_the_terminal_ends_commands_that_run_until_a_signal() {
         process.close_terminal();
         assert_eq!(process.wait(Duration::from_secs(10)).code(), Some(0), "{arguments:?}");
     }
+}
+
+#[test]
+fn an_open_live_view_does_not_delay_the_end() {
+    let polyai = SimulatedPolyAi::start("", 1);
+    let site = Installation::new(&polyai.access, "console = { enabled = true, listen = \"127.0.0.1:0\" }");
+    let mut run = site.polyhook(["run"]).start();
+    let address = run.address("serving the console");
+    let mut viewer = TcpStream::connect(address).unwrap();
+    write!(viewer, "GET /live/events HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(viewer).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("retry: ")), "the stream begins");
+    let started = Instant::now();
+    run.stop();
+    // A connection with an open request would have seven seconds.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(lines.last().as_deref(), Some(""), "the stream has ended as a whole");
 }

@@ -6,6 +6,8 @@ use std::{
 };
 
 use polyhook::{
+    clock::Clock,
+    console::{LiveFeed, LiveLine},
     lifecycle::Lifecycle,
     queue::{Announced, Queue, QueueError, TailMessage, rabbitmq::Follower},
 };
@@ -160,5 +162,28 @@ async fn a_follower_continues_after_the_broker_restarts() {
         assert!(number < 60, "the follower receives nothing after the restart");
     };
     assert!(matches!(received, TailMessage::Event(_) | TailMessage::Missed(_)), "{received:?}");
+    test.queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_live_view_shows_the_events_of_other_processes() {
+    let test = TestQueue::on(&SHARED_NODE).await;
+    let lifecycle = Lifecycle::new();
+    let feed =
+        LiveFeed::new(&config(&SHARED_NODE.url(), &test.prefix), Clock::System, lifecycle.clone()).unwrap();
+    let mut viewer = feed.watch(None).unwrap();
+    // The publisher notices a follower within a second.
+    let seen = async {
+        for number in 1.. {
+            test.queue.publish(event(&format!("evt_{number}"))).await.unwrap();
+            let Ok((lines, _)) = timeout(PUBLISHER_PAUSE, viewer.next(100)).await else { continue };
+            if lines.iter().any(|line| matches!(&**line, LiveLine::Event(_))) {
+                return;
+            }
+        }
+    };
+    timeout(TEST_TIMEOUT, seen).await.expect("the event in time");
+    lifecycle.drain();
+    timeout(TEST_TIMEOUT, lifecycle.wait()).await.expect("the follower ends with the drain");
     test.queue.close().await;
 }

@@ -1,7 +1,9 @@
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 use super::*;
 use crate::{
+    console::live::lines_of,
     event::DedupKey,
     queue::{
         Message, Queue, QueueUrls,
@@ -160,5 +162,30 @@ async fn the_queue_is_followed_only_while_somebody_watches() {
     let _viewer = feed.watch(None).unwrap();
     assert_ne!(feed.log().period, period);
     lifecycle.drain();
+    lifecycle.wait().await;
+}
+
+#[tokio::test]
+async fn the_stream_of_a_viewer_has_the_words_of_tail_and_ends_with_the_drain() {
+    let lifecycle = Lifecycle::new();
+    let feed = feed(&lifecycle);
+    let viewer = feed.watch(None).unwrap();
+    let event = r#"{"at":"2026-11-30T10:41:02.125Z","what":"retry","event_type":"conversation.completed","environment":"live",
+        "id":"evt_1","conversation_id":"CA1","attempt":1,"status":404,"reason":"recording_not_found","retry_at":"2026-11-30T10:41:12Z"}"#;
+    feed.push(LiveLine::Event(Box::new(serde_json::from_str(event).unwrap())));
+    feed.push(LiveLine::Note("two\nlines".to_owned()));
+    let mut stream = std::pin::pin!(lines_of(viewer, feed.draining()));
+    assert_eq!(stream.next().await.unwrap(), "retry: 2000\n\n");
+    let lines = String::from_utf8(stream.next().await.unwrap().to_vec()).unwrap();
+    let events: Vec<_> = lines.split_terminator("\n\n").collect();
+    let row: serde_json::Value = serde_json::from_str(events[0].strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!((row["what"].as_str(), row["kind"].as_str()), (Some("retry"), Some("job")));
+    let words = "no recording yet, again in 10 s, HTTP 404, try 1, conversation.completed, live";
+    assert_eq!(row["text"].as_str(), Some(words));
+    let place = LivePlace { period: feed.log().period, number: 2 };
+    assert_eq!(events[1], format!("id: {place}\nevent: note\ndata: \"two\\nlines\""));
+    lifecycle.drain();
+    let ended = async { while stream.next().await.is_some() {} };
+    timeout(PATIENCE, ended).await.expect("it ends");
     lifecycle.wait().await;
 }
