@@ -10,11 +10,13 @@ import sys
 import time
 import traceback
 
+import access
 import everyone
+import hostile
 import pages
 from services import Site, chromium
 
-CHECKS = [check for module in (pages, everyone) for check in module.CHECKS]
+CHECKS = [check for module in (pages, access, hostile, everyone) for check in module.CHECKS]
 
 
 def show(error):

@@ -74,7 +74,7 @@ fn works_in_a_browser() {
         }
         (200, conversation.clone())
     });
-    let locked = "console = { enabled = true, listen = \"127.0.0.1:0\" }";
+    let locked = "console = { enabled = true, listen = \"127.0.0.1:0\", token_file = \"token\" }";
     let locked_site = Installation::new(&api.access, &format!("{SETTINGS}{locked}"));
     locked_site.write("token", TOKEN);
     let mut locked_run = locked_site.polyhook(["run"]).must_not_print(TOKEN).start();
@@ -99,6 +99,7 @@ fn works_in_a_browser() {
         "console": console(&run), "receiver": format!("http://{}/polyai-events", run.receiver_address()),
         "simulator": polyai.access.url, "archived": archived, "dead": format!("evt-{dead}"), "calls": calls,
         "locked_console": console(&locked_run), "token": TOKEN, "hostile_id": HOSTILE_ID,
+        "archive": site.archive(),
     });
     let script = root.join("tests/it/processes/console/browser.py");
     let checked =

@@ -1,5 +1,6 @@
 """What people do on the pages: see a delivery arrive, listen to a call, find a phrase, replay a dead letter."""
 
+import json
 import re
 
 from services import expect
@@ -44,7 +45,54 @@ def the_live_page_shows_events_and_its_filter_and_pause_work(site):
         expect(rows(second).first).to_be_visible()
 
 
+def search_finds_a_phrase_of_a_transcript(site):
+    stored, = site.archive.glob(f"**/{site.archived[1]}/conversation.json")
+    said = " | ".join(turn["agent_response"] for turn in json.loads(stored.read_text())["turns"])
+    phrase = re.findall(r"[A-Za-z]+ [a-z]+ [a-z]+", said)[-1]
+    with site.window() as page:
+        page.goto(f"{site.console}/conversations")
+        expect(page.get_by_role("link", name=site.archived[0])).to_be_visible()
+        # "/" goes to the search.
+        page.keyboard.press("/")
+        page.keyboard.type(phrase)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("link", name=site.archived[1])).to_be_visible()
+        page.get_by_role("searchbox").fill("words that no caller says")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("link", name=site.archived[1])).to_have_count(0)
+
+
+def a_dead_letter_is_replayed_after_its_preview_and_is_archived(site):
+    call = site.take_call()
+    site.control(f"calls/{call}/script", {"missing": True}, "PUT")
+    with site.window() as page:
+        page.goto(f"{site.console}/live?outcome=dead")
+        site.deliver(call)
+        expect(page.get_by_role("row").filter(has_text=call)).to_be_visible()
+        page.get_by_role("navigation").get_by_role("link", name="Dead letters").click()
+        row = page.get_by_role("row").filter(has_text=call)
+        row.get_by_role("link").first.click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Dead letter")
+        expect(page.get_by_role("main")).to_contain_text("unknown_conversation")
+        expect(page.get_by_role("main")).to_contain_text("correlation id")
+        # The cause is fixed. A preview comes before the replay.
+        site.control(f"calls/{call}/script", {}, "PUT")
+        page.get_by_role("button", name=re.compile("^Replay")).click()
+        confirm = page.get_by_role("button", name="Replay 1 dead letter")
+        expect(confirm).to_be_visible()
+        expect(page.get_by_role("main")).to_contain_text(call)
+        confirm.click()
+        expect(page.get_by_role("status").filter(has_text="1 dead letter")).to_be_visible()
+        page.goto(f"{site.console}/live")
+        expect(page.get_by_role("row").filter(has_text=call).filter(has_text="done").first).to_be_visible()
+        page.goto(f"{site.console}/dead")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.get_by_role("row").filter(has_text=call)).to_have_count(0)
+
+
 CHECKS = [
     the_overview_counts_deliveries_while_it_is_open,
     the_live_page_shows_events_and_its_filter_and_pause_work,
+    search_finds_a_phrase_of_a_transcript,
+    a_dead_letter_is_replayed_after_its_preview_and_is_archived,
 ]

@@ -24,6 +24,7 @@ class Site:
         self.console, self.locked = setup["console"], setup["locked_console"]
         self.receiver, self.simulator = setup["receiver"], setup["simulator"]
         self.token, self.hostile_id = setup["token"], setup["hostile_id"]
+        self.archive = Path(setup["archive"])
         # Each check takes calls that no other check uses.
         self.archived, self.dead, self.calls = setup["archived"], setup["dead"], list(setup["calls"])
         self.pages = []
