@@ -32,6 +32,9 @@ use crate::{
 
 /// The unreadable days that the page names.
 const MAX_NAMED_DAYS: usize = 5;
+/// The characters of a text and of an id that the page shows.
+const MAX_TEXT_CHARS: usize = 400;
+const MAX_ID_CHARS: usize = 80;
 
 pub(super) fn routes() -> Router<Arc<Console>> {
     Router::new().route("/conversations", get(list))
@@ -118,8 +121,9 @@ impl View<'_> {
     fn count(&self) -> String {
         let calls = self.page.calls.len();
         let noun = if calls == 1 { "conversation" } else { "conversations" };
-        let more = if self.page.end == SearchEnd::Full { "The newest " } else { "" };
-        let page = if self.query.after.is_empty() { "" } else { " on this page" };
+        let is_first = self.query.after.is_empty();
+        let more = if is_first && self.page.next.is_some() { "The newest " } else { "" };
+        let page = if is_first { "" } else { " on this page" };
         format!("{more}{calls} {noun}{page}. Days are those of the start, in UTC.")
     }
 
@@ -255,7 +259,7 @@ impl View<'_> {
             tr {
                 td data-label="Started" { (format::time(call.started_at)) }
                 td {
-                    a class="id mono" href=(link(call)) { bdi { (call.conversation_id) } }
+                    a class="id mono" href=(link(call)) { bdi { (shorten(&call.conversation_id, MAX_ID_CHARS)) } }
                     @if let Some(heading) = &call.summary_heading { bdi class="summary" { (self.text(heading)) } }
                     @if let Some(number) = self.number(call) { div class="quiet" { "from " bdi { (number) } } }
                     @if let Some(hit) = &call.hit { (self.hit(hit)) }
@@ -272,8 +276,8 @@ impl View<'_> {
                     @if !call.handoff { span class="quiet" { "no" } }
                 }
                 td data-label="Channel" {
-                    @if let Some(channel) = &call.channel { bdi { (channel) } }
-                    @for word in words { " " span class="quiet" { bdi { (word) } } }
+                    @if let Some(channel) = &call.channel { bdi { (shorten(channel, MAX_ID_CHARS)) } }
+                    @for word in words { " " span class="quiet" { bdi { (shorten(word, MAX_ID_CHARS)) } } }
                 }
                 @if has_projects { td data-label="Project" { bdi { (call.project.project_id) } } }
             }
@@ -308,9 +312,18 @@ impl View<'_> {
         Some(self.text(number))
     }
 
-    /// Returns a text as the viewer may see it.
+    /// Returns a text as the viewer may see it, or its beginning if it is long.
     fn text(&self, text: &str) -> String {
-        if self.show_numbers { text.to_owned() } else { mask_numbers(text) }
+        let shown = shorten(text, MAX_TEXT_CHARS);
+        if self.show_numbers { shown } else { mask_numbers(&shown) }
+    }
+}
+
+/// Returns the beginning of a long text.
+fn shorten(text: &str, max_chars: usize) -> String {
+    match text.char_indices().nth(max_chars) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 

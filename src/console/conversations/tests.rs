@@ -78,6 +78,16 @@ fn texts_of_callers_are_harmless() {
     assert!(html.contains("<bdi>CA/1?\u{202e}</bdi>"), "{html}");
     assert!(html.contains("date=2026-11-22#turn-3-agent\""), "the hit is shown on the next page: {html}");
     assert!(html.contains("It does not search in transcripts."), "{html}");
+    let long = "x".repeat(1 << 20);
+    let call = FoundCall {
+        conversation_id: long.clone(),
+        summary_heading: Some(long.clone()),
+        handoff_reason: Some(long.clone()),
+        channel: Some(long),
+        ..call()
+    };
+    // The whole id is in its link alone.
+    assert!(render(&page(vec![call]), "").len() < (1 << 20) + 20_000);
 }
 
 #[test]
