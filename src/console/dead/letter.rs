@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
 };
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use super::{
     DeadPages,
     body::ShownBody,
-    markup::{command, conversation_link, grouped, outside},
+    markup::{command, conversation_link, grouped, outside, own_text},
 };
 use crate::{
     console::{
@@ -30,8 +30,14 @@ pub(super) async fn show(
     State(console): State<Arc<Console>>,
     Extension(pages): Extension<Arc<DeadPages>>,
     viewer: Viewer,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Page, PageError> {
+    let Ok(Path(id)) = id else {
+        return Err(PageError::not_found(
+            "The address is not that of a dead letter.",
+            "List the dead letters.",
+        ));
+    };
     let (found, extent) = pages.reader.find(&console, id.clone()).await?;
     if found.is_empty() {
         return Err(PageError::not_found(
@@ -44,6 +50,7 @@ pub(super) async fn show(
             format!("List the dead letters, or run `polyhook dead show {}`.", argument(&id)),
         ));
     }
+    tracing::info!(viewer = viewer.name, event = id, "a person opened a dead letter");
     let now = console.clock.now();
     let body = html! {
         p { a href="/dead" { "Dead letters" } }
@@ -78,7 +85,7 @@ impl View<'_> {
                 (format::badge("bad", &terminal::escape(letter.reason())))
                 " dead for " (format::age(letter.age(self.now))) ", since " (format::time(letter.since()))
             }
-            div class="notice warn" { p { (next_step(letter)) } }
+            div class="notice warn" { p { (own_text(&next_step(letter))) } }
             (self.facts())
             (self.actions())
             h2 { "Tries and replays" }
@@ -175,7 +182,7 @@ impl View<'_> {
                 @if !show_numbers {
                     p class="quiet" { "What may be a phone number is masked (" code { "console.show_numbers" } ")." }
                 }
-                pre class="body" dir="auto" { (terminal::escape_lines(&text, false)) }
+                pre class="body" dir="auto" tabindex="0" role="region" aria-label="Body of the event" { (terminal::escape_lines(&text, false)) }
                 @if is_cut {
                     p { "This is the first part. All of it: "
                         (command(&format!("body-{}", self.number), &format!("polyhook dead show --body {}", argument(&message.id))))

@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use super::{
     DeadPages,
     listing::{Group, Listing, ROWS_PER_PAGE},
-    markup::{command, grouped, letters, table},
+    markup::{command, grouped, letters, own_text, table},
     scope::{ListQuery, Scope},
 };
 use crate::{
@@ -63,7 +63,7 @@ impl View<'_> {
                     h2 { "Other reasons" }
                     p {
                         (letters(listing.other_reasons)) " of further reasons. "
-                        "`polyhook dead list` shows them."
+                        code { "polyhook dead list" } " shows them."
                     }
                 }
             } @else if query.scope.is_everything() && !listing.extent.is_cut {
@@ -142,25 +142,25 @@ impl View<'_> {
         let age = group.oldest.duration_until(self.listing.at).unsigned_abs();
         let is_one_reason = self.query.scope.reason.is_some();
         html! {
-            section class="reason" aria-labelledby={ "reason-" (number) } {
-                h2 id={ "reason-" (number) } {
-                    (format::badge("bad", &terminal::escape(&group.reason)))
-                    " " (letters(group.count)) ", the oldest "
-                    span title={ (group.oldest.strftime("%Y-%m-%d %H:%M:%S UTC")) } { (format::age(age)) " old" }
-                }
-                p { (next_step_for(&group.reason)) }
-                (self.actions(number, &scope))
-                (table(&group.rows, self.console.config.allow_replay))
-                @if is_one_reason {
-                    (self.pager(group))
-                } @else if group.count > group.rows.len() as u64 {
-                    p {
-                        a href=(scope.url(1)) { "All " (grouped(group.count)) " of this reason" }
-                        " (" (grouped(group.count - group.rows.len() as u64)) " more)"
+                    section class="reason" aria-labelledby={ "reason-" (number) } {
+                        h2 id={ "reason-" (number) } {
+                            (format::badge("bad", &terminal::escape(&group.reason)))
+                            " " (letters(group.count)) ", the oldest "
+        (format::age(age)) " old, since " (format::time(group.oldest))
+                        }
+                        p { (own_text(next_step_for(&group.reason))) }
+                        (self.actions(number, &scope))
+                        (table(&group.rows, self.console.config.allow_replay))
+                        @if is_one_reason {
+                            (self.pager(group))
+                        } @else if group.count > group.rows.len() as u64 {
+                            p {
+                                a href=(scope.url(1)) { "All " (grouped(group.count)) " of this reason" }
+                                " (" (grouped(group.count - group.rows.len() as u64)) " more)"
+                            }
+                        }
                     }
                 }
-            }
-        }
     }
 
     /// Returns the actions on a whole reason.

@@ -16,6 +16,8 @@ const ROWS_PER_REASON: u64 = 10;
 pub(super) const ROWS_PER_PAGE: u64 = 50;
 /// Reasons that a list tells apart. polyhook itself has about thirty; any program that can write to the queue may have more.
 const MAX_REASONS: usize = 50;
+/// The longest text of a row. No id of PolyAI is longer.
+const MAX_TEXT_BYTES: usize = 1_000;
 /// The longest reason that is told apart.
 const MAX_REASON_BYTES: usize = 255;
 
@@ -60,15 +62,20 @@ impl Row {
         Self {
             id: summary.id.to_owned(),
             since: summary.dead_since,
-            detail: summary.detail.map(str::to_owned),
-            event_type: summary.event_type.to_owned(),
-            environment: summary.environment.to_owned(),
+            detail: summary.detail.map(bounded),
+            event_type: bounded(summary.event_type),
+            environment: bounded(summary.environment),
             tries: summary.tries,
             replays: summary.replays,
-            conversation_id: summary.conversation_id,
-            project_id: summary.project_id,
+            conversation_id: summary.conversation_id.as_deref().map(bounded),
+            project_id: summary.project_id.as_deref().map(bounded),
         }
     }
+}
+
+/// Returns the first part of a text, because other programs may write messages with long ones.
+fn bounded(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_TEXT_BYTES)].to_owned()
 }
 
 /// Builds a [`Listing`] while the letters are read.

@@ -31,6 +31,15 @@ pub(super) fn outside(text: &str) -> Markup {
     html! { bdi { (shown) } }
 }
 
+/// Returns a text of polyhook itself, in which backticks enclose commands and keys.
+pub(super) fn own_text(text: &str) -> Markup {
+    html! {
+        @for (number, part) in text.split('`').enumerate() {
+            @if number % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
+}
+
 /// Returns a command line with a button that copies it.
 pub(super) fn command(id: &str, command: &str) -> Markup {
     html! {
@@ -89,7 +98,7 @@ pub(super) fn table(rows: &[Row], is_selectable: bool) -> Markup {
                             td data-label="Environment" { (outside(&row.environment)) }
                             td data-label="Tries" class="number" {
                                 (row.tries)
-                                @if row.replays > 0 { " (replayed " (row.replays) "×)" }
+                                @if row.replays > 0 { ", replayed " (row.replays) "×" }
                             }
                             td data-label="Last error" class="detail" { (or_dash(&row.detail)) }
                         }
@@ -106,7 +115,7 @@ fn event_link(row: &Row) -> Markup {
             Some(url) => a href=(url) { (outside(&row.id)) },
             None => (outside(&row.id)),
         }
-        " " span class="quiet" { (outside(&row.event_type)) }
+        " " span class="quiet type" { (outside(&row.event_type)) }
     }
 }
 

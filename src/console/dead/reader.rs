@@ -26,7 +26,7 @@ use crate::{
 /// when the reading began.
 const SHARED_FOR: Duration = Duration::from_secs(5);
 /// The number of results that are kept.
-const MAX_SHARED: usize = 8;
+const MAX_SHARED: usize = 4;
 /// The time for which a request waits for others that read.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The letters of one id, usually one.

@@ -5,7 +5,7 @@
 //! preview that is forgotten is made again.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -20,6 +20,8 @@ use crate::queue::{DeadLetter, DeadLetterAction, SettleTotals};
 const MAX_KEPT: usize = 32;
 /// The letters of all selections that are kept. A fingerprint takes up to 20 bytes.
 const MAX_KEPT_LETTERS: u64 = 500_000;
+/// Reasons that a preview tells apart.
+const MAX_REASONS: usize = 20;
 /// Letters that a preview lists. It counts all of them.
 const MAX_ROWS: usize = 100;
 
@@ -98,6 +100,10 @@ pub(super) struct SelectedLetters {
     pub(super) count: u64,
     /// The first letters.
     pub(super) rows: Vec<Row>,
+    /// The number of letters of each reason.
+    pub(super) reasons: BTreeMap<String, u64>,
+    /// Letters of further reasons.
+    pub(super) other_reasons: u64,
     /// The times at which the first and the last of them became dead letters.
     pub(super) range: Option<(Timestamp, Timestamp)>,
 }
@@ -109,6 +115,12 @@ impl SelectedLetters {
         self.count += 1;
         if self.rows.len() < MAX_ROWS {
             self.rows.push(Row::new(letter));
+        }
+        let is_full = self.reasons.len() == MAX_REASONS;
+        if is_full && !self.reasons.contains_key(letter.reason()) {
+            self.other_reasons += 1;
+        } else {
+            *self.reasons.entry(letter.reason().to_owned()).or_default() += 1;
         }
         let (since, range) = (letter.since(), self.range);
         self.range = Some(range.map_or((since, since), |(first, last)| (first.min(since), last.max(since))));

@@ -201,6 +201,7 @@ async fn shows_a_dead_letter_with_its_tries() {
     add_with(&with_numbers, message("evt_1", body), &[attempt("timeout", "2026-11-22T11:00:00Z")]).await;
     assert!(with_numbers.get("/dead/evt_1").await.body.contains("+15550100123"));
 
+    assert_eq!(console.get("/dead/%ff").await.status, 404);
     let gone = console.get("/dead/evt_gone").await;
     assert!(gone.status == 404 && text(&gone).contains("polyhook dead show evt_gone"), "{gone:?}");
 }
@@ -261,6 +262,7 @@ async fn drops_a_selection_after_a_warning() {
         shown.contains("Drop 2 dead letters permanently?") && shown.contains("cannot be replayed"),
         "{shown}"
     );
+    assert!(shown.contains("no_conversation_id (2)"), "{shown}");
     assert!(
         shown.contains("No longer dead letters, or read by another command at the moment: gone"),
         "{shown}"
@@ -430,9 +432,17 @@ async fn the_log_names_viewer_action_and_events_but_no_body() {
     }
     let page = preview(&console, &[("scope", "filter"), ("reason", "timeout"), ("action", "replay")]).await;
     let (lines, _guard) = super::harness::record_log();
+    console.get("/dead/evt_a").await;
     confirm(&console, &page).await;
     let lines = lines.text();
-    for part in ["viewer=\"local\"", "action=\"replay\"", "letters=2", "evt_a evt_b", "done=2"] {
+    for part in [
+        "a person opened a dead letter viewer=\"local\" event=\"evt_a\"",
+        "viewer=\"local\"",
+        "action=\"replay\"",
+        "letters=2",
+        "evt_a evt_b",
+        "done=2",
+    ] {
         assert!(lines.contains(part), "{part}: {lines}");
     }
     assert!(!lines.contains("front-desk"), "{lines}");

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
+    net::SocketAddr,
     process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -26,7 +27,10 @@ use crate::{
     rabbitmq::config,
     support::{
         ports,
-        process::{Installation, SimulatedPolyAi, deliver, eventually, interpreter, metric},
+        process::{
+            Installation, Process, SimulatedPolyAi, deliver, eventually, get, http_exchange, interpreter,
+            metric,
+        },
         rabbit::{self, exclusive_node_blocking},
     },
 };
@@ -35,7 +39,7 @@ fn lines(stdout: &str) -> Vec<Value> {
     stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
-fn depth(admin: std::net::SocketAddr, queue: &str) -> usize {
+fn depth(admin: SocketAddr, queue: &str) -> usize {
     metric(admin, &format!("polyhook_queue_depth{{queue=\"{queue}\"}}"))
 }
 
@@ -336,7 +340,8 @@ fn on_rabbitmq_replays_a_dead_letter_after_its_cause_is_fixed() {
     let project = |name: &str| {
         format!("{{ account_id = \"{name}\", project_id = \"{name}\", api_key = \"an-unknown-key\" }}")
     };
-    let others = format!("projects = [{}, {}]", project("one"), project("another"));
+    let console = "console = { enabled = true, listen = \"127.0.0.1:0\", allow_replay = true }";
+    let others = format!("{console}\nprojects = [{}, {}]", project("one"), project("another"));
     let Rabbit { site, .. } = Rabbit::new(rabbit::SHARED_NODE.url(), &polyai, &others);
     let polyhook =
         |arguments: &[&str]| site.polyhook(arguments.iter().copied()).must_not_print("guest:guest");
@@ -350,6 +355,7 @@ fn on_rabbitmq_replays_a_dead_letter_after_its_cause_is_fixed() {
     let listed = lines(&polyhook(&["dead", "list", "--json"]).run().expect_exit_code(0).stdout);
     assert_eq!(listed.iter().filter(|letter| letter["reason"] == "key_rejected").count(), 3, "{listed:?}");
     assert_eq!(depth(admin, "dead"), 3, "the dead letters are visible again after the command");
+    assert_console_replays(&run, admin, &format!("evt-{}", ids[0]));
     run.stop();
 
     let project = format!(
@@ -368,6 +374,40 @@ fn on_rabbitmq_replays_a_dead_letter_after_its_cause_is_fixed() {
     assert_eq!(announced, 3, "no queue is bound, but each was announced");
     work.stop();
     assert_eq!(verified_archive(&site.archive()).keys().collect::<BTreeSet<_>>(), ids.iter().collect());
+}
+
+/// Replays one of three dead letters in the console while its cause is not fixed.
+fn assert_console_replays(run: &Process, admin: SocketAddr, event: &str) {
+    let console = run.address("serving the console");
+    let page = |path: &str| {
+        let (status, page) = get(console, path).unwrap();
+        assert_eq!(status, 200, "{path}: {page}");
+        page
+    };
+    let value_of = |page: &str, field: &str| {
+        let (_, rest) = page.split_once(&format!("name=\"{field}\" value=\"")).expect(field);
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let submit = |action: &str, form: &str| {
+        let headers = "content-type: application/x-www-form-urlencoded\r\n";
+        let path = format!("/dead/actions/{action}");
+        http_exchange(console, "POST", &path, headers, form.as_bytes()).unwrap()
+    };
+    let list = page("/dead");
+    assert!(list.contains("3 dead letters in the queue") && list.contains("key_rejected"), "{list}");
+    assert_eq!(depth(admin, "dead"), 3, "the dead letters are visible again after the page");
+    let csrf = value_of(&list, "csrf");
+    let location =
+        |head: &str| head.lines().find_map(|line| line.strip_prefix("location: ")).unwrap().to_owned();
+    let (head, _) = submit("preview", &format!("csrf={csrf}&action=replay&scope=ids&id={event}"));
+    let preview = page(&location(&head));
+    assert!(preview.contains("Replay 1 dead letter?") && preview.contains(event), "{preview}");
+    let (head, _) = submit("confirm", &format!("csrf={csrf}&selection={}", value_of(&preview, "selection")));
+    assert!(page(&location(&head)).contains("Replayed 1 dead letter"));
+    // The key is still wrong, so the job fails again.
+    let replayed =
+        || get(console, &format!("/dead/{event}")).is_some_and(|(_, page)| page.contains(">replayed<"));
+    eventually("dead again, with its history", || replayed() && depth(admin, "dead") == 3);
 }
 
 #[test]

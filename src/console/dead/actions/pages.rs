@@ -72,6 +72,11 @@ impl ActionPage<'_> {
             }
             dl class="facts card" {
                 dt { "Letters" } dd { (grouped(selected.count)) }
+                dt { "Reasons" }
+                dd {
+                    @for (reason, count) in &selected.reasons { (outside(reason)) " (" (grouped(*count)) ") " }
+                    @if selected.other_reasons > 0 { "others (" (grouped(selected.other_reasons)) ")" }
+                }
                 @if let Some((oldest, newest)) = selected.range {
                     dt { "Oldest" } dd { "dead since " (format::time(oldest)) }
                     dt { "Newest" } dd { "dead since " (format::time(newest)) }
@@ -139,14 +144,14 @@ impl ActionPage<'_> {
             @if let Some(error) = first_error {
                 div class="notice bad" {
                     p { (letters(*failed)) " could not be " (past) " and stay dead letters: " (outside(&error.to_string())) }
-                    p { "Fix that and repeat the action. The cause: `polyhook doctor`." }
+                    p { "Fix that and repeat the action. " code { "polyhook doctor" } " finds the cause." }
                 }
             }
             @if unreached > 0 {
                 @match ended_early {
                     Some(why) => div class="notice bad" {
                         p { (letters(unreached)) " not reached and still there: " (outside(why)) "." }
-                        p { "Repeat the action. The cause: `polyhook doctor`." }
+                        p { "Repeat the action. " code { "polyhook doctor" } " finds the cause." }
                     },
                     None if first_error.is_some() => p { (letters(unreached)) " not reached." },
                     None => p {

@@ -21,6 +21,7 @@ pub(super) async fn run(console: Arc<Console>, pages: Arc<DeadPages>, selection:
     let Selection { viewer, action, letters, id, .. } = &*selection;
     let action = verb(*action);
     tracing::info!(viewer, action, selection = id, letters = letters.count, "a person acts on dead letters");
+    let _end = EndAfterPanic(&selection);
     let (totals, ended_early) = settle(&console, &pages, &selection).await;
     pages.reader.forget();
     let SettleTotals { done, gone, failed, .. } = totals;
@@ -36,6 +37,22 @@ pub(super) async fn run(console: Arc<Console>, pages: Arc<DeadPages>, selection:
         "the action on dead letters is over"
     );
     selection.state.send_replace(State::Finished { totals, ended_early });
+}
+
+/// Ends an action that a panic has interrupted.
+struct EndAfterPanic<'a>(&'a Selection);
+
+impl Drop for EndAfterPanic<'_> {
+    fn drop(&mut self) {
+        self.0.state.send_if_modified(|state| {
+            let is_running = matches!(state, State::Running(_));
+            if is_running {
+                let ended_early = Some("a bug in polyhook, which the log names".to_owned());
+                *state = State::Finished { totals: SettleTotals::default(), ended_early };
+            }
+            is_running
+        });
+    }
 }
 
 async fn settle(

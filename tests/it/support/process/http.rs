@@ -15,6 +15,18 @@ pub(crate) fn http_request(
     headers: &str,
     body: &[u8],
 ) -> Option<(u16, String)> {
+    let (head, body) = http_exchange(to, method, path, headers, body)?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body))
+}
+
+/// Like [`http_request`], but returns the head instead of the status.
+pub(crate) fn http_exchange(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> Option<(String, String)> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n{headers}");
@@ -24,7 +36,7 @@ pub(crate) fn http_request(
     stream.read_to_end(&mut response).ok()?;
     let response = String::from_utf8_lossy(&response);
     let (head, body) = response.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    Some((head.to_owned(), body.to_owned()))
 }
 
 /// Sends a GET request.

@@ -17,7 +17,7 @@ mod wait;
 
 pub(crate) use self::{
     command::{CommandOutput, PolyhookCommand, interpreter},
-    http::{deliver, get, http_request, metric, post},
+    http::{deliver, get, http_exchange, http_request, metric, post},
     installation::{Installation, manifests},
     running::Process,
     simulated_polyai::{SimulatedPolyAi, SimulatorAccess},
