@@ -8,6 +8,7 @@ mod config_check;
 mod configuration;
 mod connections;
 mod console;
+mod console_access;
 mod dead;
 mod demo;
 mod doctor;
