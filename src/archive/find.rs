@@ -61,8 +61,9 @@ impl Archive {
         }
         days.sort_by_key(|day| Reverse(day.date()));
         let name = encode_path_segment(conversation_id);
-        let found = stream::iter(&days)
-            .map(|day| self.read_stored_manifest(day, &name))
+        let name = &*name;
+        let found = stream::iter(days)
+            .map(|day| async move { self.read_stored_manifest(&day, name).await })
             .buffered(CONCURRENT_READS)
             .try_filter_map(|manifest| ready(Ok(manifest)));
         let mut found = pin!(found);

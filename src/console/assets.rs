@@ -31,6 +31,16 @@ const ASSETS: &[Asset] = &[
         content: include_str!("assets/console.js"),
     },
     Asset {
+        name: "conversation.css",
+        content_type: "text/css; charset=utf-8",
+        content: include_str!("assets/conversation.css"),
+    },
+    Asset {
+        name: "conversation.js",
+        content_type: "text/javascript; charset=utf-8",
+        content: include_str!("assets/conversation.js"),
+    },
+    Asset {
         name: "overview.css",
         content_type: "text/css; charset=utf-8",
         content: include_str!("assets/overview.css"),

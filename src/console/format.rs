@@ -6,6 +6,8 @@ use bytesize::ByteSize;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use crate::terminal;
+
 /// Returns a time. The script of the console shows it in the viewer's zone, with UTC as its title.
 pub(super) fn time(at: Timestamp) -> Markup {
     let text = at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
@@ -28,6 +30,40 @@ pub(super) fn bytes(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
 
+/// Returns the length of a call: `4:05`, `1:00:09`.
+pub(super) fn length(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    match seconds / 3600 {
+        0 => format!("{}:{:02}", seconds / 60, seconds % 60),
+        hours => format!("{hours}:{:02}:{:02}", seconds / 60 % 60, seconds % 60),
+    }
+}
+
+/// Shows text from outside, such as what a caller said. Its direction of writing does not change what stands around it.
+pub(super) fn outside_text(text: &str) -> Markup {
+    html! { bdi dir="auto" { (visible(text, false)) } }
+}
+
+/// Returns text from outside for a title or an attribute, which cannot be isolated.
+pub(super) fn outside_name(text: &str) -> String {
+    visible(text, true)
+}
+
+/// Replaces control characters and what forces a direction of writing. A `name` has no invisible characters at all.
+fn visible(text: &str, is_name: bool) -> String {
+    let is_hidden = |c: char| match c {
+        '\n' | '\t' => is_name,
+        '\u{202d}' | '\u{202e}' => true,
+        c => c.is_control() || is_name && terminal::is_invisible(c),
+    };
+    text.chars().map(|c| if is_hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Returns the beginning of a text.
+pub(super) fn beginning(text: &str, max_chars: usize) -> &str {
+    text.char_indices().nth(max_chars).map_or(text, |(end, _)| &text[..end])
+}
+
 /// Returns a word that stands out, such as a state. `tone` is `good`, `bad`, `warn` or `quiet`.
 pub(super) fn badge(tone: &str, text: &str) -> Markup {
     html! { span class={ "badge " (tone) } { (text) } }
@@ -36,6 +72,20 @@ pub(super) fn badge(tone: &str, text: &str) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_from_outside_stays_in_its_place() {
+        assert_eq!(
+            outside_text("<b>\0\u{202e}x\ny").into_string(),
+            "<bdi dir=\"auto\">&lt;b&gt;\u{fffd}\u{fffd}x\ny</bdi>"
+        );
+        assert_eq!(outside_name("a\u{200f}\nb"), "a\u{fffd}\u{fffd}b");
+        assert_eq!((beginning("äöü", 2), beginning("äöü", 3)), ("äö", "äöü"));
+        assert_eq!(
+            (length(245.9), length(3609.0), length(-1.0)),
+            ("4:05".into(), "1:00:09".into(), "0:00".into())
+        );
+    }
 
     #[test]
     fn shows_ages_in_two_units() {

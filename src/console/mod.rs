@@ -11,6 +11,7 @@
 mod access;
 mod assets;
 mod config;
+mod conversation;
 mod conversations;
 mod dead;
 mod error;
@@ -141,6 +142,7 @@ impl Service<Request<RequestBody>> for ClientService {
 fn router_with(access: &Arc<Access>, console: Arc<Console>) -> Router {
     let pages = Router::new()
         .merge(overview::routes())
+        .merge(conversation::routes())
         .merge(live::routes())
         .merge(conversations::routes())
         .merge(dead::routes())

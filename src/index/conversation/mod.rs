@@ -146,7 +146,7 @@ fn add_facts_of_document(call: &mut CallRow, document: &mut Document<'_>, scrubb
     call.variant_id = variant_id.filter(|_| is_id);
     call.language = document.take_scalar(Field::Language, name);
     let summary = document.take(Field::ShortSummary, values::summary);
-    [call.summary_heading, call.summary] = summary.unwrap_or_default().map(|text| scrubber.spoken(text));
+    [call.summary_heading, call.summary] = summary.unwrap_or_default();
     call.score = document.take_scalar(Field::Score, |scalar| values::number(&scalar));
     call.metrics = document.take(Field::Metrics, |json| values::metrics(json, scrubber)).unwrap_or_default();
     let tags = document.take(Field::Tags, |json| {

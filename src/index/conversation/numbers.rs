@@ -1,4 +1,4 @@
-//! Phone numbers in the tables: left out, hashed, or as PolyAI sent them. People who look see most digits masked.
+//! Phone numbers in the tables: left out, hashed, or as PolyAI sent them.
 
 use std::fmt;
 
@@ -17,18 +17,9 @@ const KEY_ID_TEXT: &[u8] = b"polyhook index.numbers_key";
 /// The digits of the hash that identifies a key.
 const KEY_ID_LENGTH: usize = 16;
 
-/// The digits of a masked number that stay.
-const SHOWN_DIGITS: usize = 2;
-/// A number with fewer digits is masked as a whole.
-const MIN_PARTLY_SHOWN: usize = 7;
-/// Written for masked digits.
-const MASK: &str = "•••";
-
-/// The form of phone numbers in the tables, and for people who look.
+/// The form of phone numbers in the tables.
 pub struct Numbers {
     mode: NumberMode,
-    /// True if all but the last digits are masked, also in what was said.
-    is_masked: bool,
     /// The hash under the key, before any text. Present if the mode is [`NumberMode::Hash`].
     hash: Option<Hmac<Sha256>>,
 }
@@ -38,13 +29,12 @@ impl Numbers {
     pub fn new(config: &IndexConfig) -> Result<Self, Problem> {
         let hash =
             config.key()?.map(Secret::expose).and_then(|key| Hmac::new_from_slice(key.as_bytes()).ok());
-        Ok(Self { mode: config.numbers, is_masked: false, hash })
+        Ok(Self { mode: config.numbers, hash })
     }
 
-    /// Returns the form for a person: numbers as PolyAI sent them, or masked.
-    pub fn for_display(are_shown: bool) -> Self {
-        let mode = if are_shown { NumberMode::Plain } else { NumberMode::Omit };
-        Self { mode, is_masked: !are_shown, hash: None }
+    /// Returns numbers as PolyAI sent them.
+    pub fn plain() -> Self {
+        Self { mode: NumberMode::Plain, hash: None }
     }
 
     /// Returns the mode.
@@ -64,11 +54,6 @@ impl Numbers {
         self.mode == NumberMode::Plain
     }
 
-    /// Returns true if the numbers of the call are masked in what was said, too.
-    pub(super) fn are_masked(&self) -> bool {
-        self.is_masked
-    }
-
     /// Returns the text of a column for a number.
     pub(super) fn column(&self, number: &str) -> Option<String> {
         if self.are_plain() {
@@ -77,32 +62,15 @@ impl Numbers {
         self.hash(&phone::normalize(number))
     }
 
-    /// Returns the hash of a normalized number, or its last digits if numbers are masked. Returns `None` if the mode has neither,
-    /// or the number is empty.
+    /// Returns the hash of a normalized number, or `None` if the mode has no hashes or the number is empty.
     pub(super) fn hash(&self, normalized: &str) -> Option<String> {
-        match normalized {
-            "" => None,
-            number if self.is_masked => Some(mask(number)),
-            number => self.keyed(number.as_bytes()),
-        }
+        if normalized.is_empty() { None } else { self.keyed(normalized.as_bytes()) }
     }
 
     fn keyed(&self, text: &[u8]) -> Option<String> {
         let mut hash = self.hash.clone()?;
         hash.update(text);
         Some(hex::encode(hash.finalize().into_bytes()))
-    }
-}
-
-/// Masks all but the last digits. An address without a number, such as `polyai`, stays unless it names a host.
-fn mask(number: &str) -> String {
-    let digits: Vec<char> = number.chars().filter(|c| c.is_numeric()).collect();
-    match digits.len() {
-        0 if !number.contains('@') => number.to_owned(),
-        length if length >= MIN_PARTLY_SHOWN => {
-            format!("{MASK}{}", digits[length - SHOWN_DIGITS..].iter().collect::<String>())
-        }
-        _ => MASK.to_owned(),
     }
 }
 
@@ -141,22 +109,6 @@ mod tests {
         assert_eq!(numbers(NumberMode::Omit).column("+15550100"), None);
         assert_eq!(numbers(NumberMode::Plain).column(" +1 555-0100").as_deref(), Some(" +1 555-0100"));
         assert_eq!(numbers(NumberMode::Plain).column(" "), None);
-    }
-
-    #[test]
-    fn a_person_sees_the_last_digits_only() {
-        let masked = Numbers::for_display(false);
-        for (number, shown) in [
-            ("+1 (555) 010-0123", "•••23"),
-            ("sip:+15550100123@host.example", "•••23"),
-            ("112", "•••"),
-            ("alice@host.example", "•••"),
-            ("polyai", "polyai"),
-        ] {
-            assert_eq!(masked.column(number).as_deref(), Some(shown), "{number}");
-        }
-        assert_eq!(masked.column(" "), None);
-        assert_eq!(Numbers::for_display(true).column("+15550100").as_deref(), Some("+15550100"));
     }
 
     #[test]

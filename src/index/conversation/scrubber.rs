@@ -52,12 +52,6 @@ impl<'a> Scrubber<'a> {
         }
     }
 
-    /// Returns what was said. It is as it is in the tables, and for a person without the numbers of the call if numbers are
-    /// masked.
-    pub(super) fn spoken(&self, text: Option<String>) -> Option<String> {
-        text.map(|text| if self.numbers.are_masked() { self.without_own(text) } else { text })
-    }
-
     /// Returns the number of the call that a text is as a whole.
     fn own(&self, text: &str) -> Option<&OwnNumber> {
         if text.len() > phone::MAX_ADDRESS_BYTES {

@@ -94,14 +94,10 @@ impl Turn {
 
     fn add(&mut self, field: TurnField, rank: u8, json: &[u8], scrubber: &Scrubber<'_>) {
         match field {
-            TurnField::UserInput => self.user_input.offer(rank, scrubber.spoken(text(scalar(json)))),
-            TurnField::AgentResponse => self.agent_response.offer(rank, scrubber.spoken(text(scalar(json)))),
-            TurnField::TranslatedUserInput => {
-                self.translated_user_input.offer(rank, scrubber.spoken(text(scalar(json))));
-            }
-            TurnField::EnglishAgentResponse => {
-                self.english_agent_response.offer(rank, scrubber.spoken(text(scalar(json))));
-            }
+            TurnField::UserInput => self.user_input.offer(rank, text(scalar(json))),
+            TurnField::AgentResponse => self.agent_response.offer(rank, text(scalar(json))),
+            TurnField::TranslatedUserInput => self.translated_user_input.offer(rank, text(scalar(json))),
+            TurnField::EnglishAgentResponse => self.english_agent_response.offer(rank, text(scalar(json))),
             TurnField::UserInputAt => self.user_input_at.offer(rank, scalar(json).time()),
             TurnField::AgentResponseAt => self.agent_response_at.offer(rank, scalar(json).time()),
             TurnField::Latency => self.latency_s.offer(rank, latency(json)),

@@ -1,0 +1,116 @@
+//! Finding a conversation by its address.
+
+use std::fmt::Write as _;
+
+use http::StatusCode;
+use jiff::civil::Date;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use super::super::{Console, error::PageError, format};
+use crate::{
+    archive::{ArchiveError, Location, Manifest, SearchScope, StoredManifest},
+    shell,
+};
+
+/// The characters that a segment and a parameter of an address cannot contain.
+const ENCODED_CHARS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The part of an address that says where a conversation is. Without it the archive is searched.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Place {
+    account: Option<String>,
+    project: Option<String>,
+    date: Option<String>,
+}
+
+/// A conversation in the archive.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    pub(super) stored: StoredManifest,
+    pub(super) location: Location,
+}
+
+impl Place {
+    fn scope(&self) -> SearchScope {
+        let name = |id: &Option<String>| id.clone().filter(|id| !id.is_empty());
+        let date = self.date.as_deref().and_then(|date| date.parse::<Date>().ok());
+        SearchScope { account_id: name(&self.account), project_id: name(&self.project), date }
+    }
+}
+
+impl Conversation {
+    /// Finds the conversation. The error of one that is not in the archive, or erased, says what to do.
+    pub(super) async fn find(console: &Console, place: &Place, id: &str) -> Result<Self, PageError> {
+        let archive = &console.archive;
+        let find = async |scope: SearchScope| {
+            archive.find_manifest(&scope, id).await.map_err(|error| archive_away(&error))
+        };
+        let scope = place.scope();
+        let mut found = find(scope.clone()).await?;
+        if found.is_none() && scope != SearchScope::default() {
+            // PolyAI may have corrected the start since the address was made.
+            found = find(SearchScope::default()).await?;
+        }
+        let Some(stored) = found else { return Err(not_archived(id)) };
+        let Manifest { account_id, project_id, .. } = &stored.manifest;
+        // The record is older than the removal of the objects.
+        if archive.is_erased(account_id, project_id, id).await.map_err(|error| archive_away(&error))? {
+            return Err(not_archived(id));
+        }
+        let location = stored.location();
+        Ok(Self { stored, location })
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.stored.manifest
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.stored.manifest.conversation_id
+    }
+
+    /// Returns the address of something below the page of the conversation: `/audio/user`, or an empty text.
+    pub(super) fn url(&self, below: &str) -> String {
+        let mut url = format!("{}{below}?", path(self.id()));
+        let date = self.location.day().date().to_string();
+        for (name, value) in [
+            ("account", self.location.account_id()),
+            ("project", self.location.project_id()),
+            ("date", &date),
+        ] {
+            let separator = if name == "account" { "" } else { "&" };
+            let _ = write!(url, "{separator}{name}={}", utf8_percent_encode(value, ENCODED_CHARS));
+        }
+        url
+    }
+}
+
+/// Returns the path of the page of a conversation.
+fn path(id: &str) -> String {
+    format!("/conversations/{}", utf8_percent_encode(id, ENCODED_CHARS))
+}
+
+/// The same words for an erased conversation, which leaves no trace here.
+fn not_archived(id: &str) -> PageError {
+    let argument = format::outside_name(&shell::last_argument(id));
+    PageError::not_found(
+        "The archive does not have this conversation. It was not archived yet, or it was erased.",
+        format!("Fetch it with `polyhook fetch {argument}`. Find its jobs with `polyhook show {argument}`."),
+    )
+}
+
+/// The archive cannot be read.
+pub(super) fn archive_away(error: &ArchiveError) -> PageError {
+    let status = match error {
+        ArchiveError::Manifest { .. } | ArchiveError::Newer { .. } | ArchiveError::Collision { .. } => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    PageError::new(
+        status,
+        format!("The archive cannot be read: {error}."),
+        "Try again. The overview shows the state of the other parts.",
+    )
+}

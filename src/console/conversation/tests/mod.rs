@@ -1,0 +1,6 @@
+//! Tests over the router, without a socket.
+
+mod actions;
+mod audio;
+mod fixture;
+mod pages;
