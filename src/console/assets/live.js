@@ -14,6 +14,7 @@
   const MAX_ROWS = 500;
   const FLUSH_INTERVAL = 200;
   const NEWS_INTERVAL = 15000;
+  const RECONNECT_PATIENCE = 5000;
 
   // Events that are not shown yet, the newest last.
   let waiting = [];
@@ -153,7 +154,11 @@
 
   const connect = () => {
     const source = new EventSource(table.dataset.source);
-    source.addEventListener("open", () => { state.textContent = "Connected."; });
+    let stateTimer;
+    source.addEventListener("open", () => {
+      clearTimeout(stateTimer);
+      state.textContent = "Connected.";
+    });
     source.addEventListener("message", (message) => {
       const event = JSON.parse(message.data);
       unreported.events += 1;
@@ -162,9 +167,10 @@
     });
     source.addEventListener("note", (message) => add({ note: JSON.parse(message.data) }));
     source.addEventListener("error", () => {
-      state.textContent = source.readyState === EventSource.CLOSED
-        ? "The live view has ended: load the page again."
-        : "polyhook does not answer. Connecting again …";
+      clearTimeout(stateTimer);
+      if (source.readyState === EventSource.CLOSED) state.textContent = "The live view has ended: load the page again.";
+      // The server ends each stream after some minutes, and the browser connects again at once.
+      else stateTimer = setTimeout(() => { state.textContent = "polyhook does not answer. Connecting again …"; }, RECONNECT_PATIENCE);
     });
   };
 

@@ -33,6 +33,8 @@ use crate::queue::{TailEvent, TailEventKind};
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Lines of one part of the stream.
 const MAX_LINES: usize = 100;
+/// A stream ends after this time. The browser connects again without missing a line, if the person may still look.
+const MAX_DURATION: Duration = Duration::from_mins(5);
 /// The browser connects again after this time.
 const RECONNECT_DELAY: Duration = Duration::from_secs(2);
 /// The browser connects again after this time if too many people watch.
@@ -121,7 +123,8 @@ async fn events(State(console): State<Arc<Console>>, _viewer: Viewer, headers: H
     (headers, Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>))).into_response()
 }
 
-/// Returns the stream of a viewer. It ends when the drain starts, which must not wait for people who watch.
+/// Returns the stream of a viewer. It ends after [`MAX_DURATION`], and when the drain starts, which must not wait for people
+/// who watch.
 fn lines_of(viewer: LiveViewer, draining: CancellationToken) -> impl Stream<Item = Bytes> {
     let hello = format!("retry: {}\n\n", RECONNECT_DELAY.as_millis());
     let lines = stream::unfold(viewer, |mut viewer| async {
@@ -131,7 +134,8 @@ fn lines_of(viewer: LiveViewer, draining: CancellationToken) -> impl Stream<Item
         };
         Some((Bytes::from(part), viewer))
     });
-    stream::iter([Bytes::from(hello)]).chain(lines).take_until(draining.cancelled_owned())
+    let end = timeout(MAX_DURATION, draining.cancelled_owned());
+    stream::iter([Bytes::from(hello)]).chain(lines).take_until(end)
 }
 
 /// Writes lines as Server-Sent Events. The last one names the place after it.

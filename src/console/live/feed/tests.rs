@@ -189,3 +189,14 @@ async fn the_stream_of_a_viewer_has_the_words_of_tail_and_ends_with_the_drain() 
     timeout(PATIENCE, ended).await.expect("it ends");
     lifecycle.wait().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_now_and_then_so_that_a_login_that_has_ended_counts() {
+    let lifecycle = Lifecycle::new();
+    let feed = feed(&lifecycle);
+    let stream = lines_of(feed.watch(None).unwrap(), feed.draining());
+    let parts = stream.map(|part| part == ": open\n\n").collect::<Vec<_>>().await;
+    let heartbeats = parts.iter().filter(|is_heartbeat| **is_heartbeat).count();
+    assert!((50..70).contains(&heartbeats), "every five seconds for five minutes: {heartbeats}");
+    lifecycle.drain();
+}
