@@ -93,7 +93,7 @@ def take(browser, demo, name, call):
     page.goto(demo.console + path)
     if page_name == "live":
         demo.deliver([demo.control("calls", {})["calls"][0]["id"] for _ in range(6)])
-        expect(page.get_by_role("main").get_by_text("archived")).not_to_have_count(0, timeout=30_000)
+        expect(page.get_by_role("main").get_by_text("conversation.ready")).not_to_have_count(0, timeout=30_000)
     if page_name == "conversation":
         play(page)
     png = page.screenshot(animations="disabled", scale="css")

@@ -131,7 +131,6 @@
   };
 
   const showPause = () => {
-    pause.setAttribute("aria-pressed", String(paused));
     const arrived = waiting.length + dropped;
     pause.textContent = paused ? `Continue${arrived > 0 ? ` (${arrived} new)` : ""}` : "Pause";
   };
