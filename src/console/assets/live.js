@@ -153,9 +153,10 @@
 
   const connect = () => {
     const source = new EventSource(table.dataset.source);
-    let stateTimer;
+    let stateTimer = null;
     source.addEventListener("open", () => {
       clearTimeout(stateTimer);
+      stateTimer = null;
       state.textContent = "Connected.";
     });
     source.addEventListener("message", (message) => {
@@ -166,10 +167,13 @@
     });
     source.addEventListener("note", (message) => add({ note: JSON.parse(message.data) }));
     source.addEventListener("error", () => {
-      clearTimeout(stateTimer);
-      if (source.readyState === EventSource.CLOSED) state.textContent = "The live view has ended: load the page again.";
-      // The server ends each stream after some minutes, and the browser connects again at once.
-      else stateTimer = setTimeout(() => { state.textContent = "polyhook does not answer. Connecting again …"; }, RECONNECT_PATIENCE);
+      if (source.readyState === EventSource.CLOSED) {
+        clearTimeout(stateTimer);
+        state.textContent = "The live view has ended: load the page again.";
+        return;
+      }
+      // The server ends each stream after some minutes, and the browser connects again at once. Each failed attempt is an error.
+      stateTimer ??= setTimeout(() => { state.textContent = "polyhook does not answer. Connecting again …"; }, RECONNECT_PATIENCE);
     });
   };
 
