@@ -198,7 +198,7 @@
       const voice = document.createElement("span");
       voice.className = "voice";
       voice.textContent = names[index];
-      lane.append(svg, voice);
+      lane.append(voice, svg);
       holder.before(lane);
     });
     holder.remove();
