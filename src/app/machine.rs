@@ -20,6 +20,7 @@ use crate::{
     polyai::http,
     problem::Problem,
     queue::QueueBackend,
+    web::AdminConfig,
 };
 
 /// Time for a polyhook that runs here to answer, and for a disk.
@@ -77,12 +78,16 @@ async fn check_ports(config: &Config, roles: Roles) -> MachineReport {
         None
     };
     for (key, address, error) in in_use {
-        match &running {
-            Some(running) if key == "admin.listen" || running.receives => {
-                let problem = Problem::new(key, format!("the polyhook that runs here uses {address}"));
-                report.used_by_polyhook.push(problem.fix("stop it before you start another one"));
-            }
-            _ => report.problems.push(listen_problem(key, address, &error)),
+        let is_ours = match key {
+            "console.listen" => is_console(AdminConfig { listen: address }.local_address()).await,
+            "admin.listen" => running.is_some(),
+            _ => running.as_ref().is_some_and(|running| running.receives),
+        };
+        if is_ours {
+            let problem = Problem::new(key, format!("the polyhook that runs here uses {address}"));
+            report.used_by_polyhook.push(problem.fix("stop it before you start another one"));
+        } else {
+            report.problems.push(listen_problem(key, address, &error));
         }
     }
     report
@@ -130,6 +135,16 @@ async fn running_polyhook(admin: SocketAddr) -> Option<RunningPolyhook> {
     let metrics = String::from_utf8_lossy(&metrics);
     let receives = metrics.contains("polyhook_connections{listener=\"public\"}");
     metrics.contains("polyhook_build_info").then_some(RunningPolyhook { receives })
+}
+
+/// Returns whether a console answers. It may run without an admin listener.
+async fn is_console(address: SocketAddr) -> bool {
+    let alive = async {
+        let answer = http::local_client().ok()?.get(format!("http://{address}/livez")).send().await.ok()?;
+        let is_page = answer.headers().contains_key("content-security-policy");
+        Some(is_page && *http::read_prefix(answer, MAX_ANSWER_BYTES).await == *b"ok\n")
+    };
+    timeout(TIMEOUT, alive).await.ok().flatten() == Some(true)
 }
 
 /// A place on a local disk that services write to.

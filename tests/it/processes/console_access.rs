@@ -82,6 +82,11 @@ fn a_real_client_is_known_by_its_address_and_its_token() {
     std::fs::write(folder.path().join("tokens"), OTHER_TOKEN).unwrap();
     eventually("the session ends with its token", || get(person, "/dead", &[cookie]).0 == 303);
 
+    let listen = format!("console.listen={to}");
+    let beside = ["config", "check", "--role", "console", "--config", "polyhook.toml", "--set", &listen];
+    let checked = PolyhookCommand::new(folder.path(), beside).run().expect_exit_code(0);
+    assert!(checked.stderr.contains("the polyhook that runs here uses 127.0.0.1:"), "{}", checked.stderr);
+
     let line = |message: &str| {
         let lines = console.log();
         let found = lines.into_iter().find(|line| line["message"] == message);
