@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
@@ -18,10 +17,14 @@ from playwright.sync_api import expect
 FOLDER = chromium.ROOT / "docs/screenshots"
 MAX_BYTES = 150_000
 SEED = 7
-CALLS = 40
+CALLS = 60
+# Slow enough for lines of some minutes on the overview.
+RATE = 0.4
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>
 <include>/etc/fonts/fonts.conf</include>
 <match target="pattern"><test name="family"><string>system-ui</string></test>
+<edit name="family" mode="prepend" binding="strong"><string>Inter</string></edit></match>
+<match target="pattern"><test name="family"><string>sans-serif</string></test>
 <edit name="family" mode="prepend" binding="strong"><string>Inter</string></edit></match></fontconfig>"""
 # name: page, colours, size
 PICTURES = {
@@ -44,20 +47,22 @@ class Demo:
     """A running demo: some calls are archived, and some became dead letters."""
 
     def __init__(self, program, folder):
-        arguments = ["demo", "--json", "--seed", str(SEED), "--calls", str(CALLS), "--rate", "2", "--dir", folder]
-        self.process = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, text=True)
+        arguments = ["demo", "--json", "--seed", str(SEED), "--calls", str(CALLS), "--rate", str(RATE)]
+        self.process = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, cwd=folder, text=True)
         started = json.loads(self.process.stdout.readline())
-        self.console, self.receiver, self.simulator = started["console"], started["url"], started["simulator"]
+        self.console, self.receiver, self.simulator = (started[name].rstrip("/") for name in ("console", "url", "simulator"))
 
     def control(self, path, body=None, method=None):
         return request(f"{self.simulator}/_simulator/{path}", body, method)
 
     def fail_some(self):
-        """Makes dead letters for two reasons: unknown conversations, and a key that was rejected for a moment."""
-        unknown = [self.control("calls", {})["calls"][0]["id"] for _ in range(3)]
+        """Makes dead letters for two reasons: conversations that PolyAI does not know, and a key without a scope."""
+        unknown, refused = ([self.control("calls", {})["calls"][0]["id"] for _ in range(count)] for count in (3, 2))
         for call in unknown:
             self.control(f"calls/{call}/script", {"missing": True}, "PUT")
-        self.deliver(unknown)
+        for call in refused:
+            self.control(f"calls/{call}/script", {"faults": [{"action": {"status": 403}}]}, "PUT")
+        self.deliver(unknown + refused)
 
     def deliver(self, calls):
         self.control("deliver", {"url": self.receiver, "conversation_ids": calls})
@@ -73,13 +78,16 @@ class Demo:
         self.process.wait(timeout=30)
 
 
-def wait_for(what, check, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not (found := check()):
-        if time.monotonic() > deadline:
-            sys.exit(f"screenshots: no {what} after {seconds} s")
-        time.sleep(0.5)
-    return found
+def is_worth_hearing(call):
+    is_wanted = call["channel"] == "VOICE-SIP" and call["environment"] == "live" and call["handoff"] and call["has_audio"]
+    return is_wanted and 6 <= call["turns"] <= 9
+
+
+def wait_for_dead_letters(browser, demo):
+    page = browser.new_page()
+    page.goto(demo.console)
+    expect(page.get_by_role("listitem").filter(has_text="dead").get_by_text("5", exact=True)).to_be_visible(timeout=120_000)
+    page.close()
 
 
 def take(browser, demo, name, call):
@@ -93,7 +101,7 @@ def take(browser, demo, name, call):
     page.goto(demo.console + path)
     if page_name == "live":
         demo.deliver([demo.control("calls", {})["calls"][0]["id"] for _ in range(6)])
-        expect(page.get_by_role("main").get_by_text("conversation.ready")).not_to_have_count(0, timeout=30_000)
+        expect(page.get_by_role("row").filter(has_text="ready").nth(5)).to_be_visible(timeout=30_000)
     if page_name == "conversation":
         play(page)
     png = page.screenshot(animations="disabled", scale="css")
@@ -108,9 +116,11 @@ def take(browser, demo, name, call):
 
 
 def play(page):
-    """Plays until the second turn is heard."""
-    page.get_by_role("button", name="Play").first.click()
-    page.wait_for_function("document.querySelector('audio').currentTime > 6", timeout=30_000)
+    """Plays some seconds."""
+    page.get_by_role("heading", level=1).click()
+    page.keyboard.press("Space")
+    while page.evaluate("document.querySelector('audio').currentTime") < 9:
+        page.wait_for_timeout(100)
 
 
 def main():
@@ -123,14 +133,15 @@ def main():
         fonts = Path(folder, "fonts.conf")
         fonts.write_text(FONTS)
         os.environ["FONTCONFIG_FILE"] = str(fonts)
-        demo = Demo(program, str(Path(folder, "demo")))
+        demo = Demo(str(Path(program).resolve()), folder)
         try:
             demo.fail_some()
             demo.wait_until_archived()
-            calls = demo.control("calls")["calls"]
-            with chromium.start() as browser:
+            call = next(call["id"] for call in demo.control("calls")["calls"] if is_worth_hearing(call))
+            with chromium.start(["--lang=en-GB"]) as browser:
+                wait_for_dead_letters(browser, demo)
                 for name in names:
-                    take(browser, demo, name, calls)
+                    take(browser, demo, name, call)
         finally:
             demo.stop()
 

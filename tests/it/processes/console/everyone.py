@@ -12,6 +12,7 @@ def paths(site):
         "/live",
         "/conversations",
         "/conversations?text=booking",
+        f"/conversations/{quote(site.archived[0])}",
         "/dead",
         f"/dead/{quote(site.dead)}",
         "/no-such-page",

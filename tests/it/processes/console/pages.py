@@ -2,8 +2,9 @@
 
 import json
 import re
+from urllib.parse import quote
 
-from services import expect
+from services import expect, wait_for
 
 
 def the_overview_counts_deliveries_while_it_is_open(site):
@@ -43,6 +44,44 @@ def the_live_page_shows_events_and_its_filter_and_pause_work(site):
         assert rows(second).count() == 0
         goes_on.click()
         expect(rows(second).first).to_be_visible()
+
+
+def a_conversation_plays_and_the_transcript_follows(site):
+    with site.window() as page:
+        page.goto(f"{site.console}/conversations/{quote(site.archived[0])}")
+        turns = page.get_by_role("region", name="Transcript").get_by_role("listitem")
+        heard = turns.and_(page.locator("[aria-current=true]"))
+        seek = page.get_by_role("button", name=re.compile("^Play from"))
+        position = lambda: page.evaluate("document.querySelector('audio').currentTime")
+        is_playing = lambda: page.evaluate("!document.querySelector('audio').paused")
+        expect(turns).not_to_have_count(0)
+        page.get_by_role("heading", level=1).click()
+        page.keyboard.press("Space")
+        wait_for("sound", lambda: is_playing() and position() > 0.3)
+        # A click on a turn plays it from its start.
+        last = turns.filter(has=seek).last
+        last.get_by_role("button", name=re.compile("^Play from")).click()
+        expect(last).to_have_attribute("aria-current", "true")
+        start = position()
+        assert start > 1 and is_playing(), start
+        # The highlight is on one turn, and moves to the next one when that is heard.
+        page.evaluate("start => { document.querySelector('audio').currentTime = start - 1; }", start)
+        expect(last).not_to_have_attribute("aria-current", "true")
+        expect(heard).to_have_count(1)
+        wait_for("the last turn", lambda: position() > start)
+        expect(last).to_have_attribute("aria-current", "true")
+        expect(heard).to_have_count(1)
+        # Space pauses, and `k` goes back by a turn.
+        page.get_by_role("heading", level=1).click()
+        page.keyboard.press("Space")
+        wait_for("a pause", lambda: not is_playing())
+        page.keyboard.press("k")
+        expect(last).not_to_have_attribute("aria-current", "true")
+        assert position() < start
+        # The waveform is there, and seeks.
+        slider = page.get_by_role("slider", name="Position in the recording")
+        slider.click(position={"x": 3, "y": 5})
+        wait_for("the beginning", lambda: position() < 1)
 
 
 def search_finds_a_phrase_of_a_transcript(site):
@@ -88,11 +127,14 @@ def a_dead_letter_is_replayed_after_its_preview_and_is_archived(site):
         page.goto(f"{site.console}/dead")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         expect(page.get_by_role("row").filter(has_text=call)).to_have_count(0)
+        page.goto(f"{site.console}/conversations/{quote(call)}")
+        expect(page.get_by_role("heading", level=1)).to_contain_text(call)
 
 
 CHECKS = [
     the_overview_counts_deliveries_while_it_is_open,
     the_live_page_shows_events_and_its_filter_and_pause_work,
+    a_conversation_plays_and_the_transcript_follows,
     search_finds_a_phrase_of_a_transcript,
     a_dead_letter_is_replayed_after_its_preview_and_is_archived,
 ]
