@@ -6,12 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::{Path, Query, State},
     response::{Html, IntoResponse, Response},
 };
 use maud::{Markup, html};
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     super::{
@@ -53,14 +54,30 @@ pub(super) fn placeholder(console: &Console, conversation: &Conversation) -> Mar
     }
 }
 
+/// Lets one search run at a time: many viewers must not read the whole queue at once.
+#[derive(Debug)]
+pub(super) struct SearchTurn(Semaphore);
+
+impl Default for SearchTurn {
+    fn default() -> Self {
+        Self(Semaphore::new(1))
+    }
+}
+
 pub(super) async fn messages(
     State(console): State<Arc<Console>>,
+    Extension(turn): Extension<Arc<SearchTurn>>,
     Path(id): Path<String>,
     Query(place): Query<Place>,
     Query(form): Query<Form>,
 ) -> Result<Response, PageError> {
     let conversation = Conversation::find(&console, &place, &id).await?;
-    let found = timeout(SEARCH_TIMEOUT, find_messages_of_any_queue(&*console.queue, conversation.id())).await;
+    let search = async {
+        // The semaphore is never closed.
+        let _turn = turn.0.acquire().await;
+        find_messages_of_any_queue(&*console.queue, conversation.id()).await
+    };
+    let found = timeout(SEARCH_TIMEOUT, search).await;
     let body = match found {
         Ok(Ok(found)) => show(&found),
         Ok(Err(error)) => cannot(&error.to_string()),

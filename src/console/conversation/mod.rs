@@ -40,4 +40,5 @@ pub(super) fn routes() -> Router<Arc<Console>> {
         .route("/conversations/{id}/verify", post(actions::verify))
         .route("/conversations/{id}/fetch", post(actions::fetch))
         .layer(Extension(Arc::new(RecordingReader::new())))
+        .layer(Extension(Arc::new(messages::SearchTurn::default())))
 }

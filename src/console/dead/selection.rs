@@ -8,14 +8,17 @@ use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::listing::Row;
 use crate::queue::{DeadLetter, DeadLetterAction, SettleTotals};
 
+/// The time for which a preview can be confirmed and looked at: it shows ids of conversations, which may be erased.
+const PREVIEW_LIFETIME: Duration = Duration::from_mins(30);
 /// The number of selections that are kept.
 const MAX_KEPT: usize = 32;
 /// The letters of all selections that are kept. A fingerprint takes up to 20 bytes.
@@ -30,6 +33,7 @@ const MAX_ROWS: usize = 100;
 pub(super) struct Selection {
     /// Cannot be guessed.
     pub(super) id: String,
+    made_at: Instant,
     /// The person who made it.
     pub(super) viewer: String,
     pub(super) action: DeadLetterAction,
@@ -72,12 +76,17 @@ impl Selection {
     ) -> Self {
         Self {
             id: uuid::Uuid::new_v4().simple().to_string(),
+            made_at: Instant::now(),
             viewer: viewer.to_owned(),
             action,
             letters,
             remarks,
             state: watch::Sender::new(State::Previewed),
         }
+    }
+
+    fn is_expired(&self) -> bool {
+        matches!(*self.state.borrow(), State::Previewed) && self.made_at.elapsed() > PREVIEW_LIFETIME
     }
 
     /// Marks the selection as running. Returns false if it was confirmed before.
@@ -157,7 +166,29 @@ impl Selections {
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Arc<Selection>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|selection| !selection.is_expired());
         kept.iter().find(|selection| selection.id == id).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_preview_expires_unless_it_is_confirmed() {
+        let selections = Selections::default();
+        let (letters, remarks) = (SelectedLetters::default, Remarks::default);
+        let make = || Arc::new(Selection::new("local", DeadLetterAction::Drop, letters(), remarks()));
+        let (looked_at, confirmed) = (make(), make());
+        assert!(confirmed.begin() && !confirmed.begin());
+        for selection in [&looked_at, &confirmed] {
+            selections.add(Arc::clone(selection));
+        }
+        tokio::time::advance(PREVIEW_LIFETIME).await;
+        assert!(selections.get(&looked_at.id).is_some());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(selections.get(&looked_at.id).is_none() && selections.get(&confirmed.id).is_some());
     }
 }
