@@ -158,3 +158,25 @@ async fn a_repair_fetches_whatever_was_fetched_before() {
     assert_eq!(world.requests(Operation::V3Conversation), 2);
     assert_eq!(assert_consistent(&world.place(&call)).revision, 2, "written again");
 }
+
+#[tokio::test]
+async fn another_fetch_that_a_person_asks_for_is_not_skipped_because_the_archive_has_the_conversation() {
+    let world = World::start().await;
+    let call = world.archive(&voice()).await;
+    for (id, is_refetch, requests) in [("found-1", false, 1), ("again-1", true, 2)] {
+        let discovery = Discovery {
+            conversation_id: call.id.clone(),
+            account_id: call.account_id.clone(),
+            project_id: call.project_id.clone(),
+            environment: Some("live".to_owned()),
+            started_at: Some(call.started_at),
+            is_refetch,
+            ..Discovery::default()
+        };
+        let body = Bytes::from(discovery.body().unwrap());
+        world.send(Delivery::new(id.to_owned(), "conversation.discovered", body)).await;
+        world.wait_until_idle().await;
+        assert_eq!(world.requests(Operation::V3Conversation), requests, "{id}");
+    }
+    assert_eq!(assert_consistent(&world.place(&call)).revision, 1, "the answer is the same");
+}
