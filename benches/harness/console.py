@@ -50,6 +50,7 @@ def run(ctx):
         "bytes_per_day": sum(path.stat().st_size for path in files.values()),
         "folder": {"calls": calls * DAYS, **measure(ctx, site)},
     }
+    print(json.dumps(found), file=sys.stderr, flush=True)
     seaweed = Seaweed(ctx)
     try:
         bucket = Store(ctx, calls, seaweed)
@@ -61,7 +62,6 @@ def run(ctx):
     finally:
         seaweed.stop()
     templates.simulator.stop()
-    print(json.dumps(found), file=sys.stderr, flush=True)
     return found
 
 
@@ -107,7 +107,7 @@ class Console:
         first = time.monotonic() - begin
         body = answer.read().decode()
         if answer.status != 200:
-            raise BenchmarkError(f"{path}: {answer.status}")
+            raise BenchmarkError(f"{path}: {answer.status}: {body[-400:]}")
         return Page(body, first, time.monotonic() - begin)
 
 

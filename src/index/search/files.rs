@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use jiff::civil::Date;
 use tokio::time::{Duration, timeout};
 
 use super::rows::SearchProject;
 use crate::{
-    archive::{Archive, ArchiveError, DerivedVersion, ProjectDay},
+    archive::{ArchiveError, DerivedVersion, ProjectDay},
     index::{
         Index,
         files::{calls_key, turns_key},
@@ -101,7 +101,7 @@ impl OpenFile {
         let info = in_time(archive.derived_info(&key)).await?.ok_or_else(missing)?;
         let mut length = info.size.min(FIRST_READ_BYTES);
         loop {
-            let end = read(archive, &key, &info.version, info.size - length..info.size).await?;
+            let end = read(index, &key, &info.version, info.size - length..info.size).await?;
             let size = info.size;
             match index.search.decoder.run(move || Footer::parse(&end, size)).await? {
                 ParsedFooter::Complete(footer) => {
@@ -119,13 +119,13 @@ impl OpenFile {
     /// Reads some columns of a row group, still compressed.
     pub(super) async fn read_group(
         &self,
-        archive: &Archive,
+        index: &Index,
         group: usize,
         columns: &[&str],
     ) -> Result<RowGroup, ReadError> {
         let mut parts = Vec::new();
         for range in self.footer.ranges(group, columns)? {
-            parts.push((range.start, read(archive, &self.key, &self.version, range).await?));
+            parts.push((range.start, read(index, &self.key, &self.version, range).await?));
         }
         Ok(RowGroup::new(Arc::clone(&self.footer), group, parts))
     }
@@ -148,7 +148,7 @@ impl OpenFile {
 }
 
 async fn read(
-    archive: &Archive,
+    index: &Index,
     key: &str,
     version: &DerivedVersion,
     range: std::ops::Range<u64>,
@@ -157,7 +157,17 @@ async fn read(
     if length == 0 {
         return Ok(Bytes::new());
     }
-    let bytes = in_time(archive.read_derived_part(key, version, range)).await?.ok_or(ReadError::Replaced)?;
+    let read = async {
+        if !index.archive.is_folder() {
+            return index.archive.read_derived_part(key, version, range).await;
+        }
+        // A file is read at once in a thread without a runtime. The thread that uses the bytes also allocates them: the allocator
+        // keeps memory of a thread that another one has freed.
+        let (archive, key, version) = (index.archive.clone(), key.to_owned(), version.clone());
+        let read = move || archive.read_derived_part(&key, &version, range).now_or_never();
+        index.search.decoder.run(read).await.unwrap_or(Ok(None))
+    };
+    let bytes = in_time(read).await?.ok_or(ReadError::Replaced)?;
     if bytes.len() as u64 == length { Ok(bytes) } else { Err(ReadError::Replaced) }
 }
 
@@ -196,13 +206,13 @@ pub(super) fn list_parts(files: &[OpenFile], is_wanted: &dyn Fn(&Footer, usize) 
 
 /// Reads some columns of row groups one after the other, a few ahead.
 pub(super) fn read_parts<'a>(
-    archive: &'a Archive,
+    index: &'a Index,
     files: &'a [OpenFile],
     parts: Vec<Part>,
     columns: &'a [&'static str],
 ) -> impl Stream<Item = (Part, Result<RowGroup, ReadError>)> + 'a {
     let read = move |part: Part| async move {
-        (part, files[part.file].read_group(archive, part.group, columns).await)
+        (part, files[part.file].read_group(index, part.group, columns).await)
     };
     stream::iter(parts).map(read).buffered(READ_AHEAD)
 }

@@ -243,7 +243,7 @@ impl<'a> Run<'a> {
         is_last: bool,
     ) -> Option<Candidates> {
         let (mut candidates, columns) = (Candidates::default(), self.filter.columns());
-        let mut groups = pin!(read_parts(&self.index.archive, &day.calls, parts, &columns));
+        let mut groups = pin!(read_parts(self.index, &day.calls, parts, &columns));
         while let Some((part, group)) = groups.next().await {
             let file = &day.calls[part.file];
             let (filter, project) = (Arc::clone(&self.filter), Arc::clone(&file.project));
@@ -288,7 +288,7 @@ impl<'a> Run<'a> {
             Some(_) => (&parts.turns, TURN_COLUMNS.to_vec()),
         };
         let searched: Vec<_> = parts.parts[first..end].to_vec();
-        let mut groups = pin!(read_parts(&self.index.archive, files, searched, &columns));
+        let mut groups = pin!(read_parts(self.index, files, searched, &columns));
         let edges = EdgeCalls { seen: position.seen.clone(), ..EdgeCalls::default() };
         let (mut state, mut place) = (PartState { newest, edges }, first);
         while place < end {
@@ -335,7 +335,7 @@ impl<'a> Run<'a> {
         let parts =
             wanted.keys().map(|(file, group)| Part { file: *file, group: *group, newest: 0, oldest: 0 });
         let parts: Vec<_> = parts.collect();
-        let mut groups = pin!(read_parts(&self.index.archive, &day.calls, parts, SHOWN_COLUMNS));
+        let mut groups = pin!(read_parts(self.index, &day.calls, parts, SHOWN_COLUMNS));
         let mut read = BTreeMap::new();
         while let Some((part, group)) = groups.next().await {
             let file = &day.calls[part.file];
