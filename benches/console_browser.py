@@ -27,10 +27,14 @@ LOADED = """() => {
 # Resolves when the position of the recording moves.
 FIRST_SOUND = """() => new Promise(resolve => {
     document.addEventListener('click', event => { window.clicked ??= event.timeStamp; }, {capture: true});
+    let before = null;
     const look = () => {
         const audio = document.querySelector('audio');
-        if (window.clicked && audio && audio.currentTime > 0) resolve(performance.now() - window.clicked);
-        else requestAnimationFrame(look);
+        const plays = window.clicked && audio && !audio.paused && !audio.seeking;
+        // The click also moves the position, to the start of the turn.
+        if (plays && before !== null && audio.currentTime > before) return resolve(performance.now() - window.clicked);
+        before = plays ? audio.currentTime : null;
+        requestAnimationFrame(look);
     };
     look();
 })"""
