@@ -5,13 +5,10 @@
 
 use std::{
     collections::HashSet,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Arc, LazyLock, mpsc},
-    thread,
+    sync::{Arc, LazyLock},
 };
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::{
     CALLS_FOLDER, Index, IndexError, TURNS_FOLDER,
@@ -19,6 +16,7 @@ use super::{
     reading::ConversationCopy,
     rows::{CallRow, TurnRow},
     table::{TableError, merge_calls, merge_turns, write_calls, write_turns},
+    thread::WorkThread,
 };
 use crate::archive::{DerivedObject, DerivedVersion, ProjectDay};
 
@@ -175,28 +173,8 @@ pub(super) fn turns_key(day: &ProjectDay) -> String {
     format!("{}/{}/turns.parquet", TURNS_FOLDER, day.folder())
 }
 
-/// Runs work that would block other tasks for too long. One thread does all of it, one after the other, because the allocator
-/// keeps memory for each thread, and so that memory does not depend on the number of updates at the same time.
+/// Runs work on the rows of a day, which would block other tasks for too long. One thread does all of it.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, result) = oneshot::channel();
-    let work = Box::new(move || {
-        // The receiver is gone if the update was cancelled.
-        let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
-    });
-    WORK.send(work).unwrap_or_else(|_| unreachable!("the thread never ends"));
-    match result.await {
-        Ok(Ok(done)) => done,
-        Ok(Err(panic)) => resume_unwind(panic),
-        Err(_) => unreachable!("the thread sends its result"),
-    }
+    static THREAD: LazyLock<WorkThread> = LazyLock::new(WorkThread::default);
+    THREAD.run(work).await
 }
-
-/// Sends work to the thread of the index, which starts with the first.
-static WORK: LazyLock<mpsc::Sender<Box<dyn FnOnce() + Send>>> = LazyLock::new(|| {
-    let (sender, receiver) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
-    let work = move || receiver.into_iter().for_each(|work| work());
-    let started = thread::Builder::new().name("index".to_owned()).spawn(work);
-    // The process cannot continue without threads, as a runtime without its pool.
-    started.unwrap_or_else(|error| panic!("cannot start a thread: {error}"));
-    sender
-});

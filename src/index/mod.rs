@@ -29,6 +29,7 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod verify;
 
 use std::{collections::BTreeSet, sync::Arc};

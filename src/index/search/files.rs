@@ -103,7 +103,7 @@ impl OpenFile {
         loop {
             let end = read(index, &key, &info.version, info.size - length..info.size).await?;
             let size = info.size;
-            match index.search.decoder.run(move || Footer::parse(&end, size)).await? {
+            match index.search.thread.run(move || Footer::parse(&end, size)).await? {
                 ParsedFooter::Complete(footer) => {
                     let (project, version) = (Arc::clone(project), info.version);
                     return Ok(Self { project, kind, key, version, footer: Arc::new(footer) });
@@ -165,7 +165,7 @@ async fn read(
         // keeps memory of a thread that another one has freed.
         let (archive, key, version) = (index.archive.clone(), key.to_owned(), version.clone());
         let read = move || archive.read_derived_part(&key, &version, range).now_or_never();
-        index.search.decoder.run(read).await.unwrap_or(Ok(None))
+        index.search.thread.run(read).await.unwrap_or(Ok(None))
     };
     let bytes = in_time(read).await?.ok_or(ReadError::Replaced)?;
     if bytes.len() as u64 == length { Ok(bytes) } else { Err(ReadError::Replaced) }

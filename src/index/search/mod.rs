@@ -12,7 +12,6 @@
 //!   the index still has them.
 
 mod cursor;
-mod decoder;
 mod files;
 mod filter;
 mod phrase;
@@ -36,8 +35,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::{cursor::Cursor, decoder::Decoder, run::Run};
-use super::{CALLS_FOLDER, Index};
+use self::{cursor::Cursor, run::Run};
+use super::{CALLS_FOLDER, Index, thread::WorkThread};
 use crate::archive::{ArchiveError, ErasedConversations};
 
 pub use self::{
@@ -64,7 +63,7 @@ pub(super) struct SearchState {
     limits: SearchLimits,
     text_permits: Arc<Semaphore>,
     list_permits: Arc<Semaphore>,
-    decoder: Decoder,
+    thread: WorkThread,
 }
 
 impl Default for SearchState {
@@ -73,7 +72,7 @@ impl Default for SearchState {
             limits: SearchLimits { calls: PAGE_CALLS, budget: BUDGET },
             text_permits: Arc::new(Semaphore::new(CONCURRENT_TEXT_SEARCHES)),
             list_permits: Arc::new(Semaphore::new(CONCURRENT_LISTS)),
-            decoder: Decoder::default(),
+            thread: WorkThread::default(),
         }
     }
 }

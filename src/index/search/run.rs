@@ -256,7 +256,7 @@ impl<'a> Run<'a> {
                         });
                         (candidates, result)
                     };
-                    let (found, result) = self.index.search.decoder.run(work).await;
+                    let (found, result) = self.index.search.thread.run(work).await;
                     candidates = found;
                     result.map_err(ReadError::from)
                 }
@@ -311,7 +311,7 @@ impl<'a> Run<'a> {
                     let candidates = parts.candidates.clone();
                     let search =
                         move || search_group(part, &group, &project, &filter, candidates.as_deref(), state);
-                    let (searched, result) = self.index.search.decoder.run(search).await;
+                    let (searched, result) = self.index.search.thread.run(search).await;
                     state = searched;
                     result
                 }
@@ -348,7 +348,7 @@ impl<'a> Run<'a> {
                         let calls = read_calls(&group.with_rows(&rows), &project, date)?;
                         Ok((rows, calls))
                     };
-                    self.index.search.decoder.run(work).await
+                    self.index.search.thread.run(work).await
                 }
                 Err(error) => Err(error),
             };
