@@ -13,7 +13,7 @@ use std::{
 use serde_json::json;
 
 use super::{RECENT_CHATS, request_count, site};
-use crate::support::process::{Process, SimulatedPolyAi};
+use crate::support::process::{SimulatedPolyAi, peak_allocated_kib};
 
 /// The size of one conversation's transcript in bytes.
 const TRANSCRIPT: usize = 1 << 20;
@@ -92,7 +92,7 @@ fn a_huge_page_needs_little_memory() {
     let mut process = site.polyhook(day).start();
     let mut peak = 0;
     while process.is_running() {
-        if let Some(kib) = peak_memory_kib(&process) {
+        if let Some(kib) = peak_allocated_kib(process.pid()) {
             peak = peak.max(kib);
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -102,13 +102,7 @@ fn a_huge_page_needs_little_memory() {
     let stdout = process.stdout().join("\n");
     assert_eq!(super::json(&stdout)["tally"]["missing"], megabytes, "{stdout} {:?}", process.stderr());
     eprintln!("a page of {megabytes} MB: {peak} KiB at most");
-    assert!(peak > 1000 && peak < 64 << 10, "{peak} KiB");
-}
-
-fn peak_memory_kib(process: &Process) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
+    assert!(peak > 1000 && peak < 32 << 10, "{peak} KiB");
 }
 
 /// A 429, an error and a broken connection in the middle of a list are retried.

@@ -58,7 +58,7 @@ fn examples() -> Vec<String> {
 fn is_service(example: &str) -> bool {
     let has = |flag| example.split(' ').any(|word| word == flag);
     match example.split(' ').nth(1).unwrap_or_default() {
-        "run" | "receive" | "work" | "simulate" => true,
+        "run" | "receive" | "work" | "console" | "simulate" => true,
         "reconcile" => !has("--once"),
         "tail" => !has("--limit"),
         "status" => has("--watch"),

@@ -148,8 +148,8 @@ fn a_second_signal_aborts_and_the_job_runs_again() {
     let mut run = site.polyhook(["run"]).start();
     run.wait_until_ready();
     assert_eq!(deliver(run.receiver_address(), &site.secret, "evt-1", &polyai.event(&ids[0])), Some(204));
-    let leased = || count(&site, "SELECT count(*) FROM messages WHERE state = 'leased'") == 1;
-    eventually("the job runs", leased);
+    let admin = run.address("serving /livez, /readyz and /metrics");
+    eventually("the job runs", || metric(admin, "polyhook_jobs_running") == 1);
     run.signal(Signal::SIGTERM);
     run.wait_for("the drain", |line| line.contains("draining").then_some(()));
     std::thread::sleep(Duration::from_millis(300));

@@ -19,7 +19,7 @@ pub(crate) use self::{
     command::{CommandOutput, PolyhookCommand, interpreter},
     http::{deliver, get, http_exchange, http_request, metric, post},
     installation::{Installation, manifests},
-    running::Process,
+    running::{Process, peak_allocated_kib},
     simulated_polyai::{SimulatedPolyAi, SimulatorAccess},
     wait::{TEST_TIMEOUT, eventually, eventually_within},
 };

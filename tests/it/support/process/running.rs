@@ -1,6 +1,7 @@
 //! Running processes and the lines they print.
 
 use std::{
+    fmt::Display,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     os::unix::process::{CommandExt, ExitStatusExt},
@@ -180,10 +181,25 @@ impl Process {
 
     /// Returns a value of `/proc/PID/status` in KiB, such as `VmHWM`.
     pub(crate) fn status_kib(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect(name);
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        status_kib(self.pid(), name).expect(name)
     }
+
+    /// Returns the largest memory that the process has allocated, in KiB; see [`peak_allocated_kib`].
+    pub(crate) fn peak_allocated_kib(&self) -> u64 {
+        peak_allocated_kib(self.pid()).expect("the process runs")
+    }
+}
+
+/// Returns the largest memory that a running process has allocated, in KiB. The pages of the program itself do not count: those of a
+/// debug build are most of its resident memory.
+pub(crate) fn peak_allocated_kib(pid: impl Display) -> Option<u64> {
+    status_kib(&pid, "VmHWM")?.checked_sub(status_kib(&pid, "RssFile")?)
+}
+
+fn status_kib(pid: impl Display, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 impl Drop for Process {
