@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import urllib.error
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class Seaweed:
         }
         (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
         ports = free_ports(9)
-        self.filer, self.port, self.metrics = ports[4], ports[6], ports[8]
+        self.filer, self.filer_grpc, self.port, self.metrics = ports[4], ports[5], ports[6], ports[8]
         argv = [program(), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
         argv += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.preStopSeconds=0"]
         # Room for eight recordings of 2 GiB.
@@ -60,6 +61,13 @@ class Seaweed:
             "secret_access_key": SECRET_KEY,
             "allow_http": True,
         }
+
+    def copy(self, folder, prefix):
+        """Copies the content of a folder below a prefix of the bucket."""
+        target = f"http://127.0.0.1:{self.filer}.{self.filer_grpc}/buckets/{BUCKET}/{prefix}/"
+        copied = subprocess.run([program(), "filer.copy", "-c=16", *map(str, folder.iterdir()), target], capture_output=True, text=True)
+        if copied.returncode:
+            raise BenchmarkError(f"cannot copy {folder} into the bucket: {copied.stderr[-2000:]}")
 
     def objects(self, prefix, suffix):
         """Returns the sizes of the objects below a prefix with this suffix, from the server's own list of files."""
