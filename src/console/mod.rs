@@ -6,7 +6,7 @@
 //! Pages are rendered on the server, and all assets are in the binary. Without JavaScript everything works but playing a
 //! recording and the live view. A part that is away leaves the others usable.
 //!
-//! A page is a module with its `routes`. Each request passes [`access`] first.
+//! A page is a module with its `routes`. Each request passes `access` first.
 
 mod access;
 mod assets;

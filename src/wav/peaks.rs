@@ -67,7 +67,7 @@ enum Encoding {
     MuLaw,
 }
 
-/// Computes the waveform of a WAV stream; see the [module](self).
+/// Computes the waveform of a WAV stream.
 #[derive(Debug, Default)]
 pub struct PeakReader {
     parser: WavValidator,

@@ -62,7 +62,7 @@ impl Overview {
         Self { status: LatestStatus::new(reader, lifecycle), samples: Mutex::default(), clock }
     }
 
-    /// Takes a sample every [`INTERVAL`], until it is cancelled.
+    /// Takes a sample every `INTERVAL`, until it is cancelled.
     pub async fn take_samples(&self) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

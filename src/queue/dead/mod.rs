@@ -2,7 +2,7 @@
 //!
 //! Everything that the command line and the console say about them, and do with them, is here: which ones are selected
 //! ([`DeadLetterFilter`]), what is known of one ([`DeadLetterSummary`], [`DeadLetterDetails`]), what to do next
-//! ([`next_step`]), and how many are replayed or dropped at once ([`settle`]).
+//! ([`next_step()`]), and how many are replayed or dropped at once ([`settle()`]).
 
 mod filter;
 mod next_step;
