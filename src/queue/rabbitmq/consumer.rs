@@ -27,11 +27,11 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    queue::{History, Job, LeaseId, Message},
+    queue::{Job, LeaseId},
     shell,
 };
 
-/// The interval at which jobs are looked for that have to go back to the broker.
+/// The interval at which jobs are looked for that have to go back to the broker, or into a queue that was deleted.
 const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Bounds each of these: cancelling the consumer, closing its channel, and publishing a job.
 const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -79,39 +79,38 @@ impl JobConsumer {
             () = self.closing.cancelled() => return,
             () = self.jobs.first_request() => {}
         }
-        let mut orphans = Vec::new();
         while let Some(connection) = self.wait_for_connection().await {
-            self.publish_again(&mut orphans).await;
             let reason = match self.use_channel(&connection).await {
-                ChannelEnd::QueueClosed => return,
-                ChannelEnd::Lost(reason) => reason,
+                ChannelEnd::QueueClosed => break,
+                ChannelEnd::Lost(reason) => {
+                    self.jobs.forget_all();
+                    reason
+                }
                 ChannelEnd::QueueDeleted(reason) => {
-                    orphans.extend(self.jobs.take_orphans());
+                    self.jobs.orphan_all();
                     reason
                 }
             };
-            self.jobs.forget_all();
             connection.fail(reason);
             self.wait_for_connection_loss(&connection).await;
         }
-        self.publish_again(&mut orphans).await;
+        self.publish_orphans().await;
     }
 
-    /// Publishes jobs whose queue was deleted into the new queue. Keeps those that could not be published.
-    async fn publish_again(&self, orphans: &mut Vec<(Message, History)>) {
-        let mut failed = Vec::new();
-        for (message, history) in orphans.drain(..) {
+    /// Publishes jobs whose queue was deleted into the new queue. After the first one that cannot be published, it keeps the rest for
+    /// the next call: the broker is away, or the queue is not declared yet.
+    async fn publish_orphans(&self) {
+        while let Some((message, history)) = self.jobs.take_orphan() {
             let Ok(properties) = message::job(&message, &history) else { continue };
             let (exchange, routing_key) = (ShortString::default(), self.queue.clone());
             let outgoing = OutgoingMessage { exchange, routing_key, properties, body: message.body.clone() };
-            match timeout(HAND_BACK_TIMEOUT, self.publishers.publish(Box::new(outgoing))).await {
-                Ok(Ok(PublishResult::Stored)) => {
-                    tracing::warn!(event.id = message.id, "published a job of the deleted queue again");
-                }
-                _ => failed.push((message, history)),
+            let published = timeout(HAND_BACK_TIMEOUT, self.publishers.publish(Box::new(outgoing))).await;
+            if !matches!(published, Ok(Ok(PublishResult::Stored))) {
+                self.jobs.return_orphan((message, history));
+                return;
             }
+            tracing::warn!(event.id = message.id, "published a job of the deleted queue again");
         }
-        *orphans = failed;
     }
 
     /// Waits for a connection. Returns `None` once the queue is closed.
@@ -165,9 +164,12 @@ impl JobConsumer {
                     }
                     None => return Err(self.explain_end(&channel)),
                 },
-                _ = overdue_check.tick() => for job in hand_back(self.jobs.take_overdue()).await {
-                    tracing::warn!(event.id = job.message.id, "the outcome of a job could not be recorded; the broker delivers the job again");
-                },
+                _ = overdue_check.tick() => {
+                    self.publish_orphans().await;
+                    for job in hand_back(self.jobs.take_overdue()).await {
+                        tracing::warn!(event.id = job.message.id, "the outcome of a job could not be recorded; the broker delivers the job again");
+                    }
+                }
             }
         }
     }

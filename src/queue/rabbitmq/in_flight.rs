@@ -1,7 +1,8 @@
 //! The jobs that this process holds: those that wait for a worker, and those that a worker has.
 //!
 //! When the channel that delivered them ends, all of them are forgotten: the broker delivers them again, and the old
-//! leases are lost. The prefetch bounds their number.
+//! leases are lost. The prefetch bounds their number. If their queue was deleted, the broker has none of them: they are orphans until
+//! this process has published them again.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -42,6 +43,10 @@ struct Inner {
     being_settled: u64,
     /// Number of the channel that delivered them.
     generation: u64,
+    /// Number of the last channel that ended because the queue was deleted.
+    deleted_generation: Option<u64>,
+    /// Jobs whose queue was deleted, which only this process has.
+    orphans: VecDeque<(Message, History)>,
     last_lease: u64,
     closed: bool,
 }
@@ -130,7 +135,7 @@ impl InFlightJobs {
     /// Returns the number of jobs that this process holds.
     pub(super) fn count(&self) -> u64 {
         let inner = self.inner();
-        inner.unsettled.len() as u64 + inner.being_settled
+        (inner.unsettled.len() + inner.orphans.len()) as u64 + inner.being_settled
     }
 
     /// Returns the time since which the oldest job waits that no worker has begun.
@@ -154,12 +159,25 @@ impl InFlightJobs {
         inner.waiting.drain(..).filter_map(|job| inner.unsettled.remove(&job.lease)).collect()
     }
 
-    /// Removes and returns all jobs after their queue was deleted: the broker has none of them any more. All leases are
-    /// lost.
-    pub(super) fn take_orphans(&self) -> Vec<(Message, History)> {
-        let orphans = self.inner().unsettled.drain().map(|(_, job)| (job.message, job.history)).collect();
+    /// Makes all jobs orphans after their queue was deleted. All leases are lost. A job that is being settled becomes an orphan if
+    /// that fails.
+    pub(super) fn orphan_all(&self) {
+        let mut inner = self.inner();
+        let orphans: Vec<_> = inner.unsettled.drain().map(|(_, job)| (job.message, job.history)).collect();
+        inner.orphans.extend(orphans);
+        inner.deleted_generation = Some(inner.generation);
+        drop(inner);
         self.forget_all();
-        orphans
+    }
+
+    /// Removes and returns an orphan.
+    pub(super) fn take_orphan(&self) -> Option<(Message, History)> {
+        self.inner().orphans.pop_front()
+    }
+
+    /// Puts back an orphan that could not be published.
+    pub(super) fn return_orphan(&self, orphan: (Message, History)) {
+        self.inner().orphans.push_front(orphan);
     }
 
     /// Forgets all jobs after the end of their channel. All leases are lost.
@@ -206,11 +224,12 @@ impl Drop for Settlement<'_> {
     fn drop(&mut self) {
         let mut inner = self.jobs.inner();
         inner.being_settled -= 1;
-        if let Some(mut job) = self.job.take()
-            && inner.generation == self.generation
-        {
+        let Some(mut job) = self.job.take() else { return };
+        if inner.generation == self.generation {
             job.return_at = Some(Instant::now() + RETURN_DELAY);
             inner.unsettled.insert(self.lease, job);
+        } else if inner.deleted_generation == Some(self.generation) {
+            inner.orphans.push_back((job.message, job.history));
         }
     }
 }
