@@ -252,22 +252,3 @@ async fn a_job_that_outlasts_the_consumer_timeout_is_not_duplicated() {
     test.wait_for_depths(EMPTY).await;
     test.queue.close().await;
 }
-
-/// The broker has nothing of a job that this process holds when its queue is deleted.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_held_job_of_a_deleted_queue_survives_until_the_broker_takes_it() {
-    let node = exclusive_node().await;
-    let test = TestQueue::on(&node).await;
-    test.queue.publish(message("evt_held", "{}")).await.unwrap();
-    let held = test.next_job().await;
-    block_in_place(|| {
-        // Nothing can be published.
-        node.ctl(&["set_vm_memory_high_watermark", "0.0001"]);
-        node.ctl(&["delete_queue", &test.object_name("fetch")]);
-    });
-    // Longer than one attempt to publish it.
-    sleep(Duration::from_secs(3)).await;
-    block_in_place(|| node.ctl(&["set_vm_memory_high_watermark", "0.6"]));
-    assert_eq!(test.next_job().await.message, held.message);
-    test.queue.close().await;
-}

@@ -1,6 +1,9 @@
 //! The exchanges and queues on the broker, and their repair.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use lapin::{
     options::{ExchangeDeleteOptions, QueueDeleteOptions, QueuePurgeOptions},
@@ -148,4 +151,41 @@ async fn names_an_existing_queue_that_has_other_properties() {
     test.wait_until_ready().await;
     assert_eq!(test.queue.publish(message("evt_1", "{}")).await.unwrap(), Published::New);
     test.queue.close().await;
+}
+
+/// The broker has nothing of the jobs that a process holds when their queue is deleted. Another process may declare the queue first.
+#[tokio::test(flavor = "multi_thread")]
+async fn held_jobs_of_a_deleted_queue_are_published_again() {
+    let (test, client) = (TestQueue::new().await, PlainClient::new().await);
+    let other = TestQueue::with(&config(&SHARED_NODE.url(), &test.prefix)).await;
+    for round in 0..2 {
+        let ids: BTreeSet<_> = (0..4).map(|n| format!("evt_{round}_{n}")).collect();
+        for id in &ids {
+            test.queue.publish(message(id, "{}")).await.unwrap();
+        }
+        let mut not_held = ids.clone();
+        while !not_held.is_empty() {
+            let job = test.next_job().await;
+            if !not_held.remove(&job.message.id) {
+                test.queue.settle(job.lease, JobOutcome::Done).await.ok();
+            }
+        }
+        let delete = client
+            .channel
+            .queue_delete(test.object_name("fetch").as_str().into(), QueueDeleteOptions::default());
+        delete.await.unwrap();
+        let declared = test.eventually("declared by another process", async || {
+            let published = other.queue.publish(message(&format!("evt_other_{round}"), "{}")).await;
+            published.map(drop).map_err(|error| error.to_string())
+        });
+        declared.await;
+        let mut missing = ids.clone();
+        while !missing.is_empty() {
+            let job = test.next_job().await;
+            missing.remove(&job.message.id);
+            test.queue.settle(job.lease, JobOutcome::Done).await.ok();
+        }
+    }
+    test.queue.close().await;
+    other.queue.close().await;
 }
