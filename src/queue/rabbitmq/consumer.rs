@@ -95,6 +95,14 @@ impl JobConsumer {
             self.wait_for_connection_loss(&connection).await;
         }
         self.publish_orphans().await;
+        while let Some((message, _)) = self.jobs.take_orphan() {
+            tracing::error!(
+                event.id = message.id,
+                "a job is lost: its queue was deleted, and it could not be published again; archive and announce its conversation \
+                 with: polyhook fetch {}",
+                shell::last_argument(message.conversation_id.as_deref().unwrap_or("ID"))
+            );
+        }
     }
 
     /// Publishes jobs whose queue was deleted into the new queue. After the first one that cannot be published, it keeps the rest for

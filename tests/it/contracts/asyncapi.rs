@@ -351,12 +351,15 @@ async fn cause_messages(system: &TestSystem) -> [CallInfo; 4] {
     [chat, voice, triggered, unannounced]
 }
 
+/// Waits for a retry with every documented header. What reconciliation has found belongs to no trace.
 async fn wait_for_retry(system: &TestSystem, channel: &lapin::Channel, document: &Value) -> Published {
     let delays = delays(document);
     loop {
         for delay in &delays {
             let queue = format!("polyhook.fetch.retry.{delay}");
-            if let Some(found) = get(system, channel, "fetchRetry", &queue).await {
+            if let Some(found) = get(system, channel, "fetchRetry", &queue).await
+                && found.headers.get("traceparent").is_some()
+            {
                 return found;
             }
         }
