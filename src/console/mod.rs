@@ -9,6 +9,7 @@
 //! A page is a module with its `routes`. Each request passes `access` first.
 
 mod access;
+mod address;
 mod assets;
 mod config;
 mod conversation;

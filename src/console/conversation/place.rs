@@ -1,20 +1,14 @@
 //! Finding a conversation by its address.
 
-use std::fmt::Write as _;
-
 use http::StatusCode;
 use jiff::civil::Date;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::super::{Console, error::PageError, format};
+use super::super::{Console, address, error::PageError, format};
 use crate::{
     archive::{ArchiveError, Location, Manifest, SearchScope, StoredManifest},
     shell,
 };
-
-/// The characters that a segment and a parameter of an address cannot contain.
-const ENCODED_CHARS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The part of an address that says where a conversation is. Without it the archive is searched.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -72,23 +66,10 @@ impl Conversation {
 
     /// Returns the address of something below the page of the conversation: `/audio/user`, or an empty text.
     pub(super) fn url(&self, below: &str) -> String {
-        let mut url = format!("{}{below}?", path(self.id()));
-        let date = self.location.day().date().to_string();
-        for (name, value) in [
-            ("account", self.location.account_id()),
-            ("project", self.location.project_id()),
-            ("date", &date),
-        ] {
-            let separator = if name == "account" { "" } else { "&" };
-            let _ = write!(url, "{separator}{name}={}", utf8_percent_encode(value, ENCODED_CHARS));
-        }
-        url
+        let location = &self.location;
+        let folder = address::folder(location.account_id(), location.project_id(), location.day().date());
+        format!("{}{below}?{folder}", address::conversation(self.id()))
     }
-}
-
-/// Returns the path of the page of a conversation.
-fn path(id: &str) -> String {
-    format!("/conversations/{}", utf8_percent_encode(id, ENCODED_CHARS))
 }
 
 /// The same words for an erased conversation, which leaves no trace here.

@@ -14,12 +14,12 @@ use axum::{
 };
 use jiff::civil::Date;
 use maud::{Markup, html};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::form::ListQuery;
 use super::{
     Console,
     access::Viewer,
+    address,
     error::PageError,
     format,
     layout::{Page, Section},
@@ -244,6 +244,7 @@ impl View<'_> {
                             th scope="col" { "Recording" }
                             th scope="col" { "Handoff" }
                             th scope="col" { "Channel" }
+                            th scope="col" { "Download" }
                             @if has_projects { th scope="col" { "Project" } }
                         }
                     }
@@ -255,11 +256,12 @@ impl View<'_> {
 
     fn row(&self, call: &FoundCall, has_projects: bool) -> Markup {
         let words = [&call.environment, &call.direction].into_iter().flatten();
+        let id = shorten(&call.conversation_id, MAX_ID_CHARS);
         html! {
             tr {
                 td data-label="Started" { (format::time(call.started_at)) }
                 td {
-                    a class="id mono" href=(link(call)) { bdi { (shorten(&call.conversation_id, MAX_ID_CHARS)) } }
+                    a class="id mono" href=(link(call)) { bdi { (id) } }
                     @if let Some(heading) = &call.summary_heading { bdi class="summary" { (self.text(heading)) } }
                     @if let Some(number) = self.number(call) { div class="quiet" { "from " bdi { (number) } } }
                     @if let Some(hit) = &call.hit { (self.hit(hit)) }
@@ -278,6 +280,9 @@ impl View<'_> {
                 td data-label="Channel" {
                     @if let Some(channel) = &call.channel { bdi { (shorten(channel, MAX_ID_CHARS)) } }
                     @for word in words { " " span class="quiet" { bdi { (shorten(word, MAX_ID_CHARS)) } } }
+                }
+                td data-label="Download" {
+                    a href={ (address_of(call, "/conversation.json")) "&download" } aria-label={ "JSON of " (id) } { "JSON" }
                 }
                 @if has_projects { td data-label="Project" { bdi { (call.project.project_id) } } }
             }
@@ -336,17 +341,17 @@ fn recording(status: &str) -> Markup {
     format::badge(tone, &status.replace('_', " "))
 }
 
-/// Returns the address of a conversation. The query says in which folder of the archive it is.
+/// Returns the address of something below the page of a conversation, or of the page itself.
+fn address_of(call: &FoundCall, below: &str) -> String {
+    let folder = address::folder(&call.project.account_id, &call.project.project_id, call.date);
+    format!("{}{below}?{folder}", address::conversation(&call.conversation_id))
+}
+
+/// Returns the address of a conversation, at the turn that was found.
 fn link(call: &FoundCall) -> String {
-    let id = utf8_percent_encode(&call.conversation_id, NON_ALPHANUMERIC);
-    let query = url::form_urlencoded::Serializer::new(String::new())
-        .append_pair("account", &call.project.account_id)
-        .append_pair("project", &call.project.project_id)
-        .append_pair("date", &call.date.to_string())
-        .finish();
     let turn = call.hit.as_ref().map(|hit| match hit.speaker {
         Speaker::Caller => format!("#turn-{}", hit.turn),
         Speaker::Agent => format!("#turn-{}-agent", hit.turn),
     });
-    format!("/conversations/{id}?{query}{}", turn.unwrap_or_default())
+    address_of(call, "") + &turn.unwrap_or_default()
 }

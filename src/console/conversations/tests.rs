@@ -54,8 +54,11 @@ fn render(page: &SearchPage, query: &str) -> String {
 #[test]
 fn a_row_links_to_the_folder_of_its_conversation() {
     let html = render(&page(vec![call()]), "");
-    let link = "/conversations/CA%2F1%3F%E2%80%AE?account=acme+uk&amp;project=desk%2F1&amp;date=2026-11-22\"";
-    assert!(html.contains(link), "{html}");
+    let folder = "?account=acme%20uk&amp;project=desk%2F1&amp;date=2026-11-22";
+    for (below, parameter) in [("", ""), ("/conversation.json", "&amp;download")] {
+        let link = format!("href=\"/conversations/CA%2F1%3F%E2%80%AE{below}{folder}{parameter}\"");
+        assert!(html.contains(&link), "{link}: {html}");
+    }
     assert!(html.contains(">4:05<") && html.contains("not applicable"), "{html}");
     assert!(html.contains("polyhook list --date 2026-11-22<"), "{html}");
 }
@@ -86,8 +89,8 @@ fn texts_of_callers_are_harmless() {
         channel: Some(long),
         ..call()
     };
-    // The whole id is in its link alone.
-    assert!(render(&page(vec![call]), "").len() < (1 << 20) + 20_000);
+    // The whole id is in its two links alone.
+    assert!(render(&page(vec![call]), "").len() < (2 << 20) + 20_000);
 }
 
 #[test]

@@ -1,25 +1,21 @@
 //! Markup that several pages about dead letters share.
 
 use maud::{Markup, html};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::listing::Row;
-use crate::{console::format, terminal};
+use crate::{
+    console::{address, format},
+    terminal,
+};
 
 /// The longest text from outside in a list, in characters.
 const MAX_SHOWN_CHARACTERS: usize = 300;
-/// Characters of an id that stay as they are in an address.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Returns the address of a dead letter's page, or `None` for an id that no address can hold.
 pub(super) fn letter_url(id: &str) -> Option<String> {
     // Browsers take these for folders, also if they are encoded.
     let is_folder = matches!(id, "" | "." | "..");
-    (!is_folder).then(|| format!("/dead/{}", segment(id)))
-}
-
-fn segment(text: &str) -> String {
-    utf8_percent_encode(text, SEGMENT).to_string()
+    (!is_folder).then(|| format!("/dead/{}", address::encode(id)))
 }
 
 /// Returns a text from outside for one line: bounded, with invisible characters made visible.
@@ -124,7 +120,7 @@ pub(super) fn conversation_link(id: Option<&str>) -> Markup {
     html! {
         @match id {
             Some(id @ ("" | "." | "..")) => (outside(id)),
-            Some(id) => a href={ "/conversations/" (segment(id)) } { (outside(id)) },
+            Some(id) => a href=(address::conversation(id)) { (outside(id)) },
             None => span class="quiet" { "not named by the event" },
         }
     }

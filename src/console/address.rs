@@ -1,0 +1,21 @@
+//! Addresses of the pages of conversations, as links have them.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+
+/// The characters that a segment and a parameter of an address cannot contain (RFC 3986, section 2.3).
+const ENCODED_CHARS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Encodes a text for a segment or a parameter of an address.
+pub(super) fn encode(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, ENCODED_CHARS)
+}
+
+/// Returns the path of the page of a conversation. The console searches the archive for it.
+pub(super) fn conversation(id: &str) -> String {
+    format!("/conversations/{}", encode(id))
+}
+
+/// Returns the parameters that say in which folder of the archive a conversation is. With them, nothing is searched.
+pub(super) fn folder(account_id: &str, project_id: &str, date: jiff::civil::Date) -> String {
+    format!("account={}&project={}&date={date}", encode(account_id), encode(project_id))
+}
