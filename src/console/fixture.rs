@@ -1,6 +1,6 @@
 //! A console for unit tests, and requests to it without a socket.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
@@ -100,6 +100,19 @@ impl TestConsole {
             request = request.header(*name, *value);
         }
         self.send("127.0.0.1", request.body(Body::from(form.to_owned())).unwrap()).await
+    }
+
+    /// Returns the paths of all routes, with `filling` for each part that varies.
+    pub(super) fn paths(&self, filling: &str) -> BTreeSet<String> {
+        let routes = format!("{:?}", self.router);
+        let paths = routes.split('"').filter(|text| text.starts_with('/'));
+        let fill = |path: &str| {
+            let parts = path.split('/').map(|part| if part.starts_with('{') { filling } else { part });
+            parts.collect::<Vec<_>>().join("/")
+        };
+        let paths: BTreeSet<_> = paths.map(fill).collect();
+        assert!(paths.contains("/") && paths.contains("/livez") && paths.contains("/logout"), "{paths:?}");
+        paths
     }
 
     /// Returns the token of the forms of a person on this machine, also if no page has a form.

@@ -16,6 +16,7 @@ mod conversation;
 mod conversations;
 mod dead;
 mod error;
+mod extract;
 #[cfg(test)]
 mod fixture;
 mod format;

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use axum::{body::Body, extract::Request};
 use http::{Method, header};
 
@@ -55,19 +53,6 @@ async fn log_in(console: &TestConsole) -> String {
     answer.header("set-cookie").split(';').next().unwrap().to_owned()
 }
 
-/// Returns the paths of all routes, with a word for each part that varies.
-fn all_paths(console: &TestConsole) -> BTreeSet<String> {
-    let routes = format!("{:?}", console.router);
-    let paths = routes.split('"').filter(|text| text.starts_with('/'));
-    let fill = |path: &str| {
-        let parts = path.split('/').map(|part| if part.starts_with('{') { "CA1" } else { part });
-        parts.collect::<Vec<_>>().join("/")
-    };
-    let paths: BTreeSet<_> = paths.map(fill).collect();
-    assert!(paths.contains("/") && paths.contains("/livez") && paths.contains("/logout"), "{paths:?}");
-    paths
-}
-
 fn is_public(path: &str) -> bool {
     ["/livez", "/login"].contains(&path) || path.starts_with("/assets/")
 }
@@ -77,7 +62,7 @@ async fn without_a_token_no_route_is_served() {
     for (has_token, has_proxy) in [(true, false), (false, true), (true, true)] {
         let console = TestConsole::open(config("0.0.0.0:8090", has_token, has_proxy));
         let methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
-        let mut paths = all_paths(&console);
+        let mut paths = console.paths("CA1");
         paths.extend(["/none", "/../dead", "//dead", "/conversations/CA1/"].map(str::to_owned));
         for path in paths.iter().filter(|path| !is_public(path)) {
             for method in methods {
@@ -301,7 +286,7 @@ async fn no_route_accepts_a_change_that_no_page_of_the_console_asked_for() {
     let csrf = get(&console, "/dead", &[own]).await.csrf();
     let (right, wrong) = (format!("csrf={csrf}"), format!("csrf={}", "0".repeat(csrf.len())));
     let mut reached = 0;
-    for path in all_paths(&console).iter().filter(|path| !is_public(path) && **path != "/logout") {
+    for path in console.paths("CA1").iter().filter(|path| !is_public(path) && **path != "/logout") {
         for (headers, body) in [
             (&[own][..], ""),
             (&[own], "csrf="),

@@ -4,14 +4,20 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
-    extract::{Path, Query, State},
+    extract::State,
     response::{IntoResponse, Redirect, Response},
 };
 use http::StatusCode;
 use maud::html;
 
 use super::{
-    super::{Console, access::Viewer, error::PageError, layout::Page},
+    super::{
+        Console,
+        access::Viewer,
+        error::PageError,
+        extract::{Path, Query},
+        layout::Page,
+    },
     details::ObjectState,
     page::{ActionResult, Shown, render},
     place::{Conversation, Place},

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension,
-    extract::{Path, Query, State},
+    extract::State,
     response::{Html, IntoResponse, Response},
 };
 use maud::{Markup, html};
@@ -18,6 +18,7 @@ use super::{
     super::{
         Console,
         error::PageError,
+        extract::{Path, Query},
         format,
         layout::{Page, Section},
     },

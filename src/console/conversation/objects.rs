@@ -7,14 +7,18 @@ use std::{ops::Range, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{Path, Query, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 
 use super::{
-    super::{Console, error::PageError},
+    super::{
+        Console,
+        error::PageError,
+        extract::{Path, Query},
+    },
     place::{Conversation, Place, archive_away},
     range::Selection,
 };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, Query, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use super::{
         Console,
         access::Viewer,
         error::PageError,
+        extract::{Path, Query},
         format,
         layout::{Page, Section},
     },

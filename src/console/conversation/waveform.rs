@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
-    extract::{Path, Query, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{StatusCode, header};
 use serde_json::json;
 
 use super::{
-    super::{Console, error::PageError},
+    super::{
+        Console,
+        error::PageError,
+        extract::{Path, Query},
+    },
     objects::find_recording,
     place::{Conversation, Place, archive_away},
     reading::RecordingReader,

@@ -7,11 +7,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    extract::{Query, State, rejection::QueryRejection},
-    routing::get,
-};
+use axum::{Router, extract::State, routing::get};
 use jiff::civil::Date;
 use maud::{Markup, html};
 
@@ -21,6 +17,7 @@ use super::{
     access::Viewer,
     address,
     error::PageError,
+    extract::Query,
     format,
     layout::{Page, Section},
     mask::mask_numbers,
@@ -43,14 +40,8 @@ pub(super) fn routes() -> Router<Arc<Console>> {
 async fn list(
     State(console): State<Arc<Console>>,
     _viewer: Viewer,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    Query(query): Query<ListQuery>,
 ) -> Result<Page, PageError> {
-    let Ok(Query(query)) = query else {
-        return Err(PageError::bad_request(
-            "The address of this page is damaged.",
-            "Open the conversations again, and search with the form.",
-        ));
-    };
     let body = match query.filter(console.clock.now()) {
         Err(problems) => html! {
             h1 { "Conversations" }

@@ -40,7 +40,8 @@ fn page(calls: Vec<FoundCall>) -> SearchPage {
 }
 
 fn render_with(page: &SearchPage, query: &str, show_numbers: bool) -> String {
-    let Query(query) = Query::try_from_uri(&format!("/?{query}").parse().unwrap()).unwrap();
+    let axum::extract::Query(query) =
+        axum::extract::Query::try_from_uri(&format!("/?{query}").parse().unwrap()).unwrap();
     let query: ListQuery = query;
     let filter = query.filter(Timestamp::UNIX_EPOCH).unwrap();
     let view = View { query: &query, filter: &filter, page, is_index_enabled: true, show_numbers };

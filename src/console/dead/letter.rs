@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension,
-    extract::{Path, State, rejection::PathRejection},
-};
+use axum::{Extension, extract::State};
 use jiff::Timestamp;
 use maud::{Markup, html};
 
@@ -19,6 +16,7 @@ use crate::{
         Console,
         access::Viewer,
         error::PageError,
+        extract::Path,
         format,
         layout::{Page, Section},
     },
@@ -30,14 +28,8 @@ pub(super) async fn show(
     State(console): State<Arc<Console>>,
     Extension(pages): Extension<Arc<DeadPages>>,
     viewer: Viewer,
-    id: Result<Path<String>, PathRejection>,
+    Path(id): Path<String>,
 ) -> Result<Page, PageError> {
-    let Ok(Path(id)) = id else {
-        return Err(PageError::not_found(
-            "The address is not that of a dead letter.",
-            "List the dead letters.",
-        ));
-    };
     let (found, extent) = pages.reader.find(&console, id.clone()).await?;
     if found.is_empty() {
         return Err(PageError::not_found(

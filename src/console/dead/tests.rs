@@ -201,7 +201,7 @@ async fn shows_a_dead_letter_with_its_tries() {
     add_with(&with_numbers, message("evt_1", body), &[attempt("timeout", "2026-11-22T11:00:00Z")]).await;
     assert!(with_numbers.get("/dead/evt_1").await.body.contains("+15550100123"));
 
-    assert_eq!(console.get("/dead/%ff").await.status, 404);
+    assert_eq!(console.get("/dead/%ff").await.status, 400);
     let gone = console.get("/dead/evt_gone").await;
     assert!(gone.status == 404 && text(&gone).contains("polyhook dead show evt_gone"), "{gone:?}");
 }

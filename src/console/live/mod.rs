@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Query, State},
+    extract::State,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -24,6 +24,7 @@ pub use self::feed::{LiveFeed, LiveLine, LivePlace, LiveViewer};
 use super::{
     Console,
     access::Viewer,
+    extract::Query,
     layout::{Page, Section},
 };
 use crate::queue::{TailEvent, TailEventKind};

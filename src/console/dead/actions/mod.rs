@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Duration};
 use axum::{
     Extension,
     body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    extract::{State, rejection::BytesRejection},
     response::{IntoResponse, Redirect, Response},
 };
 use tokio::time::timeout;
@@ -26,6 +26,7 @@ use crate::{
         Console,
         access::Viewer,
         error::PageError,
+        extract::Path,
         layout::{Page, Section},
     },
     queue::{DeadLetter, DeadLetterAction, DeadLetterFilter},

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 from services import expect, wait_for
@@ -90,15 +91,18 @@ def search_finds_a_phrase_of_a_transcript(site):
     phrase = re.findall(r"[A-Za-z]+ [a-z]+ [a-z]+", said)[-1]
     with site.window() as page:
         page.goto(f"{site.console}/conversations")
-        expect(page.get_by_role("link", name=site.archived[0])).to_be_visible()
+        expect(page.get_by_role("link", name=site.archived[0], exact=True)).to_be_visible()
+        with page.expect_download() as download:
+            page.get_by_role("link", name=f"JSON of {site.archived[1]}").click()
+        assert Path(download.value.path()).read_bytes() == stored.read_bytes()
         # "/" goes to the search.
         page.keyboard.press("/")
         page.keyboard.type(phrase)
         page.keyboard.press("Enter")
-        expect(page.get_by_role("link", name=site.archived[1])).to_be_visible()
+        expect(page.get_by_role("link", name=site.archived[1], exact=True)).to_be_visible()
         page.get_by_role("searchbox").fill("words that no caller says")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("link", name=site.archived[1])).to_have_count(0)
+        expect(page.get_by_role("link", name=site.archived[1], exact=True)).to_have_count(0)
 
 
 def a_dead_letter_is_replayed_after_its_preview_and_is_archived(site):
