@@ -8,7 +8,7 @@ use polyhook::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -16,6 +16,8 @@ use super::harness::{PATH, SECRET};
 
 /// Time after which a missing answer fails the test.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Size of the buffer for answers that were not read.
+const RECEIVE_BUFFER_BYTES: u32 = 8 << 10;
 
 /// A request to be sent.
 #[derive(Clone, Debug)]
@@ -143,8 +145,11 @@ impl From<std::net::TcpStream> for Wire {
 
 impl Wire {
     pub(super) async fn open(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        // By default, the system takes in tens of thousands of answers that the client does not read.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).unwrap();
         let stream =
-            timeout(ANSWER_TIMEOUT, TcpStream::connect(address)).await.expect("in time").expect("connected");
+            timeout(ANSWER_TIMEOUT, socket.connect(address)).await.expect("in time").expect("connected");
         stream.set_nodelay(true).unwrap();
         Self { stream, unread: Vec::new() }
     }
