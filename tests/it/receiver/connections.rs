@@ -9,7 +9,7 @@ use super::{
     harness::{Server, TOLERANCE, budget, server, signature, timed, until},
     http2::{Frame, Http2, literal},
     queues::{Behaviour, FakeQueue},
-    wire::Request,
+    wire::{Request, Wire},
 };
 
 const BUDGET: Duration = Duration::from_millis(500);
@@ -155,7 +155,7 @@ async fn closes_a_half_sent_header_on_a_used_connection() {
 async fn closes_a_connection_whose_client_pipelines_and_never_reads() {
     let queue = FakeQueue::new(Behaviour::Store);
     let server = Server::with(&budget(BUDGET), &signature(), &queue).await;
-    let mut wire = server.open().await;
+    let mut wire = Wire::open_with_small_buffers(server.address).await;
     let requests = Request::unsigned("{}").sized().repeat(1000);
     // More than the buffers of both sockets hold.
     timeout(BUDGET + 10 * TOLERANCE, async { while wire.try_send(&requests).await.is_ok() {} })
@@ -201,7 +201,7 @@ async fn the_drain_ends_although_clients_do_not_read() {
         http2.next_such(Frame::is_headers).await;
         clients.push(http2);
     }
-    let mut pipelining = server.open().await;
+    let mut pipelining = Wire::open_with_small_buffers(server.address).await;
     let requests = Request::unsigned("{}").sized().repeat(100_000);
     let _ = timeout(BUDGET / 2, pipelining.try_send(&requests)).await;
     let mut half_sent = server.open().await;

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use polyhook::{
     secret::Secret,
     signature::{EVENT_ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign},
@@ -16,8 +17,8 @@ use super::harness::{PATH, SECRET};
 
 /// Time after which a missing answer fails the test.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Size of the buffer for answers that were not read.
-const RECEIVE_BUFFER_BYTES: u32 = 8 << 10;
+const SMALL_BUFFER_BYTES: u32 = 8 << 10;
+const SMALL_SEGMENT_BYTES: u32 = 536;
 
 /// A request to be sent.
 #[derive(Clone, Debug)]
@@ -145,9 +146,19 @@ impl From<std::net::TcpStream> for Wire {
 
 impl Wire {
     pub(super) async fn open(address: SocketAddr) -> Self {
+        Self::connect(TcpSocket::new_v4().unwrap(), address).await
+    }
+
+    /// Opens a connection that takes in some hundred answers if nobody reads them. Usually it takes tens of thousands.
+    pub(super) async fn open_with_small_buffers(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        // By default, the system takes in tens of thousands of answers that the client does not read.
-        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).unwrap();
+        socket.set_recv_buffer_size(SMALL_BUFFER_BYTES).unwrap();
+        // The buffer of the sender grows with it (tcp_sndbuf_expand in Linux).
+        setsockopt(&socket, sockopt::TcpMaxSeg, &SMALL_SEGMENT_BYTES).unwrap();
+        Self::connect(socket, address).await
+    }
+
+    async fn connect(socket: TcpSocket, address: SocketAddr) -> Self {
         let stream =
             timeout(ANSWER_TIMEOUT, socket.connect(address)).await.expect("in time").expect("connected");
         stream.set_nodelay(true).unwrap();
