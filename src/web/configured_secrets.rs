@@ -107,8 +107,8 @@ impl ConfiguredSecrets<'_> {
         let SecretKind { name, key, file_key, removable, .. } = self.kind;
         (valid > MAX_ACTIVE_SECRETS).then(|| {
             format!(
-                "{valid} {name}s are valid, but at most {MAX_ACTIVE_SECRETS} may be active: each costs time for every \
-                 delivery, genuine or not. Remove {removable} from {file_key} and {key}"
+                "{valid} {name}s are valid, but at most {MAX_ACTIVE_SECRETS} may be active: every request is compared with each \
+                 of them. Remove {removable} from {file_key} and {key}"
             )
         })
     }

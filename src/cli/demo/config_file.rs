@@ -40,6 +40,9 @@ fn text(dir: &Path, config: &Config, app: &App, simulator: &Simulator) -> io::Re
         "archive": { "url": format!("file:{}", dir.join("archive").display()) },
         "polyai": { "base_url": simulator.url(), "platform_url": simulator.url() },
         "worker": { "environments": config.worker.environments },
+        "retry": { "delays": config.retry.delays.iter().map(|delay| format!("{delay:?}")).collect::<Vec<_>>() },
+        "reconcile": { "every": format!("{:?}", config.reconcile.every) },
+        "index": { "every": format!("{:?}", config.index.every) },
         "projects": [{
             "account_id": simulator.account_id(),
             "project_id": simulator.project_id(),
