@@ -10,6 +10,7 @@ use crate::{
     config::{Config, Roles},
     lifecycle::{HangupSignals, ShutdownOutcome},
     problem::Problem,
+    queue::QueueBackend,
     telemetry,
 };
 
@@ -22,6 +23,17 @@ pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliErro
     // By default SIGHUP ends a process. It must not end a service, even during the start and if there is nothing to reload.
     let _caught = HangupSignals::install();
     let (config, _logs, has_screen) = global.load_for_service(roles).await?;
+    // The service may start later. If it uses another file, the console would show an empty queue for ever.
+    if roles == Roles::CONSOLE
+        && let Ok(QueueBackend::Sqlite(path)) = config.queue.backend()
+        && !path.exists()
+    {
+        tracing::warn!(
+            file = %path.display(),
+            "queue.url names a file that does not exist, so the console shows an empty queue; start it where the service runs, with the \
+             same configuration"
+        );
+    }
     raise_open_files();
     let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging_names())?;
     // The console runs beside a service with the same configuration, which has the admin listener.

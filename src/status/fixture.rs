@@ -116,7 +116,13 @@ pub(crate) fn process(conditions: usize) -> ProcessStatus {
         oldest_age_ms: None,
         counts: ProcessCounts {
             started_at: Some(at("2026-11-30T09:00:00Z")),
-            deliveries: Some(DeliveryCounts { received: 16, verified: 13, unverified: 3, not_durable: 0 }),
+            deliveries: Some(DeliveryCounts {
+                received: 16,
+                verified: 13,
+                unverified: 3,
+                repeated: 2,
+                not_durable: 0,
+            }),
             archived: Some(7),
         },
     }

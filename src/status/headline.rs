@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     report::{Part, ProcessStatus, QueueStatus, StatusReport},
-    sentences::{AgeFormat, Sentence, Tone, Topic, lacks_worker, sentences, start_worker},
+    sentences::{AgeFormat, Sentence, Tone, Topic, WHY_JOBS_FAIL, lacks_worker, sentences, start_worker},
 };
 use crate::wording::{counted, plural};
 
@@ -31,9 +31,9 @@ pub fn findings(report: &StatusReport, age: AgeFormat) -> Vec<Sentence> {
         (Part::Failed(error), _) => {
             add(Topic::Process, Tone::Failure, format!("the process does not answer: {error}"));
         }
-        // RabbitMQ counts its workers itself.
+        // RabbitMQ counts its workers itself. The file of the embedded queue is on this machine, and so is its process.
         (Part::Absent { state: "not_here", text }, Part::Known(QueueStatus { workers: None, .. })) => {
-            add(Topic::Process, Tone::Warning, format!("no polyhook was found: {text}"));
+            add(Topic::Process, Tone::Failure, format!("no polyhook was found: {text}"));
         }
         _ => {}
     }
@@ -97,7 +97,7 @@ fn add_jobs(
     }
     if queue.retry_jobs > 0 {
         let wait = plural(queue.retry_jobs, "1 job has failed and waits", "{} jobs have failed and wait");
-        let text = format!("{wait} for the next try; find out why with `polyhook doctor --role work`");
+        let text = format!("{wait} for the next try; {WHY_JOBS_FAIL}");
         add(Topic::Delayed, Tone::Warning, text);
     }
 }

@@ -112,6 +112,7 @@ fn delivery_counts(deliveries: &[(&str, u64)]) -> Option<DeliveryCounts> {
         received: all - other_paths,
         verified: sum(deliveries, &["accepted", "duplicate"]) + not_durable,
         unverified: sum(deliveries, &["unverified", "unverified_retry"]),
+        repeated: sum(deliveries, &["duplicate"]),
         not_durable,
     })
 }
@@ -189,6 +190,7 @@ polyhook_jobs_total{outcome=\"retried\"} 2
                     received: 16,
                     verified: 13,
                     unverified: 3,
+                    repeated: 2,
                     not_durable: 1
                 }),
                 archived: Some(7),

@@ -212,6 +212,8 @@ pub struct DeliveryCounts {
     pub verified: u64,
     /// Those without a correct signature.
     pub unverified: u64,
+    /// Those with a correct signature that had come before.
+    pub repeated: u64,
     /// Those with a correct signature that could not be made durable in time. PolyAI sends them again.
     pub not_durable: u64,
 }

@@ -88,6 +88,10 @@ pub struct Sentence {
     pub tone: Tone,
 }
 
+/// The commands that say why jobs fail.
+pub(super) const WHY_JOBS_FAIL: &str =
+    "`polyhook tail` shows why, `polyhook doctor --role work` tests the access";
+
 /// Writes an age.
 pub type AgeFormat = fn(Duration) -> String;
 
@@ -97,7 +101,7 @@ pub fn sentences(report: &StatusReport, age: AgeFormat) -> Vec<Sentence> {
     let mut writer = Writer { age, sentences: Vec::new() };
     let versions = &report.versions;
     let broker = versions.broker.as_deref().map(|broker| format!(", {broker}")).unwrap_or_default();
-    writer.add(Topic::Polyhook, Tone::Minor, format!("{}{broker}; {now:.0}", versions.polyhook));
+    writer.add(Topic::Polyhook, Tone::Minor, format!("{}{broker}", versions.polyhook));
     let process = report.process.known();
     writer.part(Topic::Queue, &report.queue, |writer, queue| writer.queue(queue, process));
     writer.part(Topic::Spool, &report.spool, Writer::spool);
@@ -197,7 +201,7 @@ impl Writer {
         };
         match (retry, queue.workers) {
             (1.., _) => {
-                let text = format!("{counts}; find out why with `polyhook doctor --role work`");
+                let text = format!("{counts}; {WHY_JOBS_FAIL}");
                 self.add(Topic::Delayed, Tone::Warning, text);
             }
             (0, None) => self.add(Topic::Delayed, Tone::Plain, counts),

@@ -48,7 +48,10 @@ impl Line {
 /// Returns the screen of a report, which fits a terminal of 24 lines of `width` columns (at least 60).
 pub(super) fn lines(report: &StatusReport, width: usize) -> Vec<Line> {
     let mut screen = Screen { width: width.clamp(MIN_WIDTH, MAX_WIDTH) - NAME_WIDTH, lines: Vec::new() };
-    for sentence in sentences(report, short_age) {
+    for mut sentence in sentences(report, short_age) {
+        if sentence.topic == Topic::Polyhook {
+            let _ = write!(sentence.text, "; {:.0}", report.checked_at);
+        }
         screen.sentence(&sentence);
     }
     if let Some(process) = report.process.known() {

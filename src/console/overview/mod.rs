@@ -31,8 +31,8 @@ use crate::{
     clock::Clock,
     lifecycle::Lifecycle,
     status::{
-        LatestStatus, Sentence, Source, StatusReader, StatusReport, Tone, Topic, findings, headline,
-        sentences,
+        LateSource, LatestStatus, Sentence, Source, StatusReader, StatusReport, Tone, Topic, findings,
+        headline, sentences,
     },
     wording::duration,
 };
@@ -93,7 +93,7 @@ impl Overview {
             (Self::headline(&report))
             (self.attention(&report))
             (self.stages(&report))
-            (facts(&report))
+            (self.facts(&report))
             (self.footer(report.checked_at))
         }
     }
@@ -103,7 +103,9 @@ impl Overview {
         let style = tone_class(tone, "good");
         // The script reads the sentence aloud when its subject or tone changes, not with each number.
         html! {
-            p class={ "headline notice " (style) } data-part="headline" data-kind={ (topic.label()) " " (style) } { (with_commands(&text)) }
+            p class={ "headline notice " (style) } data-part="headline" data-kind={ (topic.label()) " " (style) } {
+                (with_commands(&text)) (link_of(topic))
+            }
         }
     }
 
@@ -111,15 +113,13 @@ impl Overview {
     fn attention(&self, report: &StatusReport) -> Markup {
         let others: Vec<_> = findings(report, format::age).into_iter().skip(1).collect();
         let mut late: Vec<String> = Vec::new();
-        for source in self.status.late_sources() {
+        for source in self.old_sources() {
+            let name = source.source.name();
             let text = match source.age {
-                None => format!("{} has not answered yet.", source.source.name()),
-                Some(age) if age >= OLD => format!(
-                    "{} has not answered for {}: its numbers are that old.",
-                    source.source.name(),
-                    format::age(age)
-                ),
-                Some(_) => continue,
+                None => format!("{name} has not answered yet."),
+                Some(age) => {
+                    format!("{name} has not answered for {}: its numbers are that old.", format::age(age))
+                }
             };
             if !late.contains(&text) {
                 late.push(text);
@@ -132,14 +132,38 @@ impl Overview {
                         @for Sentence { text, tone, topic } in &others {
                             li class=(tone_class(*tone, "quiet")) {
                                 (with_commands(text))
-                                @if let Some((href, name)) = link(*topic) { " " a href=(href) { (name) } }
+                                (link_of(*topic))
                             }
                         }
-                        @for text in &late { li class="quiet" { (text) } }
+                        @for text in &late { li class="warn" { (text) } }
                     }
                 }
             }
         }
+    }
+
+    /// Returns the sources that are so late that a person should know it.
+    fn old_sources(&self) -> impl Iterator<Item = LateSource> {
+        self.status.late_sources().into_iter().filter(|source| source.age.is_none_or(|age| age >= OLD))
+    }
+
+    /// Returns the age of a fact that is old.
+    fn age_of(&self, topic: Topic) -> Option<Duration> {
+        let source = match topic {
+            Topic::Polyhook => return None,
+            Topic::Spool => Source::Spool,
+            Topic::LastPass => Source::LastPass,
+            Topic::LastAudit => Source::LastAudit,
+            Topic::Index => Source::Index,
+            Topic::Process => Source::Process,
+            Topic::Queue
+            | Topic::Waiting
+            | Topic::InFlight
+            | Topic::Delayed
+            | Topic::Dead
+            | Topic::Unrouted => Source::Queue,
+        };
+        self.old_sources().find(|late| late.source == source)?.age
     }
 
     fn stages(&self, report: &StatusReport) -> Markup {
@@ -155,6 +179,42 @@ impl Overview {
                         }
                         span class="note" { (number.note.markup()) }
                         @if number.exists { (sparkline(&samples.line(index, now), stage.kind)) }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns every fact with its time, and the conditions of the process.
+    fn facts(&self, report: &StatusReport) -> Markup {
+        let time_of = |topic| match topic {
+            Topic::LastPass => report.last_pass.known().map(|pass| pass.started_at),
+            Topic::LastAudit => report.last_audit.known().map(|audit| audit.audited_at),
+            Topic::Index => report.index.known().map(|pass| pass.started_at),
+            _ => None,
+        };
+        let conditions = report.process.known().map(|process| &process.conditions);
+        html! {
+            section data-part="facts" aria-labelledby="facts" {
+                h2 id="facts" { "State" }
+                dl class="facts" {
+                    @for Sentence { topic, text, tone } in sentences(report, format::age) {
+                        dt id=[(topic == Topic::Spool).then_some("spool")] { (topic.label()) }
+                        dd class=(tone_class(tone, "plain")) {
+                            (with_commands(&text))
+                            @if let Some(at) = time_of(topic) { " (" (format::time(at)) ")" }
+                            (old(self.age_of(topic)))
+                        }
+                    }
+                    @if let Some(conditions) = conditions {
+                        dt { "conditions" }
+                        @if conditions.is_empty() { dd {
+                            "none: /readyz reports nothing that a person should fix"
+                            (old(self.age_of(Topic::Process)))
+                        } }
+                        @for condition in conditions {
+                            dd { (format::badge("warn", &condition.name)) " " (with_commands(&condition.text)) }
+                        }
                     }
                 }
             }
@@ -194,38 +254,6 @@ async fn part(State(console): State<Arc<Console>>, _viewer: Viewer) -> Html<Stri
     Html(console.overview.render().await.into_string())
 }
 
-/// Returns every fact with its time, and the conditions of the process.
-fn facts(report: &StatusReport) -> Markup {
-    let time_of = |topic| match topic {
-        Topic::LastPass => report.last_pass.known().map(|pass| pass.started_at),
-        Topic::LastAudit => report.last_audit.known().map(|audit| audit.audited_at),
-        Topic::Index => report.index.known().map(|pass| pass.started_at),
-        _ => None,
-    };
-    let conditions = report.process.known().map(|process| &process.conditions);
-    html! {
-        section data-part="facts" aria-labelledby="facts" {
-            h2 id="facts" { "State" }
-            dl class="facts" {
-                @for Sentence { topic, text, tone } in sentences(report, format::age) {
-                    dt id=[(topic == Topic::Spool).then_some("spool")] { (topic.label()) }
-                    dd class=(tone_class(tone, "plain")) {
-                        (with_commands(&text))
-                        @if let Some(at) = time_of(topic) { " (" (format::time(at)) ")" }
-                    }
-                }
-                @if let Some(conditions) = conditions {
-                    dt { "conditions" }
-                    @if conditions.is_empty() { dd { "none: /readyz reports nothing that a person should fix" } }
-                    @for condition in conditions {
-                        dd { (format::badge("warn", &condition.name)) " " (with_commands(&condition.text)) }
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Shows the commands in a text, which are in backticks.
 fn with_commands(text: &str) -> Markup {
     let parts: Vec<_> = text.split('`').collect();
@@ -247,14 +275,20 @@ fn tone_class(tone: Tone, plain: &'static str) -> &'static str {
     }
 }
 
-/// Returns the page that explains a fact.
-fn link(topic: Topic) -> Option<(&'static str, &'static str)> {
-    match topic {
+/// Returns a link to the page that explains a fact.
+fn link_of(topic: Topic) -> Markup {
+    let link = match topic {
         Topic::Dead => Some(("/dead", "Dead letters")),
         Topic::Delayed => Some(("/live?outcome=retry", "Live")),
         Topic::Waiting | Topic::InFlight => Some(("/live?kind=job", "Live")),
         _ => None,
-    }
+    };
+    html! { @if let Some((href, name)) = link { " " a href=(href) { (name) } } }
+}
+
+/// Returns a badge with the age of a fact that is old.
+fn old(age: Option<Duration>) -> Markup {
+    html! { @if let Some(age) = age { " " (format::badge("warn", &format!("{} old", format::age(age)))) } }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use crate::{
     console::format,
     status::{Part, QueueStatus, StatusReport},
-    wording::counted,
+    wording::{counted, plural},
 };
 
 /// A stage on the way of a delivery.
@@ -128,7 +128,8 @@ fn verified(report: &StatusReport) -> Number {
         let refused = (deliveries.unverified > 0)
             .then(|| format!("{} without a correct signature", deliveries.unverified));
         let not_durable = (not_durable > 0).then(|| format!("{not_durable} answered 503"));
-        let notes: Vec<_> = [refused, not_durable].into_iter().flatten().collect();
+        let repeated = (deliveries.repeated > 0).then(|| counted(deliveries.repeated, "repetition"));
+        let notes: Vec<_> = [refused, not_durable, repeated].into_iter().flatten().collect();
         Some((deliveries.verified, (!notes.is_empty()).then(|| notes.join(", "))))
     });
     number.warning_if(not_durable > 0)
@@ -140,8 +141,9 @@ fn queued(report: &StatusReport) -> Number {
             let at_most = if queue.workers.is_some() { "at most " } else { "" };
             format!("the oldest for {at_most}{}", format::age(Duration::from_millis(oldest)))
         });
-        let retries = (queue.retry_jobs > 0)
-            .then(|| format!("{} after a failure", counted(queue.retry_jobs, "more job")));
+        let retries = (queue.retry_jobs > 0).then(|| {
+            format!("{} after a failed try", plural(queue.retry_jobs, "1 more waits", "{} more wait"))
+        });
         let notes: Vec<_> = [oldest, retries].into_iter().flatten().collect();
         let note = if notes.is_empty() { "waiting for a worker".to_owned() } else { notes.join(", ") };
         Number::known(queue.waiting_jobs, note).warning_if(queue.retry_jobs > 0)

@@ -41,8 +41,8 @@ fn a_stage_has_its_number_and_an_unknown_one_says_why() {
     let since = "since |2026-11-30 09:00:00 UTC";
     for (stage, expected) in known.iter().zip([
         &format!("received|16|{since}"),
-        "verified|13|3 without a correct signature",
-        "queued|12|the oldest for at most 3 min, 3 more jobs after a failure",
+        "verified|13|3 without a correct signature, 2 repetitions",
+        "queued|12|the oldest for at most 3 min, 3 more wait after a failed try",
         "fetching|8|of this process; other workers hold more",
         &format!("archived|7|{since}"),
         "dead|1|a person must decide",

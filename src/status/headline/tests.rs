@@ -92,7 +92,7 @@ fn says_in_one_sentence_whether_jobs_are_in_order_late_or_stuck() {
         (
             with_queue(|queue| queue.retry_jobs = 1),
             Tone::Warning,
-            "1 job has failed and waits for the next try; find out why with `polyhook doctor --role work`.",
+            "1 job has failed and waits for the next try; `polyhook tail` shows why, `polyhook doctor --role work` tests the access.",
         ),
     ] {
         assert_eq!(found, (tone, text.to_owned()));
@@ -133,7 +133,7 @@ fn says_in_one_sentence_which_part_does_not_work() {
                     queue.workers = None;
                 }
             }),
-            Tone::Warning,
+            Tone::Failure,
             "No polyhook was found: none answers at http://h (admin.listen).",
         ),
         (

@@ -30,8 +30,8 @@ polyhook    0.1.0, RabbitMQ 4.0.5; 2026-11-30T10:50:12Z
 queue       amqp://mq.example:5672/polyhook, 2 workers
 waiting     12 jobs, the oldest for at most 3m
 in flight   8 jobs of the process below; other workers hold more
-delayed     3 jobs after a failure, 40 refreshes; find out why with
-            `polyhook doctor --role work`
+delayed     3 jobs after a failure, 40 refreshes; `polyhook tail` shows why,
+            `polyhook doctor --role work` tests the access
 dead        1 dead letter; `polyhook dead list` names the reasons
 unrouted    5 events for which no queue is bound
 spool       0 messages, 20.0 KiB of 1.0 GiB
