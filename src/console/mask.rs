@@ -5,8 +5,11 @@
 //!
 //! Not found: numbers in words (`five five five`, `五五五`), and digits with letters between them (`555 and 0100`).
 
+use std::borrow::Cow;
+
 use jiff::civil::{Date, DateTime};
 
+use super::Console;
 use crate::terminal;
 
 /// The fewest digits of a phone number.
@@ -17,6 +20,31 @@ const SHOWN_DIGITS: usize = 2;
 const MAX_SIGNS: usize = 3;
 /// The shortest hexadecimal id, without the two letters with which Twilio's ids begin.
 const MIN_ID_CHARS: usize = 14;
+
+/// Turns texts from outside into what a viewer may see. Texts must be masked before they are cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TextMask {
+    /// `console.show_numbers`.
+    pub(super) show_numbers: bool,
+}
+
+impl Console {
+    /// Returns the mask of all texts from outside.
+    pub(super) fn text_mask(&self) -> TextMask {
+        TextMask { show_numbers: self.config.show_numbers }
+    }
+}
+
+impl TextMask {
+    pub(super) fn apply(self, text: &str) -> Cow<'_, str> {
+        if self.show_numbers { text.into() } else { mask_numbers(text).into() }
+    }
+
+    /// Returns true if a part of the text is masked.
+    pub(super) fn hides(self, text: &str) -> bool {
+        self.apply(text) != text
+    }
+}
 
 /// Masks everything in a text that may be a phone number. The number of characters stays the same.
 pub(super) fn mask_numbers(text: &str) -> String {

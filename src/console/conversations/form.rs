@@ -6,6 +6,7 @@ use serde::Deserialize;
 use url::form_urlencoded;
 
 use crate::{
+    console::mask::{TextMask, mask_numbers},
     index::{CallFilter, Phrase, SearchProject},
     wording::parse_length,
 };
@@ -84,11 +85,15 @@ impl ListQuery {
     }
 
     /// Returns the filter, or what is wrong with the fields, each with a message.
-    pub(super) fn filter(&self, now: Timestamp) -> Result<CallFilter, Vec<(&'static str, String)>> {
+    pub(super) fn filter(
+        &self,
+        now: Timestamp,
+        mask: TextMask,
+    ) -> Result<CallFilter, Vec<(&'static str, String)>> {
         let mut problems = Vec::new();
         let mut filter = CallFilter::default();
         for (name, value) in self.fields() {
-            if let Err(problem) = set_field(&mut filter, name, value, now) {
+            if let Err(problem) = set_field(&mut filter, name, value, now, mask) {
                 problems.push((name, problem));
             }
         }
@@ -106,14 +111,28 @@ impl ListQuery {
     }
 }
 
-fn set_field(filter: &mut CallFilter, name: &str, value: &str, now: Timestamp) -> Result<(), String> {
+fn set_field(
+    filter: &mut CallFilter,
+    name: &str,
+    value: &str,
+    now: Timestamp,
+    mask: TextMask,
+) -> Result<(), String> {
     if value.len() > MAX_FIELD_BYTES {
         return Err(format!("{}: it is too long.", label(name)));
     }
     let text = || Some(value.to_owned());
-    let phrase = || {
+    let phrase = || -> Result<Phrase, String> {
+        if mask.hides(value) {
+            return Err(format!(
+                "{}: phone numbers cannot be searched, because console.show_numbers is off.",
+                label(name)
+            ));
+        }
         let limit = Phrase::MAX_CHARS;
-        Phrase::new(value).ok_or_else(|| format!("{}: write at most {limit} characters.", label(name)))
+        let phrase = Phrase::new(value)
+            .ok_or_else(|| format!("{}: write at most {limit} characters.", label(name)))?;
+        Ok(if mask.show_numbers { phrase } else { phrase.in_masked(mask_numbers) })
     };
     match name {
         "text" => filter.text = Some(phrase()?),
@@ -247,7 +266,9 @@ mod tests {
 
     fn filter(query: &ListQuery) -> Result<CallFilter, Vec<&'static str>> {
         let now = "2026-11-30T23:59:59Z".parse().unwrap();
-        query.filter(now).map_err(|problems| problems.into_iter().map(|(name, _)| name).collect())
+        query
+            .filter(now, TextMask { show_numbers: false })
+            .map_err(|problems| problems.into_iter().map(|(name, _)| name).collect())
     }
 
     #[test]
@@ -281,6 +302,7 @@ mod tests {
             ("min=2m&max=1m", vec!["max"]),
             ("handoff=maybe", vec!["handoff"]),
             (&format!("text={long}&reason={long}&id={long}"), vec!["text", "reason", "id"]),
+            ("text=555+0100199&reason=%2B15550100199", vec!["text", "reason"]),
         ] {
             assert_eq!(filter(&serde_urlencoded(text)).unwrap_err(), expected, "{text}");
         }

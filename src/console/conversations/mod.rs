@@ -20,10 +20,10 @@ use super::{
     extract::Query,
     format,
     layout::{Page, Section},
-    mask::mask_numbers,
+    mask::TextMask,
 };
 use crate::{
-    index::{CallFilter, FoundCall, SearchEnd, SearchError, SearchPage, Speaker, TextHit},
+    index::{CallFilter, Excerpt, FoundCall, SearchEnd, SearchError, SearchPage, Speaker, TextHit},
     wording,
 };
 
@@ -42,7 +42,8 @@ async fn list(
     _viewer: Viewer,
     Query(query): Query<ListQuery>,
 ) -> Result<Page, PageError> {
-    let body = match query.filter(console.clock.now()) {
+    let mask = console.text_mask();
+    let body = match query.filter(console.clock.now(), mask) {
         Err(problems) => html! {
             h1 { "Conversations" }
             (form::render(&query, &[]))
@@ -61,7 +62,7 @@ async fn list(
                 filter: &filter,
                 page: &page,
                 is_index_enabled: console.index.is_enabled(),
-                show_numbers: console.config.show_numbers,
+                mask,
             };
             view.render()
         }
@@ -90,7 +91,7 @@ struct View<'a> {
     filter: &'a CallFilter,
     page: &'a SearchPage,
     is_index_enabled: bool,
-    show_numbers: bool,
+    mask: TextMask,
 }
 
 impl View<'_> {
@@ -255,7 +256,7 @@ impl View<'_> {
                     a class="id mono" href=(link(call)) { bdi { (id) } }
                     @if let Some(heading) = &call.summary_heading { bdi class="summary" { (self.text(heading)) } }
                     @if let Some(number) = self.number(call) { div class="quiet" { "from " bdi { (number) } } }
-                    @if let Some(hit) = &call.hit { (self.hit(hit)) }
+                    @if let Some(hit) = &call.hit { (excerpt(hit)) }
                 }
                 td class="number length" data-label="Length" {
                     @if let Some(seconds) = call.duration_s { (wording::length(Duration::try_from_secs_f64(seconds).unwrap_or_default())) }
@@ -269,34 +270,13 @@ impl View<'_> {
                     @if !call.handoff { span class="quiet" { "no" } }
                 }
                 td data-label="Channel" {
-                    @if let Some(channel) = &call.channel { bdi { (shorten(channel, MAX_ID_CHARS)) } }
-                    @for word in words { " " span class="quiet" { bdi { (shorten(word, MAX_ID_CHARS)) } } }
+                    @if let Some(channel) = &call.channel { bdi { (self.text(channel)) } }
+                    @for word in words { " " span class="quiet" { bdi { (self.text(word)) } } }
                 }
                 td data-label="Download" {
                     a href={ (address_of(call, "/conversation.json")) "&download" } aria-label={ "JSON of " (id) } { "JSON" }
                 }
                 @if has_projects { td data-label="Project" { bdi { (call.project.project_id) } } }
-            }
-        }
-    }
-
-    fn hit(&self, hit: &TextHit) -> Markup {
-        let speaker = match hit.speaker {
-            Speaker::Caller => "caller",
-            Speaker::Agent => "agent",
-        };
-        let parts = [&hit.excerpt.before, &hit.excerpt.hit, &hit.excerpt.after];
-        // A number may begin in one part and end in the next one.
-        let is_masked = !self.show_numbers
-            && mask_numbers(&parts.map(String::as_str).concat()) != parts.map(String::as_str).concat();
-        html! {
-            p class="hit" {
-                span class="quiet" { "turn " (hit.turn) ", " (speaker) ": " }
-                bdi dir="auto" {
-                    @if is_masked { (self.text(&parts.map(String::as_str).concat())) } @else {
-                        (parts[0]) mark { (parts[1]) } (parts[2])
-                    }
-                }
             }
         }
     }
@@ -310,8 +290,22 @@ impl View<'_> {
 
     /// Returns a text as the viewer may see it, or its beginning if it is long.
     fn text(&self, text: &str) -> String {
-        let shown = shorten(text, MAX_TEXT_CHARS);
-        if self.show_numbers { shown } else { mask_numbers(&shown) }
+        shorten(&self.mask.apply(text), MAX_TEXT_CHARS)
+    }
+}
+
+fn excerpt(hit: &TextHit) -> Markup {
+    let speaker = match hit.speaker {
+        Speaker::Caller => "caller",
+        Speaker::Agent => "agent",
+    };
+    // The search has masked it.
+    let Excerpt { before, hit: found, after } = &hit.excerpt;
+    html! {
+        p class="hit" {
+            span class="quiet" { "turn " (hit.turn) ", " (speaker) ": " }
+            bdi dir="auto" { (before) mark { (found) } (after) }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::*;
-use crate::index::{Excerpt, SearchProject, UnindexedDays, UnreadableDay};
+use crate::index::{SearchProject, UnindexedDays, UnreadableDay};
 
 fn call() -> FoundCall {
     let project = SearchProject { account_id: "acme uk".to_owned(), project_id: "desk/1".to_owned() };
@@ -43,8 +43,9 @@ fn render_with(page: &SearchPage, query: &str, show_numbers: bool) -> String {
     let axum::extract::Query(query) =
         axum::extract::Query::try_from_uri(&format!("/?{query}").parse().unwrap()).unwrap();
     let query: ListQuery = query;
-    let filter = query.filter(Timestamp::UNIX_EPOCH).unwrap();
-    let view = View { query: &query, filter: &filter, page, is_index_enabled: true, show_numbers };
+    let mask = TextMask { show_numbers };
+    let filter = query.filter(Timestamp::UNIX_EPOCH, mask).unwrap();
+    let view = View { query: &query, filter: &filter, page, is_index_enabled: true, mask };
     view.render().into_string()
 }
 
@@ -96,16 +97,21 @@ fn texts_of_callers_are_harmless() {
 
 #[test]
 fn numbers_are_masked_unless_they_may_be_shown() {
-    let excerpt =
-        Excerpt { before: "call +1555".to_owned(), hit: "010".to_owned(), after: "0123 now".to_owned() };
-    let hit = Some(TextHit { turn: 1, speaker: Speaker::Caller, excerpt });
-    let page = page(vec![FoundCall { hit, summary_heading: Some("from 5550100124".to_owned()), ..call() }]);
+    let number = || Some("+15550100123".to_owned());
+    let (heading, reason) = (format!("{}5550100124", "z".repeat(394)), number());
+    let call = FoundCall {
+        channel: number(),
+        environment: number(),
+        direction: number(),
+        handoff_reason: reason,
+        ..self::call()
+    };
+    let page = page(vec![FoundCall { summary_heading: Some(heading), ..call }]);
     let html = render(&page, "");
-    assert!(!html.contains("55501") && !html.contains("0123"), "{html}");
-    assert!(html.contains("••23"), "{html}");
+    assert!(!html.contains("55501") && html.contains("••23") && html.contains("z••••••…"), "{html}");
     let html = render_with(&page, "", true);
-    assert!(html.contains("+15550100123") && html.contains("<mark>010</mark>0123 now"), "{html}");
-    let hash = FoundCall { from_number: Some("ab".repeat(32)), ..call() };
+    assert!(html.contains("+15550100123") && html.contains("z555010…"), "{html}");
+    let hash = FoundCall { from_number: Some("ab".repeat(32)), ..self::call() };
     assert!(
         !render_with(&self::page(vec![hash]), "", true).contains("abab"),
         "a hash says nothing to a person"
@@ -141,7 +147,7 @@ fn an_empty_page_says_what_to_do() {
         filter: &CallFilter::default(),
         page: &empty(),
         is_index_enabled: false,
-        show_numbers: false,
+        mask: TextMask { show_numbers: false },
     };
     assert!(view.render().into_string().contains("index.enabled = false"));
 }

@@ -19,6 +19,8 @@ pub struct Phrase {
     text: String,
     /// The place of the byte that is looked for first, if the phrase is ASCII.
     rare: Option<usize>,
+    /// Hides parts of the texts from the viewer.
+    mask: Option<fn(&str) -> String>,
 }
 
 /// A part of a text with a hit.
@@ -50,7 +52,13 @@ impl Phrase {
                 .min_by_key(|(_, byte)| frequency(byte).map_or(0, |rank| rank + 1))
                 .map_or(0, |(place, _)| place)
         });
-        Some(Self { text, rare })
+        Some(Self { text, rare, mask: None })
+    }
+
+    /// Searches in texts as the viewer may see them. `mask` gets whole texts, and replaces digits alone.
+    #[must_use]
+    pub fn in_masked(self, mask: fn(&str) -> String) -> Self {
+        Self { mask: Some(mask), ..self }
     }
 
     /// Returns the phrase in lower case.
@@ -60,28 +68,28 @@ impl Phrase {
 
     /// Returns true if the phrase is in `text`.
     pub fn is_in(&self, text: &str) -> bool {
-        match self.rare {
-            Some(rare) => self.find_ascii(text.as_bytes(), rare).is_some(),
-            None => !text.is_ascii() && self.find_letters(text).is_some(),
-        }
+        self.is_in_bytes(text.as_bytes())
     }
 
     /// Returns true if the phrase is in the text with these bytes.
     pub(super) fn is_in_bytes(&self, text: &[u8]) -> bool {
-        match self.rare {
+        let is_in = match self.rare {
             Some(rare) => self.find_ascii(text, rare).is_some(),
-            None => std::str::from_utf8(text).is_ok_and(|text| self.is_in(text)),
-        }
+            None => std::str::from_utf8(text).is_ok_and(|text| !text.is_ascii() && self.find(text).is_some()),
+        };
+        // Only digits are masked, so other phrases need no second look.
+        let mask = self.mask.filter(|_| is_in && self.text.contains(char::is_numeric));
+        mask.map_or(is_in, |mask| {
+            std::str::from_utf8(text).is_ok_and(|text| self.find(&mask(text)).is_some())
+        })
     }
 
-    /// Returns the first hit in `text` with what is around it.
+    /// Returns the first hit in `text` with what is around it. The text is masked before it is cut: a part of a number looks
+    /// like a short one.
     pub(super) fn excerpt(&self, text: &str) -> Option<Excerpt> {
-        let (start, end) = match self.rare {
-            Some(rare) => {
-                self.find_ascii(text.as_bytes(), rare).map(|start| (start, start + self.text.len()))?
-            }
-            None => self.find_letters(text)?,
-        };
+        let masked = self.mask.map(|mask| mask(text));
+        let text = masked.as_deref().unwrap_or(text);
+        let (start, end) = self.find(text)?;
         let first =
             text[..start].char_indices().rev().take(CONTEXT_CHARS).last().map_or(start, |(place, _)| place);
         let last = text[end..].char_indices().nth(CONTEXT_CHARS).map_or(text.len(), |(place, _)| end + place);
@@ -91,6 +99,12 @@ impl Phrase {
             hit: text[start..end].to_owned(),
             after: format!("{}{}", &text[end..last], mark(last < text.len())),
         })
+    }
+
+    /// Returns the start and the end of the first hit.
+    fn find(&self, text: &str) -> Option<(usize, usize)> {
+        let Some(rare) = self.rare else { return self.find_letters(text) };
+        self.find_ascii(text.as_bytes(), rare).map(|start| (start, start + self.text.len()))
     }
 
     /// Returns the place of the first hit. ASCII bytes are no parts of other characters.
@@ -169,6 +183,24 @@ mod tests {
         assert!(before.starts_with("…ü") && after.ends_with("💶…"));
         let short = Excerpt { before: "a ".to_owned(), hit: "b".to_owned(), after: " c".to_owned() };
         assert_eq!(excerpt("b", "a b c"), Some(short));
+    }
+
+    #[test]
+    fn masked_digits_are_neither_shown_nor_found() {
+        let mask = |text: &str| text.replace(|c: char| c.is_numeric(), "•");
+        let masked = |phrase: &str, text: &str| {
+            let phrase = Phrase::new(phrase).unwrap().in_masked(mask);
+            assert_eq!(phrase.is_in(text), phrase.excerpt(text).is_some(), "{phrase:?}");
+            phrase.excerpt(text)
+        };
+        let text = format!("{}my number is 5550100199, Ärger", "word ".repeat(14));
+        for (phrase, is_found) in
+            [("5550100199", false), ("55", false), ("my", true), ("is 5", false), ("ärger", true)]
+        {
+            let found = masked(phrase, &text);
+            assert_eq!(found.is_some(), is_found, "{phrase}");
+            assert!(!format!("{found:?}").contains(char::is_numeric), "{found:?}");
+        }
     }
 
     #[test]
