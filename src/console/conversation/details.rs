@@ -48,11 +48,11 @@ pub(super) fn show(
     conversation: &Conversation,
     states: &[ObjectState],
 ) -> Markup {
-    let manifest = conversation.manifest();
+    let (manifest, mask) = (conversation.manifest(), console.text_mask());
     html! {
         section class="card" aria-labelledby="archive-title" {
             h2 id="archive-title" { "In the archive" }
-            @for warning in &manifest.warnings { p class="notice warn" { (format::outside_text(warning)) } }
+            @for warning in &manifest.warnings { p class="notice warn" { (format::outside_text(&mask.apply(warning))) } }
             (objects(conversation, states))
             div class="actions" {
                 form method="post" action=(conversation.url("/verify")) {
@@ -61,7 +61,7 @@ pub(super) fn show(
                 }
                 span class="quiet" { "Reads every object again and compares its SHA-256 with the manifest." }
             }
-            (provenance(conversation))
+            (provenance(conversation, console))
         }
         (fetch_again(console, viewer, conversation))
     }
@@ -122,7 +122,7 @@ fn state(state: Option<&ObjectState>) -> Markup {
     }
 }
 
-fn provenance(conversation: &Conversation) -> Markup {
+fn provenance(conversation: &Conversation, console: &Console) -> Markup {
     let Manifest { provenance, timings, facts, revision, polyhook_version, .. } = conversation.manifest();
     let Timings { received_at, fetched_at, archived_at } = timings;
     let (kind, id) = announcement_of(conversation.manifest());
@@ -138,7 +138,7 @@ fn provenance(conversation: &Conversation) -> Markup {
             @if let Some(received_at) = received_at { dt { "Event received" } dd { (format::time(*received_at)) } }
             dt { "Fetched" } dd { (format::time(*fetched_at)) }
             dt { "Archived" } dd { (format::time(*archived_at)) span class="quiet" { " by polyhook " (format::outside_text(polyhook_version)) } }
-            dt { "Announced as" } dd { code { (kind) "." (environment) } ", id " code { (id) } }
+            dt { "Announced as" } dd { code { (kind) "." (console.text_mask().apply(&environment)) } ", id " code { (id) } }
         }
     }
 }

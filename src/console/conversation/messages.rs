@@ -21,6 +21,7 @@ use super::{
         extract::{Path, Query},
         format,
         layout::{Page, Section},
+        mask::TextMask,
     },
     place::{Conversation, Place},
 };
@@ -80,7 +81,7 @@ pub(super) async fn messages(
     };
     let found = timeout(SEARCH_TIMEOUT, search).await;
     let body = match found {
-        Ok(Ok(found)) => show(&found),
+        Ok(Ok(found)) => show(&found, console.text_mask()),
         Ok(Err(error)) => cannot(&error.to_string()),
         Err(_) => cannot(&format!("it does not answer within {SEARCH_TIMEOUT:?}")),
     };
@@ -100,7 +101,7 @@ fn cannot(reason: &str) -> Markup {
     html! { p class="notice warn" { "The queue cannot be searched: " (reason) ". The overview shows its state." } }
 }
 
-fn show(found: &ConversationMessages) -> Markup {
+fn show(found: &ConversationMessages, mask: TextMask) -> Markup {
     let MessageCounts { jobs, dead_letters, events, announcements, unsearched, refresh_due_at } =
         &found.counts;
     let count = |name: &str, count: &Option<u64>| {
@@ -115,22 +116,22 @@ fn show(found: &ConversationMessages) -> Markup {
             @if *unsearched > 0 { dt { "Not searched" } dd { (unsearched) " other messages" } }
             @if let Some(due) = refresh_due_at { dt { "Next refresh" } dd { (format::time(*due)) } }
         }
-        @for letter in &found.dead_letters { (history(letter)) }
+        @for letter in &found.dead_letters { (history(letter, mask)) }
         @if *dead_letters > found.dead_letters.len() as u64 { p { a href="/dead" { "All dead letters" } } }
     }
 }
 
-fn history(letter: &DeadLetter) -> Markup {
+fn history(letter: &DeadLetter, mask: TextMask) -> Markup {
     html! {
         h3 { "Dead letter " code { (format::outside_text(&letter.message.id)) } }
-        p { (format::badge("bad", letter.reason())) " since " (format::time(letter.since())) ". " a href="/dead" { "Look at the dead letters" } " to replay it." }
+        p { (format::badge("bad", &mask.apply(letter.reason()))) " since " (format::time(letter.since())) ". " a href="/dead" { "Look at the dead letters" } " to replay it." }
         ol class="history" {
             @for entry in letter.entries() {
                 li {
                     @match entry {
                         HistoryEntry::Replay(at) => { (format::time(at)) " replayed" },
                         HistoryEntry::Attempt(attempt) => {
-                            (format::time(attempt.at)) " " strong { (attempt.reason) } " " (format::outside_text(&attempt.detail))
+                            (format::time(attempt.at)) " " strong { (mask.apply(&attempt.reason)) } " " (format::outside_text(&mask.apply(&attempt.detail)))
                             @if let Some(status) = attempt.status { " (" (status) ")" }
                             @if let Some(id) = &attempt.correlation_id { ", PolyAI's correlation id " code { (format::outside_text(id)) } }
                         },

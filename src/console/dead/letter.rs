@@ -1,6 +1,6 @@
 //! `/dead/{id}`: a dead letter with all its tries.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{Extension, extract::State};
 use jiff::Timestamp;
@@ -74,7 +74,7 @@ impl View<'_> {
         html! {
             h1 { "Dead letter " (outside(&letter.message.id)) }
             p {
-                (format::badge("bad", &terminal::escape(letter.reason())))
+                (format::badge("bad", &terminal::escape(&self.mask(letter.reason()))))
                 " dead for " (format::age(letter.age(self.now))) ", since " (format::time(letter.since()))
             }
             div class="notice warn" { p { (own_text(&next_step(letter))) } }
@@ -98,7 +98,7 @@ impl View<'_> {
                 dt { "Conversation" } dd { (conversation_link(summary.conversation_id.as_deref())) }
                 dt { "Project" } dd { (named(&summary.project_id)) }
                 dt { "Account" } dd { (named(&summary.account_id)) }
-                dt { "Event" } dd { (outside(&message.kind)) ", environment " (outside(&message.environment)) }
+                dt { "Event" } dd { (outside(&self.mask(&message.kind))) ", environment " (outside(&self.mask(&message.environment))) }
                 dt { "Received" } dd { (format::time(message.received_at)) }
                 dt { "Tries" } dd { (history.attempt_count()) }
                 dt { "Replays" } dd { (history.replays.len()) }
@@ -156,7 +156,7 @@ impl View<'_> {
                     li {
                         @match entry {
                             HistoryEntry::Replay(at) => { (format::time(at)) " " (format::badge("quiet", "replayed")) }
-                            HistoryEntry::Attempt(attempt) => (attempt_entry(attempt)),
+                            HistoryEntry::Attempt(attempt) => (self.attempt_entry(attempt)),
                         }
                     }
                 }
@@ -170,7 +170,7 @@ impl View<'_> {
         let ShownBody { text, is_cut } = ShownBody::new(&message.body, show_numbers);
         html! {
             details {
-                summary { (format::bytes(message.body.len() as u64)) " of " (outside(&message.content_type)) ": personal data" }
+                summary { (format::bytes(message.body.len() as u64)) " of " (outside(&self.mask(&message.content_type))) ": personal data" }
                 @if !show_numbers {
                     p class="quiet" { "What may be a phone number is masked (" code { "console.show_numbers" } ")." }
                 }
@@ -183,14 +183,19 @@ impl View<'_> {
             }
         }
     }
-}
 
-fn attempt_entry(attempt: &Attempt) -> Markup {
-    let Attempt { at, reason, detail, status, correlation_id } = attempt;
-    html! {
-        (format::time(*at)) " " (format::badge("bad", &terminal::escape(reason)))
-        @if let Some(status) = status { " HTTP " (status) }
-        p class="detail" { bdi { (terminal::escape(detail)) } }
-        @if let Some(id) = correlation_id { p class="quiet" { "PolyAI's correlation id " code { (terminal::escape(id)) } } }
+    fn attempt_entry(&self, attempt: &Attempt) -> Markup {
+        let Attempt { at, reason, detail, status, correlation_id } = attempt;
+        html! {
+            (format::time(*at)) " " (format::badge("bad", &terminal::escape(&self.mask(reason))))
+            @if let Some(status) = status { " HTTP " (status) }
+            p class="detail" { bdi { (terminal::escape(&self.mask(detail))) } }
+            @if let Some(id) = correlation_id { p class="quiet" { "PolyAI's correlation id " code { (terminal::escape(id)) } } }
+        }
+    }
+
+    /// Returns a text from outside as the viewer may see it.
+    fn mask<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.console.text_mask().apply(text)
     }
 }

@@ -144,7 +144,7 @@ impl View<'_> {
         html! {
                     section class="reason" aria-labelledby={ "reason-" (number) } {
                         h2 id={ "reason-" (number) } {
-                            (format::badge("bad", &terminal::escape(&group.reason)))
+                            (format::badge("bad", &terminal::escape(&self.console.text_mask().apply(&group.reason))))
                             " " (letters(group.count)) ", the oldest "
         (format::age(age)) " old, since " (format::time(group.oldest))
                         }

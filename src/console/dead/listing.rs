@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{scan::Extent, scope::ListQuery};
 use crate::{
-    console::error::PageError,
+    console::{error::PageError, mask::TextMask},
     queue::{DeadLetter, DeadLetterFilter, DeadLetterSummary},
 };
 
@@ -57,14 +57,14 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn new(letter: &DeadLetter) -> Self {
+    pub(super) fn new(letter: &DeadLetter, mask: TextMask) -> Self {
         let summary = DeadLetterSummary::new(letter);
         Self {
             id: summary.id.to_owned(),
             since: summary.dead_since,
-            detail: summary.detail.map(bounded),
-            event_type: bounded(summary.event_type),
-            environment: bounded(summary.environment),
+            detail: summary.detail.map(|detail| bounded(&mask.apply(detail))),
+            event_type: bounded(&mask.apply(summary.event_type)),
+            environment: bounded(&mask.apply(summary.environment)),
             tries: summary.tries,
             replays: summary.replays,
             conversation_id: summary.conversation_id.as_deref().map(bounded),
@@ -81,6 +81,7 @@ fn bounded(text: &str) -> String {
 /// Builds a [`Listing`] while the letters are read.
 pub(super) struct ListingBuilder {
     now: Timestamp,
+    mask: TextMask,
     filter: DeadLetterFilter,
     groups: BTreeMap<String, Group>,
     other_reasons: u64,
@@ -89,7 +90,7 @@ pub(super) struct ListingBuilder {
 }
 
 impl ListingBuilder {
-    pub(super) fn new(query: &ListQuery, now: Timestamp) -> Result<Self, PageError> {
+    pub(super) fn new(query: &ListQuery, now: Timestamp, mask: TextMask) -> Result<Self, PageError> {
         let shown = if query.scope.reason.is_some() {
             let page = query.page as u64;
             (page - 1) * ROWS_PER_PAGE..page * ROWS_PER_PAGE
@@ -97,7 +98,7 @@ impl ListingBuilder {
             0..ROWS_PER_REASON
         };
         let filter = query.scope.filter()?;
-        Ok(Self { now, filter, groups: BTreeMap::new(), other_reasons: 0, shown })
+        Ok(Self { now, mask, filter, groups: BTreeMap::new(), other_reasons: 0, shown })
     }
 
     pub(super) fn add(&mut self, letter: &DeadLetter) {
@@ -115,7 +116,7 @@ impl ListingBuilder {
         }
         let Some(group) = self.groups.get_mut(reason) else { return };
         if self.shown.contains(&group.count) {
-            group.rows.push(Row::new(letter));
+            group.rows.push(Row::new(letter, self.mask));
         }
         group.count += 1;
         group.oldest = group.oldest.min(since);

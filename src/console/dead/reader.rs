@@ -79,7 +79,8 @@ impl Reader {
                 return shared;
             }
             let begun = Instant::now();
-            let mut builder = ListingBuilder::new(&query, shared_console.clock.now())?;
+            let (now, mask) = (shared_console.clock.now(), shared_console.text_mask());
+            let mut builder = ListingBuilder::new(&query, now, mask)?;
             let mut visit = |letter: DeadLetter, _| {
                 builder.add(&letter);
                 ControlFlow::Continue(())

@@ -15,7 +15,10 @@ use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
 use super::listing::Row;
-use crate::queue::{DeadLetter, DeadLetterAction, SettleTotals};
+use crate::{
+    console::mask::TextMask,
+    queue::{DeadLetter, DeadLetterAction, SettleTotals},
+};
 
 /// The time for which a preview can be confirmed and looked at: it shows ids of conversations, which may be erased.
 const PREVIEW_LIFETIME: Duration = Duration::from_mins(30);
@@ -118,18 +121,19 @@ pub(super) struct SelectedLetters {
 }
 
 impl SelectedLetters {
-    pub(super) fn add(&mut self, letter: &DeadLetter) {
+    pub(super) fn add(&mut self, letter: &DeadLetter, mask: TextMask) {
         let fingerprint = self.fingerprint(letter);
         self.fingerprints.insert(fingerprint);
         self.count += 1;
         if self.rows.len() < MAX_ROWS {
-            self.rows.push(Row::new(letter));
+            self.rows.push(Row::new(letter, mask));
         }
         let is_full = self.reasons.len() == MAX_REASONS;
-        if is_full && !self.reasons.contains_key(letter.reason()) {
+        let reason = mask.apply(letter.reason());
+        if is_full && !self.reasons.contains_key(&*reason) {
             self.other_reasons += 1;
         } else {
-            *self.reasons.entry(letter.reason().to_owned()).or_default() += 1;
+            *self.reasons.entry(reason.into_owned()).or_default() += 1;
         }
         let (since, range) = (letter.since(), self.range);
         self.range = Some(range.map_or((since, since), |(first, last)| (first.min(since), last.max(since))));

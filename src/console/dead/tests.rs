@@ -458,7 +458,8 @@ fn a_fingerprint_changes_with_each_attempt_and_replay() {
     let mut selected = super::selection::SelectedLetters::default();
     let mut history = History::default();
     history.push(attempt("timeout", "2026-11-22T11:00:00Z"));
-    selected.add(&letter(history.clone()));
+    let mask = crate::console::mask::TextMask { show_numbers: false };
+    selected.add(&letter(history.clone()), mask);
     let mut corrected = history.clone();
     corrected.correct_times(Timestamp::UNIX_EPOCH);
     assert!(selected.contains(&letter(corrected)), "the queue may correct times");

@@ -151,15 +151,15 @@ async fn select(
     target: Target,
 ) -> Result<(SelectedLetters, Remarks), PageError> {
     let _turn = pages.reader.turn().await?;
-    let now = console.clock.now();
+    let (now, mask) = (console.clock.now(), console.text_mask());
     let (mut letters, mut found) = (SelectedLetters::default(), BTreeSet::new());
     let mut visit = |letter: DeadLetter, _| {
         match &target {
             Target::Ids(ids) if ids.contains(&letter.message.id) => {
-                letters.add(&letter);
+                letters.add(&letter, mask);
                 found.insert(letter.message.id);
             }
-            Target::Filter(filter) if filter.matches(&letter, now) => letters.add(&letter),
+            Target::Filter(filter) if filter.matches(&letter, now) => letters.add(&letter, mask),
             Target::Ids(_) | Target::Filter(_) => {}
         }
         ControlFlow::Continue(())
