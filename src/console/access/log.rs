@@ -1,16 +1,18 @@
 //! The log of who looked at which conversation, and who changed what.
 //!
-//! One line for each page of a conversation, each download and each change, with the target [`TARGET`]. A browser asks for a
-//! recording in many parts, so it is logged when a person first hears it, and again after [`REPEAT_AFTER`]. No line has a
-//! query, a number or content.
+//! One line for each page of a conversation, each download, each search for a phrase and each change, with the target [`TARGET`].
+//! A browser asks for a recording in many parts, so it is logged when a person first hears it, and again after [`REPEAT_AFTER`].
+//! No line has a query, a number or content.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 
 use super::Viewer;
 use crate::clock::Clock;
@@ -23,6 +25,21 @@ const REPEAT_AFTER: Duration = Duration::from_hours(1);
 const MAX_REMEMBERED: usize = 4096;
 /// The longest path in the log, in bytes.
 const MAX_PATH_BYTES: usize = 512;
+
+/// The ids of conversations in one line. The list shows no more on a page.
+const MAX_IDS: usize = 50;
+/// The longest id in a line of several, in characters.
+const MAX_ID_CHARS: usize = 80;
+
+impl Viewer {
+    /// Logs the conversations of which a search has shown excerpts.
+    pub(in crate::console) fn log_excerpts<'a>(&self, ids: impl ExactSizeIterator<Item = &'a str>) {
+        let count = ids.len();
+        let ids: Vec<String> = ids.take(MAX_IDS).map(|id| id.chars().take(MAX_ID_CHARS).collect()).collect();
+        let conversations = (count > 0).then(|| ids.join(" "));
+        tracing::info!(target: TARGET, viewer = self.name, count, conversations, "a person searched for a phrase");
+    }
+}
 
 /// What a request asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +63,13 @@ impl Asked {
         }
     }
 
-    /// Returns the id of the conversation, as it is in the path. `None` also for what a page loads itself and no one reads or
+    /// Returns the id of the conversation. `None` also for what a page loads itself and no one reads or
     /// hears: the waveform, and the messages in the queue.
-    fn conversation(&self) -> Option<&str> {
+    fn conversation(&self) -> Option<Cow<'_, str>> {
         let mut parts = self.path.strip_prefix("/conversations/")?.split('/');
         let id = parts.next().filter(|id| !id.is_empty())?;
         let is_supplement = parts.next().is_some_and(|part| part == "waveform" || part == "messages");
-        (!is_supplement || !self.method.is_safe()).then_some(id)
+        (!is_supplement || !self.method.is_safe()).then(|| percent_decode_str(id).decode_utf8_lossy())
     }
 }
 
@@ -72,7 +89,7 @@ impl AccessLog {
     /// Logs a request that was answered, if it is one that counts.
     pub(super) fn record(&self, viewer: &Viewer, asked: &Asked, status: StatusCode) {
         let (name, path, conversation) = (&*viewer.name, &*asked.path, asked.conversation());
-        let status = status.as_u16();
+        let (conversation, status) = (conversation.as_deref(), status.as_u16());
         if !asked.method.is_safe() {
             tracing::info!(target: TARGET, viewer = name, path, conversation, status, "a person asked for a change");
         } else if conversation.is_some() && self.is_new(name, asked) {
@@ -136,14 +153,14 @@ mod tests {
     fn names_the_conversation_of_a_path() {
         for (path, id) in [
             ("/conversations/CA1", Some("CA1")),
-            ("/conversations/CA%2F1/audio", Some("CA%2F1")),
+            ("/conversations/%43A%2F1/audio", Some("CA/1")),
             ("/conversations/CA1/waveform/user", None),
             ("/conversations/CA1/messages", None),
             ("/conversations/", None),
             ("/conversations", None),
             ("/dead/CA1", None),
         ] {
-            assert_eq!(asked(path, None).conversation(), id, "{path}");
+            assert_eq!(asked(path, None).conversation().as_deref(), id, "{path}");
         }
         assert!(asked(&"/conversations/ä".repeat(500), None).path.len() <= MAX_PATH_BYTES + 4);
     }

@@ -39,7 +39,7 @@ pub(super) fn routes() -> Router<Arc<Console>> {
 
 async fn list(
     State(console): State<Arc<Console>>,
-    _viewer: Viewer,
+    viewer: Viewer,
     Query(query): Query<ListQuery>,
 ) -> Result<Page, PageError> {
     let mask = console.text_mask();
@@ -57,6 +57,9 @@ async fn list(
             let after = Some(query.after.as_str()).filter(|after| !after.is_empty());
             let page =
                 console.index.search(Arc::clone(&filter), after).await.map_err(|error| page_error(&error))?;
+            if filter.text.is_some() {
+                viewer.log_excerpts(page.calls.iter().map(|call| call.conversation_id.as_str()));
+            }
             let view = View {
                 query: &query,
                 filter: &filter,
