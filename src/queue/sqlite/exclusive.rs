@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{
     SqliteOptions,
     error::{OpenError, WriteError},
-    queue_file::{QueueFile, RowId, read_history, read_message, read_time},
+    queue_file::{HistoryReader, QueueFile, RowId, read_message, read_time},
     read,
     schema::{self, Sharing},
 };
@@ -86,7 +86,7 @@ impl ExclusiveQueueFile {
              WHERE state = ?1 AND {order} LIMIT ?2 OFFSET ?3"
         ))?;
         let mut rows = statement.query((state, limit, skip))?;
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes, mut histories) = (Vec::new(), 0, HistoryReader::default());
         while bytes < MAX_BATCH_BYTES
             && let Some(row) = rows.next()?
         {
@@ -95,7 +95,7 @@ impl ExclusiveQueueFile {
             batch.push(StoredMessage {
                 row: row.get("seq")?,
                 message: read_message(row, body.into())?,
-                history: read_history(row)?,
+                history: histories.read(row)?,
                 state: match state {
                     "ready" => StoredState::Waiting,
                     "retry" => StoredState::Delayed { due: read_time(row, "due")? },

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
     error::hint,
-    queue_file::{read_history, read_message, read_time},
+    queue_file::{HistoryReader, read_message, read_time},
     read,
     schema::{self, FileIdentity},
 };
@@ -213,7 +213,7 @@ impl Follower {
              WHERE ended_at IS NOT NULL AND ended_at >= ?1 ORDER BY ended_at, seq LIMIT ?2",
         )?;
         let mut rows = statement.query((self.ended_from, MAX_ROWS))?;
-        let (mut count, mut last) = (0, self.ended_from);
+        let (mut count, mut last, mut histories) = (0, self.ended_from, HistoryReader::default());
         while let Some(row) = rows.next()? {
             let (seq, ended_at): (i64, i64) = (row.get("seq")?, row.get("ended_at")?);
             (count, last) = (count + 1, ended_at);
@@ -223,7 +223,7 @@ impl Follower {
                 continue;
             }
             let message = read_message(row, Bytes::new())?;
-            let event = TailEvent::done(&message, &read_history(row)?, read_time(row, "ended_at")?);
+            let event = TailEvent::done(&message, &histories.read(row)?, read_time(row, "ended_at")?);
             let ids = self.ids.remove(&seq).filter(|ids| ids.0.is_some());
             let ids = ids.or_else(|| self.announced.get(&event.id).cloned());
             let (conversation_id, project_id) = ids.unwrap_or_default();
@@ -270,7 +270,7 @@ impl Follower {
     fn last_failure(&self, seq: i64, kind: TailEventKind) -> rusqlite::Result<Option<TailEvent>> {
         let state = kind.label();
         let event = self.read_message_row(seq, state, |row| {
-            let history = read_history(row)?;
+            let history = HistoryReader::default().read(row)?;
             let body: Option<Vec<u8>> = row.get("body")?;
             let message = read_message(row, body.unwrap_or_default().into())?;
             let at = history.attempts.last().map_or(message.received_at, |last| last.at);

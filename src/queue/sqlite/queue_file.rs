@@ -320,7 +320,9 @@ impl QueueFile {
         let mut job = self
             .connection
             .prepare_cached("SELECT * FROM messages LEFT JOIN bodies USING (seq) WHERE seq = ?1")?;
-        claimed.into_iter().map(|seq| job.query_row([seq], read_job)).collect()
+        let mut histories = HistoryReader::default();
+        let read = |seq| job.query_row([seq], |row| read_job(row, &mut histories));
+        claimed.into_iter().map(read).collect()
     }
 
     /// Returns true if this queue has leases that [`QueueFile::extend_leases`] would extend.
@@ -403,11 +405,11 @@ fn history_json(history: &History) -> rusqlite::Result<String> {
 }
 
 /// Reads a job from a row of `messages` with its body.
-fn read_job(row: &rusqlite::Row<'_>) -> rusqlite::Result<Job> {
+fn read_job(row: &rusqlite::Row<'_>, histories: &mut HistoryReader) -> rusqlite::Result<Job> {
     let body: Option<Vec<u8>> = row.get("body")?;
     Ok(Job {
         message: read_message(row, body.unwrap_or_default().into())?,
-        history: read_history(row)?,
+        history: histories.read(row)?,
         lease: lease(row.get("seq")?, row.get("claims")?),
     })
 }
@@ -433,13 +435,39 @@ pub(super) fn read_time(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Resu
     Ok(Timestamp::from_millisecond(row.get(column)?).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
-/// Reads the history of a job. An invalid value becomes an empty history, for the same reason.
-pub(super) fn read_history(row: &rusqlite::Row<'_>) -> rusqlite::Result<History> {
-    let text: Option<String> = row.get("history")?;
-    Ok(text.map_or_else(History::default, |text| {
-        serde_json::from_str(&text).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the history of a job cannot be read; the job continues with an empty history");
-            History::default()
+/// Reads the histories of jobs. An invalid value becomes an empty history, for the same reason. One line of the log counts
+/// all of them.
+#[derive(Debug, Default)]
+pub(super) struct HistoryReader {
+    unreadable: u64,
+    /// The row and the error of the first one.
+    first: Option<(u64, String)>,
+}
+
+impl HistoryReader {
+    pub(super) fn read(&mut self, row: &rusqlite::Row<'_>) -> rusqlite::Result<History> {
+        let text: Option<String> = row.get("history")?;
+        let Some(text) = text else { return Ok(History::default()) };
+        serde_json::from_str(&text).or_else(|error| {
+            self.unreadable += 1;
+            if self.first.is_none() {
+                self.first = Some((row.get("seq")?, error.to_string()));
+            }
+            Ok(History::default())
         })
-    }))
+    }
+}
+
+impl Drop for HistoryReader {
+    fn drop(&mut self) {
+        if let Some((seq, error)) = &self.first {
+            let count = self.unreadable;
+            tracing::warn!(
+                count,
+                seq,
+                error,
+                "histories of jobs cannot be read; the jobs continue with empty ones"
+            );
+        }
+    }
 }

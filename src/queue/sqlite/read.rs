@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::{
     error::hint,
-    queue_file::{RowId, lease, read_history, read_message, read_time},
+    queue_file::{HistoryReader, RowId, lease, read_message, read_time},
     schema::{self, Sharing},
 };
 use crate::{
@@ -115,12 +115,13 @@ fn waiting_since_in(
     // Jobs that were replayed, released or scheduled can be leased for a shorter time than since their receipt. They are
     // leased first, so the others of them are not older than these.
     let mut first = snapshot.prepare(&format!(
-        "SELECT received_at, {wait} AS wait, history FROM messages INDEXED BY messages_open
+        "SELECT seq, received_at, {wait} AS wait, history FROM messages INDEXED BY messages_open
          WHERE state = 'ready' AND state <> 'done' ORDER BY seq LIMIT 100"
     ))?;
+    let mut histories = HistoryReader::default();
     let first = first.query_map([], |row| {
         let wait = Duration::from_millis(row.get::<_, Option<u64>>("wait")?.unwrap_or_default());
-        let since = read_history(row)?.leasable_since(read_time(row, "received_at")?);
+        let since = histories.read(row)?.leasable_since(read_time(row, "received_at")?);
         Ok(since.checked_add(wait).unwrap_or(now))
     })?;
     let first = first.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -357,7 +358,7 @@ pub(super) fn dead_letters(
          WHERE state = 'dead' AND state <> 'done' AND seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
     )?;
     let mut rows = statement.query((after, until, MAX_PAGE_LETTERS))?;
-    let mut page = Vec::new();
+    let (mut page, mut histories) = (Vec::new(), HistoryReader::default());
     let mut bytes = 0;
     while bytes < MAX_PAGE_BYTES
         && let Some(row) = rows.next()?
@@ -366,7 +367,7 @@ pub(super) fn dead_letters(
         bytes += body.len();
         page.push(DeadLetter {
             message: read_message(row, body)?,
-            history: read_history(row)?,
+            history: histories.read(row)?,
             lease: lease(row.get("seq")?, row.get("claims")?),
         });
     }
