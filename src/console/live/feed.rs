@@ -28,6 +28,8 @@ use crate::{
 
 /// Lines that are kept for viewers who read slowly or come back.
 const MAX_LINES: usize = 1000;
+/// Time after which a line is forgotten: its conversation may be erased.
+const MAX_AGE: Duration = Duration::from_mins(5);
 /// People who may watch at the same time.
 const MAX_VIEWERS: usize = 32;
 /// The time for which the follower continues without a viewer.
@@ -62,7 +64,8 @@ pub struct LiveFeed {
 struct Log {
     /// The number of the first line in `lines`. The first line of all has the number 1.
     first_number: u64,
-    lines: VecDeque<Arc<LiveLine>>,
+    /// Each with the time at which it was added.
+    lines: VecDeque<(Duration, Arc<LiveLine>)>,
     is_followed: bool,
     /// Distinguishes the periods in which the queue was followed, across processes.
     period: u64,
@@ -151,13 +154,19 @@ impl LiveFeed {
         matches!(self.source, TailSource::File(_))
     }
 
+    /// Returns the log without lines that are too old.
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let first_kept = self.clock.elapsed().saturating_sub(MAX_AGE);
+        while log.lines.front().is_some_and(|(added, _)| *added < first_kept) {
+            log.remove_first();
+        }
+        log
     }
 
     fn push(&self, line: LiveLine) {
         let mut log = self.log();
-        log.push(line);
+        log.push(self.clock.elapsed(), line);
         // Sent while the log is locked, so that the numbers rise.
         self.next_number.send_replace(log.next_number());
     }
@@ -244,12 +253,16 @@ impl Log {
             Self { first_number: 1, lines: VecDeque::new(), is_followed: true, period: fastrand::u64(..) };
     }
 
-    fn push(&mut self, line: LiveLine) {
+    fn push(&mut self, now: Duration, line: LiveLine) {
         if self.lines.len() == MAX_LINES {
-            self.lines.pop_front();
-            self.first_number += 1;
+            self.remove_first();
         }
-        self.lines.push_back(Arc::new(line));
+        self.lines.push_back((now, Arc::new(line)));
+    }
+
+    fn remove_first(&mut self) {
+        self.lines.pop_front();
+        self.first_number += 1;
     }
 }
 
@@ -302,7 +315,7 @@ impl LiveViewer {
         }
         let start = self.next.max(log.first_number);
         let skipped = usize::try_from(start - log.first_number).unwrap_or(usize::MAX);
-        lines.extend(log.lines.iter().skip(skipped).take(max).cloned());
+        lines.extend(log.lines.iter().skip(skipped).take(max).map(|(_, line)| Arc::clone(line)));
         let taken = log.lines.len().saturating_sub(skipped).min(max) as u64;
         self.next = start + taken;
         (lines, LivePlace { period: log.period, number: self.next - 1 })

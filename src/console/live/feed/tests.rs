@@ -22,8 +22,12 @@ fn config(path: &std::path::Path) -> QueueConfig {
 
 /// A feed of a file that does not exist: it shows only what a test adds.
 fn feed(lifecycle: &Lifecycle) -> Arc<LiveFeed> {
+    feed_at(Clock::System, lifecycle)
+}
+
+fn feed_at(clock: Clock, lifecycle: &Lifecycle) -> Arc<LiveFeed> {
     let missing = std::path::Path::new("/nonexistent/queue.db");
-    LiveFeed::new(&config(missing), Clock::System, lifecycle.clone()).unwrap()
+    LiveFeed::new(&config(missing), clock, lifecycle.clone()).unwrap()
 }
 
 fn note(number: usize) -> LiveLine {
@@ -98,6 +102,24 @@ async fn a_viewer_that_does_not_read_blocks_nobody_and_learns_what_it_missed() {
     // It also missed the error of the file, the first line of all.
     assert_eq!(lines[0], LiveLine::Note(format!("{} events are missing here", 2 * MAX_LINES + 1)));
     assert_eq!((&lines[1], lines.len()), (&note(2 * MAX_LINES), MAX_LINES + 1));
+    lifecycle.drain();
+}
+
+#[tokio::test]
+async fn a_line_is_forgotten_after_a_while() {
+    let (lifecycle, clock) = (Lifecycle::new(), Clock::manual(Timestamp::UNIX_EPOCH));
+    let feed = feed_at(clock.clone(), &lifecycle);
+    let mut viewer = feed.watch(None).unwrap();
+    first_error(&mut viewer).await;
+    feed.push(note(1));
+    clock.advance(MAX_AGE);
+    assert_eq!(first_line(&mut feed.watch(None).unwrap()).await, note(1));
+    clock.advance(Duration::from_secs(1));
+    let mut late = feed.watch(None).unwrap();
+    feed.push(note(2));
+    assert_eq!(next(&mut late).await.0, [note(2)]);
+    let missing = LiveLine::Note("1 event is missing here".to_owned());
+    assert_eq!(next(&mut viewer).await.0, [missing, note(2)], "a viewer who was too slow");
     lifecycle.drain();
 }
 
