@@ -1,6 +1,9 @@
 //! The form with which a person logs in, and the end of a session.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Extension, Router,
@@ -11,7 +14,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, Uri, header};
 use maud::{Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use url::Url;
 
 use super::{Access, Client, Viewer, csrf, log, session};
@@ -27,24 +30,44 @@ const MAX_NEXT_BYTES: usize = 2048;
 const WRONG_TOKEN_DELAY: Duration = Duration::from_secs(1);
 /// Wrong tokens whose answers wait at the same time. Further ones are answered at once.
 const MAX_WAITING: usize = 32;
+/// The time between two lines of the log about those.
+const REFUSED_LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Slows down those who guess. A right token is always accepted at once, so they cannot lock anyone out.
 #[derive(Debug)]
-pub(super) struct WrongTokens(Semaphore);
+pub(super) struct WrongTokens {
+    waiting: Semaphore,
+    /// Those that were answered at once since the last line of the log, and the time of that line.
+    refused: Mutex<(u64, Option<Instant>)>,
+}
 
 impl Default for WrongTokens {
     fn default() -> Self {
-        Self(Semaphore::new(MAX_WAITING))
+        Self { waiting: Semaphore::new(MAX_WAITING), refused: Mutex::default() }
     }
 }
 
 impl WrongTokens {
     /// Waits before a wrong token is answered, and returns the status of the answer.
     pub(super) async fn wait(&self, client: Client) -> StatusCode {
-        let Ok(_waiting) = self.0.try_acquire() else { return StatusCode::TOO_MANY_REQUESTS };
+        let Ok(_waiting) = self.waiting.try_acquire() else {
+            self.log_refused(client);
+            return StatusCode::TOO_MANY_REQUESTS;
+        };
         tracing::warn!(target: log::TARGET, %client, "a wrong token for the console");
         tokio::time::sleep(WRONG_TOKEN_DELAY).await;
         StatusCode::UNAUTHORIZED
+    }
+
+    /// Logs how many were answered at once, at most once in [`REFUSED_LOG_INTERVAL`].
+    fn log_refused(&self, client: Client) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, logged) = &mut *refused;
+        *count += 1;
+        if logged.is_none_or(|logged| logged.elapsed() >= REFUSED_LOG_INTERVAL) {
+            tracing::warn!(target: log::TARGET, %client, count, "too many wrong tokens for the console");
+            *refused = (0, Some(Instant::now()));
+        }
     }
 }
 
