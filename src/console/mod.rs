@@ -94,6 +94,8 @@ impl Console {
             idle_timeout: IDLE_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
             max_header_bytes: MAX_HEADER_BYTES,
+            // A browser that closes its connection has left the page.
+            half_close: false,
         }
     }
 

@@ -18,11 +18,14 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(super) struct WorkThread(Arc<OnceLock<mpsc::Sender<Job>>>);
 
 impl WorkThread {
-    /// Runs work in the thread.
+    /// Runs work in the thread. If the caller is cancelled before the work begins, it does not run.
     pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (sender, result) = oneshot::channel();
         let job = Box::new(move || {
             // The receiver is gone if the caller was cancelled.
+            if sender.is_closed() {
+                return;
+            }
             let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
         });
         // The thread runs as long as there is a sender.
@@ -42,4 +45,28 @@ fn start() -> mpsc::Sender<Job> {
     // The process cannot continue without threads, as a runtime without its pool.
     spawned.unwrap_or_else(|error| panic!("cannot start a thread: {error}"));
     sender
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_whose_caller_has_left_does_not_run() {
+        let thread = WorkThread::default();
+        let (release, released) = mpsc::channel::<()>();
+        let mut first = Box::pin(thread.run(move || released.recv()));
+        assert!(first.as_mut().now_or_never().is_none());
+        let has_run = Arc::new(AtomicBool::new(false));
+        let mark = Arc::clone(&has_run);
+        assert!(thread.run(move || mark.store(true, Ordering::SeqCst)).now_or_never().is_none());
+        release.send(()).unwrap();
+        first.await.unwrap();
+        assert_eq!(thread.run(|| 7).await, 7);
+        assert!(!has_run.load(Ordering::SeqCst));
+    }
 }

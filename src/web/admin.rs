@@ -61,6 +61,7 @@ impl Admin {
             idle_timeout: server.idle_timeout,
             max_connections: MAX_CONNECTIONS,
             max_header_bytes: MAX_HEADER_BYTES,
+            half_close: true,
         }
     }
 

@@ -106,6 +106,7 @@ impl ServerConfig {
             idle_timeout: self.idle_timeout,
             max_connections: max_connections(self.max_connections, open_files),
             max_header_bytes: MAX_HEADER_BYTES,
+            half_close: true,
         }
     }
 }

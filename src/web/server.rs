@@ -68,7 +68,7 @@ pub async fn serve<S, B>(
 {
     let connections = Connections::new(limits);
     let draining = lifecycle.draining();
-    let builder = Arc::new(connection_builder(limits.max_header_bytes));
+    let builder = Arc::new(connection_builder(limits));
     let open = gauge!("polyhook_connections", "listener" => name);
     let open_connection = |(stream, client): (TcpStream, SocketAddr)| {
         // Responses are small and must leave at once.
@@ -121,12 +121,13 @@ fn accepted_by_system(listener: TcpListener) -> impl Iterator<Item = (TcpStream,
 }
 
 /// Time limits are those of [`Activity`], so the library's own are off.
-fn connection_builder(max_header_bytes: usize) -> auto::Builder<TokioExecutor> {
+fn connection_builder(limits: ConnectionLimits) -> auto::Builder<TokioExecutor> {
+    let max_header_bytes = limits.max_header_bytes;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .header_read_timeout(None)
-        .half_close(true)
+        .half_close(limits.half_close)
         .max_buf_size(max_header_bytes)
         .http2()
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
@@ -233,4 +234,57 @@ fn rejection<B: From<&'static str>>(status: StatusCode, version: Version) -> Res
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use tokio::{
+        io::AsyncWriteExt,
+        sync::{mpsc, oneshot},
+        time::timeout,
+    };
+
+    use super::*;
+
+    /// Returns true if a request is cancelled when its client closes the sending side of the connection.
+    async fn is_cancelled_by_a_client_that_closes(half_close: bool) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = ConnectionLimits {
+            transfer_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_mins(1),
+            max_connections: 2,
+            max_header_bytes: MAX_HEADER_BYTES,
+            half_close,
+        };
+        let (started, mut has_started) = mpsc::channel(1);
+        let service = move |_| {
+            let started = started.clone();
+            service_fn(move |_: Request<RequestBody>| {
+                let started = started.clone();
+                async move {
+                    // The sender is dropped with the request, which is never answered.
+                    let (_request, has_ended) = oneshot::channel::<()>();
+                    started.send(has_ended).await.unwrap();
+                    std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>().await
+                }
+            })
+        };
+        let lifecycle = Lifecycle::new();
+        let server = tokio::spawn(serve("test", listener, service, limits, lifecycle));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let has_ended = has_started.recv().await.unwrap();
+        client.shutdown().await.unwrap();
+        let is_cancelled = timeout(Duration::from_millis(500), has_ended).await.is_ok();
+        server.abort();
+        is_cancelled
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_cancels_its_request_unless_it_may_wait_half_closed() {
+        assert!(is_cancelled_by_a_client_that_closes(false).await);
+        assert!(!is_cancelled_by_a_client_that_closes(true).await);
+    }
 }

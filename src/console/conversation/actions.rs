@@ -21,7 +21,7 @@ use super::{
     details::ObjectState,
     page::{ActionResult, Shown, render},
     place::{Conversation, Place},
-    reading::{RecordingReader, Verdict},
+    reading::{self, RecordingReader, Verdict},
 };
 use crate::{
     event::{Discovery, DiscoverySource},
@@ -39,10 +39,12 @@ pub(super) async fn verify(
 ) -> Result<Page, PageError> {
     let conversation = Conversation::find(&console, &place, &id).await?;
     let mut verified = Vec::new();
+    let permit = recordings.permits.acquire().await?;
     for object in &conversation.manifest().objects {
-        let verdict = recordings.verify(&console.archive, &conversation.location, object).await;
+        let verdict = reading::verify(&console.archive, &conversation.location, object).await;
         verified.push(ObjectState::new(object, verdict.map(Some)));
     }
+    drop(permit);
     let is_intact = |state: &ObjectState| matches!(state.verdict, Ok(Some(Verdict::Intact)));
     let is_unknown = |state: &ObjectState| state.verdict.is_err();
     let (tone, text) = if verified.iter().all(is_intact) {

@@ -4,20 +4,29 @@
 //! once: the waveforms of the latest ones are kept in memory. They are not stored in the archive, so an erasure has nothing more to
 //! remove, and a waveform is served only while the manifest names its recording.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use sha2::{Digest, Sha256};
-use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::{
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, timeout_at},
+};
 
+use super::{super::error::PageError, place::archive_away};
 use crate::{
     archive::{Archive, ArchiveError, Location, ManifestObject, ObjectReader},
     wav::{PeakReader, Peaks, PeaksError},
 };
 
-/// Recordings that are read at the same time.
+/// Recordings that are read at the same time, and documents.
 const MAX_READERS: usize = 2;
+/// The time for which a request waits for others that read.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Parts that wait to be computed. A part has at most a few MiB.
 const WAITING_PARTS: usize = 1;
 /// Waveforms in memory. One takes less than 50 KiB.
@@ -26,10 +35,37 @@ const MAX_WAVEFORMS: usize = 64;
 /// A waveform as JSON, or the reason why the recording has none.
 pub(super) type Waveform = Result<Bytes, PeaksError>;
 
+/// Limits the number of requests that read whole objects at the same time. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct ReadPermits(Arc<Semaphore>);
+
+impl ReadPermits {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_READERS)))
+    }
+
+    /// Waits as long as a request may wait for others.
+    pub(super) async fn acquire(&self) -> Result<OwnedSemaphorePermit, PageError> {
+        self.acquire_until(Instant::now() + PERMIT_TIMEOUT).await
+    }
+
+    async fn acquire_until(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, PageError> {
+        // The semaphore is never closed.
+        let permit =
+            timeout_at(deadline, Arc::clone(&self.0).acquire_owned()).await.ok().and_then(Result::ok);
+        permit.ok_or_else(|| {
+            PageError::unavailable(
+                "Other requests read large objects of the archive, and only a few at a time may.",
+                "Reload this page in a moment.",
+            )
+        })
+    }
+}
+
 /// Reads whole recordings. Shared by all requests.
 #[derive(Debug)]
 pub(super) struct RecordingReader {
-    permits: Semaphore,
+    pub(super) permits: ReadPermits,
     /// By the SHA-256 of the recordings. The one that was used last is the last.
     waveforms: Mutex<Vec<(String, Arc<OnceCell<Waveform>>)>>,
 }
@@ -45,19 +81,20 @@ pub(super) enum Verdict {
 
 impl RecordingReader {
     pub(super) fn new() -> Self {
-        Self { permits: Semaphore::new(MAX_READERS), waveforms: Mutex::default() }
+        Self { permits: ReadPermits::new(), waveforms: Mutex::default() }
     }
 
-    /// Returns the waveform of a recording, or `None` if the recording is missing or has another size. Of several requests one computes it. If that one is
-    /// abandoned, another one starts again.
+    /// Returns the waveform of a recording, or `None` if the recording is missing or has another size. Of several requests one computes
+    /// it. If that one is abandoned, another one starts again.
     pub(super) async fn waveform(
         &self,
         archive: &Archive,
         location: &Location,
         recording: &ManifestObject,
-    ) -> Result<Option<Waveform>, ArchiveError> {
+    ) -> Result<Option<Waveform>, PageError> {
         let cell = self.cell(&recording.sha256);
-        let result = cell.get_or_try_init(|| self.compute(archive, location, recording)).await;
+        let deadline = Instant::now() + PERMIT_TIMEOUT;
+        let result = cell.get_or_try_init(|| self.compute(archive, location, recording, deadline)).await;
         match result {
             Ok(waveform) => Ok(Some(waveform.clone())),
             Err(None) => Ok(None),
@@ -85,10 +122,11 @@ impl RecordingReader {
         archive: &Archive,
         location: &Location,
         recording: &ManifestObject,
-    ) -> Result<Waveform, Option<ArchiveError>> {
-        // The semaphore is never closed.
-        let _permit = self.permits.acquire().await;
-        let opened = archive.open_object(location, &recording.name, None).await?;
+        deadline: Instant,
+    ) -> Result<Waveform, Option<PageError>> {
+        let _permit = self.permits.acquire_until(deadline).await?;
+        let failed = |error: ArchiveError| archive_away(&error);
+        let opened = archive.open_object(location, &recording.name, None).await.map_err(failed)?;
         let Some(opened) = opened.filter(|opened| opened.size == recording.size_bytes) else {
             return Err(None);
         };
@@ -100,27 +138,25 @@ impl RecordingReader {
             }
             reader.is_ok()
         });
-        Ok(peaks.await?.and_then(PeakReader::finish).map(|peaks| to_json(&peaks)))
+        Ok(peaks.await.map_err(failed)?.and_then(PeakReader::finish).map(|peaks| to_json(&peaks)))
     }
+}
 
-    /// Computes the hash of an object and compares it with the manifest.
-    pub(super) async fn verify(
-        &self,
-        archive: &Archive,
-        location: &Location,
-        object: &ManifestObject,
-    ) -> Result<Verdict, ArchiveError> {
-        let _permit = self.permits.acquire().await;
-        let Some(opened) = archive.open_object(location, &object.name, None).await? else {
-            return Ok(Verdict::Missing);
-        };
-        let hash = read_whole(opened, Sha256::new(), |hash, part| {
-            hash.update(part);
-            true
-        });
-        let is_intact = hex::encode(hash.await?.finalize()) == object.sha256;
-        Ok(if is_intact { Verdict::Intact } else { Verdict::Changed })
-    }
+/// Computes the hash of an object and compares it with the manifest. The caller has a permit.
+pub(super) async fn verify(
+    archive: &Archive,
+    location: &Location,
+    object: &ManifestObject,
+) -> Result<Verdict, ArchiveError> {
+    let Some(opened) = archive.open_object(location, &object.name, None).await? else {
+        return Ok(Verdict::Missing);
+    };
+    let hash = read_whole(opened, Sha256::new(), |hash, part| {
+        hash.update(part);
+        true
+    });
+    let is_intact = hex::encode(hash.await?.finalize()) == object.sha256;
+    Ok(if is_intact { Verdict::Intact } else { Verdict::Changed })
 }
 
 fn to_json(peaks: &Peaks) -> Bytes {
@@ -148,4 +184,23 @@ async fn read_whole<T: Send + 'static>(
     }
     drop(sender);
     computed.await.map_err(|source| object_store::Error::JoinError { source }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_does_not_wait_for_ever_for_others_that_read() {
+        let permits = ReadPermits::new();
+        let mut held = Vec::new();
+        for _ in 0..MAX_READERS {
+            held.push(permits.acquire().await.unwrap());
+        }
+        assert_eq!(permits.acquire().await.unwrap_err().into_response().status(), 503);
+        held.pop();
+        permits.acquire().await.unwrap();
+    }
 }

@@ -17,7 +17,7 @@ use super::{
         extract::{Path, Query},
     },
     objects::find_recording,
-    place::{Conversation, Place, archive_away},
+    place::{Conversation, Place},
     reading::RecordingReader,
 };
 
@@ -30,8 +30,8 @@ pub(super) async fn waveform(
 ) -> Result<Response, PageError> {
     let conversation = Conversation::find(&console, &place, &id).await?;
     let recording = find_recording(&conversation, &direction)?;
-    let found = recordings.waveform(&console.archive, &conversation.location, recording).await;
-    Ok(match found.map_err(|error| archive_away(&error))? {
+    let found = recordings.waveform(&console.archive, &conversation.location, recording).await?;
+    Ok(match found {
         Some(Ok(peaks)) => ([(header::CONTENT_TYPE, "application/json")], peaks).into_response(),
         Some(Err(error)) => {
             failed(StatusCode::UNPROCESSABLE_ENTITY, &format!("The recording has no waveform: {error}."))

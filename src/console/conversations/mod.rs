@@ -81,6 +81,10 @@ fn page_error(error: &SearchError) -> PageError {
             "The link to this page of the list is damaged.",
             "Open the conversations again, and search with the form.",
         ),
+        SearchError::Busy => PageError::unavailable(
+            "Other searches are running, and only a few at a time may.",
+            "Reload this page in a moment.",
+        ),
         SearchError::Archive(_) | SearchError::Timeout => PageError::unavailable(
             what,
             "Load the page again when the archive answers. The other pages work without it.",

@@ -32,7 +32,7 @@ use jiff::civil::Date;
 use thiserror::Error;
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use self::{cursor::Cursor, run::Run};
@@ -54,6 +54,8 @@ const CONCURRENT_LISTS: usize = 4;
 const PAGE_CALLS: usize = 50;
 /// The time of one request.
 const BUDGET: Duration = Duration::from_millis(1500);
+/// The time for which a search waits for others.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time in which the days must be listed.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -150,6 +152,9 @@ pub enum SearchError {
     /// The archive cannot be read.
     #[error("the archive cannot be read: {0}")]
     Archive(#[from] ArchiveError),
+    /// Other searches take all the time.
+    #[error("other searches are running, and only a few at a time may; search again in a moment")]
+    Busy,
     /// The archive does not answer.
     #[error(
         "the archive did not answer within {} s; check archive.url and the network, or find the cause with `polyhook doctor`",
@@ -176,8 +181,7 @@ impl Index {
         let cursor = cursor.map(Cursor::decode).transpose()?;
         let permits =
             if filter.text.is_some() { &self.search.text_permits } else { &self.search.list_permits };
-        // The semaphore is never closed.
-        let _permit = permits.acquire().await;
+        let _permit = timeout(PERMIT_TIMEOUT, permits.acquire()).await.map_err(|_| SearchError::Busy)?;
         let deadline = Instant::now() + self.search.limits.budget;
         let listed = async {
             tokio::try_join!(self.list_days(&filter, cursor.is_none()), self.erased_conversations(deadline))

@@ -389,6 +389,18 @@ async fn says_if_there_is_no_index_and_which_days_it_lacks() {
     assert!(page.has_index && page.calls.is_empty() && page.unindexed.count == 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_search_does_not_wait_for_ever_for_others() {
+    let fixture = Fixture::new(ALL);
+    let SearchState { list_permits, text_permits, .. } = &fixture.index.search;
+    let _lists = list_permits.acquire_many(u32::try_from(CONCURRENT_LISTS).unwrap()).await.unwrap();
+    let result = fixture.index.search(Arc::default(), None).await;
+    assert!(matches!(result, Err(SearchError::Busy)), "{result:?}");
+    let _texts = text_permits.acquire_many(u32::try_from(CONCURRENT_TEXT_SEARCHES).unwrap()).await.unwrap();
+    let result = fixture.index.search(Arc::new(phrase("refund")), None).await;
+    assert!(matches!(result, Err(SearchError::Busy)), "{result:?}");
+}
+
 #[tokio::test]
 async fn rejects_a_cursor_that_is_not_its_own() {
     let fixture = Fixture::new(ALL);

@@ -260,6 +260,7 @@ mod tests {
         idle_timeout: Duration::from_mins(10),
         max_connections: 1,
         max_header_bytes: 8 << 10,
+        half_close: true,
     };
 
     /// Returns the seconds from now to the deadline, or `None` if there is none.

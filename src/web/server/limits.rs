@@ -21,6 +21,9 @@ pub struct ConnectionLimits {
     pub max_connections: usize,
     /// Bytes that one request's headers may have, decoded. At least 8 KiB.
     pub max_header_bytes: usize,
+    /// True if a client that has closed its sending side still waits for its answers. Otherwise it has left, and its requests are
+    /// cancelled.
+    pub half_close: bool,
 }
 
 /// Returns how many connections may be open if the process may have `open_files` open files: at most `configured`, and
