@@ -21,7 +21,7 @@ use super::{
     details::ObjectState,
     page::{ActionResult, Shown, render},
     place::{Conversation, Place},
-    reading::{self, RecordingReader, Verdict},
+    reading::{self, ReadPermits, RecordingReader, Verdict},
 };
 use crate::{
     event::{Discovery, DiscoverySource},
@@ -33,6 +33,7 @@ use crate::{
 pub(super) async fn verify(
     State(console): State<Arc<Console>>,
     Extension(recordings): Extension<Arc<RecordingReader>>,
+    Extension(permits): Extension<ReadPermits>,
     viewer: Viewer,
     Path(id): Path<String>,
     Query(place): Query<Place>,
@@ -56,7 +57,7 @@ pub(super) async fn verify(
     };
     let notice = Some(html! { p class=(tone) role="status" { (text) } });
     let result = ActionResult { notice, verified };
-    render(&console, &viewer, &conversation, &Shown::default(), result).await
+    render(&console, &permits, &viewer, &conversation, &Shown::default(), result).await
 }
 
 /// Queues another fetch.

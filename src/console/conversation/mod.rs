@@ -26,7 +26,7 @@ use axum::{
     routing::{get, post},
 };
 
-use self::reading::RecordingReader;
+use self::reading::{ReadPermits, RecordingReader};
 use super::Console;
 
 pub(super) fn routes() -> Router<Arc<Console>> {
@@ -40,5 +40,6 @@ pub(super) fn routes() -> Router<Arc<Console>> {
         .route("/conversations/{id}/verify", post(actions::verify))
         .route("/conversations/{id}/fetch", post(actions::fetch))
         .layer(Extension(Arc::new(RecordingReader::new())))
+        .layer(Extension(ReadPermits::new()))
         .layer(Extension(Arc::new(messages::SearchTurn::default())))
 }

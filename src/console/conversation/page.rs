@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::State,
     response::{IntoResponse, Response},
 };
@@ -11,6 +12,7 @@ use futures_util::{TryStreamExt, future::join_all};
 use http::{StatusCode, header};
 use maud::{Markup, html};
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     super::{
@@ -25,6 +27,7 @@ use super::{
     facts, masking, messages,
     place::{Conversation, Place},
     player,
+    reading::ReadPermits,
     transcript::{self, TURNS_PER_PAGE},
 };
 use crate::{
@@ -34,6 +37,8 @@ use crate::{
 
 /// A larger conversation is not read. PolyAI's have some hundred KiB.
 const MAX_CONVERSATION_BYTES: u64 = 32 << 20;
+/// The rest of a longer turn is left to the download. An answer stays in memory until its client has taken it.
+const MAX_TURN_BYTES: usize = 1 << 20;
 
 /// The part of the conversation that a page shows.
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +58,7 @@ pub(super) struct ActionResult {
 
 pub(super) async fn page(
     State(console): State<Arc<Console>>,
+    Extension(permits): Extension<ReadPermits>,
     viewer: Viewer,
     Path(id): Path<String>,
     Query(place): Query<Place>,
@@ -65,18 +71,20 @@ pub(super) async fn page(
         } }
     });
     let result = ActionResult { notice, verified: Vec::new() };
-    render(&console, &viewer, &conversation, &shown, result).await
+    render(&console, &permits, &viewer, &conversation, &shown, result).await
 }
 
 /// Returns the page of a conversation.
 pub(super) async fn render(
     console: &Console,
+    permits: &ReadPermits,
     viewer: &Viewer,
     conversation: &Conversation,
     shown: &Shown,
     ActionResult { notice, verified }: ActionResult,
 ) -> Result<Page, PageError> {
-    let (read, states) = tokio::join!(read(console, conversation), look_at_objects(console, conversation));
+    let (read, states) =
+        tokio::join!(read(console, permits, conversation), look_at_objects(console, conversation));
     let read = read?;
     let states = if verified.is_empty() { states } else { verified };
     let body = html! {
@@ -148,9 +156,16 @@ fn no_transcript(conversation: &Conversation) -> &'static str {
 struct ReadConversation {
     rows: ConversationRows,
     problem: Option<String>,
+    /// Held until the page is rendered, so that memory does not depend on the number of viewers.
+    _permit: OwnedSemaphorePermit,
 }
 
-async fn read(console: &Console, conversation: &Conversation) -> Result<ReadConversation, PageError> {
+async fn read(
+    console: &Console,
+    permits: &ReadPermits,
+    conversation: &Conversation,
+) -> Result<ReadConversation, PageError> {
+    let permit = permits.acquire().await?;
     let (json, problem) = match read_json(console, conversation).await {
         Ok(json) => (json, None),
         Err(problem) => (Bytes::new(), Some(problem)),
@@ -161,16 +176,17 @@ async fn read(console: &Console, conversation: &Conversation) -> Result<ReadConv
         if !are_shown {
             masking::mask_rows(&mut rows);
         }
-        rows
+        // The thread goes on if the client has left, and keeps the permit until then.
+        (rows, permit)
     });
-    let rows = read.await.map_err(|_| {
+    let (rows, permit) = read.await.map_err(|_| {
         PageError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("{CONVERSATION} cannot be read because of an internal error."),
             "Read it with `polyhook show`, and report the line of the log.",
         )
     })?;
-    Ok(ReadConversation { rows, problem })
+    Ok(ReadConversation { rows, problem, _permit: permit })
 }
 
 async fn read_json(console: &Console, conversation: &Conversation) -> Result<Bytes, String> {
@@ -208,11 +224,12 @@ async fn look_at_objects(console: &Console, conversation: &Conversation) -> Vec<
 /// Answers with a whole turn as plain text.
 pub(super) async fn turn(
     State(console): State<Arc<Console>>,
+    Extension(permits): Extension<ReadPermits>,
     Path((id, number)): Path<(String, i32)>,
     Query(place): Query<Place>,
 ) -> Result<Response, PageError> {
     let conversation = Conversation::find(&console, &place, &id).await?;
-    let read = read(&console, &conversation).await?;
+    let read = read(&console, &permits, &conversation).await?;
     let turn = read.rows.turns.iter().find(|turn| turn.number == number);
     let Some(turn) = turn else {
         return Err(PageError::not_found(
@@ -221,5 +238,11 @@ pub(super) async fn turn(
         ));
     };
     let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    Ok((headers, transcript::whole_turn(turn)).into_response())
+    let mut text = transcript::whole_turn(turn);
+    if text.len() > MAX_TURN_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_TURN_BYTES));
+        text.shrink_to_fit();
+        text += "…\n\nThe turn is longer. Download conversation.json to read the rest.\n";
+    }
+    Ok((headers, text).into_response())
 }

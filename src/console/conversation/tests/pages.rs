@@ -84,7 +84,7 @@ async fn shows_what_is_known_of_a_conversation_in_both_shapes() {
 #[tokio::test]
 async fn a_hostile_transcript_is_harmless() {
     let console = TestConsole::open(ConsoleConfig::default());
-    let long = format!("{}END", "<i>ä</i> ".repeat(120_000));
+    let long = format!("{}END", "<i>ä</i> ".repeat(100_000));
     let turns = json!([
         { "user_input": "<script>alert(1)</script>", "agent_response": "\u{202e}gpj.exe\u{0}\u{1b}[31m</li></ol>" },
         { "user_input": long, "translated_user_input": "\"><img src=x onerror=alert(1)>" },
@@ -222,4 +222,16 @@ async fn a_damaged_archive_leaves_the_rest_of_the_page() {
     let unreadable = console.get("/conversations/CA1").await;
     assert_eq!(unreadable.status, 500);
     unreadable.assert_has(&["cannot be read as a manifest"]);
+}
+
+/// The text would stay in memory for each client that takes it slowly.
+#[tokio::test]
+async fn the_answer_with_a_huge_turn_is_limited() {
+    let console = TestConsole::open(ConsoleConfig::default());
+    let text = "ä".repeat(2 << 20);
+    console.archive("CA1", &json!({ "turns": [{ "user_input": text, "agent_response": "" }] }), &[]);
+    let turn = console.get("/conversations/CA1/turns/1").await;
+    assert_eq!(turn.status, 200);
+    assert!(turn.body.len() < (1 << 20) + 200, "{}", turn.body.len());
+    turn.assert_has(&["Caller:\nää", "Download conversation.json to read the rest."]);
 }
