@@ -9,12 +9,13 @@ use object_store::{
     aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
-    local::LocalFileSystem,
     path::Path,
 };
 use url::Url;
 
-use super::{ArchiveConfig, ArchiveError, folder::PrivateFolder, is_conflict, staging};
+use super::{
+    ArchiveConfig, ArchiveError, folder::PrivateFolder, folder_store::FolderStore, is_conflict, staging,
+};
 use crate::{
     bounded_file,
     disk::{GrowingFile, SpaceUse},
@@ -93,7 +94,7 @@ impl StoreBackend {
             .map_err(|()| invalid("url", format!("{} has no URL", root.display())))?;
         Ok(Self {
             // For reading. Files are written by `staging.rs`, durably and with exact permissions.
-            store: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
+            store: Arc::new(FolderStore::open(&root)?),
             prefix: Path::ROOT,
             folder: Some(Arc::new(PrivateFolder::open(&root, config.file_mode, growing)?)),
             base,
@@ -197,7 +198,7 @@ impl ReadableStore {
         let path = config.folder().ok_or_else(no_folder)?;
         match path.canonicalize() {
             Ok(root) => {
-                let store = Arc::new(LocalFileSystem::new_with_prefix(root)?);
+                let store = Arc::new(FolderStore::open(&root)?);
                 Ok(Some(Self { store, prefix: Path::ROOT }))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
