@@ -49,6 +49,16 @@ pub enum ArchiveError {
         /// The position and kind of the error, without the object's content.
         reason: String,
     },
+    /// An object is larger than any that polyhook writes, so it is not read.
+    #[error(
+        "{key} has {size} bytes, more than polyhook ever writes; repair it with `polyhook audit --repair`"
+    )]
+    TooLarge {
+        /// The key of the object.
+        key: String,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// A later polyhook wrote the manifest. This version must not overwrite it.
     #[error(
         "{key} has schema version {version}, which is newer than this polyhook supports; upgrade polyhook"
@@ -80,6 +90,7 @@ impl ArchiveError {
             Self::Raced => "raced",
             Self::Interrupted => "torn",
             Self::Manifest { .. } => "manifest",
+            Self::TooLarge { .. } => "too_large",
             Self::Newer { .. } => "newer",
             Self::Collision { .. } => "collision",
         }

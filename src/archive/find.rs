@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, future::ready, pin::pin};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use jiff::civil::Date;
 use object_store::ObjectStoreExt;
 
@@ -14,6 +14,8 @@ use super::{
 
 /// The number of manifests that are looked for at the same time.
 const CONCURRENT_READS: usize = 16;
+/// A larger document is not read into memory. A worker does not accept one from PolyAI.
+const MAX_DOCUMENT_BYTES: u64 = 32 << 20;
 
 /// The part of the archive in which a conversation is searched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,8 +46,8 @@ impl Archive {
         Ok(found)
     }
 
-    /// Finds the latest copy of a conversation. A scope that names account, project and date costs one request; every other
-    /// one lists the folders of the archive.
+    /// Finds the latest copy of a conversation that can be read. Returns an error only if there is none. A scope that names account,
+    /// project and date costs one request; every other one lists the folders of the archive.
     pub async fn find_manifest(
         &self,
         scope: &SearchScope,
@@ -65,9 +67,16 @@ impl Archive {
         let found = stream::iter(days)
             .map(|day| async move { self.read_stored_manifest(&day, name).await })
             .buffered(CONCURRENT_READS)
-            .try_filter_map(|manifest| ready(Ok(manifest)));
-        let mut found = pin!(found);
-        found.try_next().await
+            .filter_map(|found| ready(found.transpose()));
+        let (mut found, mut first_error) = (pin!(found), None);
+        while let Some(manifest) = found.next().await {
+            match manifest {
+                Ok(manifest) => return Ok(Some(manifest)),
+                // A damaged copy must not hide a good one.
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        first_error.map_or(Ok(None), Err)
     }
 
     /// Lists the segments of account and project of each project in the scope.
@@ -102,9 +111,13 @@ impl Archive {
         Ok(segments.filter(|segment| segment.starts_with(prefix)).map(str::to_owned).collect())
     }
 
-    /// Reads an object of a conversation into memory. Returns `None` if there is none.
+    /// Reads a document of a conversation into memory. Returns `None` if there is none.
     pub async fn read_object(&self, location: &Location, name: &str) -> Result<Option<Bytes>, ArchiveError> {
-        match self.backend.store.get(&self.key(location, name)?).await {
+        let key = self.key(location, name)?;
+        match self.backend.store.get(&key).await {
+            Ok(found) if found.meta.size > MAX_DOCUMENT_BYTES => {
+                Err(ArchiveError::TooLarge { key: key.to_string(), size: found.meta.size })
+            }
             Ok(found) => Ok(Some(found.bytes().await?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -156,5 +169,18 @@ mod tests {
         assert_eq!(find(None, None, Some("2026-11-02"), id).await.as_deref(), Some(second));
         assert_eq!(find(None, None, None, "CA").await, None);
         assert_eq!(find(Some("acme"), Some("other"), None, id).await, None);
+        let path = |start: &str| {
+            let location = Location::new("acme", "desk", id, start.parse().unwrap());
+            folder.path().join(location.folder()).join("manifest.json")
+        };
+        std::fs::write(path(third), "damaged").unwrap();
+        assert_eq!(
+            find(None, None, None, id).await.as_deref(),
+            Some(second),
+            "the latest one that can be read"
+        );
+        std::fs::write(path(first), "damaged").unwrap();
+        let scope = SearchScope { account_id: Some("acme".to_owned()), ..SearchScope::default() };
+        assert!(matches!(archive.find_manifest(&scope, id).await, Err(ArchiveError::Manifest { .. })));
     }
 }

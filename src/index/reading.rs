@@ -109,6 +109,9 @@ fn unreadable(target: &Target, reason: String) -> Reading {
 fn is_permanent(error: &ArchiveError) -> bool {
     matches!(
         error,
-        ArchiveError::Manifest { .. } | ArchiveError::Newer { .. } | ArchiveError::Collision { .. }
+        ArchiveError::Manifest { .. }
+            | ArchiveError::TooLarge { .. }
+            | ArchiveError::Newer { .. }
+            | ArchiveError::Collision { .. }
     )
 }

@@ -306,3 +306,28 @@ async fn an_unreadable_conversation_hides_no_other() {
     assert!(update.unreadable.iter().all(|found| found.reason.contains(&found.name)), "{update:?}");
     assert_eq!(fixture.findings().await, ["unreadable"; 2]);
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_pipe_a_loop_of_links_and_huge_files_hide_no_conversation() {
+    let fixture = Fixture::with_conversations(3).await;
+    let document = |id: &str| fixture.path(location(id).folder()).join("conversation.json");
+    let make_huge = |path: std::path::PathBuf| {
+        // The file is sparse.
+        std::fs::File::options().write(true).open(path).unwrap().set_len(5 << 30).unwrap();
+    };
+    std::fs::remove_file(document("CA0")).unwrap();
+    nix::unistd::mkfifo(&document("CA0"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    make_huge(document("CA1"));
+    std::os::unix::fs::symlink("loop", fixture.path(&day().folder()).join("loop")).unwrap();
+    let update = fixture.check().await;
+    let mut unreadable: Vec<_> = update.unreadable.iter().map(|found| &*found.name).collect();
+    unreadable.sort_unstable();
+    assert_eq!((unreadable, update.calls), (vec!["CA0", "CA1"], 1));
+    for key in [files::calls_key(&day()), files::turns_key(&day())] {
+        make_huge(fixture.path(&key));
+        assert_eq!(fixture.findings().await, ["damaged"]);
+        fixture.check().await;
+        assert_eq!(fixture.ids().await, ["CA2"]);
+    }
+}
