@@ -330,7 +330,7 @@ fn recording(status: &str) -> Markup {
         "failed" => "bad",
         _ => "quiet",
     };
-    format::badge(tone, &status.replace('_', " "))
+    format::badge(tone, &shorten(&status.replace('_', " "), MAX_ID_CHARS))
 }
 
 /// Returns the address of something below the page of a conversation, or of the page itself.

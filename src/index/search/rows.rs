@@ -28,6 +28,9 @@ pub(super) const SHOWN_COLUMNS: &[&str] = &[
     "in_progress",
 ];
 
+/// The bytes of an id that polyhook accepts, and those of a text that a page gets.
+pub(super) const MAX_TEXT_BYTES: usize = 4 << 10;
+
 /// A project of the archive.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SearchProject {
@@ -209,7 +212,8 @@ pub(super) fn read_calls(
     date: Date,
 ) -> Result<Vec<FoundCall>, TableError> {
     let texts = |column: &str| -> Result<Vec<Option<String>>, TableError> {
-        Ok(group.texts(column)?.iter().map(|text| text.map(str::to_owned)).collect())
+        let beginning = |text: &str| text[..text.floor_char_boundary(MAX_TEXT_BYTES)].to_owned();
+        Ok(group.texts(column)?.iter().map(|text| text.map(beginning)).collect())
     };
     let (ids, times) = (texts(ID)?, group.int64s(STARTED_AT)?);
     let (environments, channels) = (texts("environment")?, texts("channel")?);

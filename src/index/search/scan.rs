@@ -10,7 +10,7 @@ use super::{
     CallFilter, Phrase,
     cursor::short_hash,
     filter::{ID, STARTED_AT},
-    rows::{NewestCalls, RowPlace, SearchProject, Speaker, TurnText},
+    rows::{MAX_TEXT_BYTES, NewestCalls, RowPlace, SearchProject, Speaker, TurnText},
 };
 use crate::index::table::{RowGroup, TableError};
 
@@ -36,6 +36,9 @@ pub(super) fn match_calls(
     let matches = filter.matches(group, &ids)?;
     for (row, ((id, started_at), matches)) in ids.iter().zip(times).zip(matches).enumerate() {
         if let (Some(id), true) = (id, matches) {
+            if id.len() > MAX_TEXT_BYTES {
+                return Err(TableError::Damaged("it has an id of impossible length".to_owned()));
+            }
             on_match(row, started_at, id);
         }
     }

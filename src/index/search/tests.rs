@@ -315,6 +315,21 @@ async fn a_damaged_or_missing_file_hides_nothing_else() {
     );
 }
 
+#[tokio::test]
+async fn a_small_file_that_stands_for_a_huge_one_is_damaged() {
+    let fixture = Fixture::new(ALL);
+    for (date, heading, id) in [(4, 130 << 20, "CA4"), (3, 1, &*"x".repeat(5000)), (2, 5000, "CA2")] {
+        let call = CallRow { summary_heading: Some("a".repeat(heading)), ..call(id, at(date, 1)) };
+        fixture.write_day((0, date), &[(call, Vec::new())], 8);
+    }
+    let page = fixture.page(&CallFilter::default(), None).await;
+    let found: Vec<_> = page.calls.iter().map(|call| call.conversation_id.as_str()).collect();
+    assert_eq!(found, ["CA2"]);
+    assert_eq!(page.calls[0].summary_heading.as_ref().unwrap().len(), rows::MAX_TEXT_BYTES);
+    assert_eq!(page.unreadable.len(), 2);
+    assert!(page.unreadable.iter().all(|day| day.reason.contains("is damaged")), "{:?}", page.unreadable);
+}
+
 /// The checksum of a file is not checked, because it covers all of it.
 #[tokio::test]
 async fn a_changed_byte_never_stops_a_search() {

@@ -2,7 +2,7 @@
 
 use std::{io::Write, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, buf::Reader};
 use parquet::{
     column::{
         page::PageReader,
@@ -18,10 +18,12 @@ use parquet::{
     schema::types::{ColumnDescPtr, SchemaDescPtr},
 };
 
+use super::budget::{Budget, LimitedFile};
+
 /// Bytes that each value of a list or a map takes besides its text.
 const LIST_VALUE_BYTES: usize = 32;
 /// More rows than a row group ever has. A limit for files that were not written by polyhook.
-const MAX_ROWS: usize = 1 << 20;
+const MAX_ROWS: usize = 1 << 18;
 
 /// Records, column by column.
 pub(super) struct Columns {
@@ -69,8 +71,9 @@ impl Columns {
     pub(super) fn read(file: &Bytes, schema: &SchemaDescPtr, group: &RowGroupMetaData) -> Result<Self> {
         let mut columns = Self::new(schema)?;
         columns.rows = row_count(group)?;
+        let budget = Arc::default();
         for (index, leaf) in columns.leaves.iter_mut().enumerate() {
-            *leaf = Leaf::read(file, group, index)?;
+            *leaf = Leaf::read(file, group, index, &budget)?;
         }
         Ok(columns)
     }
@@ -182,22 +185,29 @@ impl Leaf {
     }
 
     /// Reads the column `index` of a row group.
-    pub(super) fn read(file: &Bytes, group: &RowGroupMetaData, index: usize) -> Result<Self> {
-        Self::read_from(&Arc::new(file.clone()), group, index, None)
+    pub(super) fn read(
+        file: &Bytes,
+        group: &RowGroupMetaData,
+        index: usize,
+        budget: &Arc<Budget>,
+    ) -> Result<Self> {
+        Self::read_from(&Arc::new(file.clone()), group, index, None, budget)
     }
 
     /// Reads the column `index` of a row group from something that has at least this column. With `wanted`, reads only these rows,
     /// which are in ascending order.
-    pub(super) fn read_from<R: ChunkReader + 'static>(
+    pub(super) fn read_from<R: ChunkReader<T = Reader<Bytes>> + 'static>(
         file: &Arc<R>,
         group: &RowGroupMetaData,
         index: usize,
         wanted: Option<&[usize]>,
+        budget: &Arc<Budget>,
     ) -> Result<Self> {
         let (rows, chunk) = (row_count(group)?, group.column(index));
         let mut leaf = Self::new(&chunk.column_descr_ptr())?;
+        let file = LimitedFile { file: Arc::clone(file), budget: Arc::clone(budget) };
         let pages: Box<dyn PageReader> =
-            Box::new(SerializedPageReader::new(Arc::clone(file), chunk, rows, None)?);
+            Box::new(SerializedPageReader::new(Arc::new(file), chunk, rows, None)?);
         let selection = Selection { rows, wanted };
         match (&mut leaf.values, get_column_reader(chunk.column_descr_ptr(), pages)) {
             (Values::Bool(values), ColumnReader::BoolColumnReader(reader)) => {
@@ -219,6 +229,7 @@ impl Leaf {
             _ => return Err(unexpected_type()),
         }
         leaf.bytes += leaf.repetition.len() * LIST_VALUE_BYTES;
+        budget.take(leaf.bytes as u64)?;
         leaf.check_levels(wanted.map_or(rows, <[usize]>::len))?;
         Ok(leaf)
     }

@@ -6,6 +6,7 @@
 //!
 //! All functions are synchronous and take CPU time. A damaged file is an error.
 
+mod budget;
 mod columns;
 mod encode;
 mod file;

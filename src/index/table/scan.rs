@@ -17,13 +17,13 @@ use parquet::{
 
 use super::{
     TableError,
+    budget::{Budget, MAX_GROUP_BYTES},
     columns::{Leaf, row_count},
     guard,
 };
 
-/// The largest footer, and the largest column of a row group that is read. Those of polyhook have a few MiB.
+/// The largest footer that is read. Those of polyhook have a few MiB.
 const MAX_FOOTER_BYTES: u64 = 64 << 20;
-const MAX_COLUMN_BYTES: i64 = 256 << 20;
 /// Columns with less than this between them are read together.
 const MAX_GAP_BYTES: u64 = 128 << 10;
 
@@ -97,6 +97,7 @@ impl Footer {
             let places = columns.iter().map(|column| self.place(column)).collect::<Result<Vec<_>, _>>()?;
             let ranges = places.iter().map(|place| column_range(group, *place, self.size));
             let mut ranges = ranges.collect::<ParquetResult<Vec<_>>>()?;
+            Budget::default().take(ranges.iter().map(|range| range.end - range.start).sum())?;
             ranges.sort_by_key(|range| range.start);
             let mut joined: Vec<Range<u64>> = Vec::new();
             for range in ranges {
@@ -114,10 +115,8 @@ impl Footer {
 
 fn column_range(group: &RowGroupMetaData, place: usize, size: u64) -> ParquetResult<Range<u64>> {
     let column = group.column(place);
-    let is_limited = [column.compressed_size(), column.uncompressed_size()]
-        .iter()
-        .all(|bytes| (0..=MAX_COLUMN_BYTES).contains(bytes));
-    if !is_limited {
+    let sizes = [column.compressed_size(), column.uncompressed_size()];
+    if !sizes.iter().all(|size| u64::try_from(*size).is_ok_and(|size| size <= MAX_GROUP_BYTES)) {
         return Err(ParquetError::General("a column has an impossible size".to_owned()));
     }
     let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
@@ -136,13 +135,15 @@ pub(crate) struct RowGroup {
     parts: Arc<FileParts>,
     /// The rows that are read, in ascending order. `None`: all.
     wanted: Option<Arc<[usize]>>,
+    /// Shared by all columns.
+    budget: Arc<Budget>,
 }
 
 impl RowGroup {
     /// `parts` are the bytes of [`Footer::ranges`] with their places in the file.
     pub(crate) fn new(footer: Arc<Footer>, group: usize, parts: Vec<(u64, Bytes)>) -> Self {
         let parts = Arc::new(FileParts { size: footer.size, parts });
-        Self { footer, group, parts, wanted: None }
+        Self { footer, group, parts, wanted: None, budget: Arc::default() }
     }
 
     /// Restricts it to these rows, in ascending order.
@@ -187,7 +188,7 @@ impl RowGroup {
             if group.column(place).column_descr().max_rep_level() > 0 {
                 return Err(TableError::Damaged(format!("the column {column} is a list")));
             }
-            Ok(Leaf::read_from(&self.parts, group, place, self.wanted.as_deref())?)
+            Ok(Leaf::read_from(&self.parts, group, place, self.wanted.as_deref(), &self.budget)?)
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Reading of the few columns that checks of a day need.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -19,7 +19,9 @@ pub(super) fn read_calls(file: &Bytes) -> Result<CallsSummary, TableError> {
     let columns =
         [file.leaf(ID)?, file.leaf("stored_at")?, file.leaf("manifest_sha256")?, file.leaf("turn_rows")?];
     for group in file.metadata.row_groups() {
-        let [ids, times, hashes, turns] = columns.map(|column| Leaf::read(&file.bytes, group, column));
+        let budget = Arc::default();
+        let [ids, times, hashes, turns] =
+            columns.map(|column| Leaf::read(&file.bytes, group, column, &budget));
         append_calls(&ids?, &times?, &hashes?, &turns?, &mut calls)?;
     }
     Ok(CallsSummary { stamp: file.stamp, calls })
@@ -51,7 +53,7 @@ pub(super) fn read_turns(file: &Bytes) -> Result<TurnsSummary, TableError> {
     let column = file.leaf(ID)?;
     let mut rows: HashMap<String, i64> = HashMap::new();
     for group in file.metadata.row_groups() {
-        for id in Leaf::read(&file.bytes, group, column)?.texts()? {
+        for id in Leaf::read(&file.bytes, group, column, &Arc::default())?.texts()? {
             let id = id?;
             match rows.get_mut(id) {
                 Some(count) => *count += 1,

@@ -1,5 +1,7 @@
 //! The update of a file.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use parquet::{
     column::writer::ColumnCloseResult,
@@ -47,7 +49,7 @@ impl Update {
     ) -> Result<(), TableError> {
         let ids = old.leaf(ID)?;
         for (index, group) in old.metadata.row_groups().iter().enumerate() {
-            let keep = kept_rows(&Leaf::read(&old.bytes, group, ids)?, is_changed)?;
+            let keep = kept_rows(&Leaf::read(&old.bytes, group, ids, &Arc::default())?, is_changed)?;
             if keep.iter().all(|keep| *keep)
                 && !self.is_small(columns::row_count(group)?, columns::stored_bytes(group))
             {
