@@ -4,7 +4,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use maud::html;
 
-use super::layout;
+use super::{format, layout};
 
 /// An error that a person reads.
 #[derive(Clone, Debug)]
@@ -48,8 +48,9 @@ impl IntoResponse for PageError {
         let title = status.canonical_reason().unwrap_or("Error");
         let body = html! {
             h1 { (title) }
-            p { (what) }
-            p { (next) }
+            p { (format::own_text(&what)) }
+            p { (format::own_text_with_copy(&next)) }
+            p { a href="/" { "Overview" } }
         };
         (status, layout::document(title, None, &body)).into_response()
     }

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use crate::terminal;
+use crate::{shell, terminal};
 
 /// Returns a time. The script of the console shows it in the viewer's zone, with UTC as its title.
 pub(super) fn time(at: Timestamp) -> Markup {
@@ -59,6 +59,42 @@ fn visible(text: &str, is_name: bool) -> String {
     text.chars().map(|c| if is_hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// Returns an id as the last argument of a command in [`own_text`]. The id cannot end the command.
+pub(super) fn argument(id: &str) -> String {
+    outside_name(&shell::last_argument(id)).replace('`', "\u{fffd}")
+}
+
+/// Shows a text of polyhook itself, in which backticks enclose commands and keys.
+pub(super) fn own_text(text: &str) -> Markup {
+    with_code(text, |code| html! { code { (code) } })
+}
+
+/// Shows a text of polyhook itself, with a button that copies each command.
+pub(super) fn own_text_with_copy(text: &str) -> Markup {
+    with_code(text, command)
+}
+
+fn with_code(text: &str, show: impl Fn(&str) -> Markup) -> Markup {
+    let parts: Vec<_> = text.split('`').collect();
+    html! {
+        @for (number, part) in parts.iter().enumerate() {
+            // A last backtick without a partner stays.
+            @if number % 2 == 0 { (part) } @else if number + 1 < parts.len() { (show(part)) } @else { "`" (part) }
+        }
+    }
+}
+
+/// Returns a command line with a button that copies it.
+pub(super) fn command(command: &str) -> Markup {
+    html! {
+        span class="command" {
+            code { (terminal::escape(command)) }
+            " "
+            button type="button" class="copy" data-copy { "Copy" }
+        }
+    }
+}
+
 /// Returns the beginning of a text.
 pub(super) fn beginning(text: &str, max_chars: usize) -> &str {
     text.char_indices().nth(max_chars).map_or(text, |(end, _)| &text[..end])
@@ -85,6 +121,15 @@ mod tests {
             (length(245.9), length(3609.0), length(-1.0)),
             ("4:05".into(), "1:00:09".into(), "0:00".into())
         );
+    }
+
+    #[test]
+    fn commands_in_a_text_stand_out() {
+        let text = "<b>run `polyhook doctor`</b> or `";
+        assert_eq!(own_text(text).into_string(), "&lt;b&gt;run <code>polyhook doctor</code>&lt;/b&gt; or `");
+        let text =
+            own_text_with_copy(&format!("Use `polyhook show {}`.", argument("x` `rm -rf ~"))).into_string();
+        assert!(text.contains("<code>polyhook show 'x\u{fffd} \u{fffd}rm -rf ~'</code> <button"), "{text}");
     }
 
     #[test]

@@ -18,11 +18,12 @@
   };
   localize(document);
 
-  // A button with data-copy copies the text of that element.
+  // A button with data-copy copies the text of that element, or of the one before it.
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button[data-copy]");
     if (!button) return;
-    const text = document.getElementById(button.dataset.copy)?.textContent.trim() ?? "";
+    const source = button.dataset.copy ? document.getElementById(button.dataset.copy) : button.previousElementSibling;
+    const text = source?.textContent.trim() ?? "";
     const label = button.textContent;
     try {
       await navigator.clipboard.writeText(text);

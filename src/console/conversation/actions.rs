@@ -16,6 +16,7 @@ use super::{
         access::Viewer,
         error::PageError,
         extract::{Path, Query},
+        format,
         layout::Page,
     },
     details::ObjectState,
@@ -26,7 +27,6 @@ use super::{
 use crate::{
     event::{Discovery, DiscoverySource},
     reconcile::publish_discovery,
-    shell,
 };
 
 /// Reads every object again, and shows the page with the results.
@@ -66,7 +66,7 @@ pub(super) async fn fetch(
     Path(id): Path<String>,
     Query(place): Query<Place>,
 ) -> Result<Response, PageError> {
-    let argument = shell::last_argument(&id);
+    let argument = format::argument(&id);
     if !console.config.allow_replay {
         return Err(PageError::new(
             StatusCode::FORBIDDEN,

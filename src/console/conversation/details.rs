@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     archive::{ArchiveError, MANIFEST, Manifest, ManifestObject, ObjectKind, Timings},
-    event, shell,
+    event,
     worker::announcement_of,
 };
 
@@ -144,7 +144,7 @@ fn provenance(conversation: &Conversation, console: &Console) -> Markup {
 }
 
 fn fetch_again(console: &Console, viewer: &Viewer, conversation: &Conversation) -> Markup {
-    let argument = format::outside_name(&shell::last_argument(conversation.id()));
+    let argument = format::argument(conversation.id());
     html! {
         section class="card" aria-labelledby="fetch-title" {
             h2 id="fetch-title" { "Fetch again" }
@@ -160,13 +160,7 @@ fn fetch_again(console: &Console, viewer: &Viewer, conversation: &Conversation) 
             } @else {
                 p class="quiet" { "This console changes nothing. Set " code { "console.allow_replay = true" } ", or use the command line:" }
             }
-            @for (position, command) in ["fetch", "show"].iter().enumerate() {
-                @let id = format!("command-{position}");
-                div class="command" {
-                    code id=(id) { "polyhook " (command) " " (argument) }
-                    button type="button" data-copy=(id) aria-label={ "Copy polyhook " (command) } { "Copy" }
-                }
-            }
+            @for verb in ["fetch", "show"] { p { (format::command(&format!("polyhook {verb} {argument}"))) } }
         }
     }
 }

@@ -5,10 +5,7 @@ use jiff::civil::Date;
 use serde::Deserialize;
 
 use super::super::{Console, address, error::PageError, format};
-use crate::{
-    archive::{ArchiveError, Location, Manifest, SearchScope, StoredManifest},
-    shell,
-};
+use crate::archive::{ArchiveError, Location, Manifest, SearchScope, StoredManifest};
 
 /// The part of an address that says where a conversation is. Without it the archive is searched.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -74,7 +71,7 @@ impl Conversation {
 
 /// The same words for an erased conversation, which leaves no trace here.
 fn not_archived(id: &str) -> PageError {
-    let argument = format::outside_name(&shell::last_argument(id));
+    let argument = format::argument(id);
     PageError::not_found(
         "The archive does not have this conversation. It was not archived yet, or it was erased.",
         format!("Fetch it with `polyhook fetch {argument}`. Find its jobs with `polyhook show {argument}`."),

@@ -22,7 +22,7 @@ pub(super) fn show(conversation: &Conversation, states: &[ObjectState]) -> Marku
             }
             @match recordings.first() {
                 Some(first) => (controls(conversation, &recordings, first)),
-                None => p { (why_silent(manifest.audio.status)) },
+                None => p { (format::own_text(why_silent(manifest.audio.status))) },
             }
             @if manifest.audio.status == AudioStatus::Failed && !recordings.is_empty() { p { (why_silent(AudioStatus::Failed)) } }
             @if manifest.audio.redacted && !recordings.is_empty() { p class="quiet" { "PolyAI has removed personal data from this recording." } }

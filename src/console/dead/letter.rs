@@ -9,7 +9,7 @@ use maud::{Markup, html};
 use super::{
     DeadPages,
     body::ShownBody,
-    markup::{command, conversation_link, grouped, outside, own_text},
+    markup::{conversation_link, grouped, outside},
 };
 use crate::{
     console::{
@@ -21,7 +21,7 @@ use crate::{
         layout::{Page, Section},
     },
     queue::{Attempt, DeadLetter, DeadLetterSummary, HistoryEntry, next_step},
-    shell, terminal,
+    terminal,
 };
 
 pub(super) async fn show(
@@ -39,7 +39,7 @@ pub(super) async fn show(
                 "There is no dead letter of this event: it was replayed or dropped, or another command reads it at the moment."
                     .to_owned()
             },
-            format!("List the dead letters, or run `polyhook dead show {}`.", argument(&id)),
+            format!("List the dead letters, or run `polyhook dead show {}`.", format::argument(&id)),
         ));
     }
     tracing::info!(viewer = viewer.name, event = id, "a person opened a dead letter");
@@ -52,10 +52,6 @@ pub(super) async fn show(
     };
     let title = format!("Dead letter {}", terminal::escape(&id));
     Ok(Page::new(Section::Dead, title, body).with_asset("dead.css"))
-}
-
-fn argument(id: &str) -> String {
-    terminal::escape(&shell::last_argument(id)).into_owned()
 }
 
 /// Renders a dead letter.
@@ -77,7 +73,7 @@ impl View<'_> {
                 (format::badge("bad", &terminal::escape(&self.mask(letter.reason()))))
                 " dead for " (format::age(letter.age(self.now))) ", since " (format::time(letter.since()))
             }
-            div class="notice warn" { p { (own_text(&next_step(letter))) } }
+            div class="notice warn" { p { (format::own_text(&next_step(letter))) } }
             (self.facts())
             (self.actions())
             h2 { "Tries and replays" }
@@ -118,10 +114,8 @@ impl View<'_> {
     }
 
     fn actions(&self) -> Markup {
-        let (id, number) = (&self.letter.message.id, self.number);
-        let line = |verb: &str| {
-            command(&format!("{verb}-{number}"), &format!("polyhook dead {verb} {}", argument(id)))
-        };
+        let id = &self.letter.message.id;
+        let line = |verb: &str| format::command(&format!("polyhook dead {verb} {}", format::argument(id)));
         html! {
             @if self.console.config.allow_replay {
                 form class="actions" method="post" action="/dead/actions/preview" {
@@ -177,7 +171,7 @@ impl View<'_> {
                 pre class="body" dir="auto" tabindex="0" role="region" aria-label="Body of the event" { (terminal::escape_lines(&text, false)) }
                 @if is_cut {
                     p { "This is the first part. All of it: "
-                        (command(&format!("body-{}", self.number), &format!("polyhook dead show --body {}", argument(&message.id))))
+                        (format::command(&format!("polyhook dead show --body {}", format::argument(&message.id))))
                     }
                 }
             }

@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use super::{
     DeadPages,
     listing::{Group, Listing, ROWS_PER_PAGE},
-    markup::{command, grouped, letters, own_text, table},
+    markup::{grouped, letters, table},
     scope::{ListQuery, Scope},
 };
 use crate::{
@@ -148,8 +148,8 @@ impl View<'_> {
                             " " (letters(group.count)) ", the oldest "
         (format::age(age)) " old, since " (format::time(group.oldest))
                         }
-                        p { (own_text(next_step_for(&group.reason))) }
-                        (self.actions(number, &scope))
+                        p { (format::own_text(next_step_for(&group.reason))) }
+                        (self.actions(&scope))
                         (table(&group.rows, self.console.config.allow_replay))
                         @if is_one_reason {
                             (self.pager(group))
@@ -164,7 +164,7 @@ impl View<'_> {
     }
 
     /// Returns the actions on a whole reason.
-    fn actions(&self, number: usize, scope: &Scope) -> Markup {
+    fn actions(&self, scope: &Scope) -> Markup {
         let options = scope.options();
         html! {
             @if self.console.config.allow_replay {
@@ -179,8 +179,8 @@ impl View<'_> {
             @if let Some(options) = options {
                 details open[!self.console.config.allow_replay] {
                     summary { "On the command line" }
-                    p { (command(&format!("replay-{number}"), &format!("polyhook dead replay {options}"))) }
-                    p { (command(&format!("drop-{number}"), &format!("polyhook dead drop {options}"))) }
+                    p { (format::command(&format!("polyhook dead replay {options}"))) }
+                    p { (format::command(&format!("polyhook dead drop {options}"))) }
                 }
             }
         }

@@ -27,26 +27,6 @@ pub(super) fn outside(text: &str) -> Markup {
     html! { bdi { (shown) } }
 }
 
-/// Returns a text of polyhook itself, in which backticks enclose commands and keys.
-pub(super) fn own_text(text: &str) -> Markup {
-    html! {
-        @for (number, part) in text.split('`').enumerate() {
-            @if number % 2 == 1 { code { (part) } } @else { (part) }
-        }
-    }
-}
-
-/// Returns a command line with a button that copies it.
-pub(super) fn command(id: &str, command: &str) -> Markup {
-    html! {
-        span class="command" {
-            code id=(id) { (terminal::escape(command)) }
-            " "
-            button type="button" class="copy" data-copy=(id) { "Copy" }
-        }
-    }
-}
-
 /// Returns a number of dead letters in words.
 pub(super) fn letters(count: u64) -> String {
     if count == 1 { "1 dead letter".to_owned() } else { format!("{} dead letters", grouped(count)) }

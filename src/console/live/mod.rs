@@ -72,7 +72,7 @@ async fn page(State(console): State<Arc<Console>>, _viewer: Viewer, Query(filter
     let body = html! {
         h1 { "Live" }
         noscript {
-            p class="notice warn" { "This page needs JavaScript. Without it, use `polyhook tail` on the command line." }
+            p class="notice warn" { "This page needs JavaScript. Without it, use " code { "polyhook tail" } " on the command line." }
         }
         form class="filters" id="live-filter" action="/live" {
             label { "Text" input type="search" name="text" value=(filter.text) autocomplete="off" placeholder="id, type, reason"; }

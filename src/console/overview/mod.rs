@@ -104,7 +104,7 @@ impl Overview {
         // The script reads the sentence aloud when its subject or tone changes, not with each number.
         html! {
             p class={ "headline notice " (style) } data-part="headline" data-kind={ (topic.label()) " " (style) } {
-                (with_commands(&text)) (link_of(topic))
+                (format::own_text(&text)) (link_of(topic))
             }
         }
     }
@@ -131,7 +131,7 @@ impl Overview {
                     ul class="attention" {
                         @for Sentence { text, tone, topic } in &others {
                             li class=(tone_class(*tone, "quiet")) {
-                                (with_commands(text))
+                                (format::own_text(text))
                                 (link_of(*topic))
                             }
                         }
@@ -201,7 +201,7 @@ impl Overview {
                     @for Sentence { topic, text, tone } in sentences(report, format::age) {
                         dt id=[(topic == Topic::Spool).then_some("spool")] { (topic.label()) }
                         dd class=(tone_class(tone, "plain")) {
-                            (with_commands(&text))
+                            (format::own_text(&text))
                             @if let Some(at) = time_of(topic) { " (" (format::time(at)) ")" }
                             (old(self.age_of(topic)))
                         }
@@ -213,7 +213,7 @@ impl Overview {
                             (old(self.age_of(Topic::Process)))
                         } }
                         @for condition in conditions {
-                            dd { (format::badge("warn", &condition.name)) " " (with_commands(&condition.text)) }
+                            dd { (format::badge("warn", &condition.name)) " " (format::own_text(&condition.text)) }
                         }
                     }
                 }
@@ -252,17 +252,6 @@ async fn page(State(console): State<Arc<Console>>, _viewer: Viewer) -> Page {
 /// The part of the page that changes.
 async fn part(State(console): State<Arc<Console>>, _viewer: Viewer) -> Html<String> {
     Html(console.overview.render().await.into_string())
-}
-
-/// Shows the commands in a text, which are in backticks.
-fn with_commands(text: &str) -> Markup {
-    let parts: Vec<_> = text.split('`').collect();
-    html! {
-        @for (number, part) in parts.iter().enumerate() {
-            // A last backtick without a partner stays.
-            @if number % 2 == 0 { (part) } @else if number + 1 < parts.len() { code { (part) } } @else { "`" (part) }
-        }
-    }
 }
 
 /// Returns the style of a tone. `plain` is the style of a fact that is in order.

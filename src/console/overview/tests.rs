@@ -118,9 +118,3 @@ async fn the_page_waits_for_no_slow_source_and_says_which_one_is_missing() {
     lifecycle.drain();
     lifecycle.wait().await;
 }
-
-#[test]
-fn text_from_outside_is_escaped_and_commands_stand_out() {
-    let text = with_commands("<b>run `polyhook doctor`</b> or `").into_string();
-    assert_eq!(text, "&lt;b&gt;run <code>polyhook doctor</code>&lt;/b&gt; or `");
-}
