@@ -15,6 +15,13 @@ pub(super) fn conversation(id: &str) -> String {
     format!("/conversations/{}", encode(id))
 }
 
+/// Returns the path of the page of a dead letter, or `None` for an id that no address can hold.
+pub(super) fn dead_letter(id: &str) -> Option<String> {
+    // Browsers take these for folders, also if they are encoded.
+    let is_folder = matches!(id, "" | "." | "..");
+    (!is_folder).then(|| format!("/dead/{}", encode(id)))
+}
+
 /// Returns the parameters that say in which folder of the archive a conversation is. With them, nothing is searched.
 pub(super) fn folder(account_id: &str, project_id: &str, date: jiff::civil::Date) -> String {
     format!("account={}&project={}&date={date}", encode(account_id), encode(project_id))

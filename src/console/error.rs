@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use maud::html;
+use maud::{Markup, html};
 
 use super::{format, layout};
 
@@ -14,11 +14,18 @@ pub(super) struct PageError {
     what: String,
     /// What to do.
     next: String,
+    /// A part of the page below that.
+    more: Option<Markup>,
 }
 
 impl PageError {
     pub(super) fn new(status: StatusCode, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { status, what: what.into(), next: next.into() }
+        Self { status, what: what.into(), next: next.into(), more: None }
+    }
+
+    /// Adds a part below the words.
+    pub(super) fn with(self, more: Markup) -> Self {
+        Self { more: Some(more), ..self }
     }
 
     /// There is no such thing.
@@ -44,13 +51,14 @@ impl PageError {
 
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        let Self { status, what, next } = self;
+        let Self { status, what, next, more } = self;
         let title = status.canonical_reason().unwrap_or("Error");
         let body = html! {
             h1 { (title) }
             p { (format::own_text(&what)) }
             p { (format::own_text_with_copy(&next)) }
             p { a href="/" { "Overview" } }
+            @if let Some(more) = more { (more) }
         };
         (status, layout::document(title, None, &body)).into_response()
     }

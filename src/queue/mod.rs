@@ -275,6 +275,9 @@ pub struct ErasedMessages {
     /// The time at which one of the jobs refreshes the conversation. Only the embedded queue knows it.
     #[serde(skip)]
     pub refresh_due_at: Option<Timestamp>,
+    /// The time of the next try of another delayed job. Only the embedded queue knows it.
+    #[serde(skip)]
+    pub retry_due_at: Option<Timestamp>,
 }
 
 impl ErasedMessages {

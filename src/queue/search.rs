@@ -35,13 +35,24 @@ pub struct MessageCounts {
     /// The time at which a job refreshes the conversation, if the queue knows it.
     #[serde(skip)]
     pub refresh_due_at: Option<Timestamp>,
+    /// The time of the next try of another delayed job, if the queue knows it.
+    #[serde(skip)]
+    pub retry_due_at: Option<Timestamp>,
 }
 
 impl From<ErasedMessages> for MessageCounts {
     fn from(counts: ErasedMessages) -> Self {
-        let ErasedMessages { jobs, dead_letters, events, announcements, unsearched, refresh_due_at } = counts;
+        let ErasedMessages {
+            jobs,
+            dead_letters,
+            events,
+            announcements,
+            unsearched,
+            refresh_due_at,
+            retry_due_at,
+        } = counts;
         let (jobs, events, announcements) = (Some(jobs), Some(events), Some(announcements));
-        Self { jobs, dead_letters, events, announcements, unsearched, refresh_due_at }
+        Self { jobs, dead_letters, events, announcements, unsearched, refresh_due_at, retry_due_at }
     }
 }
 

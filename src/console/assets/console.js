@@ -18,6 +18,17 @@
   };
   localize(document);
 
+  // A part with data-part-src is loaded after the page. If that fails, the link in it stays.
+  for (const part of document.querySelectorAll("[data-part-src]")) {
+    fetch(part.dataset.partSrc)
+      .then((answer) => (answer.ok ? answer.text() : Promise.reject(answer.status)))
+      .then((html) => {
+        part.innerHTML = html;
+        localize(part);
+      })
+      .catch(() => {});
+  }
+
   // A button with data-copy copies the text of that element, or of the one before it.
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button[data-copy]");

@@ -7,18 +7,6 @@
   // Turns may overlap, so they are searched in the order in which they are heard.
   const heard = [...turns].sort((one, other) => one.at - other.at);
 
-  const messages = byId("messages");
-  if (messages?.dataset.src) {
-    fetch(messages.dataset.src)
-      .then((answer) => (answer.ok ? answer.text() : Promise.reject(answer.status)))
-      .then((html) => {
-        byId("messages-found").innerHTML = html;
-        window.polyhook.localize(messages);
-      })
-      // The link stays.
-      .catch(() => {});
-  }
-
   const audio = byId("audio");
   if (!audio) return;
 

@@ -16,17 +16,17 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     super::{
-        Console,
-        error::PageError,
+        Console, address,
         extract::{Path, Query},
         format,
         layout::{Page, Section},
         mask::TextMask,
     },
-    place::{Conversation, Place},
+    place::Place,
 };
-use crate::queue::{
-    ConversationMessages, DeadLetter, HistoryEntry, MessageCounts, find_messages_of_any_queue,
+use crate::{
+    queue::{ConversationMessages, DeadLetter, HistoryEntry, MessageCounts, find_messages_of_any_queue},
+    wording::plural,
 };
 
 /// Bounds the search.
@@ -39,14 +39,14 @@ pub(super) struct Form {
     fragment: Option<String>,
 }
 
-/// The place on the page where the script inserts the answer.
-pub(super) fn placeholder(console: &Console, conversation: &Conversation) -> Markup {
-    let url = conversation.url("/messages");
+/// Returns the place on a page where the script inserts the answer of `url`.
+pub(super) fn placeholder(console: &Console, url: &str) -> Markup {
     let is_automatic = console.queue.searches_jobs();
+    let fragment = format!("{url}{}fragment", if url.contains('?') { '&' } else { '?' });
     html! {
-        section class="card" id="messages" aria-labelledby="messages-title" data-src=[is_automatic.then(|| format!("{url}&fragment"))] {
+        section class="card" id="messages" aria-labelledby="messages-title" {
             h2 id="messages-title" { "In the queue" }
-            div id="messages-found" {
+            div data-part-src=[is_automatic.then_some(fragment)] {
                 p { a href=(url) { "Search the queue for this conversation" } }
                 @if !is_automatic {
                     p class="quiet" { "RabbitMQ hides dead letters from other readers while they are searched." }
@@ -66,18 +66,18 @@ impl Default for SearchTurn {
     }
 }
 
+/// Answers with the messages about a conversation, also if the archive does not have it.
 pub(super) async fn messages(
     State(console): State<Arc<Console>>,
     Extension(turn): Extension<Arc<SearchTurn>>,
     Path(id): Path<String>,
     Query(place): Query<Place>,
     Query(form): Query<Form>,
-) -> Result<Response, PageError> {
-    let conversation = Conversation::find(&console, &place, &id).await?;
+) -> Response {
     let search = async {
         // The semaphore is never closed.
         let _turn = turn.0.acquire().await;
-        find_messages_of_any_queue(&*console.queue, conversation.id()).await
+        find_messages_of_any_queue(&*console.queue, &id).await
     };
     let found = timeout(SEARCH_TIMEOUT, search).await;
     let body = match found {
@@ -86,45 +86,74 @@ pub(super) async fn messages(
         Err(_) => cannot(&format!("it does not answer within {SEARCH_TIMEOUT:?}")),
     };
     if form.fragment.is_some() {
-        return Ok(Html(body.into_string()).into_response());
+        return Html(body.into_string()).into_response();
     }
     let body = html! {
-        p { a href=(conversation.url("")) { "Back to the conversation" } }
-        h1 { "Messages about " span class="mono" { (format::outside_text(conversation.id())) } }
+        p { a href=(place.url(&id)) { "Back to the conversation" } }
+        h1 { "Messages about " span class="mono" { (format::outside_text(&id)) } }
         (body)
     };
-    let title = format!("Messages about {}", format::outside_name(conversation.id()));
-    Ok(Page::new(Section::Conversations, title, body).into_response())
+    let title = format!("Messages about {}", format::outside_name(&id));
+    Page::new(Section::Conversations, title, body).into_response()
 }
 
 fn cannot(reason: &str) -> Markup {
-    html! { p class="notice warn" { "The queue cannot be searched: " (reason) ". The overview shows its state." } }
+    html! { p class="notice warn" { "The queue cannot be searched: " (reason) ". The " a href="/" { "overview" } " shows its state." } }
 }
 
 fn show(found: &ConversationMessages, mask: TextMask) -> Markup {
-    let MessageCounts { jobs, dead_letters, events, announcements, unsearched, refresh_due_at } =
-        &found.counts;
-    let count = |name: &str, count: &Option<u64>| {
-        html! { @if let Some(count) = count { dt { (name) } dd { (count) } } }
-    };
     html! {
-        dl class="facts" {
-            (count("Jobs", jobs))
-            (count("Dead letters", &Some(*dead_letters)))
-            (count("Events", events))
-            (count("Announcements", announcements))
-            @if *unsearched > 0 { dt { "Not searched" } dd { (unsearched) " other messages" } }
-            @if let Some(due) = refresh_due_at { dt { "Next refresh" } dd { (format::time(*due)) } }
-        }
+        @for sentence in sentences(&found.counts) { p { (sentence) } }
         @for letter in &found.dead_letters { (history(letter, mask)) }
-        @if *dead_letters > found.dead_letters.len() as u64 { p { a href="/dead" { "All dead letters" } } }
+        @if found.counts.dead_letters > found.dead_letters.len() as u64 { p { a href="/dead" { "All dead letters" } } }
     }
 }
 
+/// Says what there is, the most urgent first.
+fn sentences(counts: &MessageCounts) -> Vec<Markup> {
+    let MessageCounts { jobs, dead_letters, events, announcements, unsearched, refresh_due_at, retry_due_at } =
+        counts;
+    let delayed = u64::from(retry_due_at.is_some()) + u64::from(refresh_due_at.is_some());
+    let count = |count: u64, one: &str, many: &str| (count > 0).then(|| html! { (plural(count, one, many)) });
+    let jobs = jobs.unwrap_or_default().saturating_sub(delayed);
+    let mut sentences: Vec<Markup> = [
+        count(*dead_letters, "1 dead letter needs a decision.", "{} dead letters need a decision."),
+        retry_due_at.map(|due| html! { "A job is tried again at " (format::time(due)) "." }),
+        count(jobs, "1 job waits or is in progress.", "{} jobs wait or are in progress."),
+        refresh_due_at.map(|due| html! { "A refresh waits until " (format::time(due)) "." }),
+        count(
+            events.unwrap_or_default(),
+            "1 event that asks for no fetch is kept.",
+            "{} events that ask for no fetch are kept.",
+        ),
+        count(announcements.unwrap_or_default(), "1 announcement is kept.", "{} announcements are kept."),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if sentences.is_empty() {
+        let what = if *unsearched == 0 { "message" } else { "dead letter" };
+        sentences.push(html! { "No " (what) " of this conversation is in the queue." });
+    }
+    sentences.extend(count(
+        *unsearched,
+        "1 other message was not searched, and may be about it.",
+        "{} other messages were not searched. Some may be about it.",
+    ));
+    sentences
+}
+
 fn history(letter: &DeadLetter, mask: TextMask) -> Markup {
+    let id = &letter.message.id;
     html! {
-        h3 { "Dead letter " code { (format::outside_text(&letter.message.id)) } }
-        p { (format::badge("bad", &mask.apply(letter.reason()))) " since " (format::time(letter.since())) ". " a href="/dead" { "Look at the dead letters" } " to replay it." }
+        h3 {
+            "Dead letter "
+            @match address::dead_letter(id) {
+                Some(url) => a href=(url) { code { (format::outside_text(id)) } },
+                None => code { (format::outside_text(id)) },
+            }
+        }
+        p { (format::badge("bad", &mask.apply(letter.reason()))) " since " (format::time(letter.since())) ". Its page says what to do." }
         ol class="history" {
             @for entry in letter.entries() {
                 li {
@@ -139,5 +168,53 @@ fn history(letter: &DeadLetter, mask: TextMask) -> Markup {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_in_sentences_what_there_is() {
+        let text = |counts: &MessageCounts| -> Vec<String> {
+            sentences(counts).into_iter().map(Markup::into_string).collect()
+        };
+        let none = MessageCounts {
+            jobs: Some(0),
+            events: Some(0),
+            announcements: Some(0),
+            ..MessageCounts::default()
+        };
+        assert_eq!(text(&none), ["No message of this conversation is in the queue."]);
+        let unsearched = MessageCounts { unsearched: 2, ..MessageCounts::default() };
+        assert_eq!(
+            text(&unsearched),
+            [
+                "No dead letter of this conversation is in the queue.",
+                "2 other messages were not searched. Some may be about it."
+            ]
+        );
+        let due = |text: &str| Some(text.parse().unwrap());
+        let counts = MessageCounts {
+            jobs: Some(3),
+            dead_letters: 1,
+            announcements: Some(2),
+            refresh_due_at: due("2026-11-30T22:09:26Z"),
+            retry_due_at: due("2026-11-30T22:01:00Z"),
+            ..none
+        };
+        let found = text(&counts);
+        assert_eq!(found[0], "1 dead letter needs a decision.");
+        assert!(
+            found[1].starts_with("A job is tried again at <time datetime=\"2026-11-30T22:01:00Z\""),
+            "{found:?}"
+        );
+        assert_eq!(found[2], "1 job waits or is in progress.");
+        assert!(
+            found[3].starts_with("A refresh waits until <time datetime=\"2026-11-30T22:09:26Z\""),
+            "{found:?}"
+        );
+        assert_eq!(found[4..], ["2 announcements are kept."]);
     }
 }

@@ -100,7 +100,7 @@ pub(super) async fn render(
             (show_transcript(console, conversation, &read.rows, shown))
         }
         (details::show(console, viewer, conversation, &states))
-        (messages::placeholder(console, conversation))
+        (messages::placeholder(console, &conversation.url("/messages")))
     };
     let title = format!("Conversation {}", format::outside_name(conversation.id()));
     let page = Page::new(Section::Conversations, title, body);

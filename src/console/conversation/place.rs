@@ -4,7 +4,10 @@ use http::StatusCode;
 use jiff::civil::Date;
 use serde::Deserialize;
 
-use super::super::{Console, address, error::PageError, format};
+use super::{
+    super::{Console, address, error::PageError, format},
+    messages,
+};
 use crate::archive::{ArchiveError, Location, Manifest, SearchScope, StoredManifest};
 
 /// The part of an address that says where a conversation is. Without it the archive is searched.
@@ -28,6 +31,18 @@ impl Place {
         let date = self.date.as_deref().and_then(|date| date.parse::<Date>().ok());
         SearchScope { account_id: name(&self.account), project_id: name(&self.project), date }
     }
+
+    /// Returns the address of the page of a conversation at this place.
+    pub(super) fn url(&self, id: &str) -> String {
+        let SearchScope { account_id, project_id, date } = self.scope();
+        let page = address::conversation(id);
+        match (account_id, project_id, date) {
+            (Some(account), Some(project), Some(date)) => {
+                format!("{page}?{}", address::folder(&account, &project, date))
+            }
+            _ => page,
+        }
+    }
 }
 
 impl Conversation {
@@ -43,11 +58,11 @@ impl Conversation {
             // PolyAI may have corrected the start since the address was made.
             found = find(SearchScope::default()).await?;
         }
-        let Some(stored) = found else { return Err(not_archived(id)) };
+        let Some(stored) = found else { return Err(not_archived(console, id)) };
         let Manifest { account_id, project_id, .. } = &stored.manifest;
         // The record is older than the removal of the objects.
         if archive.is_erased(account_id, project_id, id).await.map_err(|error| archive_away(&error))? {
-            return Err(not_archived(id));
+            return Err(not_archived(console, id));
         }
         let location = stored.location();
         Ok(Self { stored, location })
@@ -69,13 +84,14 @@ impl Conversation {
     }
 }
 
-/// The same words for an erased conversation, which leaves no trace here.
-fn not_archived(id: &str) -> PageError {
+/// The same words for an erased conversation, which leaves no trace here. The messages say why a fetch failed.
+fn not_archived(console: &Console, id: &str) -> PageError {
     let argument = format::argument(id);
     PageError::not_found(
         "The archive does not have this conversation. It was not archived yet, or it was erased.",
         format!("Fetch it with `polyhook fetch {argument}`. Find its jobs with `polyhook show {argument}`."),
     )
+    .with(messages::placeholder(console, &format!("{}/messages", address::conversation(id))))
 }
 
 /// The archive cannot be read.

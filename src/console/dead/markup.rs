@@ -11,13 +11,6 @@ use crate::{
 /// The longest text from outside in a list, in characters.
 const MAX_SHOWN_CHARACTERS: usize = 300;
 
-/// Returns the address of a dead letter's page, or `None` for an id that no address can hold.
-pub(super) fn letter_url(id: &str) -> Option<String> {
-    // Browsers take these for folders, also if they are encoded.
-    let is_folder = matches!(id, "" | "." | "..");
-    (!is_folder).then(|| format!("/dead/{}", address::encode(id)))
-}
-
 /// Returns a text from outside for one line: bounded, with invisible characters made visible.
 pub(super) fn outside(text: &str) -> Markup {
     let shown = match text.char_indices().nth(MAX_SHOWN_CHARACTERS) {
@@ -87,7 +80,7 @@ pub(super) fn table(rows: &[Row], is_selectable: bool) -> Markup {
 
 fn event_link(row: &Row) -> Markup {
     html! {
-        @match letter_url(&row.id) {
+        @match address::dead_letter(&row.id) {
             Some(url) => a href=(url) { (outside(&row.id)) },
             None => (outside(&row.id)),
         }

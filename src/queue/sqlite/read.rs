@@ -393,10 +393,14 @@ pub(super) fn find_conversation(
             continue;
         }
         let state: String = row.get("state")?;
-        if let ("retry", Some(discovery)) = (&*state, body.as_deref().and_then(Discovery::read))
-            && discovery.age.is_some()
-        {
-            erased.refresh_due_at = Some(read_time(row, "due")?);
+        if state == "retry" {
+            let due = read_time(row, "due")?;
+            let discovery = body.as_deref().and_then(Discovery::read);
+            if discovery.is_some_and(|discovery| discovery.age.is_some()) {
+                erased.refresh_due_at = Some(due);
+            } else {
+                erased.retry_due_at = erased.retry_due_at.map_or(Some(due), |earlier| Some(due.min(earlier)));
+            }
         }
         match &*state {
             "dead" => erased.dead_letters += 1,

@@ -97,11 +97,15 @@ async fn the_history_of_a_dead_letter_is_shown() {
     console.queue.settle(lease, JobOutcome::Dead { history }).await.unwrap();
 
     let page = console.get("/conversations/CA1").await;
-    page.assert_has(&["data-src=\"/conversations/CA1/messages?"]);
+    page.assert_has(&["data-part-src=\"/conversations/CA1/messages?"]);
     assert!(!page.text().contains("corr-7"), "the page does not wait for the queue");
     let whole = console.get("/conversations/CA1/messages").await;
     whole.assert_has(&["<html", "unauthorized", "the key is &lt;wrong&gt;", "(401)", "corr-7", "evt-1"]);
     let fragment = console.get("/conversations/CA1/messages?fragment").await;
-    fragment.assert_has(&["<dt>Dead letters</dt><dd>1</dd>", "corr-7"]);
+    fragment.assert_has(&["1 dead letter needs a decision.", "href=\"/dead/evt-1\"", "corr-7"]);
     assert!(!fragment.text().contains("<html"));
+    // Most conversations of dead letters are not in the archive.
+    std::fs::remove_dir_all(console.folder_of("CA1")).unwrap();
+    assert_eq!(console.get("/conversations/CA1").await.status, 404);
+    assert_eq!(console.get("/conversations/CA1/messages?fragment").await.text(), fragment.text());
 }

@@ -132,15 +132,7 @@ async fn an_erased_conversation_vanishes() {
     assert_eq!(console.get("/conversations/CA1/waveform/user").await.status, 200);
     // The record comes first; the objects are still there.
     let started = console.archive.begin_erasure("acme", "desk", "CA1", None).await.unwrap();
-    let paths = [
-        "",
-        "/audio/user",
-        "/waveform/user",
-        "/conversation.json",
-        "/manifest.json",
-        "/turns/1",
-        "/messages",
-    ];
+    let paths = ["", "/audio/user", "/waveform/user", "/conversation.json", "/manifest.json", "/turns/1"];
     for is_finished in [false, true] {
         for path in paths {
             let gone = console.get(&format!("/conversations/CA1{path}?account=acme&project=desk")).await;
@@ -162,7 +154,16 @@ async fn an_erased_conversation_vanishes() {
     }
     let never = console.get("/conversations/CA7").await;
     assert_eq!(never.status, 404);
-    never.assert_has(&["polyhook fetch CA7", "polyhook show CA7"]);
+    never.assert_has(&[
+        "<code>polyhook fetch CA7</code>",
+        "<code>polyhook show CA7</code>",
+        "In the queue",
+        "data-part-src=\"/conversations/CA7/messages?fragment\"",
+    ]);
+    for id in ["CA1", "CA7"] {
+        let messages = console.get(&format!("/conversations/{id}/messages?fragment")).await;
+        assert_eq!(messages.text(), "<p>No message of this conversation is in the queue.</p>");
+    }
 }
 
 #[tokio::test]
