@@ -150,6 +150,12 @@
     readsElsewhere = false;
     seek(next.at);
   };
+  // The address may lead to a turn. Playing and the keys start there.
+  const linked = turns.find(({ row }) => `#${row.id}` === location.hash);
+  if (linked) {
+    if (audio.readyState > 0) seek(linked.at); else wanted = linked.at;
+    showPosition();
+  }
   const toggle = () => { if (audio.paused) play(); else audio.pause(); };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || window.polyhook.isTyping(event)) return;

@@ -85,6 +85,18 @@ def a_conversation_plays_and_the_transcript_follows(site):
         wait_for("the beginning", lambda: position() < 1)
 
 
+def a_link_to_a_turn_marks_it_and_the_keys_start_there(site):
+    with site.window() as page:
+        url = f"{site.console}/conversations/{quote(site.archived[0])}"
+        page.goto(url)
+        ids = page.locator("#turns > li[data-at]").evaluate_all("rows => rows.map(row => row.id)")
+        page.goto("about:blank")
+        page.goto(f"{url}#{ids[1]}")
+        expect(page.locator(f"#{ids[1]}")).to_have_attribute("aria-current", "true")
+        page.keyboard.press("j")
+        expect(page.locator(f"#{ids[2]}")).to_have_attribute("aria-current", "true")
+
+
 def search_finds_a_phrase_of_a_transcript(site):
     stored, = site.archive.glob(f"**/{site.archived[1]}/conversation.json")
     said = " | ".join(turn["agent_response"] for turn in json.loads(stored.read_text())["turns"])
@@ -139,6 +151,7 @@ CHECKS = [
     the_overview_counts_deliveries_while_it_is_open,
     the_live_page_shows_events_and_its_filter_and_pause_work,
     a_conversation_plays_and_the_transcript_follows,
+    a_link_to_a_turn_marks_it_and_the_keys_start_there,
     search_finds_a_phrase_of_a_transcript,
     a_dead_letter_is_replayed_after_its_preview_and_is_archived,
 ]
