@@ -84,7 +84,8 @@ fn index_rows(data: &[u8]) -> ConversationRows {
     let manifest = include_str!("../src/archive/fixtures/manifest.json");
     let manifest: Manifest = serde_json::from_str(manifest).expect("a manifest");
     let stored_at = manifest.timings.archived_at;
-    let stored = StoredManifest { manifest, sha256: String::new(), stored_at, folder: String::new() };
+    let stored =
+        StoredManifest { manifest, size_bytes: 0, sha256: String::new(), stored_at, folder: String::new() };
     let numbers = Numbers::new(&IndexConfig::default()).expect("no key is needed");
     let rows = read_rows(&stored, data, &numbers);
     for json in rows.call.rest.iter().chain(rows.turns.iter().filter_map(|turn| turn.entities.as_ref())) {

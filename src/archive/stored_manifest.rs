@@ -15,6 +15,8 @@ use super::{
 pub struct StoredManifest {
     /// Its content.
     pub manifest: Manifest,
+    /// The number of its bytes.
+    pub size_bytes: u64,
     /// SHA-256 of its bytes, hexadecimal.
     pub sha256: String,
     /// The time at which the store wrote it, in whole seconds, as [`Archive::list_folders`] returns it.
@@ -48,7 +50,8 @@ impl Archive {
         }
         let stored_at = Timestamp::from_second(meta.last_modified.timestamp()).unwrap_or(Timestamp::MIN);
         let folder = location.folder().to_owned();
-        Ok(Some(StoredManifest { manifest, sha256: sha256(&bytes), stored_at, folder }))
+        let (size_bytes, sha256) = (bytes.len() as u64, sha256(&bytes));
+        Ok(Some(StoredManifest { manifest, size_bytes, sha256, stored_at, folder }))
     }
 }
 

@@ -91,13 +91,15 @@ fn objects(conversation: &Conversation, states: &[ObjectState]) -> Markup {
                 }
                 tr {
                     td data-label="Object" { a href={ (conversation.url(&format!("/{MANIFEST}"))) "&download" } { (MANIFEST) } }
-                    td {}
+                    td data-label="Size" { (format::bytes(conversation.stored.size_bytes)) }
                     td data-label="SHA-256" { code { (conversation.stored.sha256) } }
-                    td {}
+                    td data-label="State" { span class="quiet" { "has the hashes above" } }
                 }
             }
         }
-        p class="quiet" { "The documents are PolyAI's own bytes. They contain phone numbers as PolyAI sent them." }
+        p class="quiet" {
+            "polyhook wrote " (MANIFEST) ". The other objects are the bytes that PolyAI sent, with phone numbers as they are."
+        }
     }
 }
 

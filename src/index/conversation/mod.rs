@@ -68,7 +68,7 @@ pub fn read_rows(stored: &StoredManifest, conversation: &[u8], numbers: &Numbers
 }
 
 fn row_of_manifest(stored: &StoredManifest) -> CallRow {
-    let StoredManifest { manifest, sha256, stored_at, folder } = stored;
+    let StoredManifest { manifest, sha256, stored_at, folder, .. } = stored;
     let facts = &manifest.facts;
     let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);

@@ -51,6 +51,7 @@ fn stored(conversation: &[u8], served_by: ServedBy) -> StoredManifest {
     };
     StoredManifest {
         manifest,
+        size_bytes: 2,
         sha256: "ab".to_owned(),
         stored_at: fetched_at,
         folder: "account_id=acme/project_id=desk/date=2026-06-03/CA1".to_owned(),

@@ -22,8 +22,13 @@ impl World {
     fn rows(&self, call: &CallInfo) -> ConversationRows {
         let (manifest, place) = (self.manifest(call), self.place(call));
         let stored_at = manifest.timings.archived_at;
-        let stored =
-            StoredManifest { manifest, sha256: String::new(), stored_at, folder: "folder".to_owned() };
+        let stored = StoredManifest {
+            manifest,
+            size_bytes: 0,
+            sha256: String::new(),
+            stored_at,
+            folder: "folder".to_owned(),
+        };
         let conversation = fs::read(place.join(CONVERSATION)).unwrap();
         read_rows(&stored, &conversation, &Numbers::new(&IndexConfig::default()).unwrap())
     }
