@@ -3,8 +3,8 @@
 //! The sources are the archive, its index and the queue. The console has no store of its own, and changes nothing unless
 //! `console.allow_replay` is set. Erasing stays on the command line.
 //!
-//! Pages are rendered on the server, and all assets are in the binary. Without JavaScript everything works but playing a
-//! recording and the live view. A part that is away leaves the others usable.
+//! Pages are rendered on the server, and all assets are in the binary. Without JavaScript everything works but the live view,
+//! and a recording has the browser's own controls only. A part that is away leaves the others usable.
 //!
 //! A page is a module with its `routes`. Each request passes `access` first.
 

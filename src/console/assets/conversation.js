@@ -9,6 +9,8 @@
 
   const audio = byId("audio");
   if (!audio) return;
+  byId("controls").hidden = false;
+  for (const button of document.querySelectorAll("button.seek")) button.disabled = false;
 
   const format = (seconds) => {
     const whole = Math.max(0, Math.floor(seconds));

@@ -48,30 +48,33 @@ fn controls(conversation: &Conversation, recordings: &[&ManifestObject], first: 
             div class="playhead" id="playhead" {}
         }
         p class="quiet" id="waveform-state" role="status" {}
-        div class="actions" {
-            @if recordings.len() > 1 {
-                label class="inline" {
-                    "Hear "
-                    select id="recording" {
-                        @for object in recordings { option value=(url("audio", object)) { (name_of(direction_of(object))) } }
+        // The script shows what needs it.
+        div id="controls" hidden {
+            div class="actions" {
+                @if recordings.len() > 1 {
+                    label class="inline" {
+                        "Hear "
+                        select id="recording" {
+                            @for object in recordings { option value=(url("audio", object)) { (name_of(direction_of(object))) } }
+                        }
                     }
                 }
+                label class="inline" {
+                    "Speed "
+                    select id="rate" { @for rate in RATES { option value=(rate) selected[rate == "1"] { (rate) "×" } } }
+                }
+                label class="inline" { input type="checkbox" id="follow" checked; "Follow the transcript" }
             }
-            label class="inline" {
-                "Speed "
-                select id="rate" { @for rate in RATES { option value=(rate) selected[rate == "1"] { (rate) "×" } } }
+            p class="quiet keys" {
+                kbd { "space" } " play or pause, " kbd { "j" } " " kbd { "k" } " next and previous turn, "
+                kbd { "←" } " " kbd { "→" } " 5 seconds"
             }
-            label class="inline" { input type="checkbox" id="follow" checked; "Follow the transcript" }
         }
         p { "Download: "
             @for (position, object) in recordings.iter().enumerate() {
                 @if position > 0 { ", " }
                 a href={ (url("audio", object)) "&download" } { (name_of(direction_of(object))) } " (" (format::bytes(object.size_bytes)) ")"
             }
-        }
-        p class="quiet keys" {
-            kbd { "space" } " play or pause, " kbd { "j" } " " kbd { "k" } " next and previous turn, "
-            kbd { "←" } " " kbd { "→" } " 5 seconds"
         }
     }
 }

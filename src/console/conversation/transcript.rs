@@ -158,7 +158,7 @@ pub(super) fn show(
                     div class="said-by" {
                         span class="speaker" { (if is_agent { "Agent" } else { "Caller" }) }
                         @if let Some(at) = line.heard_at {
-                            button type="button" class="seek" aria-label={ "Play from " (format::length(at)) } { (format::length(at)) }
+                            button type="button" class="seek" disabled aria-label={ "Play from " (format::length(at)) } { (format::length(at)) }
                         }
                         (marks(line))
                     }
