@@ -173,7 +173,6 @@
   // Draws each channel. All have the same scale in time and in loudness.
   const draw = (holder, peaks, all, loudest) => {
     const names = peaks.channels.length > 1 ? peaks.channels.map((_, index) => `Channel ${index + 1}`) : [holder.dataset.name];
-    holder.classList.toggle("agent", holder.dataset.name === "Agent");
     peaks.channels.forEach((channel, index) => {
       const step = (1000 * peaks.bucket_seconds) / all;
       const y = (sample) => (50 - (48 * sample) / loudest).toFixed(1);
@@ -190,7 +189,8 @@
       shape.setAttribute("d", path.join(""));
       svg.append(shape);
       const lane = document.createElement("div");
-      lane.className = "waveform" + (holder.classList.contains("agent") ? " agent" : "");
+      const kind = peaks.channels.length > 1 ? ` channel-${index + 1}` : holder.dataset.name === "Agent" ? " agent" : "";
+      lane.className = `waveform${kind}`;
       const voice = document.createElement("span");
       voice.className = "voice";
       voice.textContent = names[index];
@@ -218,7 +218,9 @@
     const loudest = samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 1000);
     for (const { holder, peaks } of drawable) draw(holder, peaks, Math.max(drawnSeconds, length()), loudest);
     waveforms.hidden = drawable.length === 0;
-    state.textContent = answers.map((answer) => answer.error).filter(Boolean).join(" ");
+    const notes = answers.map((answer) => answer.error).filter(Boolean);
+    if (drawable.some(({ peaks }) => peaks.channels.length > 1)) notes.push("PolyAI does not say which channel is the caller.");
+    state.textContent = notes.join(" ");
     showPosition();
   };
   // Playing comes first.
