@@ -310,7 +310,7 @@ fn excerpt(hit: &TextHit) -> Markup {
     let Excerpt { before, hit: found, after } = &hit.excerpt;
     html! {
         p class="hit" {
-            span class="quiet" { "turn " (hit.turn) ", " (speaker) ": " }
+            span class="quiet" { "turn " (hit.turn) ", " (speaker) @if hit.is_translation { " (translated)" } ": " }
             bdi dir="auto" { (before) mark { (found) } (after) }
         }
     }

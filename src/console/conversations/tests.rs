@@ -72,7 +72,7 @@ fn texts_of_callers_are_harmless() {
         hit: "\u{202e}refund".to_owned(),
         after: "</bdi><img src=x>".to_owned(),
     };
-    let hit = Some(TextHit { turn: 3, speaker: Speaker::Agent, excerpt });
+    let hit = Some(TextHit { turn: 3, speaker: Speaker::Agent, is_translation: true, excerpt });
     let html = render(&page(vec![FoundCall { hit, ..call() }]), "text=refund&id=%22%3E%3Cscript%3E");
     assert!(!html.contains("<script") && !html.contains("<img") && !html.contains("<b>"), "{html}");
     // U+202E reorders nothing outside of its element.
@@ -80,6 +80,7 @@ fn texts_of_callers_are_harmless() {
         html.contains("<bdi dir=\"auto\">&lt;script&gt;<mark>\u{202e}refund</mark>&lt;/bdi&gt;"),
         "{html}"
     );
+    assert!(html.contains("turn 3, agent (translated): "), "{html}");
     assert!(html.contains("<bdi>CA/1?\u{202e}</bdi>"), "{html}");
     assert!(html.contains("date=2026-11-22#turn-3-agent\""), "the hit is shown on the next page: {html}");
     assert!(html.contains("It does not search in transcripts."), "{html}");

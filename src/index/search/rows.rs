@@ -110,6 +110,8 @@ pub struct TextHit {
     pub turn: i32,
     /// The person who said it.
     pub speaker: Speaker,
+    /// True if the phrase is in the translation of the words.
+    pub is_translation: bool,
     /// A part of the text.
     pub excerpt: Excerpt,
 }
@@ -128,14 +130,15 @@ pub enum Speaker {
 pub(super) struct TurnText<'a> {
     pub(super) turn: i32,
     pub(super) speaker: Speaker,
+    pub(super) is_translation: bool,
     pub(super) text: &'a str,
     pub(super) phrase: &'a Phrase,
 }
 
 impl TurnText<'_> {
     fn hit(self) -> TextHit {
-        let excerpt = self.phrase.excerpt(self.text).unwrap_or_default();
-        TextHit { turn: self.turn, speaker: self.speaker, excerpt }
+        let Self { turn, speaker, is_translation, text, phrase } = self;
+        TextHit { turn, speaker, is_translation, excerpt: phrase.excerpt(text).unwrap_or_default() }
     }
 }
 

@@ -15,12 +15,12 @@ use super::{
 use crate::index::table::{RowGroup, TableError};
 
 const NUMBER: &str = "number";
-/// The columns of a turn with texts, in the order of a hit.
-const TEXTS: [(&str, Speaker); 4] = [
-    ("user_input", Speaker::Caller),
-    ("agent_response", Speaker::Agent),
-    ("translated_user_input", Speaker::Caller),
-    ("english_agent_response", Speaker::Agent),
+/// The columns of a turn with texts, in the order of a hit, each with its speaker and true for a translation.
+const TEXTS: [(&str, Speaker, bool); 4] = [
+    ("user_input", Speaker::Caller, false),
+    ("agent_response", Speaker::Agent, false),
+    ("translated_user_input", Speaker::Caller, true),
+    ("english_agent_response", Speaker::Agent, true),
 ];
 /// The columns of a search for a phrase.
 pub(super) const TURN_COLUMNS: &[&str] =
@@ -102,7 +102,7 @@ pub(super) fn match_turns(
     edges: &mut EdgeCalls,
 ) -> Result<(), TableError> {
     let mut ids_and_numbers = None;
-    for (column, speaker) in TEXTS {
+    for (column, speaker, is_translation) in TEXTS {
         let texts = group.texts(column)?;
         let hits: Vec<bool> =
             texts.bytes().map(|text| text.is_some_and(|text| phrase.is_in_bytes(text))).collect();
@@ -122,7 +122,7 @@ pub(super) fn match_turns(
             if (Some(id) == first || Some(id) == last) && edges.is_seen(project, id) {
                 continue;
             }
-            let text = TurnText { turn: *turn, speaker, text, phrase };
+            let text = TurnText { turn: *turn, speaker, is_translation, text, phrase };
             newest.add(started_at, id, project, place, Some(text));
         }
         ids_and_numbers = Some((ids, numbers));

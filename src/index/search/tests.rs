@@ -273,6 +273,22 @@ async fn a_hit_has_its_turn_its_speaker_and_an_excerpt() {
 }
 
 #[tokio::test]
+async fn a_hit_in_a_translation_is_marked() {
+    let fixture = Fixture::new(ALL);
+    let call = call("CA1", at(3, 1));
+    let translated = |number, text: &str| TurnRow {
+        translated_user_input: Some(text.to_owned()),
+        ..turn(&call, number, "reserva, please", "")
+    };
+    let turns = vec![translated(1, "my booking"), translated(2, "please")];
+    fixture.write_day((0, 3), &[(call, turns)], 8);
+    for (text, expected) in [("booking", (1, true)), ("please", (1, false))] {
+        let hit = fixture.page(&phrase(text), None).await.calls[0].hit.clone().unwrap();
+        assert_eq!((hit.turn, hit.is_translation), expected, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_or_missing_file_hides_nothing_else() {
     let fixture = Fixture::new(ALL);
     for place in [(0, 3), (1, 3), (0, 2), (0, 1)] {

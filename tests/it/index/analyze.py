@@ -74,7 +74,8 @@ def check_results(results):
     assert sum(row["turns"] for row in rows(results, "Latency per variant")) == latencies
     unrecorded = [manifest for manifest, _ in calls if "VOICE" in manifest["channel"] and manifest["audio"]["status"] != "ready"]
     assert sum(row["calls"] for row in rows(results, "Calls without a recording")) == len(unrecorded)
-    said = [turn for _, turn in turns if "booking" in f"{turn['user_input']} {turn['agent_response']}".lower()]
+    texts = ("user_input", "agent_response", "translated_user_input", "english_agent_response")
+    said = [turn for _, turn in turns if "booking" in " ".join(turn.get(text) or "" for text in texts).lower()]
     assert len(rows(results, "Phrases in transcripts")) == len(said) > 0
     contained = rows(results, "Containment rate")
     ended = sum(not manifest["in_progress"] for manifest, _ in calls)
