@@ -34,6 +34,7 @@ pub(super) fn open(
         queue: Arc::clone(queue),
         overview: Arc::new(Overview::new(status, clock.clone(), lifecycle.clone())),
         live: LiveFeed::new(&config.queue, clock.clone(), lifecycle.clone())?,
+        config_file: config.file.as_deref().and_then(|file| std::path::absolute(file).ok()),
         clock: clock.clone(),
         lifecycle: lifecycle.clone(),
     })

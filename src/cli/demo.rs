@@ -231,7 +231,7 @@ fn scenario(args: &Args) -> Scenario {
 }
 
 fn config(args: &Args, simulator: &Simulator) -> Config {
-    let mut config = Config::default();
+    let mut config = Config { file: Some(config_file::path(&args.dir)), ..Config::default() };
     let any_port = ([127, 0, 0, 1], 0).into();
     config.server.listen = any_port;
     config.admin.listen = any_port;

@@ -19,8 +19,8 @@ use crate::{
 
 /// The number of conversations that are read at the same time.
 const CONCURRENT_READS: usize = 16;
-/// The longest period, in days. Its conversations are sorted day by day.
-const MAX_DAYS: i32 = 366;
+/// The longest period, in days.
+const MAX_DAYS: i32 = CallFilter::MAX_LISTED_DAYS;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -122,7 +122,12 @@ impl Layers {
                 Config::default()
             }
         };
-        let config = Config { names_no_webhook: quickstart.names_no_webhook, origins, ..config };
+        let config = Config {
+            names_no_webhook: quickstart.names_no_webhook,
+            file: sources.file.clone(),
+            origins,
+            ..config
+        };
         Self { config, problems, broken, is_partial }
     }
 }

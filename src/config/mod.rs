@@ -21,7 +21,7 @@ mod secret_files;
 mod shown;
 mod value_check;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,9 @@ pub struct Config {
     /// True if the variables of PolyAI's current quickstart are set, which registers no webhook.
     #[serde(skip)]
     pub names_no_webhook: bool,
+    /// The configuration file, if one is named.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// The layers that the values come from.
     #[serde(skip)]
     pub origins: Origins,

@@ -71,6 +71,7 @@ impl TestConsole {
             queue,
             overview: Arc::new(Overview::new(status, clock.clone(), lifecycle.clone())),
             live: LiveFeed::new(&queue_config, clock.clone(), lifecycle.clone()).unwrap(),
+            config_file: None,
             clock,
             lifecycle,
         };

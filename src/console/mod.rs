@@ -27,6 +27,7 @@ mod overview;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -53,6 +54,7 @@ use crate::{
     index::Index,
     lifecycle::Lifecycle,
     queue::Queue,
+    shell,
     web::{ConnectionLimits, RequestBody},
 };
 
@@ -80,6 +82,8 @@ pub struct Console {
     pub overview: Arc<Overview>,
     /// The events as they happen.
     pub live: Arc<LiveFeed>,
+    /// The absolute path of the configuration file, if one was named.
+    pub config_file: Option<PathBuf>,
     /// The time.
     pub clock: Clock,
     /// Tasks that outlive their request.
@@ -99,11 +103,22 @@ impl Console {
         }
     }
 
+    /// Returns the command line that runs polyhook with these arguments and the configuration of this process.
+    fn command(&self, arguments: &str) -> String {
+        command_with(self.config_file.as_deref(), arguments)
+    }
+
     /// Returns the service that answers requests. It reports unusable files of tokens to `health`.
     pub fn service(self, health: Health) -> ConsoleService {
         let access = Arc::new(Access::new(&self.config, self.clock.clone(), health));
         ConsoleService { router: router_with(&access, Arc::new(self)), access }
     }
+}
+
+/// Puts the option first, because the arguments may end with `--` and an id.
+fn command_with(config_file: Option<&Path>, arguments: &str) -> String {
+    let option = config_file.map(|path| format!(" --config {}", shell::quote(&path.to_string_lossy())));
+    format!("polyhook{} {arguments}", option.unwrap_or_default())
 }
 
 /// The pages, and who may see them. Cheap to clone.
@@ -165,4 +180,19 @@ fn router_with(access: &Arc<Access>, console: Arc<Console>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(access), access::guard))
         .layer(middleware::map_response(layout::add_security_headers))
         .with_state(console)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_name_the_configuration_of_the_process() {
+        assert_eq!(command_with(None, "list"), "polyhook list");
+        let file = Path::new("/srv/my demo/polyhook.toml");
+        assert_eq!(
+            command_with(Some(file), "dead show -- -x"),
+            "polyhook --config '/srv/my demo/polyhook.toml' dead show -- -x"
+        );
+    }
 }

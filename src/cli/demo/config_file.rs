@@ -13,10 +13,15 @@ use crate::{app::App, config::Config, private_file};
 /// The first line, by which a later demo recognises the file.
 const HEADER: &str = "# `polyhook demo` writes this file.";
 
-/// Writes `polyhook.toml` into the folder of the demo and returns its path. Paths in it are absolute. Its secret and its key
-/// are the simulator's. Replaces only the file of an earlier demo.
+/// Returns the path of the file in the folder of a demo.
+pub(super) fn path(dir: &Path) -> PathBuf {
+    dir.join("polyhook.toml")
+}
+
+/// Writes the file and returns its path. Paths in it are absolute. Its secret and its key are the simulator's. Replaces only the
+/// file of an earlier demo.
 pub(super) fn write(dir: &Path, config: &Config, app: &App, simulator: &Simulator) -> io::Result<PathBuf> {
-    let path = dir.join("polyhook.toml");
+    let path = path(dir);
     match std::fs::read_to_string(&path) {
         Ok(text) if text.starts_with(HEADER) => std::fs::remove_file(&path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

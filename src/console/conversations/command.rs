@@ -6,13 +6,17 @@ use jiff::civil::Date;
 
 use crate::{index::CallFilter, shell, wording};
 
-/// Returns the command that lists the conversations of a filter, but for the phrase, which it cannot search for.
+/// Returns the arguments that list the conversations of a filter, but for the phrase, which the command cannot search for.
 ///
-/// Without dates, the command lists the days of the calls on the page, or today.
-pub(super) fn list(filter: &CallFilter, shown: Option<(Date, Date)>) -> String {
-    let mut command = "polyhook list".to_owned();
-    let first = filter.first_date.or(shown.map(|(first, _)| first)).or(filter.last_date);
-    let last = filter.last_date.or(shown.map(|(_, last)| last));
+/// A filter without a first day takes the first day of the calls on the page; if there are none, no command lists the same.
+pub(super) fn list(filter: &CallFilter, shown: Option<(Date, Date)>, today: Date) -> Option<String> {
+    let first = filter.first_date.or(shown.map(|(first, _)| first))?;
+    let shown_last = || if filter.first_date.is_some() { None } else { shown.map(|(_, last)| last) };
+    let last = filter.last_date.or_else(shown_last).unwrap_or(today).max(first);
+    if first.until(last).map_or(i32::MAX, |span| span.get_days()) >= CallFilter::MAX_LISTED_DAYS {
+        return None;
+    }
+    let mut command = "list".to_owned();
     let mut add = |option: &str, value: Option<String>| {
         if let Some(value) = value {
             // With `=`, a value that begins with a hyphen is not an option.
@@ -20,8 +24,8 @@ pub(super) fn list(filter: &CallFilter, shown: Option<(Date, Date)>) -> String {
             let _ = write!(command, " --{option}{space}{}", shell::quote(&value));
         }
     };
-    add("date", first.map(|date| date.to_string()));
-    add("to", last.filter(|last| first.is_some_and(|first| *last > first)).map(|date| date.to_string()));
+    add("date", Some(first.to_string()));
+    add("to", (last > first).then(|| last.to_string()));
     add("project", filter.project_id.clone());
     add("environment", filter.environment.clone());
     add("channel", filter.channel.clone());
@@ -32,7 +36,7 @@ pub(super) fn list(filter: &CallFilter, shown: Option<(Date, Date)>) -> String {
     add("min-length", filter.min_seconds.map(length));
     add("max-length", filter.max_seconds.map(length));
     add("id", filter.id_prefix.clone());
-    command
+    Some(command)
 }
 
 #[cfg(test)]
@@ -40,16 +44,33 @@ mod tests {
     use super::*;
     use crate::index::Phrase;
 
+    const TODAY: Date = Date::constant(2026, 11, 30);
+
+    #[test]
+    fn names_the_days_that_were_searched() {
+        let days = Some((Date::constant(2026, 11, 20), Date::constant(2026, 11, 22)));
+        for (from, to, shown, expected) in [
+            (None, None, None, None),
+            (None, None, days, Some("list --date 2026-11-20 --to 2026-11-22")),
+            (None, Some("2026-11-23"), days, Some("list --date 2026-11-20 --to 2026-11-23")),
+            (None, Some("2026-11-23"), None, None),
+            (Some("2026-11-19"), None, None, Some("list --date 2026-11-19 --to 2026-11-30")),
+            (Some("2026-11-19"), None, days, Some("list --date 2026-11-19 --to 2026-11-30")),
+            (Some("2026-11-30"), None, None, Some("list --date 2026-11-30")),
+            (Some("2026-12-24"), None, None, Some("list --date 2026-12-24")),
+            (Some("2025-11-30"), None, None, Some("list --date 2025-11-30 --to 2026-11-30")),
+            (Some("2025-11-29"), None, days, None),
+        ] {
+            let date = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+            let filter = CallFilter { first_date: date(from), last_date: date(to), ..CallFilter::default() };
+            assert_eq!(list(&filter, shown, TODAY).as_deref(), expected, "{from:?} {to:?} {shown:?}");
+        }
+    }
+
     #[test]
     fn quotes_what_people_typed() {
-        let shown = (Date::constant(2026, 11, 20), Date::constant(2026, 11, 22));
-        assert_eq!(list(&CallFilter::default(), None), "polyhook list");
-        assert_eq!(
-            list(&CallFilter::default(), Some(shown)),
-            "polyhook list --date 2026-11-20 --to 2026-11-22"
-        );
         let filter = CallFilter {
-            last_date: Some(shown.1),
+            first_date: Some(TODAY),
             project_id: Some("-p".to_owned()),
             handoff_reason: Phrase::new("$(reboot) it's"),
             handoff: Some(true),
@@ -57,8 +78,8 @@ mod tests {
             ..CallFilter::default()
         };
         assert_eq!(
-            list(&filter, None),
-            r"polyhook list --date 2026-11-22 --project=-p --handoff yes --handoff-reason '$(reboot) it'\''s' --max-length 1:30"
+            list(&filter, None, TODAY).unwrap(),
+            r"list --date 2026-11-30 --project=-p --handoff yes --handoff-reason '$(reboot) it'\''s' --max-length 1:30"
         );
     }
 }

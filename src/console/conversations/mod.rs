@@ -8,7 +8,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, routing::get};
-use jiff::civil::Date;
+use jiff::{civil::Date, tz::Offset};
 use maud::{Markup, html};
 
 use self::form::ListQuery;
@@ -60,10 +60,13 @@ async fn list(
             if filter.text.is_some() {
                 viewer.log_excerpts(page.calls.iter().map(|call| call.conversation_id.as_str()));
             }
+            let today = Offset::UTC.to_datetime(console.clock.now()).date();
+            let command = command::list(&filter, shown_days(&page.calls), today);
             let view = View {
                 query: &query,
                 filter: &filter,
                 page: &page,
+                command: command.map(|arguments| console.command(&arguments)),
                 is_index_enabled: console.index.is_enabled(),
                 mask,
             };
@@ -97,6 +100,8 @@ struct View<'a> {
     query: &'a ListQuery,
     filter: &'a CallFilter,
     page: &'a SearchPage,
+    /// The command line for the same list, if there is one.
+    command: Option<String>,
     is_index_enabled: bool,
     mask: TextMask,
 }
@@ -113,7 +118,7 @@ impl View<'_> {
                 (self.table())
             }
             (self.paging())
-            (self.command())
+            @if let Some(command) = &self.command { (self.command_line(command)) }
         }
     }
 
@@ -215,12 +220,10 @@ impl View<'_> {
         }
     }
 
-    fn command(&self) -> Markup {
-        let dates = self.page.calls.iter().map(|call| call.date);
-        let shown: Option<(Date, Date)> = dates.clone().min().zip(dates.max());
+    fn command_line(&self, command: &str) -> Markup {
         html! {
             div class="command" {
-                code id="command" { (command::list(self.filter, shown)) }
+                code id="command" { (command) }
                 button type="button" data-copy="command" { "Copy" }
                 @if self.filter.text.is_some() {
                     span class="quiet" { "The command lists these days. It does not search in transcripts." }
@@ -314,6 +317,12 @@ fn excerpt(hit: &TextHit) -> Markup {
             bdi dir="auto" { (before) mark { (found) } (after) }
         }
     }
+}
+
+/// Returns the first and the last day of the calls.
+fn shown_days(calls: &[FoundCall]) -> Option<(Date, Date)> {
+    let dates = calls.iter().map(|call| call.date);
+    dates.clone().min().zip(dates.max())
 }
 
 /// Returns the beginning of a long text.

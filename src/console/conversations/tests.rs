@@ -45,7 +45,8 @@ fn render_with(page: &SearchPage, query: &str, show_numbers: bool) -> String {
     let query: ListQuery = query;
     let mask = TextMask { show_numbers };
     let filter = query.filter(Timestamp::UNIX_EPOCH, mask).unwrap();
-    let view = View { query: &query, filter: &filter, page, is_index_enabled: true, mask };
+    let command = command::list(&filter, shown_days(&page.calls), Date::constant(2026, 11, 30));
+    let view = View { query: &query, filter: &filter, page, command, is_index_enabled: true, mask };
     view.render().into_string()
 }
 
@@ -62,7 +63,7 @@ fn a_row_links_to_the_folder_of_its_conversation() {
         assert!(html.contains(&link), "{link}: {html}");
     }
     assert!(html.contains(">4:05<") && html.contains("not applicable"), "{html}");
-    assert!(html.contains("polyhook list --date 2026-11-22<"), "{html}");
+    assert!(html.contains("list --date 2026-11-22<"), "{html}");
 }
 
 #[test]
@@ -147,6 +148,7 @@ fn an_empty_page_says_what_to_do() {
         query: &query,
         filter: &CallFilter::default(),
         page: &empty(),
+        command: None,
         is_index_enabled: false,
         mask: TextMask { show_numbers: false },
     };

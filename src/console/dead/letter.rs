@@ -39,7 +39,10 @@ pub(super) async fn show(
                 "There is no dead letter of this event: it was replayed or dropped, or another command reads it at the moment."
                     .to_owned()
             },
-            format!("List the dead letters, or run `polyhook dead show {}`.", format::argument(&id)),
+            format!(
+                "List the dead letters, or run `{}`.",
+                console.command(&format!("dead show {}", format::argument(&id)))
+            ),
         ));
     }
     tracing::info!(viewer = viewer.name, event = id, "a person opened a dead letter");
@@ -115,7 +118,9 @@ impl View<'_> {
 
     fn actions(&self) -> Markup {
         let id = &self.letter.message.id;
-        let line = |verb: &str| format::command(&format!("polyhook dead {verb} {}", format::argument(id)));
+        let line = |verb: &str| {
+            format::command(&self.console.command(&format!("dead {verb} {}", format::argument(id))))
+        };
         html! {
             @if self.console.config.allow_replay {
                 form class="actions" method="post" action="/dead/actions/preview" {
@@ -170,9 +175,8 @@ impl View<'_> {
                 }
                 pre class="body" dir="auto" tabindex="0" role="region" aria-label="Body of the event" { (terminal::escape_lines(&text, false)) }
                 @if is_cut {
-                    p { "This is the first part. All of it: "
-                        (format::command(&format!("polyhook dead show --body {}", format::argument(&message.id))))
-                    }
+                    @let all = format!("dead show --body {}", format::argument(&message.id));
+                    p { "This is the first part. All of it: " (format::command(&self.console.command(&all))) }
                 }
             }
         }

@@ -179,8 +179,8 @@ impl View<'_> {
             @if let Some(options) = options {
                 details open[!self.console.config.allow_replay] {
                     summary { "On the command line" }
-                    p { (format::command(&format!("polyhook dead replay {options}"))) }
-                    p { (format::command(&format!("polyhook dead drop {options}"))) }
+                    p { (format::command(&self.console.command(&format!("dead replay {options}")))) }
+                    p { (format::command(&self.console.command(&format!("dead drop {options}")))) }
                 }
             }
         }

@@ -48,6 +48,9 @@ pub struct CallFilter {
 }
 
 impl CallFilter {
+    /// The longest period that `polyhook list` takes, in days. It sorts conversations day by day.
+    pub const MAX_LISTED_DAYS: i32 = 366;
+
     /// Returns true if calls of this day can match.
     pub(super) fn takes_date(&self, date: Date) -> bool {
         self.first_date.is_none_or(|first| first <= date) && self.last_date.is_none_or(|last| date <= last)
