@@ -142,7 +142,8 @@ fn set_field(
         "project" => filter.project_id = text(),
         "environment" => filter.environment = text(),
         "channel" => filter.channel = text(),
-        "audio" => filter.audio = text(),
+        "audio" if AUDIO_STATES.contains(&value) => filter.audio = text(),
+        "audio" => return Err(format!("Recording: choose one of {}.", AUDIO_STATES.join(", "))),
         "id" => filter.id_prefix = text(),
         "min" => filter.min_seconds = Some(parse_length(value).ok_or_else(|| wrong_length(name))?),
         "max" => filter.max_seconds = Some(parse_length(value).ok_or_else(|| wrong_length(name))?),
@@ -300,7 +301,7 @@ mod tests {
             ("min=1:60", vec!["min"]),
             ("max=-1", vec!["max"]),
             ("min=2m&max=1m", vec!["max"]),
-            ("handoff=maybe", vec!["handoff"]),
+            ("handoff=maybe&audio=zzz", vec!["handoff", "audio"]),
             (&format!("text={long}&reason={long}&id={long}"), vec!["text", "reason", "id"]),
             ("text=555+0100199&reason=%2B15550100199", vec!["text", "reason"]),
         ] {

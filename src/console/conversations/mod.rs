@@ -7,7 +7,12 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, extract::State, routing::get};
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+    response::{IntoResponse as _, Redirect, Response},
+    routing::get,
+};
 use jiff::{civil::Date, tz::Offset};
 use maud::{Markup, html};
 
@@ -40,8 +45,14 @@ pub(super) fn routes() -> Router<Arc<Console>> {
 async fn list(
     State(console): State<Arc<Console>>,
     viewer: Viewer,
+    RawQuery(raw): RawQuery,
     Query(query): Query<ListQuery>,
-) -> Result<Page, PageError> {
+) -> Result<Response, PageError> {
+    let after = Some(query.after.as_str()).filter(|after| !after.is_empty());
+    if address::has_empty_parameter(&raw.unwrap_or_default()) {
+        // The short address is the one to share.
+        return Ok(Redirect::to(&query.address(after)).into_response());
+    }
     let mask = console.text_mask();
     let body = match query.filter(console.clock.now(), mask) {
         Err(problems) => html! {
@@ -54,7 +65,6 @@ async fn list(
         },
         Ok(filter) => {
             let filter = Arc::new(filter);
-            let after = Some(query.after.as_str()).filter(|after| !after.is_empty());
             let page =
                 console.index.search(Arc::clone(&filter), after).await.map_err(|error| page_error(&error))?;
             if filter.text.is_some() {
@@ -74,7 +84,7 @@ async fn list(
         }
     };
     let page = Page::new(Section::Conversations, "Conversations", body);
-    Ok(page.with_asset("conversations.css").with_asset("conversations.js"))
+    Ok(page.with_asset("conversations.css").with_asset("conversations.js").into_response())
 }
 
 fn page_error(error: &SearchError) -> PageError {

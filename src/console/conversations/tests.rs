@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::*;
+use crate::console::{config::ConsoleConfig, fixture::TestConsole};
 use crate::index::{SearchProject, UnindexedDays, UnreadableDay};
 
 fn call() -> FoundCall {
@@ -180,4 +181,21 @@ fn says_how_far_a_search_came_and_what_could_not_be_read() {
         "{html}"
     );
     assert!(html.contains("The index does not have 2026-11-02 yet."), "{html}");
+}
+
+#[tokio::test]
+async fn the_address_of_a_search_has_no_empty_fields() {
+    let console = TestConsole::open(ConsoleConfig::default());
+    for (sent, short) in [
+        ("/conversations?text=a+booking&from=&to=&project=&after=", "/conversations?text=a+booking"),
+        ("/conversations?text=&from=", "/conversations"),
+        ("/dead?reason=timeout&project=&older_than=&page=2", "/dead?reason=timeout&page=2"),
+        ("/dead?reason=&project=", "/dead"),
+    ] {
+        let answer = console.get(sent).await;
+        assert_eq!((answer.status, answer.header("location")), (303, short), "{sent}");
+        assert_eq!(console.get(short).await.status, 200, "{short}");
+    }
+    let wrong = console.get("/conversations?audio=zzz").await;
+    assert!(wrong.body.contains("Recording: choose one of ready, absent"), "{}", wrong.body);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{
     Extension,
     extract::{RawQuery, State},
+    response::{IntoResponse as _, Redirect, Response},
 };
 use maud::{Markup, html};
 
@@ -18,6 +19,7 @@ use crate::{
     console::{
         Console,
         access::Viewer,
+        address,
         error::PageError,
         format,
         layout::{Page, Section},
@@ -30,14 +32,20 @@ pub(super) async fn show(
     State(console): State<Arc<Console>>,
     Extension(pages): Extension<Arc<DeadPages>>,
     viewer: Viewer,
-    RawQuery(query): RawQuery,
-) -> Result<Page, PageError> {
-    let query = ListQuery::parse(&query.unwrap_or_default());
+    RawQuery(raw): RawQuery,
+) -> Result<Response, PageError> {
+    let raw = raw.unwrap_or_default();
+    let query = ListQuery::parse(&raw)?;
+    if address::has_empty_parameter(&raw) {
+        // The short address is the one to share.
+        return Ok(Redirect::to(&query.scope.url(query.page)).into_response());
+    }
     // Before the queue is read: a wrong age is the caller's error, whatever the queue does.
     query.scope.filter()?;
     let listing = pages.reader.list(&console, query.clone()).await?;
     let view = View { console: &console, viewer: &viewer, query: &query, listing: &listing };
-    Ok(Page::new(Section::Dead, "Dead letters", view.page()).with_asset("dead.css").with_asset("dead.js"))
+    let page = Page::new(Section::Dead, "Dead letters", view.page());
+    Ok(page.with_asset("dead.css").with_asset("dead.js").into_response())
 }
 
 /// Renders a list.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use maud::{Markup, html};
 use url::form_urlencoded;
 
-use crate::{console::error::PageError, queue::DeadLetterFilter, shell};
+use crate::{console::error::PageError, queue::DeadLetterFilter, shell, terminal};
 
 /// The highest page that is served. What comes after it is found by narrowing.
 const MAX_PAGE: usize = 100_000;
@@ -113,14 +113,23 @@ pub(super) struct ListQuery {
 }
 
 impl ListQuery {
-    pub(super) fn parse(query: &str) -> Self {
+    /// Reads the query of the address. An unknown parameter is an error: without it, the list would have other letters than its
+    /// author meant.
+    pub(super) fn parse(query: &str) -> Result<Self, PageError> {
         let mut parsed = Self { page: 1, ..Self::default() };
         for (name, value) in pairs(query.as_bytes()) {
-            if !parsed.scope.take(&name, &value) && name == "page" {
-                parsed.page = value.parse().unwrap_or(1).clamp(1, MAX_PAGE);
+            if parsed.scope.take(&name, &value) {
+                continue;
             }
+            if name != "page" {
+                return Err(PageError::bad_request(
+                    format!("The address has an unknown filter, {}.", terminal::escape(&name)),
+                    "Filter by reason, project, environment, older_than or newer_than.",
+                ));
+            }
+            parsed.page = value.parse().unwrap_or(1).clamp(1, MAX_PAGE);
         }
-        parsed
+        Ok(parsed)
     }
 }
 

@@ -169,6 +169,8 @@ async fn lists_dead_letters_by_reason() {
     }
     let wrong = console.get("/dead?older_than=soon").await;
     assert!(wrong.status == 400 && text(&wrong).contains("10m, 12h or 30d"), "{wrong:?}");
+    let unknown = console.get("/dead?older=abc").await;
+    assert!(unknown.status == 400 && text(&unknown).contains("unknown filter, older."), "{unknown:?}");
 }
 
 #[tokio::test]
