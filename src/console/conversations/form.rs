@@ -13,7 +13,7 @@ use crate::{
 
 /// The words that PolyAI uses. Others may be typed.
 const ENVIRONMENTS: [&str; 3] = ["live", "pre-release", "sandbox"];
-const CHANNELS: [&str; 2] = ["VOICE-SIP", "WEBCHAT"];
+const CHANNELS: [&str; 3] = ["VOICE-SIP", "WEBCHAT", "CHAT"];
 /// The states of a recording, as `polyhook list` writes them.
 const AUDIO_STATES: [&str; 5] = ["ready", "absent", "failed", "not_applicable", "disabled"];
 /// The longest text of a field.
@@ -105,7 +105,7 @@ impl ListQuery {
         if let (Some(min), Some(max)) = (filter.min_seconds, filter.max_seconds)
             && min > max
         {
-            problems.push(("max", "At most: it is shorter than the other length.".to_owned()));
+            problems.push(("max", "Length at most: it is shorter than the other length.".to_owned()));
         }
         if problems.is_empty() { Ok(filter) } else { Err(problems) }
     }
@@ -143,7 +143,9 @@ fn set_field(
         "environment" => filter.environment = text(),
         "channel" => filter.channel = text(),
         "audio" if AUDIO_STATES.contains(&value) => filter.audio = text(),
-        "audio" => return Err(format!("Recording: choose one of {}.", AUDIO_STATES.join(", "))),
+        "audio" => {
+            return Err(format!("Recording: choose one of {}.", super::in_words(&AUDIO_STATES.join(", "))));
+        }
         "id" => filter.id_prefix = text(),
         "min" => filter.min_seconds = Some(parse_length(value).ok_or_else(|| wrong_length(name))?),
         "max" => filter.max_seconds = Some(parse_length(value).ok_or_else(|| wrong_length(name))?),
@@ -186,8 +188,8 @@ fn label(name: &str) -> &'static str {
         "channel" => "Channel",
         "handoff" => "Handoff",
         "reason" => "Reason of the handoff",
-        "min" => "At least",
-        "max" => "At most",
+        "min" => "Length at least",
+        "max" => "Length at most",
         "audio" => "Recording",
         _ => "Conversation id",
     }
@@ -228,14 +230,14 @@ pub(super) fn render(query: &ListQuery, projects: &[SearchProject]) -> Markup {
             details open[query.has_details()] {
                 summary { "More filters" }
                 div class="fields" {
-                    (select("project", &query.project, &project_ids))
+                    (select("project", &query.project, &project_ids, str::to_owned))
                     (suggested("environment", &query.environment, &ENVIRONMENTS))
                     (suggested("channel", &query.channel, &CHANNELS))
-                    (select("handoff", &query.handoff, &["yes", "no"]))
+                    (select("handoff", &query.handoff, &["yes", "no"], str::to_owned))
                     (input("reason", "text", &query.reason, ""))
                     (input("min", "text", &query.min, "0:30"))
                     (input("max", "text", &query.max, "10:00"))
-                    (select("audio", &query.audio, &AUDIO_STATES))
+                    (select("audio", &query.audio, &AUDIO_STATES, super::in_words))
                     (input("id", "text", &query.id, "all of it, or its beginning"))
                 }
             }
@@ -247,14 +249,14 @@ pub(super) fn render(query: &ListQuery, projects: &[SearchProject]) -> Markup {
     }
 }
 
-fn select(name: &'static str, value: &str, options: &[&str]) -> Markup {
+fn select(name: &'static str, value: &str, options: &[&str], text: fn(&str) -> String) -> Markup {
     html! {
         label class={ "field " (name) } {
             (label(name))
             select name=(name) {
                 option value="" { "any" }
                 @for option in options {
-                    option value=(option) selected[*option == value] { (option) }
+                    option value=(option) selected[*option == value] { (text(option)) }
                 }
             }
         }
@@ -324,6 +326,7 @@ mod tests {
         assert!(!form.contains("<script>") && !form.contains("<p>"), "{form}");
         assert!(form.contains("value=\"&quot;&gt;&lt;script&gt;\""), "{form}");
         assert!(form.contains("<details open>"), "the project is set");
+        assert!(form.contains("<option value=\"not_applicable\">not applicable</option>"), "{form}");
         assert!(!render(&ListQuery::default(), &[]).into_string().contains("<details open>"));
     }
 }

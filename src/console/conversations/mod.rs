@@ -343,13 +343,18 @@ fn shorten(text: &str, max_chars: usize) -> String {
     }
 }
 
+/// Returns the state of a recording in words.
+fn in_words(status: &str) -> String {
+    status.replace('_', " ")
+}
+
 fn recording(status: &str) -> Markup {
     let tone = match status {
         "ready" => "good",
         "failed" => "bad",
         _ => "quiet",
     };
-    format::badge(tone, &shorten(&status.replace('_', " "), MAX_ID_CHARS))
+    format::badge(tone, &shorten(&in_words(status), MAX_ID_CHARS))
 }
 
 /// Returns the address of something below the page of a conversation, or of the page itself.
