@@ -75,11 +75,6 @@ const ASSETS: &[Asset] = &[
         content_type: "text/css; charset=utf-8",
         content: include_str!("assets/conversations.css"),
     },
-    Asset {
-        name: "conversations.js",
-        content_type: "text/javascript; charset=utf-8",
-        content: include_str!("assets/conversations.js"),
-    },
     Asset { name: "icon.svg", content_type: "image/svg+xml", content: include_str!("assets/icon.svg") },
 ];
 

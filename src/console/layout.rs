@@ -69,6 +69,19 @@ impl IntoResponse for Page {
     }
 }
 
+/// Returns a line that names keys, each with what it does.
+pub(super) fn keys(entries: &[(&str, &str)]) -> Markup {
+    html! {
+        p class="quiet keys" {
+            @for (number, (keys, meaning)) in entries.iter().enumerate() {
+                @if number > 0 { ", " }
+                @for key in keys.split(' ') { kbd { (key) } " " }
+                (meaning)
+            }
+        }
+    }
+}
+
 /// Returns a whole document.
 pub(super) fn document(title: &str, section: Option<Section>, body: &Markup) -> Html<String> {
     document_with(title, section, body, &[])

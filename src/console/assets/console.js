@@ -55,6 +55,19 @@
     search.select();
   });
 
+  // In a list, "j" and "k" go to the next and the previous row, and Enter opens it.
+  document.addEventListener("keydown", (event) => {
+    const step = { j: 1, k: -1 }[event.key];
+    if (!step || event.ctrlKey || event.metaKey || event.altKey || window.polyhook.isTyping(event)) return;
+    const links = [...document.querySelectorAll(".rows a.id")];
+    if (links.length === 0) return;
+    event.preventDefault();
+    const row = document.activeElement.closest("tr");
+    const current = links.findIndex((link) => link.closest("tr") === row);
+    const next = current === -1 ? (step === 1 ? 0 : links.length - 1) : current + step;
+    links[Math.min(Math.max(next, 0), links.length - 1)].focus();
+  });
+
   window.polyhook = {
     localize,
     // True while a key press belongs to a field.

@@ -19,7 +19,8 @@
   // Events that are not shown yet, the newest last.
   let waiting = [];
   let dropped = 0;
-  let paused = false;
+  // The time of the pause, while there is one.
+  let paused = null;
   let flushTimer = null;
   let unreported = { events: 0, dead: 0 };
   const keys = new Set();
@@ -90,10 +91,15 @@
 
   const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+
   const showCounts = () => {
     const shown = rows.querySelectorAll("tr:not([hidden]):not(.note)").length;
     const all = rows.querySelectorAll("tr:not(.note)").length;
-    counts.textContent = shown === all ? `${count(all, "event")}.` : `${shown} of ${count(all, "event")} match the filter.`;
+    const arrived = waiting.length + dropped;
+    const pauseText = paused ? `Paused since ${clock.format(paused)}; ${count(arrived, "new event")} ${arrived === 1 ? "waits" : "wait"}. ` : "";
+    pause.textContent = paused ? `Continue${arrived > 0 ? ` (${arrived} new)` : ""}` : "Pause";
+    counts.textContent = pauseText + (shown === all ? `${count(all, "event")} shown.` : `${shown} of ${count(all, "event")} match the filter.`);
   };
 
   const applyFilter = () => {
@@ -130,24 +136,19 @@
     showCounts();
   };
 
-  const showPause = () => {
-    const arrived = waiting.length + dropped;
-    pause.textContent = paused ? `Continue${arrived > 0 ? ` (${arrived} new)` : ""}` : "Pause";
-  };
-
   const add = (item) => {
     waiting.push(item);
     if (waiting.length > MAX_ROWS) {
       waiting.shift();
       dropped += 1;
     }
-    if (paused) showPause();
+    if (paused) showCounts();
     else flushTimer ??= setTimeout(flush, FLUSH_INTERVAL);
   };
 
   const togglePause = () => {
-    paused = !paused;
-    showPause();
+    paused = paused ? null : new Date();
+    showCounts();
     if (!paused) flush();
   };
 
@@ -193,7 +194,6 @@
   });
   form.addEventListener("submit", (event) => { event.preventDefault(); applyFilter(); });
   form.addEventListener("input", applyFilter);
-  showPause();
   showCounts();
   connect();
 })();

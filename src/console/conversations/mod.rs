@@ -24,7 +24,7 @@ use super::{
     error::PageError,
     extract::Query,
     format,
-    layout::{Page, Section},
+    layout::{Page, Section, keys},
     mask::TextMask,
 };
 use crate::{
@@ -84,7 +84,7 @@ async fn list(
         }
     };
     let page = Page::new(Section::Conversations, "Conversations", body);
-    Ok(page.with_asset("conversations.css").with_asset("conversations.js").into_response())
+    Ok(page.with_asset("conversations.css").into_response())
 }
 
 fn page_error(error: &SearchError) -> PageError {
@@ -128,6 +128,7 @@ impl View<'_> {
                 (self.table())
             }
             (self.paging())
+            (keys(&[("/", "search"), ("j k", "next and previous conversation"), ("Enter", "open it")]))
             @if let Some(command) = &self.command { (self.command_line(command)) }
         }
     }
@@ -246,7 +247,7 @@ impl View<'_> {
         let has_projects = self.page.projects.len() > 1;
         html! {
             div class="scroll" {
-                table class="stack found" {
+                table class="stack found rows" {
                     thead {
                         tr {
                             th scope="col" { "Started" }

@@ -25,7 +25,7 @@ use super::{
     Console,
     access::Viewer,
     extract::Query,
-    layout::{Page, Section},
+    layout::{Page, Section, keys},
 };
 use crate::queue::{TailEvent, TailEventKind};
 
@@ -94,6 +94,7 @@ async fn page(State(console): State<Arc<Console>>, _viewer: Viewer, Query(filter
                 "The newest event is on top. On RabbitMQ the page begins now: past events are not kept."
             }
         }
+        (keys(&[("p", "pause or continue"), ("/", "search")]))
     };
     Page::new(Section::Live, "Live", body).with_asset("live.css").with_asset("live.js")
 }

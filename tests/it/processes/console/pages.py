@@ -43,6 +43,7 @@ def the_live_page_shows_events_and_its_filter_and_pause_work(site):
         goes_on = page.get_by_role("button", name=re.compile(r"Continue \(\d+ new\)"))
         expect(goes_on).to_be_visible()
         assert rows(second).count() == 0
+        expect(page.get_by_text(re.compile(r"Paused since \d\d:\d\d; \d+ new events? waits?\."))).to_be_visible()
         goes_on.click()
         expect(rows(second).first).to_be_visible()
 
