@@ -43,7 +43,9 @@ pub(super) async fn show(
     // Before the queue is read: a wrong age is the caller's error, whatever the queue does.
     query.scope.filter()?;
     let listing = pages.reader.list(&console, query.clone()).await?;
-    let view = View { console: &console, viewer: &viewer, query: &query, listing: &listing };
+    let is_empty = query.scope.is_everything() && listing.matching() == 0 && !listing.extent.is_cut;
+    let retry_jobs = if is_empty { console.overview.retry_jobs().await } else { None };
+    let view = View { console: &console, viewer: &viewer, query: &query, listing: &listing, retry_jobs };
     let page = Page::new(Section::Dead, "Dead letters", view.page());
     Ok(page.with_asset("dead.css").with_asset("dead.js").into_response())
 }
@@ -54,6 +56,8 @@ struct View<'a> {
     viewer: &'a Viewer,
     query: &'a ListQuery,
     listing: &'a Listing,
+    /// Jobs that wait after a failure, if it is known and the queue has no dead letters.
+    retry_jobs: Option<u64>,
 }
 
 impl View<'_> {
@@ -75,12 +79,28 @@ impl View<'_> {
                     }
                 }
             } @else if query.scope.is_everything() && !listing.extent.is_cut {
-                div class="notice good" {
-                    p { strong { "No dead letters." } " That is good: every job is done, waits for a known time, or runs." }
-                }
+                (self.no_letters())
             } @else {
                 p { "No dead letter matches. " a href="/dead" { "Show all" } }
             }
+        }
+    }
+
+    fn no_letters(&self) -> Markup {
+        match self.retry_jobs {
+            Some(jobs) if jobs > 0 => html! {
+                div class="notice" {
+                    p {
+                        strong { "No dead letters." } " But "
+                        (grouped(jobs)) (if jobs == 1 { " job has failed and waits" } else { " jobs have failed and wait" })
+                        " for the next try. " a href="/live?outcome=retry" { "Live" } " shows the failures."
+                    }
+                }
+            },
+            Some(_) => {
+                html! { div class="notice good" { p { strong { "No dead letters." } " No job waits after a failure." } } }
+            }
+            None => html! { div class="notice" { p { strong { "No dead letters." } } } },
         }
     }
 

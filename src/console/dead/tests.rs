@@ -125,11 +125,19 @@ fn text(answer: &Answer) -> String {
 }
 
 #[tokio::test]
-async fn no_dead_letters_are_good() {
+async fn a_page_without_dead_letters_counts_the_jobs_that_failed() {
     let console = open(true);
     let page = console.get("/dead").await;
-    assert_eq!(page.status, 200);
-    assert!(text(&page).contains("No dead letters. That is good"), "{}", page.body);
+    assert!(text(&page).contains("No dead letters. No job waits after a failure."), "{}", page.body);
+    let console = open(true);
+    let queue = &console.console.queue;
+    queue.publish(message("evt_1", "{}")).await.unwrap();
+    let job = queue.next().await.unwrap();
+    let (after, mut history) = (std::time::Duration::from_mins(1), job.history);
+    history.push(attempt("timeout", "2026-11-22T11:00:00Z"));
+    queue.settle(job.lease, JobOutcome::Retry { after, history }).await.unwrap();
+    let page = console.get("/dead").await;
+    assert!(text(&page).contains("But 1 job has failed and waits for the next try"), "{}", page.body);
 }
 
 #[tokio::test]

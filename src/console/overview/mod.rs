@@ -73,6 +73,12 @@ impl Overview {
         }
     }
 
+    /// Returns the number of jobs that failed and wait for their next attempt, if the queue answers in time.
+    pub(super) async fn retry_jobs(&self) -> Option<u64> {
+        self.status.refresh(&[Source::Queue], FAST_MAX_AGE, PATIENCE).await;
+        self.status.report().queue.known().map(|queue| queue.retry_jobs)
+    }
+
     fn add_sample(&self, report: &StatusReport) {
         let numbers = STAGES.map(|stage| stage.number(report).value);
         self.samples().add(self.clock.elapsed(), numbers);
