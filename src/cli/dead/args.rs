@@ -12,7 +12,7 @@ use crate::{
 
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::cli) enum Command {
-    /// List dead letters, oldest first
+    /// List dead letters, roughly in the order received
     #[command(after_help = "\
 Examples:
   polyhook dead list

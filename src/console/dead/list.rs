@@ -109,7 +109,7 @@ impl View<'_> {
         let Listing { at, extent, .. } = *self.listing;
         html! {
             p class="quiet" {
-                (letters(extent.total)) " in the queue at " (format::time(at)) ". "
+                (letters(extent.total)) " in the queue at " (format::time(at)) @if extent.total > 0 { ", listed in the order received" } ". "
                 @if extent.is_cut {
                     strong { "Only the first " (grouped(extent.read)) " are counted and listed here." }
                     " The command line reads all of them. "
@@ -131,7 +131,7 @@ impl View<'_> {
             }
         };
         html! {
-            form class="filters" method="get" action="/dead" {
+            form class="filters dead" method="get" action="/dead" {
                 (field("reason", "Reason", "any", &scope.reason))
                 (field("project", "Project", "any", &scope.project))
                 (field("environment", "Environment", "any", &scope.environment))

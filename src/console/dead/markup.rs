@@ -1,5 +1,7 @@
 //! Markup that several pages about dead letters share.
 
+use std::borrow::Cow;
+
 use maud::{Markup, html};
 
 use super::listing::Row;
@@ -10,6 +12,9 @@ use crate::{
 
 /// The longest text from outside in a list, in characters.
 const MAX_SHOWN_CHARACTERS: usize = 300;
+/// The longest id in a table, and its last characters that stay, in characters.
+const MAX_ID_CHARACTERS: usize = 20;
+const ID_TAIL_CHARACTERS: usize = 6;
 
 /// Returns a text from outside for one line: bounded, with invisible characters made visible.
 pub(super) fn outside(text: &str) -> Markup {
@@ -38,7 +43,7 @@ pub(super) fn table(rows: &[Row], is_selectable: bool) -> Markup {
         |text: &Option<String>| html! { @match text { Some(text) => (outside(text)), None => "–" } };
     html! {
         div class="scroll" {
-            table class="stack letters" {
+            table class="stack letters rows" {
                 thead {
                     tr {
                         @if is_selectable { th class="select" scope="col" { span class="visually-hidden" { "Select" } } }
@@ -48,11 +53,10 @@ pub(super) fn table(rows: &[Row], is_selectable: bool) -> Markup {
                         th scope="col" { "Project" }
                         th scope="col" { "Environment" }
                         th scope="col" class="number" { "Tries" }
-                        th scope="col" { "Last error" }
                     }
                 }
-                tbody {
-                    @for row in rows {
+                @for row in rows {
+                    tbody {
                         tr {
                             @if is_selectable {
                                 td class="select" {
@@ -69,7 +73,12 @@ pub(super) fn table(rows: &[Row], is_selectable: bool) -> Markup {
                                 (row.tries)
                                 @if row.replays > 0 { ", replayed " (row.replays) "×" }
                             }
-                            td data-label="Last error" class="detail" { (or_dash(&row.detail)) }
+                        }
+                        @if let Some(detail) = &row.detail {
+                            tr class="error" {
+                                @if is_selectable { td class="select" {} }
+                                td class="detail" colspan="6" { (outside(detail)) }
+                            }
                         }
                     }
                 }
@@ -78,11 +87,23 @@ pub(super) fn table(rows: &[Row], is_selectable: bool) -> Markup {
     }
 }
 
+/// Returns an id without its middle, because the beginning of many ids is the same.
+fn shortened(id: &str) -> Cow<'_, str> {
+    let characters = id.chars().count();
+    if characters <= MAX_ID_CHARACTERS {
+        return id.into();
+    }
+    let tail: String = id.chars().skip(characters - ID_TAIL_CHARACTERS).collect();
+    format!("{}…{tail}", format::beginning(id, MAX_ID_CHARACTERS - ID_TAIL_CHARACTERS - 1)).into()
+}
+
 fn event_link(row: &Row) -> Markup {
+    let (id, title) =
+        (outside(&shortened(&row.id)), terminal::escape(format::beginning(&row.id, MAX_SHOWN_CHARACTERS)));
     html! {
         @match address::dead_letter(&row.id) {
-            Some(url) => a href=(url) { (outside(&row.id)) },
-            None => (outside(&row.id)),
+            Some(url) => a class="id mono" href=(url) title=(title) { (id) },
+            None => span class="mono" { (id) },
         }
         " " span class="quiet type" { (outside(&row.event_type)) }
     }
@@ -93,7 +114,7 @@ pub(super) fn conversation_link(id: Option<&str>) -> Markup {
     html! {
         @match id {
             Some(id @ ("" | "." | "..")) => (outside(id)),
-            Some(id) => a href=(address::conversation(id)) { (outside(id)) },
+            Some(id) => a class="mono" href=(address::conversation(id)) { (outside(id)) },
             None => span class="quiet" { "not named by the event" },
         }
     }

@@ -161,6 +161,11 @@ async fn lists_dead_letters_by_reason() {
             && page.body.contains("href=\"/conversations/CA-evt_00\"")
     );
     assert!(shown.contains("polyhook dead replay --reason key_rejected"), "{shown}");
+    assert!(
+        page.body.contains("<td class=\"detail\" colspan=\"6\"><bdi>key_rejected happened"),
+        "{}",
+        page.body
+    );
     // Read-only: no form that changes something, and the reason why.
     assert!(!page.body.contains("method=\"post\"") && shown.contains("console.allow_replay"), "{shown}");
 
@@ -359,7 +364,7 @@ async fn text_from_outside_is_harmless() {
     add(&console, "..", "timeout").await;
     add(&console, &"x".repeat(5_000), "timeout").await;
     let list = console.get("/dead").await;
-    assert!(!list.body.contains("href=\"/dead/..\"") && text(&list).contains("xxx…"), "{}", list.body);
+    assert!(!list.body.contains("href=\"/dead/..\"") && text(&list).contains("xxx…xxx"), "{}", list.body);
     let dots = preview(&console, &[("scope", "ids"), ("id", ".."), ("action", "drop")]).await;
     confirm(&console, &dots).await;
     assert!(!dead_ids(&console).await.contains(&"..".to_owned()));
