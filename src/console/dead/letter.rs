@@ -21,6 +21,7 @@ use crate::{
         layout::{Page, Section},
     },
     queue::{Attempt, DeadLetter, DeadLetterSummary, HistoryEntry, next_step},
+    telemetry::trace::Traceparent,
     terminal,
 };
 
@@ -111,9 +112,15 @@ impl View<'_> {
                         None => span class="quiet" { "none" },
                     }
                 }
-                dt { "Trace" } dd { (message.traceparent.as_deref().map_or_else(|| html! { "none" }, outside)) }
+                dt { "Trace" } dd { (self.trace()) }
             }
         }
+    }
+
+    /// Returns the trace id that the log has.
+    fn trace(&self) -> Markup {
+        let parent = self.letter.message.traceparent.as_deref().and_then(Traceparent::parse);
+        html! { @match parent { Some(parent) => code { (parent.trace_id) }, None => "none" } }
     }
 
     fn actions(&self) -> Markup {
@@ -151,11 +158,13 @@ impl View<'_> {
             @if kept < all { p class="quiet" { "The first and the latest tries; " (all - kept) " are not kept." } }
             @if kept == 0 { p class="quiet" { "No try is recorded: polyhook did not write this message." } }
             ol class="history" {
-                @for entry in self.letter.entries() {
+                @for run in self.letter.entries().chunk_by(are_alike) {
                     li {
-                        @match entry {
-                            HistoryEntry::Replay(at) => { (format::time(at)) " " (format::badge("quiet", "replayed")) }
-                            HistoryEntry::Attempt(attempt) => (self.attempt_entry(attempt)),
+                        @match run {
+                            [HistoryEntry::Replay(at), ..] => { (format::time(*at)) " " (format::badge("quiet", "replayed")) }
+                            [HistoryEntry::Attempt(only)] => (self.attempt_entry(only)),
+                            [HistoryEntry::Attempt(first), .., HistoryEntry::Attempt(last)] => (self.attempts_entry(first, last, run)),
+                            _ => {}
                         }
                     }
                 }
@@ -183,17 +192,48 @@ impl View<'_> {
     }
 
     fn attempt_entry(&self, attempt: &Attempt) -> Markup {
-        let Attempt { at, reason, detail, status, correlation_id } = attempt;
         html! {
-            (format::time(*at)) " " (format::badge("bad", &terminal::escape(&self.mask(reason))))
-            @if let Some(status) = status { " HTTP " (status) }
-            p class="detail" { bdi { (terminal::escape(&self.mask(detail))) } }
-            @if let Some(id) = correlation_id { p class="quiet" { "PolyAI's correlation id " code { (terminal::escape(id)) } } }
+            (format::time(attempt.at)) " " (format::badge("bad", &terminal::escape(&self.mask(&attempt.reason))))
+            @if let Some(status) = attempt.status { " HTTP " (status) }
+            p class="detail" { bdi { (terminal::escape(&self.mask(&attempt.detail))) } }
+            (correlation_id(attempt))
+        }
+    }
+
+    /// Returns several attempts that are alike.
+    fn attempts_entry(&self, first: &Attempt, last: &Attempt, run: &[HistoryEntry<'_>]) -> Markup {
+        html! {
+            (run.len()) " tries, all " (format::badge("bad", &terminal::escape(&self.mask(&first.reason))))
+            @if let Some(status) = first.status { " HTTP " (status) }
+            ", from " (format::time(first.at)) " to " (format::time(last.at))
+            p class="detail" { bdi { (terminal::escape(&self.mask(&first.detail))) } }
+            details {
+                summary { "Each try" }
+                ol {
+                    @for entry in run {
+                        @if let HistoryEntry::Attempt(attempt) = entry { li { (format::time(attempt.at)) (correlation_id(attempt)) } }
+                    }
+                }
+            }
         }
     }
 
     /// Returns a text from outside as the viewer may see it.
     fn mask<'a>(&self, text: &'a str) -> Cow<'a, str> {
         self.console.text_mask().apply(text)
+    }
+}
+
+/// Returns true for two attempts that differ in their times and correlation ids alone.
+fn are_alike(one: &HistoryEntry<'_>, other: &HistoryEntry<'_>) -> bool {
+    let (HistoryEntry::Attempt(one), HistoryEntry::Attempt(other)) = (one, other) else { return false };
+    (&one.reason, &one.detail, one.status) == (&other.reason, &other.detail, other.status)
+}
+
+fn correlation_id(attempt: &Attempt) -> Markup {
+    html! {
+        @if let Some(id) = &attempt.correlation_id {
+            p class="quiet" { "PolyAI's correlation id " code { (terminal::escape(id)) } }
+        }
     }
 }

@@ -222,6 +222,28 @@ async fn shows_a_dead_letter_with_its_tries() {
 }
 
 #[tokio::test]
+async fn groups_tries_that_are_alike_and_shows_the_trace_of_the_log() {
+    let console = open(true);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let traceparent = Some(format!("00-{trace}-00f067aa0ba902b7-01"));
+    let hours = ["11", "12", "13", "14", "15"].map(|hour| format!("2026-11-22T{hour}:00:00Z"));
+    let reasons = ["timeout", "key_rejected", "key_rejected", "key_rejected", "timeout"];
+    let attempts: Vec<_> = reasons.iter().zip(&hours).map(|(reason, at)| attempt(reason, at)).collect();
+    add_with(&console, Message { traceparent, ..message("evt_1", "{}") }, &attempts).await;
+    let page = console.get("/dead/evt_1").await;
+    let shown = text(&page);
+    assert!(
+        shown.contains(
+            "3 tries, all key_rejected HTTP 401, from 2026-11-22 12:00:00 UTC to 2026-11-22 14:00:00 UTC"
+        ),
+        "{shown}"
+    );
+    assert_eq!(shown.matches("key_rejected happened").count(), 1, "{shown}");
+    assert_eq!(shown.matches("timeout happened").count(), 2, "{shown}");
+    assert!(page.body.contains(&format!("<code>{trace}</code>")) && !shown.contains("00f067aa"), "{shown}");
+}
+
+#[tokio::test]
 async fn a_confirmation_takes_exactly_the_letters_of_its_preview() {
     let console = open(true);
     for id in ["a", "b", "c"] {
