@@ -162,7 +162,7 @@ fn fetch_again(console: &Console, viewer: &Viewer, conversation: &Conversation) 
             } @else {
                 p class="quiet" { "This console changes nothing. Set " code { "console.allow_replay = true" } ", or use the command line:" }
             }
-            @for verb in ["fetch", "show"] { p { (format::command(&format!("polyhook {verb} {argument}"))) } }
+            @for verb in ["fetch", "show"] { p { (format::command(&console.command(&format!("{verb} {argument}")))) } }
         }
     }
 }
