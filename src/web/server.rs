@@ -272,7 +272,7 @@ mod tests {
             })
         };
         let lifecycle = Lifecycle::new();
-        let server = tokio::spawn(serve("test", listener, service, limits, lifecycle));
+        let server = lifecycle.spawn("server", serve("test", listener, service, limits, lifecycle.clone()));
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let has_ended = has_started.recv().await.unwrap();

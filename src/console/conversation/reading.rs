@@ -201,6 +201,6 @@ mod tests {
         }
         assert_eq!(permits.acquire().await.unwrap_err().into_response().status(), 503);
         held.pop();
-        permits.acquire().await.unwrap();
+        drop(permits.acquire().await.unwrap());
     }
 }
