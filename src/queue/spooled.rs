@@ -89,6 +89,8 @@ impl SpooledQueue {
         });
         this.spawn(lifecycle, "queue maintenance", Self::maintain);
         if let (Some(spool), Some(rate)) = (&this.spool, rate) {
+            // A rate over time sees the first delivery in the spool only if the counter was there before.
+            counter!("polyhook_spooled_total").increment(0);
             let spool = Arc::clone(spool);
             this.spawn(lifecycle, "spool drain", async move |this| this.drain(&spool, rate).await);
         }

@@ -74,7 +74,7 @@ fn reports_all_documented_metrics_without_identifiers() {
     eventually("measured", || metric(admin, "polyhook_disk_free_bytes{what=\"archive\"}") > 0);
 
     eventually("indexed", || metric(admin, "polyhook_index_update_seconds_count") > 0);
-    // A refresh may just be waiting.
+    // A refresh may just be waiting, and a delivery may just be in the spool.
     let mut text = String::new();
     eventually("nothing waits", || {
         (_, text) = get(admin, "/metrics").unwrap();
