@@ -219,13 +219,19 @@ def seconds(connection, query):
 
 def ages(templates, store, site, day):
     """Archives conversations with their notes while the service runs, and returns the seconds until each is in the index."""
+    import duckdb
+
     service = site.start("work")
     written, found = {}, {}
 
     def look():
         names = ", ".join(f"'{name}'" for name in written)
         query = f"SELECT conversation_id FROM calls WHERE conversation_id IN ({names})"
-        for (name,) in store.connection().execute(query).fetchall():
+        try:
+            rows = store.connection().execute(query).fetchall()
+        except duckdb.Error:  # the file was replaced while it was read
+            return False
+        for (name,) in rows:
             found.setdefault(name, time.monotonic() - written[name])
         return len(found) == len(written)
 
