@@ -12,7 +12,10 @@ use polyhook_simulator::{
 use tokio::{sync::broadcast, task::JoinHandle, time::Instant};
 
 use self::display::Display;
-use super::{CliError, live_events::LiveEvents};
+use super::{
+    CliError,
+    live_events::{EventSource, LiveEvents},
+};
 use crate::{
     app::App,
     archive::Archive,
@@ -92,8 +95,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     // The app handles signals from here on: the first one drains, a second one aborts. It is a task of its own, because a
     // terminal that takes no text stops this one.
     let mut app_end = simulator_lifecycle.spawn_tracked(app.run_until_shutdown());
+    let source = EventSource::open(&config, &open_queue, Clock::System.now());
     display.started(receiver, admin, console, &simulator);
-    let events = LiveEvents::start(&config, &open_queue, Clock::System.now(), display.event_printer());
+    let events = LiveEvents::start(source, display.event_printer());
     let activity = simulator.state().subscribe();
     let sending = start_sending(&args, &simulator, receiver, &simulator_lifecycle)?;
     let followed = tokio::select! {

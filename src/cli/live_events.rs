@@ -29,12 +29,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Time to show the last events. A terminal may take no more text.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The source of a process's events.
+/// The source of a process's events. It keeps what happens before the events are shown.
+pub(super) struct EventSource(Source);
+
 enum Source {
     /// The file of the embedded queue, once it can be opened, from a time on.
     File { path: PathBuf, since: Timestamp, follower: Option<Box<sqlite::Follower>> },
     /// This process's own events, on RabbitMQ.
     Process(mpsc::Receiver<TailEvent>),
+    /// Neither.
+    None,
 }
 
 impl Source {
@@ -48,7 +52,19 @@ impl Source {
                 follower.as_mut().and_then(|follower| follower.poll().ok()).unwrap_or_default()
             }
             Self::Process(events) => std::iter::from_fn(|| events.try_recv().ok()).collect(),
+            Self::None => Vec::new(),
         }
+    }
+}
+
+impl EventSource {
+    /// Returns the events of `queue`: those in a file from `since` on, those of RabbitMQ from now on.
+    pub(super) fn open(config: &Config, queue: &OpenQueue, since: Timestamp) -> Self {
+        Self(match (config.queue.backend(), &queue.broker) {
+            (Ok(QueueBackend::Sqlite(path)), _) => Source::File { path, since, follower: None },
+            (_, Some(broker)) => Source::Process(broker.own_events()),
+            _ => Source::None,
+        })
     }
 }
 
@@ -62,22 +78,15 @@ pub(super) struct LiveEvents {
 }
 
 impl LiveEvents {
-    /// Shows the events of `queue` with `show` from `since` on.
+    /// Shows the events of `source` with `show`.
     pub(super) fn start(
-        config: &Config,
-        queue: &OpenQueue,
-        since: Timestamp,
+        EventSource(mut source): EventSource,
         mut show: impl FnMut(&TailEvent) + Send + 'static,
     ) -> Self {
-        let mut source = match (config.queue.backend(), &queue.broker) {
-            (Ok(QueueBackend::Sqlite(path)), _) => Some(Source::File { path, since, follower: None }),
-            (_, Some(broker)) => Some(Source::Process(broker.own_events())),
-            _ => None,
-        };
         let (stopped, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (is_stopped, finished) = (Arc::clone(&stopped), Arc::clone(&looks));
         let thread = tokio::task::spawn_blocking(move || {
-            while let Some(source) = &mut source {
+            loop {
                 // Read first: the last look comes after the stop.
                 let is_last = is_stopped.load(Ordering::Relaxed);
                 source.poll().iter().for_each(&mut show);

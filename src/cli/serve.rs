@@ -38,11 +38,13 @@ pub(super) async fn run(global: &GlobalArgs, roles: Roles) -> Result<(), CliErro
     let _traces = telemetry::trace::init(&config.tracing, config.queue.messaging_names())?;
     // The console runs beside a service with the same configuration, which has the admin listener.
     let metrics = (roles != Roles::CONSOLE).then(telemetry::init_metrics).transpose()?;
+    let started_at = Clock::System.now();
     let app = match App::start(&config, roles, metrics, Clock::System).await {
         Ok(app) => app,
         Err(error) => return Err(all_start_errors(error, &config, roles).await),
     };
-    let screen = if has_screen { Some(Screen::start(global, &config, roles, &app).await) } else { None };
+    let screen =
+        if has_screen { Some(Screen::start(global, &config, roles, &app, started_at).await) } else { None };
     let outcome = app.drained().await;
     if let Some(screen) = screen {
         screen.stop(&app, outcome).await;

@@ -8,16 +8,16 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::time::timeout;
 
 use super::super::{
     GlobalArgs, event_line,
-    live_events::LiveEvents,
+    live_events::{EventSource, LiveEvents},
     output::{self, plural},
 };
 use crate::{
     app::App,
-    clock::Clock,
     config::{Config, Roles},
     lifecycle::ShutdownOutcome,
     queue::{QueueKind, TailEvent, TailEventKind},
@@ -40,10 +40,18 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Shows the start, and events from now on.
-    pub(super) async fn start(global: &GlobalArgs, config: &Config, roles: Roles, app: &App) -> Self {
+    /// Shows the start, and the events since `started_at`, when the services began to start.
+    pub(super) async fn start(
+        global: &GlobalArgs,
+        config: &Config,
+        roles: Roles,
+        app: &App,
+        started_at: Timestamp,
+    ) -> Self {
+        // First: a delivery may come while the lines are written.
+        let source = EventSource::open(config, app.queue(), started_at);
         output::lines_without_waiting(start_lines(global, config, roles, app)).await;
-        let events = LiveEvents::start(config, app.queue(), Clock::System.now(), move |event| {
+        let events = LiveEvents::start(source, move |event| {
             if is_about(event, roles) {
                 output::line(event_line::format_event(event, output::terminal_width()));
             }

@@ -89,6 +89,28 @@ fn a_configured_log_format_replaces_the_screen() {
     );
 }
 
+/// A delivery may come as soon as the port is open, and a terminal may take the first lines late.
+#[test]
+fn an_event_during_the_start_is_shown_after_it() {
+    let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
+    let id = &polyai.ids()[0];
+    let [port] = ports::free();
+    let site = Installation::new(&polyai.access, &format!("server.listen = \"127.0.0.1:{port}\""));
+    let mut run = site.polyhook(["run"]).start_on_stopped_terminal(true);
+    let to = ([127, 0, 0, 1], port).into();
+    eventually("stored", || deliver(to, &site.secret, "evt-1", &polyai.event(id)) == Some(204));
+    assert_eq!(shown(&run), [""; 0], "the terminal takes no text");
+    run.resume_terminal();
+    run.wait_for("the last event", |line| line.contains("done ").then_some(()));
+    run.signal(Signal::SIGINT);
+    assert_eq!(run.wait(Duration::from_secs(20)).code(), Some(0));
+
+    let lines = shown(&run);
+    let place = |text: &str| lines.iter().position(|line| line.contains(text));
+    let (start, delivery) = (place("Each event is a line"), place("delivery conversation.completed"));
+    assert!(start.is_some() && start < delivery, "{lines:#?}");
+}
+
 /// Ctrl-S stops a terminal, and no text leaves the process. The service must start, work, and end all the same.
 #[test]
 fn a_stopped_terminal_keeps_no_process_from_ending() {

@@ -74,6 +74,11 @@ impl Process {
         self.terminal.as_ref().expect("a terminal").close();
     }
 
+    /// Continues its stopped terminal, as Ctrl-Q does.
+    pub(crate) fn resume_terminal(&self) {
+        self.terminal.as_ref().expect("a terminal").resume();
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         process_id(&self.child)
     }

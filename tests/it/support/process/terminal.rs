@@ -19,10 +19,19 @@ use nix::{
 
 /// The key with which a person stops a terminal.
 const CTRL_S: &[u8] = b"\x13";
+/// The key with which it continues.
+const CTRL_Q: &[u8] = b"\x11";
 
 /// A terminal. It exists until [`Terminal::close`], as a window does that shows it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Terminal(Arc<AtomicBool>);
+pub(super) struct Terminal(Arc<Requests>);
+
+/// What the test wants of a window.
+#[derive(Debug, Default)]
+struct Requests {
+    close: AtomicBool,
+    resume: AtomicBool,
+}
 
 impl Terminal {
     /// Opens a terminal with this number of columns. One that `is_stopped` takes no text. Returns what a process has printed on it, and the process's end.
@@ -45,25 +54,33 @@ impl Terminal {
             master.write_all(CTRL_S).unwrap();
         }
         let terminal = Self::default();
-        let window = Window { master, closed: Arc::clone(&terminal.0) };
+        let window = Window { master, requests: Arc::clone(&terminal.0) };
         (terminal, window, end.into())
     }
 
     /// Closes the terminal, so that the system sends SIGHUP to the process that it controls.
     pub(super) fn close(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.close.store(true, Ordering::Relaxed);
+    }
+
+    /// Continues a stopped terminal.
+    pub(super) fn resume(&self) {
+        self.0.resume.store(true, Ordering::Relaxed);
     }
 }
 
 /// The side of a terminal that a person sees.
 struct Window {
     master: PtyMaster,
-    closed: Arc<AtomicBool>,
+    requests: Arc<Requests>,
 }
 
 impl Read for Window {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while !self.closed.load(Ordering::Relaxed) {
+        while !self.requests.close.load(Ordering::Relaxed) {
+            if self.requests.resume.swap(false, Ordering::Relaxed) {
+                self.master.write_all(CTRL_Q)?;
+            }
             match self.master.read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     std::thread::sleep(Duration::from_millis(5));
