@@ -81,7 +81,11 @@ impl<D: WaitDisplay> Wait<'_, '_, D> {
             }
             self.display.counts(self.pending.counts());
             if self.times.timeout.is_some_and(|timeout| started_at.elapsed() >= timeout) {
-                return Err(self.give_up("the time of --timeout is over"));
+                return Err(self.give_up(if is_listing {
+                    "the time of --timeout was over before all were listed"
+                } else {
+                    "the time of --timeout is over"
+                }));
             }
             let next_check =
                 Instant::now() + if has_progress && before.left > 0 { Duration::ZERO } else { delay };

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{RECENT_CHATS, request_count, script_call, site};
 use crate::support::{
-    process::{SimulatedPolyAi, eventually},
+    process::{CommandOutput, SimulatedPolyAi, eventually},
     rabbit::{self, SHARED_NODE},
 };
 
@@ -31,8 +31,13 @@ fn assert_waits_on(queue: &str) {
     interrupted.signal(Signal::SIGINT);
     assert_eq!(interrupted.wait(Duration::from_secs(20)).code(), Some(1));
     let stderr = interrupted.stderr();
-    assert!(stderr.len() == 1 && stderr[0].contains("stay in the queue"), "{stderr:?}");
-    let given_up = backfill(&["--timeout", "1s"]).expect_exit_code(1);
+    assert!(stderr.len() == 1 && stderr[0].contains(" in the queue for a worker"), "{stderr:?}");
+    // A busy machine may need longer to list them.
+    let given_up = ["1s", "5s", "30s"]
+        .iter()
+        .map(|time| backfill(&["--timeout", time]).expect_exit_code(1))
+        .find(|given_up| !given_up.stderr.contains("before all were listed"))
+        .expect("the listing ends");
     let left = json!({ "archived": 0, "dead_letters": 0, "left": CALLS });
     assert_eq!(given_up.json()["waited"], left, "{given_up:?}");
     assert!(given_up.stderr.contains("gave up: 60 conversations are not archived"), "{given_up:?}");
@@ -44,15 +49,16 @@ fn assert_waits_on(queue: &str) {
     worker.wait_until_ready();
     let dead = backfill(&[]).expect_exit_code(1);
     // The worker has archived some before this listing.
-    let before = dead.json()["tally"]["archived"].as_u64().unwrap();
-    let counts = json!({ "archived": CALLS as u64 - 1 - before, "dead_letters": 1, "left": 0 });
+    let before = |output: &CommandOutput| output.json()["tally"]["archived"].as_u64().unwrap();
+    let counts = json!({ "archived": CALLS as u64 - 1 - before(&dead), "dead_letters": 1, "left": 0 });
     assert_eq!(dead.json()["waited"], counts, "{dead:?}");
     assert!(dead.stderr.contains("`polyhook dead list`"), "{dead:?}");
     assert_eq!(site.manifests().len(), CALLS - 1, "all are archived when it returns");
 
     script_call(&polyai, failing, &json!({}));
     let whole = backfill(&[]).expect_exit_code(0);
-    let counts = json!({ "archived": 1, "dead_letters": 0, "left": 0 });
+    // On RabbitMQ each command queued a job of its own, and the worker may still have an earlier one.
+    let counts = json!({ "archived": CALLS as u64 - before(&whole), "dead_letters": 0, "left": 0 });
     assert_eq!((&whole.json()["waited"], &whole.json()["complete"]), (&counts, &json!(true)), "{whole:?}");
     assert_eq!((site.manifests().len(), &*whole.stderr), (CALLS, ""));
     worker.stop();
