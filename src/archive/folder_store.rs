@@ -7,11 +7,12 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    fs::{self, DirEntry, ReadDir},
+    fs::{self, DirEntry, Metadata, ReadDir},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path as FilePath, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -20,10 +21,13 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, local::LocalFileSystem, path::Path,
+    Attributes, CopyOptions, Error, Extensions, GetOptions, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    local::LocalFileSystem, path::Path,
 };
 use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
+
+use super::folder_file::open_below;
 
 /// The time after which a disk counts as away. A network file system may never answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,18 +73,12 @@ impl ObjectStore for FolderStore {
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
-        let (root, path) = (Arc::clone(&self.root), self.files.path_to_filesystem(key)?);
-        let check = move || check_file(&root, &path);
+        let (root, path, key) = (Arc::clone(&self.root), self.files.path_to_filesystem(key)?, key.clone());
+        let open = move || open_object(&root, path, key, options);
         if Handle::try_current().is_err() {
-            // The caller's thread has no runtime, and may block.
-            check()?;
-            return self.files.get_opts(key, options).await;
+            return open(); // The caller's thread has no runtime, and may block.
         }
-        let open = async {
-            blocking(check).await?;
-            self.files.get_opts(key, options).await
-        };
-        timeout(OPEN_TIMEOUT, open).await.unwrap_or_else(|_| {
+        timeout(OPEN_TIMEOUT, blocking(open)).await.unwrap_or_else(|_| {
             Err(failed(io::Error::new(io::ErrorKind::TimedOut, "the disk of the archive does not answer")))
         })
     }
@@ -120,7 +118,7 @@ impl ObjectStore for FolderStore {
                 }
             }
             let common_prefixes = folders.into_iter().collect();
-            Ok(ListResult { common_prefixes, objects, extensions: object_store::Extensions::default() })
+            Ok(ListResult { common_prefixes, objects, extensions: Extensions::default() })
         })
         .await
     }
@@ -138,22 +136,33 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     spawn_blocking(work).await.unwrap_or_else(|source| Err(Error::JoinError { source }))
 }
 
-/// Returns an error unless there is a regular file below `root`.
-fn check_file(root: &FilePath, path: &FilePath) -> Result<()> {
-    let missing = |source| Error::NotFound { path: path.display().to_string(), source };
-    let real = path.canonicalize().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => missing(error.into()),
-        _ => failed(error),
+/// Opens an object. Its etag is the one that [`LocalFileSystem`] returns when it writes the file.
+fn open_object(root: &FilePath, path: PathBuf, location: Path, options: GetOptions) -> Result<GetResult> {
+    let (file, metadata) = open_below(root, &path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => {
+            Error::NotFound { path: path.display().to_string(), source: source.into() }
+        }
+        kind => failed(io::Error::new(kind, format!("cannot open {}: {source}", path.display()))),
     })?;
-    if !real.starts_with(root) {
-        let reason = format!("{} is a link that leads out of the archive's folder", path.display());
-        return Err(failed(io::Error::other(reason)));
-    }
-    match real.metadata() {
-        Ok(metadata) if metadata.is_file() => Ok(()),
-        Ok(_) => Err(missing("it is not a file".into())),
-        Err(error) => Err(missing(error.into())),
-    }
+    let changed = metadata.modified().map_err(failed)?;
+    let micros = changed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+    let etag = format!("\"{:x}-{micros:x}-{:x}\"", metadata.ino(), metadata.len());
+    let meta = ObjectMeta { e_tag: Some(etag), ..object_meta(location, &metadata).map_err(failed)? };
+    options.check_preconditions(&meta)?;
+    let whole = 0..meta.size;
+    let range = options.range.map_or(Ok(whole), |range| range.as_range(meta.size));
+    Ok(GetResult {
+        range: range.map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?,
+        payload: GetResultPayload::File(file, path),
+        meta,
+        attributes: Attributes::default(),
+        extensions: Extensions::default(),
+    })
+}
+
+fn object_meta(location: Path, metadata: &Metadata) -> io::Result<ObjectMeta> {
+    let last_modified = metadata.modified()?.into();
+    Ok(ObjectMeta { location, last_modified, size: metadata.len(), e_tag: None, version: None })
 }
 
 /// Returns the entries of a folder, or `None` if there is no such folder.
@@ -184,13 +193,7 @@ fn look_at(root: &FilePath, entry: &DirEntry) -> io::Result<Entry> {
         return Ok(Entry::Other);
     };
     match entry.metadata() {
-        Ok(metadata) => Ok(Entry::Object(ObjectMeta {
-            location,
-            last_modified: metadata.modified()?.into(),
-            size: metadata.len(),
-            e_tag: None,
-            version: None,
-        })),
+        Ok(metadata) => Ok(Entry::Object(object_meta(location, &metadata)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Entry::Other),
         Err(error) => Err(error),
     }
@@ -256,6 +259,20 @@ mod tests {
 
     fn names(objects: Vec<ObjectMeta>) -> BTreeSet<String> {
         objects.into_iter().map(|object| object.location.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn the_etag_of_a_file_is_that_of_its_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderStore::open(&folder.path().canonicalize().unwrap()).unwrap();
+        let key = Path::from("day/file");
+        let written = store.put(&key, "text".into()).await.unwrap();
+        let found = store.get_range(&key, 1..3).await.unwrap();
+        assert_eq!((store.head(&key).await.unwrap().e_tag, &*found), (written.e_tag, &b"ex"[..]));
+        assert!(store.get_range(&key, 4..5).await.is_err(), "behind its end");
+        let changed = GetOptions { if_match: Some("other".to_owned()), ..GetOptions::default() };
+        let error = store.get_opts(&key, changed).await.unwrap_err();
+        assert!(matches!(error, Error::Precondition { .. }), "{error}");
     }
 
     #[tokio::test]

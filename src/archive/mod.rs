@@ -67,6 +67,7 @@ mod error;
 mod fetch_lock;
 mod find;
 mod folder;
+mod folder_file;
 mod folder_store;
 mod key;
 mod lease;
