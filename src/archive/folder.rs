@@ -247,11 +247,8 @@ impl Drop for LockFile {
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let opened = file.metadata()?;
-    match fs::metadata(path) {
-        Ok(found) => Ok((found.dev(), found.ino()) == (opened.dev(), opened.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    let found = if_exists(fs::metadata(path))?;
+    Ok(found.is_some_and(|found| (found.dev(), found.ino()) == (opened.dev(), opened.ino())))
 }
 
 /// On other systems an open file cannot be removed.
@@ -261,22 +258,17 @@ fn is_at(_: &File, _: &Path) -> io::Result<bool> {
 }
 
 /// Lists the files below a conversation's folder with their sizes, including unfinished ones. A missing folder counts
-/// as empty. Blocks.
+/// as empty, and another process may remove files meanwhile. Blocks.
 pub(super) fn list_files(folder: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            entries => entries?,
-        };
-        for entry in entries {
+        for entry in if_exists(fs::read_dir(&folder))?.into_iter().flatten() {
             let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
-            } else {
-                let size = entry.metadata()?.len();
-                found.push((entry.path(), size));
+            match if_exists(entry.metadata())? {
+                Some(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                Some(metadata) => found.push((entry.path(), metadata.len())),
+                None => {}
             }
         }
     }
@@ -286,19 +278,23 @@ pub(super) fn list_files(folder: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
 /// Removes a conversation's folder and its content, `first` before everything else. After it returns, no power cut
 /// restores anything. Blocks.
 pub(super) fn remove_folder(folder: &Path, first: &str) -> io::Result<()> {
-    let existed = |removed: io::Result<()>| match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        removed => removed.map(|()| true),
-    };
-    if existed(fs::remove_file(folder.join(first)))? {
+    if if_exists(fs::remove_file(folder.join(first)))?.is_some() {
         sync_folder(folder)?;
     }
-    if existed(fs::remove_dir_all(folder))?
+    if if_exists(fs::remove_dir_all(folder))?.is_some()
         && let Some(parent) = folder.parent()
     {
         sync_folder(parent)?;
     }
     Ok(())
+}
+
+/// Returns `None` if the file or folder does not exist.
+fn if_exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 fn lock(path: &Path) -> Result<File, ArchiveError> {
@@ -351,7 +347,35 @@ pub(super) fn folder_error(path: &Path, source: io::Error) -> ArchiveError {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
     use super::*;
+
+    #[test]
+    fn lists_files_while_another_process_removes_them() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, done) = (root.path().join("CA1"), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    fs::create_dir_all(folder.join("recording")).unwrap();
+                    for name in ["manifest.json", "recording/1", "recording/2"] {
+                        fs::write(folder.join(name), "12").unwrap();
+                    }
+                    remove_folder(&folder, "manifest.json").unwrap();
+                }
+            });
+            let lists: Vec<_> = (0..3000).map(|_| list_files(&folder)).collect();
+            done.store(true, Ordering::Relaxed);
+            for (_, size) in lists.into_iter().flat_map(Result::unwrap) {
+                assert!(size <= 2);
+            }
+        });
+        assert_eq!(list_files(&folder).unwrap(), []);
+    }
 
     #[test]
     fn removes_staging_folders_of_dead_processes_only() {

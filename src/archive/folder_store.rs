@@ -185,17 +185,20 @@ enum Entry {
 }
 
 fn look_at(root: &FilePath, entry: &DirEntry) -> io::Result<Entry> {
+    match read_entry(root, entry) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Entry::Other),
+        read => read,
+    }
+}
+
+fn read_entry(root: &FilePath, entry: &DirEntry) -> io::Result<Entry> {
     let (path, kind) = (entry.path(), entry.file_type()?);
     if kind.is_dir() {
         return Ok(Entry::Folder(path));
     }
-    let Some(location) = key_of(root, &path).filter(|key| kind.is_file() && !is_unfinished(key)) else {
-        return Ok(Entry::Other);
-    };
-    match entry.metadata() {
-        Ok(metadata) => Ok(Entry::Object(object_meta(location, &metadata)?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Entry::Other),
-        Err(error) => Err(error),
+    match key_of(root, &path).filter(|key| kind.is_file() && !is_unfinished(key)) {
+        Some(location) => Ok(Entry::Object(object_meta(location, &entry.metadata()?)?)),
+        None => Ok(Entry::Other),
     }
 }
 
