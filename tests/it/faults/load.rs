@@ -235,9 +235,14 @@ impl DeliveryRecord {
 
     /// Returns the 99th percentile of the times to a 204.
     pub(super) fn p99(&self) -> Duration {
+        self.percentile(99)
+    }
+
+    /// Returns the time from sending to the answer that this percentage of the acknowledged deliveries did not exceed.
+    pub(super) fn percentile(&self, percent: usize) -> Duration {
         let mut times: Vec<_> = self.acknowledged.values().map(|times| times.answered - times.sent).collect();
         times.sort_unstable();
-        times.get(times.len() * 99 / 100).copied().unwrap_or_default()
+        times.get(times.len() * percent / 100).copied().unwrap_or_default()
     }
 
     /// Sets the figures of the answers, and checks that every request was answered correctly and in time.

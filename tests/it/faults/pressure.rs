@@ -106,8 +106,13 @@ fn a_thousand_slow_clients_do_not_delay_honest_ones() {
     crowded.check(&record, &mut figures);
     quiet.check(&quiet_record, &mut Figures::new("without slow clients"));
     assert_eq!(record.refused, 0, "honest deliveries were refused");
-    let (p99, limit) = (record.p99(), Duration::from_millis(400) + 3 * quiet_record.p99());
-    assert!(p99 < limit, "p99 of the honest clients: {p99:?}; without slow clients {:?}", quiet_record.p99());
+    // Of few deliveries, the slowest ones show what else the machine does.
+    let percent = short_or_long(50, 99);
+    let (crowded_time, quiet_time) = (record.percentile(percent), quiet_record.percentile(percent));
+    assert!(
+        crowded_time < Duration::from_millis(400) + 3 * quiet_time,
+        "{percent} % of the honest clients: {crowded_time:?}; without slow clients {quiet_time:?}"
+    );
     assert!(largest < 128 << 10, "{largest} KiB");
     crowded.run.stop();
     quiet.run.stop();
