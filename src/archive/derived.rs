@@ -196,3 +196,23 @@ impl Archive {
         Ok(listed.common_prefixes.iter().filter_map(|date| date_of_segment(date.filename()?)).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{archive::ArchiveConfig, clock::Clock};
+
+    #[tokio::test]
+    async fn a_file_that_is_larger_than_polyhook_writes_counts_as_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file:{}", folder.path().display());
+        let archive =
+            Archive::open(&ArchiveConfig { url, ..ArchiveConfig::default() }, Clock::System).unwrap();
+        // The file has a hole, so it takes no space.
+        std::fs::File::create(folder.path().join("large")).unwrap().set_len(MAX_DERIVED_BYTES + 1).unwrap();
+        let found = archive.read_derived("large").await.unwrap().unwrap();
+        assert_eq!(found.bytes.len(), 0);
+        assert!(archive.replace_derived("large", Some(&found.version), "new".into()).await.unwrap());
+        assert_eq!(&*archive.read_derived("large").await.unwrap().unwrap().bytes, b"new");
+    }
+}

@@ -186,6 +186,12 @@ fn router_with(access: &Arc<Access>, console: Arc<Console>) -> Router {
 mod tests {
     use super::*;
 
+    /// A page that nobody waits for any more must not take the place of another one.
+    #[test]
+    fn a_viewer_who_leaves_cancels_the_request() {
+        assert!(!Console::connection_limits().half_close);
+    }
+
     #[test]
     fn commands_name_the_configuration_of_the_process() {
         assert_eq!(command_with(None, "list"), "polyhook list");

@@ -294,6 +294,16 @@ mod tests {
         assert_eq!(serde_urlencoded(query.address(None).split_once('?').unwrap().1).fields(), query.fields());
     }
 
+    /// Otherwise a number could be found digit by digit.
+    #[test]
+    fn digits_that_the_viewer_does_not_see_are_not_found() {
+        let query = serde_urlencoded("text=5550");
+        for (show_numbers, is_found) in [(false, false), (true, true)] {
+            let filter = query.filter(Timestamp::UNIX_EPOCH, TextMask { show_numbers }).unwrap();
+            assert_eq!(filter.text.unwrap().is_in("Call +1 555 0100123, or +15550100123."), is_found);
+        }
+    }
+
     #[test]
     fn names_every_field_that_is_wrong() {
         let long = "x".repeat(2000);

@@ -225,6 +225,16 @@ async fn a_damaged_archive_leaves_the_rest_of_the_page() {
     unreadable.assert_has(&["cannot be read as a manifest"]);
 }
 
+#[tokio::test]
+async fn a_huge_conversation_is_not_read() {
+    let console = TestConsole::open(ConsoleConfig::default());
+    console.archive("CA1", &data_api(), &[]);
+    let file = console.folder_of("CA1").join("conversation.json");
+    // The file has a hole, so it takes no space.
+    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len((32 << 20) + 1).unwrap();
+    console.get("/conversations/CA1").await.assert_has(&["The transcript is not shown", "Download it below"]);
+}
+
 /// The text would stay in memory for each client that takes it slowly.
 #[tokio::test]
 async fn the_answer_with_a_huge_turn_is_limited() {
