@@ -102,12 +102,18 @@ async fn preview(console: &TestConsole, fields: &[(&str, &str)]) -> Answer {
     follow(console, &answer).await
 }
 
-/// Confirms a preview and returns the page of the result.
+/// Confirms a preview and returns the page of its result. While the action runs, the page is loaded again, as a browser does.
 async fn confirm(console: &TestConsole, preview: &Answer) -> Answer {
     let answer =
         submit(console, "/dead/actions/confirm", &preview.csrf(), &[("selection", &selection(preview))])
             .await;
-    follow(console, &answer).await
+    loop {
+        let page = follow(console, &answer).await;
+        if page.header("refresh").is_empty() {
+            return page;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
 }
 
 fn selection(preview: &Answer) -> String {
