@@ -150,6 +150,9 @@ impl<D: WaitDisplay> Wait<'_, '_, D> {
 
     fn give_up(&self, reason: &str) -> String {
         let left = self.pending.counts().left;
+        if left == 0 {
+            return format!("gave up: {reason}");
+        }
         let ids = self.pending.examples(NAMED_IDS);
         let more = if left > ids.len() as u64 { "…" } else { "" };
         let (ids, left) = (ids.join(", "), plural(left, "1 conversation is", "{} conversations are"));
@@ -245,6 +248,26 @@ mod tests {
             "{reason}"
         );
         assert!(remarks[0].contains("is a worker running?") && remarks.len() < 8, "{remarks:?}");
+    }
+
+    #[tokio::test]
+    async fn it_says_that_the_listing_took_too_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let (archive, queue) = open(folder.path());
+        let times = WaitTimes { timeout: Some(Duration::from_millis(1)), ..TIMES };
+        for (queued, named) in [(None, ""), (Some(discovery()), "1 conversation is not archived (CA1), and ")]
+        {
+            let mut pending = PendingConversations::new(&archive, &*queue);
+            // The listing goes on while the sender exists.
+            let (sender, receiver) = mpsc::channel(1);
+            if let Some(discovery) = queued {
+                sender.send(discovery).await.unwrap();
+            }
+            let wait = Wait { pending: &mut pending, times, display: &Remarks::default() };
+            let reason = wait.run(receiver).await.unwrap_err();
+            let expected = format!("gave up: {named}the time of --timeout was over before all were listed");
+            assert!(reason.starts_with(&expected), "{reason}");
+        }
     }
 
     #[tokio::test]
