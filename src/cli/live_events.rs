@@ -30,9 +30,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The source of a process's events. It keeps what happens before the events are shown.
-pub(super) struct EventSource(Source);
-
-enum Source {
+pub(super) enum EventSource {
     /// The file of the embedded queue, once it can be opened, from a time on.
     File { path: PathBuf, since: Timestamp, follower: Option<Box<sqlite::Follower>> },
     /// This process's own events, on RabbitMQ.
@@ -41,7 +39,16 @@ enum Source {
     None,
 }
 
-impl Source {
+impl EventSource {
+    /// Returns the events of `queue`: those in a file from `since` on, those of RabbitMQ from now on.
+    pub(super) fn open(config: &Config, queue: &OpenQueue, since: Timestamp) -> Self {
+        match (config.queue.backend(), &queue.broker) {
+            (Ok(QueueBackend::Sqlite(path)), _) => Self::File { path, since, follower: None },
+            (_, Some(broker)) => Self::Process(broker.own_events()),
+            _ => Self::None,
+        }
+    }
+
     /// Returns new events. An error of the file is in the log of the queue, too, so it is not reported here.
     fn poll(&mut self) -> Vec<TailEvent> {
         match self {
@@ -57,17 +64,6 @@ impl Source {
     }
 }
 
-impl EventSource {
-    /// Returns the events of `queue`: those in a file from `since` on, those of RabbitMQ from now on.
-    pub(super) fn open(config: &Config, queue: &OpenQueue, since: Timestamp) -> Self {
-        Self(match (config.queue.backend(), &queue.broker) {
-            (Ok(QueueBackend::Sqlite(path)), _) => Source::File { path, since, follower: None },
-            (_, Some(broker)) => Source::Process(broker.own_events()),
-            _ => Source::None,
-        })
-    }
-}
-
 /// A thread that shows events until it is stopped.
 #[derive(Debug)]
 pub(super) struct LiveEvents {
@@ -79,10 +75,7 @@ pub(super) struct LiveEvents {
 
 impl LiveEvents {
     /// Shows the events of `source` with `show`.
-    pub(super) fn start(
-        EventSource(mut source): EventSource,
-        mut show: impl FnMut(&TailEvent) + Send + 'static,
-    ) -> Self {
+    pub(super) fn start(mut source: EventSource, mut show: impl FnMut(&TailEvent) + Send + 'static) -> Self {
         let (stopped, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (is_stopped, finished) = (Arc::clone(&stopped), Arc::clone(&looks));
         let thread = tokio::task::spawn_blocking(move || {
