@@ -14,7 +14,10 @@ use object_store::{
 use url::Url;
 
 use super::{
-    ArchiveConfig, ArchiveError, folder::PrivateFolder, folder_store::FolderStore, is_conflict, staging,
+    ArchiveConfig, ArchiveError,
+    folder::{PrivateFolder, folder_error, if_exists},
+    folder_store::FolderStore,
+    is_conflict, staging,
 };
 use crate::{
     bounded_file,
@@ -196,14 +199,9 @@ impl ReadableStore {
             return Ok(Some(Self { store, prefix }));
         }
         let path = config.folder().ok_or_else(no_folder)?;
-        match path.canonicalize() {
-            Ok(root) => {
-                let store = Arc::new(FolderStore::open(&root)?);
-                Ok(Some(Self { store, prefix: Path::ROOT }))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(ArchiveError::Folder { path, source }),
-        }
+        let root = if_exists(path.canonicalize()).map_err(|source| folder_error(&path, source))?;
+        let store = root.map(|root| FolderStore::open(&root)).transpose()?;
+        Ok(store.map(|store| Self { store: Arc::new(store), prefix: Path::ROOT }))
     }
 }
 

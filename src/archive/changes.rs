@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     Archive, ArchiveError, Location,
-    folder::{PRIVATE_FOLDER, PrivateFolder},
+    folder::{PRIVATE_FOLDER, PrivateFolder, folder_error, if_exists},
     key::{ProjectDay, encode_path_segment, project_folder},
     staging,
 };
@@ -129,12 +129,7 @@ fn keys(changes: &[ConversationChange]) -> Vec<Path> {
 fn remove_files(folder: &PrivateFolder, keys: &[Path]) -> Result<(), ArchiveError> {
     for key in keys {
         let path = folder.path(key.as_ref());
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(super::folder::folder_error(&path, error));
-            }
-            _ => {}
-        }
+        if_exists(fs::remove_file(&path)).map_err(|error| folder_error(&path, error))?;
         if let Some(day) = path.parent() {
             // Fails while it has other notes.
             let _ = fs::remove_dir(day);

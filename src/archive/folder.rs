@@ -290,7 +290,7 @@ pub(super) fn remove_folder(folder: &Path, first: &str) -> io::Result<()> {
 }
 
 /// Returns `None` if the file or folder does not exist.
-fn if_exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn if_exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(Some),

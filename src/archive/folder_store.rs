@@ -27,7 +27,7 @@ use object_store::{
 };
 use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 
-use super::folder_file::open_below;
+use super::{folder::if_exists, folder_file::open_below};
 
 /// The time after which a disk counts as away. A network file system may never answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -167,13 +167,9 @@ fn object_meta(location: Path, metadata: &Metadata) -> io::Result<ObjectMeta> {
 
 /// Returns the entries of a folder, or `None` if there is no such folder.
 fn read_folder(folder: &FilePath) -> Result<Option<ReadDir>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => Ok(Some(entries)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err(failed(io::Error::new(error.kind(), format!("cannot list {}: {error}", folder.display()))))
-        }
-    }
+    if_exists(fs::read_dir(folder)).map_err(|error| {
+        failed(io::Error::new(error.kind(), format!("cannot list {}: {error}", folder.display())))
+    })
 }
 
 /// An entry of a folder.
@@ -185,10 +181,7 @@ enum Entry {
 }
 
 fn look_at(root: &FilePath, entry: &DirEntry) -> io::Result<Entry> {
-    match read_entry(root, entry) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Entry::Other),
-        read => read,
-    }
+    Ok(if_exists(read_entry(root, entry))?.unwrap_or(Entry::Other))
 }
 
 fn read_entry(root: &FilePath, entry: &DirEntry) -> io::Result<Entry> {
