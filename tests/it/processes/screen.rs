@@ -90,13 +90,12 @@ fn a_configured_log_format_replaces_the_screen() {
 }
 
 /// A delivery may come as soon as the port is open, and a terminal may take the first lines late.
-#[test]
-fn an_event_during_the_start_is_shown_after_it() {
+fn assert_shows_events_of_the_start(queue: &str) {
     let polyai = SimulatedPolyAi::start(SimulatedPolyAi::CHATS, 1);
     let id = &polyai.ids()[0];
     let [port] = ports::free();
-    let site = Installation::new(&polyai.access, &format!("server.listen = \"127.0.0.1:{port}\""));
-    let mut run = site.polyhook(["run"]).start_on_stopped_terminal(true);
+    let site = Installation::new(&polyai.access, &format!("server.listen = \"127.0.0.1:{port}\"\n{queue}"));
+    let mut run = site.polyhook(["run"]).must_not_print("guest:guest").start_on_stopped_terminal(true);
     let to = ([127, 0, 0, 1], port).into();
     eventually("stored", || deliver(to, &site.secret, "evt-1", &polyai.event(id)) == Some(204));
     assert_eq!(shown(&run), [""; 0], "the terminal takes no text");
@@ -109,6 +108,17 @@ fn an_event_during_the_start_is_shown_after_it() {
     let place = |text: &str| lines.iter().position(|line| line.contains(text));
     let (start, delivery) = (place("Each event is a line"), place("delivery conversation.completed"));
     assert!(start.is_some() && start < delivery, "{lines:#?}");
+}
+
+#[test]
+fn an_event_during_the_start_is_shown_after_it_on_the_embedded_queue() {
+    assert_shows_events_of_the_start("");
+}
+
+#[test]
+fn an_event_during_the_start_is_shown_after_it_on_rabbitmq() {
+    let (url, prefix) = (rabbit::SHARED_NODE.url(), rabbit::unique_prefix());
+    assert_shows_events_of_the_start(&format!("queue = {{ url = \"{url}\", prefix = \"{prefix}\" }}"));
 }
 
 /// Ctrl-S stops a terminal, and no text leaves the process. The service must start, work, and end all the same.

@@ -119,7 +119,7 @@ async fn a_follower_that_reads_nothing_delays_no_publisher_and_counts_missed_eve
     // for the follower is slow in all.
     let with_follower = rates[PARTS - 3..].iter().copied().fold(0.0, f64::max);
     eprintln!("{alone:.0}/s without a follower, {rates:.0?}/s with one that reads nothing");
-    assert!(with_follower > alone / 4.0, "{alone:.0}/s without a follower, {rates:.0?}/s with one");
+    assert!(with_follower > alone / 3.0, "{alone:.0}/s without a follower, {rates:.0?}/s with one");
 
     let depths = block_in_place(|| SHARED_NODE.ctl(&["list_queues", "name", "messages", "exclusive"]));
     let waiting: Vec<u64> = depths
