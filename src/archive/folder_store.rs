@@ -136,7 +136,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     spawn_blocking(work).await.unwrap_or_else(|source| Err(Error::JoinError { source }))
 }
 
-/// Opens an object. Its etag is the one that [`LocalFileSystem`] returns when it writes the file.
+/// Opens an object. Manifests name etags, so they are computed as [`LocalFileSystem`] does, which earlier versions read with.
 fn open_object(root: &FilePath, path: PathBuf, location: Path, options: GetOptions) -> Result<GetResult> {
     let (file, metadata) = open_below(root, &path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => {

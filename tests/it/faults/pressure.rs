@@ -70,7 +70,7 @@ impl Service {
 
     /// Returns the number of deliveries that were refused because they did not become durable in time. That is no fault of the
     /// clients: on a busy machine, a write may take seconds.
-    fn refused_for_the_disk(&self) -> usize {
+    fn not_durable_in_time(&self) -> usize {
         let count =
             |outcome| metric(self.admin, &format!("polyhook_deliveries_total{{outcome=\"{outcome}\"}}"));
         count("late") + count("not_durable")
@@ -115,11 +115,11 @@ fn a_thousand_slow_clients_do_not_delay_honest_ones() {
     crowded.check(&record, &mut figures);
     quiet.check(&quiet_record, &mut Figures::new("without slow clients"));
     assert!(
-        record.refused <= crowded.refused_for_the_disk(),
+        record.refused <= crowded.not_durable_in_time(),
         "honest deliveries were refused: {}",
         record.refused
     );
-    // Of few deliveries, the slowest ones show what else the machine does.
+    // With few deliveries, other work on the machine decides the slowest ones.
     let percent = short_or_long(50, 99);
     let (crowded_time, quiet_time) = (record.percentile(percent), quiet_record.percentile(percent));
     assert!(
