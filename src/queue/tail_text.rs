@@ -56,6 +56,21 @@ fn in_words(reason: &str) -> String {
     }
 }
 
+/// Rounds to seconds, and less than one to one. The next attempt is planned some milliseconds after the failed one.
 fn whole_seconds(wait: Duration) -> Duration {
-    Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
+    let rounded = wait.saturating_add(Duration::from_millis(500)).as_secs();
+    Duration::from_secs(if wait.is_zero() { 0 } else { rounded.max(1) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_is_shown_as_it_is_configured() {
+        for (ms, seconds) in [(0, 0), (1, 1), (999, 1), (1001, 1), (1499, 1), (1500, 2), (30_040, 30)] {
+            assert_eq!(whole_seconds(Duration::from_millis(ms)), Duration::from_secs(seconds), "{ms}");
+        }
+        assert_eq!(whole_seconds(Duration::MAX), Duration::from_secs(u64::MAX));
+    }
 }
